@@ -1,0 +1,1 @@
+"""ALFWorld without TextWorld: the exact text semantics, native, with its own scene generator."""

@@ -1,0 +1,92 @@
+"""The public protocol that every environment follows.
+
+An environment plays one episode at a time: `reset(task_id)` starts the episode of that task from its fixed initial
+state, `step(action)` takes free text and never raises on it (text that the world does not understand is a wasted
+turn, not an error), `close()` frees what it holds. Tasks have stable ids, sorted, and belong to splits. The same task
+id always gives the same episode for the same actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What an episode begins with.
+
+    Attributes:
+        text: the observation as the environment words it.
+        goal: the task sentence alone.
+        admissible: sorted commands that the world understands now, or None where actions are free text.
+        blind_text: `text` with every trace of the goal removed, for the trajectory-blind prompt.
+    """
+
+    text: str
+    goal: str
+    admissible: list[str] | None = None
+    blind_text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one action led to.
+
+    Attributes:
+        text: the new observation.
+        admissible: as in `Observation`.
+        reward: reward of this step, in the environment's own unit (ALFWorld: 1.0 on success, else 0.0).
+        done: the episode is over, by success, failure or the step limit.
+        won: the task is solved.
+        info: further facts. Keys in use: ``truncated`` (bool, ended by the step limit alone) and
+            ``effect`` (bool, the action changed the state of the world).
+    """
+
+    text: str
+    admissible: list[str] | None
+    reward: float
+    done: bool
+    won: bool
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Env(Protocol):
+    """A text environment; see the module docstring for the contract."""
+
+    name: str
+    max_steps: int
+
+    def __init__(self, **options: Any) -> None: ...
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """All task ids, sorted."""
+        ...
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits that hold at least one task, train first."""
+        ...
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of one split. Raises UnknownNameError for a split that does not exist."""
+        ...
+
+    def task_type(self, task_id: str) -> str:
+        """The family a task is reported under (ALFWorld: one of six)."""
+        ...
+
+    def reset(self, task_id: str) -> Observation:
+        """Start the episode of `task_id`. Raises UnknownNameError for an id that does not exist."""
+        ...
+
+    def step(self, action: str) -> StepResult:
+        """Take one action. Raises EnvError before reset or after the episode ended."""
+        ...
+
+    def close(self) -> None:
+        """Free what the environment holds; calling it twice is fine."""
+        ...

@@ -1,0 +1,59 @@
+"""The exception tree of the package.
+
+Every error a user can cause derives from `StapoError` and from the standard class it refines, so that both
+``except StapoError`` and ``except ValueError`` work. A message says what was found, what was expected and what to
+do next; the command line prints it without a stack trace.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class StapoError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class ConfigError(StapoError, ValueError):
+    """A configuration value, key, preset or file that cannot be used."""
+
+
+class UnknownNameError(StapoError, KeyError):
+    """A name that no registry, preset list or task list holds."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class GameFileError(StapoError, ValueError):
+    """A game, task or data file that is missing, truncated or malformed."""
+
+
+class EnvError(StapoError, RuntimeError):
+    """An environment used outside its protocol (a step before reset, say)."""
+
+
+class ModelError(StapoError, ValueError):
+    """A model or tokenizer that cannot be loaded or does not fit."""
+
+
+class NonFiniteError(StapoError, ArithmeticError):
+    """A NaN or infinity found before the weights would have moved."""
+
+
+class RunDirectoryError(StapoError, OSError):
+    """A run directory that exists already, is missing or is not one of ours."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not among `known`, with the closest one and a short list."""
+    names = sorted(known)
+    shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+    return UnknownNameError(f"unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {shown or 'none'}.")
