@@ -1,0 +1,107 @@
+"""The algorithms as pure functions: arrays in, arrays out, no I/O and no state.
+
+Nothing here knows an environment, a model class or a trainer; the embedded engine and the verl
+plugin call the same functions. Names are loaded on first use, so that reading a configuration does
+not import torch.
+
+Shape letters in argument names: B rows (steps), L response tokens, V vocabulary, H hidden size,
+K flagged rows, N tokens in a flat list.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stapo.algo.anchors import anchor_groups as anchor_groups
+    from stapo.algo.anchors import exact_groups as exact_groups
+    from stapo.algo.anchors import group_sizes as group_sizes
+    from stapo.algo.anchors import similarity_groups as similarity_groups
+    from stapo.algo.checks import require_finite as require_finite
+    from stapo.algo.config import AdvantageConfig as AdvantageConfig
+    from stapo.algo.config import AlgorithmConfig as AlgorithmConfig
+    from stapo.algo.config import OutlierConfig as OutlierConfig
+    from stapo.algo.config import PolicyLossConfig as PolicyLossConfig
+    from stapo.algo.config import SelectiveConfig as SelectiveConfig
+    from stapo.algo.credit import Advantages as Advantages
+    from stapo.algo.credit import compute_advantages as compute_advantages
+    from stapo.algo.credit import episode_advantages as episode_advantages
+    from stapo.algo.credit import episode_returns as episode_returns
+    from stapo.algo.credit import step_advantages as step_advantages
+    from stapo.algo.credit import step_returns as step_returns
+    from stapo.algo.groups import GroupStats as GroupStats
+    from stapo.algo.groups import group_normalise as group_normalise
+    from stapo.algo.groups import group_statistics as group_statistics
+    from stapo.algo.outliers import Outliers as Outliers
+    from stapo.algo.outliers import normalised_entropy as normalised_entropy
+    from stapo.algo.outliers import select_outliers as select_outliers
+    from stapo.algo.outliers import step_entropy as step_entropy
+    from stapo.algo.presets import ALGORITHMS as ALGORITHMS
+    from stapo.algo.presets import get_algorithm as get_algorithm
+
+_HOME = {
+    "anchor_groups": "anchors",
+    "exact_groups": "anchors",
+    "group_sizes": "anchors",
+    "similarity_groups": "anchors",
+    "require_finite": "checks",
+    "AdvantageConfig": "config",
+    "AlgorithmConfig": "config",
+    "OutlierConfig": "config",
+    "PolicyLossConfig": "config",
+    "SelectiveConfig": "config",
+    "Advantages": "credit",
+    "compute_advantages": "credit",
+    "episode_advantages": "credit",
+    "episode_returns": "credit",
+    "step_advantages": "credit",
+    "step_returns": "credit",
+    "GroupStats": "groups",
+    "group_normalise": "groups",
+    "group_statistics": "groups",
+    "Outliers": "outliers",
+    "normalised_entropy": "outliers",
+    "select_outliers": "outliers",
+    "step_entropy": "outliers",
+    "ALGORITHMS": "presets",
+    "get_algorithm": "presets",
+}
+
+__all__ = [
+    "ALGORITHMS",
+    "AdvantageConfig",
+    "Advantages",
+    "AlgorithmConfig",
+    "GroupStats",
+    "OutlierConfig",
+    "Outliers",
+    "PolicyLossConfig",
+    "SelectiveConfig",
+    "anchor_groups",
+    "compute_advantages",
+    "episode_advantages",
+    "episode_returns",
+    "exact_groups",
+    "get_algorithm",
+    "group_normalise",
+    "group_sizes",
+    "group_statistics",
+    "normalised_entropy",
+    "require_finite",
+    "select_outliers",
+    "similarity_groups",
+    "step_advantages",
+    "step_entropy",
+    "step_returns",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stapo.algo' has no attribute {name!r}")
+    return getattr(import_module(f"stapo.algo.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

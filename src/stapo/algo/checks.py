@@ -1,0 +1,99 @@
+"""Checks shared by the algorithm modules: finite arrays, equal lengths, configuration values."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stapo.errors import ConfigError, NonFiniteError
+
+
+def require_finite(name: str, array: Any) -> None:
+    """Raise unless every entry of `array` is a finite number.
+
+    Args:
+        name: what the array is, for the message ("reward_b").
+        array: numpy array or torch tensor of any shape; its first axis is called the row.
+
+    Raises:
+        NonFiniteError: names the array, the first offending row and the value found there.
+    """
+    # Tensors are tested where they live: copying a whole batch off an accelerator to look for a NaN
+    # is not free.
+    if hasattr(array, "isfinite"):
+        bad = ~array.isfinite()
+        if not bool(bad.any()):
+            return
+        bad_np = bad.cpu().numpy()
+        values = array.detach().double().cpu().numpy()
+    else:
+        values = np.asarray(array)
+        bad_np = ~np.isfinite(values)
+        if not bad_np.any():
+            return
+    index = tuple(int(axis[0]) for axis in np.nonzero(np.atleast_1d(bad_np)))
+    found = np.atleast_1d(values)[index]
+    raise NonFiniteError(
+        f"{name} holds {found} at row {index[0]} (index {index}; {int(bad_np.sum())} such entries "
+        f"of {bad_np.size}); expected finite numbers. The update must not run on it."
+    )
+
+
+def require_length(rows: int, **arrays: npt.ArrayLike) -> None:
+    """Raise unless every array is one-dimensional with `rows` entries.
+
+    Raises:
+        ValueError: names the array, its shape and the shape that was expected.
+    """
+    for name, array in arrays.items():
+        shape = np.shape(array)
+        if shape != (rows,):
+            raise ValueError(f"{name} has shape {shape}; expected ({rows},), one entry per row.")
+
+
+def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless `value` is one of the `allowed` names."""
+    if value not in allowed:
+        known = ", ".join(repr(a) for a in allowed)
+        raise ConfigError(f"{field} is {value!r}; expected one of {known}.")
+
+
+def check_number(
+    field: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise ConfigError unless `value` is a finite number between `low` and `high`."""
+    left, right = ("(" if open_low else "["), (")" if open_high else "]")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number:
+        x = float(value)  # type: ignore[arg-type]
+        above = x > low if open_low else x >= low
+        below = x < high if open_high else x <= high
+        if math.isfinite(x) and above and below:
+            return
+    raise ConfigError(
+        f"{field} is {value!r}; expected a finite number in {left}{low:g}, {high:g}{right}."
+    )
+
+
+def check_integer(field: str, value: object, *, low: int, high: int | None = None) -> None:
+    """Raise ConfigError unless `value` is an integer of at least `low` (and at most `high`)."""
+    ok = isinstance(value, int) and not isinstance(value, bool)
+    if ok and value >= low and (high is None or value <= high):  # type: ignore[operator]
+        return
+    upper = "" if high is None else f" and at most {high}"
+    raise ConfigError(f"{field} is {value!r}; expected an integer of at least {low}{upper}.")
+
+
+def check_flag(field: str, value: object) -> None:
+    """Raise ConfigError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{field} is {value!r}; expected true or false.")

@@ -1,0 +1,278 @@
+"""Every knob of the algorithms, as frozen dataclasses that are checked when they are built.
+
+An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`), which steps are singled out
+(`OutlierConfig`), what is asked of those steps (`SelectiveConfig`) and what every step is trained
+with (`PolicyLossConfig`). It does not say how to roll out, batch or optimise. Defaults are the
+paper's values (STAPO, arXiv 2607.04963); where the paper is silent the docstring says so and the
+choice stays a knob.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
+from stapo.errors import ConfigError
+
+EpisodeAdvantage = Literal["grpo", "none"]
+EpisodeStats = Literal["trajectory", "step"]
+AdvantageNorm = Literal["std", "none"]
+PenaltyOn = Literal["return", "advantage"]
+AnchorKind = Literal["exact", "similarity"]
+Metric = Literal["normalized", "shannon"]
+Sides = Literal["both", "high", "low"]
+Singleton = Literal["raw", "zero", "exclude"]
+Select = Literal["iqr", "all", "none"]
+TokenSet = Literal["response", "action", "think"]
+KlEstimator = Literal["full", "k3", "k2k1"]
+TaGrad = Literal["both", "full_only", "blind_only"]
+SelectiveNorm = Literal["flagged", "all"]
+TokenAggregation = Literal["mean", "sum"]
+BlindMask = Literal["goal_history", "goal", "history", "none"]
+Aggregation = Literal["token", "step", "trajectory", "sequence-sum-norm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvantageConfig:
+    """How rewards become advantages (STAPO eq. 6 and 7).
+
+    Attributes:
+        episode: advantage of the whole episode; ``grpo`` is eq. 6, ``none`` leaves it out.
+        step_advantage: add the step advantage inside anchor groups (eq. 7).
+        omega: weight of the step advantage.
+        discount: per-step discount of the step return.
+        episode_stats: mean and spread over the group's trajectories, or over its step rows (long
+            ones weigh more).
+        advantage_norm: divide by the spread, or centre only (GiGPO's WebShop setting).
+        invalid_penalty: subtracted from a row whose action was invalid.
+        invalid_penalty_on: put the penalty into the returns before normalising (baselines' code),
+            or flat on the advantage after it. Normalised inside an all-failed anchor group, the
+            former grows to several units.
+        std_floor: a spread below it gives advantage 0 rather than a division.
+        eps: added to the spread.
+        ddof: 1 for the sample spread, 0 for the population's.
+        anchor: how observations are matched into anchor groups.
+        similarity_threshold: least similarity to a group's first member; used by
+            ``anchor=similarity``.
+    """
+
+    episode: EpisodeAdvantage = "grpo"
+    step_advantage: bool = True
+    omega: float = 1.0
+    discount: float = 0.95
+    episode_stats: EpisodeStats = "trajectory"
+    advantage_norm: AdvantageNorm = "std"
+    invalid_penalty: float = 0.1
+    invalid_penalty_on: PenaltyOn = "return"
+    std_floor: float = 1e-8
+    eps: float = 1e-6
+    ddof: int = 1
+    anchor: AnchorKind = "exact"
+    similarity_threshold: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_choice("advantage.episode", self.episode, get_args(EpisodeAdvantage))
+        check_flag("advantage.step_advantage", self.step_advantage)
+        check_number("advantage.omega", self.omega, low=0)
+        check_number("advantage.discount", self.discount, low=0, high=1)
+        check_choice("advantage.episode_stats", self.episode_stats, get_args(EpisodeStats))
+        check_choice("advantage.advantage_norm", self.advantage_norm, get_args(AdvantageNorm))
+        check_number("advantage.invalid_penalty", self.invalid_penalty, low=0)
+        check_choice("advantage.invalid_penalty_on", self.invalid_penalty_on, get_args(PenaltyOn))
+        check_number("advantage.std_floor", self.std_floor, low=0)
+        check_number("advantage.eps", self.eps, low=0)
+        check_integer("advantage.ddof", self.ddof, low=0, high=1)
+        check_choice("advantage.anchor", self.anchor, get_args(AnchorKind))
+        check_number("advantage.similarity_threshold", self.similarity_threshold, low=0, high=1)
+        if self.episode == "none" and not self.step_advantage:
+            raise ConfigError(
+                "advantage.episode is 'none' and advantage.step_advantage is False; expected at "
+                "least one of the two advantages, or nothing is learned from rewards."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierConfig:
+    """Which steps are flagged (STAPO eq. 1 to 3).
+
+    Attributes:
+        select: ``iqr`` flags outside the fences, ``all`` flags every row, ``none`` flags nothing.
+        metric: entropy z-scored inside its anchor group (eq. 2), or the plain entropy of eq. 1.
+        sides: flag beyond both fences, or one only.
+        lam: fence distance in interquartile ranges.
+        ddof: 1 for the sample spread, 0 for the population's (the paper does not say).
+        n_min: anchor groups with fewer rows than this are treated as `singleton` says.
+        singleton: score of a row in such a group: its raw entropy, zero, or none at all. Default
+            raw, after the paper's Limitations section.
+        tokens: response tokens whose entropy counts; the caller builds the mask accordingly.
+        max_fraction: flag at most this share of the rows, the farthest outside first; None for no
+            bound.
+        std_floor: an anchor group whose spread is below it scores 0.
+        eps: added to the spread.
+    """
+
+    select: Select = "iqr"
+    metric: Metric = "normalized"
+    sides: Sides = "both"
+    lam: float = 1.5
+    ddof: int = 1
+    n_min: int = 2
+    singleton: Singleton = "raw"
+    tokens: TokenSet = "response"
+    max_fraction: float | None = None
+    std_floor: float = 1e-8
+    eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        check_choice("outlier.select", self.select, get_args(Select))
+        check_choice("outlier.metric", self.metric, get_args(Metric))
+        check_choice("outlier.sides", self.sides, get_args(Sides))
+        check_number("outlier.lam", self.lam, low=0)
+        check_integer("outlier.ddof", self.ddof, low=0, high=1)
+        check_integer("outlier.n_min", self.n_min, low=2)
+        check_choice("outlier.singleton", self.singleton, get_args(Singleton))
+        check_choice("outlier.tokens", self.tokens, get_args(TokenSet))
+        if self.max_fraction is not None:
+            check_number("outlier.max_fraction", self.max_fraction, low=0, high=1, open_low=True)
+        check_number("outlier.std_floor", self.std_floor, low=0)
+        check_number("outlier.eps", self.eps, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveConfig:
+    """What is asked of flagged steps (STAPO eq. 4, 5 and 10).
+
+    Attributes:
+        alpha: weight of the trajectory-awareness term R_TA.
+        gamma: weight of the trajectory-independence penalty P_TI.
+        kl_estimator: ``full`` sums over the vocabulary, ``k3`` and ``k2k1`` use the sampled token
+            alone.
+        ta_grad: sides of R_TA that receive its gradient.
+        norm: divide by the flagged rows, or by all rows (eq. 8 to the letter, about 100 times
+            weaker).
+        token_aggregation: mean or sum over a row's tokens.
+        kl_cap: a token's divergence counts up to this value, in nats.
+        blind_mask: what the trajectory-blind prompt leaves out; the caller renders it.
+        log_ratio_clamp: bound on the log ratios that the sampled estimators exponentiate.
+    """
+
+    alpha: float = 0.01
+    gamma: float = 0.01
+    kl_estimator: KlEstimator = "full"
+    ta_grad: TaGrad = "both"
+    norm: SelectiveNorm = "flagged"
+    token_aggregation: TokenAggregation = "mean"
+    kl_cap: float = 10.0
+    blind_mask: BlindMask = "goal_history"
+    log_ratio_clamp: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_number("selective.alpha", self.alpha, low=0)
+        check_number("selective.gamma", self.gamma, low=0)
+        check_choice("selective.kl_estimator", self.kl_estimator, get_args(KlEstimator))
+        check_choice("selective.ta_grad", self.ta_grad, get_args(TaGrad))
+        check_choice("selective.norm", self.norm, get_args(SelectiveNorm))
+        check_choice(
+            "selective.token_aggregation", self.token_aggregation, get_args(TokenAggregation)
+        )
+        check_number("selective.kl_cap", self.kl_cap, low=0, open_low=True)
+        check_choice("selective.blind_mask", self.blind_mask, get_args(BlindMask))
+        # exp(80) still fits in fp32; a larger clamp could overflow.
+        check_number(
+            "selective.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyLossConfig:
+    """The base objective of every step (STAPO eq. 9).
+
+    Attributes:
+        clip_low: the ratio is clipped from below at 1 - clip_low.
+        clip_high: the ratio is clipped from above at 1 + clip_high.
+        dual_clip: bound c on the loss of a negative advantage, in units of -A; None for no bound.
+        beta: weight of the divergence to the reference on the full prompt.
+        entropy_coef: weight of the entropy bonus.
+        aggregation: how token losses become one number; see `stapo.algo.loss.aggregate`. ``step``
+            is eq. 8 read as a mean over a step's tokens, then over steps.
+        constant_length: divisor of ``sequence-sum-norm``, in tokens (the response limit); required
+            there.
+        kl_cap: a token's reference divergence counts up to this value, in nats.
+        log_ratio_clamp: bound on log ratios before they are exponentiated.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = 3.0
+    beta: float = 0.01
+    entropy_coef: float = 0.0
+    aggregation: Aggregation = "step"
+    constant_length: int | None = None
+    kl_cap: float = 10.0
+    log_ratio_clamp: float = 20.0
+
+    def __post_init__(self) -> None:
+        check_number("loss.clip_low", self.clip_low, low=0, high=1)
+        check_number("loss.clip_high", self.clip_high, low=0)
+        if self.dual_clip is not None:
+            check_number("loss.dual_clip", self.dual_clip, low=1, open_low=True)
+        check_number("loss.beta", self.beta, low=0)
+        check_number("loss.entropy_coef", self.entropy_coef, low=0)
+        check_choice("loss.aggregation", self.aggregation, get_args(Aggregation))
+        if self.constant_length is not None:
+            check_integer("loss.constant_length", self.constant_length, low=1)
+        if self.aggregation == "sequence-sum-norm" and self.constant_length is None:
+            raise ConfigError(
+                "loss.constant_length is None with loss.aggregation 'sequence-sum-norm'; expected "
+                "the response limit in tokens."
+            )
+        check_number("loss.kl_cap", self.kl_cap, low=0, open_low=True)
+        check_number("loss.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """One algorithm: a name, where it comes from, and its four groups of knobs.
+
+    Attributes:
+        name: preset name.
+        paper: citation of the method.
+        description: one line that says what sets it apart.
+        advantage: credit assignment.
+        outlier: choice of flagged steps.
+        selective: terms on flagged steps.
+        loss: base objective.
+    """
+
+    name: str
+    paper: str
+    description: str = ""
+    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    outlier: OutlierConfig = field(default_factory=OutlierConfig)
+    selective: SelectiveConfig = field(default_factory=SelectiveConfig)
+    loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("name is ''; expected a name such as 'stapo'.")
+
+    @property
+    def selective_on(self) -> bool:
+        """Whether flagged steps get extra terms at all; if not, no blind pass is needed."""
+        s = self.selective
+        return (
+            self.outlier.select != "none"
+            and s.blind_mask != "none"
+            and (s.alpha > 0 or s.gamma > 0)
+        )
+
+    @property
+    def needs_blind_reference(self) -> bool:
+        """Whether the reference policy has to score blind prompts (P_TI has a weight)."""
+        return self.selective_on and self.selective.gamma > 0
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference policy is needed at all."""
+        return self.loss.beta > 0 or self.needs_blind_reference

@@ -1,0 +1,281 @@
+"""Credit: rewards of steps become one advantage per row (STAPO eq. 6, 7; GiGPO, 2505.10978).
+
+Plain numpy without gradients. Sums run in float64 and results are float32. Rows of weight 0 are
+padding: they enter no statistic, whatever they hold, and come out as 0. Nothing here loops over
+rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stapo.algo.checks import require_length
+from stapo.algo.config import AdvantageConfig
+from stapo.algo.groups import (
+    BoolArray,
+    DoubleArray,
+    FloatArray,
+    dense_codes,
+    float32,
+    group_normalise,
+    group_statistics,
+    real_values,
+    standardise,
+)
+
+__all__ = [
+    "Advantages",
+    "compute_advantages",
+    "episode_advantages",
+    "episode_returns",
+    "group_normalise",
+    "step_advantages",
+    "step_returns",
+]
+
+
+@dataclass(frozen=True)
+class Advantages:
+    """What `compute_advantages` returns; all arrays are (B,) and 0 on padding.
+
+    Attributes:
+        total_b: float32, the advantage to train with.
+        episode_b: float32, its episode part A_E (0 where the algorithm has none).
+        step_b: float32, its step part A_S before `omega` (0 where the algorithm has none).
+        return_b: float32, discounted return from the step on, with the penalty where that is put on
+            returns.
+        episode_return_b: float32, return of the whole trajectory, with the penalty likewise.
+        anchor_size_b: int64, real rows in the row's anchor group.
+    """
+
+    total_b: FloatArray
+    episode_b: FloatArray
+    step_b: FloatArray
+    return_b: FloatArray
+    episode_return_b: FloatArray
+    anchor_size_b: npt.NDArray[np.int64]
+
+
+def step_returns(
+    reward_b: npt.ArrayLike,
+    traj_b: npt.ArrayLike,
+    step_b: npt.ArrayLike,
+    discount: float,
+    *,
+    weight_b: npt.ArrayLike | None = None,
+) -> DoubleArray:
+    """Discounted return from each step to the end of its trajectory, R_t of eq. 7.
+
+    R_t = sum over t' >= t of discount^(t'-t) * r_t'.
+
+    Args:
+        reward_b: (B,) reward of each step.
+        traj_b: (B,) trajectory of each row, unique across tasks.
+        step_b: (B,) integer step number; gaps are discounted as the number says.
+        discount: in [0, 1].
+        weight_b: (B,) 0 on padding rows; None if there are none.
+
+    Returns:
+        (B,) float64, 0 on padding.
+
+    Raises:
+        ValueError: lengths differ, or two real rows are the same step of the same trajectory.
+        NonFiniteError: a real row's reward is NaN or infinite.
+    """
+    reward, real = real_values("reward_b", reward_b, weight_b)
+    rows = np.flatnonzero(real)
+    out = np.zeros(reward.shape[0])
+    require_length(reward.shape[0], traj_b=traj_b, step_b=step_b)
+    if rows.size == 0:
+        return out
+    traj = dense_codes(np.asarray(traj_b)[rows])
+    step = np.asarray(step_b, dtype=np.int64)[rows]
+    order = np.lexsort((step, traj))
+    traj, step = traj[order], step[order]
+    same = (traj[1:] == traj[:-1]) & (step[1:] == step[:-1])
+    if same.any():
+        row = int(rows[order[int(np.argmax(same)) + 1]])
+        raise ValueError(
+            f"row {row} repeats step {np.asarray(step_b)[row]} of trajectory "
+            f"{np.asarray(traj_b)[row]}; expected one row per step. Give padding rows weight 0."
+        )
+    total = reward[rows][order]
+    longest = int(np.bincount(traj).max())
+    # Doubling: after each pass a row holds the discounted sum of the next `reach` rows, so log2(T)
+    # passes do.
+    reach = 1
+    while reach < longest:
+        factor = np.where(
+            traj[reach:] == traj[:-reach], discount ** (step[reach:] - step[:-reach]).clip(0), 0.0
+        )
+        ahead = factor * total[reach:]
+        total = total.copy()
+        total[:-reach] += ahead
+        reach *= 2
+    out[rows[order]] = total
+    return out
+
+
+def episode_returns(
+    reward_b: npt.ArrayLike, traj_b: npt.ArrayLike, *, weight_b: npt.ArrayLike | None = None
+) -> DoubleArray:
+    """Undiscounted return of each row's whole trajectory, R(tau) of eq. 6.
+
+    Returns:
+        (B,) float64, the same number on all rows of a trajectory, 0 on padding.
+
+    Raises:
+        ValueError: lengths differ.
+        NonFiniteError: a real row's reward is NaN or infinite.
+    """
+    reward, real = real_values("reward_b", reward_b, weight_b)
+    require_length(reward.shape[0], traj_b=traj_b)
+    if reward.size == 0:
+        return reward
+    traj = dense_codes(np.asarray(traj_b))
+    return np.asarray(np.bincount(traj, weights=reward)[traj] * real)
+
+
+def episode_advantages(
+    reward_b: npt.ArrayLike,
+    group_b: npt.ArrayLike,
+    traj_b: npt.ArrayLike,
+    config: AdvantageConfig,
+    *,
+    penalty_b: npt.ArrayLike | float = 0.0,
+    weight_b: npt.ArrayLike | None = None,
+) -> FloatArray:
+    """Episode advantage A_E of eq. 6, per row.
+
+    Under ``episode_stats=trajectory`` mean and spread run over the group's trajectory returns
+    without penalties; under ``step`` they run over its rows, penalties included. The row's own
+    return carries its penalty in both.
+
+    Args:
+        reward_b: (B,) reward of each step.
+        group_b: (B,) task.
+        traj_b: (B,) trajectory, unique across tasks.
+        config: knobs.
+        penalty_b: (B,) amount taken off a row's return, or one number.
+        weight_b: (B,) 0 on padding rows.
+
+    Returns:
+        (B,) float32, 0 on padding.
+    """
+    _, real = real_values("reward_b", reward_b, weight_b)
+    clean = episode_returns(reward_b, traj_b, weight_b=real)
+    penalised = (clean - np.asarray(penalty_b, dtype=np.float64)) * real
+    if config.episode_stats == "trajectory":
+        one_each = np.zeros(real.shape[0], dtype=bool)
+        rows = np.flatnonzero(real)
+        one_each[rows[np.unique(np.asarray(traj_b)[rows], return_index=True)[1]]] = True
+        stats = group_statistics(clean, group_b, weight_b=one_each, ddof=config.ddof)
+    else:
+        stats = group_statistics(penalised, group_b, weight_b=real, ddof=config.ddof)
+    z = standardise(
+        penalised, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor
+    )
+    return float32(z * real)
+
+
+def step_advantages(
+    return_b: npt.ArrayLike,
+    anchor_b: npt.ArrayLike,
+    config: AdvantageConfig,
+    *,
+    weight_b: npt.ArrayLike | None = None,
+) -> FloatArray:
+    """Step advantage A_S of eq. 7: the step return against its anchor group; 0 in a group of one.
+
+    Returns:
+        (B,) float32, 0 on padding.
+    """
+    return group_normalise(
+        return_b,
+        anchor_b,
+        weight_b=weight_b,
+        eps=config.eps,
+        ddof=config.ddof,
+        norm=config.advantage_norm,
+        std_floor=config.std_floor,
+    )
+
+
+def compute_advantages(
+    reward_b: npt.ArrayLike,
+    valid_b: npt.ArrayLike,
+    group_b: npt.ArrayLike,
+    traj_b: npt.ArrayLike,
+    step_b: npt.ArrayLike,
+    anchor_b: npt.ArrayLike,
+    weight_b: npt.ArrayLike | None,
+    config: AdvantageConfig,
+) -> Advantages:
+    """Total advantage A = A_E + omega * A_S of each row, with its parts.
+
+    Args:
+        reward_b: (B,) reward of each step.
+        valid_b: (B,) whether the step's action was valid; an invalid one costs
+            `config.invalid_penalty`.
+        group_b: (B,) task, integers or strings.
+        traj_b: (B,) trajectory, unique across tasks.
+        step_b: (B,) step number inside the trajectory.
+        anchor_b: (B,) anchor ids, unique across tasks (`stapo.algo.anchors`).
+        weight_b: (B,) 0 on padding rows, else above 0; None if no row is padding.
+        config: knobs.
+
+    Raises:
+        ValueError: lengths differ, a step occurs twice, or a trajectory or anchor group spans two
+            tasks.
+        NonFiniteError: a real row's reward is NaN or infinite.
+    """
+    reward, real = real_values("reward_b", reward_b, weight_b)
+    n = reward.shape[0]
+    require_length(
+        n, valid_b=valid_b, group_b=group_b, traj_b=traj_b, step_b=step_b, anchor_b=anchor_b
+    )
+    group, traj, anchor = (dense_codes(np.asarray(a)) for a in (group_b, traj_b, anchor_b))
+    _require_inside_task("trajectory", traj, group, real)
+    _require_inside_task("anchor group", anchor, group, real)
+
+    penalty = config.invalid_penalty * (~np.asarray(valid_b, dtype=bool)) * real
+    in_return = penalty if config.invalid_penalty_on == "return" else np.zeros(n)
+    returns = step_returns(reward, traj, step_b, config.discount, weight_b=real) - in_return
+    episode = np.zeros(n, np.float32)
+    if config.episode == "grpo":
+        episode = episode_advantages(
+            reward, group, traj, config, penalty_b=in_return, weight_b=real
+        )
+    step = np.zeros(n, np.float32)
+    if config.step_advantage:
+        step = step_advantages(returns, anchor, config, weight_b=real)
+    flat = penalty - in_return
+    total = episode.astype(np.float64) + config.omega * step.astype(np.float64) - flat
+    sizes = np.bincount(anchor, weights=real)[anchor] * real if n else np.zeros(0)
+    return Advantages(
+        total_b=float32(total),
+        episode_b=episode,
+        step_b=step,
+        return_b=float32(returns),
+        episode_return_b=float32(episode_returns(reward, traj, weight_b=real) - in_return),
+        anchor_size_b=sizes.astype(np.int64),
+    )
+
+
+def _require_inside_task(
+    what: str, ids: npt.NDArray[np.intp], group: npt.NDArray[np.intp], real: BoolArray
+) -> None:
+    rows = np.flatnonzero(real)
+    if rows.size == 0:
+        return
+    home = np.zeros(int(ids.max()) + 1, dtype=np.intp)
+    home[ids[rows]] = group[rows]
+    stray = rows[home[ids[rows]] != group[rows]]
+    if stray.size:
+        raise ValueError(
+            f"row {int(stray[0])} shares its {what} id with a row of another task; expected ids "
+            "that are unique across tasks (number them over the whole batch)."
+        )

@@ -1,0 +1,136 @@
+"""Statistics inside groups of rows, for the advantages (eq. 6, 7) and the entropy score (eq. 2).
+
+Sums run in float64. A row of weight 0 is padding: it enters no statistic, whatever it holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from stapo.algo.checks import require_finite, require_length
+from stapo.algo.config import AdvantageNorm
+
+FloatArray = npt.NDArray[np.float32]
+DoubleArray = npt.NDArray[np.float64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class GroupStats(NamedTuple):
+    """(B,) mean, spread (0 where undefined) and number of real rows of each row's group."""
+
+    mean_b: DoubleArray
+    std_b: DoubleArray
+    size_b: npt.NDArray[np.int64]
+
+
+def group_statistics(
+    value_b: npt.ArrayLike,
+    group_b: npt.ArrayLike,
+    *,
+    weight_b: npt.ArrayLike | None = None,
+    ddof: int = 1,
+) -> GroupStats:
+    """Mean, spread and size of each row's group over its rows of weight above 0.
+
+    A group with `ddof` rows or fewer has no spread; 0 stands for it.
+
+    Raises:
+        ValueError: lengths differ.
+        NonFiniteError: a real row's value is NaN or infinite.
+    """
+    value, real = real_values("value_b", value_b, weight_b)
+    require_length(value.shape[0], group_b=group_b)
+    if value.size == 0:
+        return GroupStats(value, value, np.zeros(0, np.int64))
+    return statistics_by_code(value, dense_codes(np.asarray(group_b)), real, ddof)
+
+
+def group_normalise(
+    value_b: npt.ArrayLike,
+    group_b: npt.ArrayLike,
+    *,
+    weight_b: npt.ArrayLike | None = None,
+    eps: float = 1e-6,
+    ddof: int = 1,
+    norm: AdvantageNorm = "std",
+    std_floor: float = 1e-8,
+) -> FloatArray:
+    """Centre each value on its group's mean; under ``norm=std`` divide by (spread + eps).
+
+    This is the form of eq. 2, 6 and 7.
+    0 where the group has a single real row, and under ``norm=std`` where its spread is below
+    `std_floor`.
+
+    Returns:
+        (B,) float32, 0 on padding.
+
+    Raises:
+        ValueError: lengths differ.
+        NonFiniteError: a real row's value is NaN or infinite.
+    """
+    value, real = real_values("value_b", value_b, weight_b)
+    stats = group_statistics(value, group_b, weight_b=real, ddof=ddof)
+    return float32(standardise(value, stats, eps=eps, norm=norm, std_floor=std_floor) * real)
+
+
+def standardise(
+    value_b: DoubleArray, stats: GroupStats, *, eps: float, norm: AdvantageNorm, std_floor: float
+) -> DoubleArray:
+    """Apply given group statistics to values, with the zero rules of `group_normalise`."""
+    centred = value_b - stats.mean_b
+    usable = stats.size_b > 1
+    if norm == "none":
+        return np.where(usable, centred, 0.0)
+    usable &= (stats.std_b >= std_floor) & (stats.std_b > 0)
+    return np.where(usable, centred / np.where(usable, stats.std_b + eps, 1.0), 0.0)
+
+
+def statistics_by_code(
+    value: DoubleArray, code: npt.NDArray[np.intp], real: BoolArray, ddof: int
+) -> GroupStats:
+    """`group_statistics` for dense codes and checked values."""
+    size = np.bincount(code, weights=real)
+    mean = np.bincount(code, weights=value * real) / np.maximum(size, 1)
+    # Two passes, not E[x^2] - E[x]^2: the latter loses everything when rewards carry a large common
+    # offset.
+    deviation = (value - mean[code]) * real
+    variance = np.bincount(code, weights=deviation**2) / np.maximum(size - ddof, 1)
+    std = np.where(size > ddof, np.sqrt(variance), 0.0)
+    return GroupStats(mean[code], std[code], size.astype(np.int64)[code])
+
+
+def real_values(
+    name: str, value_b: npt.ArrayLike, weight_b: npt.ArrayLike | None
+) -> tuple[DoubleArray, BoolArray]:
+    """Return (B,) values with padding set to 0, and (B,) which rows are real.
+
+    Raises:
+        ValueError: the array is not one-dimensional, or lengths differ.
+        NonFiniteError: a real row's value is NaN or infinite.
+    """
+    value = np.asarray(value_b, dtype=np.float64)
+    require_length(value.shape[0] if value.ndim else 0, **{name: value})
+    if weight_b is None:
+        real = np.ones(value.shape[0], dtype=bool)
+    else:
+        require_length(value.shape[0], weight_b=weight_b)
+        real = np.asarray(weight_b) > 0
+    value = np.where(real, value, 0.0)
+    require_finite(name, value)
+    return value, real
+
+
+def dense_codes(ids: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """Return dense integers 0, 1, … for arbitrary ids."""
+    # Small non-negative integers are usable as they are, and sorting is most of what unique costs.
+    if ids.size and ids.dtype.kind in "iu" and ids.min() >= 0 and ids.max() < 4 * ids.size:
+        return ids.astype(np.intp, copy=False)
+    return np.unique(ids, return_inverse=True)[1].astype(np.intp, copy=False)
+
+
+def float32(value: DoubleArray) -> FloatArray:
+    """Return the values as float32, the precision in which advantages and scores travel."""
+    return value.astype(np.float32)
