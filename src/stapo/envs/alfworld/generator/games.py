@@ -1,0 +1,93 @@
+"""The task list of the generated scenes: ids, and the game behind an id."""
+
+from __future__ import annotations
+
+from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.envs.alfworld.generator.draws import Draws
+from stapo.envs.alfworld.generator.goals import draw_goal
+from stapo.envs.alfworld.generator.layouts import SPLITS
+from stapo.envs.alfworld.generator.problem import problem
+from stapo.envs.alfworld.generator.scenes import furnish
+from stapo.envs.alfworld.generator.sizes import size_named
+from stapo.errors import ConfigError, unknown_name
+
+
+class GeneratedGames:
+    """Household games made on demand, each a pure function of its id.
+
+    An id reads ``generated-<size>/<split>/<task type>/<number>``. `ids` lists `games_per_type` of
+    each type (fewer where the size says so), but every number, however large, has its game.
+    """
+
+    def __init__(self, scenes: str = "small", games_per_type: int = 200) -> None:
+        """Choose the scene size and how many games `ids` lists.
+
+        Args:
+            scenes: small, standard or search.
+            games_per_type: listed games of each task type in each split.
+
+        Raises:
+            ConfigError: no such size, or `games_per_type` below 1.
+        """
+        self.size = size_named(scenes)
+        if type(games_per_type) is not int or games_per_type < 1:
+            raise ConfigError(
+                f"games_per_type is {games_per_type!r}; it must be a whole number from 1. "
+                "Set it to 200, say."
+            )
+        self.scenes = scenes
+        self.games_per_type = games_per_type
+
+    def splits(self) -> list[str]:
+        """The names of the splits, train first."""
+        return list(SPLITS)
+
+    def ids(self, split: str) -> list[str]:
+        """The listed task ids of a split, sorted.
+
+        Raises:
+            UnknownNameError: there is no such split.
+        """
+        if split not in SPLITS:
+            raise unknown_name("split of the generated games", split, SPLITS)
+        return sorted(
+            self._id(split, task_type, number)
+            for task_type in TASK_TYPES
+            for number in range(self._listed(task_type))
+        )
+
+    def load(self, task_id: str) -> Game:
+        """Make the game of an id.
+
+        Raises:
+            UnknownNameError: the id is malformed or belongs to another scene size.
+        """
+        split, task_type, number = self._parse(task_id)
+        draws = Draws(task_id)
+        family, goal = draw_goal(self.scenes, split, task_type, draws)
+        things = furnish(self.size, family, goal, draws)
+        name = f"generated_{self.scenes}_{split}_{task_type}_{number}"
+        return Game(
+            id=task_id,
+            split=split,
+            task_type=task_type,
+            goal=goal.sentence(draws),
+            pddl_problem=problem(name, family, things, goal, holds_all=self.size.usual is None),
+        )
+
+    def _listed(self, task_type: TaskType) -> int:
+        return max(1, round(self.games_per_type * self.size.share.get(task_type, 1.0)))
+
+    def _id(self, split: str, task_type: TaskType, number: int) -> str:
+        return f"generated-{self.scenes}/{split}/{task_type}/{number:06d}"
+
+    def _parse(self, task_id: str) -> tuple[str, TaskType, str]:
+        parts = task_id.split("/")
+        if len(parts) == 4 and parts[0] == f"generated-{self.scenes}" and parts[1] in SPLITS:
+            for task_type in TASK_TYPES:
+                # Only the one way to write a number is accepted, so that no game has two ids.
+                digits = parts[3].isascii() and parts[3].isdigit()
+                if parts[2] == task_type and digits and parts[3] == f"{int(parts[3]):06d}":
+                    return parts[1], task_type, parts[3]
+        known = [i for split in SPLITS for i in self.ids(split)]
+        raise unknown_name("generated game", task_id, known)

@@ -1,0 +1,139 @@
+"""Which goals a family offers, which of them heldout keeps to itself, and how a goal is worded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from stapo.envs.alfworld.game import TaskType
+from stapo.envs.alfworld.generator.draws import Draws, digest
+from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, Kind
+from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
+from stapo.envs.alfworld.generator.sizes import Size, size_named
+
+# Of all (object, target) pairs, about one in this many is never a goal in train.
+HELDOUT_PAIRS_ONE_IN = 5
+
+# The first salt with which every object and every target of a task type still occurs in train.
+_SALT = 23
+
+# What must be done to the object on the way, by task type.
+TREATMENT: dict[TaskType, str] = {
+    "pick_clean_then_place_in_recep": "clean",
+    "pick_heat_then_place_in_recep": "heat",
+    "pick_cool_then_place_in_recep": "cool",
+}
+
+_WORDINGS: dict[TaskType, tuple[str, str]] = {
+    "pick_and_place_simple": (
+        "put a {object} in {target}.",
+        "put some {object} on {target}.",
+    ),
+    "look_at_obj_in_light": (
+        "look at {object} under the {target}.",
+        "examine the {object} with the {target}.",
+    ),
+    "pick_clean_then_place_in_recep": (
+        "put a clean {object} in {target}.",
+        "clean some {object} and put it in {target}.",
+    ),
+    "pick_heat_then_place_in_recep": (
+        "put a hot {object} in {target}.",
+        "heat some {object} and put it in {target}.",
+    ),
+    "pick_cool_then_place_in_recep": (
+        "put a cool {object} in {target}.",
+        "cool some {object} and put it in {target}.",
+    ),
+    "pick_two_obj_and_place": (
+        "put two {object} in {target}.",
+        "find two {object} and put them in {target}.",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a task asks for.
+
+    Attributes:
+        task_type: one of the six families.
+        object: the object kind to handle.
+        target: the receptacle type it must end at, or the kind of lamp to look at it under.
+    """
+
+    task_type: TaskType
+    object: str
+    target: str
+
+    def sentence(self, draws: Draws) -> str:
+        """The task sentence, in one of the two wordings of its type, each equally likely."""
+        wording = draws.choice(_WORDINGS[self.task_type])
+        return wording.format(object=self.object.lower(), target=self.target.lower())
+
+
+def is_held_out(object_: str, target: str) -> bool:
+    """Whether train never asks for this (object, target) pair, in any task type."""
+    return digest(f"pair {_SALT} {object_} {target}") % HELDOUT_PAIRS_ONE_IN == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A family together with the goals that one task type can ask for in it."""
+
+    family: Family
+    goals: tuple[Goal, ...]
+
+
+@lru_cache(maxsize=256)
+def offers(size_name: str, split: str, task_type: TaskType, held_out: bool) -> tuple[Offer, ...]:
+    """Families of a split with their goals of one type: pairs kept for heldout, or the others."""
+    size = size_named(size_name)
+    result = []
+    for family in families(size_name):
+        if family.split == split:
+            goals = _goals(size, family, task_type)
+            kept = tuple(g for g in goals if is_held_out(g.object, g.target) == held_out)
+            if kept:
+                result.append(Offer(family, kept))
+    return tuple(result)
+
+
+def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> tuple[Family, Goal]:
+    """A family and a goal in it; half of heldout's goals are pairs that train never asks for."""
+    new_pair = split != TRAIN and draws.chance(0.5)
+    offer = draws.choice(offers(size_name, split, task_type, new_pair))
+    return offer.family, draws.choice(offer.goals)
+
+
+def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
+    kinds = [KINDS[name] for name in size.rooms[family.room].objects]
+    carried = [k for k in kinds if "take" in k.can]
+    types = sorted(family.types)
+    if task_type == "look_at_obj_in_light":
+        lamps = [k for k in kinds if "toggle" in k.can and family.types & set(k.places)]
+        return [
+            Goal(task_type, k.name, lamp.name)
+            for k in carried
+            for lamp in lamps
+            if _can_start(k, family, "")
+        ]
+    treatment = TREATMENT.get(task_type)
+    if treatment is not None:
+        carried = [k for k in carried if treatment in k.can]
+        # An object treated at the goal itself would make the task end before it is placed.
+        types = [t for t in types if t != APPLIANCE[treatment]]
+        if APPLIANCE[treatment] not in family.types:
+            return []
+    return [
+        Goal(task_type, k.name, target)
+        for k in carried
+        for target in types
+        if target in k.places
+        and (size.targets is None or target in size.targets)
+        and _can_start(k, family, target)
+    ]
+
+
+def _can_start(kind: Kind, family: Family, target: str) -> bool:
+    return any(type_ in family.types for type_ in kind.places if type_ != target)
