@@ -33,12 +33,30 @@ if TYPE_CHECKING:
     from stapo.algo.groups import GroupStats as GroupStats
     from stapo.algo.groups import group_normalise as group_normalise
     from stapo.algo.groups import group_statistics as group_statistics
+    from stapo.algo.head import FlaggedScores as FlaggedScores
+    from stapo.algo.head import flagged_scores as flagged_scores
+    from stapo.algo.head import score_tokens as score_tokens
+    from stapo.algo.head import two_context_kl as two_context_kl
+    from stapo.algo.loss import BaseLoss as BaseLoss
+    from stapo.algo.loss import LossDenominators as LossDenominators
+    from stapo.algo.loss import PolicyLoss as PolicyLoss
+    from stapo.algo.loss import aggregate as aggregate
+    from stapo.algo.loss import base_loss as base_loss
+    from stapo.algo.loss import k3 as k3
+    from stapo.algo.loss import mean_stats as mean_stats
+    from stapo.algo.loss import policy_loss as policy_loss
     from stapo.algo.outliers import Outliers as Outliers
     from stapo.algo.outliers import normalised_entropy as normalised_entropy
     from stapo.algo.outliers import select_outliers as select_outliers
     from stapo.algo.outliers import step_entropy as step_entropy
     from stapo.algo.presets import ALGORITHMS as ALGORITHMS
     from stapo.algo.presets import get_algorithm as get_algorithm
+    from stapo.algo.selective import SelectiveTerms as SelectiveTerms
+    from stapo.algo.selective import selective_divisor as selective_divisor
+    from stapo.algo.selective import selective_loss as selective_loss
+    from stapo.algo.selective import selective_terms as selective_terms
+    from stapo.algo.selective import token_kl as token_kl
+    from stapo.algo.selective import unflatten_tokens as unflatten_tokens
 
 _HOME = {
     "anchor_groups": "anchors",
@@ -60,12 +78,30 @@ _HOME = {
     "GroupStats": "groups",
     "group_normalise": "groups",
     "group_statistics": "groups",
+    "FlaggedScores": "head",
+    "flagged_scores": "head",
+    "score_tokens": "head",
+    "two_context_kl": "head",
+    "BaseLoss": "loss",
+    "LossDenominators": "loss",
+    "PolicyLoss": "loss",
+    "aggregate": "loss",
+    "base_loss": "loss",
+    "k3": "loss",
+    "mean_stats": "loss",
+    "policy_loss": "loss",
     "Outliers": "outliers",
     "normalised_entropy": "outliers",
     "select_outliers": "outliers",
     "step_entropy": "outliers",
     "ALGORITHMS": "presets",
     "get_algorithm": "presets",
+    "SelectiveTerms": "selective",
+    "selective_divisor": "selective",
+    "selective_loss": "selective",
+    "selective_terms": "selective",
+    "token_kl": "selective",
+    "unflatten_tokens": "selective",
 }
 
 __all__ = [
@@ -73,27 +109,45 @@ __all__ = [
     "AdvantageConfig",
     "Advantages",
     "AlgorithmConfig",
+    "BaseLoss",
+    "FlaggedScores",
     "GroupStats",
+    "LossDenominators",
     "OutlierConfig",
     "Outliers",
+    "PolicyLoss",
     "PolicyLossConfig",
     "SelectiveConfig",
+    "SelectiveTerms",
+    "aggregate",
     "anchor_groups",
+    "base_loss",
     "compute_advantages",
     "episode_advantages",
     "episode_returns",
     "exact_groups",
+    "flagged_scores",
     "get_algorithm",
     "group_normalise",
     "group_sizes",
     "group_statistics",
+    "k3",
+    "mean_stats",
     "normalised_entropy",
+    "policy_loss",
     "require_finite",
+    "score_tokens",
     "select_outliers",
+    "selective_divisor",
+    "selective_loss",
+    "selective_terms",
     "similarity_groups",
     "step_advantages",
     "step_entropy",
     "step_returns",
+    "token_kl",
+    "two_context_kl",
+    "unflatten_tokens",
 ]
 
 

@@ -1,0 +1,271 @@
+"""The language-model head in chunks of tokens: log-probability, entropy and exact divergences.
+
+Logits over a vocabulary of 150 thousand take 0.6 MB per token in fp32, and a divergence needs
+several such arrays at once. Here only one chunk of them exists at a time: each chunk is recomputed
+in backward (`torch.utils.checkpoint`). Pass the hidden states of response positions only. The
+softmax runs in fp32 whatever the dtype of the states; logits have to be finite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
+
+from stapo.algo.config import TaGrad
+
+DEFAULT_CHUNK = 64
+"""Tokens per chunk: 39 MB of fp32 logits at a vocabulary of 152 thousand."""
+
+
+@dataclass(frozen=True)
+class FlaggedScores:
+    """What `flagged_scores` returns; all (N,) and fp32.
+
+    Attributes:
+        logp_n: log p of the response token, with gradient.
+        logq_n: log q of it, with gradient.
+        kl_pq_n: exact KL(p || q), with gradient as `ta_grad` allows.
+        logr_n: log r of it, a constant; None without r.
+        kl_qr_n: exact KL(q || r), with gradient into q; None without r.
+    """
+
+    logp_n: Tensor
+    logq_n: Tensor
+    kl_pq_n: Tensor
+    logr_n: Tensor | None = None
+    kl_qr_n: Tensor | None = None
+
+
+def score_tokens(
+    hidden_nh: Tensor,
+    weight_vh: Tensor,
+    targets_n: Tensor,
+    *,
+    temperature: float = 1.0,
+    chunk: int = DEFAULT_CHUNK,
+    bias_v: Tensor | None = None,
+    entropy: bool = True,
+    entropy_grad: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probability of each target token and entropy of each distribution (eq. 1, per token).
+
+    Args:
+        hidden_nh: (N, H) hidden states that predict the targets.
+        weight_vh: (V, H) weight of the head.
+        targets_n: (N,) integer token ids.
+        temperature: of the rollout; logits are divided by it.
+        chunk: tokens whose logits exist at once; alters results by fp32 rounding at most.
+        bias_v: (V,) bias of the head, or None.
+        entropy: compute entropies.
+        entropy_grad: let them carry a gradient.
+
+    Returns:
+        (N,) fp32 log-probabilities in nats, and (N,) fp32 entropies in nats, or None.
+
+    Raises:
+        ValueError: shapes do not fit, or temperature or chunk is not above 0.
+    """
+    _check(hidden_nh, weight_vh, targets_n, temperature, chunk)
+
+    def run(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+        log_probs = _log_probs(hidden, weight, bias, temperature)
+        out = [_at(log_probs, targets)]
+        if entropy:
+            source = log_probs if entropy_grad else log_probs.detach()
+            out.append(-(source.exp() * source).sum(dim=-1))
+        return out
+
+    parts = _in_chunks(run, chunk, [hidden_nh, targets_n], [weight_vh, bias_v], 1 + entropy)
+    return parts[0], parts[1] if entropy else None
+
+
+def two_context_kl(
+    hidden_p_nh: Tensor,
+    hidden_q_nh: Tensor,
+    weight_vh: Tensor,
+    *,
+    weight_q_vh: Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int = DEFAULT_CHUNK,
+    bias_v: Tensor | None = None,
+    ta_grad: TaGrad = "both",
+) -> Tensor:
+    """Exact KL(p || q) of two contexts at each position, with gradient into both (eq. 4 and 5).
+
+    Args:
+        hidden_p_nh: (N, H) hidden states in the first context.
+        hidden_q_nh: (N, H) hidden states in the second one.
+        weight_vh: (V, H) weight of the head.
+        weight_q_vh: (V, H) weight of the second context's head, or None for the same.
+        temperature: logits are divided by it.
+        chunk: tokens whose logits exist at once.
+        bias_v: (V,) bias of the head, or None.
+        ta_grad: let the gradient into both sides, or p's (``full_only``), or q's (``blind_only``).
+
+    Returns:
+        (N,) fp32 divergences in nats.
+
+    Raises:
+        ValueError: shapes do not fit, or temperature or chunk is not above 0.
+    """
+    _check(hidden_p_nh, weight_vh, None, temperature, chunk)
+    _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
+
+    def run(
+        hidden_p: Tensor, hidden_q: Tensor, weight: Tensor, weight_q: Tensor, bias: Tensor | None
+    ) -> list[Tensor]:
+        log_p = _log_probs(hidden_p, weight, bias, temperature)
+        log_q = _log_probs(hidden_q, weight_q, bias, temperature)
+        return [_limited_kl(log_p, log_q, ta_grad)]
+
+    second = weight_vh if weight_q_vh is None else weight_q_vh
+    return _in_chunks(run, chunk, [hidden_p_nh, hidden_q_nh], [weight_vh, second, bias_v], 1)[0]
+
+
+def flagged_scores(
+    hidden_p_nh: Tensor,
+    hidden_q_nh: Tensor,
+    weight_vh: Tensor,
+    targets_n: Tensor,
+    *,
+    hidden_r_nh: Tensor | None = None,
+    weight_r_vh: Tensor | None = None,
+    temperature: float = 1.0,
+    chunk: int = DEFAULT_CHUNK,
+    bias_v: Tensor | None = None,
+    bias_r_v: Tensor | None = None,
+    ta_grad: TaGrad = "both",
+) -> FlaggedScores:
+    """All that flagged rows need, from one pass over the head: log p, log q, KL(p||q), KL(q||r).
+
+    Args:
+        hidden_p_nh: (N, H) hidden states on the full prompt.
+        hidden_q_nh: (N, H) hidden states on the blind prompt, from the current weights.
+        weight_vh: (V, H) weight of the policy's head.
+        targets_n: (N,) response tokens.
+        hidden_r_nh: (N, H_r) the reference's hidden states on the blind prompt; None leaves P_TI
+            out. Treated as a constant.
+        weight_r_vh: (V, H_r) weight of the reference's head, a constant; None for the policy's own
+            (an adapter that leaves the head alone).
+        temperature: of the rollout; all logits are divided by it.
+        chunk: tokens whose logits exist at once.
+        bias_v: (V,) bias of the policy's head, or None.
+        bias_r_v: (V,) bias of the reference's head; taken only with `weight_r_vh`.
+        ta_grad: sides that receive the gradient of KL(p||q).
+
+    Raises:
+        ValueError: shapes do not fit, or temperature or chunk is not above 0.
+    """
+    _check(hidden_p_nh, weight_vh, targets_n, temperature, chunk)
+    _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
+    weight_r, bias_r = (weight_vh, bias_v) if weight_r_vh is None else (weight_r_vh, bias_r_v)
+    if hidden_r_nh is not None:
+        _check(hidden_r_nh, weight_r, targets_n, temperature, chunk)
+        if weight_r.shape[0] != weight_vh.shape[0]:
+            raise ValueError(
+                f"weight_r_vh has {weight_r.shape[0]} rows and weight_vh {weight_vh.shape[0]}; "
+                "expected one vocabulary."
+            )
+
+    def run(
+        hidden_p: Tensor,
+        hidden_q: Tensor,
+        targets: Tensor,
+        hidden_r: Tensor | None,
+        weight: Tensor,
+        bias: Tensor | None,
+        weight_r: Tensor,
+        bias_r: Tensor | None,
+    ) -> list[Tensor]:
+        log_p = _log_probs(hidden_p, weight, bias, temperature)
+        log_q = _log_probs(hidden_q, weight, bias, temperature)
+        out = [_at(log_p, targets), _at(log_q, targets), _limited_kl(log_p, log_q, ta_grad)]
+        if hidden_r is not None:
+            with torch.no_grad():
+                log_r = _log_probs(hidden_r, weight_r, bias_r, temperature)
+            out += [_at(log_r, targets), _kl(log_q, log_r)]
+        return out
+
+    rows = [
+        hidden_p_nh,
+        hidden_q_nh,
+        targets_n,
+        None if hidden_r_nh is None else hidden_r_nh.detach(),
+    ]
+    fixed = [weight_vh, bias_v, weight_r, bias_r]
+    parts = _in_chunks(run, chunk, rows, fixed, 3 if hidden_r_nh is None else 5)
+    return FlaggedScores(*parts)
+
+
+def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+    logits = linear(hidden, weight, bias).float()
+    return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
+def _at(log_probs: Tensor, targets: Tensor) -> Tensor:
+    return log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def _limited_kl(log_p: Tensor, log_q: Tensor, ta_grad: TaGrad) -> Tensor:
+    return _kl(
+        log_p.detach() if ta_grad == "blind_only" else log_p,
+        log_q.detach() if ta_grad == "full_only" else log_q,
+    )
+
+
+def _in_chunks(
+    run: Callable[..., list[Tensor]],
+    chunk: int,
+    rows: list[Tensor | None],
+    fixed: list[Tensor | None],
+    outputs: int,
+) -> list[Tensor]:
+    """Apply `run` to slices of `rows` with `fixed` whole, and join its outputs."""
+    first = rows[0]
+    if first is None or first.shape[0] == 0:
+        device = None if first is None else first.device
+        return [torch.zeros(0, device=device) for _ in range(outputs)]
+    tensors = [t for t in (*rows, *fixed) if t is not None]
+    recompute = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    parts: list[list[Tensor]] = []
+    for start in range(0, first.shape[0], chunk):
+        args = [None if t is None else t[start : start + chunk] for t in rows]
+        if recompute:
+            # No random numbers are drawn inside, so saving their state would be wasted time.
+            part = checkpoint(run, *args, *fixed, use_reentrant=False, preserve_rng_state=False)
+        else:
+            part = run(*args, *fixed)
+        parts.append(part)
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _check(
+    hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int
+) -> None:
+    if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden states have shape {tuple(hidden.shape)} and the head {tuple(weight.shape)}; "
+            "expected (N, H) and (V, H)."
+        )
+    if targets is not None and targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"targets_n has shape {tuple(targets.shape)}; expected ({hidden.shape[0]},)."
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a number above 0.")
+    if chunk < 1:
+        raise ValueError(f"chunk is {chunk}; expected at least 1 token.")
+
+
+def _same_shape(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.shape != like.shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected {tuple(like.shape)}.")
