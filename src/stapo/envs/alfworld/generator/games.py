@@ -75,6 +75,14 @@ class GeneratedGames:
             pddl_problem=problem(name, family, things, goal, holds_all=self.size.usual is None),
         )
 
+    def task_type(self, task_id: str) -> TaskType:
+        """The family of a game, read off its id.
+
+        Raises:
+            UnknownNameError: as for `load`.
+        """
+        return self._parse(task_id)[1]
+
     def _listed(self, task_type: TaskType) -> int:
         return max(1, round(self.games_per_type * self.size.share.get(task_type, 1.0)))
 

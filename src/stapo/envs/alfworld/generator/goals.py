@@ -116,7 +116,7 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
             Goal(task_type, k.name, lamp.name)
             for k in carried
             for lamp in lamps
-            if _can_start(k, family, "")
+            if _can_start(k, family)
         ]
     treatment = TREATMENT.get(task_type)
     if treatment is not None:
@@ -125,15 +125,20 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
         types = [t for t in types if t != APPLIANCE[treatment]]
         if APPLIANCE[treatment] not in family.types:
             return []
+    few_doors = task_type == "pick_two_obj_and_place" and size.doors_of_two < 3
     return [
         Goal(task_type, k.name, target)
         for k in carried
         for target in types
         if target in k.places
         and (size.targets is None or target in size.targets)
-        and _can_start(k, family, target)
+        and _can_start(k, family, target, in_the_open=few_doors)
     ]
 
 
-def _can_start(kind: Kind, family: Family, target: str) -> bool:
-    return any(type_ in family.types for type_ in kind.places if type_ != target)
+def _can_start(kind: Kind, family: Family, target: str = "", *, in_the_open: bool = False) -> bool:
+    """Whether the object has a place here other than its target, on demand one without a door."""
+    return any(
+        r.type in kind.places and r.type != target and not (in_the_open and r.opens)
+        for r in family.receptacles
+    )

@@ -11,9 +11,6 @@ from stapo.envs.alfworld.generator.household import KINDS, Kind
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
 from stapo.envs.alfworld.generator.sizes import Size
 
-# Draws of two places before a pair with too many closed doors is accepted.
-_PATIENCE = 50
-
 
 @dataclass(frozen=True, slots=True)
 class Thing:
@@ -33,9 +30,9 @@ def furnish(size: Size, family: Family, goal: Goal, draws: Draws) -> list[Thing]
     if goal.task_type == "pick_two_obj_and_place":
         placed += [(wanted, at) for at in _two_places(size, family, goal, draws)]
     else:
-        placed.append((wanted, _place(size, wanted, family, draws, avoid=goal.target)))
+        placed.append((wanted, _place(size, wanted, family, draws, goal.target)))
         if draws.chance(size.twin):
-            placed.append((wanted, _place(size, wanted, family, draws, avoid=goal.target)))
+            placed.append((wanted, _place(size, wanted, family, draws, goal.target)))
     if goal.target in KINDS:
         lamp = KINDS[goal.target]
         placed.append((lamp, _place(size, lamp, family, draws)))
@@ -66,21 +63,27 @@ def _numbered(placed: list[tuple[Kind, Receptacle]]) -> list[Thing]:
     return sorted(things, key=lambda thing: (thing.kind.name, thing.number))
 
 
-def _place(size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = "") -> Receptacle:
-    """A receptacle for an object of this kind, never of the type `avoid`."""
+def _place(
+    size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True
+) -> Receptacle:
+    """Draw where an object lies.
+
+    Never at a receptacle of type `avoid`; in one that is closed only if `closed`.
+    """
+    free = [r for r in family.receptacles if r.type != avoid and (closed or not r.opens)]
     if size.usual is None and "take" in kind.can:
-        return draws.choice([r for r in family.receptacles if r.type != avoid])
-    usual = [r for r in family.receptacles if r.type in kind.usual and r.type != avoid]
-    other = [r for r in family.receptacles if r.type in kind.other and r.type != avoid]
+        return draws.choice(free)
+    usual = [r for r in free if r.type in kind.usual]
+    other = [r for r in free if r.type in kind.other]
     expected = draws.chance(1.0 if size.usual is None else size.usual)
     return draws.choice((usual or other) if expected else (other or usual))
 
 
 def _two_places(size: Size, family: Family, goal: Goal, draws: Draws) -> list[Receptacle]:
     kind = KINDS[goal.object]
-    at_target = int(all(r.opens for r in family.receptacles if r.type == goal.target))
-    for _ in range(_PATIENCE):
-        pair = [_place(size, kind, family, draws, avoid=goal.target) for _ in range(2)]
-        if at_target + len({r for r in pair if r.opens}) <= size.doors_of_two:
-            break
-    return pair
+    doors = size.doors_of_two - all(r.opens for r in family.receptacles if r.type == goal.target)
+    places: list[Receptacle] = []
+    for _ in range(2):
+        places.append(_place(size, kind, family, draws, goal.target, closed=doors > 0))
+        doors -= places[-1].opens
+    return places
