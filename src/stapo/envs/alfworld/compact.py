@@ -1,0 +1,140 @@
+"""Games as JSON lines, one game per line, plain or xz-compressed.
+
+The whole file is checked when it is opened; the PDDL texts are kept deflated (about 5 kB each) and
+parsed on demand.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.errors import GameFileError, did_you_mean, unknown_name
+
+SUFFIXES = (".jsonl", ".jsonl.xz")
+REQUIRED = ("id", "split", "task_type", "goal", "pddl_problem")
+
+
+def game_files(folder: Path) -> list[Path]:
+    """The ``games_*.jsonl(.xz)`` files of a folder, sorted."""
+    return sorted(p for p in folder.glob("games_*") if p.name.endswith(SUFFIXES) and p.is_file())
+
+
+class _Record(NamedTuple):
+    split: str
+    task_type: TaskType
+    goal: str
+    packed: bytes
+
+
+class CompactGames:
+    """The games of some JSON-lines files.
+
+    Args:
+        files: paths ending in .jsonl or .jsonl.xz.
+
+    Raises:
+        GameFileError: an unreadable, truncated or malformed file (with the line number), an id that
+            occurs twice, or a file without any game.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._records: dict[str, _Record] = {}
+        for file in files:
+            found = 0
+            for number, line in _lines(file):
+                found += 1
+                game_id, record = _read(file, number, line)
+                if game_id in self._records:
+                    raise GameFileError(
+                        f"{file}, line {number}: id '{game_id}' occurs twice; ids must be unique."
+                    )
+                self._records[game_id] = record
+            if not found:
+                raise GameFileError(f"{file} holds no games; expected one JSON object per line.")
+        by_split: dict[str, list[str]] = {}
+        for game_id, record in self._records.items():
+            by_split.setdefault(record.split, []).append(game_id)
+        self._ids = {split: sorted(ids) for split, ids in by_split.items()}
+
+    def splits(self) -> list[str]:
+        """Names of the splits that hold games."""
+        return list(self._ids)
+
+    def ids(self, split: str) -> list[str]:
+        """Sorted ids of one split."""
+        if split not in self._ids:
+            raise unknown_name("split", split, self._ids)
+        return self._ids[split]
+
+    def task_type(self, task_id: str) -> TaskType:
+        """The family of one game."""
+        return self._record(task_id).task_type
+
+    def load(self, task_id: str) -> Game:
+        """The game of an id."""
+        record = self._record(task_id)
+        problem = zlib.decompress(record.packed).decode("utf-8", "surrogatepass")
+        return Game(task_id, record.split, record.task_type, record.goal, problem)
+
+    def _record(self, task_id: str) -> _Record:
+        record = self._records.get(task_id)
+        if record is None:
+            raise unknown_name("task", task_id, self._records)
+        return record
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    if not file.name.endswith(SUFFIXES):
+        raise GameFileError(
+            f"{file}: unknown kind of file; expected a name ending in {' or '.join(SUFFIXES)}."
+        )
+    number = 0
+    try:
+        with lzma.open(file, "rb") if file.name.endswith(".xz") else file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                if line.strip():
+                    yield number, line
+    except (lzma.LZMAError, EOFError) as err:
+        raise GameFileError(
+            f"{file} is truncated or damaged after line {number}: {err} Copy or download the file "
+            "again."
+        ) from err
+    except OSError as err:
+        raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
+
+
+def _read(file: Path, number: int, line: bytes) -> tuple[str, _Record]:
+    try:
+        data: Any = json.loads(line)
+    except ValueError as err:
+        raise GameFileError(
+            f"{file}, line {number}: not valid JSON ({err}); the line may be cut short. Copy the "
+            "file again."
+        ) from err
+    if not isinstance(data, dict):
+        raise GameFileError(
+            f"{file}, line {number}: expected a JSON object, found {type(data).__name__}."
+        )
+    for key in REQUIRED:
+        value = data.get(key)
+        if not isinstance(value, str) or not value:
+            found = "it is missing" if key not in data else f"found {value!r:.60}"
+            raise GameFileError(
+                f"{file}, line {number}: key '{key}' must be a non-empty text, {found}."
+                f"{did_you_mean(key, [k for k in data if k not in REQUIRED])}"
+            )
+    task_type = data["task_type"]
+    if task_type not in TASK_TYPES:
+        raise GameFileError(
+            f"{file}, line {number}: unknown task_type "
+            f"'{task_type}'.{did_you_mean(task_type, TASK_TYPES)} "
+            f"Expected one of {', '.join(TASK_TYPES)}."
+        )
+    packed = zlib.compress(data["pddl_problem"].encode("utf-8", "surrogatepass"), 1)
+    return data["id"], _Record(data["split"], task_type, data["goal"], packed)

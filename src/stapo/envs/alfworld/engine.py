@@ -1,0 +1,369 @@
+"""The rules: which commands a state offers, what each one does and what is said about it.
+
+The semantics are those of the ALFWorld domain as TextWorld plays it, including its peculiarities:
+doors do not matter to treatments, an object may lie in two receptacles at once, only a held object
+can be examined, and ``use`` always turns on.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from stapo.envs.alfworld.text import (
+    HELP,
+    NOTHING_HAPPENS,
+    ROOM,
+    TASK,
+    WELCOME,
+    Grammar,
+    facing,
+    listing,
+)
+from stapo.envs.alfworld.world import NOWHERE, TOOLS, World
+
+
+class State:
+    """One mutable position in a world; `fork` copies it in a microsecond.
+
+    Attributes:
+        world: the compiled game, shared between states.
+        grammar: the wording in use.
+        loc: location of the agent.
+        held: object in hand, or NOWHERE.
+        opened: mask of open receptacles.
+        clean: mask of clean objects; `hot`, `cool`, `toggled` and `sliced` likewise.
+        contents: objects in each receptacle, ascending.
+        spots: per object, the mask of locations it is noted at. Slicing goes by these, not by
+            receptacles.
+        removed: (object, receptacle) pairs taken apart and not rejoined; ``look`` lists by these.
+    """
+
+    __slots__ = (
+        "clean",
+        "contents",
+        "cool",
+        "grammar",
+        "held",
+        "hot",
+        "loc",
+        "opened",
+        "removed",
+        "sliced",
+        "spots",
+        "toggled",
+        "world",
+    )
+
+    def __init__(self, world: World, grammar: Grammar) -> None:
+        start = world.start
+        self.world = world
+        self.grammar = grammar
+        self.loc = start.loc
+        self.held = start.held
+        self.opened = start.opened
+        self.clean = start.clean
+        self.hot = start.hot
+        self.cool = start.cool
+        self.toggled = start.toggled
+        self.sliced = start.sliced
+        self.contents = list(start.contents)
+        self.spots = list(start.spots)
+        self.removed: frozenset[tuple[int, int]] = frozenset()
+
+    def fork(self) -> State:
+        """An independent copy that shares the world."""
+        twin = State.__new__(State)
+        twin.world = self.world
+        twin.grammar = self.grammar
+        twin.loc = self.loc
+        twin.held = self.held
+        twin.opened = self.opened
+        twin.clean = self.clean
+        twin.hot = self.hot
+        twin.cool = self.cool
+        twin.toggled = self.toggled
+        twin.sliced = self.sliced
+        twin.contents = self.contents.copy()
+        twin.spots = self.spots.copy()
+        twin.removed = self.removed
+        return twin
+
+    def facts(self) -> tuple[object, ...]:
+        """Everything that can change, as one comparable and hashable value."""
+        return (
+            self.loc,
+            self.held,
+            self.opened,
+            self.clean,
+            self.hot,
+            self.cool,
+            self.toggled,
+            self.sliced,
+            tuple(self.contents),
+            tuple(self.spots),
+            tuple(sorted(self.removed)),
+        )
+
+    def key(self) -> str:
+        """A digest of `facts`, the same in every process; worlds may share one."""
+        return blake2b(repr(self.facts()).encode(), digest_size=16).hexdigest()
+
+    # -- what is offered -------------------------------------------------------------------------
+
+    def accessible(self, receptacle: int) -> bool:
+        """Whether things can be put in and taken out: no door, or an open one."""
+        bit = 1 << receptacle
+        return bool(self.opened & bit) or not self.world.openable & bit
+
+    def admissible(self) -> list[str]:
+        """The sorted commands that do something now."""
+        world, held = self.world, self.held
+        names, objects, contents = world.receptacles, world.objects, self.contents
+        commands = ["inventory", "look"]
+        if self.grammar.has_help:
+            commands.append("help")
+        add = commands.append
+        for r in world.loc_recs[self.loc]:
+            name, bit = names[r], 1 << r
+            add("examine " + name)
+            opened = self.opened & bit
+            if world.openable & bit:
+                add(("close " if opened else "open ") + name)
+            if opened or not world.openable & bit:
+                if held == NOWHERE:
+                    for o in contents[r]:
+                        if world.pickupable >> o & 1:
+                            add(f"take {objects[o]} from {name}")
+                elif world.accepts[held] & bit:
+                    add(self.grammar.put_command(objects[held], name))
+            if world.toggleable:
+                for o in contents[r]:
+                    if world.toggleable >> o & 1:
+                        add("use " + objects[o])
+            if held != NOWHERE:
+                for verb, tools in world.tools.items():
+                    if tools & bit and world.treatable[verb] >> held & 1:
+                        add(f"{verb} {objects[held]} with {name}")
+        if held != NOWHERE:
+            add("examine " + objects[held])
+            if world.knives >> held & 1:
+                spots, here = self.spots, 1 << self.loc
+                for o in range(len(objects)):
+                    if spots[o] & here and world.sliceable >> o & 1:
+                        add(f"slice {objects[o]} with {objects[held]}")
+        commands.extend(world.go_to[self.loc])
+        commands.sort()
+        # A lamp standing in two receptacles at this location is offered once.
+        return list(dict.fromkeys(commands)) if world.toggleable else commands
+
+    # -- what is said ----------------------------------------------------------------------------
+
+    def intro(self, goal: str) -> str:
+        """The first observation of an episode, with the task sentence."""
+        return f"{self.blind_intro()}\n\n{TASK}{goal}"
+
+    def blind_intro(self) -> str:
+        """The first observation without the task."""
+        world = self.world
+        if world.loc_recs[self.loc]:
+            return f"{WELCOME}\n\n{self.look()}"
+        present = [
+            n for n, at in zip(world.receptacles, world.rec_loc, strict=True) if at != NOWHERE
+        ]
+        return f"{WELCOME}\n\n{ROOM.format(listing(present))}"
+
+    def look(self) -> str:
+        """Answer to ``look``."""
+        world = self.world
+        here = world.loc_recs[self.loc]
+        if not here:
+            return ROOM.format(listing(()))
+        bit = 1 << self.loc
+        near = [
+            world.objects[o] for o, r in sorted(self.removed) if r in here and self.spots[o] & bit
+        ]
+        return (
+            f"You are facing the {facing([world.receptacles[r] for r in here])}. "
+            f"Next to it, you see {listing(near)}."
+        )
+
+    def content(self, receptacle: int) -> str:
+        """What is seen in or on a receptacle."""
+        world = self.world
+        name, bit = world.receptacles[receptacle], 1 << receptacle
+        if world.openable & bit and not self.opened & bit:
+            return f"The {name} is closed."
+        seen = listing([world.objects[o] for o in self.contents[receptacle]])
+        if world.openable & bit:
+            return f"The {name} is open. In it, you see {seen}."
+        return f"On the {name}, you see {seen}."
+
+    def description(self, obj: int) -> str:
+        """Answer to ``examine`` of an object."""
+        name, bit = self.world.objects[obj], 1 << obj
+        inside = self.world.inside[obj]
+        if inside is not None:
+            return f"This is a normal {name}. In it, you see {listing(inside)}."
+        clean, sliced = self.clean & bit, self.sliced & bit
+        heat = "hot" if self.hot & bit else "cool" if self.cool & bit else ""
+        if sliced and (heat or clean):
+            marks = " and ".join(mark for mark in (heat, "clean" if clean else "") if mark)
+            return f"This is a {marks} sliced {name}."
+        if clean:
+            return f"This is a {heat + ' and ' if heat else ''}clean {name}."
+        if heat:
+            return f"This is a {'cold' if heat == 'cool' else heat} {name}."
+        if self.toggled & bit:
+            return f"This {name} is on."
+        if sliced:
+            return f"This is a sliced {name}."
+        return f"There's nothing special about {name}."
+
+    # -- what happens ----------------------------------------------------------------------------
+
+    def step(self, command: str) -> tuple[str, bool]:
+        """Carry out a command; anything that is not admissible changes nothing.
+
+        Returns:
+            The observation, and whether the state changed.
+        """
+        verb, _, rest = command.strip().partition(" ")
+        handler = _HANDLERS.get(verb)
+        answer = handler(self, rest) if handler is not None else None
+        if answer is None and verb in TOOLS:
+            answer = self._treat(verb, rest)
+        elif answer is None and verb == self.grammar.verb:
+            answer = self._put(rest)
+        return answer if answer is not None else (NOTHING_HAPPENS, False)
+
+    def _here(self, name: str) -> int:
+        """The receptacle of this name if it is at the agent's location, else NOWHERE."""
+        r = self.world.receptacle_index.get(name, NOWHERE)
+        return r if r != NOWHERE and self.world.rec_loc[r] == self.loc else NOWHERE
+
+    def _look(self, rest: str) -> tuple[str, bool] | None:
+        return None if rest else (self.look(), False)
+
+    def _inventory(self, rest: str) -> tuple[str, bool] | None:
+        if rest:
+            return None
+        if self.held == NOWHERE:
+            return "You are not carrying anything.", False
+        return f"You are carrying: a {self.world.objects[self.held]}.", False
+
+    def _help(self, rest: str) -> tuple[str, bool] | None:
+        return (HELP, False) if self.grammar.has_help and not rest else None
+
+    def _go(self, rest: str) -> tuple[str, bool] | None:
+        if not rest.startswith("to "):
+            return None
+        r = self.world.receptacle_index.get(rest[3:], NOWHERE)
+        if r == NOWHERE or self.world.rec_loc[r] in (NOWHERE, self.loc):
+            return None
+        self.loc = self.world.rec_loc[r]
+        return self.grammar.arrival(self.world, r) + self.content(r), True
+
+    def _open(self, rest: str) -> tuple[str, bool] | None:
+        r = self._here(rest)
+        if r == NOWHERE or self.accessible(r):
+            return None
+        self.opened |= 1 << r
+        return f"You open the {rest}. {self.content(r)}", True
+
+    def _close(self, rest: str) -> tuple[str, bool] | None:
+        r = self._here(rest)
+        if r == NOWHERE or not self.world.openable & self.opened & 1 << r:
+            return None
+        self.opened &= ~(1 << r)
+        return f"You close the {rest}.", True
+
+    def _examine(self, rest: str) -> tuple[str, bool] | None:
+        r = self._here(rest)
+        if r != NOWHERE:
+            return self.content(r), False
+        if self.held != NOWHERE and rest == self.world.objects[self.held]:
+            return self.description(self.held), False
+        return None
+
+    def _take(self, rest: str) -> tuple[str, bool] | None:
+        thing, _, source = rest.partition(" from ")
+        r, o = self._here(source), self.world.object_index.get(thing, NOWHERE)
+        if r == NOWHERE or o == NOWHERE or self.held != NOWHERE or not self.accessible(r):
+            return None
+        if o not in self.contents[r] or not self.world.pickupable >> o & 1:
+            return None
+        self.contents[r] = tuple(i for i in self.contents[r] if i != o)
+        self.removed |= {(o, r)}
+        self.spots[o] &= ~(1 << self.loc)
+        self.held = o
+        return f"You pick up the {thing} from the {source}.", True
+
+    def _put(self, rest: str) -> tuple[str, bool] | None:
+        thing, _, target = rest.partition(self.grammar.joint)
+        r, o = self._here(target), self.held
+        if r == NOWHERE or o == NOWHERE or thing != self.world.objects[o]:
+            return None
+        if not self.accessible(r) or not self.world.accepts[o] >> r & 1:
+            return None
+        self.contents[r] = tuple(sorted({*self.contents[r], o}))
+        self.removed -= {(o, r)}
+        self.spots[o] |= 1 << self.loc
+        self.held = NOWHERE
+        return self.grammar.put_feedback(thing, target), True
+
+    def _treat(self, verb: str, rest: str) -> tuple[str, bool] | None:
+        thing, _, tool = rest.partition(" with ")
+        r, o = self._here(tool), self.held
+        if r == NOWHERE or o == NOWHERE or thing != self.world.objects[o]:
+            return None
+        if not self.world.tools[verb] >> r & 1 or not self.world.treatable[verb] >> o & 1:
+            return None
+        bit = 1 << o
+        before = (self.clean, self.hot, self.cool)
+        if verb == "clean":
+            self.clean |= bit
+        elif verb == "heat":
+            self.hot, self.cool = self.hot | bit, self.cool & ~bit
+        else:
+            self.hot, self.cool = self.hot & ~bit, self.cool | bit
+        said = f"You {verb} the {thing} using the {tool}."
+        return said, before != (self.clean, self.hot, self.cool)
+
+    def _use(self, rest: str) -> tuple[str, bool] | None:
+        o = self.world.object_index.get(rest, NOWHERE)
+        if o == NOWHERE or not self.world.toggleable >> o & 1:
+            return None
+        if not any(o in self.contents[r] for r in self.world.loc_recs[self.loc]):
+            return None
+        before = self.toggled
+        self.toggled |= 1 << o
+        return f"You turn on the {rest}.", before != self.toggled
+
+    def _slice(self, rest: str) -> tuple[str, bool] | None:
+        thing, _, knife = rest.partition(" with ")
+        world, o, k = self.world, self.world.object_index.get(thing, NOWHERE), self.held
+        if o == NOWHERE or k == NOWHERE or knife != world.objects[k]:
+            return None
+        if (
+            not world.knives >> k & 1
+            or not world.sliceable >> o & 1
+            or not self.spots[o] >> self.loc & 1
+        ):
+            return None
+        before = self.sliced
+        self.sliced |= 1 << o
+        return f"You sliced the {thing} with the {knife}.", before != self.sliced
+
+
+_HANDLERS = {
+    "look": State._look,
+    "inventory": State._inventory,
+    "help": State._help,
+    "go": State._go,
+    "open": State._open,
+    "close": State._close,
+    "examine": State._examine,
+    "take": State._take,
+    "use": State._use,
+    "slice": State._slice,
+}

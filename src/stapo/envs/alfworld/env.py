@@ -1,0 +1,166 @@
+"""The ALFWorld environment: games from a source, played natively, under the public protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from stapo.envs.alfworld.engine import State
+from stapo.envs.alfworld.expert import shortest_plan
+from stapo.envs.alfworld.playable import Playable, playable
+from stapo.envs.alfworld.sources import TypedSource, open_source, ordered_splits
+from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
+from stapo.envs.protocol import Observation, StepResult
+from stapo.errors import ConfigError, EnvError, unknown_name
+
+
+class AlfworldEnv:
+    """Household tasks in text, one episode at a time.
+
+    Args:
+        games: None plays generated games; a path plays recorded ones (see
+            `stapo.envs.alfworld.sources.open_source`).
+        grammar: "move", the wording of alfworld 0.4 and later, or "put", the wording of the
+            json_2.1.1 games.
+        max_steps: actions after which an episode ends.
+        scenes: which rooms the generator uses.
+        games_per_type: generated games per family and split.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+        GameFileError: games that cannot be read.
+    """
+
+    name = "alfworld"
+
+    def __init__(
+        self,
+        games: str | os.PathLike[str] | None = None,
+        grammar: str = "move",
+        max_steps: int = 50,
+        scenes: str = "small",
+        games_per_type: int = 200,
+    ) -> None:
+        if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
+            raise ConfigError(f"max_steps must be a positive whole number, found {max_steps!r}.")
+        self.max_steps = max_steps
+        self._grammar = grammar_named(grammar)
+        self._source = open_source(games, scenes=scenes, games_per_type=games_per_type)
+        self._splits = ordered_splits(self._source.splits())
+        self._tasks: list[str] | None = None
+        self._game: Playable | None = None
+        self._state: State | None = None
+        self._steps = 0
+        self._done = False
+        self._won = False
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """All task ids, sorted."""
+        if self._tasks is None:
+            self._tasks = sorted(i for split in self._splits for i in self._source.ids(split))
+        return self._tasks
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits that hold at least one task, train first."""
+        return tuple(self._splits)
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of one split."""
+        if split not in self._splits:
+            raise unknown_name("split", split, self._splits)
+        return self._source.ids(split)
+
+    def task_type(self, task_id: str) -> str:
+        """The family of a task, one of six."""
+        if isinstance(self._source, TypedSource):
+            return self._source.task_type(task_id)
+        return self._source.load(task_id).task_type
+
+    def reset(self, task_id: str) -> Observation:
+        """Start the episode of a task.
+
+        Raises:
+            UnknownNameError: no such task.
+            GameFileError: the game cannot be played; the message says why.
+        """
+        self._game = game = playable(self._source, task_id)
+        self._state = state = State(game.world, self._grammar)
+        self._steps, self._done, self._won = 0, False, False
+        return Observation(
+            text=state.intro(game.goal_text),
+            goal=game.goal_text,
+            admissible=state.admissible(),
+            blind_text=state.blind_intro(),
+        )
+
+    def step(self, action: str) -> StepResult:
+        """Take one action; text that fits no command is answered with "Nothing happens."."""
+        state, game = self._playing("step")
+        text, effect = state.step(action) if isinstance(action, str) else (NOTHING_HAPPENS, False)
+        if effect:
+            self._won = game.goal.holds(state)
+        self._steps += 1
+        truncated = not self._won and self._steps >= self.max_steps
+        self._done = self._won or truncated
+        return StepResult(
+            text=text,
+            admissible=state.admissible(),
+            reward=1.0 if self._won else 0.0,
+            done=self._done,
+            won=self._won,
+            info={"truncated": truncated, "effect": effect},
+        )
+
+    def close(self) -> None:
+        """End the episode; the environment can be reset again."""
+        self._game = self._state = None
+
+    # -- beyond the protocol ---------------------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """The symbolic state of the current episode, live. Raises EnvError before reset."""
+        if self._state is None:
+            raise EnvError("there is no state before reset; call reset(task_id) first.")
+        return self._state
+
+    def state_key(self) -> str:
+        """A digest of the symbolic state, equal exactly for equal states of one game."""
+        return self.state.key()
+
+    def fork(self) -> AlfworldEnv:
+        """An independent environment in the same position; costs microseconds."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
+        if self._state is not None:
+            twin._state = self._state.fork()
+        return twin
+
+    def expert_plan(self) -> list[str]:
+        """A shortest list of commands from here to the goal; empty when it is reached.
+
+        Raises:
+            EnvError: before reset, or when the goal cannot be reached any more.
+        """
+        state = self.state
+        assert self._game is not None
+        plan = shortest_plan(state, self._game.goal)
+        if plan is None:
+            raise EnvError("the goal cannot be reached from this state.")
+        return plan
+
+    def expert_action(self) -> str | None:
+        """The first command of `expert_plan`, or None when the goal is reached."""
+        plan = self.expert_plan()
+        return plan[0] if plan else None
+
+    def _playing(self, what: str) -> tuple[State, Playable]:
+        if self._state is None or self._game is None:
+            raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
+        if self._done:
+            raise EnvError(
+                f"{what} was called after the episode ended; call reset(task_id) to start another."
+            )
+        return self._state, self._game

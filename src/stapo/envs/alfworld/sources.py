@@ -1,0 +1,133 @@
+"""Where games come from: what every source offers, and how `games=` is turned into one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from stapo.envs.alfworld.game import Game, TaskType
+from stapo.errors import ConfigError, GameFileError
+
+SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
+
+
+@runtime_checkable
+class TaskSource(Protocol):
+    """A fixed set of games, by split.
+
+    Ids are stable and sorted; loading is lazy, so a source of thousands of games stays small.
+    """
+
+    def splits(self) -> list[str]:
+        """Names of the splits that hold games."""
+        ...
+
+    def ids(self, split: str) -> list[str]:
+        """Sorted ids of one split."""
+        ...
+
+    def load(self, task_id: str) -> Game:
+        """The game of an id. Raises UnknownNameError for an id that does not exist."""
+        ...
+
+
+@runtime_checkable
+class TypedSource(TaskSource, Protocol):
+    """A source that knows the family of a game without loading it."""
+
+    def task_type(self, task_id: str) -> TaskType:
+        """The family of one game."""
+        ...
+
+
+def ordered_splits(names: Iterable[str]) -> list[str]:
+    """Splits in the order they are reported in: train first, unknown ones last and sorted."""
+    rank = {name: i for i, name in enumerate(SPLIT_ORDER)}
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), name))
+
+
+# Environments of one process share the games they read: a group of eight workers costs no more than
+# one.
+_OPEN: weakref.WeakValueDictionary[tuple[object, ...], TaskSource] = weakref.WeakValueDictionary()
+
+
+def open_source(
+    games: str | os.PathLike[str] | None, *, scenes: str = "small", games_per_type: int = 200
+) -> TaskSource:
+    """Open a set of games.
+
+    Args:
+        games: None for the built-in generator; else a ``.jsonl`` or ``.jsonl.xz`` file, a folder of
+            ``games_*`` files of that form, or a folder of the original release ($ALFWORLD_DATA, or
+            one of its json_2.1.* folders).
+        scenes: which rooms the generator uses; ignored with `games`.
+        games_per_type: games that the generator makes per family and split; ignored with `games`.
+
+    Raises:
+        GameFileError: nothing usable at that path.
+        ConfigError: an option of the generator that cannot be used.
+    """
+    if games is None:
+        key: tuple[object, ...] = ("generated", scenes, games_per_type)
+    else:
+        if not isinstance(games, str | os.PathLike):
+            raise ConfigError(f"games must be a path or None, found {games!r}.")
+        path = Path(os.path.expandvars(os.fspath(games))).expanduser()
+        if not path.exists():
+            raise GameFileError(
+                f"games path '{path}' does not exist; expected a .jsonl(.xz) file, a folder of "
+                "them, or an "
+                "$ALFWORLD_DATA folder. Leave games out to use the built-in generator."
+            )
+        key = ("path", str(path.resolve()), *_signature(path))
+    source = _OPEN.get(key)
+    if source is None:
+        source = _generated(scenes, games_per_type) if games is None else _open_path(path)
+        _OPEN[key] = source
+    return source
+
+
+def _signature(path: Path) -> tuple[object, ...]:
+    """Changes when a file changed, so that an edited file is read again."""
+    from stapo.envs.alfworld.compact import game_files
+
+    files = [path] if path.is_file() else game_files(path)
+    return tuple((file.name, (s := file.stat()).st_mtime_ns, s.st_size) for file in files)
+
+
+def _open_path(path: Path) -> TaskSource:
+    from stapo.envs.alfworld.compact import CompactGames, game_files
+    from stapo.envs.alfworld.release import ReleaseTree, find_release
+
+    if path.is_file():
+        return CompactGames([path])
+    files = game_files(path)
+    if files:
+        return CompactGames(files)
+    root = find_release(path)
+    if root is not None:
+        return ReleaseTree(root)
+    raise GameFileError(
+        f"no games in folder '{path}'; expected games_*.jsonl(.xz) files, or train/, valid_seen/ "
+        "or "
+        "valid_unseen/ of the ALFWorld release (json_2.1.1)."
+    )
+
+
+def _generated(scenes: str, games_per_type: int) -> TaskSource:
+    if (
+        not isinstance(games_per_type, int)
+        or isinstance(games_per_type, bool)
+        or games_per_type < 1
+    ):
+        raise ConfigError(
+            f"games_per_type must be a positive whole number, found {games_per_type!r}."
+        )
+    # Imported on demand: users of recorded games never pay for the generator.
+    module = importlib.import_module("stapo.envs.alfworld.generator")
+    source: TaskSource = module.GeneratedGames(scenes=scenes, games_per_type=games_per_type)
+    return source
