@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
 from stapo.envs.alfworld.generator.draws import Draws
 from stapo.envs.alfworld.generator.goals import draw_goal
@@ -10,6 +12,11 @@ from stapo.envs.alfworld.generator.problem import problem
 from stapo.envs.alfworld.generator.scenes import furnish
 from stapo.envs.alfworld.generator.sizes import size_named
 from stapo.errors import ConfigError, unknown_name
+
+# Six digits, or more without a leading zero: no game has two ids.
+_ID = re.compile(
+    r"generated-(?P<scenes>[a-z]+)/(?P<split>[a-z]+)/(?P<type>[a-z_]+)/(?P<number>[0-9]{6}|[1-9][0-9]{6,17})"
+)
 
 
 class GeneratedGames:
@@ -90,12 +97,15 @@ class GeneratedGames:
         return f"generated-{self.scenes}/{split}/{task_type}/{number:06d}"
 
     def _parse(self, task_id: str) -> tuple[str, TaskType, str]:
-        parts = task_id.split("/")
-        if len(parts) == 4 and parts[0] == f"generated-{self.scenes}" and parts[1] in SPLITS:
+        found = _ID.fullmatch(task_id) if isinstance(task_id, str) else None
+        if found and found["scenes"] == self.scenes and found["split"] in SPLITS:
             for task_type in TASK_TYPES:
-                # Only the one way to write a number is accepted, so that no game has two ids.
-                digits = parts[3].isascii() and parts[3].isdigit()
-                if parts[2] == task_type and digits and parts[3] == f"{int(parts[3]):06d}":
-                    return parts[1], task_type, parts[3]
-        known = [i for split in SPLITS for i in self.ids(split)]
-        raise unknown_name("generated game", task_id, known)
+                if found["type"] == task_type:
+                    return found["split"], task_type, found["number"]
+        raise unknown_name("generated game", str(task_id), self._examples(str(task_id)))
+
+    def _examples(self, task_id: str) -> list[str]:
+        """One id per split and type, with the number that `task_id` seems to mean."""
+        digits = re.search(r"0*([0-9]{1,17})$", task_id, re.ASCII)
+        number = int(digits[1]) if digits else 0
+        return [self._id(split, type_, number) for split in SPLITS for type_ in TASK_TYPES]

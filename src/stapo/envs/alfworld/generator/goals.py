@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from stapo.envs.alfworld.game import TaskType
 from stapo.envs.alfworld.generator.draws import Draws, digest
@@ -77,33 +78,39 @@ def is_held_out(object_: str, target: str) -> bool:
     return digest(f"pair {_SALT} {object_} {target}") % HELDOUT_PAIRS_ONE_IN == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A family together with the goals that one task type can ask for in it."""
+class Offer(NamedTuple):
+    """A goal together with the families of one room that it can be asked for in."""
 
-    family: Family
-    goals: tuple[Goal, ...]
+    goal: Goal
+    families: tuple[Family, ...]
 
 
 @lru_cache(maxsize=256)
-def offers(size_name: str, split: str, task_type: TaskType, held_out: bool) -> tuple[Offer, ...]:
-    """Families of a split with their goals of one type: pairs kept for heldout, or the others."""
+def offers(
+    size_name: str, split: str, task_type: TaskType, held_out: bool
+) -> tuple[tuple[Offer, ...], ...]:
+    """What a split can ask for, room by room: goals of one type, kept for heldout or not."""
     size = size_named(size_name)
-    result = []
+    rooms: dict[str, dict[Goal, list[Family]]] = {}
     for family in families(size_name):
         if family.split == split:
-            goals = _goals(size, family, task_type)
-            kept = tuple(g for g in goals if is_held_out(g.object, g.target) == held_out)
-            if kept:
-                result.append(Offer(family, kept))
-    return tuple(result)
+            for goal in _goals(size, family, task_type):
+                if is_held_out(goal.object, goal.target) == held_out:
+                    rooms.setdefault(family.room, {}).setdefault(goal, []).append(family)
+    return tuple(
+        tuple(Offer(goal, tuple(where)) for goal, where in room.items()) for room in rooms.values()
+    )
 
 
 def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> tuple[Family, Goal]:
-    """A family and a goal in it; half of heldout's goals are pairs that train never asks for."""
+    """A goal and a family for it; half of heldout's goals are pairs that train never asks for.
+
+    First the room, then the goal, then the family: neither rooms with many pairs nor pairs that
+    fit many families crowd out the others.
+    """
     new_pair = split != TRAIN and draws.chance(0.5)
-    offer = draws.choice(offers(size_name, split, task_type, new_pair))
-    return offer.family, draws.choice(offer.goals)
+    goal, where = draws.choice(draws.choice(offers(size_name, split, task_type, new_pair)))
+    return draws.choice(where), goal
 
 
 def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
@@ -121,7 +128,7 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
     treatment = TREATMENT.get(task_type)
     if treatment is not None:
         carried = [k for k in carried if treatment in k.can]
-        # An object treated at the goal itself would make the task end before it is placed.
+        # As in the release, nothing is to be left in the appliance that treats it.
         types = [t for t in types if t != APPLIANCE[treatment]]
         if APPLIANCE[treatment] not in family.types:
             return []

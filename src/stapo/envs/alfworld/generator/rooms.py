@@ -73,7 +73,7 @@ SEARCH: dict[str, Room] = {
     ),
     "laundry": _room(
         "Cloth Bowl Mug Book KeyChain Candle DeskLamp FloorLamp",
-        SinkBasin=1, SideTable=1, CounterTop=1, Cabinet=(3, 5), Drawer=(3, 5), Shelf=(0, 2),
+        SinkBasin=1, SideTable=1, CounterTop=1, Cabinet=(4, 5), Drawer=(4, 5), Shelf=(0, 2),
         GarbageCan=(0, 1),
     ),
     "studio": _room(

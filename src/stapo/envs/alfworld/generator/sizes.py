@@ -92,9 +92,9 @@ def size_named(name: str) -> Size:
     Raises:
         ConfigError: there is no such size.
     """
-    if name not in SIZES:
+    if not isinstance(name, str) or name not in SIZES:
         raise ConfigError(
-            f"scenes is '{name}', which is no scene size.{did_you_mean(name, SIZES)} "
+            f"scenes is {name!r}, which is no scene size.{did_you_mean(str(name), SIZES)} "
             f"Sizes: {', '.join(sorted(SIZES))}."
         )
     return SIZES[name]
