@@ -18,8 +18,14 @@ from torch.utils.checkpoint import checkpoint
 
 from stapo.algo.config import TaGrad
 
-DEFAULT_CHUNK = 64
-"""Tokens per chunk: 39 MB of fp32 logits at a vocabulary of 152 thousand."""
+CHUNK_BYTES = 40_000_000
+"""fp32 logits of one chunk if no chunk is given: 65 tokens at a vocabulary of 152 thousand.
+
+Kept above 32 MB: glibc serves smaller arrays from its heap, whose fragmentation was measured to
+cost more than smaller chunks save.
+"""
+
+_NO_RECOMPUTE_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ def score_tokens(
     targets_n: Tensor,
     *,
     temperature: float = 1.0,
-    chunk: int = DEFAULT_CHUNK,
+    chunk: int | None = None,
     bias_v: Tensor | None = None,
     entropy: bool = True,
     entropy_grad: bool = False,
@@ -59,7 +65,8 @@ def score_tokens(
         weight_vh: (V, H) weight of the head.
         targets_n: (N,) integer token ids.
         temperature: of the rollout; logits are divided by it.
-        chunk: tokens whose logits exist at once; alters results by fp32 rounding at most.
+        chunk: tokens whose logits exist at once, by default as many as fit `CHUNK_BYTES`; alters
+            results by fp32 rounding at most.
         bias_v: (V,) bias of the head, or None.
         entropy: compute entropies.
         entropy_grad: let them carry a gradient.
@@ -91,7 +98,7 @@ def two_context_kl(
     *,
     weight_q_vh: Tensor | None = None,
     temperature: float = 1.0,
-    chunk: int = DEFAULT_CHUNK,
+    chunk: int | None = None,
     bias_v: Tensor | None = None,
     ta_grad: TaGrad = "both",
 ) -> Tensor:
@@ -103,7 +110,7 @@ def two_context_kl(
         weight_vh: (V, H) weight of the head.
         weight_q_vh: (V, H) weight of the second context's head, or None for the same.
         temperature: logits are divided by it.
-        chunk: tokens whose logits exist at once.
+        chunk: tokens whose logits exist at once; None for as many as fit `CHUNK_BYTES`.
         bias_v: (V,) bias of the head, or None.
         ta_grad: let the gradient into both sides, or p's (``full_only``), or q's (``blind_only``).
 
@@ -136,7 +143,7 @@ def flagged_scores(
     hidden_r_nh: Tensor | None = None,
     weight_r_vh: Tensor | None = None,
     temperature: float = 1.0,
-    chunk: int = DEFAULT_CHUNK,
+    chunk: int | None = None,
     bias_v: Tensor | None = None,
     bias_r_v: Tensor | None = None,
     ta_grad: TaGrad = "both",
@@ -153,7 +160,7 @@ def flagged_scores(
         weight_r_vh: (V, H_r) weight of the reference's head, a constant; None for the policy's own
             (an adapter that leaves the head alone).
         temperature: of the rollout; all logits are divided by it.
-        chunk: tokens whose logits exist at once.
+        chunk: tokens whose logits exist at once; None for as many as fit `CHUNK_BYTES`.
         bias_v: (V,) bias of the policy's head, or None.
         bias_r_v: (V,) bias of the reference's head; taken only with `weight_r_vh`.
         ta_grad: sides that receive the gradient of KL(p||q).
@@ -224,7 +231,7 @@ def _limited_kl(log_p: Tensor, log_q: Tensor, ta_grad: TaGrad) -> Tensor:
 
 def _in_chunks(
     run: Callable[..., list[Tensor]],
-    chunk: int,
+    chunk: int | None,
     rows: list[Tensor | None],
     fixed: list[Tensor | None],
     outputs: int,
@@ -233,9 +240,13 @@ def _in_chunks(
     first = rows[0]
     if first is None or first.shape[0] == 0:
         device = None if first is None else first.device
-        return [torch.zeros(0, device=device) for _ in range(outputs)]
+        return [torch.zeros(0, dtype=torch.float32, device=device) for _ in range(outputs)]
     tensors = [t for t in (*rows, *fixed) if t is not None]
+    token_bytes = 4 * max(t.shape[0] for t in fixed if t is not None)
+    chunk = max(1, CHUNK_BYTES // token_bytes) if chunk is None else chunk
     recompute = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # Small arrays are kept: computing them twice would cost more than holding them.
+    recompute = recompute and first.shape[0] * token_bytes > _NO_RECOMPUTE_BYTES
     parts: list[list[Tensor]] = []
     for start in range(0, first.shape[0], chunk):
         args = [None if t is None else t[start : start + chunk] for t in rows]
@@ -249,7 +260,7 @@ def _in_chunks(
 
 
 def _check(
-    hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int
+    hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int | None
 ) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -262,7 +273,7 @@ def _check(
         )
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0.")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk is {chunk}; expected at least 1 token.")
 
 
