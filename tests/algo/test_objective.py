@@ -101,7 +101,8 @@ def loss_of(policy, reference, rows: Rows, config: AlgorithmConfig, index, whole
         whole.take(index),
         ref_logp_bl=ref.reshape(mask.shape),
     )
-    if not config.selective_on:
+    # Zero weights take the whole path here, although a trainer would skip it (`selective_on`).
+    if config.outlier.select == "none":
         return base.loss
     k = torch.nonzero(rows.flag[index])[:, 0]
     m = mask[k].bool()
