@@ -24,7 +24,7 @@ from stapo.envs.alfworld.generator.layouts import HELDOUT, SPLITS, families
 from stapo.envs.alfworld.generator.sizes import SIZES
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments" / "alfworld-generated.md"
-SAMPLE = "generated-small/heldout/pick_clean_then_place_in_recep/000012"
+SAMPLE = "generated-small/heldout/pick_clean_then_place_in_recep/000004"
 
 
 @dataclass

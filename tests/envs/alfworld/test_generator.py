@@ -31,9 +31,9 @@ def digest(scenes: str) -> str:
 # Results that name a task id can only be compared while these stand. Whoever changes the tables on
 # purpose updates them and says so in the changelog.
 DIGESTS = {
-    "small": "532f080735f294af",
-    "standard": "ba3d0c922336c7ba",
-    "search": "4af55184501111b9",
+    "small": "45b353b146436a6c",
+    "standard": "2590ec658293ec6e",
+    "search": "a816b23a84afae95",
 }
 
 

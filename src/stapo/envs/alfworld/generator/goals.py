@@ -11,6 +11,7 @@ from stapo.envs.alfworld.generator.draws import Draws, digest
 from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, Kind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
 from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.errors import ConfigError
 
 # Of all (object, target) pairs, about one in this many is never a goal in train.
 HELDOUT_PAIRS_ONE_IN = 5
@@ -109,7 +110,14 @@ def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> 
     fit many families crowd out the others.
     """
     new_pair = split != TRAIN and draws.chance(0.5)
-    goal, where = draws.choice(draws.choice(offers(size_name, split, task_type, new_pair)))
+    rooms = offers(size_name, split, task_type, new_pair)
+    if not rooms:
+        pairs = "pairs kept for heldout" if new_pair else "pairs asked in train"
+        raise ConfigError(
+            f"no room of '{size_name}' offers a {task_type} goal in {split} with {pairs}. "
+            "Add objects or receptacles that allow one to its tables."
+        )
+    goal, where = draws.choice(draws.choice(rooms))
     return draws.choice(where), goal
 
 

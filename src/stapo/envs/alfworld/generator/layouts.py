@@ -1,8 +1,8 @@
 """Families: the layouts of the rooms, and which of them belong to train and which to heldout.
 
 A layout says which receptacles a room has, which of them open and which stand at the same spot. Its
-own content decides its split (a hash of it), so no layout can occur in both. A family is a numbered
-layout.
+own content decides its split (a hash of it), so no layout can occur in both, not even by way of two
+rooms that are furnished alike. A family is a numbered layout of a room.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from stapo.envs.alfworld.generator.draws import Draws, digest
 from stapo.envs.alfworld.generator.household import OPENABLE
 from stapo.envs.alfworld.generator.rooms import Room
 from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.errors import ConfigError
 
 TRAIN, HELDOUT = "train", "heldout"
 SPLITS = (TRAIN, HELDOUT)
@@ -55,7 +56,7 @@ class Family:
     @property
     def layout(self) -> str:
         """What tells layouts apart: types, doors and shared spots, as one line of text."""
-        return _as_text(self.room, self.receptacles)
+        return _as_text(self.receptacles)
 
     @property
     def types(self) -> frozenset[str]:
@@ -84,7 +85,7 @@ def _families_of(size_name: str, size: Size, room: str) -> list[Family]:
         if all(len(found[split]) == wanted[split] for split in SPLITS):
             break
         receptacles = _draw_layout(size, size.rooms[room], draws)
-        layout = _as_text(room, receptacles)
+        layout = _as_text(receptacles)
         split = split_of(layout)
         if layout not in seen and len(found[split]) < wanted[split]:
             seen.add(layout)
@@ -94,6 +95,12 @@ def _families_of(size_name: str, size: Size, room: str) -> list[Family]:
 
 def _draw_layout(size: Size, room: Room, draws: Draws) -> tuple[Receptacle, ...]:
     low, high = size.receptacles
+    fewest, most = (sum(bound) for bound in zip(*room.furniture.values(), strict=True))
+    if most < low or fewest > high:
+        raise ConfigError(
+            f"a room has {fewest} to {most} receptacles and its size asks for {low} to {high}. "
+            f"Change the numbers of its furniture: {', '.join(sorted(room.furniture))}."
+        )
     while True:
         counts = {type_: draws.between(*room.furniture[type_]) for type_ in sorted(room.furniture)}
         if low <= sum(counts.values()) <= high:
@@ -110,10 +117,9 @@ def _draw_layout(size: Size, room: Room, draws: Draws) -> tuple[Receptacle, ...]
     return tuple(receptacles)
 
 
-def _as_text(room: str, receptacles: tuple[Receptacle, ...]) -> str:
+def _as_text(receptacles: tuple[Receptacle, ...]) -> str:
     at = Counter(r.spot for r in receptacles)
-    parts = [
+    return " ".join(
         r.type + ("+" if r.opens else "") + (f"@{r.spot}" if at[r.spot] > 1 else "")
         for r in receptacles
-    ]
-    return f"{room}: " + " ".join(parts)
+    )

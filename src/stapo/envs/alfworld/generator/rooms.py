@@ -57,7 +57,7 @@ SMALL: dict[str, Room] = {
         "Apple Egg Mug Plate Bowl Cloth Book CellPhone KeyChain AlarmClock Pen DeskLamp "
         "FloorLamp",
         Bed=1, Desk=1, CounterTop=1, Fridge=1, Microwave=1, SinkBasin=1, SideTable=(0, 1),
-        Cabinet=(0, 2), Drawer=(0, 2), Shelf=(0, 1),
+        Cabinet=(0, 2), Drawer=(0, 2), Shelf=(0, 2), GarbageCan=(0, 1),
     ),
 }
 
@@ -73,13 +73,13 @@ SEARCH: dict[str, Room] = {
     ),
     "laundry": _room(
         "Cloth Bowl Mug Book KeyChain Candle DeskLamp FloorLamp",
-        SinkBasin=1, SideTable=1, CounterTop=1, Cabinet=(4, 5), Drawer=(4, 5), Shelf=(0, 2),
+        SinkBasin=1, SideTable=1, CounterTop=(0, 1), Cabinet=(4, 5), Drawer=(3, 5), Shelf=(0, 2),
         GarbageCan=(0, 1),
     ),
     "studio": _room(
         "Apple Mug Bowl Cloth Book KeyChain CD DeskLamp",
-        Desk=1, CounterTop=1, Fridge=1, Microwave=1, SinkBasin=1, Cabinet=(3, 4), Drawer=(3, 4),
-        Shelf=(0, 1), Safe=(0, 1),
+        Desk=1, CounterTop=(0, 1), Fridge=1, Microwave=1, SinkBasin=1, Cabinet=(3, 5),
+        Drawer=(3, 5), Shelf=(0, 1), Safe=(0, 1),
     ),
 }
 
