@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
+from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import TypedSource, open_source, ordered_splits
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
@@ -126,6 +127,13 @@ class AlfworldEnv:
             raise EnvError("there is no state before reset; call reset(task_id) first.")
         return self._state
 
+    @property
+    def goal(self) -> Goal:
+        """The compiled goal of the current episode. Raises EnvError before reset."""
+        if self._game is None:
+            raise EnvError("there is no goal before reset; call reset(task_id) first.")
+        return self._game.goal
+
     def state_key(self) -> str:
         """A digest of the symbolic state, equal exactly for equal states of one game."""
         return self.state.key()
@@ -138,21 +146,20 @@ class AlfworldEnv:
             twin._state = self._state.fork()
         return twin
 
-    def expert_plan(self) -> list[str]:
-        """A shortest list of commands from here to the goal; empty when it is reached.
+    def expert_plan(self) -> list[str] | None:
+        """A shortest list of commands from here to the goal.
+
+        Returns:
+            The commands, empty when the goal is reached already; None from a dead end, as when the
+            hand holds something that fits nowhere.
 
         Raises:
-            EnvError: before reset, or when the goal cannot be reached any more.
+            EnvError: before reset.
         """
-        state = self.state
-        assert self._game is not None
-        plan = shortest_plan(state, self._game.goal)
-        if plan is None:
-            raise EnvError("the goal cannot be reached from this state.")
-        return plan
+        return shortest_plan(self.state, self.goal)
 
     def expert_action(self) -> str | None:
-        """The first command of `expert_plan`, or None when the goal is reached."""
+        """The first command of `expert_plan`; None when the goal is reached or out of reach."""
         plan = self.expert_plan()
         return plan[0] if plan else None
 

@@ -177,17 +177,27 @@ class _Grounder:
                 f"the goal quantifies over '{kind}'; expected one of "
                 f"{', '.join(sorted(self.domains))}."
             )
-        # Fixed facts about this variable alone thin out its values before the next variable
-        # multiplies them.
-        tests = [
-            part
-            for part in (body[1:] if isinstance(body, list) and body[:1] == ["and"] else [body])
-            if isinstance(part, list) and part and str(part[0]) in self.static
-        ]
+        # Whatever is required of this variable further inside thins out its values here, before
+        # the inner variables multiply them.
+        tests = [part for part in self._required(body) if variable in part]
         for value in self.domains[kind]:
             now = {**bound, variable: value}
             if all(self._truth(test, now, partial=True) is not False for test in tests):
                 yield from self._exists(rest, body, now)
+
+    def _required(self, formula: Formula) -> Iterator[list[Formula]]:
+        """The fixed facts without which `formula` cannot hold."""
+        match formula:
+            case ["and", *parts]:
+                for part in parts:
+                    yield from self._required(part)
+            case ["exists", list(variables), body]:
+                inner = {name for name, _ in _variables(variables)}
+                yield from (
+                    fact for fact in self._required(body) if inner.isdisjoint(map(str, fact))
+                )
+            case [str(head), *_] if head in self.static:
+                yield list(formula)
 
     def _truth(
         self, formula: Formula, bound: dict[str, int], *, partial: bool = False

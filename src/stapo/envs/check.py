@@ -1,0 +1,295 @@
+"""A conformance check for environments, of this package and of others.
+
+Run it in the tests of an environment: it plays a few short episodes and reports everything that
+does not follow the protocol, with what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any
+
+from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.errors import EnvError, UnknownNameError
+
+GARBAGE = ("", " ", "xyzzy", "\n\t", "\x00\x07", "\ud800", "🤖 go", "None", "a" * 100_000)
+"""Texts that a model may produce; none may raise."""
+
+_NO_SUCH = "no such name: stapo.check_env"
+_LONGEST_EPISODE = 1_000
+_TASKS = 3
+_STEPS = 8
+
+Problems = Iterator[str]
+
+
+def check_env(env: Env) -> list[str]:
+    """Check that an environment follows `stapo.envs.protocol`.
+
+    Args:
+        env: a fresh environment, not reset yet. It is closed afterwards.
+
+    Returns:
+        The names of the checks that were passed, in order.
+
+    Raises:
+        EnvError: at least one violation; the message lists all of them.
+    """
+    passed: list[str] = []
+    problems: list[str] = []
+    for name, check in _CHECKS.items():
+        found: list[str] = []
+        try:
+            # A broken environment would repeat one complaint for every task.
+            found += dict.fromkeys(islice(check(env), 20))
+        except Exception as err:
+            found.append(
+                f"found {type(err).__name__}: {err}; expected no exception here. "
+                "Run the call by hand to see where it comes from."
+            )
+        problems += [f"{name}: {problem}" for problem in found]
+        if not found:
+            passed.append(name)
+    if problems:
+        lines = "".join(f"\n- {problem}" for problem in problems)
+        raise EnvError(
+            f"environment '{getattr(env, 'name', type(env).__name__)}' breaks the protocol:{lines}"
+        )
+    return passed
+
+
+def _raises(expected: type[Exception], call: Callable[[], Any]) -> str | None:
+    """What happened instead of the expected exception, or None if it was raised."""
+    try:
+        call()
+    except expected:
+        return None
+    except Exception as err:
+        return f"found {type(err).__name__}"
+    return "found no exception"
+
+
+def _sample(env: Any) -> list[str]:
+    tasks = list(env.tasks)
+    return sorted({tasks[0], tasks[len(tasks) // 2], tasks[-1]})[:_TASKS]
+
+
+def _texts(values: object) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and not isinstance(values, str)
+        and all(isinstance(value, str) and value for value in values)
+    )
+
+
+def _before_reset(env: Any) -> Problems:
+    instead = _raises(EnvError, lambda: env.step("look"))
+    if instead:
+        yield (
+            f"{instead} from step() before reset(); expected EnvError. "
+            "Raise it, or pass a fresh environment."
+        )
+
+
+def _attributes(env: Any) -> Problems:
+    if not isinstance(env, Env):
+        yield "found missing methods; expected those of stapo.envs.Env. Add them."
+    if not isinstance(env.name, str) or not env.name:
+        yield f"found name {env.name!r}; expected a non-empty text. Set it on the class."
+    steps = env.max_steps
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+        yield f"found max_steps {steps!r}; expected a whole number >= 1. Set it in __init__."
+
+
+def _names(env: Any) -> Problems:
+    tasks, splits = list(env.tasks), list(env.splits)
+    for what, names in (("tasks", tasks), ("splits", splits)):
+        if not names or not _texts(names):
+            yield f"found {what} {names!r:.80}; expected non-empty texts. Offer at least one."
+        elif len(set(names)) != len(names):
+            yield f"found repeated {what}; expected each name once. Make the names unique."
+    if tasks != sorted(tasks):
+        yield "found tasks out of order; expected them sorted, so that runs agree. Sort them."
+    if "train" in splits and splits[0] != "train":
+        yield f"found splits {splits!r}; expected 'train' first. Reorder them."
+    members: list[str] = []
+    for split in splits:
+        ids = list(env.tasks_of(split))
+        members += ids
+        if not ids or ids != sorted(ids):
+            yield f"found split '{split}' empty or unsorted; expected sorted ids. Sort or drop it."
+    if sorted(members) != sorted(tasks):
+        yield (
+            f"found {len(members)} ids in the splits and {len(tasks)} tasks; expected the same. "
+            "Put every task in exactly one split."
+        )
+    for what, call in (("tasks_of", env.tasks_of), ("reset", env.reset)):
+        instead = _raises(UnknownNameError, partial(call, _NO_SUCH))
+        if instead:
+            yield f"{instead} from {what}() of an unknown name; expected UnknownNameError."
+
+
+def _task_types(env: Any) -> Problems:
+    for task in _sample(env):
+        family = env.task_type(task)
+        if not isinstance(family, str) or not family or family != env.task_type(task):
+            yield f"found task_type {family!r} of '{task}'; expected one fixed text. Return a name."
+
+
+def _observations(env: Any) -> Problems:
+    for task in _sample(env):
+        seen = env.reset(task)
+        if not isinstance(seen, Observation):
+            yield f"found {type(seen).__name__} from reset(); expected Observation. Return one."
+            continue
+        for what in ("text", "goal"):
+            value = getattr(seen, what)
+            if not isinstance(value, str) or not value.strip():
+                yield f"found {what} {value!r:.60} of '{task}'; expected a text. Fill it in."
+        yield from _commands(seen.admissible, f"reset('{task}')")
+        if seen.blind_text is None:
+            continue
+        if not isinstance(seen.blind_text, str) or not seen.blind_text.strip():
+            yield f"found blind_text {seen.blind_text!r:.60}; expected a text or None. Fill it in."
+        elif seen.goal and seen.goal.strip(" .").lower() in seen.blind_text.lower():
+            yield (
+                f"found the goal inside blind_text of '{task}'; expected no trace of it. "
+                "Cut the task sentence out."
+            )
+
+
+def _commands(admissible: object, where: str) -> Problems:
+    if admissible is None:
+        return
+    if not _texts(admissible) or not isinstance(admissible, list):
+        yield f"found admissible {admissible!r:.60} after {where}; expected a list or None."
+    elif admissible != sorted(set(admissible)):
+        yield f"found admissible unsorted or repeated after {where}; expected sorted. Sort them."
+
+
+def _results(env: Any) -> Problems:
+    for task in _sample(env):
+        seen: Observation | StepResult = env.reset(task)
+        for action in _actions(_STEPS):
+            seen = env.step(action(seen))
+            if not isinstance(seen, StepResult):
+                yield f"found {type(seen).__name__} from step(); expected StepResult. Return one."
+                break
+            yield from _result(seen)
+            if seen.done:
+                break
+
+
+def _result(seen: Any) -> Problems:
+    if not isinstance(seen.text, str):
+        yield f"found text {seen.text!r:.60} from step(); expected a text."
+    yield from _commands(seen.admissible, "step()")
+    number = isinstance(seen.reward, int | float) and math.isfinite(seen.reward)
+    if not number:
+        yield f"found reward {seen.reward!r}; expected a finite number. Return 0.0 for none."
+    for what in ("done", "won"):
+        if not isinstance(getattr(seen, what), bool):
+            yield f"found {what} {getattr(seen, what)!r}; expected True or False. Convert it."
+    if seen.won and not seen.done:
+        yield "found won without done; expected a won episode to be over. Set done as well."
+    if not isinstance(seen.info, dict):
+        yield f"found info {seen.info!r:.60}; expected a dict. Return an empty one for nothing."
+        return
+    for key in ("truncated", "effect"):
+        if not isinstance(seen.info.get(key, False), bool):
+            yield f"found info['{key}'] {seen.info[key]!r}; expected True or False. Convert it."
+    if seen.info.get("truncated") and (seen.won or not seen.done):
+        yield "found truncated in an episode that is won or goes on; expected an end by the limit."
+
+
+def _actions(steps: int) -> Iterator[Callable[[Observation | StepResult], str]]:
+    """A fixed way of playing that depends only on what is offered."""
+    for turn in range(steps):
+
+        def choose(seen: Observation | StepResult, turn: int = turn) -> str:
+            offered = seen.admissible
+            return offered[turn * 7 % len(offered)] if offered else f"look {turn}"
+
+        yield choose
+
+
+def _play(env: Any, task: str) -> list[object]:
+    seen: Observation | StepResult = env.reset(task)
+    story: list[object] = [seen]
+    for action in _actions(_STEPS):
+        if isinstance(seen, StepResult) and seen.done:
+            break
+        seen = env.step(action(seen))
+        story.append(seen)
+    return story
+
+
+def _determinism(env: Any) -> Problems:
+    for task in _sample(env):
+        first, second = _play(env, task), _play(env, task)
+        if first != second:
+            step = next(
+                (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0
+            )
+            yield (
+                f"found a different episode of '{task}' for the same actions from step {step} on; "
+                "expected the same. Derive all chance from the task id."
+            )
+
+
+def _garbage(env: Any) -> Problems:
+    for text in GARBAGE:
+        env.reset(_sample(env)[0])
+        try:
+            env.step(text)
+        except Exception as err:
+            yield (
+                f"found {type(err).__name__} from step({text!r:.20}); expected a result. "
+                "Treat text that fits no command as a wasted turn."
+            )
+
+
+def _ending(env: Any) -> Problems:
+    task = _sample(env)[0]
+    first = env.reset(task)
+    limit = env.max_steps
+    if limit > _LONGEST_EPISODE:
+        return
+    step, result = 1, env.step("xyzzy")
+    while not result.done and step < limit:
+        step, result = step + 1, env.step("xyzzy")
+    if not result.done:
+        yield f"found no end after max_steps = {limit} actions; expected done. Count the steps."
+        return
+    if not result.won and step == limit and result.info.get("truncated") is not True:
+        yield "found no info['truncated'] at the step limit; expected True. Set it there."
+    instead = _raises(EnvError, lambda: env.step("look"))
+    if instead:
+        yield f"{instead} from step() after the end; expected EnvError. Raise it."
+    if env.reset(task) != first:
+        yield "found another first observation after an ended episode; expected the same."
+
+
+def _closing(env: Any) -> Problems:
+    for turn in ("first", "second"):
+        try:
+            env.close()
+        except Exception as err:
+            yield f"found {type(err).__name__} from the {turn} close(); expected no exception."
+
+
+_CHECKS: dict[str, Callable[[Any], Problems]] = {
+    "step before reset raises": _before_reset,
+    "attributes": _attributes,
+    "task ids and splits": _names,
+    "task types": _task_types,
+    "first observations": _observations,
+    "step results": _results,
+    "same actions, same episode": _determinism,
+    "any text is tolerated": _garbage,
+    "episodes end": _ending,
+    "closing twice": _closing,
+}

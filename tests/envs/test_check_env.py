@@ -1,0 +1,186 @@
+"""The conformance check accepts a sound environment and names what is wrong with others."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from stapo.envs import Observation, StepResult, check_env
+from stapo.envs.alfworld.env import AlfworldEnv
+from stapo.errors import EnvError, unknown_name
+
+
+class Counter:
+    """Count to three: the smallest environment that keeps the protocol."""
+
+    name = "counter"
+    max_steps = 6
+
+    def __init__(self):
+        self.value = None
+        self.over = False
+
+    @property
+    def tasks(self):
+        return ["from 0", "from 1"]
+
+    @property
+    def splits(self):
+        return ["train"]
+
+    def tasks_of(self, split):
+        if split != "train":
+            raise unknown_name("split", split, self.splits)
+        return self.tasks
+
+    def task_type(self, task_id):
+        return "counting"
+
+    def reset(self, task_id):
+        if task_id not in self.tasks:
+            raise unknown_name("task", task_id, self.tasks)
+        self.value, self.steps, self.over = int(task_id[-1]), 0, False
+        return Observation(
+            f"At {self.value}. Task: reach three.", "reach three", ["up"], f"At {self.value}."
+        )
+
+    def step(self, action):
+        if self.value is None or self.over:
+            raise EnvError("reset first")
+        self.steps += 1
+        effect = action == "up"
+        self.value += effect
+        won = self.value == 3
+        truncated = not won and self.steps >= self.max_steps
+        self.over = won or truncated
+        info = {"truncated": truncated, "effect": effect}
+        return StepResult(f"At {self.value}.", ["up"], float(won), self.over, won, info)
+
+    def close(self):
+        self.value = None
+
+
+def test_a_sound_environment_passes_every_check():
+    passed = check_env(Counter())
+    assert len(passed) == len(set(passed)) == 10
+    assert passed[-1] == "closing twice"
+
+
+def test_the_built_in_environment_passes():
+    assert len(check_env(AlfworldEnv(games_per_type=2))) == 10
+
+
+class Lazy(Counter):
+    def step(self, action):
+        if self.value is None:
+            return StepResult("", None, 0.0, False, False)
+        return super().step(action)
+
+
+class Unsorted(Counter):
+    tasks = ("from 1", "from 0")
+
+
+class Leaky(Counter):
+    def reset(self, task_id):
+        seen = super().reset(task_id)
+        return Observation(seen.text, seen.goal, seen.admissible, seen.text)
+
+
+class Endless(Counter):
+    def step(self, action):
+        result = super().step(action)
+        self.over = False
+        return StepResult(result.text, ["up"], 0.0, result.won, result.won, {})
+
+
+class Reopened(Counter):
+    def step(self, action):
+        self.over = False
+        return super().step(action)
+
+
+class Moody(Counter):
+    def step(self, action):
+        result = super().step(action)
+        mood = f"{result.text} {random.random()}"
+        return StepResult(mood, ["up"], result.reward, result.done, result.won, result.info)
+
+
+class Touchy(Counter):
+    def step(self, action):
+        if len(action) > 1000 or not action.isprintable():
+            raise ValueError("not a command")
+        return super().step(action)
+
+
+class Vague(Counter):
+    def step(self, action):
+        result = super().step(action)
+        return StepResult(result.text, ["up", "down"], float("nan"), result.done, 1, result.info)
+
+
+class Mute(Counter):
+    def reset(self, task_id):
+        super().reset(task_id)
+        return Observation("At 0.", "", None)
+
+
+class Once(Counter):
+    closed = False
+
+    def close(self):
+        if self.closed:
+            raise OSError("closed already")
+        self.closed = True
+
+
+class Trusting(Counter):
+    def tasks_of(self, split):
+        return self.tasks
+
+    def reset(self, task_id):
+        return super().reset(task_id if task_id in self.tasks else "from 0")
+
+
+class Broken(Counter):
+    @property
+    def splits(self):
+        raise ZeroDivisionError("no splits")
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        (Lazy, "step before reset raises: found no exception from step() before reset()"),
+        (Unsorted, "found tasks out of order; expected them sorted"),
+        (Leaky, "found the goal inside blind_text of 'from 0'"),
+        (Endless, "found no end after max_steps = 6 actions; expected done"),
+        (Reopened, "found no exception from step() after the end; expected EnvError"),
+        (Moody, "found a different episode of 'from 0' for the same actions from step 1 on"),
+        (Touchy, "found ValueError from step('\\n\\t'); expected a result"),
+        (Vague, "found reward nan; expected a finite number"),
+        (Vague, "found won 1; expected True or False"),
+        (Vague, "found admissible unsorted or repeated after step()"),
+        (Mute, "found goal '' of 'from 0'; expected a text"),
+        (Once, "found OSError from the second close(); expected no exception"),
+        (Trusting, "found no exception from tasks_of() of an unknown name"),
+        (Trusting, "found no exception from reset() of an unknown name"),
+        (Broken, "task ids and splits: found ZeroDivisionError: no splits; expected no exception"),
+    ],
+)
+def test_each_violation_is_named(kind, expected):
+    with pytest.raises(EnvError) as caught:
+        check_env(kind())
+    assert expected in str(caught.value)
+    assert "environment 'counter' breaks the protocol" in str(caught.value)
+
+
+def test_all_violations_are_listed_at_once():
+    class Worst(Unsorted, Once):
+        pass
+
+    with pytest.raises(EnvError) as caught:
+        check_env(Worst())
+    assert str(caught.value).count("\n- ") >= 2
