@@ -133,11 +133,12 @@ def test_the_reference_is_a_constant():
 def test_the_policys_own_head_serves_the_reference_without_gradient():
     """With an adapter the head is shared; its gradient may come through q alone."""
     x, t = make()
-    out = flagged_scores(x["p"], x["q"], x["w"], t, hidden_r_nh=x["r"])
-    log_q = log_softmax(x["q"], x["w"])
-    want = naive_kl(log_q, log_softmax(x["r"], x["w"]).detach())
+    out = flagged_scores(x["p"], x["q"], x["w"], t, hidden_r_nh=x["r"], bias_v=x["b"])
+    log_q = log_softmax(x["q"], x["w"], x["b"])
+    want = naive_kl(log_q, log_softmax(x["r"], x["w"], x["b"]).detach())
     assert_same([out.kl_qr_n], [want])
-    assert_same(grads(out.kl_qr_n.sum(), x, ["w"]), grads(want.sum(), x, ["w"]))
+    names = ["w", "b"]
+    assert_same(grads(out.kl_qr_n.sum(), x, names), grads(want.sum(), x, names))
 
 
 @pytest.mark.parametrize("ta_grad", ["both", "full_only", "blind_only"])

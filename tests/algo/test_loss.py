@@ -274,15 +274,37 @@ class TestBaseLoss:
 
     def test_masked_reference_may_hold_anything(self):
         a = arrays()
-        a["logp_bl"].requires_grad_()
         off = a["mask_bl"] == 0
+        a["logp_bl"][off] = math.nan
+        a["logp_bl"].requires_grad_()
         a["ref_logp_bl"][off] = math.nan
         a["entropy_bl"][off] = math.nan
         knobs = config(beta=0.1, entropy_coef=0.1)
         out = run_base(a, knobs, LossDenominators.of(a["mask_bl"]))
         out.loss.backward()
         assert math.isfinite(out.loss.item())
+        assert all(math.isfinite(v) for v in mean_stats([out.stats]).values())
         assert a["logp_bl"].grad.isfinite().all()
+
+    def test_old_policy_and_reference_are_constants(self):
+        a = arrays()
+        for name in ("logp_bl", "old_logp_bl", "ref_logp_bl"):
+            a[name].requires_grad_()
+        run_base(a, config(beta=0.1), LossDenominators.of(a["mask_bl"])).loss.backward()
+        assert a["logp_bl"].grad is not None
+        assert a["old_logp_bl"].grad is None
+        assert a["ref_logp_bl"].grad is None
+
+    def test_the_reference_term_is_capped_per_token(self):
+        a = {
+            "logp_bl": torch.tensor([[-9.0, -1.0]]),
+            "old_logp_bl": torch.tensor([[-9.0, -1.0]]),
+            "advantage_b": torch.zeros(1),
+            "mask_bl": torch.ones(1, 2),
+            "ref_logp_bl": torch.tensor([[-1.0, -1.0]]),
+        }
+        out = run_base(a, config(beta=0.5), LossDenominators.of(a["mask_bl"]))
+        assert out.loss.item() == pytest.approx(0.5 * 10 / 2)
 
     def test_missing_inputs_are_named(self):
         a = arrays()

@@ -84,6 +84,14 @@ class TestKnobs:
         np.testing.assert_array_equal(out.mask_b, expected)
         assert 0.3 < out.mask_b.mean() < 0.6
 
+    @pytest.mark.parametrize(("distance", "count"), [(5e-7, 0), (1e-5, 1)])
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_a_fence_has_to_be_cleared_by_the_margin(self, distance, count, sign):
+        entropy = 10 + sign * np.array([0.0, 1, 2, 3, 3 + distance])
+        sides = "high" if sign > 0 else "low"
+        knobs = OutlierConfig(metric="shannon", lam=0.0, sides=sides)
+        assert select_outliers(entropy, [0] * 5, None, knobs).flagged == count
+
     def test_select_all_flags_every_row_in_use_and_still_reports_fences(self):
         used = np.ones(17)
         used[3] = 0
@@ -97,6 +105,7 @@ class TestKnobs:
     def test_max_fraction_keeps_the_farthest(self):
         out = select_outliers(ENTROPY, ANCHOR, None, OutlierConfig(max_fraction=1 / 17))
         assert flagged(out) == [11]
+        assert (int(out.high_b.sum()), int(out.low_b.sum())) == (1, 0)
         out = select_outliers(ENTROPY, ANCHOR, None, OutlierConfig(max_fraction=0.99))
         assert flagged(out) == [11, 13, 14]
         assert int(out.high_b.sum()) == 2
