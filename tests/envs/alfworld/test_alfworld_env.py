@@ -168,6 +168,22 @@ def test_an_unknown_option_is_named():
         make("alfworld", max_step=3)
 
 
+def test_validation_names_every_game_that_cannot_be_won(tmp_path):
+    stuck = kitchen(goal=put("plate", "drawer")).fact("holds", "agent1", "Roll_bar_98")
+    stuck.thing("roll 1").refuses |= {(kind, "roll") for kind in stuck.kinds["receptacle"]}
+    games = [
+        kitchen().game("train/sound"),
+        kitchen(goal=put("pillow", "desk")).game("train/unplayable"),
+        stuck.game("valid_seen/stuck", "valid_seen"),
+    ]
+    env = AlfworldEnv(games=write_jsonl(tmp_path / "games.jsonl", games))
+    problems = env.validate()
+    assert list(problems) == ["train/unplayable", "valid_seen/stuck"]
+    assert "needs a 'pillowtype'" in problems["train/unplayable"]
+    assert problems["valid_seen/stuck"] == "no sequence of actions reaches the goal"
+    assert list(env.validate("train")) == ["train/unplayable"]
+
+
 def test_it_passes_the_conformance_check(env, shared):
     assert len(check_env(env)) == 10
     assert len(check_env(AlfworldEnv(games=shared / "data" / "alfworld", grammar="put"))) == 10

@@ -12,7 +12,7 @@ from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import TypedSource, open_source, ordered_splits
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.protocol import Observation, StepResult
-from stapo.errors import ConfigError, EnvError, unknown_name
+from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
 
 class AlfworldEnv:
@@ -162,6 +162,29 @@ class AlfworldEnv:
         """The first command of `expert_plan`; None when the goal is reached or out of reach."""
         plan = self.expert_plan()
         return plan[0] if plan else None
+
+    def validate(self, split: str | None = None) -> dict[str, str]:
+        """Try every game: compile it and look for a plan; about 2 ms each.
+
+        Args:
+            split: one split, or None for all.
+
+        Returns:
+            Task id -> why it cannot be played or won; empty if all is well.
+
+        Raises:
+            UnknownNameError: no such split.
+        """
+        problems: dict[str, str] = {}
+        for task in self.tasks if split is None else self.tasks_of(split):
+            try:
+                game = playable(self._source, task)
+            except GameFileError as err:
+                problems[task] = str(err)
+                continue
+            if shortest_plan(State(game.world, self._grammar), game.goal) is None:
+                problems[task] = "no sequence of actions reaches the goal"
+        return problems
 
     def _playing(self, what: str) -> tuple[State, Playable]:
         if self._state is None or self._game is None:

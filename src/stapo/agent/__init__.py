@@ -1,0 +1,17 @@
+"""The agent's text side: what it is shown, what it remembers, how its answers are read."""
+
+from stapo.agent.config import AgentConfig
+from stapo.agent.memory import Memory, Turn
+from stapo.agent.parsing import ParsedResponse, parse_response
+from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
+
+__all__ = [
+    "AgentConfig",
+    "BlindMask",
+    "Memory",
+    "ParsedResponse",
+    "PromptFields",
+    "Turn",
+    "parse_response",
+    "render_prompt",
+]

@@ -1,0 +1,49 @@
+"""Settings of the agent's text side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stapo.errors import ConfigError, did_you_mean
+
+ResponseFormat = Literal["think_action", "action"]
+PromptStyle = Literal["standard", "compact"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """How prompts are written and responses are read.
+
+    Attributes:
+        prompt: `standard` explains task and rules in sentences (instruction-tuned models); `compact` is a few short
+            lines with the goal last (tiny models that are trained from scratch).
+        response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
+        history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.
+        hidden_commands: offered commands that prompts do not list; the world still takes them.
+        require_admissible: count a well-formed command that the world does not offer as invalid, too. The field's
+            reference protocol checks the format only.
+        max_prompt_tokens: longer prompts lose their oldest history entries, then are an error.
+        max_response_tokens: generation stops here.
+    """
+
+    prompt: PromptStyle = "standard"
+    response: ResponseFormat = "think_action"
+    history_length: int = 2
+    hidden_commands: tuple[str, ...] = ("help",)
+    require_admissible: bool = False
+    max_prompt_tokens: int = 2048
+    max_response_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        for field, kind in (("prompt", PromptStyle), ("response", ResponseFormat)):
+            value = getattr(self, field)
+            if value not in get_args(kind):
+                raise ConfigError(
+                    f"agent.{field} is '{value}', expected one of {', '.join(get_args(kind))}."
+                    + did_you_mean(str(value), get_args(kind))
+                )
+        for field, least in (("history_length", 0), ("max_prompt_tokens", 8), ("max_response_tokens", 1)):
+            value = getattr(self, field)
+            if value < least:
+                raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")

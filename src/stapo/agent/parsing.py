@@ -1,0 +1,67 @@
+"""Reading a model's response. Nothing here raises on any text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stapo.agent.config import ResponseFormat
+
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_FALLBACK_CHARACTERS = 30
+_MAX_ACTION_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedResponse:
+    """A response split into its parts.
+
+    Attributes:
+        action: the command handed to the environment (also when invalid: the world answers, the step is penalised).
+        thought: the reasoning, or "" where there is none.
+        valid: the response kept the format.
+        problem: "" or a short name of what is wrong, for counting.
+    """
+
+    action: str
+    thought: str
+    valid: bool
+    problem: str = ""
+
+
+def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse:
+    """Split a response into thought and action; never raises.
+
+    `think_action` follows the field's reference protocol for ALFWorld: lower-cased text between the first
+    ``<action>`` and the first ``</action>``; without them the last 30 characters are taken and the step is invalid,
+    as it is when the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text,
+    which must be one non-empty line without tags.
+    """
+    if response_format == "action":
+        return _parse_bare(text)
+    lowered = text.lower()
+    start, end = lowered.find("<action>"), lowered.find("</action>")
+    think_start, think_end = lowered.find("<think>"), lowered.find("</think>")
+    thought = text[think_start + 7 : think_end].strip() if 0 <= think_start < think_end else ""
+    if start < 0 or end < start:
+        return ParsedResponse(lowered[-_FALLBACK_CHARACTERS:].strip(), thought, False, "no_action_tag")
+    action = lowered[start + len("<action>") : end].strip()[:_MAX_ACTION_CHARACTERS]
+    if think_start < 0 or think_end < 0:
+        return ParsedResponse(action, thought, False, "no_think_tag")
+    if _CHINESE.search(text):
+        return ParsedResponse(action, thought, False, "chinese_text")
+    if not action:
+        return ParsedResponse(action, thought, False, "empty_action")
+    return ParsedResponse(action, thought, True)
+
+
+def _parse_bare(text: str) -> ParsedResponse:
+    action = text.strip()
+    shown = action[:_MAX_ACTION_CHARACTERS]
+    if not action:
+        return ParsedResponse("", "", False, "empty_action")
+    if len(action) > _MAX_ACTION_CHARACTERS:
+        return ParsedResponse(shown, "", False, "too_long")
+    if "\n" in action or "<" in action:
+        return ParsedResponse(shown, "", False, "not_one_line")
+    return ParsedResponse(action, "", True)

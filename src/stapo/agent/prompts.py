@@ -1,0 +1,104 @@
+"""Prompts, full and trajectory-blind, rendered from structured fields.
+
+The blind prompt is never cut out of the finished string: the same renderer is called with fields removed
+(STAPO section 4; which fields, is `BlindMask`). Removed: the task sentence, the number of steps taken, the history.
+Kept: role, current step index, current observation, admissible actions, format rules. The first observation of
+ALFWorld contains the task sentence, so the masked renderer uses the goal-free wording of every observation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from stapo.agent.config import AgentConfig
+from stapo.agent.memory import Turn
+
+BlindMask = Literal["goal_history", "goal", "history", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFields:
+    """Everything a prompt may show.
+
+    Attributes:
+        goal: the task sentence.
+        step: index of the current step, from 0.
+        steps_taken: length of the whole history, of which `history` is the remembered end.
+        history: remembered turns, oldest first.
+        observation: the current observation.
+        blind_observation: the current observation without any trace of the goal.
+        admissible: commands offered now, or None where actions are free text.
+    """
+
+    goal: str
+    step: int
+    steps_taken: int
+    history: tuple[Turn, ...]
+    observation: str
+    blind_observation: str
+    admissible: tuple[str, ...] | None
+
+
+def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "none") -> str:
+    """Render the prompt text of one step.
+
+    Args:
+        fields: what is known at this step.
+        config: style, response format.
+        mask: `none` for the full prompt c, otherwise which part of the trajectory is hidden (the blind prompt).
+    """
+    hide_goal = mask in ("goal_history", "goal")
+    hide_history = mask in ("goal_history", "history")
+    render = _compact if config.prompt == "compact" else _standard
+    return render(fields, config, hide_goal, hide_history)
+
+
+def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    lines = ["You act in a text world and reach a goal by giving one command at a time."]
+    if not hide_goal:
+        lines.append(f"Your goal: {f.goal}")
+    if f.history and not hide_history:
+        lines.append(f"You have taken {f.steps_taken} steps. The last {len(f.history)}, oldest first:")
+        first = f.steps_taken - len(f.history)
+        for offset, turn in enumerate(f.history):
+            seen = turn.blind_observation if hide_goal else turn.observation
+            lines.append(f"[{first + offset + 1}] You saw: {seen}\n[{first + offset + 1}] You did: {turn.action}")
+    seen_now = f.blind_observation if hide_goal else f.observation
+    lines.append(f"This is step {f.step + 1}. You see: {seen_now}")
+    if f.admissible is not None:
+        lines.append("Commands that work now:\n" + "\n".join(f"- {command}" for command in f.admissible))
+    if config.response == "think_action":
+        lines.append(
+            "First reason about the situation inside <think> </think>, then give exactly one command inside "
+            "<action> </action>."
+        )
+    else:
+        lines.append("Answer with exactly one command and nothing else.")
+    return "\n\n".join(lines)
+
+
+def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    lines = []
+    if not hide_history:
+        lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
+    lines.append(f"now {_flat(f.blind_observation)}")
+    if f.admissible is not None:
+        lines += ["can", *_grouped(f.admissible)]
+    lines.append(f"step {f.step + 1}")
+    if not hide_goal:
+        lines.append(f"goal {f.goal}")
+    if config.response == "think_action":
+        lines.append("answer <think> </think><action> </action>")
+    return "\n".join(lines) + "\n>"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _grouped(admissible: tuple[str, ...]) -> list[str]:
+    """One command a line, but the verb of "go to" once: the long list of places is most of a prompt."""
+    places = [command[6:] for command in admissible if command.startswith("go to ")]
+    others = [command for command in admissible if not command.startswith("go to ")]
+    return others + (["go to " + " ".join(places)] if places else [])

@@ -1,0 +1,1 @@
+"""The command line: `stapo train | eval | play | report | envs | algorithms`."""

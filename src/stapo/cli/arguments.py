@@ -1,0 +1,116 @@
+"""Reading `PRESET or FILE` plus `--dotted.overrides` into a run configuration."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import tyro
+import yaml
+
+from stapo.envs.registry import ENVIRONMENTS
+from stapo.errors import ConfigError, did_you_mean, unknown_name
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import from_data, read_yaml
+
+ENV_PREFIX = "--env."
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped run presets."""
+    return sorted(p.name.removesuffix(".yaml") for p in files("stapo.recipes").iterdir() if p.name.endswith(".yaml"))
+
+
+def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
+    """Build the configuration of a preset name or a YAML file.
+
+    Args:
+        source: preset name, or path of a YAML file.
+        algorithm: preset that replaces the configured algorithm. Knobs that the file sets on the algorithm
+            (advantage, outlier, selective, loss) stay as the file says.
+        base: nested keys laid over the file.
+
+    Raises:
+        UnknownNameError: neither a preset nor an existing file.
+        ConfigError: unknown key or wrong value.
+    """
+    path = Path(source)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        data = read_yaml(path)
+    elif source in preset_names():
+        data = yaml.safe_load((files("stapo.recipes") / f"{source}.yaml").read_text(encoding="utf-8"))
+    else:
+        raise unknown_name("preset or file", source, preset_names())
+    if not isinstance(data, dict):
+        raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
+    if algorithm is not None:
+        knobs = data.get("algorithm", {})
+        data["algorithm"] = {**(knobs if isinstance(knobs, dict) else {}), "name": algorithm}
+    if base:
+        data = merge(data, base)
+    return from_data(RunConfig, data)
+
+
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested mapping `upper` over `lower`."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def parse_run_config(config: RunConfig, args: list[str], prog: str) -> RunConfig:
+    """Apply `--dotted.overrides`; `--help` prints every setting with its value and explanation."""
+    return tyro.cli(RunConfig, prog=prog, args=args, default=config, description=RunConfig.__doc__)
+
+
+def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, list[str]]:
+    """Remove `flag VALUE` (or `flag=VALUE`) from `args`; returns the value, if any, and the rest.
+
+    Raises:
+        ConfigError: the flag stands without a value.
+    """
+    value, rest, i = None, [], 0
+    while i < len(args):
+        if args[i] == flag:
+            if i + 1 >= len(args) or args[i + 1].startswith("--"):
+                raise ConfigError(f"{flag} needs {needs}.")
+            value, i = args[i + 1], i + 2
+        elif args[i].startswith(flag + "="):
+            value, i = args[i].partition("=")[2], i + 1
+        else:
+            rest.append(args[i])
+            i += 1
+    return value, rest
+
+
+def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], list[str]]:
+    """Remove `--env.OPTION VALUE` pairs that are options of the environment itself.
+
+    Raises:
+        UnknownNameError: no such environment.
+        ConfigError: an option the environment does not know, or one without a value.
+    """
+    known = env_parameters(env_name)
+    options: dict[str, Any] = {}
+    for arg in [a for a in args if a.startswith(ENV_PREFIX)]:
+        name = arg[len(ENV_PREFIX) :].partition("=")[0].replace("-", "_")
+        if name in ("name", "split"):
+            continue
+        if name not in known:
+            raise ConfigError(
+                f"environment '{env_name}' has no option '{name}'.{did_you_mean(name, known)} "
+                f"Options: {', '.join(sorted(known))}."
+            )
+        value, args = take_flag(args, arg.partition("=")[0], needs=f"a value for the option '{name}'")
+        options[name] = yaml.safe_load(value) if value is not None else None
+    return options, args
+
+
+def env_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Options of an environment, from the signature of its class."""
+    signature = inspect.signature(ENVIRONMENTS.get(name))
+    return {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}

@@ -1,0 +1,70 @@
+"""Entry point: picks the command, turns our errors into one clear line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from stapo import __version__
+from stapo.errors import StapoError, did_you_mean
+
+_COMMANDS = {
+    "train": "train an agent: warm start, RL, evaluation, report",
+    "eval": "evaluate a trained run by a stated protocol",
+    "play": "play a task yourself in the terminal",
+    "report": "write the static HTML report of a run",
+    "envs": "list environments, their options and task counts",
+    "algorithms": "list algorithms with their papers",
+}
+
+_HELP = """usage: stapo COMMAND ...
+
+Train LLM agents over many steps: STAPO, its ablations and its baselines.
+
+commands:
+{commands}
+
+start here:
+  stapo train                            train the embedded default on generated household tasks (minutes, CPU)
+  stapo train --algorithm gigpo          the same with a baseline
+  stapo train --env.games DIR            the same on real ALFWorld games
+  stapo play                             try a task yourself
+
+'stapo COMMAND --help' explains a command and all its settings.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 done, 1 failed run, 2 wrong input, 130 interrupted)."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        width = max(map(len, _COMMANDS))
+        print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in _COMMANDS.items())))
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"stapo {__version__}")
+        return 0
+    name = args[0]
+    if name not in _COMMANDS:
+        print(
+            f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}.",
+            file=sys.stderr,
+        )
+        return 2
+    # Each command imports what it needs: `stapo --help` must not wait for torch.
+    command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name}_command").run
+    try:
+        return command(args[1:])
+    except StapoError as err:
+        print(f"error: {err}", file=sys.stderr)
+        return 1 if isinstance(err, ArithmeticError) else 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Presets of whole runs, shipped as YAML; the library never imports them."""

@@ -1,0 +1,5 @@
+"""Rollout joins an agent and environments: groups of episodes in, trajectories of step rows out."""
+
+from stapo.rollout.types import Step, StopReason, Trajectory
+
+__all__ = ["Step", "StopReason", "Trajectory"]

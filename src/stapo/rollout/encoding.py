@@ -1,0 +1,37 @@
+"""Between prompt text and token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+
+class PromptEncoder:
+    """Encodes prompts with the tokenizer's chat template where it has one, and decodes responses."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.uses_chat_template = bool(getattr(tokenizer, "chat_template", None))
+        # Siblings of a group share their first prompts, and loops show the same prompt again and again.
+        self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return the token ids that the model is given for `prompt`."""
+        return list(self._encode(prompt))
+
+    def _encode_uncached(self, prompt: str) -> tuple[int, ...]:
+        if self.uses_chat_template:
+            text = self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
+            )
+            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
+        return tuple(self.tokenizer.encode(prompt))
+
+    def encode_response(self, text: str) -> list[int]:
+        """Return the ids of a demonstrated response, end token included."""
+        return [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the response text, special tokens dropped."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))

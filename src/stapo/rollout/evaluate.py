@@ -1,0 +1,128 @@
+"""Playing a split with a fixed policy, by a stated protocol."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from stapo.rollout.collect import Collector
+from stapo.rollout.types import StopReason, Trajectory
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How an evaluation is done.
+
+    Attributes:
+        split: name of the split.
+        episodes: episodes per seed; the sorted tasks of the split are cycled, or evenly thinned when there are more
+            tasks than episodes. 0 plays each task once.
+        temperature: sampling temperature, 0 is greedy.
+        seeds: each seed plays the same tasks with its own sampling streams.
+    """
+
+    split: str
+    episodes: int
+    temperature: float
+    seeds: tuple[int, ...]
+
+    def describe(self, tasks: int) -> str:
+        """One line that a reader needs to compare the numbers."""
+        episodes = self.episodes or tasks
+        played = min(tasks, episodes)
+        mode = "greedy" if self.temperature == 0 else f"sampled at temperature {self.temperature:g}"
+        return (
+            f"{episodes} episodes on {played} of the {tasks} tasks of split '{self.split}' per seed, "
+            f"{len(self.seeds)} seed{'s' if len(self.seeds) != 1 else ''} ({', '.join(map(str, self.seeds))}), {mode}"
+        )
+
+
+def pick_tasks(tasks: Sequence[str], episodes: int) -> list[str]:
+    """Choose which tasks are played: all of them in turn, or evenly spaced ones when there are more than needed."""
+    if episodes <= 0:
+        return list(tasks)
+    if episodes >= len(tasks):
+        return [tasks[i % len(tasks)] for i in range(episodes)]
+    return [tasks[(i * len(tasks)) // episodes] for i in range(episodes)]
+
+
+def evaluate(
+    collector: Collector,
+    tasks: Sequence[str],
+    protocol: Protocol,
+    *,
+    batch: int = 128,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[list[Trajectory]]:
+    """Play the protocol; returns the trajectories of each seed.
+
+    Args:
+        collector: environments and policy.
+        tasks: sorted task ids of the split.
+        protocol: what is played.
+        batch: episodes played together.
+        progress: called with (finished, all) episodes.
+    """
+    chosen = pick_tasks(tasks, protocol.episodes)
+    total, results = len(chosen) * len(protocol.seeds), []
+    for number, seed in enumerate(protocol.seeds):
+        played: list[Trajectory] = []
+        for start in range(0, len(chosen), batch):
+            base = number * len(chosen) + start
+            played += collector.collect(
+                chosen[start : start + batch],
+                1,
+                protocol.temperature,
+                (seed, 7),
+                None if progress is None else lambda done, _all, base=base: progress(base + done, total),  # type: ignore[misc]
+                first_group=start,
+            )
+        results.append(played)
+    return results
+
+
+def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
+    """Success by task type and other rates: mean over seeds, spread over seeds, and the binomial standard error."""
+    types = sorted({t.task_type for trajectories in played for t in trajectories})
+    per_seed = [_rates(trajectories) for trajectories in played]
+    count = sum(len(trajectories) for trajectories in played)
+    mean = fmean(r["success"] for r in per_seed)
+    summary: dict[str, Any] = {
+        "episodes": count,
+        "success": mean,
+        "success_std_over_seeds": stdev(r["success"] for r in per_seed) if len(per_seed) > 1 else None,
+        "success_standard_error": math.sqrt(mean * (1 - mean) / count) if count else None,
+        "success_by_seed": [r["success"] for r in per_seed],
+    }
+    for key in ("episode_length", "valid_actions", "repeated_actions", "ineffective_actions", "step_limit"):
+        values = [r[key] for r in per_seed if r[key] is not None]
+        summary[key] = fmean(values) if values else None
+    summary["by_type"] = {}
+    for task_type in types:
+        rates = [
+            fmean(t.won for t in trajectories if t.task_type == task_type)
+            for trajectories in played
+            if any(t.task_type == task_type for t in trajectories)
+        ]
+        summary["by_type"][task_type] = {
+            "episodes": sum(t.task_type == task_type for trajectories in played for t in trajectories),
+            "success": fmean(rates),
+            "success_std_over_seeds": stdev(rates) if len(rates) > 1 else None,
+        }
+    return summary
+
+
+def _rates(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
+    steps = [s for t in trajectories for s in t.steps]
+    known = [s.effect for s in steps if s.effect is not None]
+    return {
+        "success": fmean(t.won for t in trajectories),
+        "episode_length": fmean(len(t.steps) for t in trajectories),
+        "valid_actions": fmean(s.valid for s in steps) if steps else None,
+        "repeated_actions": fmean(s.repeated for s in steps) if steps else None,
+        "ineffective_actions": fmean(not e for e in known) if known else None,
+        "step_limit": fmean(t.stop_reason is StopReason.STEP_LIMIT for t in trajectories),
+    }

@@ -1,0 +1,91 @@
+"""What flows out of a rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+class StopReason(str, Enum):
+    """Why an episode ended. Closed: every trajectory carries exactly one."""
+
+    WON = "won"
+    """The environment says that the task is solved."""
+    FAILED = "failed"
+    """The environment ended the episode, unsolved, before its step limit."""
+    STEP_LIMIT = "step_limit"
+    """The environment's step limit was reached."""
+    PROMPT_TOO_LONG = "prompt_too_long"
+    """The next prompt did not fit into `max_prompt_tokens`, even without history."""
+
+
+@dataclass(slots=True)
+class Step:
+    """One agent step: one training row with its own prompt and response.
+
+    Attributes:
+        prompt_ids: tokens of the full prompt c.
+        blind_ids: tokens of the trajectory-blind prompt.
+        response_ids: the sampled tokens, the end token included where it was sampled; never re-tokenised.
+        logprobs: per sampled token, log-probability under the sampling policy at the sampling temperature (nats).
+        entropies: per sampled token, entropy of the distribution it was drawn from (nats).
+        prompt: the full prompt as text.
+        blind_prompt: the blind prompt as text.
+        response: decoded response.
+        action: the command given to the environment.
+        valid: the response kept the format (and, where asked for, named an offered command).
+        problem: "" or the short name of what was wrong with the response.
+        anchor: key of the state before the action; equal keys inside one task group form an anchor group.
+        observation: the observation the agent acted on.
+        reward: environment reward of this step times the reward scale.
+        truncated: the response hit `max_response_tokens` without an end token.
+        repeated: the same command was given before at the same anchor in this episode.
+    """
+
+    prompt_ids: list[int]
+    blind_ids: list[int]
+    response_ids: list[int]
+    logprobs: list[float]
+    entropies: list[float]
+    prompt: str
+    blind_prompt: str
+    response: str
+    action: str
+    valid: bool
+    problem: str
+    anchor: str
+    observation: str
+    reward: float = 0.0
+    truncated: bool = False
+    repeated: bool = False
+    effect: bool | None = None
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One episode.
+
+    Attributes:
+        task_id: the task that was attempted.
+        task_type: the family it is reported under.
+        goal: the task sentence.
+        group: index of the task group u inside the batch.
+        member: index inside the group, 0 … N-1.
+        steps: its rows, in order.
+        won: the task was solved.
+        stop_reason: why it ended.
+    """
+
+    task_id: str
+    task_type: str
+    goal: str
+    group: int
+    member: int
+    steps: list[Step] = field(default_factory=list)
+    won: bool = False
+    stop_reason: StopReason = StopReason.STEP_LIMIT
+
+    @property
+    def score(self) -> float:
+        """Undiscounted sum of the step rewards."""
+        return sum(step.reward for step in self.steps)

@@ -1,0 +1,77 @@
+"""From trajectories to the arrays that the math takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from stapo.algo import Advantages, AlgorithmConfig, Outliers, anchor_groups, compute_advantages, select_outliers
+from stapo.policy import RowTokens
+from stapo.rollout import Step, Trajectory
+
+
+@dataclass(frozen=True)
+class RowBatch:
+    """The step rows of one iteration (B rows) with everything computed before the update.
+
+    Attributes:
+        steps: the rows, ordered by group, member, step.
+        trajectories: the episodes they came from.
+        group_b, traj_b, step_b, anchor_b: indices of task group, episode, step and anchor group.
+        entropy_b: mean token entropy H (nats) over the counted tokens.
+        advantages: episode, step and total advantages.
+        outliers: normalised entropies, fences, flags.
+        flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
+    """
+
+    steps: list[Step]
+    trajectories: list[Trajectory]
+    group_b: np.ndarray
+    traj_b: np.ndarray
+    step_b: np.ndarray
+    anchor_b: np.ndarray
+    entropy_b: np.ndarray
+    advantages: Advantages
+    outliers: Outliers
+    flag_b: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def full(self, b: int) -> RowTokens:
+        """Tokens of row b under the full prompt."""
+        return RowTokens(self.steps[b].prompt_ids, self.steps[b].response_ids)
+
+    def blind(self, b: int) -> RowTokens:
+        """Tokens of row b under the trajectory-blind prompt: the same response."""
+        return RowTokens(self.steps[b].blind_ids, self.steps[b].response_ids)
+
+
+def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) -> RowBatch:
+    """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once."""
+    trajectories = list(trajectories)
+    steps = [s for t in trajectories for s in t.steps]
+    group_b = np.array([t.group for t in trajectories for _ in t.steps], dtype=np.int64)
+    traj_b = np.array([j for j, t in enumerate(trajectories) for _ in t.steps], dtype=np.int64)
+    step_b = np.array([k for t in trajectories for k in range(len(t.steps))], dtype=np.int64)
+    reward_b = np.array([s.reward for s in steps], dtype=np.float64)
+    valid_b = np.array([s.valid for s in steps], dtype=bool)
+    weight_b = np.ones(len(steps), dtype=np.float64)
+    keys = [s.anchor for s in steps]
+    anchor_b = anchor_groups(group_b, keys, algorithm.advantage)
+    entropy_b = np.array([_mean_entropy(s) for s in steps], dtype=np.float64)
+    advantages = compute_advantages(
+        reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage
+    )
+    outliers = select_outliers(entropy_b, anchor_b, weight_b, algorithm.outlier)
+    differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
+    return RowBatch(
+        steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
+        outliers.mask_b & differs_b,
+    )  # fmt: skip
+
+
+def _mean_entropy(step: Step) -> float:
+    return float(np.mean(step.entropies)) if step.entropies else float("nan")

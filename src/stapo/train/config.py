@@ -1,0 +1,83 @@
+"""Settings of the optimizer and of the loop around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from stapo.errors import ConfigError
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How the weights move.
+
+    Attributes:
+        iterations: rollout-and-update rounds.
+        learning_rate: of AdamW, at its peak.
+        schedule: decay over the iterations: `constant`, `linear` or `cosine`, down to `final_fraction` of the peak.
+        final_fraction: see `schedule`.
+        warmup_iterations: linear rise at the start.
+        mini_batch: step rows per optimizer step; the last one of an iteration takes what is left when that is less
+            than half of it.
+        epochs: passes over the rows of an iteration.
+        micro_tokens: padded tokens per forward pass. Changes memory and speed, not the numbers.
+        grad_clip: the gradient norm is clipped here.
+        weight_decay: of AdamW.
+        beta1, beta2: of AdamW.
+    """
+
+    iterations: int = 150
+    learning_rate: float = 1e-6
+    schedule: Schedule = "constant"
+    final_fraction: float = 0.1
+    warmup_iterations: int = 0
+    mini_batch: int = 256
+    epochs: int = 1
+    micro_tokens: int = 16_384
+    grad_clip: float = 1.0
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.schedule not in get_args(Schedule):
+            raise ConfigError(f"optim.schedule is '{self.schedule}', expected one of {', '.join(get_args(Schedule))}.")
+        for field, least in (("iterations", 0), ("warmup_iterations", 0), ("mini_batch", 1), ("epochs", 1)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected at least {least}.")
+        for field in ("learning_rate", "micro_tokens", "grad_clip"):
+            if not getattr(self, field) > 0:
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How a policy is evaluated during and after training.
+
+    Attributes:
+        split: tasks to play; every task of the split is played `episodes / tasks` times, in sorted order.
+        episodes: episodes per evaluation and mode at the start and at the end; 0 plays each task once.
+        every: iterations between evaluations in training; 0 evaluates at the start and the end only.
+        quick_episodes: episodes of those in between.
+        temperature: of sampled evaluation.
+        greedy: evaluate with temperature 0, too.
+        batch: episodes played together.
+    """
+
+    split: str = "heldout"
+    episodes: int = 448
+    every: int = 0
+    quick_episodes: int = 120
+    temperature: float = 1.0
+    greedy: bool = True
+    batch: int = 128
+
+    def __post_init__(self) -> None:
+        for field, least in (("episodes", 0), ("every", 0), ("quick_episodes", 1), ("batch", 1)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"eval.{field} is {getattr(self, field)}, expected at least {least}.")
+        if self.temperature < 0:
+            raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")

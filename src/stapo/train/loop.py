@@ -1,0 +1,234 @@
+"""The training loop: roll out, assign credit, find outliers, update, log."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from stapo.envs import Env, make
+from stapo.errors import ConfigError
+from stapo.policy import Policy
+from stapo.rollout.collect import Collector
+from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.evaluate import Protocol as EvalProtocol
+from stapo.rollout.evaluate import evaluate, summarise
+from stapo.rollout.sampler import HFSampler
+from stapo.run import RunDirectory
+from stapo.train.batch import RowBatch, build_batch
+from stapo.train.metrics import rollout_metrics
+from stapo.train.run_config import RunConfig
+from stapo.train.tasks import TaskStream
+from stapo.train.transcripts import write_transcript
+from stapo.train.update import Updater
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: the command line shows progress bars through it."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Called as a long stage proceeds."""
+        ...
+
+    def iteration(self, row: dict[str, Any]) -> None:
+        """Called with every metrics row."""
+        ...
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Called with every evaluation row."""
+        ...
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Ignore progress."""
+
+    def iteration(self, row: dict[str, Any]) -> None:
+        """Ignore a metrics row."""
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        """Ignore an evaluation row."""
+
+
+def env_factory(config: RunConfig) -> Callable[[], Env]:
+    """Return a function that builds the configured environment."""
+    return partial(make, config.env.name, **config.env.options)
+
+
+def build_collector(config: RunConfig, policy: Policy) -> Collector:
+    """Return a collector that plays `policy` in the configured environment."""
+    sampler = HFSampler(
+        policy.model,
+        policy.eos_ids,
+        policy.tokenizer.pad_token_id,
+        config.agent.max_response_tokens,
+        config.rollout.batch_tokens,
+    )
+    return Collector(
+        make_env=env_factory(config),
+        encoder=PromptEncoder(policy.tokenizer),
+        sampler=sampler,
+        agent=config.agent,
+        blind_mask=config.algorithm.selective.blind_mask,
+        anchor=config.rollout.anchor,
+        reward_scale=config.rollout.reward_scale,
+    )
+
+
+@dataclass
+class Trainer:
+    """Runs RL on a policy and writes a run directory.
+
+    Attributes:
+        config: the resolved configuration.
+        policy: warm-started or pretrained; its weights are changed in place.
+        run: where to write.
+        watcher: who looks on.
+    """
+
+    config: RunConfig
+    policy: Policy
+    run: RunDirectory
+    watcher: Watcher
+
+    def __post_init__(self) -> None:
+        config = self.config
+        self.collector = build_collector(config, self.policy)
+        probe = self.collector.make_env()
+        self.tasks = TaskStream(probe.tasks_of(config.env.split), config.seed)
+        self.eval_tasks = list(probe.tasks_of(config.eval.split))
+        probe.close()
+        if not self.eval_tasks:
+            raise ConfigError(f"evaluation split '{config.eval.split}' holds no task; choose another with eval.split.")
+        reference = None
+        if config.algorithm.needs_reference:
+            reference = copy.deepcopy(self.policy.model).requires_grad_(False).eval()
+        self.updater = Updater(self.policy, reference, config.algorithm, config.optim, config.rollout.temperature)
+
+    def train(self) -> list[dict[str, Any]]:
+        """Evaluate, run every iteration, evaluate again; returns the evaluation rows of start and end.
+
+        Raises:
+            NonFiniteError: before the weights move on a non-finite number.
+        """
+        config = self.config
+        self.policy.save(self.run.checkpoint("start"))
+        ends = self.evaluate(0, config.eval.episodes, final=True)
+        for iteration in range(1, config.optim.iterations + 1):
+            self.iterate(iteration)
+            if iteration < config.optim.iterations:
+                if config.eval.every and iteration % config.eval.every == 0:
+                    self.evaluate(iteration, config.eval.quick_episodes, final=False)
+                if config.log.checkpoint_every and iteration % config.log.checkpoint_every == 0:
+                    self.policy.save(self.run.checkpoint(f"iteration-{iteration:05d}"))
+        self.policy.save(self.run.checkpoint("final"))
+        ends += self.evaluate(config.optim.iterations, config.eval.episodes, final=True)
+        self.collector.close()
+        return ends
+
+    def iterate(self, iteration: int) -> dict[str, Any]:
+        """One iteration: rollout, advantages and flags, update, metrics row."""
+        config, times = self.config, self.collector.times
+        started, before = time.perf_counter(), (times.generation, times.environment)
+        tasks = self.tasks.take(config.rollout.groups)
+        trajectories = self.collector.collect(
+            tasks,
+            config.rollout.group_size,
+            config.rollout.temperature,
+            (config.seed, 1, iteration),
+            lambda done, total: self.watcher.stage("rollout", done, total),
+        )
+        math_started = time.perf_counter()
+        batch = build_batch(trajectories, config.algorithm)
+        math_seconds = time.perf_counter() - math_started
+        rate = config.optim.learning_rate * learning_rate_factor(config, iteration)
+        update, seconds = self.updater.update(
+            batch,
+            rate,
+            seed=(config.seed, 2, iteration),
+            progress=lambda done, total: self.watcher.stage("update", done, total),
+            where=f"iteration {iteration}",
+        )
+        row = {
+            "iteration": iteration,
+            **rollout_metrics(batch),
+            **update,
+            "learning_rate": rate,
+            "seconds": {
+                "generation": times.generation - before[0],
+                "environment": times.environment - before[1],
+                "advantages": math_seconds,
+                **seconds,
+                "total": time.perf_counter() - started,
+            },
+        }
+        self.run.append("metrics", row)
+        self._write_transcript(batch, iteration)
+        self.watcher.iteration(row)
+        return row
+
+    def evaluate(self, iteration: int, episodes: int, *, final: bool) -> list[dict[str, Any]]:
+        """Play the evaluation split, sampled and (where configured) greedy; returns the rows."""
+        config, rows = self.config, []
+        modes = [config.eval.temperature] + ([0.0] if config.eval.greedy and config.eval.temperature > 0 else [])
+        for temperature in modes:
+            name = "greedy" if temperature == 0 else "sampled"
+            protocol = EvalProtocol(config.eval.split, episodes, temperature, (config.seed,))
+            played = evaluate(
+                self.collector,
+                self.eval_tasks,
+                protocol,
+                batch=config.eval.batch,
+                progress=lambda done, total, name=name: self.watcher.stage(f"evaluation ({name})", done, total),  # type: ignore[misc]
+            )
+            row = {
+                "iteration": iteration,
+                "mode": name,
+                "final": final,
+                "protocol": protocol.describe(len(self.eval_tasks)),
+                **summarise(played),
+            }
+            self.run.append("evals", row)
+            self.watcher.evaluation(row)
+            rows.append(row)
+        return rows
+
+    def _write_transcript(self, batch: RowBatch, iteration: int) -> None:
+        log = self.config.log
+        if not log.transcript_every or not log.transcript_groups:
+            return
+        if iteration in (1, self.config.optim.iterations) or iteration % log.transcript_every == 0:
+            write_transcript(self.run, batch, iteration, log.transcript_groups)
+
+
+def learning_rate_factor(config: RunConfig, iteration: int) -> float:
+    """Factor on the peak learning rate at `iteration` (from 1)."""
+    optim = config.optim
+    if iteration <= optim.warmup_iterations:
+        return iteration / (optim.warmup_iterations + 1)
+    span = max(1, optim.iterations - optim.warmup_iterations)
+    progress = (iteration - 1 - optim.warmup_iterations) / span
+    if optim.schedule == "linear":
+        decay = 1 - progress
+    elif optim.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        return 1.0
+    return optim.final_fraction + (1 - optim.final_fraction) * decay
+
+
+def set_threads(count: int) -> None:
+    """Set torch's CPU threads; 0 leaves the default."""
+    if count:
+        torch.set_num_threads(count)
+
+
+__all__: Sequence[str] = ["Silent", "Trainer", "Watcher", "build_collector", "env_factory", "set_threads"]

@@ -1,0 +1,112 @@
+"""What an iteration logs about its rollout (method notes section 8)."""
+
+from __future__ import annotations
+
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from stapo.rollout import StopReason
+from stapo.train.batch import RowBatch
+
+_SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
+
+
+def rollout_metrics(batch: RowBatch) -> dict[str, Any]:
+    """Success, episode shape, entropy, anchor groups and outliers of one rollout batch."""
+    trajectories, steps = batch.trajectories, batch.steps
+    by_type: dict[str, list[bool]] = {}
+    for t in trajectories:
+        by_type.setdefault(t.task_type, []).append(t.won)
+    known = [s.effect for s in steps if s.effect is not None]
+    entropy_b = batch.entropy_b[np.isfinite(batch.entropy_b)]
+    return {
+        "success": fmean(t.won for t in trajectories),
+        "success_by_type": {k: fmean(v) for k, v in sorted(by_type.items())},
+        "score": fmean(t.score for t in trajectories),
+        "episodes": len(trajectories),
+        "rows": len(steps),
+        "episode_length": fmean(len(t.steps) for t in trajectories),
+        "prompt_tokens": fmean(len(s.prompt_ids) for s in steps),
+        "response_tokens": fmean(len(s.response_ids) for s in steps),
+        "valid_actions": fmean(s.valid for s in steps),
+        "repeated_actions": fmean(s.repeated for s in steps),
+        "ineffective_actions": fmean(not e for e in known) if known else None,
+        "truncated_responses": fmean(s.truncated for s in steps),
+        "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
+        "equal_reward_groups": _equal_reward_share(batch),
+        "entropy": {
+            "mean": float(entropy_b.mean()) if len(entropy_b) else None,
+            "quantiles": [float(q) for q in np.quantile(entropy_b, [0.05, 0.25, 0.5, 0.75, 0.95])]
+            if len(entropy_b)
+            else None,
+            "histogram": _histogram(entropy_b, 0.0, 3.0),
+        },
+        "normalized_entropy": {
+            "histogram": _histogram(batch.outliers.normalized_b[batch.outliers.included_b], -4.0, 4.0)
+        },
+        "advantage": {
+            "mean": float(batch.advantages.total_b.mean()),
+            "std": float(batch.advantages.total_b.std()),
+            "zero": float((batch.advantages.total_b == 0).mean()),
+        },
+        "anchor": _anchor_metrics(batch),
+        "outlier": outlier_metrics(batch),
+    }
+
+
+def outlier_metrics(batch: RowBatch) -> dict[str, Any]:
+    """Flagged share, sides, fences, and flags by size of the anchor group."""
+    o = batch.outliers
+    rows = max(1, o.included)
+    return {
+        "flagged": o.flagged,
+        "flagged_share": o.flagged / rows,
+        "high_share": float(o.high_b.sum()) / rows,
+        "low_share": float(o.low_b.sum()) / rows,
+        "acted_on": int(batch.flag_b.sum()),
+        "by_anchor_size": {
+            _bin_name(low, high): int(o.mask_b[_in_bin(o.anchor_size_b, low, high)].sum()) for low, high in _SIZE_BINS
+        },
+        "q1": o.q1,
+        "q3": o.q3,
+        "iqr": o.iqr,
+        "lower_fence": o.lower,
+        "upper_fence": o.upper,
+        "singleton_share": o.singleton_share,
+        "none_because": o.reason,
+    }
+
+
+def _anchor_metrics(batch: RowBatch) -> dict[str, Any]:
+    _, sizes = np.unique(batch.anchor_b, return_counts=True)
+    return {
+        "groups": len(sizes),
+        "mean_size": float(sizes.mean()),
+        "largest": int(sizes.max()),
+        "rows_by_size": {
+            _bin_name(low, high): int(sizes[_in_bin(sizes, low, high)].sum()) for low, high in _SIZE_BINS
+        },
+    }
+
+
+def _in_bin(sizes: np.ndarray, low: int, high: int | None) -> np.ndarray:
+    return (sizes >= low) & (sizes <= (high if high is not None else np.inf))
+
+
+def _bin_name(low: int, high: int | None) -> str:
+    return f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
+
+
+def _equal_reward_share(batch: RowBatch) -> float:
+    scores: dict[int, set[float]] = {}
+    for t in batch.trajectories:
+        scores.setdefault(t.group, set()).add(t.score)
+    return fmean(len(s) == 1 for s in scores.values())
+
+
+def _histogram(values: np.ndarray, low: float, high: float, bins: int = 40) -> dict[str, Any]:
+    """Counts in `bins` equal bins of [low, high]; values outside fall into the first and last bin."""
+    counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+    return {"low": low, "high": high, "counts": counts.tolist()}

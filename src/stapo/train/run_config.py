@@ -1,0 +1,90 @@
+"""The configuration of one run: a tree of frozen dataclasses, each checked when it is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from stapo.agent import AgentConfig
+from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.errors import ConfigError
+from stapo.policy import ModelConfig
+from stapo.rollout.config import RolloutConfig
+from stapo.train.config import EvalConfig, OptimConfig
+from stapo.train.warmstart import WarmStartConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvConfig:
+    """Which environment is played.
+
+    Attributes:
+        name: registered environment; `stapo envs` lists them.
+        split: split that RL trains on.
+        options: keyword arguments of the environment; `stapo envs NAME` explains them.
+    """
+
+    name: str = "alfworld"
+    split: str = "train"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What a run writes down.
+
+    Attributes:
+        transcript_every: iterations between transcripts; the first and the last are always written. 0 writes none.
+        transcript_groups: task groups per transcript, from the first; the whole group is kept so that siblings can be
+            compared.
+        checkpoint_every: iterations between checkpoints; 0 keeps the start and the end only.
+        threads: CPU threads of torch; 1 is fastest for tiny models, 0 leaves torch's default.
+    """
+
+    transcript_every: int = 10
+    transcript_groups: int = 2
+    checkpoint_every: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("transcript_every", "transcript_groups", "checkpoint_every", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected at least 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run.
+
+    Attributes:
+        seed: of tasks, sampling and initial weights. Same seed, same machine: same run.
+        env: environment and its options.
+        agent: prompts, memory, response format.
+        model: pretrained model or sizes of a small one.
+        warm_start: supervised steps before RL.
+        rollout: groups, group size, temperature.
+        algorithm: credit, outliers, selective terms, loss; a preset name or its knobs.
+        optim: optimizer and length of the run.
+        eval: evaluation protocol.
+        log: what is written down.
+    """
+
+    seed: int = 0
+    env: EnvConfig = field(default_factory=EnvConfig)
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    algorithm: AlgorithmConfig = field(default_factory=lambda: get_algorithm("stapo"))
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}, expected 0 or more.")
+        if self.algorithm.outlier.tokens != "response" and self.agent.response != "think_action":
+            raise ConfigError(
+                f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
+                f"'{self.agent.response}', which has no such part; use tokens=response."
+            )

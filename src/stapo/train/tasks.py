@@ -1,0 +1,37 @@
+"""The order in which training tasks come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stapo.errors import ConfigError
+
+
+class TaskStream:
+    """Endless seeded order: each pass shows every task once, in a new order.
+
+    The order is a function of seed and position alone, so a position is all that has to be remembered.
+    """
+
+    def __init__(self, tasks: Sequence[str], seed: int, position: int = 0) -> None:
+        if not tasks:
+            raise ConfigError("the training split holds no task; choose another with env.split.")
+        self.tasks = list(tasks)
+        self.seed = seed
+        self.position = position
+        self._pass = -1
+        self._order: list[int] = []
+
+    def take(self, count: int) -> list[str]:
+        """Return the next `count` task ids and move on."""
+        taken = []
+        for _ in range(count):
+            number, offset = divmod(self.position, len(self.tasks))
+            if number != self._pass:
+                self._pass = number
+                self._order = np.random.default_rng([self.seed, 13, number]).permutation(len(self.tasks)).tolist()
+            taken.append(self.tasks[self._order[offset]])
+            self.position += 1
+        return taken

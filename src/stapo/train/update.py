@@ -1,0 +1,405 @@
+"""One policy update from one rollout batch: base loss on every row, selective terms on flagged rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stapo.algo import (
+    AlgorithmConfig,
+    LossDenominators,
+    SelectiveTerms,
+    base_loss,
+    flagged_scores,
+    mean_stats,
+    score_tokens,
+    selective_divisor,
+    selective_loss,
+    selective_terms,
+    unflatten_tokens,
+)
+from stapo.errors import NonFiniteError
+from stapo.policy import Policy, RowTokens, hidden_states, micro_batches
+from stapo.train.batch import RowBatch
+from stapo.train.config import OptimConfig
+
+_CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
+_MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
+
+
+@dataclass
+class _Clock:
+    reference: float = 0.0
+    update: float = 0.0
+    blind: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states and tokens."""
+
+    logp_bl: Tensor
+    entropy_bl: Tensor | None
+    mask_bl: Tensor
+    hidden_nh: Tensor
+    targets_n: Tensor
+    row_n: Tensor
+
+    def hidden_of(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Hidden states and tokens of some rows, in order."""
+        keep_n = torch.isin(self.row_n, torch.as_tensor(rows, device=self.row_n.device))
+        return self.hidden_nh[keep_n], self.targets_n[keep_n]
+
+
+class _SelectiveLog:
+    """Collects what the selective terms of one mini-batch were."""
+
+    def __init__(self) -> None:
+        self.loss = 0.0
+        self.r_ta: list[float] = []
+        self.p_ti: list[float] = []
+        self.stats: list[dict[str, Tensor]] = []
+
+    def add(self, terms: SelectiveTerms, loss: Tensor) -> None:
+        self.loss += float(loss.detach())
+        self.r_ta += terms.r_ta_k.detach().tolist()
+        self.p_ti += [] if terms.p_ti_k is None else terms.p_ti_k.detach().tolist()
+        self.stats.append(terms.stats)
+
+    def summary(self) -> dict[str, Any]:
+        if not self.stats:
+            return {"selective_rows": 0}
+        shares = mean_stats(self.stats)
+        return {
+            "selective_loss": self.loss,
+            "selective_rows": len(self.r_ta),
+            "r_ta": float(np.mean(self.r_ta)),
+            "p_ti": float(np.mean(self.p_ti)) if self.p_ti else None,
+            "r_ta_capped": shares["r_ta_capped"],
+            "p_ti_capped": shares.get("p_ti_capped"),
+            "selective_clamped": shares["log_ratio_clamped"],
+        }
+
+
+class Updater:
+    """Holds the optimizer and moves the policy's weights.
+
+    Args:
+        policy: trained in place.
+        reference: frozen copy of the starting policy; None where the algorithm needs none.
+        algorithm: loss and selective terms.
+        optim: optimizer and batch sizes.
+        temperature: sampling temperature of the rollouts; all log-probabilities are taken at it.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Any | None,
+        algorithm: AlgorithmConfig,
+        optim: OptimConfig,
+        temperature: float,
+    ) -> None:
+        self.policy = policy
+        self.reference = reference
+        self.algorithm = algorithm
+        self.optim = optim
+        self.temperature = temperature
+        self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=optim.learning_rate,
+            betas=(optim.beta1, optim.beta2),
+            weight_decay=optim.weight_decay,
+        )
+
+    def update(
+        self,
+        batch: RowBatch,
+        learning_rate: float,
+        *,
+        seed: Sequence[int],
+        progress: Callable[[int, int], None] | None = None,
+        where: str = "",
+    ) -> tuple[dict[str, Any], dict[str, float]]:
+        """Run the optimizer steps of one iteration.
+
+        Args:
+            batch: rows with advantages and flags.
+            learning_rate: of this iteration.
+            seed: of the order of rows.
+            progress: called with (done, all) optimizer steps.
+            where: "iteration 7", for messages.
+
+        Returns:
+            metrics, and seconds in ``reference`` (log-probs of the reference), ``blind`` (blind passes and selective
+            terms) and ``update`` (everything else).
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; the weights are those before that optimizer step.
+        """
+        self.policy.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        clock, ref_logp = _Clock(), None
+        if self.algorithm.loss.beta > 0 and self.reference is not None:
+            started = time.perf_counter()
+            ref_logp = self._reference_logp(batch)
+            clock.reference = time.perf_counter() - started
+        sample_kl = self._unflagged_kl(batch, seed, clock)
+        order = self._order(batch, seed)
+        logs: list[dict[str, Any]] = []
+        for number, rows in enumerate(order, start=1):
+            logs.append(self._step(batch, rows, ref_logp, clock, f"{where}, optimizer step {number}", not logs))
+            if progress is not None:
+                progress(number, len(order))
+        seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
+        return {"update": _merge(logs), "unflagged_kl": sample_kl}, seconds
+
+    def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
+        rng, size = np.random.default_rng(list(seed)), self.optim.mini_batch
+        steps: list[list[int]] = []
+        for _ in range(self.optim.epochs):
+            rows = rng.permutation(len(batch)).tolist()
+            parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+            if len(parts) > 1 and len(parts[-1]) < size / 2:
+                parts[-2:] = [parts[-2] + parts[-1]]
+            steps += parts
+        return steps
+
+    def _step(
+        self,
+        batch: RowBatch,
+        rows: list[int],
+        ref_logp: list[Tensor] | None,
+        clock: _Clock,
+        where: str,
+        first: bool,
+    ) -> dict[str, Any]:
+        started, blind_before = time.perf_counter(), clock.blind
+        self.optimizer.zero_grad(set_to_none=True)
+        log = self._backward(batch, rows, ref_logp, clock, where, first)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
+        if not math.isfinite(norm):
+            raise NonFiniteError(
+                f"the gradient norm is {norm} at {where}; the weights were not changed. Lower optim.learning_rate, or "
+                "look for the step in the last transcript."
+            )
+        self.optimizer.step()
+        clock.update += time.perf_counter() - started - (clock.blind - blind_before)
+        return {**log, "grad_norm": norm}
+
+    def _backward(
+        self,
+        batch: RowBatch,
+        rows: list[int],
+        ref_logp: list[Tensor] | None,
+        clock: _Clock,
+        where: str,
+        first: bool,
+    ) -> dict[str, Any]:
+        """Add the gradient of the whole mini-batch, one micro-batch at a time."""
+        selective = _SelectiveLog()
+        flagged = {b for b in rows if batch.flag_b[b]} if self.algorithm.selective_on else set()
+        z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
+        totals = self._denominators(batch, rows)
+        active = [i for i, b in enumerate(rows) if b in flagged or self._has_base_gradient(batch, b)]
+        loss, stats, gap, ratio = 0.0, [], 0.0, None
+        for micro in micro_batches([batch.full(rows[i]).length for i in active], self.optim.micro_tokens):
+            places = [active[i] for i in micro]
+            part = [rows[i] for i in places]
+            scored = self._score(
+                self.policy.model,
+                [batch.full(b) for b in part],
+                entropy_grad=self.algorithm.loss.entropy_coef > 0,
+            )
+            old_bl = _pad([batch.steps[b].logprobs for b in part], scored.logp_bl)
+            out = base_loss(
+                scored.logp_bl,
+                old_bl,
+                torch.as_tensor(batch.advantages.total_b[part], device=scored.logp_bl.device),
+                scored.mask_bl,
+                self.algorithm.loss,
+                totals.take(torch.as_tensor(places)),
+                ref_logp_bl=None if ref_logp is None else _pad([ref_logp[b].tolist() for b in part], scored.logp_bl),
+                entropy_bl=scored.entropy_bl,
+            )
+            _require_finite_loss(out.loss, part, f"the loss at {where}")
+            extra = None
+            chosen = [i for i, b in enumerate(part) if b in flagged]
+            if chosen:
+                started = time.perf_counter()
+                terms = self._selective_terms(batch, [part[i] for i in chosen], scored.hidden_of(chosen))
+                extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
+                _require_finite_loss(extra, [part[i] for i in chosen], f"the selective loss at {where}")
+                selective.add(terms, extra)
+                clock.blind += time.perf_counter() - started
+            if extra is not None and first and ratio is None:
+                ratio = self._measured_backward(out.loss, extra)
+            else:
+                (out.loss if extra is None else out.loss + extra).backward()
+            loss += float(out.loss.detach())
+            stats.append(out.stats)
+            if first:
+                gap = max(gap, float(((scored.logp_bl.detach() - old_bl).abs() * scored.mask_bl).max()))
+        log = {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
+        return {**log, "logprob_gap": gap} if first else log
+
+    def _measured_backward(self, base: Tensor, extra: Tensor) -> float | None:
+        """Add both gradients, taken one by one, and return the ratio of their norms."""
+        base_grads = torch.autograd.grad(base, self.parameters, retain_graph=True, allow_unused=True)
+        extra_grads = torch.autograd.grad(extra, self.parameters, allow_unused=True)
+        for parameter, one, other in zip(self.parameters, base_grads, extra_grads, strict=True):
+            for grad in (one, other):
+                if grad is not None:
+                    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        base_norm = _norm(base_grads)
+        return _norm(extra_grads) / base_norm if base_norm > 0 else None
+
+    def _denominators(self, batch: RowBatch, rows: list[int]) -> LossDenominators:
+        longest = max(len(batch.steps[b].response_ids) for b in rows)
+        mask_bl = torch.zeros(len(rows), longest)
+        for i, b in enumerate(rows):
+            mask_bl[i, : len(batch.steps[b].response_ids)] = 1
+        return LossDenominators.of(mask_bl, torch.as_tensor(batch.traj_b[rows]))
+
+    def _has_base_gradient(self, batch: RowBatch, b: int) -> bool:
+        """Whether the base loss of row b can move a weight: with advantage 0 and no other term its gradient is 0."""
+        loss = self.algorithm.loss
+        return loss.beta > 0 or loss.entropy_coef > 0 or bool(batch.advantages.total_b[b] != 0)
+
+    def _selective_terms(self, batch: RowBatch, part: list[int], full: tuple[Tensor, Tensor]) -> SelectiveTerms:
+        """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
+
+        Only the blind prompt is run anew: the full one has just been through the model for the base loss.
+        """
+        hidden_p_nh, targets_n = full
+        blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
+        hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
+        hidden_r_nh = weight_r_vh = None
+        if self.algorithm.needs_blind_reference and self.reference is not None:
+            with torch.no_grad():
+                hidden_r_nh, _, _ = hidden_states(self.reference, blind, pad)
+            weight_r_vh = self.reference.get_output_embeddings().weight
+        weight_vh = self.policy.model.get_output_embeddings().weight
+        scores = flagged_scores(
+            hidden_p_nh,
+            hidden_q_nh,
+            weight_vh,
+            targets_n,
+            hidden_r_nh=hidden_r_nh,
+            weight_r_vh=weight_r_vh,
+            temperature=self.temperature,
+            chunk=_chunk(weight_vh),
+            ta_grad=self.algorithm.selective.ta_grad,
+        )
+        mask_kl = _length_mask([len(r.response_ids) for r in blind], targets_n.device)
+
+        def rows(values_n: Tensor) -> Tensor:
+            return unflatten_tokens(values_n, mask_kl)
+
+        return selective_terms(
+            mask_kl,
+            self.algorithm.selective,
+            logp_kl=rows(scores.logp_n),
+            logq_kl=rows(scores.logq_n),
+            logr_kl=None if scores.logr_n is None else rows(scores.logr_n),
+            kl_pq_kl=rows(scores.kl_pq_n),
+            kl_qr_kl=None if scores.kl_qr_n is None else rows(scores.kl_qr_n),
+        )
+
+    def _unflagged_kl(self, batch: RowBatch, seed: Sequence[int], clock: _Clock) -> float | None:
+        """Mean R_TA of a few unflagged rows, for comparison with the flagged ones; None without a blind prompt."""
+        if not self.algorithm.selective_on:
+            return None
+        started = time.perf_counter()
+        differs = [b for b, s in enumerate(batch.steps) if not batch.flag_b[b] and s.prompt_ids != s.blind_ids]
+        if not differs:
+            return None
+        rng = np.random.default_rng([*seed, 5])
+        part = [differs[i] for i in rng.permutation(len(differs))[:_MEASURED_ROWS]]
+        with torch.no_grad():
+            hidden_nh, targets_n, _ = hidden_states(
+                self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
+            )
+            terms = self._selective_terms(batch, part, (hidden_nh, targets_n))
+        clock.blind += time.perf_counter() - started
+        return float(terms.r_ta_k.mean())
+
+    @torch.no_grad()
+    def _reference_logp(self, batch: RowBatch) -> list[Tensor]:
+        """Reference log-probabilities of every row's response tokens."""
+        result: list[Tensor] = [torch.empty(0)] * len(batch)
+        lengths = [batch.full(b).length for b in range(len(batch))]
+        for part in micro_batches(lengths, self.optim.micro_tokens):
+            scored = self._score(self.reference, [batch.full(b) for b in part], entropy=False)
+            for i, b in enumerate(part):
+                result[b] = scored.logp_bl[i, : len(batch.steps[b].response_ids)].cpu()
+        return result
+
+    def _score(
+        self, model: Any, rows: list[RowTokens], *, entropy: bool = True, entropy_grad: bool = False
+    ) -> _Scored:
+        hidden_nh, targets_n, row_n = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
+        weight_vh = model.get_output_embeddings().weight
+        logp_n, entropy_n = score_tokens(
+            hidden_nh,
+            weight_vh,
+            targets_n,
+            temperature=self.temperature,
+            chunk=_chunk(weight_vh),
+            entropy=entropy,
+            entropy_grad=entropy_grad,
+        )
+        mask_bl = _length_mask([len(r.response_ids) for r in rows], logp_n.device)
+        entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
+        return _Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n, row_n)
+
+
+def _chunk(weight_vh: Tensor) -> int:
+    return max(64, _CHUNK_ELEMENTS // weight_vh.shape[0])
+
+
+def _length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:
+    return torch.arange(max(lengths), device=device)[None, :] < torch.as_tensor(lengths, device=device)[:, None]
+
+
+def _pad(values: Sequence[Sequence[float]], like_bl: Tensor) -> Tensor:
+    padded_bl = torch.zeros(like_bl.shape, dtype=like_bl.dtype)
+    for i, row in enumerate(values):
+        padded_bl[i, : len(row)] = torch.as_tensor(row, dtype=like_bl.dtype)
+    return padded_bl.to(like_bl.device)
+
+
+def _norm(tensors: Iterable[Tensor | None]) -> float:
+    squares = [float(t.double().pow(2).sum()) for t in tensors if t is not None]
+    return math.sqrt(sum(squares))
+
+
+def _require_finite_loss(loss: Tensor, rows: list[int], what: str) -> None:
+    if not torch.isfinite(loss):
+        raise NonFiniteError(
+            f"{what} is {float(loss.detach())} (rows {rows[:8]}{'…' if len(rows) > 8 else ''}); the weights were not "
+            "changed. Look for a reward, log-probability or advantage that is not finite."
+        )
+
+
+def _merge(logs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over optimizer steps; selective values over the steps that had flagged rows; counts are sums."""
+    merged: dict[str, Any] = {"optimizer_steps": len(logs)}
+    for key in dict.fromkeys(k for log in logs for k in log):
+        values = [log[key] for log in logs if log.get(key) is not None]
+        if not values:
+            merged[key] = None
+        elif key in ("tokens", "selective_rows"):
+            merged[key] = sum(values)
+        else:
+            merged[key] = float(np.mean(values))
+    return merged
