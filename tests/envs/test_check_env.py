@@ -41,9 +41,7 @@ class Counter:
         if task_id not in self.tasks:
             raise unknown_name("task", task_id, self.tasks)
         self.value, self.steps, self.over = int(task_id[-1]), 0, False
-        return Observation(
-            f"At {self.value}. Task: reach three.", "reach three", ["up"], f"At {self.value}."
-        )
+        return Observation(f"At {self.value}. Task: reach three.", "reach three", ["up"], f"At {self.value}.")
 
     def step(self, action):
         if self.value is None or self.over:

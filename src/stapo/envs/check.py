@@ -55,9 +55,7 @@ def check_env(env: Env) -> list[str]:
             passed.append(name)
     if problems:
         lines = "".join(f"\n- {problem}" for problem in problems)
-        raise EnvError(
-            f"environment '{getattr(env, 'name', type(env).__name__)}' breaks the protocol:{lines}"
-        )
+        raise EnvError(f"environment '{getattr(env, 'name', type(env).__name__)}' breaks the protocol:{lines}")
     return passed
 
 
@@ -88,10 +86,7 @@ def _texts(values: object) -> bool:
 def _before_reset(env: Any) -> Problems:
     instead = _raises(EnvError, lambda: env.step("look"))
     if instead:
-        yield (
-            f"{instead} from step() before reset(); expected EnvError. "
-            "Raise it, or pass a fresh environment."
-        )
+        yield (f"{instead} from step() before reset(); expected EnvError. Raise it, or pass a fresh environment.")
 
 
 def _attributes(env: Any) -> Problems:
@@ -155,10 +150,7 @@ def _observations(env: Any) -> Problems:
         if not isinstance(seen.blind_text, str) or not seen.blind_text.strip():
             yield f"found blind_text {seen.blind_text!r:.60}; expected a text or None. Fill it in."
         elif seen.goal and seen.goal.strip(" .").lower() in seen.blind_text.lower():
-            yield (
-                f"found the goal inside blind_text of '{task}'; expected no trace of it. "
-                "Cut the task sentence out."
-            )
+            yield (f"found the goal inside blind_text of '{task}'; expected no trace of it. Cut the task sentence out.")
 
 
 def _commands(admissible: object, where: str) -> Problems:
@@ -231,9 +223,7 @@ def _determinism(env: Any) -> Problems:
     for task in _sample(env):
         first, second = _play(env, task), _play(env, task)
         if first != second:
-            step = next(
-                (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0
-            )
+            step = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
             yield (
                 f"found a different episode of '{task}' for the same actions from step {step} on; "
                 "expected the same. Derive all chance from the task id."

@@ -33,9 +33,7 @@ def test_tasks_splits_and_families(env):
     assert env.splits == ("train", "valid_seen")
     assert env.tasks_of("valid_seen") == ["valid_seen/mug"]
     assert env.task_type("train/spoon") == "pick_and_place_simple"
-    with pytest.raises(
-        UnknownNameError, match=r"unknown split 'valid_sen'\. Did you mean 'valid_seen'"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown split 'valid_sen'\. Did you mean 'valid_seen'"):
         env.tasks_of("valid_sen")
     for call in (env.reset, env.task_type):
         with pytest.raises(UnknownNameError, match="Did you mean 'train/spoon'"):

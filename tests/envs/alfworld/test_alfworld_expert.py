@@ -56,12 +56,7 @@ def bedroom(goal):
 
 def burners(goal):
     """A mug in two receptacles at once, and another one that fits nowhere but on the desk."""
-    tiny = (
-        Tiny(goal=goal)
-        .at("burner 1", 1, "mug 1")
-        .at("burner 2", 1, "mug 1")
-        .at("desk 1", 2, "pan 1")
-    )
+    tiny = Tiny(goal=goal).at("burner 1", 1, "mug 1").at("burner 2", 1, "mug 1").at("desk 1", 2, "pan 1")
     tiny.refuses |= {("burner", "pan")}
     return tiny.at("fridge 1", 3, door="open").at("sinkbasin 1", 3)
 

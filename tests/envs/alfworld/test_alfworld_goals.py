@@ -74,9 +74,7 @@ def test_two_objects_have_to_be_different_and_share_a_receptacle():
 
 
 def test_looking_at_something_needs_the_lit_lamp_here_and_the_object_in_hand():
-    tiny = (
-        Tiny(goal=look_at("mug", "desklamp")).at("desk 1", 1, "desklamp 1", "mug 1").at("bed 1", 2)
-    )
+    tiny = Tiny(goal=look_at("mug", "desklamp")).at("desk 1", 1, "desklamp 1", "mug 1").at("bed 1", 2)
     steps = (
         "go to desk 1",
         "use desklamp 1",
@@ -103,9 +101,7 @@ def test_disjunctions_and_fixed_facts_are_understood():
 
 def test_comments_and_capitals_do_not_matter():
     problem = kitchen().game().pddl_problem
-    noisy = problem.replace("(:goal", "; a remark (with brackets\n(:GOAL").replace(
-        "Mug_bar", "MUG_BAR"
-    )
+    noisy = problem.replace("(:goal", "; a remark (with brackets\n(:GOAL").replace("Mug_bar", "MUG_BAR")
     assert parse_problem(noisy) == parse_problem(problem)
 
 

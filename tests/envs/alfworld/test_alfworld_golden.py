@@ -49,12 +49,7 @@ def test_every_step_of_every_transcript_is_reproduced(transcripts, source):
                 text, _ = state.step(step["action"])
                 won = goal.holds(state)
                 shown.append((step["action"], text, state.admissible(), won, int(won), won))
-                wanted.append(
-                    tuple(
-                        step[k]
-                        for k in ("action", "observation", "admissible", "won", "score", "done")
-                    )
-                )
+                wanted.append(tuple(step[k] for k in ("action", "observation", "admissible", "won", "score", "done")))
                 steps += 1
             different += [
                 (entry["id"], kind, i, ours, theirs)

@@ -22,15 +22,11 @@ def test_intro_lists_all_receptacles_and_look_in_the_room_lists_none():
         "a drawer 2, a drawer 1, a fridge 1, a microwave 1, and a sinkbasin 1.\n\n"
         "Your task is to: put a mug in desk."
     )
-    assert say(state, "look") == (
-        "You are in the middle of a room. Looking quickly around you, you see nothing."
-    )
+    assert say(state, "look") == ("You are in the middle of a room. Looking quickly around you, you see nothing.")
 
 
 def test_intro_of_an_agent_that_starts_at_a_receptacle_faces_it():
-    assert "You are facing the desk 1. Next to it, you see nothing." in kitchen(
-        start=1
-    ).play().intro("x.")
+    assert "You are facing the desk 1. Next to it, you see nothing." in kitchen(start=1).play().intro("x.")
 
 
 def test_numbers_count_down_in_the_order_of_the_ids_also_beyond_nine():
@@ -44,9 +40,7 @@ def test_numbers_count_down_in_the_order_of_the_ids_also_beyond_nine():
     assert takes[1] == "take mug 10 from desk 1"
 
 
-@pytest.mark.parametrize(
-    "grammar, arrival", [("move", "You arrive at drawer 1. "), ("put", "You arrive at loc 4. ")]
-)
+@pytest.mark.parametrize("grammar, arrival", [("move", "You arrive at drawer 1. "), ("put", "You arrive at loc 4. ")])
 def test_arrival_names_the_receptacle_or_the_location(grammar, arrival):
     # Six locations, numbered downwards: loc_bar_2 is the third of 0..5.
     assert say(kitchen().play(grammar), "go to drawer 1") == arrival + "The drawer 1 is closed."
@@ -58,19 +52,14 @@ def test_going_is_offered_to_every_other_place_and_to_no_receptacle_here():
     going = [c for c in state.admissible() if c.startswith("go to")]
     assert going == [f"go to {r}" for r in ("desk 1", "fridge 1", "microwave 1", "sinkbasin 1")]
     assert say(state, "go to drawer 2") == NOTHING
-    assert (
-        say(state, "look")
-        == "You are facing the drawer 2, and drawer 1. Next to it, you see nothing."
-    )
+    assert say(state, "look") == "You are facing the drawer 2, and drawer 1. Next to it, you see nothing."
 
 
 def test_doors():
     state = kitchen().play()
     assert say(state, "go to drawer 1", "examine drawer 1") == "The drawer 1 is closed."
     assert say(state, "take mug 2 from drawer 1") == NOTHING
-    assert say(state, "open drawer 1") == (
-        "You open the drawer 1. The drawer 1 is open. In it, you see a mug 2."
-    )
+    assert say(state, "open drawer 1") == ("You open the drawer 1. The drawer 1 is open. In it, you see a mug 2.")
     assert say(state, "open drawer 1") == NOTHING
     assert say(state, "examine drawer 2") == "The drawer 2 is open. In it, you see a spoon 1."
     assert say(state, "close drawer 1") == "You close the drawer 1."
@@ -85,16 +74,12 @@ def test_taking_and_putting_in_both_wordings():
         ("put", "put mug 1 in/on drawer 2", "You put the mug 1 in/on the drawer 2."),
     ):
         state = kitchen().play(grammar)
-        assert say(state, "go to desk 1", "take mug 1 from desk 1") == (
-            "You pick up the mug 1 from the desk 1."
-        )
+        assert say(state, "go to desk 1", "take mug 1 from desk 1") == ("You pick up the mug 1 from the desk 1.")
         assert say(state, "take knife 1 from desk 1") == NOTHING
         assert say(state, "inventory") == "You are carrying: a mug 1."
         assert say(state, "go to drawer 1", command) == answer
         assert say(state, "inventory") == "You are not carrying anything."
-        assert say(state, "examine drawer 2") == (
-            "The drawer 2 is open. In it, you see a mug 1, and a spoon 1."
-        )
+        assert say(state, "examine drawer 2") == ("The drawer 2 is open. In it, you see a mug 1, and a spoon 1.")
 
 
 def test_the_other_wording_is_not_understood():
@@ -119,10 +104,7 @@ def test_a_closed_receptacle_takes_nothing():
     state = kitchen().play()
     say(state, "go to desk 1", "take mug 1 from desk 1", "go to fridge 1")
     assert say(state, "move mug 1 to fridge 1") == NOTHING
-    assert (
-        say(state, "open fridge 1", "move mug 1 to fridge 1")
-        == "You move the mug 1 to the fridge 1."
-    )
+    assert say(state, "open fridge 1", "move mug 1 to fridge 1") == "You move the mug 1 to the fridge 1."
 
 
 @pytest.mark.parametrize(
@@ -212,12 +194,7 @@ def test_slicing_goes_by_place_even_through_a_closed_door():
 
 
 def test_an_object_noted_elsewhere_is_sliced_there_and_not_where_it_lies():
-    tiny = (
-        Tiny()
-        .at("desk 1", 1, "knife 1", "mug 1")
-        .at("shelf 1", 2, "apple 1", spot=3)
-        .at("bed 1", 3)
-    )
+    tiny = Tiny().at("desk 1", 1, "knife 1", "mug 1").at("shelf 1", 2, "apple 1", spot=3).at("bed 1", 3)
     state = tiny.play()
     say(state, "go to desk 1", "take knife 1 from desk 1", "go to shelf 1")
     assert "slice apple 1 with knife 1" not in state.admissible()
@@ -251,10 +228,7 @@ def test_an_object_in_two_receptacles_leaves_one_at_a_time_and_is_noticed_beside
     assert say(state, "examine burner 2") == "On the burner 2, you see a mug 1."
     assert "take mug 1 from burner 2" not in state.admissible()
     say(state, "move mug 1 to burner 2")
-    assert (
-        say(state, "look")
-        == "You are facing the burner 2, and burner 1. Next to it, you see a mug 1."
-    )
+    assert say(state, "look") == "You are facing the burner 2, and burner 1. Next to it, you see a mug 1."
     say(state, "take mug 1 from burner 2", "move mug 1 to burner 1", "take mug 1 from burner 1")
     assert say(state, "look").endswith("you see nothing.")
     say(state, "move mug 1 to burner 1")
@@ -269,8 +243,7 @@ def test_an_object_taken_from_two_receptacles_here_is_noticed_twice():
     for burner in ("burner 1", "burner 2"):
         say(state, "go to burner 1", f"take mug 1 from {burner}", "move mug 1 to burner 3")
     assert say(state, "look") == (
-        "You are facing the burner 3, burner 2, and burner 1. "
-        "Next to it, you see a mug 1, and a mug 1."
+        "You are facing the burner 3, burner 2, and burner 1. Next to it, you see a mug 1, and a mug 1."
     )
 
 

@@ -83,9 +83,7 @@ def test_the_tree_and_the_compact_files_hold_the_same_games(released, shared):
             assert tree.load(task) == compact.load(task)
 
 
-def released_game(
-    root, split="train", name="pick_and_place_simple-Mug-None-Desk-1/trial_1", **changes
-):
+def released_game(root, split="train", name="pick_and_place_simple-Mug-None-Desk-1/trial_1", **changes):
     folder = root / split / name
     folder.mkdir(parents=True)
     data = {
@@ -98,9 +96,7 @@ def released_game(
     (folder / "traj_data.json").write_text(
         json.dumps({"task_id": "t", "task_type": changes.pop("task_type", "pick_and_place_simple")})
     )
-    (folder / "game.tw-pddl").write_text(
-        json.dumps({k: v for k, v in data.items() if v is not None})
-    )
+    (folder / "game.tw-pddl").write_text(json.dumps({k: v for k, v in data.items() if v is not None}))
     return folder
 
 
@@ -118,9 +114,7 @@ def released_game(
 def test_each_filter_of_the_original_loader(tmp_path, options):
     released_game(tmp_path)
     released_game(tmp_path, **{"name": "pick_and_place_simple-Mug-None-Desk-2/trial_2", **options})
-    assert open_source(tmp_path).ids("train") == [
-        "train/pick_and_place_simple-Mug-None-Desk-1/trial_1"
-    ]
+    assert open_source(tmp_path).ids("train") == ["train/pick_and_place_simple-Mug-None-Desk-1/trial_1"]
 
 
 def test_a_folder_without_a_game_file_is_skipped(tmp_path):
@@ -213,9 +207,7 @@ def test_a_truncated_archive(tmp_path):
     whole = lzma.compress(plain.read_bytes())
     path = tmp_path / "games.jsonl.xz"
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(
-        GameFileError, match=r"games\.jsonl\.xz is truncated or damaged after line \d+"
-    ):
+    with pytest.raises(GameFileError, match=r"games\.jsonl\.xz is truncated or damaged after line \d+"):
         open_source(path)
     path.write_bytes(b"not an archive at all")
     with pytest.raises(GameFileError, match="truncated or damaged after line 0"):
@@ -235,9 +227,7 @@ def test_a_record_without_a_key_names_the_key_and_the_line(tmp_path, key):
     del records[1][key]
     path = tmp_path / "games.jsonl"
     path.write_text("\n".join(map(json.dumps, records)))
-    with pytest.raises(
-        GameFileError, match=f"line 2: key '{key}' must be a non-empty text, it is missing"
-    ):
+    with pytest.raises(GameFileError, match=f"line 2: key '{key}' must be a non-empty text, it is missing"):
         open_source(path)
 
 
@@ -273,9 +263,7 @@ def test_an_id_that_occurs_twice(tmp_path):
 
 def test_unknown_names_propose_the_closest(tmp_path):
     source = open_source(write_jsonl(tmp_path / "games.jsonl", [kitchen().game("train/mug-1")]))
-    with pytest.raises(
-        UnknownNameError, match=r"unknown task 'train/mug-2'\. Did you mean 'train/mug-1'"
-    ):
+    with pytest.raises(UnknownNameError, match=r"unknown task 'train/mug-2'\. Did you mean 'train/mug-1'"):
         source.load("train/mug-2")
     with pytest.raises(UnknownNameError, match=r"unknown split 'trian'\. Did you mean 'train'"):
         source.ids("trian")

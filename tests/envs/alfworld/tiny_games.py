@@ -56,9 +56,7 @@ class Tiny:
     task_type: str = "pick_and_place_simple"
     start: int = 0
     facts: list[str] = field(default_factory=list)
-    kinds: dict[str, set[str]] = field(
-        default_factory=lambda: {"object": set(), "receptacle": set()}
-    )
+    kinds: dict[str, set[str]] = field(default_factory=lambda: {"object": set(), "receptacle": set()})
     refuses: set[tuple[str, str]] = field(default_factory=set)
 
     def entity(self, name: str) -> str:
@@ -86,9 +84,7 @@ class Tiny:
         for obj in holds:
             self.thing(obj)
             self.fact("inReceptacle", self.entity(obj), rid)
-            self.fact(
-                "objectAtLocation", self.entity(obj), f"loc_bar_{loc if spot is None else spot}"
-            )
+            self.fact("objectAtLocation", self.entity(obj), f"loc_bar_{loc if spot is None else spot}")
         return self
 
     def thing(self, name: str) -> Tiny:

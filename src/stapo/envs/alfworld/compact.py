@@ -51,9 +51,7 @@ class CompactGames:
                 found += 1
                 game_id, record = _read(file, number, line)
                 if game_id in self._records:
-                    raise GameFileError(
-                        f"{file}, line {number}: id '{game_id}' occurs twice; ids must be unique."
-                    )
+                    raise GameFileError(f"{file}, line {number}: id '{game_id}' occurs twice; ids must be unique.")
                 self._records[game_id] = record
             if not found:
                 raise GameFileError(f"{file} holds no games; expected one JSON object per line.")
@@ -91,9 +89,7 @@ class CompactGames:
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     if not file.name.endswith(SUFFIXES):
-        raise GameFileError(
-            f"{file}: unknown kind of file; expected a name ending in {' or '.join(SUFFIXES)}."
-        )
+        raise GameFileError(f"{file}: unknown kind of file; expected a name ending in {' or '.join(SUFFIXES)}.")
     number = 0
     try:
         with lzma.open(file, "rb") if file.name.endswith(".xz") else file.open("rb") as stream:
@@ -102,8 +98,7 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
                     yield number, line
     except (lzma.LZMAError, EOFError) as err:
         raise GameFileError(
-            f"{file} is truncated or damaged after line {number}: {err} Copy or download the file "
-            "again."
+            f"{file} is truncated or damaged after line {number}: {err} Copy or download the file again."
         ) from err
     except OSError as err:
         raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
@@ -114,13 +109,10 @@ def _read(file: Path, number: int, line: bytes) -> tuple[str, _Record]:
         data: Any = json.loads(line)
     except ValueError as err:
         raise GameFileError(
-            f"{file}, line {number}: not valid JSON ({err}); the line may be cut short. Copy the "
-            "file again."
+            f"{file}, line {number}: not valid JSON ({err}); the line may be cut short. Copy the file again."
         ) from err
     if not isinstance(data, dict):
-        raise GameFileError(
-            f"{file}, line {number}: expected a JSON object, found {type(data).__name__}."
-        )
+        raise GameFileError(f"{file}, line {number}: expected a JSON object, found {type(data).__name__}.")
     for key in REQUIRED:
         value = data.get(key)
         if not isinstance(value, str) or not value:

@@ -167,9 +167,7 @@ class State:
         world = self.world
         if world.loc_recs[self.loc]:
             return f"{WELCOME}\n\n{self.look()}"
-        present = [
-            n for n, at in zip(world.receptacles, world.rec_loc, strict=True) if at != NOWHERE
-        ]
+        present = [n for n, at in zip(world.receptacles, world.rec_loc, strict=True) if at != NOWHERE]
         return f"{WELCOME}\n\n{ROOM.format(listing(present))}"
 
     def look(self) -> str:
@@ -179,12 +177,9 @@ class State:
         if not here:
             return ROOM.format(listing(()))
         bit = 1 << self.loc
-        near = [
-            world.objects[o] for o, r in sorted(self.removed) if r in here and self.spots[o] & bit
-        ]
+        near = [world.objects[o] for o, r in sorted(self.removed) if r in here and self.spots[o] & bit]
         return (
-            f"You are facing the {facing([world.receptacles[r] for r in here])}. "
-            f"Next to it, you see {listing(near)}."
+            f"You are facing the {facing([world.receptacles[r] for r in here])}. Next to it, you see {listing(near)}."
         )
 
     def content(self, receptacle: int) -> str:
@@ -344,11 +339,7 @@ class State:
         world, o, k = self.world, self.world.object_index.get(thing, NOWHERE), self.held
         if o == NOWHERE or k == NOWHERE or knife != world.objects[k]:
             return None
-        if (
-            not world.knives >> k & 1
-            or not world.sliceable >> o & 1
-            or not self.spots[o] >> self.loc & 1
-        ):
+        if not world.knives >> k & 1 or not world.sliceable >> o & 1 or not self.spots[o] >> self.loc & 1:
             return None
         before = self.sliced
         self.sliced |= 1 << o

@@ -190,7 +190,5 @@ class AlfworldEnv:
         if self._state is None or self._game is None:
             raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
         if self._done:
-            raise EnvError(
-                f"{what} was called after the episode ended; call reset(task_id) to start another."
-            )
+            raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
         return self._state, self._game

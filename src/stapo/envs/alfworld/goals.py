@@ -165,17 +165,14 @@ class _Grounder:
         for chosen in product(*(list(self.ways(part, bound)) for part in changing)):
             yield frozenset().union(*chosen)
 
-    def _exists(
-        self, variables: list[tuple[str, str]], body: Formula, bound: dict[str, int]
-    ) -> Iterator[Conjunction]:
+    def _exists(self, variables: list[tuple[str, str]], body: Formula, bound: dict[str, int]) -> Iterator[Conjunction]:
         if not variables:
             yield from self.ways(body, bound)
             return
         (variable, kind), *rest = variables
         if kind not in self.domains:
             raise GameFileError(
-                f"the goal quantifies over '{kind}'; expected one of "
-                f"{', '.join(sorted(self.domains))}."
+                f"the goal quantifies over '{kind}'; expected one of {', '.join(sorted(self.domains))}."
             )
         # Whatever is required of this variable further inside thins out its values here, before
         # the inner variables multiply them.
@@ -193,15 +190,11 @@ class _Grounder:
                     yield from self._required(part)
             case ["exists", list(variables), body]:
                 inner = {name for name, _ in _variables(variables)}
-                yield from (
-                    fact for fact in self._required(body) if inner.isdisjoint(map(str, fact))
-                )
+                yield from (fact for fact in self._required(body) if inner.isdisjoint(map(str, fact)))
             case [str(head), *_] if head in self.static:
                 yield list(formula)
 
-    def _truth(
-        self, formula: Formula, bound: dict[str, int], *, partial: bool = False
-    ) -> bool | None:
+    def _truth(self, formula: Formula, bound: dict[str, int], *, partial: bool = False) -> bool | None:
         """The value of a fixed fact; None if actions change it or (`partial`) it is not bound."""
         if not isinstance(formula, list) or not formula:
             raise GameFileError(f"expected a goal formula, found {formula!r}.")
@@ -281,9 +274,7 @@ def _possible(literal: Literal, world: World) -> bool:
         return True
     if fact == "in" and not (world.accepts[o] >> r & 1 and world.rec_loc[r] != NOWHERE):
         return False
-    reachable = any(
-        o in held and world.rec_loc[i] != NOWHERE for i, held in enumerate(start.contents)
-    )
+    reachable = any(o in held and world.rec_loc[i] != NOWHERE for i, held in enumerate(start.contents))
     if fact in ("in", "holds"):
         return start.held == o or (bool(world.pickupable >> o & 1) and reachable)
     mask: int = getattr(start, fact)

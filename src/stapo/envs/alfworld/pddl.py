@@ -75,9 +75,7 @@ def parse_problem(text: str) -> Problem:
                 "release with (:init …) before (:goal …). Was the file cut short?"
             )
     if goal_at < init_at:
-        raise GameFileError(
-            "the PDDL problem has (:goal …) before (:init …); expected the facts first."
-        )
+        raise GameFileError("the PDDL problem has (:goal …) before (:init …); expected the facts first.")
     return Problem(_facts(lowered[init_at + 6 : goal_at]), _goal(lowered[goal_at:]))
 
 
@@ -115,6 +113,4 @@ def _goal(section: str) -> Formula:
             if len(done) != 2:
                 raise GameFileError(f"expected one formula after :goal, found {len(done) - 1}.")
             return done[1]
-    raise GameFileError(
-        f"the goal formula ends with {len(stack)} open parentheses; the PDDL problem is truncated."
-    )
+    raise GameFileError(f"the goal formula ends with {len(stack)} open parentheses; the PDDL problem is truncated.")

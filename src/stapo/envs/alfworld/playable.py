@@ -25,9 +25,7 @@ class Playable(NamedTuple):
 
 
 _LOCK = threading.Lock()
-_CACHES: weakref.WeakKeyDictionary[TaskSource, OrderedDict[str, Playable]] = (
-    weakref.WeakKeyDictionary()
-)
+_CACHES: weakref.WeakKeyDictionary[TaskSource, OrderedDict[str, Playable]] = weakref.WeakKeyDictionary()
 
 
 def playable(source: TaskSource, task_id: str) -> Playable:

@@ -62,9 +62,7 @@ class ReleaseTree:
                 if task_type is not None:
                     game_id = folder.relative_to(root).as_posix()
                     self._entries[game_id] = _Entry(split, task_type, folder)
-            ids = sorted(
-                game_id for game_id, entry in self._entries.items() if entry.split == split
-            )
+            ids = sorted(game_id for game_id, entry in self._entries.items() if entry.split == split)
             if not ids:
                 raise GameFileError(
                     f"split '{split}' in '{root}' holds no playable game; expected folders with "
@@ -94,9 +92,7 @@ class ReleaseTree:
         data = _json_object(file)
         for key in ("pddl_problem", "grammar"):
             if not isinstance(data.get(key), str):
-                raise GameFileError(
-                    f"{file}: key '{key}' is missing or no text; download the game again."
-                )
+                raise GameFileError(f"{file}: key '{key}' is missing or no text; download the game again.")
         task = _TASK.search(data["grammar"])
         if task is None:
             raise GameFileError(f"{file}: the grammar states no 'Your task is to: …' sentence.")
@@ -143,9 +139,7 @@ def _json_object(file: Path) -> dict[str, Any]:
     except OSError as err:
         raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
     except ValueError as err:
-        raise GameFileError(
-            f"{file} is not valid JSON ({err}); it may be cut short. Download the game again."
-        ) from err
+        raise GameFileError(f"{file} is not valid JSON ({err}); it may be cut short. Download the game again.") from err
     if not isinstance(data, dict):
         raise GameFileError(f"{file}: expected a JSON object, found {type(data).__name__}.")
     return data

@@ -119,14 +119,8 @@ def _open_path(path: Path) -> TaskSource:
 
 
 def _generated(scenes: str, games_per_type: int) -> TaskSource:
-    if (
-        not isinstance(games_per_type, int)
-        or isinstance(games_per_type, bool)
-        or games_per_type < 1
-    ):
-        raise ConfigError(
-            f"games_per_type must be a positive whole number, found {games_per_type!r}."
-        )
+    if not isinstance(games_per_type, int) or isinstance(games_per_type, bool) or games_per_type < 1:
+        raise ConfigError(f"games_per_type must be a positive whole number, found {games_per_type!r}.")
     # Imported on demand: users of recorded games never pay for the generator.
     module = importlib.import_module("stapo.envs.alfworld.generator")
     source: TaskSource = module.GeneratedGames(scenes=scenes, games_per_type=games_per_type)

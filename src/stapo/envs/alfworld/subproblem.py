@@ -75,9 +75,7 @@ class Subproblem:
             return False
         return all(
             not target & ~at and not wanted & ~marks
-            for target, wanted, at, marks in zip(
-                self.targets, self.wanted, node.within, node.marks, strict=True
-            )
+            for target, wanted, at, marks in zip(self.targets, self.wanted, node.within, node.marks, strict=True)
         )
 
     # -- moves -----------------------------------------------------------------------------------
@@ -112,11 +110,7 @@ class Subproblem:
     def _add_dumps(self, useful: dict[int, list[int]]) -> None:
         """Add places to drop what is in hand: one per useful location, the cheapest elsewhere."""
         world, root = self.world, self.root
-        fits = [
-            r
-            for r, loc in enumerate(world.rec_loc)
-            if loc != NOWHERE and world.accepts[root.held] >> r & 1
-        ]
+        fits = [r for r, loc in enumerate(world.rec_loc) if loc != NOWHERE and world.accepts[root.held] >> r & 1]
         fits.sort(key=lambda r: not self._accessible(root.opened, r))
         for loc, here in useful.items():
             here += [r for r in fits if world.rec_loc[r] == loc and r not in here][:1]
@@ -210,10 +204,7 @@ class Subproblem:
             if not held:
                 takes = True
                 actions += 1
-                if (
-                    not any(self._accessible(node.opened, r) for r in _bits(at))
-                    and at & (at - 1) == 0
-                ):
+                if not any(self._accessible(node.opened, r) for r in _bits(at)) and at & (at - 1) == 0:
                     doors |= at
                 from_here = here in source_locs
                 if not from_here and len(source_locs) == 1:

@@ -74,11 +74,7 @@ class Grammar:
 
     def arrival(self, world: World, receptacle: int) -> str:
         """The sentence on arriving at a receptacle."""
-        where = (
-            world.locations[world.rec_loc[receptacle]]
-            if self.says_location
-            else world.receptacles[receptacle]
-        )
+        where = world.locations[world.rec_loc[receptacle]] if self.says_location else world.receptacles[receptacle]
         return f"You arrive at {where}. "
 
 

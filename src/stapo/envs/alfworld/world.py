@@ -106,9 +106,7 @@ def _single(problem: Problem, predicate: str, what: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for entity, value in _pairs(problem, predicate):
         if values.setdefault(entity, value) != value:
-            raise GameFileError(
-                f"'{entity}' has two {what}s, '{values[entity]}' and '{value}'; expected one."
-            )
+            raise GameFileError(f"'{entity}' has two {what}s, '{values[entity]}' and '{value}'; expected one.")
     return values
 
 
@@ -116,9 +114,7 @@ def _pairs(problem: Problem, predicate: str) -> list[tuple[str, str]]:
     facts = problem.of(predicate)
     for fact in facts:
         if len(fact) != 2:
-            raise GameFileError(
-                f"fact ({predicate} {' '.join(fact)}) has {len(fact)} arguments; expected 2."
-            )
+            raise GameFileError(f"fact ({predicate} {' '.join(fact)}) has {len(fact)} arguments; expected 2.")
     return [(fact[0], fact[1]) for fact in facts]
 
 
@@ -129,9 +125,7 @@ def _compile(problem: Problem) -> World:
     places = _single(problem, "receptacleatlocation", "location")
     agents = _single(problem, "atlocation", "location")
     if len(agents) != 1:
-        raise GameFileError(
-            f"found {len(agents)} agents with an atLocation fact; expected exactly one."
-        )
+        raise GameFileError(f"found {len(agents)} agents with an atLocation fact; expected exactly one.")
     within, lying = _pairs(problem, "inreceptacle"), _pairs(problem, "objectatlocation")
     oids = sorted(object_types)
     rids = sorted(receptacle_types)
@@ -186,19 +180,13 @@ def _compile(problem: Problem) -> World:
         rec_loc=tuple(rec_loc),
         loc_recs=tuple(map(tuple, loc_recs)),
         openable=mask_of("openable", recs),
-        accepts=tuple(
-            _mask(i for i, t in enumerate(rtypes) if t in accepting.get(object_types[o], ()))
-            for o in oids
-        ),
+        accepts=tuple(_mask(i for i, t in enumerate(rtypes) if t in accepting.get(object_types[o], ())) for o in oids),
         pickupable=mask_of("pickupable", objects),
         toggleable=mask_of("toggleable", objects),
         sliceable=mask_of("sliceable", objects),
         knives=_mask(objects[o] for o in oids if object_types[o] in _KNIVES),
         treatable={t: mask_of(t + "able", objects) for t in TOOLS},
-        tools={
-            treatment: _mask(i for i, t in enumerate(rtypes) if t == tool)
-            for treatment, tool in TOOLS.items()
-        },
+        tools={treatment: _mask(i for i, t in enumerate(rtypes) if t == tool) for treatment, tool in TOOLS.items()},
         inside=tuple(tuple(inner[o]) if o in inner else None for o in oids),
         go_to=tuple([command for command, at in goings if at != here] for here in range(len(lids))),
         goal=problem.goal,
