@@ -1,0 +1,148 @@
+"""What a run left behind, read so that a missing or broken piece becomes a remark instead of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from stapo.errors import RunDirectoryError
+from stapo.run import RunDirectory
+from stapo.run.directory import read_jsonl
+
+Floats = npt.NDArray[np.float64]
+Row = dict[str, Any]
+
+_PLOTTED_ROWS = 800  # more points than pixels only make the page larger
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """The contents of a run directory.
+
+    Attributes:
+        name: of the folder.
+        info: run.json.
+        config: config.yaml as data; empty when it cannot be read.
+        config_text: config.yaml as it stands.
+        metrics: a row per iteration, thinned to what a plot can show.
+        thinned: every how many iterations a row was kept.
+        iterations_done: the last iteration that was logged.
+        evals: a row per evaluation and mode.
+        warm_start: rows of step and loss.
+        transcripts: transcript files, oldest first.
+        remarks: what is missing or could not be read, as sentences.
+    """
+
+    name: str
+    info: Row
+    config: Row
+    config_text: str
+    metrics: list[Row]
+    thinned: int
+    iterations_done: int
+    evals: list[Row]
+    warm_start: list[Row]
+    transcripts: list[Path]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def iterations(self) -> Floats:
+        """Iteration number of every row of metrics."""
+        return np.array([float(row["iteration"]) for row in self.metrics])
+
+    def series(self, path: str) -> Floats:
+        """One number per row of metrics, looked up by dotted path; NaN where there is none."""
+        return np.array([number(lookup(row, path)) for row in self.metrics])
+
+    def setting(self, path: str, default: Any = None) -> Any:
+        """A value of the configuration by dotted path."""
+        value = lookup(self.config, path)
+        return default if value is None else value
+
+
+def read_run(run: RunDirectory) -> RunLog:
+    """Read everything the report needs, except the transcripts themselves."""
+    remarks: list[str] = []
+    try:
+        config = run.config()
+    except Exception as err:  # YAML, encoding and type errors have no common base, and none may cost the page
+        config = {}
+        remarks.append(f"config.yaml cannot be read ({type(err).__name__}), so names and settings are missing.")
+    rows = {name: readable_rows(run.path / f"{name}.jsonl", remarks) for name in ("metrics", "evals", "warm_start")}
+    metrics = [row for row in rows["metrics"] if isinstance(row.get("iteration"), int)]
+    if not metrics:
+        remarks.append("No iteration was logged yet, so there are no curves.")
+    transcripts = run.transcripts()
+    if not transcripts:
+        remarks.append("No transcript was written, so there are no trajectories to read (log.transcript_every).")
+    step = max(1, -(-len(metrics) // _PLOTTED_ROWS))
+    return RunLog(
+        name=run.path.resolve().name,
+        info=run.info(),
+        config=config,
+        config_text=_text(run.path / "config.yaml"),
+        metrics=metrics if step == 1 else [*metrics[:-1:step], metrics[-1]],
+        thinned=step,
+        iterations_done=metrics[-1]["iteration"] if metrics else 0,
+        evals=[row for row in rows["evals"] if isinstance(row.get("iteration"), int) and row.get("mode")],
+        warm_start=rows["warm_start"],
+        transcripts=transcripts,
+        remarks=remarks,
+    )
+
+
+def readable_rows(path: Path, remarks: list[str]) -> list[Row]:
+    """Rows of a JSON-lines file up to the first broken one, which is added to `remarks`."""
+    rows: list[Row] = []
+    if not path.is_file():
+        return rows
+    try:
+        rows.extend(row for row in read_jsonl(path) if isinstance(row, dict))
+    except (RunDirectoryError, UnicodeDecodeError) as err:
+        reason = str(err).replace(f"'{path}'", "").strip()
+        remarks.append(f"{path.name} is damaged ({reason}); what precedes the damage is shown.")
+    return rows
+
+
+def lookup(data: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested mappings, or None."""
+    value: Any = data
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def number(value: Any) -> float:
+    """A float, NaN for whatever is not a number."""
+    return float(value) if isinstance(value, int | float) else float("nan")
+
+
+def smoothed(values: Floats, window: int) -> Floats:
+    """Centred moving mean that skips NaN and narrows at both ends."""
+    half = window // 2
+    result = np.full(len(values), np.nan)
+    for i in range(len(values)):
+        part = values[max(0, i - half) : i + half + 1]
+        known = part[np.isfinite(part)]
+        if len(known):
+            result[i] = known.mean()
+    return result
+
+
+def smoothing_window(count: int) -> int:
+    """Rows that a moving mean spans: about a tenth of the run, odd; 1 where there is too little to smooth."""
+    return 1 if count < 6 else max(3, count // 10) | 1
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,178 @@
+"""How every figure of the report looks, and how it becomes inline SVG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from stapo.report.data import Floats
+
+BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
+    "#3b7dd8", "#d9822b", "#2e9e6b", "#d6485a", "#8a63d2", "#1c9bab", "#a0703c", "#8a929c",
+)  # fmt: skip
+"""Mid tones that read on light and on dark paper."""
+
+# Stand-ins that are exchanged for CSS in the finished SVG, so that text and grid follow the colour scheme of the page.
+_INK, _GRID = "#010203", "#040506"
+
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "legend.fontsize": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _GRID,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.2,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+_WIDTH, _HEIGHT, _PANEL_HEIGHT = 6.0, 3.3, 2.0  # inches of 72 units; about the width of a card, so text keeps its size
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure with what a reader needs to make sense of it.
+
+    Attributes:
+        key: identifier on the page.
+        title: heading.
+        shows: what is drawn.
+        look_for: what a healthy run looks like.
+        bad_sign: what should make the reader suspicious.
+        svg: the drawing, or None.
+        missing: why there is no drawing.
+    """
+
+    key: str
+    title: str
+    shows: str
+    look_for: str
+    bad_sign: str
+    svg: Markup | None = None
+    missing: str = ""
+
+    def drawn(self, draw: Callable[[Figure, list[Axes]], None], *, panels: int = 1) -> Plot:
+        """This plot with its drawing; see `render`."""
+        return replace(self, svg=render(self.key, self.title, draw, panels=panels))
+
+    def without(self, reason: str) -> Plot:
+        """This plot with the reason why there is nothing to draw."""
+        return replace(self, missing=reason)
+
+
+def render(key: str, label: str, draw: Callable[[Figure, list[Axes]], None], *, panels: int = 1) -> Markup:
+    """Draw a figure and return it as SVG for the page; the same data give the same characters.
+
+    Args:
+        key: distinguishes the identifiers inside this figure from those of the others on the page.
+        label: what a screen reader says.
+        draw: called with the figure and its axes, which share their x axis.
+        panels: axes, one above the other.
+    """
+    style: Any = {**_STYLE, "svg.hashsalt": f"stapo-{key}"}
+    with mpl.rc_context(style):
+        height = _HEIGHT if panels == 1 else _PANEL_HEIGHT * panels
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        axes = [ax for row in figure.subplots(panels, 1, sharex=True, squeeze=False) for ax in row]
+        draw(figure, axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    return _for_page(buffer.getvalue(), label)
+
+
+def _for_page(svg: str, label: str) -> Markup:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<g id=\"[^\"]*\">", "<g>", svg)
+    svg = re.sub(r"\n\s*", "\n", svg)
+    svg = re.sub(r"(font: [\d.]+px)[^;\"]*", r"\1 var(--font)", svg)
+    svg = svg.replace(_INK, "var(--ink)").replace(_GRID, "var(--grid)")
+    view = re.search(r"viewBox=\"([^\"]*)\"", svg)
+    head = Markup('<svg role="img" aria-label="{}" viewBox="{}">').format(label, view.group(1) if view else "")
+    return Markup(head + Markup(svg[svg.index(">") + 1 :]))
+
+
+def iteration_axis(ax: Axes, iterations: Floats) -> None:
+    """Whole iterations on x, with a little room at both ends."""
+    ax.set_xlabel("iteration")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    low, high = float(iterations.min()), float(iterations.max())
+    room = max(0.6, 0.02 * (high - low))
+    ax.set_xlim(low - room, high + room)
+
+
+def bar_width(iterations: Floats) -> float:
+    """Width of a bar that leaves a small gap to the next iteration drawn."""
+    return 0.88 * float(np.diff(iterations).min(initial=np.inf)) if len(iterations) > 1 else 0.88
+
+
+def percent_axis(ax: Axes, label: str, *, whole: bool = False) -> None:
+    """Shares in percent on y; `whole` fixes the axis to 0 … 100."""
+    ax.set_ylabel(label)
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    if whole:
+        ax.set_ylim(-0.02, 1.02)
+
+
+def line(ax: Axes, x: Floats, y: Floats, label: str | None = None, **style: Any) -> bool:
+    """Draw the finite part of a series, with markers where points are few; returns whether there was any."""
+    known = np.isfinite(y)
+    if not known.any():
+        return False
+    few = int(known.sum()) <= 40
+    style = {"marker": "o" if few else "", "markersize": 3.2, **style}
+    ax.plot(x[known], y[known], label=None if label is None else plain(label), **style)
+    return True
+
+
+def legend(figure: Figure, *, columns: int = 3, axes: Sequence[Axes] | None = None) -> None:
+    """One legend above the axes, where it hides nothing."""
+    handles, labels = [], []
+    for ax in figure.axes if axes is None else axes:
+        for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
+            if text not in labels:
+                handles.append(handle)
+                labels.append(text)
+    if handles:
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(labels)))
+
+
+def log_axis(ax: Axes, *, percent: bool = False) -> None:
+    """Logarithmic y with plain numbers."""
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %" if percent else f"{value:g}")
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def plain(text: str, limit: int = 34) -> str:
+    """Text that matplotlib draws as it stands: no mathematics, no control characters, not endless."""
+    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    return (clean if len(clean) <= limit else clean[: limit - 1] + "…").replace("$", r"\$").lstrip("_")
+
+
+def has_any(*series: Floats) -> bool:
+    """Whether any of the series holds a number."""
+    return any(bool(np.isfinite(s).any()) for s in series)

@@ -1,0 +1,200 @@
+"""The run in words and in one table."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from stapo.report.data import Row, RunLog, lookup, number
+
+_STATUS = {
+    "done": "The run is complete.",
+    "running": "The run is still going on, or its process ended without a word.",
+    "stopped": "The run was stopped by hand before its end.",
+    "failed": "The run failed.",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Evaluations of one mode before and after RL.
+
+    Attributes:
+        mode: sampled or greedy.
+        start: the full evaluation before RL.
+        end: the full evaluation after RL, None where it is missing.
+    """
+
+    mode: str
+    start: Row
+    end: Row | None
+
+    @property
+    def change(self) -> float:
+        """Success at the end minus success at the start, NaN without an end."""
+        return number(self.end and self.end.get("success")) - number(self.start.get("success"))
+
+    @property
+    def errors(self) -> float:
+        """The change in units of its standard error; NaN where that is unknown.
+
+        One win and one loss are added to each side, because the plain error is 0 where none or all were won.
+        """
+        if self.end is None:
+            return math.nan
+        variance = 0.0
+        for row in (self.start, self.end):
+            n = number(row.get("episodes"))
+            p = (number(row.get("success")) * n + 1) / (n + 2)
+            variance += p * (1 - p) / (n + 2)
+        return abs(self.change) / math.sqrt(variance) if variance > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One line of the success table: a label, and for each mode the cells start, end and change."""
+
+    label: str
+    episodes: str
+    cells: list[tuple[str, str, str]]
+
+
+def comparisons(log: RunLog) -> list[Comparison]:
+    """Start and end of every evaluation mode, in the order in which they were run."""
+    found = []
+    for mode in dict.fromkeys(str(row["mode"]) for row in log.evals):
+        rows = [r for r in log.evals if r["mode"] == mode and r.get("final", True)]
+        if rows:
+            found.append(Comparison(mode, rows[0], rows[-1] if len(rows) > 1 else None))
+    return found
+
+
+def success_table(compared: list[Comparison]) -> list[TableRow]:
+    """Success before and after, over all tasks and by task type."""
+    if not compared:
+        return []
+    rows = [TableRow("all", _episodes(compared, None), [_cells(c, None) for c in compared])]
+    types = {t for c in compared for row in (c.start, c.end or {}) for t in (row.get("by_type") or {})}
+    return rows + [TableRow(t, _episodes(compared, t), [_cells(c, t) for c in compared]) for t in sorted(types)]
+
+
+def title(log: RunLog) -> str:
+    """Heading of the page."""
+    return f"{log.setting('algorithm.name', 'a run')} on {log.setting('env.name', 'an unknown environment')}"
+
+
+def sentences(log: RunLog, compared: list[Comparison]) -> list[str]:
+    """The summary paragraph, sentence by sentence."""
+    get = log.setting
+    planned = get("optim.iterations")
+    size = ""
+    if get("rollout.groups") and get("rollout.group_size"):
+        size = f" of {get('rollout.groups')} task groups × {get('rollout.group_size')} attempts"
+    start = "a pretrained model" if get("model.path") else "a small model"
+    if get("warm_start.steps"):
+        start += f" after {get('warm_start.steps')} supervised steps"
+    done = f"{log.iterations_done}" + (f" of {planned}" if planned not in (None, log.iterations_done) else "")
+    text = [
+        f"{get('algorithm.name', 'An unknown algorithm')} trained {start} on {get('env.name', 'an environment')} "
+        f"(split '{get('env.split', '?')}', seed {get('seed', '?')}) for {done} iteration"
+        f"{'' if done == '1' else 's'}{size}."
+    ]
+    text += [_outcome(c) for c in compared]
+    if compared:
+        text.append("± is one binomial standard error.")
+    if any(number(row.get("success")) in (0.0, 1.0) for c in compared for row in (c.start, c.end or {})):
+        text.append("Where none or all were won it reads 0: up to 3 in n episodes may still differ (95 %).")
+    text.append(_STATUS.get(str(log.info.get("status")), f"The status of the run is '{log.info.get('status')}'."))
+    if log.info.get("reason"):
+        text.append(f"Reason: {log.info['reason']}")
+    return text
+
+
+def protocols(log: RunLog) -> list[tuple[str, str]]:
+    """How each kind of evaluation was done: label and protocol line."""
+    found: dict[tuple[str, str], None] = {}
+    for row in log.evals:
+        kind = "before and after RL" if row.get("final", True) else "in between"
+        found[(f"{row['mode']}, {kind}", str(row.get("protocol", "not stated")))] = None
+    return list(found)
+
+
+def facts(log: RunLog) -> list[tuple[str, str]]:
+    """Small print: times, machine, versions, command."""
+    info = log.info
+    pairs = [(key, str(info[key])) for key in ("started", "ended", "platform") if info.get(key)]
+    pairs += _durations(info)
+    versions = info.get("versions")
+    if isinstance(versions, dict):
+        pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    command = info.get("command")
+    if isinstance(command, list):
+        pairs.append(("command", shlex.join(map(str, command))))
+    return pairs
+
+
+def percent(value: Any, digits: int = 1) -> str:
+    """A share as percent, or a dash."""
+    share = number(value)
+    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "–"
+
+
+def _outcome(c: Comparison) -> str:
+    before = f"{percent(c.start.get('success'))} ± {percent(c.start.get('success_standard_error'))}"
+    if c.end is None:
+        return f"Success in {c.mode} play was {before} before RL; the evaluation after RL is missing."
+    after = f"{percent(c.end.get('success'))} ± {percent(c.end.get('success_standard_error'))}"
+    text = f"Success in {c.mode} play went from {before} to {after}"
+    if not math.isfinite(c.errors):
+        return text + "."
+    if c.errors < 2:
+        return f"{text}, a change within the noise ({c.errors:.1f} standard errors)."
+    return f"{text}, {'a gain' if c.change > 0 else 'a loss'} of {c.errors:.1f} standard errors."
+
+
+def _cells(c: Comparison, task_type: str | None) -> tuple[str, str, str]:
+    start, end = _part(c.start, task_type), _part(c.end or {}, task_type)
+    change = number(end.get("success")) - number(start.get("success"))
+    return _with_error(start), _with_error(end), f"{100 * change:+.1f}" if math.isfinite(change) else "–"
+
+
+def _with_error(row: Row) -> str:
+    p, n = number(row.get("success")), number(row.get("episodes"))
+    error = number(row.get("success_standard_error"))
+    if not math.isfinite(error) and n > 0 and 0 <= p <= 1:
+        error = math.sqrt(p * (1 - p) / n)
+    return percent(p) + (f" ± {100 * error:.1f}" if math.isfinite(error) else "")
+
+
+def _episodes(compared: list[Comparison], task_type: str | None) -> str:
+    return str(_part(compared[0].start, task_type).get("episodes", "–"))
+
+
+def _part(row: Row, task_type: str | None) -> Row:
+    return row if task_type is None else dict((row.get("by_type") or {}).get(task_type) or {})
+
+
+def _durations(info: Row) -> list[tuple[str, str]]:
+    pairs = []
+    for key, label in (("warm_start", "warm start"), ("rl", "RL with evaluations")):
+        if math.isfinite(seconds := number(lookup(info, f"seconds.{key}"))):
+            pairs.append((label, duration(seconds)))
+    if not pairs and info.get("started") and info.get("ended"):
+        try:
+            span = datetime.fromisoformat(info["ended"]) - datetime.fromisoformat(info["started"])
+            pairs.append(("wall time", duration(span.total_seconds())))
+        except (ValueError, TypeError):
+            pass
+    return pairs
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,177 @@
+"""Trajectories for the page: which ones fit, and what is shown of each step."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stapo.report.data import Row, RunLog, number, readable_rows
+
+PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
+_MOST_FILES = 6
+_STEP_BYTES = 1_500  # markup around the text of a step
+_LONGEST_TEXT = 20_000
+_SCALE = 4.0  # H_n at the ends of the little bar
+
+_BIDI_CONTROLS = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Sibling rollouts of one task.
+
+    Attributes:
+        iteration: when they were played.
+        group: index of the task group in its batch.
+        members: trajectory records.
+        prompts: which steps carry their prompts: all, flagged, none.
+        left_out: siblings that did not fit on the page.
+    """
+
+    iteration: int
+    group: int
+    members: list[Row]
+    prompts: str = "all"
+    left_out: int = 0
+
+    @property
+    def first(self) -> Row:
+        """The record that goal, task and fences are read from."""
+        return self.members[0]
+
+    @property
+    def won(self) -> int:
+        """How many members solved the task."""
+        return sum(bool(m.get("won")) for m in self.members)
+
+    def fence(self, name: str) -> float:
+        """Place of a fence on the bar of normalized entropy, percent."""
+        value = number((self.first.get("fences") or {}).get(name))
+        return place(value) if math.isfinite(value) else (0.0 if name == "lower" else 100.0)
+
+    def shows_prompts(self, step: Row) -> bool:
+        """Whether the page holds the prompts of this step."""
+        return self.prompts == "all" or (self.prompts == "flagged" and bool(step.get("outlier")))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The groups that are shown, and what was left out, in words."""
+
+    groups: list[Group] = field(default_factory=list)
+    note: str = ""
+
+
+def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTES) -> Selection:
+    """Choose transcripts that fit the page: newest, oldest, and some in between.
+
+    Prompts are the bulk. Where all do not fit, they are kept at flagged steps only, then nowhere, before any
+    trajectory is dropped.
+    """
+    if not log.transcripts:
+        return Selection()
+    files = spread(log.transcripts, _MOST_FILES)
+    groups = [g for path in files for g in _groups(readable_rows(path, remarks))]
+    for prompts in ("all", "flagged", "none"):
+        shown = [Group(g.iteration, g.group, g.members, prompts) for g in groups]
+        if sum(map(_size, shown)) <= budget:
+            break
+    else:
+        shown = _within(shown, budget)
+    return Selection(shown, _note(log.transcripts, files, groups, shown))
+
+
+def spread(paths: list[Path], most: int) -> list[Path]:
+    """At most `most` of the paths, evenly spaced, both ends included."""
+    if len(paths) <= most:
+        return list(paths)
+    return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
+
+
+def readable(text: Any) -> str:
+    """Text as a page can hold it: control and direction characters become visible, endless text is cut."""
+    value = "" if text is None else str(text)
+    cut = len(value) - _LONGEST_TEXT
+    if cut > 0:
+        value = f"{value[:_LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
+    return "".join(_visible(c) for c in value)
+
+
+def place(value: float) -> float:
+    """Where a normalized entropy lies on its bar, percent from the left."""
+    return round(100 * (min(max(value, -_SCALE), _SCALE) + _SCALE) / (2 * _SCALE), 1)
+
+
+def prompt_lines(step: Row) -> list[tuple[str, bool]]:
+    """Lines of the full prompt, each with whether the blind prompt lacks it."""
+    blind = set(str(step.get("blind_prompt") or "").splitlines())
+    return [(line, line not in blind) for line in str(step.get("prompt") or "").splitlines()]
+
+
+def _visible(c: str) -> str:
+    if c in "\n\t" or (c.isprintable() and c not in _BIDI_CONTROLS):
+        return c
+    hidden = unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in _BIDI_CONTROLS
+    return f"\\u{{{ord(c):x}}}" if hidden else c
+
+
+def _groups(records: Iterable[Row]) -> list[Group]:
+    found: dict[tuple[int, int], list[Row]] = {}
+    for record in records:
+        if isinstance(record.get("steps"), list):
+            key = (int(record.get("iteration") or 0), int(record.get("group") or 0))
+            found.setdefault(key, []).append(record)
+    return [Group(iteration, group, members) for (iteration, group), members in found.items()]
+
+
+def _size(group: Group) -> int:
+    return sum(_member_size(group, member) for member in group.members)
+
+
+def _member_size(group: Group, member: Row) -> int:
+    total = 800
+    for step in member["steps"]:
+        keys = ["observation", "response", "action"]
+        if group.shows_prompts(step):
+            keys += ["prompt", "blind_prompt"]
+        texts = (str(step.get(key) or "").encode("utf-8", "replace") for key in keys)
+        total += _STEP_BYTES + sum(min(len(text), _LONGEST_TEXT) for text in texts)
+    return total
+
+
+def _within(groups: list[Group], budget: int) -> list[Group]:
+    """Groups from both ends of the run inwards until the budget is spent; the last one may lose members."""
+    order = sorted(range(len(groups)), key=lambda i: (min(i, len(groups) - 1 - i), i == 0))
+    kept: dict[int, Group] = {}
+    for i in order:
+        group = groups[i]
+        members: list[Row] = []
+        for member in group.members:
+            size = _member_size(group, member)
+            if size > budget and (members or kept):
+                break
+            budget -= size
+            members.append(member)
+        if members:
+            kept[i] = Group(group.iteration, group.group, members, group.prompts, len(group.members) - len(members))
+        if budget <= 0:
+            break
+    return [kept[i] for i in sorted(kept)]
+
+
+def _note(all_files: list[Path], files: list[Path], groups: list[Group], shown: list[Group]) -> str:
+    parts = []
+    if len(files) < len(all_files):
+        parts.append(f"{len(files)} of the {len(all_files)} transcript files are shown: both ends and some between")
+    if len(shown) < len(groups):
+        parts.append(f"{len(groups) - len(shown)} task groups did not fit on the page")
+    if any(g.left_out for g in shown):
+        parts.append("some siblings did not fit")
+    prompts = shown[0].prompts if shown else "all"
+    if prompts != "all":
+        parts.append("prompts are left out" + (" except at flagged steps" if prompts == "flagged" else ""))
+    return "; ".join(parts) + ". Everything is in the run's transcripts folder." if parts else ""
