@@ -50,7 +50,7 @@ _STYLE: dict[str, Any] = {
     "savefig.facecolor": "none",
 }
 
-_WIDTH, _HEIGHT, _PANEL_HEIGHT = 6.0, 3.3, 2.0  # inches of 72 units; about the width of a card, so text keeps its size
+_WIDTH, _HEIGHT, _PANEL_HEIGHT = 6.0, 3.3, 1.75  # inches of 72 units; about the width of a card, so text keeps its size
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from stapo.report.data import Row, RunLog, lookup, number
 
+_NARROW = "\N{NARROW NO-BREAK SPACE}"  # keeps number, sign and unit on one line
 _STATUS = {
     "done": "The run is complete.",
     "running": "The run is still going on, or its process ended without a word.",
@@ -102,11 +103,7 @@ def sentences(log: RunLog, compared: list[Comparison]) -> list[str]:
         f"(split '{get('env.split', '?')}', seed {get('seed', '?')}) for {done} iteration"
         f"{'' if done == '1' else 's'}{size}."
     ]
-    text += [_outcome(c) for c in compared]
-    if compared:
-        text.append("± is one binomial standard error.")
-    if any(number(row.get("success")) in (0.0, 1.0) for c in compared for row in (c.start, c.end or {})):
-        text.append("Where none or all were won it reads 0: up to 3 in n episodes may still differ (95 %).")
+    text += [_outcome(c, log) for c in compared]
     text.append(_STATUS.get(str(log.info.get("status")), f"The status of the run is '{log.info.get('status')}'."))
     if log.info.get("reason"):
         text.append(f"Reason: {log.info['reason']}")
@@ -139,14 +136,18 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
 def percent(value: Any, digits: int = 1) -> str:
     """A share as percent, or a dash."""
     share = number(value)
-    return f"{100 * share:.{digits}f} %" if math.isfinite(share) else "–"
+    return f"{100 * share:.{digits}f}{_NARROW}%" if math.isfinite(share) else "–"
 
 
-def _outcome(c: Comparison) -> str:
-    before = f"{percent(c.start.get('success'))} ± {percent(c.start.get('success_standard_error'))}"
+def _outcome(c: Comparison, log: RunLog) -> str:
+    before = _with_error(c.start)
     if c.end is None:
-        return f"Success in {c.mode} play was {before} before RL; the evaluation after RL is missing."
-    after = f"{percent(c.end.get('success'))} ± {percent(c.end.get('success_standard_error'))}"
+        text = f"Success in {c.mode} play was {before} before RL; the evaluation after RL is missing"
+        short = [row for row in log.evals if row["mode"] == c.mode and not row.get("final", True)]
+        if not short:
+            return text + "."
+        return f"{text}, the last short one, after {short[-1]['iteration']} iterations, gave {_with_error(short[-1])}."
+    after = _with_error(c.end)
     text = f"Success in {c.mode} play went from {before} to {after}"
     if not math.isfinite(c.errors):
         return text + "."
@@ -158,7 +159,9 @@ def _outcome(c: Comparison) -> str:
 def _cells(c: Comparison, task_type: str | None) -> tuple[str, str, str]:
     start, end = _part(c.start, task_type), _part(c.end or {}, task_type)
     change = number(end.get("success")) - number(start.get("success"))
-    return _with_error(start), _with_error(end), f"{100 * change:+.1f}" if math.isfinite(change) else "–"
+    if not math.isfinite(change):
+        return _with_error(start), _with_error(end), "–"
+    return _with_error(start), _with_error(end), f"{100 * change:+.1f}" if abs(change) >= 5e-4 else "0.0"
 
 
 def _with_error(row: Row) -> str:
@@ -166,7 +169,9 @@ def _with_error(row: Row) -> str:
     error = number(row.get("success_standard_error"))
     if not math.isfinite(error) and n > 0 and 0 <= p <= 1:
         error = math.sqrt(p * (1 - p) / n)
-    return percent(p) + (f" ± {100 * error:.1f}" if math.isfinite(error) else "")
+    if not math.isfinite(error):
+        return percent(p)
+    return f"{100 * p:.1f}{_NARROW}±{_NARROW}{percent(error)}"
 
 
 def _episodes(compared: list[Comparison], task_type: str | None) -> str:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stapo.report.data import Row, RunLog, number, readable_rows
+from stapo.report.visible import visible
 
 PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
 _MOST_FILES = 6
 _STEP_BYTES = 1_500  # markup around the text of a step
 _LONGEST_TEXT = 20_000
 _SCALE = 4.0  # H_n at the ends of the little bar
-
-_BIDI_CONTROLS = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def readable(text: Any) -> str:
     cut = len(value) - _LONGEST_TEXT
     if cut > 0:
         value = f"{value[:_LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
-    return "".join(_visible(c) for c in value)
+    return visible(value)
 
 
 def place(value: float) -> float:
@@ -110,13 +108,6 @@ def prompt_lines(step: Row) -> list[tuple[str, bool]]:
     """Lines of the full prompt, each with whether the blind prompt lacks it."""
     blind = set(str(step.get("blind_prompt") or "").splitlines())
     return [(line, line not in blind) for line in str(step.get("prompt") or "").splitlines()]
-
-
-def _visible(c: str) -> str:
-    if c in "\n\t" or (c.isprintable() and c not in _BIDI_CONTROLS):
-        return c
-    hidden = unicodedata.category(c) in ("Cc", "Cs", "Co", "Cn") or c in _BIDI_CONTROLS
-    return f"\\u{{{ord(c):x}}}" if hidden else c
 
 
 def _groups(records: Iterable[Row]) -> list[Group]:

@@ -34,14 +34,8 @@ class _Section:
     plots: list[Plot]
 
 
-def write_report(run: RunDirectory) -> Path:
-    """Write `report.html` into the run directory; returns its path.
-
-    The page needs no network and no other file. What the run lacks is said on the page.
-
-    Raises:
-        RunDirectoryError: run.json cannot be read, or the page cannot be written.
-    """
+def write(run: RunDirectory) -> Path:
+    """See `stapo.report.write_report`."""
     path = run.path / FILE_NAME
     page = render_report(read_run(run))
     temporary = path.with_suffix(".html.tmp")

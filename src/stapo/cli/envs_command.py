@@ -1,0 +1,176 @@
+"""`stapo envs [NAME] [--env.OPTION VALUE] [--json]`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections import Counter
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stapo.cli.words import foreign, positional, say
+from stapo.envs.registry import ENVIRONMENTS, make
+from stapo.errors import StapoError
+
+_HELP = """usage: stapo envs [NAME] [--env.OPTION VALUE ...] [--json]
+
+List the environments, built in and from installed packages; or explain one: options, splits, tasks, an example.
+
+arguments:
+  NAME                 an environment of the list
+  --env.OPTION VALUE   build it with this option, e.g. --env.games DIR to count the tasks of real games
+  --json               machine-readable
+
+examples:
+  stapo envs
+  stapo envs alfworld
+  stapo envs alfworld --env.games ../shared/data/alfworld
+"""
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if any(arg in ("-h", "--help") for arg in argv):
+        print(_HELP, end="")
+        return 0
+    as_json, args = "--json" in argv, [a for a in argv if a != "--json"]
+    if args and not args[0].startswith("-"):
+        # Imported here, because the list alone must not wait for torch.
+        from stapo.cli.arguments import take_env_options
+
+        options, rest = take_env_options(args[1:], args[0])
+        positional(rest, 0, "envs", ("--json", "--help"))
+        return _explain(args[0], options, as_json)
+    positional(args, 0, "envs", ("--json", "--help"))
+    return _list(as_json)
+
+
+def _list(as_json: bool) -> int:
+    found = [_entry(name) for name in ENVIRONMENTS.names()]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return 0
+    table = Table("name", "what it is", "from")
+    table.columns[-1].overflow = "fold"
+    for entry in found:
+        what = Text(entry["error"], style="red") if entry["error"] else foreign(entry["summary"])
+        table.add_row(foreign(entry["name"]), what, foreign(entry["from"] or "–"))
+    console = Console()
+    console.print(table)
+    say(console, "'stapo envs NAME' explains options and tasks; 'stapo play NAME' lets you try one.", "dim")
+    return 0
+
+
+def _entry(name: str) -> dict[str, Any]:
+    try:
+        cls = ENVIRONMENTS.get(name)
+    except Exception as err:  # a foreign package may fail to import in any way, and must not hide the others
+        return {"name": name, "summary": None, "from": None, "error": f"{type(err).__name__}: {err}"}
+    return {"name": name, "summary": summary(cls), "from": f"{cls.__module__}:{cls.__qualname__}", "error": None}
+
+
+def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
+    facts: dict[str, Any] = {**_entry(name), "options": option_facts(name)}
+    error: StapoError | TypeError | None = None
+    try:
+        facts |= task_facts(name, options)
+    except (StapoError, TypeError) as err:  # TypeError: a required option is missing
+        error, facts["error"] = err, f"{err}"
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return 2 if error else 0
+    console = Console()
+    say(console, foreign(f"{name}: {facts['summary']}"), "bold")
+    console.print(_option_table(facts["options"]))
+    if error is not None:
+        say(console, foreign(f"its tasks cannot be listed: {error}"), "red")
+        return 2
+    console.print(_task_table(facts["splits"]))
+    say(console, f"episodes end after {facts['max_steps']} steps")
+    if facts["example"]:
+        say(console, foreign(f"example: {facts['example']['goal']}  ({facts['example']['task_id']})"))
+    return 0
+
+
+def summary(cls: type) -> str:
+    """First line of the docstring of a class; a dash where it has none."""
+    return (inspect.getdoc(cls) or "–").strip().splitlines()[0]
+
+
+def option_facts(name: str) -> list[dict[str, Any]]:
+    """Name, default and meaning of every option of an environment."""
+    from stapo.cli.arguments import env_parameters
+
+    cls = ENVIRONMENTS.get(name)
+    meanings = argument_meanings(inspect.getdoc(cls) or "") | argument_meanings(inspect.getdoc(cls.__init__) or "")
+    return [
+        {
+            "name": option,
+            "required": parameter.default is parameter.empty,
+            "default": None if parameter.default is parameter.empty else _plain(parameter.default),
+            "meaning": meanings.get(option, ""),
+        }
+        for option, parameter in env_parameters(name).items()
+    ]
+
+
+def argument_meanings(doc: str) -> dict[str, str]:
+    """Argument -> explanation, from the Args section of a Google-style docstring."""
+    section = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)*)", doc, re.MULTILINE)
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.group(1).splitlines() if section else ():
+        start = re.match(r"\s{4}(\*{0,2}\w+)(?: \([^)]*\))?:\s*(.*)", line)
+        if start and not line.startswith(" " * 5):
+            name = start.group(1)
+            found[name] = start.group(2)
+        elif name and line.strip():
+            found[name] = f"{found[name]} {line.strip()}".strip()
+    return found
+
+
+def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Splits with their tasks by type, and one task as an example."""
+    env = make(name, **options)
+    try:
+        splits: dict[str, Any] = {}
+        for split in env.splits:
+            tasks = env.tasks_of(split)
+            types = Counter(env.task_type(task) for task in tasks)
+            splits[split] = {"tasks": len(tasks), "by_type": dict(sorted(types.items()))}
+        first = next((env.tasks_of(split)[0] for split in env.splits if len(env.tasks_of(split))), None)
+        example = None if first is None else {"task_id": first, "goal": env.reset(first).goal}
+        return {"max_steps": env.max_steps, "splits": splits, "example": example}
+    finally:
+        env.close()
+
+
+def _option_table(options: list[dict[str, Any]]) -> Table | str:
+    if not options:
+        return "no options"
+    table = Table("option", "default", "meaning")
+    for option in options:
+        default = "required" if option["required"] else str(option["default"])
+        table.add_row(foreign(f"--env.{option['name']}"), foreign(default), foreign(option["meaning"]))
+    return table
+
+
+def _task_table(splits: dict[str, Any]) -> Table:
+    types = sorted({t for split in splits.values() for t in split["by_type"]})
+    table = Table("tasks")
+    for split in splits:
+        table.add_column(foreign(split), justify="right")
+    for task_type in types:
+        table.add_row(foreign(task_type), *(str(s["by_type"].get(task_type, 0)) for s in splits.values()))
+    if table.rows:
+        table.rows[-1].end_section = True
+    table.add_row("all", *(str(s["tasks"]) for s in splits.values()), style="bold")
+    return table
+
+
+def _plain(value: object) -> object:
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,222 @@
+"""`stapo play [ENV]`: a person plays a task in the terminal."""
+
+from __future__ import annotations
+
+import random
+import sys
+from contextlib import suppress
+from typing import Any
+
+from rich.columns import Columns
+from rich.console import Console
+
+from stapo.cli.arguments import take_env_options, take_flag
+from stapo.cli.words import foreign, positional, say
+from stapo.envs.protocol import Env
+from stapo.envs.registry import make
+from stapo.errors import ConfigError, StapoError, unknown_name
+
+_HELP = """usage: stapo play [ENV] [--task ID] [--split NAME] [--seed N] [--env.OPTION VALUE ...]
+
+Play a task yourself, as the agent has to: you see what it sees, and type what it would answer.
+
+arguments:
+  ENV                  an environment (default: alfworld); 'stapo envs' lists them
+  --task ID            this task; otherwise one is drawn
+  --split NAME         draw from this split (default: the first)
+  --seed N             draw the same tasks every time
+  --env.OPTION VALUE   an option of the environment; 'stapo envs ENV' lists them
+
+while playing:
+  ?         list what the world understands now; the number of a command plays it
+  hint      what the expert would do, where the environment has one
+  restart   the same task from the start
+  next      another task
+  quit      leave (so does the end of the input)
+A word that the world itself understands goes to the world; '/hint' and so on always work.
+"""
+_OWN_WORDS = ("?", "hint", "restart", "next", "quit")
+
+
+class _Leave(Exception):
+    """The player is done."""
+
+
+class Game:
+    """One person, one environment.
+
+    Args:
+        env: what is played.
+        order: task ids in the order in which `next` visits them; the first one comes first.
+        console: where text goes.
+    """
+
+    def __init__(self, env: Env, order: list[str], console: Console) -> None:
+        self.env = env
+        self.order = order
+        self.console = console
+        self.number = 0
+        self.admissible: list[str] | None = None
+        self.steps = 0
+        self.reward = 0.0
+        self.done = False
+
+    def play(self) -> None:
+        """Play until the player leaves or the input ends."""
+        with suppress(_Leave):
+            self.start()
+            while True:
+                self.answer(self._read())
+
+    def start(self) -> None:
+        """Begin the current task."""
+        task = self.order[self.number % len(self.order)]
+        first = self.env.reset(task)
+        self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
+        self.console.rule(foreign(f"{self.env.name}: {self.env.task_type(task)}"))
+        say(self.console, foreign(f"task {task}"), "dim")
+        say(self.console, foreign(first.text))
+        if first.goal not in first.text:
+            say(self.console, foreign(first.goal), "bold")
+        say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
+
+    def answer(self, text: str) -> None:
+        """Do what one line of input asks for."""
+        own = text.removeprefix("/") if text.startswith("/") or text not in (self.admissible or ()) else ""
+        if not text:
+            return
+        if own == "quit":
+            raise _Leave
+        if own in ("restart", "next"):
+            self.number += own == "next"
+            self.start()
+        elif own == "?" or own == "hint":
+            self._help(own)
+        elif self.done:
+            say(self.console, "The episode is over: restart, next or quit.")
+        elif (action := self._action(text)) is not None:
+            self._act(action)
+
+    def _action(self, text: str) -> str | None:
+        if self.admissible is None or text in self.admissible or not text.isdecimal():
+            return text
+        if 1 <= int(text) <= len(self.admissible):
+            action = self.admissible[int(text) - 1]
+            say(self.console, foreign(action), "cyan")
+            return action
+        say(self.console, f"There is no command {text}; ? lists 1 to {len(self.admissible)}. No turn was used.")
+        return None
+
+    def _act(self, action: str) -> None:
+        result = self.env.step(action)
+        self.steps += 1
+        self.reward += result.reward
+        self.admissible, self.done = result.admissible, result.done
+        say(self.console, foreign(result.text))
+        if self.done:
+            self._finish(result.won, bool(result.info.get("truncated")))
+
+    def _finish(self, won: bool, truncated: bool) -> None:
+        steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        lost = f"Not won: {'the step limit ended it' if truncated else 'lost'} after {steps}."
+        say(self.console, f"Won in {steps}." if won else lost, "bold green" if won else "bold red")
+        if self.reward not in (0.0, 1.0):
+            say(self.console, f"Reward {self.reward:g}.")
+        shortest = self._shortest()
+        if shortest is not None:
+            say(self.console, f"The expert's plan from the start has {shortest} step{'' if shortest == 1 else 's'}.")
+        say(self.console, "restart, next or quit?", "dim")
+
+    def _shortest(self) -> int | None:
+        """Length of the expert's plan; the finished episode is given up for it."""
+        if not hasattr(self.env, "expert_plan"):
+            return None
+        try:
+            self.env.reset(self.order[self.number % len(self.order)])
+            plan = self.env.expert_plan()
+        except StapoError:
+            return None
+        return None if plan is None else len(plan)
+
+    def _help(self, word: str) -> None:
+        if self.done:
+            say(self.console, "The episode is over: restart, next or quit.")
+        elif word == "hint":
+            self._hint()
+        elif self.admissible is None:
+            say(self.console, "This environment takes free text; it lists no commands.")
+        else:
+            items = [foreign(f"{n:>3} {command}") for n, command in enumerate(self.admissible, start=1)]
+            if self.console.is_terminal:
+                self.console.print(Columns(items, column_first=True, padding=(0, 3)))
+            else:
+                for item in items:
+                    say(self.console, item)
+
+    def _hint(self) -> None:
+        expert: Any = getattr(self.env, "expert_action", None)
+        if expert is None:
+            say(self.console, "This environment has no expert.")
+            return
+        action = expert()
+        text = "The expert sees no way from here." if action is None else f"The expert would: {action}"
+        say(self.console, foreign(text))
+
+    def _read(self) -> str:
+        prompt = "> " if self.done else f"{self.steps}/{self.env.max_steps}> "
+        self.console.print(prompt, end="", markup=False, highlight=False)
+        try:
+            text = input().strip()
+        except EOFError:
+            self.console.print()
+            raise _Leave from None
+        if not sys.stdin.isatty():
+            # Piped answers leave no trace on the screen by themselves.
+            say(self.console, foreign(text))
+        return text
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if any(arg in ("-h", "--help") for arg in argv):
+        print(_HELP, end="")
+        return 0
+    task, args = take_flag(argv, "--task", needs="a task id")
+    split, args = take_flag(args, "--split", needs="the name of a split")
+    seed, args = take_flag(args, "--seed", needs="a whole number")
+    if seed is not None and not seed.isdecimal():
+        raise ConfigError(f"--seed is '{seed}', expected a whole number of at least 0.")
+    named = bool(args) and not args[0].startswith("-")
+    name = args[0] if named else "alfworld"
+    options, rest = take_env_options(args[1:] if named else args, name)
+    positional(rest, 0, "play", ("--task", "--split", "--seed", "--help"))
+    env = make(name, **options)
+    try:
+        order = task_order(env, task, split, None if seed is None else int(seed))
+        with suppress(ImportError):  # arrow keys and history at the prompt, where Python was built with them
+            import readline  # noqa: F401
+        Game(env, order, Console()).play()
+    finally:
+        env.close()
+    return 0
+
+
+def task_order(env: Env, task: str | None, split: str | None, seed: int | None) -> list[str]:
+    """Tasks of the split in a drawn order, with `task` in front.
+
+    Raises:
+        UnknownNameError: no such task or split.
+        ConfigError: the split holds no task.
+    """
+    if task is not None and task not in env.tasks:
+        raise unknown_name("task", task, env.tasks)
+    if split is None:
+        holding = [s for s in env.splits if task is None or task in env.tasks_of(s)]
+        split = holding[0] if holding else None
+    order = list(env.tasks_of(split) if split is not None else env.tasks)
+    random.Random(seed).shuffle(order)
+    if task is not None:
+        order = [task, *(other for other in order if other != task)]
+    if not order:
+        raise ConfigError(f"environment '{env.name}' has no task to play" + (f" in split '{split}'." if split else "."))
+    return order

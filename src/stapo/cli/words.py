@@ -1,0 +1,46 @@
+"""What the small commands share: reading their few words, printing foreign text as it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from rich.console import Console
+from rich.text import Text
+
+from stapo.errors import ConfigError, did_you_mean
+from stapo.report.visible import visible
+
+
+def positional(args: list[str], most: int, command: str, flags: Collection[str] = ()) -> list[str]:
+    """Return the words of `args`, once every option has been taken out of it.
+
+    Args:
+        args: what is left of the command line.
+        most: words that the command accepts.
+        command: its name, for messages.
+        flags: options of the command, for messages.
+
+    Raises:
+        ConfigError: an option is left over, or there are too many words.
+    """
+    for arg in args:
+        if arg.startswith("-"):
+            raise ConfigError(
+                f"'stapo {command}' has no option '{arg}'.{did_you_mean(arg, flags)} See 'stapo {command} --help'."
+            )
+    if len(args) > most:
+        raise ConfigError(
+            f"'stapo {command}' takes {'at most ' if most else 'no '}{most or ''}{' ' if most else ''}"
+            f"argument{'' if most == 1 else 's'}, found {' '.join(map(repr, args))}. See 'stapo {command} --help'."
+        )
+    return args
+
+
+def foreign(text: object) -> Text:
+    """Text from an environment for the terminal: never markup, no control sequence, no hidden direction change."""
+    return Text(visible(str(text)))
+
+
+def say(console: Console, text: str | Text, style: str = "") -> None:
+    """Print text without reading markup, emoji codes or numbers into it; only a terminal gets it wrapped."""
+    console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
