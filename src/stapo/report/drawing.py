@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -100,7 +101,10 @@ def render(key: str, label: str, draw: Callable[[Figure, list[Axes]], None], *, 
         axes = [ax for row in figure.subplots(panels, 1, sharex=True, squeeze=False) for ax in row]
         draw(figure, axes)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        with warnings.catch_warnings():
+            # Letters are drawn by the browser, so it is no loss when the font that measures them lacks some.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
+            figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _for_page(buffer.getvalue(), label)
 
 
@@ -108,7 +112,10 @@ def _for_page(svg: str, label: str) -> Markup:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<g id=\"[^\"]*\">", "<g>", svg)
     svg = re.sub(r"\n\s*", "\n", svg)
-    svg = re.sub(r"(font: [\d.]+px)[^;\"]*", r"\1 var(--font)", svg)
+    svg = re.sub(r"<style[^>]*>.*?</style>\n?", "", svg, flags=re.DOTALL)
+    # Text takes the font of the page; matplotlib writes it in either of two ways.
+    svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+    svg = re.sub(r" font-family: [^;\"]*;", "", svg)
     svg = svg.replace(_INK, "var(--ink)").replace(_GRID, "var(--grid)")
     view = re.search(r"viewBox=\"([^\"]*)\"", svg)
     head = Markup('<svg role="img" aria-label="{}" viewBox="{}">').format(label, view.group(1) if view else "")

@@ -158,7 +158,7 @@ def anchor_sizes(log: RunLog) -> Plot:
     plot = Plot(
         key="anchors",
         title="Flags by size of the anchor group",
-        shows="All steps and all flagged steps of the run, by how many steps of their task group stood in the same "
+        shows="All steps and all flagged steps of the iterations drawn, by how many steps of their task group stood in the same "
         "situation.",
         look_for="most steps share their situation with others, so that they can be compared.",
         bad_sign="most steps alone (size 1): the anchor key is too fine, and both step advantages and flags rest on "
@@ -195,7 +195,7 @@ def histogram(log: RunLog, key: str) -> Plot:
         if normalized
         else "all mass in the first bar: the policy has become deterministic.",
     )
-    rows = [row for row in log.metrics if (lookup(row, f"{key}.histogram.counts") or None)]
+    rows = [row for row in log.metrics if any(lookup(row, f"{key}.histogram.counts") or ())]
     rows = [rows[0], rows[-1]] if len(rows) > 1 else rows
     if not rows:
         return plot.without(f"No iteration logged a histogram of {name}.")

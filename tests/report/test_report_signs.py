@@ -1,0 +1,93 @@
+"""The remarks under "Worth a look": each one on numbers that deserve it, none on numbers that do not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from report_rows import eval_row, metrics_row
+
+from stapo.report.data import read_run
+from stapo.report.signs import signs
+from stapo.report.summary import comparisons
+
+
+def found(run) -> str:
+    log = read_run(run)
+    return " ".join(signs(log, comparisons(log)))
+
+
+def changed(iteration: int, **paths: Any) -> dict[str, Any]:
+    row = metrics_row(iteration)
+    for path, value in paths.items():
+        part, _, key = path.partition("__")
+        if key:
+            row[part][key] = value
+        else:
+            row[part] = value
+    return row
+
+
+def test_a_healthy_run_has_none(make_run):
+    assert found(make_run()) == ""
+
+
+def test_reward_hacking_is_r_ta_up_and_actions_down(make_run):
+    rows = [changed(1, update__r_ta=1.0), changed(2, update__r_ta=4.0, valid_actions=0.5, truncated_responses=0.3)]
+    text = found(make_run(metrics=rows))
+    assert "rose from 1.00 to 4.00 while valid actions fell from 80" in text
+    assert "responses cut off" in text
+    assert "alpha" in text
+    # R_TA that rises alone is what the term is for.
+    assert found(make_run(metrics=[changed(1), changed(2, update__r_ta=4.0)])) == ""
+
+
+def test_reward_hacking_shows_in_p_ti_too(make_run):
+    rows = [changed(1), changed(2, update__r_ta=4.0, update__p_ti=2.5)]
+    assert "P_TI rose from 0.10 to 2.50" in found(make_run(metrics=rows))
+
+
+def test_no_flag_ever(make_run, config):
+    rows = [changed(i, outlier__flagged=0, outlier__none_because="IQR is 0") for i in (1, 2)]
+    assert "No step was ever flagged, so the selective terms did nothing (IQR is 0)." in found(make_run(metrics=rows))
+    config["algorithm"]["selective"]["alpha"] = 0
+    assert found(make_run(metrics=rows, config=config)) == ""
+
+
+@pytest.mark.parametrize("mean, said", [(0.05, True), (0.2, False)])
+def test_entropy_collapse(make_run, mean, said):
+    rows = [changed(1), changed(2, entropy={"mean": mean})]
+    assert ("hardly explores" in found(make_run(metrics=rows))) is said
+
+
+def test_groups_without_a_difference(make_run):
+    assert "90 % of the task groups" in found(
+        make_run(metrics=[changed(1), changed(2, equal_reward_groups=0.9)])
+    ).replace("\N{NARROW NO-BREAK SPACE}", " ")
+
+
+@pytest.mark.parametrize(
+    "dtype, gap, said", [("float32", 0.01, True), ("bfloat16", 0.1, False), ("bfloat16", 1.0, True)]
+)
+def test_sampler_and_trainer_disagree(make_run, config, dtype, gap, said):
+    config["model"]["dtype"] = dtype
+    rows = [changed(1), changed(2, update__logprob_gap=gap)]
+    text = found(make_run(metrics=rows, config=config))
+    assert ("(iteration 2)" in text) is said
+
+
+def test_selective_gradient_larger_than_the_base(make_run):
+    rows = [changed(i, update__selective_gradient_ratio=3.0) for i in (1, 2, 3)]
+    assert "median ratio 3.0" in found(make_run(metrics=rows))
+
+
+def test_a_loss_beyond_noise(make_run):
+    evals = [
+        eval_row(0, "sampled", 0.5),
+        eval_row(3, "sampled", 0.1),
+        eval_row(0, "greedy", 0.1),
+        eval_row(3, "greedy", 0.09),
+    ]
+    text = found(make_run(evals=evals))
+    assert "Evaluation in sampled play got worse by 6.9 standard errors." in text
+    assert "greedy" not in text
