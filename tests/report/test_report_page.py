@@ -272,3 +272,12 @@ def test_an_environment_needs_no_types_and_any_evaluation_mode_is_shown(make_run
     assert "nucleus, before" in words
     assert "a loss of" in words
     assert "got worse by" in words
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_like_is_compared_with_like(make_run):
+    later = eval_row(3, "sampled", 0.9, episodes=30)
+    words = page_of(make_run(evals=[*EVALS, later])).words()
+    assert "from 10.0 ± 3.0 % to 50.0 ± 5.0 %" in words
+    words = page_of(make_run(evals=[EVALS[0], later])).words()
+    assert "from 10.0 ± 3.0 % to 90.0 ± 5.5 %" in words

@@ -163,10 +163,9 @@ class Game:
         say(self.console, foreign(text))
 
     def _read(self) -> str:
-        prompt = "> " if self.done else f"{self.steps}/{self.env.max_steps}> "
-        self.console.print(prompt, end="", markup=False, highlight=False)
         try:
-            text = input().strip()
+            # The prompt goes through input(): line editing has to know how wide it is.
+            text = input("> " if self.done else f"{self.steps}/{self.env.max_steps}> ").strip()
         except EOFError:
             self.console.print()
             raise _Leave from None

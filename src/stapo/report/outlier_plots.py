@@ -158,8 +158,8 @@ def anchor_sizes(log: RunLog) -> Plot:
     plot = Plot(
         key="anchors",
         title="Flags by size of the anchor group",
-        shows="All steps and all flagged steps of the iterations drawn, by how many steps of their task group stood in the same "
-        "situation.",
+        shows="All steps and all flagged steps of the iterations drawn, by how many steps of their task group stood in "
+        "the same situation.",
         look_for="most steps share their situation with others, so that they can be compared.",
         bad_sign="most steps alone (size 1): the anchor key is too fine, and both step advantages and flags rest on "
         "little.",

@@ -64,12 +64,17 @@ class TableRow:
 
 
 def comparisons(log: RunLog) -> list[Comparison]:
-    """Start and end of every evaluation mode, in the order in which they were run."""
+    """Start and end of every evaluation mode, in the order in which they were run.
+
+    The end is the last full evaluation by the protocol of the start, and by another one only where there is none.
+    """
     found = []
     for mode in dict.fromkeys(str(row["mode"]) for row in log.evals):
         rows = [r for r in log.evals if r["mode"] == mode and r.get("final", True)]
         if rows:
-            found.append(Comparison(mode, rows[0], rows[-1] if len(rows) > 1 else None))
+            same = [r for r in rows[1:] if r.get("protocol") == rows[0].get("protocol")]
+            ends = same or rows[1:]
+            found.append(Comparison(mode, rows[0], ends[-1] if ends else None))
     return found
 
 
