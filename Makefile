@@ -1,0 +1,67 @@
+# Everything runs from .venv, which `make` creates and fills on first use. `make` alone lists the targets.
+
+PYTHON ?= python3
+RUN ?= runs/quickstart
+PYTEST_ARGS ?=
+ARGS ?=
+# An index of torch builds, for users who want another build than their platform's default; see `make help`.
+TORCH_INDEX_URL ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# Touched when the set-up is complete; an edited pyproject.toml or constraints.txt makes it run again.
+READY := $(VENV)/.ready
+TORCH := $(shell grep "^torch==" constraints.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test check format bench clean
+
+help: ## List the targets
+	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
+	@echo
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+	@echo
+	@echo "variables:"
+	@echo "  PYTHON           interpreter for the set-up, 3.11 to 3.13 (default: $(PYTHON))"
+	@echo "  TORCH_INDEX_URL  index of torch builds. On Linux the default build needs several GB for CUDA; the CPU build"
+	@echo "                   is a tenth of that: make quickstart TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu"
+	@echo "  RUN              run directory of quickstart (default: $(RUN))"
+	@echo "  ARGS             further arguments of quickstart's 'stapo train', e.g. ARGS='--seed 1'"
+	@echo "  PYTEST_ARGS      further arguments of pytest, e.g. PYTEST_ARGS='tests/algo -x'"
+
+setup: $(READY) ## Create .venv and install everything (the other targets do it when needed)
+
+quickstart: $(READY) ## Train a small agent with STAPO on generated household tasks; writes a report
+	@STAPO=$(BIN)/stapo sh scripts/quickstart.sh "$(RUN)" $(ARGS)
+
+test: $(READY) ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(READY) ## Lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Format the code and fix what the linter can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration
+	$(BIN)/python benchmarks/env_speed.py
+	$(BIN)/python benchmarks/algo_speed.py
+	$(BIN)/python benchmarks/head_memory.py
+	$(BIN)/python benchmarks/iteration_cost.py
+
+clean: ## Remove .venv and all caches; runs stay
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+
+# torch first, on its own: its index may be another one, and everything else accepts the version it brings.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "error: stapo needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	    "Name another with PYTHON=, e.g. make $(or $(MAKECMDGOALS),quickstart) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

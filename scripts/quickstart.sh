@@ -1,0 +1,29 @@
+#!/bin/sh
+# Train the embedded default into the folder $1, or say what is there already. Further arguments go to
+# `stapo train`. $STAPO is the command to use.
+set -eu
+
+run=$1
+shift
+stapo=${STAPO:-stapo}
+
+show() {
+    echo
+    echo "Open $run/report.html in a browser, or: $stapo report $run --open"
+    echo "Train another:  make quickstart RUN=runs/another    (or: $stapo train tiny --seed 1)"
+}
+
+if [ -e "$run/run.json" ]; then
+    if grep -q '"status": "done"' "$run/run.json"; then
+        echo "There is a finished run in $run already; it was left as it is."
+        [ -e "$run/report.html" ] || "$stapo" report "$run"
+        show
+        exit 0
+    fi
+    echo "There is a run in $run that has not finished: it was interrupted, or is still going on." >&2
+    echo "Start another with 'make quickstart RUN=runs/another', or remove it first: rm -r $run" >&2
+    exit 1
+fi
+
+"$stapo" train tiny --out "$run" "$@"
+show
