@@ -6,13 +6,16 @@ from rich.console import Console
 from rich.table import Table
 
 from stapo.algo import ALGORITHMS
+from stapo.errors import ConfigError
 
 
 def run(argv: list[str]) -> int:
     """Print the table of algorithms."""
     if argv:
-        print("usage: stapo algorithms\n\nLists every algorithm with its paper; choose one with 'stapo train --algorithm'.")
-        return 0 if argv[0] in ("-h", "--help") else 2
+        if argv[0] not in ("-h", "--help"):
+            raise ConfigError(f"'stapo algorithms' takes no argument, found '{argv[0]}'.")
+        print("usage: stapo algorithms\n\nList every algorithm with its paper, as 'stapo train --algorithm' takes it.")
+        return 0
     table = Table("name", "what sets it apart", "paper")
     for algorithm in ALGORITHMS.values():
         table.add_row(algorithm.name, algorithm.description, algorithm.paper)

@@ -37,10 +37,10 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
         ConfigError: unknown key or wrong value.
     """
     path = Path(source)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        data = read_yaml(path)
-    elif source in preset_names():
+    if source in preset_names():
         data = yaml.safe_load((files("stapo.recipes") / f"{source}.yaml").read_text(encoding="utf-8"))
+    elif path.suffix in (".yaml", ".yml") or path.exists():
+        data = read_yaml(path)
     else:
         raise unknown_name("preset or file", source, preset_names())
     if not isinstance(data, dict):
@@ -87,6 +87,22 @@ def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, li
     return value, rest
 
 
+def split_env_args(args: list[str]) -> tuple[list[str], list[str]]:
+    """Part ``--env.…`` and the value after each from all other arguments; returns both lists, in order."""
+    of_env: list[str] = []
+    others: list[str] = []
+    i = 0
+    while i < len(args):
+        if not args[i].startswith(ENV_PREFIX):
+            others.append(args[i])
+            i += 1
+            continue
+        width = 1 if "=" in args[i] or i + 1 == len(args) or args[i + 1].startswith("--") else 2
+        of_env += args[i : i + width]
+        i += width
+    return of_env, others
+
+
 def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], list[str]]:
     """Remove `--env.OPTION VALUE` pairs that are options of the environment itself.
 
@@ -96,8 +112,8 @@ def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], li
     """
     known = env_parameters(env_name)
     options: dict[str, Any] = {}
-    for arg in [a for a in args if a.startswith(ENV_PREFIX)]:
-        name = arg[len(ENV_PREFIX) :].partition("=")[0].replace("-", "_")
+    for flag in dict.fromkeys(a.partition("=")[0] for a in args if a.startswith(ENV_PREFIX)):
+        name = flag[len(ENV_PREFIX) :].replace("-", "_")
         if name in ("name", "split"):
             continue
         if name not in known:
@@ -105,9 +121,18 @@ def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], li
                 f"environment '{env_name}' has no option '{name}'.{did_you_mean(name, known)} "
                 f"Options: {', '.join(sorted(known))}."
             )
-        value, args = take_flag(args, arg.partition("=")[0], needs=f"a value for the option '{name}'")
-        options[name] = yaml.safe_load(value) if value is not None else None
+        value, args = take_flag(args, flag, needs=f"a value for the option '{name}'")
+        options[name] = _plain_value(value or "")
     return options, args
+
+
+def _plain_value(text: str) -> Any:
+    """A number, true, false or null as YAML reads it; every other text as it stands."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if value is None or isinstance(value, bool | int | float) else text
 
 
 def env_parameters(name: str) -> dict[str, inspect.Parameter]:

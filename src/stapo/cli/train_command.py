@@ -60,10 +60,13 @@ def run(argv: list[str]) -> int:
     name = Path(source).stem
     folder = Path(out) if out else Path("runs") / f"{name}-{config.algorithm.name}-{datetime.now():%Y%m%d-%H%M%S}"
 
+    from transformers.utils import logging as transformers_logging
+
     from stapo.cli.progress import ConsoleWatcher
     from stapo.report import write_report
     from stapo.train.pipeline import train_run
 
+    transformers_logging.disable_progress_bar()
     with ConsoleWatcher(quiet=quiet, iterations=config.optim.iterations) as watcher:
         watcher.say(
             f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
@@ -82,7 +85,7 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
     from rich.table import Table
 
     table = Table(title="success before and after RL")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for mode in dict.fromkeys(row["mode"] for row in evaluations):
         for when in ("before", "after"):
             table.add_column(f"{mode}, {when}", justify="right")

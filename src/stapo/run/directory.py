@@ -3,7 +3,8 @@
     config.yaml             the resolved configuration
     run.json                format, status, command, versions, times, summary
     metrics.jsonl           one row per iteration
-    evals.jsonl             one row per evaluation
+    evals.jsonl             one row per evaluation in training
+    extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
     checkpoints/NAME/       safetensors model, tokenizer, state.json
     report.html             static report
@@ -97,7 +98,9 @@ class RunDirectory:
             data = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as err:
             raise RunDirectoryError(f"'{self.path / 'run.json'}' cannot be read: {err}.") from err
-        return dict(data)
+        if not isinstance(data, dict):
+            raise RunDirectoryError(f"'{self.path / 'run.json'}' holds {type(data).__name__}, expected an object.")
+        return data
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json in one step."""
@@ -110,8 +113,20 @@ class RunDirectory:
         self.write_info({**self.info(), "status": status, "ended": _now(), **jsonable(facts)})
 
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain data."""
-        return dict(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")))
+        """The resolved configuration as plain data.
+
+        Raises:
+            RunDirectoryError: config.yaml is missing, damaged or holds something else than settings.
+        """
+        path = self.path / "config.yaml"
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+            reason = " ".join(str(err).split())
+            raise RunDirectoryError(f"'{path}' cannot be read: {reason}.") from err
+        if not isinstance(data, dict):
+            raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected a mapping of settings.")
+        return data
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one row to `NAME.jsonl`; non-finite numbers become null."""

@@ -7,10 +7,12 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import RolloutConfig
+from stapo.run import RunDirectory
 from stapo.train.config import EvalConfig, OptimConfig
+from stapo.train.schema import from_data
 from stapo.train.warmstart import WarmStartConfig
 
 
@@ -88,3 +90,16 @@ class RunConfig:
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
                 f"'{self.agent.response}', which has no such part; use tokens=response."
             )
+
+
+def read_run_config(run: RunDirectory) -> RunConfig:
+    """The configuration that a run was made with.
+
+    Raises:
+        RunDirectoryError: config.yaml cannot be read.
+        ConfigError: it names a key or a value that this version does not know.
+    """
+    try:
+        return from_data(RunConfig, run.config())
+    except (ConfigError, UnknownNameError) as err:
+        raise ConfigError(f"'{run.path / 'config.yaml'}': {err}") from err
