@@ -5,6 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# Before anything imports torch: its threads would fight over two cores, and sums would depend on their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Nothing in the suite may ask the network for a model.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent

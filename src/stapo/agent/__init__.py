@@ -2,7 +2,7 @@
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
-from stapo.agent.parsing import ParsedResponse, parse_response
+from stapo.agent.parsing import ParsedResponse, parse_response, part_spans
 from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "PromptFields",
     "Turn",
     "parse_response",
+    "part_spans",
     "render_prompt",
 ]

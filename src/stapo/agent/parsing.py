@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from stapo.agent.config import ResponseFormat
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
+# Searched in the text itself: lower-casing can change its length, and with it every position.
+_TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
 _FALLBACK_CHARACTERS = 30
 _MAX_ACTION_CHARACTERS = 1000
 
@@ -39,20 +41,32 @@ def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse
     """
     if response_format == "action":
         return _parse_bare(text)
-    lowered = text.lower()
-    start, end = lowered.find("<action>"), lowered.find("</action>")
-    think_start, think_end = lowered.find("<think>"), lowered.find("</think>")
-    thought = text[think_start + 7 : think_end].strip() if 0 <= think_start < think_end else ""
-    if start < 0 or end < start:
-        return ParsedResponse(lowered[-_FALLBACK_CHARACTERS:].strip(), thought, False, "no_action_tag")
-    action = lowered[start + len("<action>") : end].strip()[:_MAX_ACTION_CHARACTERS]
-    if think_start < 0 or think_end < 0:
+    spans = part_spans(text)
+    thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
+    if "action" not in spans:
+        return ParsedResponse(text.lower()[-_FALLBACK_CHARACTERS:].strip(), thought, False, "no_action_tag")
+    action = text[slice(*spans["action"])].lower().strip()[:_MAX_ACTION_CHARACTERS]
+    if not (_TAGS["<think>"].search(text) and _TAGS["</think>"].search(text)):
         return ParsedResponse(action, thought, False, "no_think_tag")
     if _CHINESE.search(text):
         return ParsedResponse(action, thought, False, "chinese_text")
     if not action:
         return ParsedResponse(action, thought, False, "empty_action")
     return ParsedResponse(action, thought, True)
+
+
+def part_spans(text: str) -> dict[str, tuple[int, int]]:
+    """Where the thought and the action of a response stand: part -> (start, end), without the tags around it.
+
+    A part reaches from the first opening to the first closing tag; it is missing where one of them is, or where they
+    stand the wrong way round.
+    """
+    spans = {}
+    for part in ("think", "action"):
+        opening, closing = _TAGS[f"<{part}>"].search(text), _TAGS[f"</{part}>"].search(text)
+        if opening and closing and opening.end() <= closing.start():
+            spans[part] = (opening.end(), closing.start())
+    return spans
 
 
 def _parse_bare(text: str) -> ParsedResponse:

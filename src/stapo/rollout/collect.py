@@ -35,6 +35,8 @@ class Collector:
         blind_mask: which part of the trajectory the blind prompt hides.
         anchor: what makes two states the same.
         reward_scale: factor on environment rewards.
+        mark_parts: find the tokens of thought and action in every response; costs milliseconds a step.
+        times: seconds spent so far.
     """
 
     make_env: Callable[[], Env]
@@ -44,6 +46,7 @@ class Collector:
     blind_mask: BlindMask = "goal_history"
     anchor: AnchorKey = "observation"
     reward_scale: float = 1.0
+    mark_parts: bool = False
     times: RolloutTimes = field(default_factory=RolloutTimes)
     _envs: list[Env] = field(default_factory=list)
 
@@ -73,7 +76,7 @@ class Collector:
         started = time.perf_counter()
         while len(self._envs) < len(tasks) * group_size:
             self._envs.append(self.make_env())
-        episodes = []
+        episodes: list[Episode] = []
         for group, task in enumerate(tasks, start=first_group):
             for member in range(group_size):
                 env = self._envs[len(episodes)]
@@ -87,6 +90,7 @@ class Collector:
                         blind_mask=self.blind_mask,
                         anchor=self.anchor,
                         reward_scale=self.reward_scale,
+                        mark_parts=self.mark_parts,
                     )
                 )
         self.times.environment += time.perf_counter() - started

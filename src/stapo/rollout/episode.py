@@ -6,6 +6,7 @@ from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, pars
 from stapo.envs import Env
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.parts import token_parts
 from stapo.rollout.sampler import Sample
 from stapo.rollout.types import Step, StopReason, Trajectory
 
@@ -23,6 +24,7 @@ class Episode:
         blind_mask: BlindMask,
         anchor: AnchorKey,
         reward_scale: float,
+        mark_parts: bool = False,
     ) -> None:
         self.env = env
         self.encoder = encoder
@@ -31,6 +33,7 @@ class Episode:
         self.blind_mask = blind_mask
         self.anchor = anchor
         self.reward_scale = reward_scale
+        self.mark_parts = mark_parts
         first = env.reset(trajectory.task_id)
         trajectory.goal = first.goal
         self.memory = Memory(agent.history_length)
@@ -75,7 +78,8 @@ class Episode:
         response = self.encoder.decode(sample.ids)
         parsed = parse_response(response, self.agent.response)
         valid, problem = parsed.valid, parsed.problem
-        if valid and self.agent.require_admissible and self.admissible is not None and parsed.action not in self.admissible:
+        offered = self.admissible if self.agent.require_admissible else None
+        if valid and offered is not None and parsed.action not in offered:
             valid, problem = False, "not_admissible"
         text, ids, blind, blind_ids = self._prompt
         anchor = self.observation
@@ -101,6 +105,7 @@ class Episode:
                 truncated=not sample.ended,
                 repeated=(anchor, parsed.action) in self._tried,
                 effect=out.info.get("effect"),
+                parts=token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {},
             )
         )
         self._tried.add((anchor, parsed.action))

@@ -148,4 +148,3 @@ class HFSampler:
 def uniforms(stream: tuple[int, ...], count: int) -> np.ndarray:
     """`count` uniform numbers in [0, 1) of the stream with this name (SeedSequence-spawned Philox)."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(stream))).random(count)
-

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """Why an episode ended. Closed: every trajectory carries exactly one."""
 
     WON = "won"
@@ -40,6 +40,8 @@ class Step:
         reward: environment reward of this step times the reward scale.
         truncated: the response hit `max_response_tokens` without an end token.
         repeated: the same command was given before at the same anchor in this episode.
+        effect: the action changed the state of the world; None where the environment does not say.
+        parts: token range (first, end) of the response's "think" and "action" part; empty where it was not asked for.
     """
 
     prompt_ids: list[int]
@@ -59,6 +61,7 @@ class Step:
     truncated: bool = False
     repeated: bool = False
     effect: bool | None = None
+    parts: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

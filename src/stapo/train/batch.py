@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from stapo.algo import Advantages, AlgorithmConfig, Outliers, anchor_groups, compute_advantages, select_outliers
+from stapo.algo.config import TokenSet
+from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens
 from stapo.rollout import Step, Trajectory
 
@@ -20,7 +23,7 @@ class RowBatch:
         steps: the rows, ordered by group, member, step.
         trajectories: the episodes they came from.
         group_b, traj_b, step_b, anchor_b: indices of task group, episode, step and anchor group.
-        entropy_b: mean token entropy H (nats) over the counted tokens.
+        entropy_b: mean token entropy H (nats) over the tokens that `outlier.tokens` counts; NaN where there are none.
         advantages: episode, step and total advantages.
         outliers: normalised entropies, fences, flags.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
@@ -50,8 +53,13 @@ class RowBatch:
 
 
 def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) -> RowBatch:
-    """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once."""
+    """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once.
+
+    Raises:
+        NonFiniteError: a reward, log-probability or entropy is not finite; the step is named.
+    """
     trajectories = list(trajectories)
+    _require_finite(trajectories)
     steps = [s for t in trajectories for s in t.steps]
     group_b = np.array([t.group for t in trajectories for _ in t.steps], dtype=np.int64)
     traj_b = np.array([j for j, t in enumerate(trajectories) for _ in t.steps], dtype=np.int64)
@@ -61,11 +69,11 @@ def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) 
     weight_b = np.ones(len(steps), dtype=np.float64)
     keys = [s.anchor for s in steps]
     anchor_b = anchor_groups(group_b, keys, algorithm.advantage)
-    entropy_b = np.array([_mean_entropy(s) for s in steps], dtype=np.float64)
-    advantages = compute_advantages(
-        reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage
-    )
-    outliers = select_outliers(entropy_b, anchor_b, weight_b, algorithm.outlier)
+    counted = [counted_entropies(s, algorithm.outlier.tokens) for s in steps]
+    entropy_b = np.array([np.mean(c) if c else np.nan for c in counted], dtype=np.float64)
+    advantages = compute_advantages(reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage)
+    # A row without counted tokens has no entropy: it is in no statistic and cannot be an outlier.
+    outliers = select_outliers(entropy_b, anchor_b, np.isfinite(entropy_b), algorithm.outlier)
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
     return RowBatch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
@@ -73,5 +81,25 @@ def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) 
     )  # fmt: skip
 
 
-def _mean_entropy(step: Step) -> float:
-    return float(np.mean(step.entropies)) if step.entropies else float("nan")
+def counted_entropies(step: Step, tokens: TokenSet) -> list[float]:
+    """Entropies of the response tokens that count for H of eq. 1; none where the response has no such part."""
+    if tokens == "response":
+        return step.entropies
+    return step.entropies[slice(*step.parts.get(tokens, (0, 0)))]
+
+
+def _require_finite(trajectories: Sequence[Trajectory]) -> None:
+    for t in trajectories:
+        for number, step in enumerate(t.steps):
+            for what, values, culprit in (
+                ("reward", [step.reward], "the environment returned it"),
+                ("log-probability", step.logprobs, "the model computed it"),
+                ("entropy", step.entropies, "the model computed it"),
+            ):
+                # One sum instead of a test per token: it is finite exactly when all of them are.
+                if not math.isfinite(sum(values)):
+                    bad = next((v for v in values if not math.isfinite(v)), sum(values))
+                    raise NonFiniteError(
+                        f"the {what} of step {number + 1} of task '{t.task_id}' (group {t.group}, member {t.member}) "
+                        f"is {bad}; {culprit}. The weights were not changed."
+                    )

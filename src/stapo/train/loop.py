@@ -80,6 +80,7 @@ def build_collector(config: RunConfig, policy: Policy) -> Collector:
         blind_mask=config.algorithm.selective.blind_mask,
         anchor=config.rollout.anchor,
         reward_scale=config.rollout.reward_scale,
+        mark_parts=config.algorithm.outlier.tokens != "response",
     )
 
 

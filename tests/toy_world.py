@@ -1,0 +1,88 @@
+"""A three-step text world with free-text actions, and small policies for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.registry import ENVIRONMENTS
+from stapo.policy import ModelConfig, Policy, build_policy
+
+COLOURS = ("red", "green", "blue", "grey", "pink", "teal")
+
+
+class ToyEnv:
+    """Say something three times; won when at least two of the sayings have an even number of characters.
+
+    A policy with random weights wins about half of its episodes, and the world has few states, so that advantages and
+    anchor groups are not empty.
+
+    Args:
+        fatal: an action with this text in it ends the episode, unsolved; "" for none.
+        empty: name of a split without tasks; "" for none.
+        reward: of a solved episode.
+    """
+
+    name = "toy"
+    max_steps = 3
+
+    def __init__(self, fatal: str = "", empty: str = "", reward: float = 1.0) -> None:
+        self.fatal = fatal
+        self.empty = empty
+        self.reward = reward
+        self.said: list[str] = []
+        self.done = True
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        return sorted(t for split in self.splits for t in self.tasks_of(split))
+
+    @property
+    def splits(self) -> Sequence[str]:
+        return [s for s in ("train", "heldout") if s != self.empty]
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        return [] if split == self.empty else [f"toy/{split}/{colour}" for colour in sorted(COLOURS)]
+
+    def task_type(self, task_id: str) -> str:
+        return "warm" if task_id.rpartition("/")[2] in ("red", "pink") else "cold"
+
+    def reset(self, task_id: str) -> Observation:
+        self.said, self.done = [], False
+        goal = f"please the {task_id.rpartition('/')[2]} judge."
+        return Observation(f"A judge listens. Your task is to: {goal}", goal, None, "A judge listens.")
+
+    def step(self, action: str) -> StepResult:
+        assert not self.done
+        self.said.append(action)
+        lost = bool(self.fatal) and self.fatal in action
+        won = not lost and len(self.said) == 3 and sum(len(s) % 2 == 0 for s in self.said) >= 2
+        self.done = lost or len(self.said) == 3
+        return StepResult(
+            f"The judge heard something {'odd' if len(action) % 2 else 'even'}.",
+            None,
+            self.reward if won else 0.0,
+            self.done,
+            won,
+            {"truncated": self.done and not won and not lost},
+        )
+
+    def close(self) -> None:
+        self.done = True
+
+
+def register_toy() -> None:
+    """Make `env.name: toy` known; registering twice is fine."""
+    ENVIRONMENTS.register("toy", ToyEnv)
+
+
+TEXTS = [
+    f"now The judge heard something even.\nstep {i}\ngoal please the {c} judge.\n>" for i in range(3) for c in COLOURS
+]
+
+
+def small_policy(seed: int = 0, **sizes: Any) -> Policy:
+    """A policy of a few thousand weights."""
+    given = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300, **sizes}
+    return build_policy(ModelConfig(device="cpu", **given), TEXTS, 512, seed)
