@@ -1,0 +1,148 @@
+"""Imports run one way: DESIGN.md draws the rooms, this test reads the code.
+
+1. A room imports the rooms that it may know and no others, wherever in a file the import stands.
+2. No module needs itself to be imported.
+3. Every room is on the map.
+4. What must start fast does not import torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parent.parent / "src"
+PACKAGE = SOURCE / "stapo"
+
+MAY_IMPORT = {
+    "errors": set(),
+    "registry": {"errors"},
+    "algo": {"errors"},
+    "envs": {"errors", "registry"},
+    "agent": {"errors"},
+    "policy": {"errors", "agent"},
+    "rollout": {"errors", "envs", "agent", "policy"},
+    "run": {"errors"},
+    "train": {"errors", "algo", "envs", "agent", "policy", "rollout", "run"},
+    "report": {"errors", "run"},
+    "recipes": set(),
+    "cli": {"errors", "algo", "envs", "agent", "policy", "rollout", "run", "train", "report", "recipes"},
+}
+"""Room -> rooms below it. Everything may read `stapo.__version__`."""
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def targets(node: ast.AST) -> list[str]:
+    """Modules of this package that an import statement, or a text such as "stapo.envs.check", names."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute here"
+        module = node.module or ""
+        inner = [f"{module}.{alias.name}" for alias in node.names]
+        names = [name for name in inner if name in MODULES]
+        names += [module] if len(names) < len(inner) else []
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        name = node.value.partition(":")[0]
+        names = [name] if name in MODULES else []
+    else:
+        names = []
+    return [name for name in names if name == "stapo" or name.startswith("stapo.")]
+
+
+def all_imports(path: Path) -> set[str]:
+    return {name for node in ast.walk(ast.parse(path.read_text())) for name in targets(node)}
+
+
+def needed_imports(path: Path) -> set[str]:
+    """What has to be there while the module is being imported: no functions, nothing that only a type checker reads."""
+    found: set[str] = set()
+    pending: list[ast.AST] = list(ast.parse(path.read_text()).body)
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Constant):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+            continue
+        found.update(targets(node))
+        pending += ast.iter_child_nodes(node)
+    # Importing a.b.c runs a and a.b first.
+    return found | {name.rsplit(".", i)[0] for name in found for i in range(1, name.count("."))}
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m)])
+def test_imports_go_down_only(module):
+    here = room(module)
+    wrong = {
+        name for name in all_imports(MODULES[module]) if room(name) and room(name) not in MAY_IMPORT[here] | {here}
+    }
+    assert not wrong, f"{module} imports {sorted(wrong)}; the room '{here}' may know {sorted(MAY_IMPORT[here])}"
+
+
+def test_no_import_cycles():
+    graph = {
+        module: {name for name in needed_imports(path) if name in MODULES and name != module}
+        for module, path in MODULES.items()
+    }
+    for module in graph:
+        # A package's __init__ may import its own modules: they do not need what it exports.
+        graph[module] -= {name for name in graph[module] if module.startswith(name + ".")}
+    finished: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, f"import cycle: {' -> '.join([*trail[trail.index(module) :], module])}"
+        if module not in finished:
+            for name in sorted(graph[module]):
+                visit(name, (*trail, module))
+            finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_rooms_order_is_possible():
+    """The map itself has no cycle."""
+    order: list[str] = []
+    while len(order) < len(MAY_IMPORT):
+        free = [name for name, below in MAY_IMPORT.items() if name not in order and below <= set(order)]
+        assert free, f"the map of rooms has a cycle among {sorted(set(MAY_IMPORT) - set(order))}"
+        order += free
+
+
+def test_every_room_is_on_the_map():
+    assert {room(module) for module in MODULES} - {""} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import stapo",
+        "import stapo.cli.main",
+        "import stapo.envs",
+        "import stapo.algo",
+        "from stapo.algo import ALGORITHMS",
+        "import stapo.run",
+        "import stapo.report",
+        "from stapo.cli import envs_command",
+        "import stapo; stapo.make('alfworld').reset(stapo.make('alfworld').tasks[0])",
+    ],
+)
+def test_starts_without_torch(statement):
+    code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
