@@ -42,7 +42,7 @@ class ConsoleWatcher:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False, markup=False)
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Move the bar of a stage; it disappears when it is full."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stapo.policy import Policy, build_policy, load_policy
+from stapo.rollout.evaluate import Protocol, evaluate, summarise
 from stapo.run import RunDirectory
-from stapo.train.loop import Trainer, Watcher, env_factory, set_threads
+from stapo.train.loop import Trainer, Watcher, build_collector, env_factory, set_threads
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
 from stapo.train.warmstart import DemoStep, demonstrate, warm_start
@@ -88,11 +89,28 @@ def prepare_policy(config: RunConfig, run: RunDirectory, watcher: Watcher) -> Po
             config.warm_start,
             config.seed,
             lambda done, total, loss: watcher.stage(f"warm start (loss {loss:.2f})", done, total),
+            _probe(config, policy, run),
         )
         for step in range(0, len(losses), 10):
             part = losses[step : step + 10]
             run.append("warm_start", {"step": step + len(part), "loss": sum(part) / len(part)})
     return policy
+
+
+def _probe(config: RunConfig, policy: Policy, run: RunDirectory) -> Callable[[int], float]:
+    """A function that measures sampled success on training tasks; held-out tasks take no part in when to stop."""
+    collector = build_collector(config, policy)
+    env = collector.make_env()
+    tasks = list(env.tasks_of(config.env.split))
+    env.close()
+
+    def measure(step: int) -> float:
+        protocol = Protocol(config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,))
+        success = float(summarise(evaluate(collector, tasks, protocol))["success"])
+        run.append("warm_start", {"step": step, "train_success": success})
+        return success
+
+    return measure
 
 
 def tokenizer_texts(demos: list[DemoStep]) -> Iterator[str]:

@@ -17,20 +17,16 @@ from stapo.algo import (
     LossDenominators,
     SelectiveTerms,
     base_loss,
-    flagged_scores,
     mean_stats,
-    score_tokens,
     selective_divisor,
     selective_loss,
-    selective_terms,
-    unflatten_tokens,
 )
 from stapo.errors import NonFiniteError
-from stapo.policy import Policy, RowTokens, hidden_states, micro_batches
+from stapo.policy import Policy, micro_batches
 from stapo.train.batch import RowBatch
 from stapo.train.config import OptimConfig
+from stapo.train.scoring import Scorer, length_mask, pad_rows
 
-_CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
 _MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
 
 
@@ -39,23 +35,6 @@ class _Clock:
     reference: float = 0.0
     update: float = 0.0
     blind: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states and tokens."""
-
-    logp_bl: Tensor
-    entropy_bl: Tensor | None
-    mask_bl: Tensor
-    hidden_nh: Tensor
-    targets_n: Tensor
-    row_n: Tensor
-
-    def hidden_of(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Hidden states and tokens of some rows, in order."""
-        keep_n = torch.isin(self.row_n, torch.as_tensor(rows, device=self.row_n.device))
-        return self.hidden_nh[keep_n], self.targets_n[keep_n]
 
 
 class _SelectiveLog:
@@ -108,10 +87,9 @@ class Updater:
         temperature: float,
     ) -> None:
         self.policy = policy
-        self.reference = reference
         self.algorithm = algorithm
         self.optim = optim
-        self.temperature = temperature
+        self.scorer = Scorer(policy, reference, algorithm, temperature)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters,
@@ -145,13 +123,14 @@ class Updater:
         Raises:
             NonFiniteError: a loss or gradient is not finite; the weights are those before that optimizer step.
         """
-        self.policy.model.train()
+        # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from.
+        self.policy.model.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         clock, ref_logp = _Clock(), None
-        if self.algorithm.loss.beta > 0 and self.reference is not None:
+        if self.algorithm.loss.beta > 0:
             started = time.perf_counter()
-            ref_logp = self._reference_logp(batch)
+            ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
             clock.reference = time.perf_counter() - started
         sample_kl = self._unflagged_kl(batch, seed, clock)
         order = self._order(batch, seed)
@@ -178,7 +157,7 @@ class Updater:
         self,
         batch: RowBatch,
         rows: list[int],
-        ref_logp: list[Tensor] | None,
+        ref_logp: list[list[float]] | None,
         clock: _Clock,
         where: str,
         first: bool,
@@ -200,7 +179,7 @@ class Updater:
         self,
         batch: RowBatch,
         rows: list[int],
-        ref_logp: list[Tensor] | None,
+        ref_logp: list[list[float]] | None,
         clock: _Clock,
         where: str,
         first: bool,
@@ -215,12 +194,12 @@ class Updater:
         for micro in micro_batches([batch.full(rows[i]).length for i in active], self.optim.micro_tokens):
             places = [active[i] for i in micro]
             part = [rows[i] for i in places]
-            scored = self._score(
+            scored = self.scorer.score(
                 self.policy.model,
                 [batch.full(b) for b in part],
                 entropy_grad=self.algorithm.loss.entropy_coef > 0,
             )
-            old_bl = _pad([batch.steps[b].logprobs for b in part], scored.logp_bl)
+            old_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
             out = base_loss(
                 scored.logp_bl,
                 old_bl,
@@ -228,7 +207,7 @@ class Updater:
                 scored.mask_bl,
                 self.algorithm.loss,
                 totals.take(torch.as_tensor(places)),
-                ref_logp_bl=None if ref_logp is None else _pad([ref_logp[b].tolist() for b in part], scored.logp_bl),
+                ref_logp_bl=None if ref_logp is None else pad_rows([ref_logp[b] for b in part], scored.logp_bl),
                 entropy_bl=scored.entropy_bl,
             )
             _require_finite_loss(out.loss, part, f"the loss at {where}")
@@ -236,7 +215,7 @@ class Updater:
             chosen = [i for i, b in enumerate(part) if b in flagged]
             if chosen:
                 started = time.perf_counter()
-                terms = self._selective_terms(batch, [part[i] for i in chosen], scored.hidden_of(chosen))
+                terms = self.scorer.selective(batch, [part[i] for i in chosen], scored.hidden_of(chosen))
                 extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
                 _require_finite_loss(extra, [part[i] for i in chosen], f"the selective loss at {where}")
                 selective.add(terms, extra)
@@ -264,56 +243,13 @@ class Updater:
         return _norm(extra_grads) / base_norm if base_norm > 0 else None
 
     def _denominators(self, batch: RowBatch, rows: list[int]) -> LossDenominators:
-        longest = max(len(batch.steps[b].response_ids) for b in rows)
-        mask_bl = torch.zeros(len(rows), longest)
-        for i, b in enumerate(rows):
-            mask_bl[i, : len(batch.steps[b].response_ids)] = 1
+        mask_bl = length_mask([len(batch.steps[b].response_ids) for b in rows], torch.device("cpu"))
         return LossDenominators.of(mask_bl, torch.as_tensor(batch.traj_b[rows]))
 
     def _has_base_gradient(self, batch: RowBatch, b: int) -> bool:
         """Whether the base loss of row b can move a weight: with advantage 0 and no other term its gradient is 0."""
         loss = self.algorithm.loss
         return loss.beta > 0 or loss.entropy_coef > 0 or bool(batch.advantages.total_b[b] != 0)
-
-    def _selective_terms(self, batch: RowBatch, part: list[int], full: tuple[Tensor, Tensor]) -> SelectiveTerms:
-        """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
-
-        Only the blind prompt is run anew: the full one has just been through the model for the base loss.
-        """
-        hidden_p_nh, targets_n = full
-        blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
-        hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
-        hidden_r_nh = weight_r_vh = None
-        if self.algorithm.needs_blind_reference and self.reference is not None:
-            with torch.no_grad():
-                hidden_r_nh, _, _ = hidden_states(self.reference, blind, pad)
-            weight_r_vh = self.reference.get_output_embeddings().weight
-        weight_vh = self.policy.model.get_output_embeddings().weight
-        scores = flagged_scores(
-            hidden_p_nh,
-            hidden_q_nh,
-            weight_vh,
-            targets_n,
-            hidden_r_nh=hidden_r_nh,
-            weight_r_vh=weight_r_vh,
-            temperature=self.temperature,
-            chunk=_chunk(weight_vh),
-            ta_grad=self.algorithm.selective.ta_grad,
-        )
-        mask_kl = _length_mask([len(r.response_ids) for r in blind], targets_n.device)
-
-        def rows(values_n: Tensor) -> Tensor:
-            return unflatten_tokens(values_n, mask_kl)
-
-        return selective_terms(
-            mask_kl,
-            self.algorithm.selective,
-            logp_kl=rows(scores.logp_n),
-            logq_kl=rows(scores.logq_n),
-            logr_kl=None if scores.logr_n is None else rows(scores.logr_n),
-            kl_pq_kl=rows(scores.kl_pq_n),
-            kl_qr_kl=None if scores.kl_qr_n is None else rows(scores.kl_qr_n),
-        )
 
     def _unflagged_kl(self, batch: RowBatch, seed: Sequence[int], clock: _Clock) -> float | None:
         """Mean R_TA of a few unflagged rows, for comparison with the flagged ones; None without a blind prompt."""
@@ -329,53 +265,9 @@ class Updater:
             hidden_nh, targets_n, _ = hidden_states(
                 self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
             )
-            terms = self._selective_terms(batch, part, (hidden_nh, targets_n))
+            terms = self.scorer.selective(batch, part, (hidden_nh, targets_n))
         clock.blind += time.perf_counter() - started
         return float(terms.r_ta_k.mean())
-
-    @torch.no_grad()
-    def _reference_logp(self, batch: RowBatch) -> list[Tensor]:
-        """Reference log-probabilities of every row's response tokens."""
-        result: list[Tensor] = [torch.empty(0)] * len(batch)
-        lengths = [batch.full(b).length for b in range(len(batch))]
-        for part in micro_batches(lengths, self.optim.micro_tokens):
-            scored = self._score(self.reference, [batch.full(b) for b in part], entropy=False)
-            for i, b in enumerate(part):
-                result[b] = scored.logp_bl[i, : len(batch.steps[b].response_ids)].cpu()
-        return result
-
-    def _score(
-        self, model: Any, rows: list[RowTokens], *, entropy: bool = True, entropy_grad: bool = False
-    ) -> _Scored:
-        hidden_nh, targets_n, row_n = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
-        weight_vh = model.get_output_embeddings().weight
-        logp_n, entropy_n = score_tokens(
-            hidden_nh,
-            weight_vh,
-            targets_n,
-            temperature=self.temperature,
-            chunk=_chunk(weight_vh),
-            entropy=entropy,
-            entropy_grad=entropy_grad,
-        )
-        mask_bl = _length_mask([len(r.response_ids) for r in rows], logp_n.device)
-        entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
-        return _Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n, row_n)
-
-
-def _chunk(weight_vh: Tensor) -> int:
-    return max(64, _CHUNK_ELEMENTS // weight_vh.shape[0])
-
-
-def _length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:
-    return torch.arange(max(lengths), device=device)[None, :] < torch.as_tensor(lengths, device=device)[:, None]
-
-
-def _pad(values: Sequence[Sequence[float]], like_bl: Tensor) -> Tensor:
-    padded_bl = torch.zeros(like_bl.shape, dtype=like_bl.dtype)
-    for i, row in enumerate(values):
-        padded_bl[i, : len(row)] = torch.as_tensor(row, dtype=like_bl.dtype)
-    return padded_bl.to(like_bl.device)
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> float:

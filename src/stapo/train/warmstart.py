@@ -1,15 +1,19 @@
-"""Warm start: supervised steps on an expert's demonstrations, before any RL.
+"""Warm start: supervised steps on demonstrations, before any RL.
 
-The demonstrator is the environment's own optimal expert. It knows where things are, so its plans never search: a
-policy that imitates it knows what the commands do and roughly where things live, but not how to look for them. That is
-the honest gap which RL then has to close.
+The demonstrator is the environment's own (`env.demonstrator`). For ALFWorld it looks for what it has not seen and
+otherwise goes the shortest way; imitating the all-knowing expert instead teaches a policy not to look, since whatever
+it wants is always where it arrives.
+
+A warm start that is stopped early (`stop_at`) leaves RL an honest gap: a policy that has understood the commands but
+has been trained too briefly to be good.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,13 +25,21 @@ from stapo.errors import ConfigError, NonFiniteError
 from stapo.policy import Policy, RowTokens, hidden_states
 from stapo.rollout.encoding import PromptEncoder
 
+_RAMP_STEPS = 100
+
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
     """Supervised training on expert demonstrations.
 
     Attributes:
-        steps: optimizer steps; 0 skips the warm start.
+        steps: optimizer steps at most; 0 skips the warm start.
+        stop_at: once the sampled success on training tasks reaches this, stop after `anneal_steps` more; 1 trains all
+            `steps`. When small models understand a task varies with the seed by a factor of two in steps, so a fixed
+            number of steps would give very unequal starts.
+        anneal_steps: steps over which the learning rate then falls to a tenth.
+        probe_every: steps between measurements for `stop_at`.
+        probe_episodes: training tasks that each measurement plays.
         episodes: demonstrated episodes, spread evenly over the task types.
         scarce_types: task types that get only `scarce_fraction` of their share of episodes.
         scarce_fraction: see `scarce_types`.
@@ -37,11 +49,16 @@ class WarmStartConfig:
             seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
         curriculum: share of the steps spent on short prompts (no history) first.
         batch_size: steps per optimizer step.
-        learning_rate: peak; linear warm-up over 5 %, cosine to a tenth.
+        learning_rate: peak; linear warm-up over 100 steps. Then cosine to a tenth, or constant with `stop_at`, whose
+            end is not known beforehand.
         weight_decay: of AdamW.
     """
 
     steps: int = 0
+    stop_at: float = 1.0
+    anneal_steps: int = 300
+    probe_every: int = 200
+    probe_episodes: int = 128
     episodes: int = 1200
     scarce_types: tuple[str, ...] = ()
     scarce_fraction: float = 0.1
@@ -53,11 +70,12 @@ class WarmStartConfig:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        for field in ("scarce_fraction", "wander", "blind_fraction", "curriculum"):
+        for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
-        if self.steps < 0 or self.episodes < 1 or self.batch_size < 1:
-            raise ConfigError("warm_start.steps must be at least 0, episodes and batch_size at least 1.")
+        for field, least in (("steps", 0), ("anneal_steps", 0), ("probe_every", 1), ("probe_episodes", 1), ("episodes", 1), ("batch_size", 1)):
+            if getattr(self, field) < least:
+                raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected at least {least}.")
         if not self.learning_rate > 0:
             raise ConfigError(f"warm_start.learning_rate is {self.learning_rate}, expected a number above 0.")
 
@@ -87,9 +105,9 @@ def demonstrate(
     Raises:
         ConfigError: the environment offers no expert.
     """
-    if not hasattr(env, "expert_plan"):
+    if not hasattr(env, "demonstrator"):
         raise ConfigError(
-            f"environment '{env.name}' has no expert_plan(), so it cannot demonstrate. Set warm_start.steps to 0 or "
+            f"environment '{env.name}' has no demonstrator(), so it cannot demonstrate. Set warm_start.steps to 0 or "
             "start from a pretrained model."
         )
     rng = np.random.default_rng([seed, 11])
@@ -127,11 +145,12 @@ def _play(
     memory = Memory(agent.history_length)
     seen, blind = first.text, first.blind_text if first.blind_text is not None else first.text
     admissible, demos = first.admissible, []
+    expert = env.demonstrator(random.Random(int(rng.integers(2**63))))  # type: ignore[attr-defined]
     for step in range(env.max_steps):
-        plan = env.expert_plan()  # type: ignore[attr-defined]
-        if not plan:
+        action = expert.action()
+        if action is None:
             break
-        action, wandering = plan[0], bool(admissible) and rng.random() < config.wander
+        wandering = bool(admissible) and rng.random() < config.wander
         if wandering and admissible:
             action = admissible[int(rng.integers(len(admissible)))]
         fields = PromptFields(
@@ -143,18 +162,24 @@ def _play(
                 DemoStep(
                     first.goal,
                     render_prompt(fields, agent),
-                    render_prompt(fields, agent, "history"),
+                    render_prompt(replace(fields, admissible=_nearby(fields.admissible)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
                     _demonstrated(action, agent),
                 )
             )
         out = env.step(action)
+        expert.played(action, bool(out.info.get("effect", True)))
         memory.add(Turn(seen, blind, action))
         seen = blind = out.text
         admissible = out.admissible
         if out.done:
             break
     return demos
+
+
+def _nearby(admissible: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The commands that act on what is at hand: without the long list of places to go to."""
+    return None if admissible is None else tuple(c for c in admissible if not c.startswith("go to "))
 
 
 def _demonstrated(action: str, agent: AgentConfig) -> str:
@@ -169,8 +194,17 @@ def warm_start(
     config: WarmStartConfig,
     seed: int,
     progress: Callable[[int, int, float], None] | None = None,
+    probe: Callable[[int], float] | None = None,
 ) -> list[float]:
     """Imitate the demonstrations; returns the loss (nats per token) of every optimizer step.
+
+    Args:
+        policy: trained in place.
+        demos: from `demonstrate`.
+        config: settings.
+        seed: of the order of the demonstrations.
+        progress: called with (steps done, steps at most, loss).
+        probe: returns the policy's success on training tasks; called with the steps done. Needed for `stop_at`.
 
     Raises:
         NonFiniteError: the loss is not finite; the step is named and the weights are those before it.
@@ -182,9 +216,12 @@ def warm_start(
     policy.model.train()
     losses: list[float] = []
     batches = _batches(demos, encoder, config, seed)
+    end: int | None = None
     for step in range(config.steps):
+        if step == end:
+            break
         for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config.steps)
+            group["lr"] = config.learning_rate * _schedule(step, config, end)
         rows = next(batches)
         hidden_nh, targets_n, _ = hidden_states(policy.model, rows, policy.tokenizer.pad_token_id)
         logp_n, _ = score_tokens(
@@ -200,14 +237,26 @@ def warm_start(
         losses.append(float(loss.detach()))
         if progress is not None:
             progress(step + 1, config.steps, losses[-1])
+        if end is None and probe is not None and _time_to_probe(step + 1, config):
+            if probe(step + 1) >= config.stop_at:
+                end = step + 1 + config.anneal_steps
+            policy.model.train()
     return losses
 
 
-def _schedule(step: int, steps: int) -> float:
-    ramp = max(1, steps // 20)
-    if step < ramp:
-        return (step + 1) / ramp
-    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp)))
+def _time_to_probe(step: int, config: WarmStartConfig) -> bool:
+    if config.stop_at >= 1:
+        return False
+    return step > config.curriculum * config.steps and step % config.probe_every == 0
+
+
+def _schedule(step: int, config: WarmStartConfig, end: int | None) -> float:
+    if step < _RAMP_STEPS:
+        return (step + 1) / _RAMP_STEPS
+    if config.stop_at < 1:
+        return 1.0 if end is None else 0.1 + 0.9 * (end - step) / max(1, config.anneal_steps)
+    progress = (step - _RAMP_STEPS) / max(1, config.steps - _RAMP_STEPS)
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def _batches(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
@@ -13,6 +15,9 @@ from stapo.envs.alfworld.sources import TypedSource, open_source, ordered_splits
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
+
+if TYPE_CHECKING:
+    from stapo.envs.alfworld.searcher import Searcher
 
 
 class AlfworldEnv:
@@ -157,6 +162,12 @@ class AlfworldEnv:
             EnvError: before reset.
         """
         return shortest_plan(self.state, self.goal)
+
+    def demonstrator(self, rng: random.Random) -> Searcher:
+        """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
+        from stapo.envs.alfworld.searcher import Searcher
+
+        return Searcher(self, rng)
 
     def expert_action(self) -> str | None:
         """The first command of `expert_plan`; None when the goal is reached or out of reach."""

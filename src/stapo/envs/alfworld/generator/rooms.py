@@ -32,6 +32,28 @@ def _room(objects: str, **furniture: int | tuple[int, int]) -> Room:
 
 
 # fmt: off
+TINY: dict[str, Room] = {
+    "kitchen": _room(
+        "Apple Egg Mug Bowl Cloth",
+        CounterTop=(1, 2), Fridge=1, Microwave=1, SinkBasin=1, Cabinet=(0, 3), Shelf=(0, 2),
+        Drawer=(0, 2), SideTable=(0, 1),
+    ),
+    "bathroom": _room(
+        "Cloth Candle Mug Bowl",
+        SinkBasin=1, CounterTop=(0, 2), Cabinet=(0, 3), Shelf=(0, 3), Drawer=(0, 3),
+        SideTable=(0, 1),
+    ),
+    "study": _room(
+        "Book Pen KeyChain Mug Candle DeskLamp",
+        Desk=(1, 2), Shelf=(0, 3), Drawer=(0, 3), Cabinet=(0, 3), SideTable=(0, 1), Safe=(0, 1),
+    ),
+    "bedroom": _room(
+        "Book KeyChain Candle Pen Cloth DeskLamp",
+        Bed=1, SideTable=(1, 2), Drawer=(0, 3), Shelf=(0, 2), Cabinet=(0, 2), Desk=(0, 1),
+        Safe=(0, 1),
+    ),
+}
+
 SMALL: dict[str, Room] = {
     "kitchen": _room(
         "Apple Potato Tomato Egg Mug Plate Bowl Spoon Cloth SoapBottle",

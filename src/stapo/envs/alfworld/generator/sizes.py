@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.alfworld.generator.rooms import SEARCH, SMALL, STANDARD, Room
+from stapo.envs.alfworld.generator.rooms import SEARCH, SMALL, STANDARD, TINY, Room
 from stapo.errors import ConfigError, did_you_mean
 
 
@@ -47,6 +47,14 @@ class Size:
 
 
 SIZES: dict[str, Size] = {
+    "tiny": Size(
+        rooms=TINY,
+        receptacles=(4, 7),
+        objects=(4, 6),
+        most_alike=2,
+        doors_of_two=1,
+        families=(60, 20),
+    ),
     "small": Size(
         rooms=SMALL,
         receptacles=(7, 9),

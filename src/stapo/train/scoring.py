@@ -1,0 +1,155 @@
+"""Scoring the rows of a batch: log-probabilities, entropies, and the divergences of the selective terms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stapo.algo import (
+    AlgorithmConfig,
+    SelectiveTerms,
+    flagged_scores,
+    score_tokens,
+    selective_terms,
+    unflatten_tokens,
+)
+from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
+from stapo.train.batch import RowBatch
+
+_CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states and tokens."""
+
+    logp_bl: Tensor
+    entropy_bl: Tensor | None
+    mask_bl: Tensor
+    hidden_nh: Tensor
+    targets_n: Tensor
+    row_n: Tensor
+
+    def hidden_of(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Hidden states and tokens of some rows, in ascending order."""
+        keep_n = torch.isin(self.row_n, torch.as_tensor(rows, device=self.row_n.device))
+        return self.hidden_nh[keep_n], self.targets_n[keep_n]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores rows under the policy and its reference, at the temperature of the rollouts.
+
+    Attributes:
+        policy: model and tokenizer.
+        reference: frozen copy of the starting model; None where the algorithm needs none.
+        algorithm: which terms are wanted.
+        temperature: all log-probabilities and entropies are taken at it.
+    """
+
+    policy: Policy
+    reference: Any | None
+    algorithm: AlgorithmConfig
+    temperature: float
+
+    def score(
+        self, model: Any, rows: Sequence[RowTokens], *, entropy: bool = True, entropy_grad: bool = False
+    ) -> Scored:
+        """Score the responses of `rows` under `model`, with gradient unless that is switched off."""
+        hidden_nh, targets_n, row_n = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
+        weight_vh, bias_v = head_of(model)
+        logp_n, entropy_n = score_tokens(
+            hidden_nh,
+            weight_vh,
+            targets_n,
+            temperature=self.temperature,
+            chunk=_chunk(weight_vh),
+            bias_v=bias_v,
+            entropy=entropy,
+            entropy_grad=entropy_grad,
+        )
+        mask_bl = length_mask([len(r.response_ids) for r in rows], logp_n.device)
+        entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
+        return Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n, row_n)
+
+    @torch.no_grad()
+    def reference_logp(self, batch: RowBatch, micro_tokens: int) -> list[list[float]]:
+        """Reference log-probabilities of every row's response tokens."""
+        result: list[list[float]] = [[]] * len(batch)
+        lengths = [batch.full(b).length for b in range(len(batch))]
+        for part in micro_batches(lengths, micro_tokens):
+            scored = self.score(self.reference, [batch.full(b) for b in part], entropy=False)
+            for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
+                result[b] = logp_l[: len(batch.steps[b].response_ids)]
+        return result
+
+    def selective(self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor]) -> SelectiveTerms:
+        """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
+
+        Only the blind prompt is run anew: the full one has just been through the model for the base loss.
+        """
+        hidden_p_nh, targets_n = full
+        blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
+        hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
+        hidden_r_nh = weight_r_vh = bias_r_v = None
+        if self.algorithm.needs_blind_reference and self.reference is not None:
+            with torch.no_grad():
+                hidden_r_nh, _, _ = hidden_states(self.reference, blind, pad)
+            weight_r_vh, bias_r_v = head_of(self.reference)
+        weight_vh, bias_v = head_of(self.policy.model)
+        scores = flagged_scores(
+            hidden_p_nh,
+            hidden_q_nh,
+            weight_vh,
+            targets_n,
+            hidden_r_nh=hidden_r_nh,
+            weight_r_vh=weight_r_vh,
+            temperature=self.temperature,
+            chunk=_chunk(weight_vh),
+            bias_v=bias_v,
+            bias_r_v=bias_r_v,
+            ta_grad=self.algorithm.selective.ta_grad,
+        )
+        mask_kl = length_mask([len(r.response_ids) for r in blind], targets_n.device)
+
+        def rows(values_n: Tensor) -> Tensor:
+            return unflatten_tokens(values_n, mask_kl)
+
+        return selective_terms(
+            mask_kl,
+            self.algorithm.selective,
+            logp_kl=rows(scores.logp_n),
+            logq_kl=rows(scores.logq_n),
+            logr_kl=None if scores.logr_n is None else rows(scores.logr_n),
+            kl_pq_kl=rows(scores.kl_pq_n),
+            kl_qr_kl=None if scores.kl_qr_n is None else rows(scores.kl_qr_n),
+        )
+
+    @torch.no_grad()
+    def full_and_blind_kl(self, batch: RowBatch, part: Sequence[int]) -> float:
+        """Mean R_TA of the rows `part`, as a measurement."""
+        hidden_nh, targets_n, _ = hidden_states(
+            self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
+        )
+        return float(self.selective(batch, part, (hidden_nh, targets_n)).r_ta_k.mean())
+
+
+def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:
+    """(B, L) true on the first `lengths[b]` positions of row b."""
+    return torch.arange(max(lengths), device=device)[None, :] < torch.as_tensor(lengths, device=device)[:, None]
+
+
+def pad_rows(values: Sequence[Sequence[float]], like_bl: Tensor) -> Tensor:
+    """Ragged rows as a tensor of the shape, type and device of `like_bl`, 0 behind their ends."""
+    padded_bl = torch.zeros(like_bl.shape, dtype=like_bl.dtype)
+    for i, row in enumerate(values):
+        padded_bl[i, : len(row)] = torch.as_tensor(row, dtype=like_bl.dtype)
+    return padded_bl.to(like_bl.device)
+
+
+def _chunk(weight_vh: Tensor) -> int:
+    return max(64, _CHUNK_ELEMENTS // weight_vh.shape[0])
