@@ -21,7 +21,7 @@ def original():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenes", ["small", "standard", "search"])
+@pytest.mark.parametrize("scenes", ["tiny", "small", "standard", "search"])
 @pytest.mark.parametrize("task_type", TASK_TYPES)
 def test_textworld_plays_a_generated_game_alike(original, scenes, task_type):
     game = GeneratedGames(scenes).load(f"generated-{scenes}/heldout/{task_type}/000001")

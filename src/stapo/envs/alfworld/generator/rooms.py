@@ -44,11 +44,11 @@ TINY: dict[str, Room] = {
         SideTable=(0, 1),
     ),
     "study": _room(
-        "Book Pen KeyChain Mug Candle DeskLamp",
+        "Book Pen KeyChain Mug Candle DeskLamp FloorLamp",
         Desk=(1, 2), Shelf=(0, 3), Drawer=(0, 3), Cabinet=(0, 3), SideTable=(0, 1), Safe=(0, 1),
     ),
     "bedroom": _room(
-        "Book KeyChain Candle Pen Cloth DeskLamp",
+        "Book KeyChain Candle Pen Cloth DeskLamp FloorLamp",
         Bed=1, SideTable=(1, 2), Drawer=(0, 3), Shelf=(0, 2), Cabinet=(0, 2), Desk=(0, 1),
         Safe=(0, 1),
     ),
