@@ -1,0 +1,141 @@
+"""The documents are true: links lead somewhere, commands parse, examples run, setting tables are fresh."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from stapo.cli.arguments import env_parameters
+from stapo.cli.main import _COMMANDS, main
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+FENCE = re.compile(r"^[ ]*```(\w*)[^\n]*\n(.*?)^[ ]*```", re.MULTILINE | re.DOTALL)
+PATH_PLACEHOLDERS = {"PATH": "games", "mine.yaml": "tiny"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def text_of(path: Path) -> str:
+    return re.sub(r"<!--.*?-->", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return [body for found, body in FENCE.findall(text_of(path)) if found == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command) of every `stapo` call in a bash block; comments and redirections are cut off."""
+    found = []
+    for path in PAGES:
+        for body in blocks(path, "bash"):
+            for line in body.splitlines():
+                line = re.sub(r"\s[#>].*", "", line).strip().removeprefix(".venv/bin/")
+                if line.startswith("stapo "):
+                    found.append((name_of(path), line))
+    return found
+
+
+COMMANDS = commands()
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_somewhere(path):
+    prose = FENCE.sub("", text_of(path))
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        page = (path.parent / file).resolve() if file else path
+        assert page.exists(), f"{name_of(path)} links to {target}"
+        assert page.is_relative_to(ROOT)
+        if anchor:
+            assert anchor in {slug(h) for h in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)}, target
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) > 15
+    assert {shlex.split(line)[1] for _, line in COMMANDS} >= {"train", "eval", "play", "report", "envs"}
+
+
+@pytest.mark.parametrize("page, line", COMMANDS)
+def test_commands_parse(page, line, capsys):
+    name, *args = [PATH_PLACEHOLDERS.get(word, word) for word in shlex.split(line)[1:]]
+    assert name in _COMMANDS
+    if name == "train":
+        dry = [] if "--help" in args or "--dry-run" in args else ["--dry-run"]
+        try:
+            code = main(["train", *args, *dry])
+        except SystemExit as end:  # `--help` of the settings leaves by itself
+            code = end.code
+        assert code in (0, None), capsys.readouterr().err
+        return
+    assert main([name, "--help"]) == 0
+    known = capsys.readouterr().out
+    for word in args:
+        flag = word.partition("=")[0]
+        if flag.startswith("--env."):
+            assert flag.removeprefix("--env.").replace("-", "_") in env_parameters("alfworld"), line
+        elif flag.startswith("--"):
+            assert re.search(rf"{re.escape(flag)}\b", known), f"'stapo {name} --help' does not know {flag}"
+
+
+def test_table_of_commands_is_complete():
+    table = re.findall(r"^\| `stapo (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(_COMMANDS)
+
+
+def test_table_of_algorithms_is_complete():
+    from stapo.algo import ALGORITHMS
+
+    section = (ROOT / "README.md").read_text().partition("\n## Algorithms\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE) == list(ALGORITHMS)
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+def test_python_examples_run(path, tmp_path):
+    source = ""
+    for body in blocks(path, "python"):
+        lines = body.splitlines()
+        indent = min(len(line) - len(line.lstrip()) for line in lines if line.strip())
+        body = "\n".join(line[indent:] for line in lines)
+        if "yourpackage" in body or ("referee" in body and find_spec("textworld") is None):
+            continue
+        source += body + "\n"
+    script = tmp_path / "example.py"
+    script.write_text(source)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    named = {word for path in PAGES for word in re.findall(r"make ([a-z]+)\b(?=[`\s]*[`\n])", text_of(path))}
+    assert {"quickstart", "test", "check"} <= named & targets
+    used = {
+        line.split()[1]
+        for path in PAGES
+        for body in blocks(path, "bash")
+        for line in body.splitlines()
+        if line.startswith("make ")
+    }
+    assert used <= targets
+
+
+def test_tables_of_settings_are_fresh():
+    script = ROOT / "scripts" / "write_configuration.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
