@@ -24,3 +24,13 @@ def shared() -> Path:
     if not (path / "data").is_dir():
         pytest.skip(f"no recorded data in {path}; set STAPO_SHARED to the folder with data/")
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a saved policy for the toy world; importing torch is left to the tests that ask for it."""
+    from toy_world import small_policy
+
+    folder = tmp_path_factory.mktemp("toy") / "model"
+    small_policy().save(folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from stapo.envs.protocol import Observation, StepResult
@@ -86,3 +87,33 @@ def small_policy(seed: int = 0, **sizes: Any) -> Policy:
     """A policy of a few thousand weights."""
     given = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300, **sizes}
     return build_policy(ModelConfig(device="cpu", **given), TEXTS, 512, seed)
+
+
+def toy_settings(model: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of a run of seconds, as a YAML file would hold them; `changes` are dotted keys with `__` as the dot."""
+    settings: dict[str, Any] = {
+        "seed": 0,
+        "env": {"name": "toy", "split": "train", "options": {}},
+        "agent": {
+            "prompt": "compact",
+            "response": "action",
+            "history_length": 1,
+            "max_prompt_tokens": 200,
+            "max_response_tokens": 6,
+        },
+        "model": {"path": str(model), "device": "cpu"},
+        "warm_start": {"steps": 0},
+        "rollout": {"groups": 2, "group_size": 4, "reward_scale": 1.0},
+        "algorithm": {"name": "stapo"},
+        "optim": {"iterations": 2, "learning_rate": 0.01, "mini_batch": 16},
+        "eval": {"split": "heldout", "episodes": 6, "greedy": True},
+        "log": {"transcript_every": 1, "transcript_groups": 1},
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = settings
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    register_toy()
+    return settings

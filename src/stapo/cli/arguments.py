@@ -10,10 +10,11 @@ from typing import Any
 import tyro
 import yaml
 
+from stapo.algo import get_algorithm
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, did_you_mean, unknown_name
 from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, read_yaml
+from stapo.train.schema import from_data, read_yaml, to_data
 
 ENV_PREFIX = "--env."
 
@@ -28,8 +29,9 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
 
     Args:
         source: preset name, or path of a YAML file.
-        algorithm: preset that replaces the configured algorithm. Knobs that the file sets on the algorithm
-            (advantage, outlier, selective, loss) stay as the file says.
+        algorithm: preset that replaces the configured algorithm. Knobs that the file sets otherwise than its own
+            preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
+            change its algorithm.
         base: nested keys laid over the file.
 
     Raises:
@@ -46,11 +48,24 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
     if not isinstance(data, dict):
         raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
     if algorithm is not None:
-        knobs = data.get("algorithm", {})
-        data["algorithm"] = {**(knobs if isinstance(knobs, dict) else {}), "name": algorithm}
+        data["algorithm"] = {**_own_knobs(data.get("algorithm")), "name": algorithm}
     if base:
         data = merge(data, base)
     return from_data(RunConfig, data)
+
+
+def _own_knobs(given: Any) -> dict[str, Any]:
+    """The knobs of a file's algorithm that differ from the preset that the file names."""
+    if not isinstance(given, dict):
+        return {}
+    preset = to_data(get_algorithm(str(given.get("name", RunConfig().algorithm.name))))
+    groups = {key: value for key, value in given.items() if key not in ("name", "paper", "description")}
+    return {
+        key: {k: v for k, v in value.items() if k not in preset.get(key, {}) or v != preset[key][k]}
+        if isinstance(value, dict)
+        else value
+        for key, value in groups.items()
+    }
 
 
 def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:

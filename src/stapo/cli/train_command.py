@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options, take_flag
+from stapo.cli.words import foreign, say
 
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
 
@@ -42,6 +43,8 @@ def run(argv: list[str]) -> int:
     if wants_help:
         print(_HELP.format(presets=", ".join(preset_names())))
     out, args = take_flag(args, "--out", needs="a folder")
+    # Its name alone would relabel the preset's algorithm without changing it.
+    args = ["--algorithm" + a.removeprefix("--algorithm.name") if _is_algorithm_name(a) else a for a in args]
     algorithm, args = take_flag(args, "--algorithm", needs="a name; see 'stapo algorithms'")
     dry, args = "--dry-run" in args, [a for a in args if a != "--dry-run"]
     quiet, args = "--quiet" in args, [a for a in args if a != "--quiet"]
@@ -65,43 +68,50 @@ def run(argv: list[str]) -> int:
     from stapo.cli.progress import ConsoleWatcher
     from stapo.report import write_report
     from stapo.train.pipeline import train_run
+    from stapo.train.preflight import preflight
 
     transformers_logging.disable_progress_bar()
     with ConsoleWatcher(quiet=quiet, iterations=config.optim.iterations) as watcher:
+        # Kept until the end: environments built meanwhile share the games that this one has read.
+        env = preflight(config, folder, lambda done, total: watcher.stage("checking games", done, total))
         watcher.say(
             f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
             f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
         )
         outcome = train_run(config, folder, ["stapo", "train", *argv], watcher)
         report = write_report(outcome.run)
+        env.close()
     _print_outcome(outcome.evaluations, outcome.seconds)
     print(f"run directory: {folder}\nreport:        {report}")
     print(f"evaluate more: stapo eval {shlex.quote(str(folder))} --seeds 0 1 2")
     return 0
 
 
+def _is_algorithm_name(arg: str) -> bool:
+    return arg.partition("=")[0] == "--algorithm.name"
+
+
 def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="success before and after RL")
-    table.add_column("", overflow="fold")
-    for mode in dict.fromkeys(row["mode"] for row in evaluations):
-        for when in ("before", "after"):
-            table.add_column(f"{mode}, {when}", justify="right")
-    cells: dict[str, list[str]] = {"all": []}
-    for mode in dict.fromkeys(row["mode"] for row in evaluations):
+    table = Table("task type", title="success before and after RL")
+    modes = list(dict.fromkeys(row["mode"] for row in evaluations))
+    cells: dict[str, list[str]] = {"all": [], "  standard error": []}
+    for mode in modes:
         rows = [row for row in evaluations if row["mode"] == mode]
-        for row in (rows[0], rows[-1]):
-            cells["all"].append(f"{row['success']:.3f} ± {row['success_standard_error'] or 0:.3f}")
+        for when, row in (("before", rows[0]), ("after", rows[-1])):
+            table.add_column(f"{mode},\n{when}", justify="right")
+            cells["all"].append(f"{row['success']:.3f}")
+            cells["  standard error"].append(f"{row['success_standard_error'] or 0:.3f}")
             for task_type, part in row["by_type"].items():
                 cells.setdefault(task_type, []).append(f"{part['success']:.2f}")
     for label, values in cells.items():
-        table.add_row(label, *values, style="bold" if label == "all" else None, end_section=label == "all")
+        table.add_row(
+            foreign(label), *values, style="bold" if label == "all" else None, end_section=label.startswith("  ")
+        )
     console = Console(file=sys.stdout)
     console.print(table)
     if evaluations:
-        console.print(f"protocol: {evaluations[-1]['protocol']}; ± is the binomial standard error", style="dim")
-    console.print(
-        f"warm start {seconds['warm_start']:.0f} s, RL with evaluations {seconds['rl']:.0f} s", style="dim"
-    )
+        say(console, foreign(f"protocol: {evaluations[-1]['protocol']}; the standard error is the binomial one"), "dim")
+    console.print(f"warm start {seconds['warm_start']:.0f} s, RL with evaluations {seconds['rl']:.0f} s", style="dim")

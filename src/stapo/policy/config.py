@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -57,5 +58,8 @@ class ModelConfig:
                 f"model.hidden_size is {self.hidden_size} with {self.heads} heads; expected a multiple of "
                 f"{2 * self.heads}, so that each head has an even width."
             )
+        for field in ("rope_theta", "initializer_range"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise ConfigError(f"model.{field} is {getattr(self, field)}, expected a number above 0.")
         if self.vocab_size < 300:
             raise ConfigError(f"model.vocab_size is {self.vocab_size}, expected at least 300 (bytes come first).")

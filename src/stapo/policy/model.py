@@ -1,19 +1,19 @@
-"""Building, loading and saving the policy. Safetensors and JSON only; no remote code."""
+"""Building and saving the policy."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
+from stapo.policy.scoring import head_of
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def parameter_count(self) -> int:
@@ -75,51 +76,15 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **sizes))
-    return _finish(model, tokenizer, config)
+    return finish_policy(model, tokenizer, config)
 
 
-def load_policy(path: str, config: ModelConfig) -> Policy:
-    """Load a pretrained causal language model by folder or name.
+def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
+    """Check that model and tokenizer fit together, and put the model where `config` says.
 
     Raises:
-        ModelError: it cannot be loaded, has no safetensors weights, or its vocabulary does not fit its tokenizer.
+        ModelError: they do not fit, the head does more than a matrix product, or there is no such device.
     """
-    folder = Path(path)
-    if folder.exists() and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"'{path}' holds no config.json, so it is not a saved model. Expected a folder written by "
-            "save_pretrained: config.json, model.safetensors and the tokenizer files."
-        )
-    try:
-        tokenizer = _load_tokenizer(path)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, config.dtype), use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, ImportError, json.JSONDecodeError) as err:
-        reason = str(err).strip().splitlines()[0] if str(err).strip() else type(err).__name__
-        raise ModelError(
-            f"model '{path}' cannot be loaded: {reason} Expected a local folder or a hub name of a causal language "
-            "model with safetensors weights and a fast tokenizer."
-        ) from err
-    return _finish(model, tokenizer, config)
-
-
-def _load_tokenizer(path: str) -> Any:
-    """Load the tokenizer that `path` holds, as it was saved.
-
-    For some model types `AutoTokenizer` overrules a saved generic fast tokenizer with the class of the model family,
-    whose pre-tokenizer cuts text differently: the same file, other ids, no warning. A folder that names the generic
-    class is therefore loaded by that class.
-    """
-    described = Path(path) / "tokenizer_config.json"
-    if described.is_file() and (Path(path) / "tokenizer.json").is_file():
-        name = json.loads(described.read_text(encoding="utf-8")).get("tokenizer_class")
-        if name in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            return PreTrainedTokenizerFast.from_pretrained(path)
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-
-
-def _finish(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     rows = model.get_input_embeddings().weight.shape[0]
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
@@ -134,7 +99,35 @@ def _finish(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model.to(device=device, dtype=getattr(torch, config.dtype))
+    try:
+        model.to(device=device, dtype=getattr(torch, config.dtype))
+    except (RuntimeError, AssertionError) as err:
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+        raise ModelError(f"the model cannot be moved to model.device '{device}': {reason}.") from err
+    _require_plain_head(model)
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *([configured] if isinstance(configured, int) else configured or [])}
     return Policy(model, tokenizer, sorted(ends))
+
+
+@torch.inference_mode()
+def _require_plain_head(model: Any) -> None:
+    """Check on a few tokens that the logits are head times hidden state.
+
+    Log-probabilities are computed from the hidden states, a chunk of tokens at a time. A model that caps or scales its
+    logits would sample from one distribution and be trained on another.
+    """
+    was_training = model.training
+    model.eval()
+    ids_bl = torch.arange(min(8, model.get_input_embeddings().weight.shape[0]), device=model.device)[None]
+    expected = model(input_ids=ids_bl, use_cache=False).logits.float()
+    hidden_blh = model.base_model(input_ids=ids_bl, use_cache=False).last_hidden_state
+    found = torch.nn.functional.linear(hidden_blh, *head_of(model)).float()
+    model.train(was_training)
+    scale = max(1.0, float(expected.abs().max()))
+    capped = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    if capped or expected.shape != found.shape or float((expected - found).abs().max()) > 0.01 * scale:
+        raise ModelError(
+            f"{type(model).__name__} changes its logits after the language-model head (capping, scaling), which is not "
+            "supported: log-probabilities in training would not be those of sampling. Qwen and Llama models do not."
+        )

@@ -22,7 +22,15 @@ class RowTokens:
         return len(self.prompt_ids) + len(self.response_ids) - 1
 
 
-def hidden_states(model: Any, rows: Sequence[RowTokens], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weight (V, H) and bias (V,) of the language-model head; most models have no bias."""
+    head = model.get_output_embeddings()
+    return head.weight, getattr(head, "bias", None)
+
+
+def hidden_states(
+    model: Any, rows: Sequence[RowTokens], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run the model body over `rows` and keep the positions that predict response tokens.
 
     Position ids count from 0 in each row, so a blind prompt gets its own.

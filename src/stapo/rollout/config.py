@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -36,8 +37,10 @@ class RolloutConfig:
         for field in ("groups", "group_size", "batch_tokens"):
             if getattr(self, field) < 1:
                 raise ConfigError(f"rollout.{field} is {getattr(self, field)}, expected at least 1.")
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise ConfigError(f"rollout.temperature is {self.temperature}, expected a number above 0.")
+        if not 0 < self.reward_scale < math.inf:
+            raise ConfigError(f"rollout.reward_scale is {self.reward_scale}, expected a number above 0.")
         if self.anchor not in get_args(AnchorKey):
             raise ConfigError(
                 f"rollout.anchor is '{self.anchor}', expected one of {', '.join(get_args(AnchorKey))}."

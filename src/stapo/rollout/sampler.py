@@ -6,6 +6,7 @@ the prompt and its stream alone: not on which other prompts share the batch, nor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from stapo.errors import NonFiniteError
 from stapo.policy.scoring import micro_batches
 
 
@@ -95,16 +97,24 @@ class HFSampler:
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
     ) -> list[Sample]:
-        """Answer each prompt; see `Sampler.sample`."""
+        """Answer each prompt; see `Sampler.sample`.
+
+        Raises:
+            NonFiniteError: the model's log-probabilities are not finite.
+        """
         results: list[Sample | None] = [None] * len(prompts)
-        was_training = self.model.training
+        was_training, own_config = self.model.training, self.model.generation_config
         self.model.eval()
+        # `generate` fills what it is not told from here, and pretrained models bring repetition penalties, forced
+        # tokens and the like: responses would not be samples of the distribution that is trained.
+        self.model.generation_config = GenerationConfig()
         try:
             for batch in micro_batches([len(p) for p in prompts], self.batch_tokens):
                 answers = self._generate([prompts[i] for i in batch], [streams[i] for i in batch], temperature)
                 for i, answer in zip(batch, answers, strict=True):
                     results[i] = answer
         finally:
+            self.model.generation_config = own_config
             self.model.train(was_training)
         return [r for r in results if r is not None]
 
@@ -142,6 +152,11 @@ class HFSampler:
     def _cut(self, ids: list[int], logprobs: list[float], entropies: list[float]) -> Sample:
         ends = [ids.index(eos) for eos in self.eos_ids if eos in ids]
         length = min(ends) + 1 if ends else len(ids)
+        if not math.isfinite(sum(logprobs[:length]) + sum(entropies[:length])):
+            raise NonFiniteError(
+                "the policy's log-probabilities are not finite while it generates. Its weights hold NaN or infinity, "
+                "or its numbers overflow: lower optim.learning_rate, or use another model.dtype."
+            )
         return Sample(ids[:length], logprobs[:length], entropies[:length], bool(ends))
 
 

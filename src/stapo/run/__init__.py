@@ -1,5 +1,5 @@
 """The run directory: what a run leaves behind, and how it is read back."""
 
-from stapo.run.directory import FORMAT_VERSION, RunDirectory
+from stapo.run.directory import FORMAT_VERSION, RunDirectory, require_free
 
-__all__ = ["FORMAT_VERSION", "RunDirectory"]
+__all__ = ["FORMAT_VERSION", "RunDirectory", "require_free"]

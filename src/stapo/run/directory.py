@@ -46,11 +46,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: the path exists and is not an empty folder, or cannot be written.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise RunDirectoryError(
-                f"'{path}' exists already and is not empty. Nothing was touched. Choose another folder with --out, or "
-                "remove this one yourself."
-            )
+        require_free(path)
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -152,6 +148,20 @@ class RunDirectory:
         folder = self.path / "checkpoints"
         names = [p.name for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
         return sorted(names, key=lambda n: (n == "final", n != "start", n))
+
+
+def require_free(path: Path) -> None:
+    """Check that a run may be written to `path`.
+
+    Raises:
+        RunDirectoryError: it exists and is not an empty folder.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        kind = "is not empty" if path.is_dir() else "is not a folder"
+        raise RunDirectoryError(
+            f"'{path}' exists already and {kind}. Nothing was touched. Choose another folder with --out, or remove "
+            "this one yourself."
+        )
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

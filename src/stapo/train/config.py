@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -49,8 +50,15 @@ class OptimConfig:
             if getattr(self, field) < least:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected at least {least}.")
         for field in ("learning_rate", "micro_tokens", "grad_clip"):
-            if not getattr(self, field) > 0:
+            if not 0 < getattr(self, field) < math.inf:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number above 0.")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"optim.weight_decay is {self.weight_decay}, expected a number of 0 or more.")
+        if not 0 <= self.final_fraction <= 1:
+            raise ConfigError(f"optim.final_fraction is {self.final_fraction}, expected a share from 0 to 1.")
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number from 0 to below 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,5 +87,5 @@ class EvalConfig:
         for field, least in (("episodes", 0), ("every", 0), ("quick_episodes", 1), ("batch", 1)):
             if getattr(self, field) < least:
                 raise ConfigError(f"eval.{field} is {getattr(self, field)}, expected at least {least}.")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from stapo.envs import Env, make
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, NonFiniteError
 from stapo.policy import Policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
@@ -64,7 +64,18 @@ def env_factory(config: RunConfig) -> Callable[[], Env]:
 
 
 def build_collector(config: RunConfig, policy: Policy) -> Collector:
-    """Return a collector that plays `policy` in the configured environment."""
+    """Return a collector that plays `policy` in the configured environment.
+
+    Raises:
+        ConfigError: prompt and response may be longer than the model can read.
+    """
+    longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
+    positions = getattr(policy.model.config, "max_position_embeddings", None)
+    if isinstance(positions, int) and longest > positions:
+        raise ConfigError(
+            f"agent.max_prompt_tokens + agent.max_response_tokens is {longest}, but the model reads {positions} tokens "
+            "at most. Lower one of the two."
+        )
     sampler = HFSampler(
         policy.model,
         policy.eos_ids,
@@ -137,36 +148,19 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration: rollout, advantages and flags, update, metrics row."""
-        config, times = self.config, self.collector.times
+        times = self.collector.times
         started, before = time.perf_counter(), (times.generation, times.environment)
-        tasks = self.tasks.take(config.rollout.groups)
-        trajectories = self.collector.collect(
-            tasks,
-            config.rollout.group_size,
-            config.rollout.temperature,
-            (config.seed, 1, iteration),
-            lambda done, total: self.watcher.stage("rollout", done, total),
-        )
-        math_started = time.perf_counter()
-        batch = build_batch(trajectories, config.algorithm)
-        math_seconds = time.perf_counter() - math_started
-        rate = config.optim.learning_rate * learning_rate_factor(config, iteration)
-        update, seconds = self.updater.update(
-            batch,
-            rate,
-            seed=(config.seed, 2, iteration),
-            progress=lambda done, total: self.watcher.stage("update", done, total),
-            where=f"iteration {iteration}",
-        )
+        try:
+            batch, update, seconds = self._learn(iteration)
+        except NonFiniteError as err:
+            raise NonFiniteError(f"iteration {iteration}: {err}") from err
         row = {
             "iteration": iteration,
             **rollout_metrics(batch),
             **update,
-            "learning_rate": rate,
             "seconds": {
                 "generation": times.generation - before[0],
                 "environment": times.environment - before[1],
-                "advantages": math_seconds,
                 **seconds,
                 "total": time.perf_counter() - started,
             },
@@ -176,6 +170,37 @@ class Trainer:
         self.watcher.iteration(row)
         return row
 
+    def _learn(self, iteration: int) -> tuple[RowBatch, dict[str, Any], dict[str, float]]:
+        """Rollout and update; returns the rows, metrics of the update, and seconds."""
+        config = self.config
+        trajectories = self.collector.collect(
+            self.tasks.take(config.rollout.groups),
+            config.rollout.group_size,
+            config.rollout.temperature,
+            (config.seed, 1, iteration),
+            lambda done, total: self.watcher.stage("rollout", done, total),
+        )
+        if not any(t.steps for t in trajectories):
+            raise ConfigError(
+                f"iteration {iteration}: no first prompt fits into agent.max_prompt_tokens "
+                f"({config.agent.max_prompt_tokens}), so no step was played; raise it."
+            )
+        started = time.perf_counter()
+        batch = build_batch(trajectories, config.algorithm)
+        math_seconds = time.perf_counter() - started
+        rate = config.optim.learning_rate * learning_rate_factor(config, iteration)
+        try:
+            update, seconds = self.updater.update(
+                batch,
+                rate,
+                seed=(config.seed, 2, iteration),
+                progress=lambda done, total: self.watcher.stage("update", done, total),
+            )
+        except NonFiniteError as err:
+            path = write_transcript(self.run, batch, iteration, config.rollout.groups)
+            raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
+        return batch, {**update, "learning_rate": rate}, {"advantages": math_seconds, **seconds}
+
     def evaluate(self, iteration: int, episodes: int, *, final: bool) -> list[dict[str, Any]]:
         """Play the evaluation split, sampled and (where configured) greedy; returns the rows."""
         config, rows = self.config, []
@@ -183,13 +208,16 @@ class Trainer:
         for temperature in modes:
             name = "greedy" if temperature == 0 else "sampled"
             protocol = EvalProtocol(config.eval.split, episodes, temperature, (config.seed,))
-            played = evaluate(
-                self.collector,
-                self.eval_tasks,
-                protocol,
-                batch=config.eval.batch,
-                progress=lambda done, total, name=name: self.watcher.stage(f"evaluation ({name})", done, total),  # type: ignore[misc]
-            )
+            try:
+                played = evaluate(
+                    self.collector,
+                    self.eval_tasks,
+                    protocol,
+                    batch=config.eval.batch,
+                    progress=partial(self.watcher.stage, f"evaluation ({name})"),
+                )
+            except NonFiniteError as err:
+                raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
             row = {
                 "iteration": iteration,
                 "mode": name,

@@ -85,9 +85,7 @@ def _anchor_metrics(batch: RowBatch) -> dict[str, Any]:
         "groups": len(sizes),
         "mean_size": float(sizes.mean()),
         "largest": int(sizes.max()),
-        "rows_by_size": {
-            _bin_name(low, high): int(sizes[_in_bin(sizes, low, high)].sum()) for low, high in _SIZE_BINS
-        },
+        "rows_by_size": {_bin_name(low, high): int(sizes[_in_bin(sizes, low, high)].sum()) for low, high in _SIZE_BINS},
     }
 
 

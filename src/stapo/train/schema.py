@@ -120,14 +120,8 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
-    elif hint is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    elif hint is bool and isinstance(value, bool):
-        return value
-    elif hint is str and isinstance(value, str):
-        return value
-    elif hint is Any:
+    elif hint is Any or (type(value) is hint and hint in (int, bool, str)):
         return value
     raise ConfigError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}.")

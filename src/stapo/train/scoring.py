@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -87,16 +87,20 @@ class Scorer:
                 result[b] = logp_l[: len(batch.steps[b].response_ids)]
         return result
 
-    def selective(self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor]) -> SelectiveTerms:
+    def selective(
+        self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor], *, awareness_only: bool = False
+    ) -> SelectiveTerms:
         """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
 
-        Only the blind prompt is run anew: the full one has just been through the model for the base loss.
+        Only the blind prompt is run anew: the full one has just been through the model for the base loss. P_TI is
+        None where its weight is 0, and under `awareness_only`, which saves the reference's pass.
         """
+        config = replace(self.algorithm.selective, gamma=0.0) if awareness_only else self.algorithm.selective
         hidden_p_nh, targets_n = full
         blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
         hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
         hidden_r_nh = weight_r_vh = bias_r_v = None
-        if self.algorithm.needs_blind_reference and self.reference is not None:
+        if config.gamma > 0 and self.reference is not None:
             with torch.no_grad():
                 hidden_r_nh, _, _ = hidden_states(self.reference, blind, pad)
             weight_r_vh, bias_r_v = head_of(self.reference)
@@ -112,7 +116,7 @@ class Scorer:
             chunk=_chunk(weight_vh),
             bias_v=bias_v,
             bias_r_v=bias_r_v,
-            ta_grad=self.algorithm.selective.ta_grad,
+            ta_grad=config.ta_grad,
         )
         mask_kl = length_mask([len(r.response_ids) for r in blind], targets_n.device)
 
@@ -121,7 +125,7 @@ class Scorer:
 
         return selective_terms(
             mask_kl,
-            self.algorithm.selective,
+            config,
             logp_kl=rows(scores.logp_n),
             logq_kl=rows(scores.logq_n),
             logr_kl=None if scores.logr_n is None else rows(scores.logr_n),
@@ -135,7 +139,7 @@ class Scorer:
         hidden_nh, targets_n, _ = hidden_states(
             self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
         )
-        return float(self.selective(batch, part, (hidden_nh, targets_n)).r_ta_k.mean())
+        return float(self.selective(batch, part, (hidden_nh, targets_n), awareness_only=True).r_ta_k.mean())
 
 
 def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -17,7 +17,7 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
     o, adv = batch.outliers, batch.advantages
     fences = {"q1": o.q1, "q3": o.q3, "lower": o.lower, "upper": o.upper}
     first_row = np.cumsum([0, *(len(t.steps) for t in batch.trajectories)])
-    kept = {g for g in list(dict.fromkeys(t.group for t in batch.trajectories))[:groups]}
+    kept = set(list(dict.fromkeys(t.group for t in batch.trajectories))[:groups])
     for j, t in enumerate(batch.trajectories):
         if t.group not in kept:
             continue

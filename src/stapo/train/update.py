@@ -105,7 +105,6 @@ class Updater:
         *,
         seed: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
-        where: str = "",
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run the optimizer steps of one iteration.
 
@@ -114,7 +113,6 @@ class Updater:
             learning_rate: of this iteration.
             seed: of the order of rows.
             progress: called with (done, all) optimizer steps.
-            where: "iteration 7", for messages.
 
         Returns:
             metrics, and seconds in ``reference`` (log-probs of the reference), ``blind`` (blind passes and selective
@@ -136,7 +134,7 @@ class Updater:
         order = self._order(batch, seed)
         logs: list[dict[str, Any]] = []
         for number, rows in enumerate(order, start=1):
-            logs.append(self._step(batch, rows, ref_logp, clock, f"{where}, optimizer step {number}", not logs))
+            logs.append(self._step(batch, rows, ref_logp, clock, f"optimizer step {number}", not logs))
             if progress is not None:
                 progress(number, len(order))
         seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
@@ -168,8 +166,7 @@ class Updater:
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
         if not math.isfinite(norm):
             raise NonFiniteError(
-                f"the gradient norm is {norm} at {where}; the weights were not changed. Lower optim.learning_rate, or "
-                "look for the step in the last transcript."
+                f"the gradient norm is {norm} at {where}, though the loss is finite; this step was not taken."
             )
         self.optimizer.step()
         clock.update += time.perf_counter() - started - (clock.blind - blind_before)
@@ -261,13 +258,9 @@ class Updater:
             return None
         rng = np.random.default_rng([*seed, 5])
         part = [differs[i] for i in rng.permutation(len(differs))[:_MEASURED_ROWS]]
-        with torch.no_grad():
-            hidden_nh, targets_n, _ = hidden_states(
-                self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
-            )
-            terms = self.scorer.selective(batch, part, (hidden_nh, targets_n))
+        kl = self.scorer.full_and_blind_kl(batch, part)
         clock.blind += time.perf_counter() - started
-        return float(terms.r_ta_k.mean())
+        return kl
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> float:
@@ -277,10 +270,8 @@ def _norm(tensors: Iterable[Tensor | None]) -> float:
 
 def _require_finite_loss(loss: Tensor, rows: list[int], what: str) -> None:
     if not torch.isfinite(loss):
-        raise NonFiniteError(
-            f"{what} is {float(loss.detach())} (rows {rows[:8]}{'…' if len(rows) > 8 else ''}); the weights were not "
-            "changed. Look for a reward, log-probability or advantage that is not finite."
-        )
+        shown = f"{rows[:8]}{'…' if len(rows) > 8 else ''}"
+        raise NonFiniteError(f"{what} is {float(loss.detach())} on rows {shown}; this step was not taken.")
 
 
 def _merge(logs: list[dict[str, Any]]) -> dict[str, Any]:
