@@ -82,9 +82,7 @@ def tally(scenes: str, per_type: int) -> Tally:
             likely = {r for r, t in at.items() if t in KINDS[asked[-1]].usual}
             result.blind.append(looks(set(at), hits))
             result.informed.append(
-                looks(likely, hits & likely)
-                if hits & likely
-                else len(likely) + looks(set(at) - likely, hits)
+                looks(likely, hits & likely) if hits & likely else len(likely) + looks(set(at) - likely, hits)
             )
             if split == HELDOUT:
                 result.heldout += 1
@@ -131,9 +129,7 @@ def table(head: list[str], rows: list[list[object]]) -> str:
 
 def goals_of(scenes: str, split: str, *, held_out: bool) -> int:
     """Distinct (task type, object, target) that a split can ask for."""
-    return len(
-        {o.goal for t in TASK_TYPES for room in offers(scenes, split, t, held_out) for o in room}
-    )
+    return len({o.goal for t in TASK_TYPES for room in offers(scenes, split, t, held_out) for o in room})
 
 
 def overview(tallies: dict[str, Tally]) -> str:
@@ -146,9 +142,7 @@ def overview(tallies: dict[str, Tally]) -> str:
     sizes = list(tallies)
     layouts = {s: Counter(f.split for f in families(s)) for s in sizes}
     things = {s: {name for room in SIZES[s].rooms.values() for name in room.objects} for s in sizes}
-    pieces = {
-        s: {name for room in SIZES[s].rooms.values() for name in room.furniture} for s in sizes
-    }
+    pieces = {s: {name for room in SIZES[s].rooms.values() for name in room.furniture} for s in sizes}
     row("rooms", [", ".join(sorted(SIZES[s].rooms)) for s in sizes])
     row(
         "layouts, train / heldout",
@@ -166,18 +160,13 @@ def overview(tallies: dict[str, Tally]) -> str:
     for name in ("receptacles", "objects"):
         row(
             f"{name} per scene, mean (range)",
-            [
-                f"{mean(v):.1f} ({min(v)}-{max(v)})"
-                for v in (getattr(t, name) for t in tallies.values())
-            ],
+            [f"{mean(v):.1f} ({min(v)}-{max(v)})" for v in (getattr(t, name) for t in tallies.values())],
         )
     row(
         "commands on offer per step, mean (most)",
         [f"{mean(t.commands):.1f} ({max(t.commands)})" for t in tallies.values()],
     )
-    row(
-        "receptacles with a door", [f"{t.doors / sum(t.receptacles):.0%}" for t in tallies.values()]
-    )
+    row("receptacles with a door", [f"{t.doors / sum(t.receptacles):.0%}" for t in tallies.values()])
     row("wanted object where usual", [f"{t.usual / t.starts:.0%}" for t in tallies.values()])
     row("wanted object behind a door", [f"{t.closed / t.starts:.0%}" for t in tallies.values()])
     row(

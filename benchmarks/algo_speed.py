@@ -79,9 +79,7 @@ def main() -> None:
     tokens, mask = rng.random((ROWS, 64)).astype(np.float32), np.ones((ROWS, 64), np.int8)
 
     def advantages() -> object:
-        return compute_advantages(
-            reward, valid, group, traj, step, anchor, weight, config.advantage
-        )
+        return compute_advantages(reward, valid, group, traj, step, anchor, weight, config.advantage)
 
     def outliers() -> object:
         return select_outliers(entropy, anchor, weight, config.outlier)

@@ -35,9 +35,7 @@ def table(runs: list[RunDirectory]) -> str:
     for run in runs:
         final = [row for row in run.rows("evals") if row["final"]]
         cells = [
-            next(row["success"] for row in rows if row["mode"] == m)
-            for m in modes
-            for rows in (final, final[::-1])
+            next(row["success"] for row in rows if row["mode"] == m) for m in modes for rows in (final, final[::-1])
         ]
         seconds = run.info().get("seconds", {})
         columns.append([*cells, seconds.get("warm_start", 0.0), seconds.get("rl", 0.0)])
@@ -54,9 +52,7 @@ def figure(runs: list[RunDirectory]) -> Figure:
     left, right = fig.subplots(1, 2, sharey=True)
     for run in runs:
         rows = run.rows("metrics")
-        smooth = [
-            fmean(r["success"] for r in rows[max(0, i - 2) : i + 3]) for i in range(len(rows))
-        ]
+        smooth = [fmean(r["success"] for r in rows[max(0, i - 2) : i + 3]) for i in range(len(rows))]
         left.plot([r["iteration"] for r in rows], smooth, color=_COLOURS["training"], alpha=0.9)
         for mode in ("sampled", "greedy"):
             evals = [r for r in run.rows("evals") if r["mode"] == mode]

@@ -70,18 +70,14 @@ def one_by_one(groups, texts, threshold):
 @settings(max_examples=150, deadline=None)
 def test_batched_greedy_equals_one_by_one(rows, threshold):
     groups, texts = [r[0] for r in rows], [r[1] for r in rows]
-    np.testing.assert_array_equal(
-        similarity_groups(groups, texts, threshold), one_by_one(groups, texts, threshold)
-    )
+    np.testing.assert_array_equal(similarity_groups(groups, texts, threshold), one_by_one(groups, texts, threshold))
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.text("abc", max_size=3)), max_size=30))
 @settings(max_examples=80, deadline=None)
 def test_similarity_one_is_exact_matching(rows):
     groups, texts = [r[0] for r in rows], [r[1] for r in rows]
-    np.testing.assert_array_equal(
-        similarity_groups(groups, texts, 1.0), exact_groups(groups, texts)
-    )
+    np.testing.assert_array_equal(similarity_groups(groups, texts, 1.0), exact_groups(groups, texts))
 
 
 def test_the_knob_chooses():

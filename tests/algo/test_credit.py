@@ -33,9 +33,7 @@ def advantages(b, config=PAPER, **changes):
 
 
 def test_returns_fixture():
-    np.testing.assert_allclose(
-        step_returns([0, 0, 10], [7, 7, 7], [1, 2, 3], 0.95), [9.025, 9.5, 10]
-    )
+    np.testing.assert_allclose(step_returns([0, 0, 10], [7, 7, 7], [1, 2, 3], 0.95), [9.025, 9.5, 10])
 
 
 def test_returns_of_mixed_trajectories_in_any_order():
@@ -158,13 +156,9 @@ class TestInvariances:
         config = self.config(stats, norm)
         p = np.random.default_rng(1).permutation(batch.n)
         plain = advantages(batch, config)
-        shuffled = advantages(
-            batch, config, **{k: v[p] for k, v in vars(batch).items() if k != "n"}
-        )
+        shuffled = advantages(batch, config, **{k: v[p] for k, v in vars(batch).items() if k != "n"})
         for f in dataclasses.fields(plain):
-            np.testing.assert_allclose(
-                getattr(shuffled, f.name), getattr(plain, f.name)[p], atol=2e-6
-            )
+            np.testing.assert_allclose(getattr(shuffled, f.name), getattr(plain, f.name)[p], atol=2e-6)
 
     def test_padding_rows_change_nothing_and_get_zero(self, batch, stats, norm):
         config = self.config(stats, norm)
@@ -180,9 +174,7 @@ class TestInvariances:
             np.testing.assert_array_equal(got[: batch.n], getattr(plain, f.name))
             np.testing.assert_array_equal(got[batch.n :], 0)
 
-    def test_shifting_trajectory_returns_of_a_task_changes_no_episode_advantage(
-        self, batch, stats, norm
-    ):
+    def test_shifting_trajectory_returns_of_a_task_changes_no_episode_advantage(self, batch, stats, norm):
         config = self.config(stats, norm)
         shifted = batch.reward + 1000.0 * (batch.step == 0)
         np.testing.assert_allclose(
@@ -235,9 +227,7 @@ def test_the_bound_is_reached(n, bound):
 
 class TestDegenerate:
     def test_equal_rewards_give_zero(self):
-        out = compute_advantages(
-            [0.1] * 6, [True] * 6, [0] * 6, range(6), [0] * 6, [0] * 6, None, PAPER
-        )
+        out = compute_advantages([0.1] * 6, [True] * 6, [0] * 6, range(6), [0] * 6, [0] * 6, None, PAPER)
         np.testing.assert_array_equal(out.total_b, 0)
 
     def test_a_group_of_one_gives_zero(self):
@@ -255,9 +245,7 @@ class TestDegenerate:
             assert not group_normalise([3.0, 3.0], [0, 0], eps=0.0, std_floor=0.0).any()
 
     def test_all_padding_and_no_rows(self):
-        out = compute_advantages(
-            [np.nan] * 2, [True] * 2, [0, 1], [0, 0], [0, 0], [0, 0], [0, 0], PAPER
-        )
+        out = compute_advantages([np.nan] * 2, [True] * 2, [0, 1], [0, 0], [0, 0], [0, 0], [0, 0], PAPER)
         np.testing.assert_array_equal(out.total_b, 0)
         empty = compute_advantages([], [], [], [], [], [], None, PAPER)
         assert empty.total_b.shape == (0,)
@@ -285,6 +273,4 @@ class TestDegenerate:
 
     def test_results_are_float32(self, batch):
         out = advantages(batch)
-        assert {out.total_b.dtype, out.episode_b.dtype, out.step_b.dtype, out.return_b.dtype} == {
-            np.dtype(np.float32)
-        }
+        assert {out.total_b.dtype, out.episode_b.dtype, out.step_b.dtype, out.return_b.dtype} == {np.dtype(np.float32)}

@@ -159,12 +159,8 @@ def test_ta_grad_cuts_r_ta_alone(ta_grad):
 def test_the_cut_sides_get_the_same_gradient_as_before():
     x, _ = make()
     both = grads(two_context_kl(x["p"], x["q"], x["w"]).sum(), x, ["p", "q", "w"])
-    full = grads(
-        two_context_kl(x["p"], x["q"], x["w"], ta_grad="full_only").sum(), x, ["p", "q", "w"]
-    )
-    blind = grads(
-        two_context_kl(x["p"], x["q"], x["w"], ta_grad="blind_only").sum(), x, ["p", "q", "w"]
-    )
+    full = grads(two_context_kl(x["p"], x["q"], x["w"], ta_grad="full_only").sum(), x, ["p", "q", "w"])
+    blind = grads(two_context_kl(x["p"], x["q"], x["w"], ta_grad="blind_only").sum(), x, ["p", "q", "w"])
     assert_same(both, [a + b for a, b in zip(full, blind, strict=True)])
 
 
@@ -258,9 +254,7 @@ def test_logits_of_one_chunk_at_most_are_held():
     """No tensor saved for backward spans the vocabulary for more rows than a chunk has."""
     x, t = make()
     saved: list[tuple[int, ...]] = []
-    with torch.autograd.graph.saved_tensors_hooks(
-        lambda s: (saved.append(tuple(s.shape)), s)[1], lambda s: s
-    ):
+    with torch.autograd.graph.saved_tensors_hooks(lambda s: (saved.append(tuple(s.shape)), s)[1], lambda s: s):
         flagged_scores(x["p"], x["q"], x["w"], t, hidden_r_nh=x["r"], chunk=4)
     assert not [s for s in saved if s and s[-1] == V and len(s) == 2]
 

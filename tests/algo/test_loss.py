@@ -123,9 +123,7 @@ class TestPolicyLoss:
     )
     def test_by_hand(self, ratio, advantage, loss, slope, counted):
         logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
-        out = policy_loss(
-            logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1), config()
-        )
+        out = policy_loss(logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1), config())
         out.loss_bl.sum().backward()
         assert out.loss_bl.item() == pytest.approx(loss, rel=1e-5)
         assert logp.grad is not None
@@ -137,9 +135,7 @@ class TestPolicyLoss:
     def test_asymmetric_clip_and_no_dual_clip(self):
         knobs = config(clip_low=0.1, clip_high=0.4, dual_clip=None)
         logp = torch.tensor([[1.5], [0.5], [9.0]]).log()
-        out = policy_loss(
-            logp, torch.zeros(3, 1), torch.tensor([1.0, -1.0, -1.0]), torch.ones(3, 1), knobs
-        )
+        out = policy_loss(logp, torch.zeros(3, 1), torch.tensor([1.0, -1.0, -1.0]), torch.ones(3, 1), knobs)
         torch.testing.assert_close(out.loss_bl[:, 0], torch.tensor([-1.4, 0.9, 9.0]))
 
     def test_masked_positions_may_hold_anything(self):
@@ -153,9 +149,7 @@ class TestPolicyLoss:
 
     def test_log_ratios_are_clamped(self):
         logp = torch.tensor([[200.0, -200.0]], requires_grad=True)
-        out = policy_loss(
-            logp, torch.zeros(1, 2), torch.tensor([-1.0]), torch.ones(1, 2), config(dual_clip=None)
-        )
+        out = policy_loss(logp, torch.zeros(1, 2), torch.tensor([-1.0]), torch.ones(1, 2), config(dual_clip=None))
         assert out.loss_bl[0, 0].item() == pytest.approx(math.exp(20), rel=1e-5)
         assert out.stats["log_ratio_clamped"].item() == 2
 
@@ -328,9 +322,7 @@ def test_trajectory_weight_does_not_depend_on_its_length():
     logp = torch.zeros(4, 2, requires_grad=True)
     mask, traj = torch.ones(4, 2), torch.tensor([0, 0, 0, 1])
     knobs = dataclasses.replace(config(), aggregation="trajectory")
-    out = base_loss(
-        logp, logp.detach(), torch.ones(4), mask, knobs, LossDenominators.of(mask, traj)
-    )
+    out = base_loss(logp, logp.detach(), torch.ones(4), mask, knobs, LossDenominators.of(mask, traj))
     out.loss.backward()
     assert logp.grad is not None
     assert logp.grad[:3].sum().item() == pytest.approx(logp.grad[3].sum().item())

@@ -72,9 +72,7 @@ class TestKnobs:
         q1, q3 = np.quantile(ENTROPY, [0.25, 0.75])
         assert (out.q1, out.q3) == (pytest.approx(q1), pytest.approx(q3))
         far = np.append(ENTROPY, 9.0)
-        out = select_outliers(
-            far, np.append(ANCHOR, 2), None, OutlierConfig(metric="shannon", singleton="exclude")
-        )
+        out = select_outliers(far, np.append(ANCHOR, 2), None, OutlierConfig(metric="shannon", singleton="exclude"))
         assert flagged(out) == [17]
 
     def test_lambda_zero_flags_what_lies_outside_the_quartiles(self):
@@ -181,10 +179,7 @@ class TestInvariances:
     def test_wider_fences_flag_fewer(self, seed):
         rng = np.random.default_rng(seed)
         entropy, anchor = rng.gamma(1, 0.5, 120), rng.integers(10, size=120)
-        masks = [
-            select_outliers(entropy, anchor, None, OutlierConfig(lam=lam)).mask_b
-            for lam in (0.5, 1.5, 3.0)
-        ]
+        masks = [select_outliers(entropy, anchor, None, OutlierConfig(lam=lam)).mask_b for lam in (0.5, 1.5, 3.0)]
         assert np.all(masks[2] <= masks[1])
         assert np.all(masks[1] <= masks[0])
 

@@ -97,10 +97,7 @@ def test_k3_and_k2k1_have_one_value_that_is_never_negative(p, q):
 
 def inputs(k=3, length=4, seed=0):
     g = torch.Generator().manual_seed(seed)
-    x = {
-        name: (-3 * torch.rand(k, length, generator=g)).requires_grad_()
-        for name in ("logp_kl", "logq_kl", "logr_kl")
-    }
+    x = {name: (-3 * torch.rand(k, length, generator=g)).requires_grad_() for name in ("logp_kl", "logq_kl", "logr_kl")}
     mask = torch.ones(k, length, dtype=torch.long)
     mask[0, 2:] = 0
     return mask, x
@@ -197,9 +194,7 @@ class TestTerms:
         kl_pq = torch.tensor([[2.0, 25.0]], requires_grad=True)
         knobs = SelectiveConfig(gamma=0.0)
         zero = torch.zeros(1, 2)
-        selective_terms(
-            torch.ones(1, 2), knobs, logp_kl=zero, logq_kl=zero, kl_pq_kl=kl_pq
-        ).r_ta_k.sum().backward()
+        selective_terms(torch.ones(1, 2), knobs, logp_kl=zero, logq_kl=zero, kl_pq_kl=kl_pq).r_ta_k.sum().backward()
         assert kl_pq.grad is not None
         assert kl_pq.grad.tolist() == [[0.5, 0.0]]
 

@@ -38,9 +38,7 @@ def exact_groups(group_b: npt.ArrayLike, keys: Sequence[Hashable]) -> IntArray:
     return np.fromiter(map(ids.__getitem__, zip(groups, keys, strict=True)), np.int64, len(groups))
 
 
-def similarity_groups(
-    group_b: npt.ArrayLike, texts: Sequence[str], threshold: float = 0.9
-) -> IntArray:
+def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: float = 0.9) -> IntArray:
     """Group rows of a task greedily by text similarity; every row lands in exactly one group.
 
     A text joins the first group of its task, in order of creation, whose first member is at least
@@ -96,9 +94,7 @@ def group_sizes(anchor_b: npt.ArrayLike, weight_b: npt.ArrayLike | None = None) 
 def _group_list(group_b: npt.ArrayLike, keys: Sequence[Hashable]) -> list[Hashable]:
     groups: list[Hashable] = np.asarray(group_b).tolist()
     if len(groups) != len(keys):
-        raise ValueError(
-            f"group_b has {len(groups)} rows and there are {len(keys)} keys; expected as many."
-        )
+        raise ValueError(f"group_b has {len(groups)} rows and there are {len(keys)} keys; expected as many.")
     return groups
 
 

@@ -79,9 +79,7 @@ def check_number(
         below = x < high if open_high else x <= high
         if math.isfinite(x) and above and below:
             return
-    raise ConfigError(
-        f"{field} is {value!r}; expected a finite number in {left}{low:g}, {high:g}{right}."
-    )
+    raise ConfigError(f"{field} is {value!r}; expected a finite number in {left}{low:g}, {high:g}{right}.")
 
 
 def check_integer(field: str, value: object, *, low: int, high: int | None = None) -> None:

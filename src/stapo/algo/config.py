@@ -173,15 +173,11 @@ class SelectiveConfig:
         check_choice("selective.kl_estimator", self.kl_estimator, get_args(KlEstimator))
         check_choice("selective.ta_grad", self.ta_grad, get_args(TaGrad))
         check_choice("selective.norm", self.norm, get_args(SelectiveNorm))
-        check_choice(
-            "selective.token_aggregation", self.token_aggregation, get_args(TokenAggregation)
-        )
+        check_choice("selective.token_aggregation", self.token_aggregation, get_args(TokenAggregation))
         check_number("selective.kl_cap", self.kl_cap, low=0, open_low=True)
         check_choice("selective.blind_mask", self.blind_mask, get_args(BlindMask))
         # exp(80) still fits in fp32; a larger clamp could overflow.
-        check_number(
-            "selective.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True
-        )
+        check_number("selective.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,11 +257,7 @@ class AlgorithmConfig:
     def selective_on(self) -> bool:
         """Whether flagged steps get extra terms at all; if not, no blind pass is needed."""
         s = self.selective
-        return (
-            self.outlier.select != "none"
-            and s.blind_mask != "none"
-            and (s.alpha > 0 or s.gamma > 0)
-        )
+        return self.outlier.select != "none" and s.blind_mask != "none" and (s.alpha > 0 or s.gamma > 0)
 
     @property
     def needs_blind_reference(self) -> bool:

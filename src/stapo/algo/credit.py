@@ -108,9 +108,7 @@ def step_returns(
     # passes do.
     reach = 1
     while reach < longest:
-        factor = np.where(
-            traj[reach:] == traj[:-reach], discount ** (step[reach:] - step[:-reach]).clip(0), 0.0
-        )
+        factor = np.where(traj[reach:] == traj[:-reach], discount ** (step[reach:] - step[:-reach]).clip(0), 0.0)
         ahead = factor * total[reach:]
         total = total.copy()
         total[:-reach] += ahead
@@ -175,9 +173,7 @@ def episode_advantages(
         stats = group_statistics(clean, group_b, weight_b=one_each, ddof=config.ddof)
     else:
         stats = group_statistics(penalised, group_b, weight_b=real, ddof=config.ddof)
-    z = standardise(
-        penalised, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor
-    )
+    z = standardise(penalised, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
     return float32(z * real)
 
 
@@ -234,9 +230,7 @@ def compute_advantages(
     """
     reward, real = real_values("reward_b", reward_b, weight_b)
     n = reward.shape[0]
-    require_length(
-        n, valid_b=valid_b, group_b=group_b, traj_b=traj_b, step_b=step_b, anchor_b=anchor_b
-    )
+    require_length(n, valid_b=valid_b, group_b=group_b, traj_b=traj_b, step_b=step_b, anchor_b=anchor_b)
     group, traj, anchor = (dense_codes(np.asarray(a)) for a in (group_b, traj_b, anchor_b))
     _require_inside_task("trajectory", traj, group, real)
     _require_inside_task("anchor group", anchor, group, real)
@@ -246,9 +240,7 @@ def compute_advantages(
     returns = step_returns(reward, traj, step_b, config.discount, weight_b=real) - in_return
     episode = np.zeros(n, np.float32)
     if config.episode == "grpo":
-        episode = episode_advantages(
-            reward, group, traj, config, penalty_b=in_return, weight_b=real
-        )
+        episode = episode_advantages(reward, group, traj, config, penalty_b=in_return, weight_b=real)
     step = np.zeros(n, np.float32)
     if config.step_advantage:
         step = step_advantages(returns, anchor, config, weight_b=real)
@@ -265,9 +257,7 @@ def compute_advantages(
     )
 
 
-def _require_inside_task(
-    what: str, ids: npt.NDArray[np.intp], group: npt.NDArray[np.intp], real: BoolArray
-) -> None:
+def _require_inside_task(what: str, ids: npt.NDArray[np.intp], group: npt.NDArray[np.intp], real: BoolArray) -> None:
     rows = np.flatnonzero(real)
     if rows.size == 0:
         return

@@ -88,9 +88,7 @@ def standardise(
     return np.where(usable, centred / np.where(usable, stats.std_b + eps, 1.0), 0.0)
 
 
-def statistics_by_code(
-    value: DoubleArray, code: npt.NDArray[np.intp], real: BoolArray, ddof: int
-) -> GroupStats:
+def statistics_by_code(value: DoubleArray, code: npt.NDArray[np.intp], real: BoolArray, ddof: int) -> GroupStats:
     """`group_statistics` for dense codes and checked values."""
     size = np.bincount(code, weights=real)
     mean = np.bincount(code, weights=value * real) / np.maximum(size, 1)
@@ -102,9 +100,7 @@ def statistics_by_code(
     return GroupStats(mean[code], std[code], size.astype(np.int64)[code])
 
 
-def real_values(
-    name: str, value_b: npt.ArrayLike, weight_b: npt.ArrayLike | None
-) -> tuple[DoubleArray, BoolArray]:
+def real_values(name: str, value_b: npt.ArrayLike, weight_b: npt.ArrayLike | None) -> tuple[DoubleArray, BoolArray]:
     """Return (B,) values with padding set to 0, and (B,) which rows are real.
 
     Raises:

@@ -123,9 +123,7 @@ def two_context_kl(
     _check(hidden_p_nh, weight_vh, None, temperature, chunk)
     _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
 
-    def run(
-        hidden_p: Tensor, hidden_q: Tensor, weight: Tensor, weight_q: Tensor, bias: Tensor | None
-    ) -> list[Tensor]:
+    def run(hidden_p: Tensor, hidden_q: Tensor, weight: Tensor, weight_q: Tensor, bias: Tensor | None) -> list[Tensor]:
         log_p = _log_probs(hidden_p, weight, bias, temperature)
         log_q = _log_probs(hidden_q, weight_q, bias, temperature)
         return [_limited_kl(log_p, log_q, ta_grad)]
@@ -175,8 +173,7 @@ def flagged_scores(
         _check(hidden_r_nh, weight_r, targets_n, temperature, chunk)
         if weight_r.shape[0] != weight_vh.shape[0]:
             raise ValueError(
-                f"weight_r_vh has {weight_r.shape[0]} rows and weight_vh {weight_vh.shape[0]}; "
-                "expected one vocabulary."
+                f"weight_r_vh has {weight_r.shape[0]} rows and weight_vh {weight_vh.shape[0]}; expected one vocabulary."
             )
 
     def run(
@@ -259,18 +256,14 @@ def _in_chunks(
     return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
-def _check(
-    hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int | None
-) -> None:
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int | None) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden states have shape {tuple(hidden.shape)} and the head {tuple(weight.shape)}; "
             "expected (N, H) and (V, H)."
         )
     if targets is not None and targets.shape != hidden.shape[:1]:
-        raise ValueError(
-            f"targets_n has shape {tuple(targets.shape)}; expected ({hidden.shape[0]},)."
-        )
+        raise ValueError(f"targets_n has shape {tuple(targets.shape)}; expected ({hidden.shape[0]},).")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0.")
     if chunk is not None and chunk < 1:

@@ -61,9 +61,7 @@ class LossDenominators:
             traj_steps_b=steps[code],
         )
 
-    def with_totals(
-        self, *, tokens: float, rows: float, trajectories: float = 0.0
-    ) -> LossDenominators:
+    def with_totals(self, *, tokens: float, rows: float, trajectories: float = 0.0) -> LossDenominators:
         """Return a copy with totals counted over all ranks."""
         return replace(self, tokens=tokens, rows=rows, trajectories=trajectories)
 
@@ -165,9 +163,7 @@ def aggregate(
                 "with take()."
             )
         return (mean_b / steps_b.clamp(min=1)).sum() / max(denominators.trajectories, 1.0)
-    raise ValueError(
-        f"aggregation is {name!r}; expected token, step, trajectory or sequence-sum-norm."
-    )
+    raise ValueError(f"aggregation is {name!r}; expected token, step, trajectory or sequence-sum-norm.")
 
 
 def policy_loss(
@@ -251,9 +247,7 @@ def base_loss(
     if config.beta > 0 and ref_logp_bl is None:
         raise ValueError(f"ref_logp_bl is None with loss.beta {config.beta:g}; pass it or set 0.")
     if config.entropy_coef > 0 and entropy_bl is None:
-        raise ValueError(
-            f"entropy_bl is None with loss.entropy_coef {config.entropy_coef:g}; pass it or set 0."
-        )
+        raise ValueError(f"entropy_bl is None with loss.entropy_coef {config.entropy_coef:g}; pass it or set 0.")
 
     def reduce(values_bl: Tensor) -> Tensor:
         return aggregate(
@@ -273,9 +267,7 @@ def base_loss(
         # Masked before the exponential: a NaN in padding survives a product with 0 in backward.
         mask = mask_bl != 0
         ref = torch.where(mask, ref_logp_bl.detach(), 0.0)
-        kl_bl = k3(
-            torch.where(mask, logp_bl, 0.0), ref, clamp=config.log_ratio_clamp, cap=config.kl_cap
-        )
+        kl_bl = k3(torch.where(mask, logp_bl, 0.0), ref, clamp=config.log_ratio_clamp, cap=config.kl_cap)
         kl = reduce(kl_bl)
         stats["ref_kl"] = kl_bl.detach().sum()
         if config.beta > 0:

@@ -72,9 +72,7 @@ class Outliers:
     reason: str | None = None
 
 
-def step_entropy(
-    entropy_bl: npt.ArrayLike, mask_bl: npt.ArrayLike
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+def step_entropy(entropy_bl: npt.ArrayLike, mask_bl: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.int64]]:
     """Mean token entropy of each step, H of eq. 1.
 
     Args:
@@ -92,10 +90,7 @@ def step_entropy(
     mask = np.asarray(mask_bl) != 0
     entropy = np.asarray(entropy_bl)
     if entropy.shape != mask.shape or mask.ndim != 2:
-        raise ValueError(
-            f"entropy_bl has shape {entropy.shape} and mask_bl {mask.shape}; "
-            "expected one shape (B, L)."
-        )
+        raise ValueError(f"entropy_bl has shape {entropy.shape} and mask_bl {mask.shape}; expected one shape (B, L).")
     kept = np.where(mask, entropy, 0.0)
     require_finite("entropy_bl", kept)
     count = mask.sum(axis=1, dtype=np.int64)
@@ -210,9 +205,7 @@ def select_outliers(
     )
 
 
-def _farthest(
-    mask: BoolArray, score: DoubleArray, lower: float, upper: float, limit: int
-) -> BoolArray:
+def _farthest(mask: BoolArray, score: DoubleArray, lower: float, upper: float, limit: int) -> BoolArray:
     """Keep the `limit` flagged rows farthest outside the fences; the earlier row wins a tie."""
     if int(mask.sum()) <= limit:
         return mask

@@ -33,9 +33,7 @@ class SelectiveTerms:
     stats: Stats
 
 
-def token_kl(
-    logp: Tensor, logq: Tensor, estimator: Literal["k1", "k3", "k2k1"], *, clamp: float = 20.0
-) -> Tensor:
+def token_kl(logp: Tensor, logq: Tensor, estimator: Literal["k1", "k3", "k2k1"], *, clamp: float = 20.0) -> Tensor:
     """Estimate KL(p || q) from the log-probabilities of sampled tokens.
 
     With d = log p - log q and tokens drawn from p:
@@ -85,8 +83,7 @@ def unflatten_tokens(values_n: Tensor, mask_kl: Tensor) -> Tensor:
     mask = mask_kl != 0
     if int(mask.sum()) != values_n.shape[0]:
         raise ValueError(
-            f"values_n has {values_n.shape[0]} entries for a mask of {int(mask.sum())} tokens; "
-            "expected as many."
+            f"values_n has {values_n.shape[0]} entries for a mask of {int(mask.sum())} tokens; expected as many."
         )
     return values_n.new_zeros(mask.shape).masked_scatter(mask, values_n)
 

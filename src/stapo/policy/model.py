@@ -76,7 +76,25 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **sizes))
+        _compose_embeddings(model.get_input_embeddings().weight, tokenizer, config.initializer_range)
     return finish_policy(model, tokenizer, config)
+
+
+def _compose_embeddings(weight_vh: torch.Tensor, tokenizer: Any, scale: float) -> None:
+    """Start each token's embedding as a mix of vectors of its words, so that " candle" resembles " candle 1".
+
+    A phrase tokenizer gives the candle of the goal and the candle on the shelf unrelated tokens; a small model needs
+    most of its training to find out that they belong together.
+    """
+    words: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for token in range(weight_vh.shape[0]):
+            parts = tokenizer.decode([token]).split()
+            for word in parts:
+                words.setdefault(word, torch.randn(weight_vh.shape[1]))
+            if parts:
+                mean = torch.stack([words[word] for word in parts]).sum(0) / len(parts) ** 0.5
+                weight_vh[token] = scale * (0.9**0.5 * mean + 0.1**0.5 * torch.randn(weight_vh.shape[1]))
 
 
 def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:

@@ -105,7 +105,9 @@ def _probe(config: RunConfig, policy: Policy, run: RunDirectory) -> Callable[[in
     env.close()
 
     def measure(step: int) -> float:
-        protocol = Protocol(config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,))
+        protocol = Protocol(
+            config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
+        )
         success = float(summarise(evaluate(collector, tasks, protocol))["success"])
         run.append("warm_start", {"step": step, "train_success": success})
         return success

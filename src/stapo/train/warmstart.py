@@ -73,7 +73,14 @@ class WarmStartConfig:
         for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
-        for field, least in (("steps", 0), ("anneal_steps", 0), ("probe_every", 1), ("probe_episodes", 1), ("episodes", 1), ("batch_size", 1)):
+        for field, least in (
+            ("steps", 0),
+            ("anneal_steps", 0),
+            ("probe_every", 1),
+            ("probe_episodes", 1),
+            ("episodes", 1),
+            ("batch_size", 1),
+        ):
             if getattr(self, field) < least:
                 raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected at least {least}.")
         if not self.learning_rate > 0:
@@ -278,7 +285,5 @@ def _batches(
             for start in starts:
                 picked = block[start : start + size]
                 hide = rng.random(len(picked)) < config.blind_fraction
-                yield [
-                    RowTokens(blind[i] if h else chosen[i], answers[i]) for i, h in zip(picked, hide, strict=True)
-                ]
+                yield [RowTokens(blind[i] if h else chosen[i], answers[i]) for i, h in zip(picked, hide, strict=True)]
                 step += 1

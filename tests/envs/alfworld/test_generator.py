@@ -106,11 +106,7 @@ def test_every_number_has_its_game(number, task_type):
 
 def test_games_differ_from_one_another():
     source = GeneratedGames("small", 200)
-    texts = {
-        source.load(i).pddl_problem.split("\n", 1)[1]
-        for s in source.splits()
-        for i in source.ids(s)
-    }
+    texts = {source.load(i).pddl_problem.split("\n", 1)[1] for s in source.splits() for i in source.ids(s)}
     assert len(texts) > 0.99 * 2400
 
 

@@ -185,9 +185,7 @@ def test_games_use_the_layouts_of_their_split(scenes):
     for game in games(scenes):
         doors = {r for (r,) in facts(game, "openable")}
         spot = dict(facts(game, "receptacleAtLocation"))
-        seen[game.split].add(
-            tuple(sorted((r, t, r in doors, spot[r]) for r, t in facts(game, "receptacleType")))
-        )
+        seen[game.split].add(tuple(sorted((r, t, r in doors, spot[r]) for r, t in facts(game, "receptacleType"))))
     assert not seen["train"] & seen["heldout"]
 
 
@@ -282,10 +280,7 @@ def test_standard_has_shared_spots_and_fronts_that_do_not_open():
         spots = [spot for _, spot in facts(game, "receptacleAtLocation")]
         shared += len(spots) != len(set(spots))
         doors = {r for (r,) in facts(game, "openable")}
-        stuck += any(
-            t in ("CabinetType", "DrawerType") and r not in doors
-            for r, t in facts(game, "receptacleType")
-        )
+        stuck += any(t in ("CabinetType", "DrawerType") and r not in doors for r, t in facts(game, "receptacleType"))
     assert shared
     assert stuck
 

@@ -39,8 +39,7 @@ class GeneratedGames:
         self.size = size_named(scenes)
         if type(games_per_type) is not int or games_per_type < 1:
             raise ConfigError(
-                f"games_per_type is {games_per_type!r}; it must be a whole number from 1. "
-                "Set it to 200, say."
+                f"games_per_type is {games_per_type!r}; it must be a whole number from 1. Set it to 200, say."
             )
         self.scenes = scenes
         self.games_per_type = games_per_type
@@ -58,9 +57,7 @@ class GeneratedGames:
         if split not in SPLITS:
             raise unknown_name("split of the generated games", split, SPLITS)
         return sorted(
-            self._id(split, task_type, number)
-            for task_type in TASK_TYPES
-            for number in range(self._listed(task_type))
+            self._id(split, task_type, number) for task_type in TASK_TYPES for number in range(self._listed(task_type))
         )
 
     def load(self, task_id: str) -> Game:

@@ -87,9 +87,7 @@ class Offer(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def offers(
-    size_name: str, split: str, task_type: TaskType, held_out: bool
-) -> tuple[tuple[Offer, ...], ...]:
+def offers(size_name: str, split: str, task_type: TaskType, held_out: bool) -> tuple[tuple[Offer, ...], ...]:
     """What a split can ask for, room by room: goals of one type, kept for heldout or not."""
     size = size_named(size_name)
     rooms: dict[str, dict[Goal, list[Family]]] = {}
@@ -98,9 +96,7 @@ def offers(
             for goal in _goals(size, family, task_type):
                 if is_held_out(goal.object, goal.target) == held_out:
                     rooms.setdefault(family.room, {}).setdefault(goal, []).append(family)
-    return tuple(
-        tuple(Offer(goal, tuple(where)) for goal, where in room.items()) for room in rooms.values()
-    )
+    return tuple(tuple(Offer(goal, tuple(where)) for goal, where in room.items()) for room in rooms.values())
 
 
 def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> tuple[Family, Goal]:
@@ -127,12 +123,7 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
     types = sorted(family.types)
     if task_type == "look_at_obj_in_light":
         lamps = [k for k in kinds if "toggle" in k.can and family.types & set(k.places)]
-        return [
-            Goal(task_type, k.name, lamp.name)
-            for k in carried
-            for lamp in lamps
-            if _can_start(k, family)
-        ]
+        return [Goal(task_type, k.name, lamp.name) for k in carried for lamp in lamps if _can_start(k, family)]
     treatment = TREATMENT.get(task_type)
     if treatment is not None:
         carried = [k for k in carried if treatment in k.can]
@@ -153,7 +144,4 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
 
 def _can_start(kind: Kind, family: Family, target: str = "", *, in_the_open: bool = False) -> bool:
     """Whether the object has a place here other than its target, on demand one without a door."""
-    return any(
-        r.type in kind.places and r.type != target and not (in_the_open and r.opens)
-        for r in family.receptacles
-    )
+    return any(r.type in kind.places and r.type != target and not (in_the_open and r.opens) for r in family.receptacles)

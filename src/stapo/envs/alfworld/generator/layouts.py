@@ -119,7 +119,4 @@ def _draw_layout(size: Size, room: Room, draws: Draws) -> tuple[Receptacle, ...]
 
 def _as_text(receptacles: tuple[Receptacle, ...]) -> str:
     at = Counter(r.spot for r in receptacles)
-    return " ".join(
-        r.type + ("+" if r.opens else "") + (f"@{r.spot}" if at[r.spot] > 1 else "")
-        for r in receptacles
-    )
+    return " ".join(r.type + ("+" if r.opens else "") + (f"@{r.spot}" if at[r.spot] > 1 else "") for r in receptacles)

@@ -66,10 +66,7 @@ def problem(name: str, family: Family, things: list[Thing], goal: Goal, *, holds
         *(f"(openable {_receptacle_id(r)})" for r in family.receptacles if r.opens),
         f"(atLocation agent1 {_spot_id(0)})",
         *(f"(inReceptacle {_thing_id(thing)} {_receptacle_id(thing.at)})" for thing in things),
-        *(
-            f"(receptacleAtLocation {_receptacle_id(r)} {_spot_id(r.spot)})"
-            for r in family.receptacles
-        ),
+        *(f"(receptacleAtLocation {_receptacle_id(r)} {_spot_id(r.spot)})" for r in family.receptacles),
         *(f"(objectAtLocation {_thing_id(thing)} {_spot_id(thing.at.spot)})" for thing in things),
     ]
     return (

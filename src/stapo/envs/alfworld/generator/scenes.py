@@ -63,9 +63,7 @@ def _numbered(placed: list[tuple[Kind, Receptacle]]) -> list[Thing]:
     return sorted(things, key=lambda thing: (thing.kind.name, thing.number))
 
 
-def _place(
-    size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True
-) -> Receptacle:
+def _place(size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True) -> Receptacle:
     """Draw where an object lies.
 
     Never at a receptacle of type `avoid`; in one that is closed only if `closed`.

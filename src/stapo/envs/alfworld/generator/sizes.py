@@ -81,9 +81,7 @@ SIZES: dict[str, Size] = {
         twin=0.0,
         # A target type with one or two pieces, so that the hiding places stay as many as the
         # receptacles.
-        targets=frozenset(
-            {"CounterTop", "Desk", "SideTable", "Fridge", "Safe", "Shelf", "GarbageCan"}
-        ),
+        targets=frozenset({"CounterTop", "Desk", "SideTable", "Fridge", "Safe", "Shelf", "GarbageCan"}),
         families=(16, 8),
         share={
             "pick_heat_then_place_in_recep": 0.5,

@@ -1,0 +1,75 @@
+"""The phrase tokenizer: any text comes back as it went in, and a saved one cuts text as before."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_world import small_policy
+from transformers import AutoTokenizer
+
+from stapo.agent.tokenizer import EOS, PAD, train_tokenizer
+from stapo.policy import ModelConfig, load_policy
+
+TEXTS = [
+    "saw You arrive at cabinet 1. The cabinet 1 is closed.\ndid open cabinet 1\nnow You open the cabinet 1.\n"
+    "can\ntake mug 2 from cabinet 1\ngo to shelf 1 desk 2\nstep 3\ngoal put a clean mug in shelf.\n>",
+    "go to cabinet 1",
+    "take mug 2 from cabinet 1",
+] * 20
+TOKENIZER = train_tokenizer(TEXTS, 400)
+SAMPLES = [
+    *TEXTS[:3],
+    "",
+    " ",
+    "\n\n",
+    "  two  blanks ",
+    "naïve 我想 😀 \x00\x07",
+    "UPPER case 12 ab12",
+    "<think>x</think>",
+]
+
+
+@pytest.mark.parametrize("text", SAMPLES)
+def test_round_trip(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text), skip_special_tokens=True) == text
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text().filter(lambda t: EOS not in t and PAD not in t))
+def test_any_text_comes_back(text):
+    assert TOKENIZER.decode(TOKENIZER.encode(text), skip_special_tokens=True) == text
+
+
+def test_entities_and_phrases_are_single_tokens():
+    assert len(TOKENIZER.encode(" cabinet 1")) == 1
+    assert len(TOKENIZER.encode("go to cabinet 1")) <= 3
+    assert len(TOKENIZER) <= 400
+
+
+def test_the_same_texts_give_the_same_tokens():
+    assert train_tokenizer(TEXTS, 400).get_vocab() == TOKENIZER.get_vocab()
+
+
+def test_the_end_token_ends_and_is_not_text():
+    assert TOKENIZER.eos_token_id != TOKENIZER.pad_token_id
+    assert TOKENIZER.decode([*TOKENIZER.encode("look"), TOKENIZER.eos_token_id], skip_special_tokens=True) == "look"
+    assert TOKENIZER.eos_token_id not in TOKENIZER.encode("look")
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
+def test_a_saved_tokenizer_cuts_text_as_before(tmp_path, architecture):
+    """Also for those who load the checkpoint with plain transformers."""
+    policy = small_policy(architecture=architecture)
+    policy.save(tmp_path)
+    loaded = load_policy(str(tmp_path), ModelConfig(device="cpu")).tokenizer
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    for tokenizer in (loaded, plain):
+        for text in SAMPLES:
+            assert tokenizer.encode(text) == policy.tokenizer.encode(text), type(tokenizer)
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+        assert (tokenizer.eos_token_id, tokenizer.pad_token_id) == (
+            policy.tokenizer.eos_token_id,
+            policy.tokenizer.pad_token_id,
+        )
+        assert len(tokenizer) == len(policy.tokenizer)
