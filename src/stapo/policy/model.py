@@ -42,7 +42,11 @@ class Policy:
         return sum(p.numel() for p in self.model.parameters())
 
     def save(self, folder: Path) -> None:
-        """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it."""
+        """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it.
+
+        Mind that `AutoTokenizer` puts the Qwen2 family's own cut of text in the place of a small qwen2 model's saved
+        tokenizer; `load_policy` does not, and models of the other architectures are not concerned.
+        """
         self.model.save_pretrained(folder, safe_serialization=True)
         self.tokenizer.save_pretrained(folder)
 
