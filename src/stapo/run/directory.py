@@ -6,7 +6,7 @@
     evals.jsonl             one row per evaluation in training
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
-    checkpoints/NAME/       safetensors model, tokenizer, state.json
+    checkpoints/NAME/       safetensors model and its tokenizer
     report.html             static report
 
 Rows are appended whole and flushed, so a reader never sees half a line of a finished row.

@@ -187,9 +187,9 @@ class Updater:
         z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
         totals = self._denominators(batch, rows)
         active = [i for i, b in enumerate(rows) if b in flagged or self._has_base_gradient(batch, b)]
-        loss, stats, gap, ratio = 0.0, [], 0.0, None
-        for micro in micro_batches([batch.full(rows[i]).length for i in active], self.optim.micro_tokens):
-            places = [active[i] for i in micro]
+        loss, stats, gap = 0.0, [], 0.0
+        extra_grads: list[Tensor | None] = [None] * len(self.parameters)
+        for places in self._micro_batches(batch, rows, active, flagged):
             part = [rows[i] for i in places]
             scored = self.scorer.score(
                 self.policy.model,
@@ -208,35 +208,43 @@ class Updater:
                 entropy_bl=scored.entropy_bl,
             )
             _require_finite_loss(out.loss, part, f"the loss at {where}")
-            extra = None
-            chosen = [i for i, b in enumerate(part) if b in flagged]
-            if chosen:
+            total = out.loss
+            if part[0] in flagged:
                 started = time.perf_counter()
-                terms = self.scorer.selective(batch, [part[i] for i in chosen], scored.hidden_of(chosen))
+                terms = self.scorer.selective(batch, part, (scored.hidden_nh, scored.targets_n))
                 extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
-                _require_finite_loss(extra, [part[i] for i in chosen], f"the selective loss at {where}")
+                _require_finite_loss(extra, part, f"the selective loss at {where}")
                 selective.add(terms, extra)
+                if first:
+                    # Apart, so that its size can be compared; the graph is that of the flagged rows alone.
+                    grads = torch.autograd.grad(extra, self.parameters, retain_graph=True, allow_unused=True)
+                    extra_grads = _sums(extra_grads, grads)
+                else:
+                    total = total + extra
                 clock.blind += time.perf_counter() - started
-            if extra is not None and first and ratio is None:
-                ratio = self._measured_backward(out.loss, extra)
-            else:
-                (out.loss if extra is None else out.loss + extra).backward()
+            total.backward()
             loss += float(out.loss.detach())
             stats.append(out.stats)
             if first:
                 gap = max(gap, float(((scored.logp_bl.detach() - old_bl).abs() * scored.mask_bl).max()))
+        ratio = self._add_measured(extra_grads) if first and flagged else None
         log = {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
         return {**log, "logprob_gap": gap} if first else log
 
-    def _measured_backward(self, base: Tensor, extra: Tensor) -> float | None:
-        """Add both gradients, taken one by one, and return the ratio of their norms."""
-        base_grads = torch.autograd.grad(base, self.parameters, retain_graph=True, allow_unused=True)
-        extra_grads = torch.autograd.grad(extra, self.parameters, allow_unused=True)
-        for parameter, one, other in zip(self.parameters, base_grads, extra_grads, strict=True):
-            for grad in (one, other):
-                if grad is not None:
-                    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-        base_norm = _norm(base_grads)
+    def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
+        """Places of the active rows by micro-batch. Flagged rows keep to themselves: one blind pass serves them all."""
+        parts = [i for i in active if rows[i] in flagged], [i for i in active if rows[i] not in flagged]
+        return [
+            [places[k] for k in micro]
+            for places in parts
+            for micro in micro_batches([batch.full(rows[i]).length for i in places], self.optim.micro_tokens)
+        ]
+
+    def _add_measured(self, extra_grads: list[Tensor | None]) -> float | None:
+        """Add the selective gradient to that of the base loss; returns the ratio of their norms over the mini-batch."""
+        base_norm = _norm(p.grad for p in self.parameters)
+        for parameter, grad in zip(self.parameters, _sums([p.grad for p in self.parameters], extra_grads), strict=True):
+            parameter.grad = grad
         return _norm(extra_grads) / base_norm if base_norm > 0 else None
 
     def _denominators(self, batch: RowBatch, rows: list[int]) -> LossDenominators:
@@ -261,6 +269,10 @@ class Updater:
         kl = self.scorer.full_and_blind_kl(batch, part)
         clock.blind += time.perf_counter() - started
         return kl
+
+
+def _sums(ones: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [b if a is None else a if b is None else a + b for a, b in zip(ones, others, strict=True)]
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> float:
