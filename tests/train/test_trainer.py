@@ -157,10 +157,8 @@ def test_somebody_may_look_on(toy_model, tmp_path):
     assert [s for s in seen if s[0] in ("iteration", "evaluation")] == [
         ("evaluation", 0, "sampled"), ("iteration", 1), ("evaluation", 1, "sampled"),
     ]  # fmt: skip
-    stages = {s[0]: s for s in seen if len(s) == 3 and s[0] not in ("iteration", "evaluation")}
-    assert stages == {
-        "evaluation (sampled)": ("evaluation (sampled)", 6, 6), "rollout": ("rollout", 8, 8), "update": ("update", 2, 2),
-    }  # fmt: skip
+    stages = {s[0]: s[1:] for s in seen if s[0] not in ("iteration", "evaluation")}
+    assert stages == {"evaluation (sampled)": (6, 6), "rollout": (8, 8), "update": (2, 2)}
     assert len(run.rows("metrics")) == 1
 
 
@@ -324,7 +322,7 @@ def test_the_toy_world_is_learned(tmp_path, name):
     )  # fmt: skip
     before, after = (row["success"] for row in run.rows("evals"))
     assert before < 0.8
-    assert after > 0.95
+    assert after > 0.9
 
 
 # -- generated ALFWorld ------------------------------------------------------------------------------------------------
