@@ -8,6 +8,7 @@ from typing import Any
 
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.registry import ENVIRONMENTS
+from stapo.errors import unknown_name
 from stapo.policy import ModelConfig, Policy, build_policy
 
 COLOURS = ("red", "green", "blue", "grey", "pink", "teal")
@@ -44,6 +45,8 @@ class ToyEnv:
         return [s for s in ("train", "heldout") if s != self.empty]
 
     def tasks_of(self, split: str) -> Sequence[str]:
+        if split not in ("train", "heldout"):
+            raise unknown_name("split", split, self.splits)
         return [] if split == self.empty else [f"toy/{split}/{colour}" for colour in sorted(COLOURS)]
 
     def task_type(self, task_id: str) -> str:

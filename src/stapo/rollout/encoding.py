@@ -21,6 +21,7 @@ class PromptEncoder:
         return list(self._encode(prompt))
 
     def _encode_uncached(self, prompt: str) -> tuple[int, ...]:
+        prompt = _encodable(prompt)
         if self.uses_chat_template:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
@@ -30,8 +31,13 @@ class PromptEncoder:
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of a demonstrated response, end token included."""
-        return [*self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.eos_token_id]
+        return [*self.tokenizer.encode(_encodable(text), add_special_tokens=False), self.tokenizer.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the response text, special tokens dropped."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _encodable(text: str) -> str:
+    """Half characters, which a game file can hold, become "?": tokenizers take UTF-8 only."""
+    return text.encode("utf-8", "replace").decode("utf-8")
