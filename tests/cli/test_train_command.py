@@ -1,0 +1,207 @@
+"""`stapo train`: settings on the way in, a whole run on the way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from stapo.agent import part_spans
+from stapo.agent.tokenizer import train_tokenizer
+from stapo.algo import get_algorithm
+from stapo.cli.main import main
+from stapo.run import RunDirectory
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import from_data, to_data
+from toy_world import small_policy, toy_settings
+
+
+def resolved(capsys, *argv):
+    """The configuration that a command would run with."""
+    assert main(["train", *map(str, argv), "--dry-run"]) == 0
+    out, _ = capsys.readouterr()
+    return yaml.safe_load(out)
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_prints_settings_that_can_be_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first = resolved(capsys, "tiny", "--seed", 7, "--optim.iterations", 3, "--env.max_steps", 9)
+    assert (first["seed"], first["optim"]["iterations"], first["env"]["options"]["max_steps"]) == (7, 3, 9)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(first))
+    assert resolved(capsys, "mine.yaml") == first
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_without_a_name_the_tiny_preset_runs(capsys):
+    assert resolved(capsys) == resolved(capsys, "tiny")
+
+
+@pytest.mark.parametrize("flags", [["--algorithm", "gigpo"], ["--algorithm=gigpo"], ["--algorithm.name", "gigpo"]])
+@pytest.mark.parametrize("written_out", [False, True])
+def test_another_algorithm_is_another_algorithm(capsys, tmp_path, flags, written_out):
+    """Not only its name changes, not even in a file where every knob is written out."""
+    source, gigpo = tmp_path / "mine.yaml", to_data(get_algorithm("gigpo"))
+    knobs = {"advantage": {"invalid_penalty_on": "advantage", "omega": 1.0}, "loss": {"beta": 0.5}}
+    source.write_text(yaml.safe_dump({"algorithm": {"name": "stapo", **knobs}}))
+    if written_out:
+        source.write_text(yaml.safe_dump(resolved(capsys, source)))
+    found = resolved(capsys, source, *flags)["algorithm"]
+    # What the file sets otherwise than its own preset stays; all the rest is the new algorithm's.
+    expected = {**gigpo, "advantage": {**gigpo["advantage"], "invalid_penalty_on": "advantage"}}
+    assert found == {**expected, "loss": {**gigpo["loss"], "beta": 0.5}}
+
+
+def test_single_knobs(capsys):
+    found = resolved(capsys, "tiny", "--algorithm", "grpo", "--algorithm.loss.beta", 0.5, "--model.path", "x")
+    assert (found["algorithm"]["name"], found["algorithm"]["loss"]["beta"], found["model"]["path"]) == (
+        "grpo",
+        0.5,
+        "x",
+    )
+
+
+def test_options_of_the_environment(capsys):
+    found = resolved(capsys, "--env.games", "some/where", "--env.max-steps=4", "--env.grammar", "put")
+    options = found["env"]["options"]
+    assert (options["games"], options["max_steps"], options["grammar"]) == ("some/where", 4, "put")
+    assert resolved(capsys, "--env.max_steps", 3, "--env.max_steps", 4)["env"]["options"]["max_steps"] == 4
+    assert resolved(capsys, "--env.games", "[a: *")["env"]["options"]["games"] == "[a: *"
+
+
+def test_a_folder_may_be_called_like_a_preset(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    assert resolved(capsys, "tiny")["env"]["name"] == "alfworld"
+
+
+def test_help_teaches_and_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    for shown in ("usage: stapo train", "examples:", "--optim.learning-rate", "--algorithm.selective.alpha"):
+        assert shown in out
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def run_toy(folder, model, *argv, **changes):
+    (folder / "toy.yaml").write_text(yaml.safe_dump(toy_settings(model, **changes)))
+    code = main(["train", str(folder / "toy.yaml"), "--quiet", "--out", str(folder / "run"), *argv])
+    return code, RunDirectory.open(folder / "run")
+
+
+def test_a_run_ends_with_its_numbers_and_where_they_are(tmp_path, toy_model, capsys):
+    code, run = run_toy(tmp_path, toy_model, "--optim.iterations", "1")
+    out, err = capsys.readouterr()
+    assert code == 0
+    for shown in ("success before and after RL", "standard error", "protocol: 6 episodes", "report.html", "stapo eval"):
+        assert shown in out
+    assert "iteration    1/1" in err
+    info = run.info()
+    assert info["status"] == "done"
+    assert info["command"][:2] == ["stapo", "train"]
+    assert from_data(RunConfig, run.config()).optim.iterations == 1
+    assert (run.path / "report.html").is_file()
+
+
+def test_a_failed_run_exits_with_1_and_one_line(tmp_path, toy_model, capsys):
+    code, run = run_toy(tmp_path, toy_model, env__options={"reward": float("nan")})
+    err = capsys.readouterr().err.splitlines()
+    assert code == 1
+    assert err[-1].startswith("error: iteration 1: the reward of step 3 of task 'toy/train/")
+    assert run.info()["status"] == "failed"
+
+
+def test_an_interrupted_run_exits_with_130(tmp_path, toy_model, capsys, monkeypatch):
+    from stapo.cli.progress import ConsoleWatcher
+
+    def stop(self, row):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ConsoleWatcher, "iteration", stop)
+    code, run = run_toy(tmp_path, toy_model)
+    assert code == 130
+    assert run.info()["status"] == "stopped"
+
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+ANSWER = "<think>I do the next step of my plan.</think><action>go to desk 1</action>"
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tokens", ["action", "think"])
+def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
+    """A pretrained model with a chat template answers in <think> and <action>; entropies of one of them count.
+
+    A short warm start on demonstrations of that form is what makes this toy model answer so.
+    """
+    folder = tmp_path / "model"
+    policy = small_policy(architecture=architecture, hidden_size=32, vocab_size=420)
+    policy.tokenizer = train_tokenizer([ANSWER] * 50 + ["go to cabinet 1\nopen fridge 1\nstep 3\n"] * 5, 420)
+    policy.tokenizer.chat_template = TEMPLATE
+    policy.save(folder)
+    settings = {
+        "env": {"name": "alfworld", "options": {"scenes": "tiny", "games_per_type": 2, "max_steps": 3}},
+        "agent": {"prompt": "compact", "response": "think_action", "history_length": 1, "max_prompt_tokens": 470,
+                  "max_response_tokens": 40},
+        "model": {"path": str(folder), "device": "cpu"},
+        "warm_start": {"steps": 40, "episodes": 6, "batch_size": 8, "learning_rate": 0.01, "curriculum": 0.5},
+        "rollout": {"groups": 2, "group_size": 3},
+        "algorithm": {"name": "stapo", "outlier": {"tokens": tokens}},
+        "optim": {"iterations": 1, "learning_rate": 1e-4},
+        "eval": {"episodes": 2},
+        "log": {"transcript_every": 1, "transcript_groups": 2},
+    }  # fmt: skip
+    (tmp_path / "chat.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["train", str(tmp_path / "chat.yaml"), "--quiet", "--out", str(tmp_path / "run")]) == 0
+    run = RunDirectory.open(tmp_path / "run")
+    row = run.rows("metrics")[0]
+    assert row["update"]["logprob_gap"] < 1e-4
+    steps = [s for line in run.transcripts()[0].read_text().splitlines() for s in json.loads(line)["steps"]]
+    spans = [part_spans(s["response"]).get(tokens, (0, 0)) for s in steps]
+    assert any(start < end for start, end in spans)
+    assert [s["entropy"] is not None for s in steps] == [start < end for start, end in spans]
+    assert "answer <think>" in steps[0]["prompt"]
+    # The saved checkpoint keeps its chat template.
+    assert main(["eval", str(tmp_path / "run"), "--episodes", "1", "--seeds", "0", "--json"]) == 0
+    capsys.readouterr()
+    final = run.checkpoint("final")
+    saved = json.loads((final / "tokenizer_config.json").read_text()).get("chat_template")
+    assert TEMPLATE in (saved or (final / "chat_template.jinja").read_text())
+
+
+@pytest.mark.slow
+def test_as_a_process_of_its_own(tmp_path):
+    """The command as users call it, where no test has imported or registered anything."""
+    small = {
+        "warm_start.steps": 2, "warm_start.episodes": 6, "warm_start.batch_size": 4, "rollout.groups": 1,
+        "rollout.group_size": 2, "optim.iterations": 1, "eval.episodes": 2, "env.max_steps": 2, "env.games_per_type": 2,
+        "model.hidden_size": 16, "model.heads": 2,
+    }  # fmt: skip
+    small = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    command = [sys.executable, "-m", "stapo.cli.main"]
+    out = tmp_path / "run"
+    done = subprocess.run([*command, "train", "--quiet", "--out", out, *small], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    found = subprocess.run(
+        [*command, "eval", out, "--json", "--episodes", "2", "--seeds", "0"], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout)["episodes"] == 2
+    again = subprocess.run([*command, "train", "--quiet", "--out", out, *small], capture_output=True, text=True)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    shutil.rmtree(out)
