@@ -102,6 +102,22 @@ def test_looking_at_a_model_leaves_its_mode_alone(tmp_path):
         assert finish_policy(model, small_policy().tokenizer, CPU).model.training is training
 
 
+def test_nothing_but_safetensors_is_asked_for(tmp_path, monkeypatch):
+    """A folder is looked at first; of a name on the hub only these settings keep pickles and foreign code away."""
+    small_policy().save(tmp_path)
+    asked = {}
+    real = AutoModelForCausalLM.from_pretrained
+
+    def spy(source, **settings):
+        asked.update(settings)
+        return real(source, **settings)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
+    load_policy(str(tmp_path), CPU)
+    assert asked["use_safetensors"] is True
+    assert asked["trust_remote_code"] is False
+
+
 def test_a_good_folder_passes_the_check(tmp_path):
     small_policy().save(tmp_path)
     check_model(str(tmp_path))

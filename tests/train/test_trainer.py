@@ -23,6 +23,7 @@ from stapo.train.loop import Silent, Trainer
 from stapo.train.pipeline import train_run
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
+from stapo.train.tasks import TaskStream
 from toy_world import small_policy, toy_settings
 
 
@@ -189,6 +190,33 @@ def test_torchs_own_random_numbers_play_no_part(toy_model, tmp_path):
     torch.manual_seed(2)
     two, _ = train(toy_model, tmp_path / "b")
     assert same(weights(one), weights(two))
+
+
+def test_every_iteration_draws_anew(toy_model, tmp_path):
+    """The same task in the same place under (all but) the same weights: what is said differs all the same."""
+    trainer, run = start(toy_model, tmp_path / "run", optim__learning_rate=1e-12)
+    trainer.tasks = TaskStream(["toy/train/red"], 0)
+    trainer.iterate(1)
+    trainer.iterate(2)
+    texts = rollout_text(run)
+    assert len(texts) == 8
+    assert [[said[0] for said in t][:1] for t in texts[:4]] == [[said[0] for said in t][:1] for t in texts[4:]]
+    assert all(one != two for one, two in zip(texts[:4], texts[4:], strict=True))
+
+
+def test_the_reference_is_a_frozen_copy_without_dropout(toy_model, tmp_path):
+    config = from_data(RunConfig, toy_settings(toy_model))
+    policy = load_policy(str(toy_model), config.model)
+    policy.model.train()  # as a warm start leaves it
+    run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
+    reference = Trainer(config, policy, run, Silent()).updater.scorer.reference
+    assert reference is not policy.model
+    assert not reference.training
+    assert not any(p.requires_grad for p in reference.parameters())
+    assert same(reference.state_dict(), policy.model.state_dict())
+    gigpo = from_data(RunConfig, toy_settings(toy_model, algorithm={"name": "gigpo", "loss": {"beta": 0.0}}))
+    run = RunDirectory.create(tmp_path / "other", to_data(gigpo), ["test"])
+    assert Trainer(gigpo, policy, run, Silent()).updater.scorer.reference is None
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_each_term_moves_the_weights_its_own_way(played, estimator, alpha, gamma
         with torch.no_grad():
             rows = list(range(len(batch)))
             scored = scorer.score(p.model, [batch.full(b) for b in rows])
-            terms = scorer.selective(batch, rows, scored.hidden_of(rows))
+            terms = scorer.selective(batch, rows, (scored.hidden_nh, scored.targets_n))
         values.append(float((terms.r_ta_k if term == "r_ta" else terms.p_ti_k).mean()))
     assert sign * (values[1] - values[0]) > 0
     if estimator == "full":

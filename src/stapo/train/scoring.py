@@ -32,12 +32,6 @@ class Scored:
     mask_bl: Tensor
     hidden_nh: Tensor
     targets_n: Tensor
-    row_n: Tensor
-
-    def hidden_of(self, rows: list[int]) -> tuple[Tensor, Tensor]:
-        """Hidden states and tokens of some rows, in ascending order."""
-        keep_n = torch.isin(self.row_n, torch.as_tensor(rows, device=self.row_n.device))
-        return self.hidden_nh[keep_n], self.targets_n[keep_n]
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Scorer:
         self, model: Any, rows: Sequence[RowTokens], *, entropy: bool = True, entropy_grad: bool = False
     ) -> Scored:
         """Score the responses of `rows` under `model`, with gradient unless that is switched off."""
-        hidden_nh, targets_n, row_n = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
+        hidden_nh, targets_n, _ = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
         weight_vh, bias_v = head_of(model)
         logp_n, entropy_n = score_tokens(
             hidden_nh,
@@ -74,7 +68,7 @@ class Scorer:
         )
         mask_bl = length_mask([len(r.response_ids) for r in rows], logp_n.device)
         entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
-        return Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n, row_n)
+        return Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n)
 
     @torch.no_grad()
     def reference_logp(self, batch: RowBatch, micro_tokens: int) -> list[list[float]]:
