@@ -89,6 +89,10 @@ def test_errors_are_standard_errors_too():
         "ModelError": ValueError,
         "NonFiniteError": ArithmeticError,
         "RunDirectoryError": OSError,
+        "SaveError": OSError,
+        "RetrieverError": ConnectionError,
+        "DeadlineError": TimeoutError,
+        "FailureLimitError": RuntimeError,
     }
     ours = {
         name: cls

@@ -46,6 +46,22 @@ class RunDirectoryError(StapoError, OSError):
     """A run directory that exists already, is missing or is not one of ours."""
 
 
+class SaveError(StapoError, OSError):
+    """A saved state of a run that could not be written, or that is damaged, incomplete or foreign."""
+
+
+class RetrieverError(StapoError, ConnectionError):
+    """A retriever that could not be reached or answered with something else than passages."""
+
+
+class DeadlineError(StapoError, TimeoutError):
+    """Something that was awaited did not come in time; the message names it."""
+
+
+class FailureLimitError(StapoError, RuntimeError):
+    """Too many episodes in a row failed for reasons that are not the policy's."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
