@@ -7,10 +7,14 @@ from collections.abc import Callable
 from importlib import import_module
 
 from stapo import __version__
-from stapo.errors import StapoError, did_you_mean
+from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
+
+# The input was fine and the run went wrong; everything else is wrong input.
+_FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
 
 _COMMANDS = {
     "train": "train an agent: warm start, RL, evaluation, report",
+    "resume": "go on with a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
@@ -36,7 +40,10 @@ start here:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code (0 done, 1 failed run, 2 wrong input, 130 interrupted)."""
+    """Run the command line; returns the exit code.
+
+    0 done, 1 a run that failed, 2 wrong input, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, _COMMANDS))
@@ -58,10 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         return command(args[1:])
     except StapoError as err:
         print(f"error: {err}", file=sys.stderr)
-        return 1 if isinstance(err, ArithmeticError) else 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        return 1 if isinstance(err, _FAILED_RUN) else 2
+    except KeyboardInterrupt as err:
+        print(f"interrupted: {err}" if str(err) else "interrupted", file=sys.stderr)
+        return int(getattr(err, "exit_code", 130))
     except BrokenPipeError:
         return 141
 

@@ -40,7 +40,7 @@ class ConsoleWatcher:
     ) -> None:
         self._progress.stop()
 
-    def say(self, text: str) -> None:
+    def notice(self, text: str) -> None:
         """Print a line."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -56,7 +56,7 @@ class ConsoleWatcher:
     def iteration(self, row: dict[str, Any]) -> None:
         """Print the line of an iteration."""
         outlier = row["outlier"]
-        self.say(
+        self.notice(
             f"iteration {row['iteration']:>4}/{self.iterations}  success {row['success']:.2f}  "
             f"length {row['episode_length']:4.1f}  valid {row['valid_actions']:.2f}  "
             f"entropy {row['entropy']['mean'] or 0:.2f}  outliers {100 * outlier['flagged_share']:.1f}%  "
@@ -65,7 +65,7 @@ class ConsoleWatcher:
 
     def evaluation(self, row: dict[str, Any]) -> None:
         """Print the line of an evaluation."""
-        self.say(
+        self.notice(
             f"evaluation after {row['iteration']} iterations, {row['mode']}: success {row['success']:.3f} "
             f"({row['protocol']})"
         )

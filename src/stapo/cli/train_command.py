@@ -6,20 +6,26 @@ import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options, take_flag
 from stapo.cli.words import foreign, say
 
+if TYPE_CHECKING:
+    from stapo.train.run_config import RunConfig
+
+_RUNS = Path("runs")
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
 
-Warm start, RL, evaluation before and after, and a report, into a new run directory.
+Warm start, RL, evaluation before and after, and a report, into a run directory. Killed or stopped at any moment, the
+same command goes on from the newest save and ends with the same numbers.
 
 arguments:
   PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file
-  --out DIR            run directory; default runs/PRESET-ALGORITHM-DATE
+  --out DIR            run directory; default runs/PRESET-ALGORITHM-DATE, or the newest such folder that holds an
+                       unfinished run with the same settings
   --algorithm NAME     any of 'stapo algorithms'; changes the method and nothing else
   --env.OPTION VALUE   an option of the environment, e.g. --env.games DIR; 'stapo envs NAME' lists them
   --dry-run            print the resolved configuration as YAML and stop
@@ -60,9 +66,21 @@ def run(argv: list[str]) -> int:
     if dry:
         print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
         return 0
-    name = Path(source).stem
-    folder = Path(out) if out else Path("runs") / f"{name}-{config.algorithm.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return train_into(
+        config, Path(out) if out else _folder(Path(source).stem, config), ["stapo", "train", *argv], quiet
+    )
 
+
+def _folder(name: str, config: RunConfig) -> Path:
+    """The default run directory: that of an unfinished run of the same command, else a new one."""
+    from stapo.train.continuing import unfinished_twin
+
+    prefix = f"{name}-{config.algorithm.name}-"
+    return unfinished_twin(_RUNS, prefix, config) or _RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool) -> int:
+    """Start a run in `folder`, or go on with the one that is there; returns the exit code."""
     from transformers.utils import logging as transformers_logging
 
     from stapo.cli.progress import ConsoleWatcher
@@ -74,11 +92,13 @@ def run(argv: list[str]) -> int:
     with ConsoleWatcher(quiet=quiet, iterations=config.optim.iterations) as watcher:
         # Kept until the end: environments built meanwhile share the games that this one has read.
         env = preflight(config, folder, lambda done, total: watcher.stage("checking games", done, total))
-        watcher.say(
+        watcher.notice(
             f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
             f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
         )
-        outcome = train_run(config, folder, ["stapo", "train", *argv], watcher)
+        outcome = train_run(config, folder, command, watcher)
+        if outcome.was_finished:
+            watcher.notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
         report = write_report(outcome.run)
         env.close()
     _print_outcome(outcome.evaluations, outcome.seconds)

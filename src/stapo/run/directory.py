@@ -4,12 +4,14 @@
     run.json                format, status, command, versions, times, summary
     metrics.jsonl           one row per iteration
     evals.jsonl             one row per evaluation in training
+    failures.jsonl          one row per episode that failed for reasons that are not the policy's
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
-    checkpoints/NAME/       safetensors model and its tokenizer
+    checkpoints/NAME/       policies to evaluate: safetensors model and its tokenizer
+    saves/NNNNNN/           states to go on from: everything that the rest of the run depends on
     report.html             static report
 
-Rows are appended whole and flushed, so a reader never sees half a line of a finished row.
+Rows are appended whole or not at all, so a reader never sees half a line of a finished row.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,8 +31,16 @@ from typing import Any
 import yaml
 
 from stapo.errors import RunDirectoryError
+from stapo.run.durable import append_whole, remove_folder, sync, write_durably
+from stapo.run.lock import FILE_NAME as LOCK_NAME
+from stapo.run.lock import RunLock
+from stapo.run.saves import SaveStore
+from stapo.run.sealed import write_sealed
 
 FORMAT_VERSION = 1
+# Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
+TRAINING_ROWS = ("warm_start", "metrics", "evals", "failures")
+_UNFINISHED = {LOCK_NAME, "config.yaml", "config.yaml.tmp", "run.json.tmp"}
 _PACKAGES = ("stapo", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -50,20 +61,21 @@ class RunDirectory:
         run = cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / "config.yaml").write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+            run.write_config(config)
+            # Last: a folder is a run from here on.
+            run.write_info(
+                {
+                    "format": FORMAT_VERSION,
+                    "status": "running",
+                    "command": command,
+                    "started": _now(),
+                    "python": platform.python_version(),
+                    "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                    "versions": versions(),
+                }
+            )
         except OSError as err:
             raise RunDirectoryError(f"run directory '{path}' cannot be written: {err.strerror or err}.") from err
-        run.write_info(
-            {
-                "format": FORMAT_VERSION,
-                "status": "running",
-                "command": command,
-                "started": _now(),
-                "python": platform.python_version(),
-                "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-                "versions": _versions(),
-            }
-        )
         return run
 
     @classmethod
@@ -100,13 +112,34 @@ class RunDirectory:
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json in one step."""
-        temporary = self.path / "run.json.tmp"
-        temporary.write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(self.path / "run.json")
+        write_durably(self.path / "run.json", (json.dumps(info, indent=1) + "\n").encode())
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace config.yaml in one step."""
+        write_durably(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
 
     def finish(self, status: str, **facts: Any) -> None:
-        """Set the status (done, stopped, failed) and further facts in run.json."""
-        self.write_info({**self.info(), "status": status, "ended": _now(), **jsonable(facts)})
+        """Set the status (done, stopped, failed) and further facts in run.json.
+
+        A disk that is full does not hide what went wrong: where run.json cannot be written it stays as it was.
+        """
+        with suppress(OSError):
+            self.write_info({**self.info(), "status": status, "ended": _now(), **jsonable(facts)})
+
+    def note_resume(self, command: list[str], source: str, iteration: int) -> None:
+        """Note in run.json that the run goes on, from which save and after which iteration."""
+        info = {k: v for k, v in self.info().items() if k not in ("ended", "reason")}
+        entry = {"time": _now(), "command": command, "save": source, "iteration": iteration, "versions": versions()}
+        self.write_info({**info, "status": "running", "resumed": [*info.get("resumed", []), entry]})
+
+    def lock(self) -> RunLock:
+        """A context in which this process alone may write the run."""
+        return RunLock(self.path)
+
+    @property
+    def saves(self) -> SaveStore:
+        """The states that the run can be continued from."""
+        return SaveStore(self.path / "saves")
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain data.
@@ -126,9 +159,60 @@ class RunDirectory:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one row to `NAME.jsonl`; non-finite numbers become null."""
-        line = json.dumps(jsonable(row), ensure_ascii=True, allow_nan=False) + "\n"
-        with (self.path / f"{name}.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line)
+        try:
+            append_whole(self.path / f"{name}.jsonl", _line(row))
+        except OSError as err:
+            raise RunDirectoryError(
+                f"'{self.path / name}.jsonl' cannot be written: {err.strerror or err}. Its earlier rows are untouched."
+            ) from err
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Write `NAME.jsonl` anew, whole; returns its path.
+
+        Raises:
+            RunDirectoryError: it cannot be written; what stood there still does.
+        """
+        path = self.path / f"{name}.jsonl"
+        try:
+            path.parent.mkdir(exist_ok=True)
+            write_durably(path, b"".join(map(_line, rows)))
+        except OSError as err:
+            raise RunDirectoryError(f"'{path}' cannot be written: {err.strerror or err}.") from err
+        return path
+
+    def row_positions(self) -> dict[str, int]:
+        """Bytes of each file of training rows, forced onto the disk first."""
+        positions = {}
+        for name in TRAINING_ROWS:
+            path = self.path / f"{name}.jsonl"
+            if path.is_file():
+                sync(path)
+                positions[name] = path.stat().st_size
+        return positions
+
+    def holds(self, positions: Mapping[str, int]) -> str | None:
+        """None where every file of rows is at least as long as `positions` say, else the first that is not."""
+        for name, size in positions.items():
+            path = self.path / f"{name}.jsonl"
+            if not path.is_file() or path.stat().st_size < size:
+                return f"'{path}' holds less than was written when the state was saved ({size} bytes)"
+        return None
+
+    def cut_back(self, positions: Mapping[str, int], iteration: int) -> None:
+        """Undo what came after a save: rows beyond `positions`, transcripts and checkpoints after `iteration`."""
+        for name in TRAINING_ROWS:
+            path = self.path / f"{name}.jsonl"
+            if path.is_file() and name in positions:
+                os.truncate(path, positions[name])
+            else:
+                path.unlink(missing_ok=True)
+        for path in self.transcripts():
+            if _number(path.stem) > iteration:
+                path.unlink()
+        folder = self.path / "checkpoints"
+        for path in list(folder.iterdir()) if folder.is_dir() else []:
+            if path.name.startswith((".partial-", ".removed-")) or _number(path.name) > iteration:
+                remove_folder(path)
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """All complete rows of `NAME.jsonl`, oldest first; none if there is no such file."""
@@ -143,20 +227,38 @@ class RunDirectory:
         """Folder of the checkpoint called `name` (start, final, iteration-00010)."""
         return self.path / "checkpoints" / name
 
+    def write_checkpoint(self, name: str, fill: Callable[[Path], None]) -> Path:
+        """Write the checkpoint called `name`, whole or not at all; returns its folder.
+
+        Raises:
+            RunDirectoryError: it cannot be written; a checkpoint of that name is still there.
+        """
+        path = self.checkpoint(name)
+        try:
+            write_sealed(path, fill)
+        except Exception as err:  # the writers of tensors raise errors of their own when a disk is full
+            reason = (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
+            raise RunDirectoryError(f"checkpoint '{path}' cannot be written: {reason}.") from err
+        return path
+
     def checkpoints(self) -> list[str]:
         """Names of the saved checkpoints: start, then by iteration, final last."""
         folder = self.path / "checkpoints"
-        names = [p.name for p in folder.iterdir() if (p / "config.json").is_file()] if folder.is_dir() else []
+        found = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        names = [p.name for p in found if (p / "config.json").is_file()]
         return sorted(names, key=lambda n: (n == "final", n != "start", n))
 
 
 def require_free(path: Path) -> None:
-    """Check that a run may be written to `path`.
+    """Check that a new run may be written to `path`.
 
     Raises:
-        RunDirectoryError: it exists and is not an empty folder.
+        RunDirectoryError: it exists and is not an empty folder. A folder in which the making of a run was cut short
+            counts as empty.
     """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+    names = {p.name for p in path.iterdir()} if path.is_dir() else set()
+    unfinished = LOCK_NAME in names and names <= _UNFINISHED
+    if path.exists() and (names or not path.is_dir()) and not unfinished:
         kind = "is not empty" if path.is_dir() else "is not a folder"
         raise RunDirectoryError(
             f"'{path}' exists already and {kind}. Nothing was touched. Choose another folder with --out, or remove "
@@ -193,11 +295,22 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def _line(row: Mapping[str, Any]) -> bytes:
+    return (json.dumps(jsonable(row), ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _number(name: str) -> int:
+    """The iteration in a name such as iteration-00010; -1 where there is none."""
+    tail = name.rpartition("iteration-")[2]
+    return int(tail) if tail.isdecimal() else -1
+
+
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
     found = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Settings of the optimizer and of the loop around it."""
+"""Settings of the warm start, of the optimizer and of the loop around it."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class OptimConfig:
         epochs: passes over the rows of an iteration.
         micro_tokens: padded tokens per forward pass. Changes memory and speed, not the numbers.
         grad_clip: the gradient norm is clipped here.
+        skip_non_finite: optimizer steps in a row that are left out, with the weights as they were, when a loss or a
+            gradient is not finite; one more stops the run. 0 stops at the first.
         weight_decay: of AdamW.
         beta1, beta2: of AdamW.
     """
@@ -39,6 +41,7 @@ class OptimConfig:
     epochs: int = 1
     micro_tokens: int = 16_384
     grad_clip: float = 1.0
+    skip_non_finite: int = 0
     weight_decay: float = 0.01
     beta1: float = 0.9
     beta2: float = 0.999
@@ -46,7 +49,13 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
             raise ConfigError(f"optim.schedule is '{self.schedule}', expected one of {', '.join(get_args(Schedule))}.")
-        for field, least in (("iterations", 0), ("warmup_iterations", 0), ("mini_batch", 1), ("epochs", 1)):
+        for field, least in (
+            ("iterations", 0),
+            ("warmup_iterations", 0),
+            ("mini_batch", 1),
+            ("epochs", 1),
+            ("skip_non_finite", 0),
+        ):
             if getattr(self, field) < least:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected at least {least}.")
         for field in ("learning_rate", "micro_tokens", "grad_clip"):
@@ -89,3 +98,62 @@ class EvalConfig:
                 raise ConfigError(f"eval.{field} is {getattr(self, field)}, expected at least {least}.")
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Supervised training on expert demonstrations.
+
+    Attributes:
+        steps: optimizer steps at most; 0 skips the warm start.
+        stop_at: once the sampled success on training tasks reaches this, stop after `anneal_steps` more; 1 trains all
+            `steps`. When small models understand a task varies with the seed by a factor of two in steps, so a fixed
+            number of steps would give very unequal starts.
+        anneal_steps: steps over which the learning rate then falls to a tenth.
+        probe_every: steps between measurements for `stop_at`.
+        probe_episodes: training tasks that each measurement plays.
+        episodes: demonstrated episodes, spread evenly over the task types.
+        scarce_types: task types that get only `scarce_fraction` of their share of episodes.
+        scarce_fraction: see `scarce_types`.
+        wander: share of steps at which the demonstrator takes a random offered command instead; such a step is played
+            but not imitated, so that the policy learns to go on from it.
+        blind_fraction: share of the steps whose blind prompt is imitated, too. A model trained from scratch has never
+            seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
+        curriculum: share of the steps spent on short prompts (no history) first.
+        batch_size: steps per optimizer step.
+        learning_rate: peak; linear warm-up over 100 steps. Then cosine to a tenth, or constant with `stop_at`, whose
+            end is not known beforehand.
+        weight_decay: of AdamW.
+    """
+
+    steps: int = 0
+    stop_at: float = 1.0
+    anneal_steps: int = 300
+    probe_every: int = 200
+    probe_episodes: int = 128
+    episodes: int = 1200
+    scarce_types: tuple[str, ...] = ()
+    scarce_fraction: float = 0.1
+    wander: float = 0.0
+    blind_fraction: float = 0.1
+    curriculum: float = 0.5
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
+        for field, least in (
+            ("steps", 0),
+            ("anneal_steps", 0),
+            ("probe_every", 1),
+            ("probe_episodes", 1),
+            ("episodes", 1),
+            ("batch_size", 1),
+        ):
+            if getattr(self, field) < least:
+                raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected at least {least}.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"warm_start.learning_rate is {self.learning_rate}, expected a number above 0.")

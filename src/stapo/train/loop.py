@@ -6,14 +6,15 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from stapo.envs import Env, make
-from stapo.errors import ConfigError, NonFiniteError
+from stapo.errors import ConfigError, NonFiniteError, SaveError
 from stapo.policy import Policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
@@ -22,40 +23,16 @@ from stapo.rollout.evaluate import evaluate, summarise
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
 from stapo.train.batch import RowBatch, build_batch
+from stapo.train.interrupt import Interrupts
+from stapo.train.keeping import keep_state
 from stapo.train.metrics import rollout_metrics
+from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
+from stapo.train.state import RunState, read_tensors, restore_optimizer, tasks_digest
 from stapo.train.tasks import TaskStream
 from stapo.train.transcripts import write_transcript
 from stapo.train.update import Updater
-
-
-class Watcher(Protocol):
-    """Somebody who looks on: the command line shows progress bars through it."""
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Called as a long stage proceeds."""
-        ...
-
-    def iteration(self, row: dict[str, Any]) -> None:
-        """Called with every metrics row."""
-        ...
-
-    def evaluation(self, row: dict[str, Any]) -> None:
-        """Called with every evaluation row."""
-        ...
-
-
-class Silent:
-    """A watcher that shows nothing."""
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Ignore progress."""
-
-    def iteration(self, row: dict[str, Any]) -> None:
-        """Ignore a metrics row."""
-
-    def evaluation(self, row: dict[str, Any]) -> None:
-        """Ignore an evaluation row."""
+from stapo.train.watcher import Silent, Watcher
 
 
 def env_factory(config: RunConfig) -> Callable[[], Env]:
@@ -104,12 +81,22 @@ class Trainer:
         policy: warm-started or pretrained; its weights are changed in place.
         run: where to write.
         watcher: who looks on.
+        interrupts: requests to stop; looked at where everything is saved.
+        reference: frozen starting policy; None copies `policy` where the algorithm needs one.
+        iteration: iterations done.
+        evaluated: the evaluation due after that iteration is done, too.
+        seconds: wall time of each stage, earlier parts of an interrupted run included.
     """
 
     config: RunConfig
     policy: Policy
     run: RunDirectory
     watcher: Watcher
+    interrupts: Interrupts = field(default_factory=lambda: Interrupts(0.0))
+    reference: Any | None = None
+    iteration: int = 0
+    evaluated: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: {"warm_start": 0.0, "rl": 0.0})
 
     def __post_init__(self) -> None:
         config = self.config
@@ -120,31 +107,98 @@ class Trainer:
         probe.close()
         if not self.eval_tasks:
             raise ConfigError(f"evaluation split '{config.eval.split}' holds no task; choose another with eval.split.")
-        reference = None
-        if config.algorithm.needs_reference:
-            reference = copy.deepcopy(self.policy.model).requires_grad_(False).eval()
-        self.updater = Updater(self.policy, reference, config.algorithm, config.optim, config.rollout.temperature)
+        if config.algorithm.needs_reference and self.reference is None:
+            self.reference = copy.deepcopy(self.policy.model)
+        if self.reference is not None:
+            self.reference.requires_grad_(False).eval()
+        self.updater = Updater(self.policy, self.reference, config.algorithm, config.optim, config.rollout.temperature)
+        self._clock = time.perf_counter()
 
     def train(self) -> list[dict[str, Any]]:
-        """Evaluate, run every iteration, evaluate again; returns the evaluation rows of start and end.
+        """Evaluate, run every iteration that is left, evaluate again; returns the evaluation rows of start and end.
 
         Raises:
             NonFiniteError: before the weights move on a non-finite number.
+            RunInterrupted: a stop was asked for; everything is saved.
+            SaveError: the state could not be saved, and `log.on_save_error` says to stop then.
         """
-        config = self.config
-        self.policy.save(self.run.checkpoint("start"))
-        ends = self.evaluate(0, config.eval.episodes, final=True)
-        for iteration in range(1, config.optim.iterations + 1):
-            self.iterate(iteration)
-            if iteration < config.optim.iterations:
-                if config.eval.every and iteration % config.eval.every == 0:
-                    self.evaluate(iteration, config.eval.quick_episodes, final=False)
-                if config.log.checkpoint_every and iteration % config.log.checkpoint_every == 0:
-                    self.policy.save(self.run.checkpoint(f"iteration-{iteration:05d}"))
-        self.policy.save(self.run.checkpoint("final"))
-        ends += self.evaluate(config.optim.iterations, config.eval.episodes, final=True)
+        config, total = self.config, self.config.optim.iterations
+        if self.iteration == 0 and not self.evaluated:
+            self.run.write_checkpoint("start", self.policy.save)
+            self.save()
+        while True:
+            if not self.evaluated and self._evaluate_where_due():
+                self.evaluated = True
+                self.save()
+            if self.iteration >= total:
+                break
+            self.iterate(self.iteration + 1)
+            self.iteration, self.evaluated = self.iteration + 1, False
+            if self.iteration == total:
+                self.run.write_checkpoint("final", self.policy.save)
+            elif config.log.checkpoint_every and self.iteration % config.log.checkpoint_every == 0:
+                self.run.write_checkpoint(f"iteration-{self.iteration:05d}", self.policy.save)
+            if self.iteration % config.log.save_every == 0 or self.iteration == total or self.interrupts.requested:
+                self.save()
         self.collector.close()
-        return ends
+        return [row for row in self.run.rows("evals") if row["final"]]
+
+    def _evaluate_where_due(self) -> bool:
+        config, at = self.config, self.iteration
+        if at in (0, config.optim.iterations):
+            # A run without iterations is evaluated twice, too: as its start and as its end.
+            for _ in range(2 if config.optim.iterations == 0 else 1):
+                self.evaluate(at, config.eval.episodes, final=True)
+        elif config.eval.every and at % config.eval.every == 0:
+            self.evaluate(at, config.eval.quick_episodes, final=False)
+        else:
+            return False
+        return True
+
+    def save(self) -> None:
+        """Save everything that the rest of the run depends on; then stop, if that was asked for.
+
+        Raises:
+            SaveError: it could not be saved, and `log.on_save_error` says to stop then.
+            RunInterrupted: a stop was asked for.
+        """
+        now = time.perf_counter()
+        self.seconds["rl"] += now - self._clock
+        self._clock = now
+        state = RunState(
+            stage="rl",
+            iteration=self.iteration,
+            evaluated=self.evaluated,
+            task_position=self.tasks.position,
+            tasks=tasks_digest(self.tasks.tasks, self.eval_tasks),
+            failures_in_a_row=getattr(self.collector, "failures_in_a_row", 0),
+            non_finite_in_a_row=self.updater.non_finite_in_a_row,
+            environments=self.collector.pool.state() if hasattr(self.collector, "pool") else [],
+            seconds=dict(self.seconds),
+        )
+        start = self.run.checkpoint("start") if self.reference is not None else None
+        keep_state(self.run, self.config, state, self.policy, self.updater.optimizer, start, self.watcher)
+        self.interrupts.leave()
+
+    def restore(self, folder: Path, state: RunState) -> None:
+        """Go on from a save: everything but weights and reference, which were given on construction.
+
+        Raises:
+            SaveError: it belongs to other tasks, or lacks something.
+        """
+        if state.tasks != tasks_digest(self.tasks.tasks, self.eval_tasks):
+            raise SaveError(
+                f"'{folder}' was saved by a run on other tasks: the training or evaluation tasks of environment "
+                f"'{self.config.env.name}' have changed since. Put the games back, or start another run with --out."
+            )
+        restore_optimizer(self.updater.optimizer, self.policy, read_tensors(folder / "optimizer.safetensors"))
+        self.tasks.position = state.task_position
+        self.iteration, self.evaluated = state.iteration, state.evaluated
+        self.collector.failures_in_a_row = state.failures_in_a_row
+        self.updater.non_finite_in_a_row = state.non_finite_in_a_row
+        self.seconds |= state.seconds
+        # Last: making environments may have drawn from the shared generators.
+        restore_random_state(state.random, read_tensors(folder / "random.safetensors"))
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration: rollout, advantages and flags, update, metrics row."""

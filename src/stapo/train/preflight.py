@@ -9,7 +9,7 @@ from stapo.envs import Env
 from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_model
 from stapo.rollout.evaluate import pick_tasks
-from stapo.run import require_free
+from stapo.train.continuing import check_place, is_run
 from stapo.train.loop import env_factory
 from stapo.train.run_config import RunConfig
 from stapo.train.tasks import TaskStream
@@ -17,6 +17,8 @@ from stapo.train.tasks import TaskStream
 
 def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> Env:
     """Check run directory, model, environment, splits and games; a typo then costs a second instead of a warm start.
+
+    Of a run that is there already the games were checked when it began.
 
     Args:
         config: of the run.
@@ -29,18 +31,20 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     Raises:
         RunDirectoryError: `out` exists and is not empty.
         ModelError: the model folder cannot be a model.
-        ConfigError, UnknownNameError: no such environment, option or split, or a split without tasks.
+        ConfigError, UnknownNameError: no such environment, option or split, a split without tasks, or a run is there
+            that was made with other settings.
         GameFileError: games that cannot be read, or that cannot be won.
     """
-    require_free(out)
-    if config.model.path is not None:
+    check_place(out, config)
+    there = is_run(out)
+    if config.model.path is not None and not there:
         check_model(config.model.path)
     env = env_factory(config)()
     for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
         if not len(env.tasks_of(split)):
             raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}.")
     # Generated games are solvable by construction; those of a file may hold anything.
-    if config.env.options.get("games") is not None:
+    if config.env.options.get("games") is not None and not there:
         require_playable(env, tasks_of_run(config, env), progress)
     return env
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
@@ -11,9 +12,10 @@ from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
-from stapo.train.config import EvalConfig, OptimConfig
+from stapo.train.config import EvalConfig, OptimConfig, WarmStartConfig
 from stapo.train.schema import from_data
-from stapo.train.warmstart import WarmStartConfig
+
+OnSaveError = Literal["stop", "continue"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,19 +41,43 @@ class LogConfig:
         transcript_every: iterations between transcripts; the first and the last are always written. 0 writes none.
         transcript_groups: task groups per transcript, from the first; the whole group is kept so that siblings can be
             compared.
-        checkpoint_every: iterations between checkpoints; 0 keeps the start and the end only.
+        checkpoint_every: iterations between checkpoints to evaluate; 0 keeps the start and the end only.
+        save_every: iterations between saves, the states that an interrupted run goes on from. At most so much work is
+            lost, and done again with the same numbers.
+        keep_saves: saves that are kept, the newest ones.
+        save_seconds: seconds between saves of the warm start.
+        on_save_error: `stop` the run when its state cannot be saved (a full disk, say), or `continue` and try again at
+            the next save.
+        grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; then it is given up.
         threads: CPU threads of torch; 1 is fastest for tiny models, 0 leaves torch's default.
     """
 
     transcript_every: int = 10
     transcript_groups: int = 2
     checkpoint_every: int = 0
+    save_every: int = 1
+    keep_saves: int = 2
+    save_seconds: float = 30.0
+    on_save_error: OnSaveError = "stop"
+    grace: float = 20.0
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("transcript_every", "transcript_groups", "checkpoint_every", "threads"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected at least 0.")
+        for name, least in (
+            ("transcript_every", 0),
+            ("transcript_groups", 0),
+            ("checkpoint_every", 0),
+            ("save_every", 1),
+            ("keep_saves", 1),
+            ("threads", 0),
+        ):
+            if getattr(self, name) < least:
+                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected at least {least}.")
+        for name in ("save_seconds", "grace"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected a number of 0 or more.")
+        if self.on_save_error not in get_args(OnSaveError):
+            raise ConfigError(f"log.on_save_error is '{self.on_save_error}', expected 'stop' or 'continue'.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,9 +70,5 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
 
 
 def write_transcript(run: RunDirectory, batch: RowBatch, iteration: int, groups: int) -> Path:
-    """Write `transcripts/iteration-NNNNN.jsonl`; returns its path."""
-    name = f"transcripts/iteration-{iteration:05d}"
-    (run.path / "transcripts").mkdir(exist_ok=True)
-    for record in trajectory_records(batch, iteration, groups):
-        run.append(name, record)
-    return run.path / f"{name}.jsonl"
+    """Write `transcripts/iteration-NNNNN.jsonl`, whole or not at all; returns its path."""
+    return run.write_rows(f"transcripts/iteration-{iteration:05d}", trajectory_records(batch, iteration, groups))

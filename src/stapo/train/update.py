@@ -97,6 +97,7 @@ class Updater:
             betas=(optim.beta1, optim.beta2),
             weight_decay=optim.weight_decay,
         )
+        self.non_finite_in_a_row = 0
 
     def update(
         self,
@@ -119,7 +120,8 @@ class Updater:
             terms) and ``update`` (everything else).
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; the weights are those before that optimizer step.
+            NonFiniteError: a loss or gradient is not finite, once more than `skip_non_finite` times in a row; the
+                weights are those before that optimizer step.
         """
         # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from.
         self.policy.model.eval()
@@ -133,12 +135,21 @@ class Updater:
         sample_kl = self._unflagged_kl(batch, seed, clock)
         order = self._order(batch, seed)
         logs: list[dict[str, Any]] = []
+        skipped = 0
         for number, rows in enumerate(order, start=1):
-            logs.append(self._step(batch, rows, ref_logp, clock, f"optimizer step {number}", not logs))
+            try:
+                logs.append(self._step(batch, rows, ref_logp, clock, f"optimizer step {number}", not logs))
+                self.non_finite_in_a_row = 0
+            except NonFiniteError:
+                self.non_finite_in_a_row += 1
+                if self.non_finite_in_a_row > self.optim.skip_non_finite:
+                    raise
+                skipped += 1
+                self.optimizer.zero_grad(set_to_none=True)
             if progress is not None:
                 progress(number, len(order))
         seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
-        return {"update": _merge(logs), "unflagged_kl": sample_kl}, seconds
+        return {"update": {**_merge(logs), "skipped_steps": skipped}, "unflagged_kl": sample_kl}, seconds
 
     def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
         rng, size = np.random.default_rng(list(seed)), self.optim.mini_batch

@@ -1,0 +1,172 @@
+"""Starting a run, or going on with the one that is there: which of the two, and whether that may be done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
+from stapo.run import RunDirectory, require_free
+from stapo.run.lock import is_locked
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import from_data, to_data
+from stapo.train.state import RunState, differing, read_state
+
+MAY_CHANGE = (
+    "optim.iterations",
+    "optim.micro_tokens",
+    "rollout.batch_tokens",
+    "rollout.workers",
+    "rollout.env_deadline",
+    "rollout.retries",
+    "rollout.max_failures",
+    "eval.batch",
+    "log.transcript_every",
+    "log.transcript_groups",
+    "log.checkpoint_every",
+    "log.save_every",
+    "log.keep_saves",
+    "log.save_seconds",
+    "log.on_save_error",
+    "log.grace",
+)
+"""Settings that a continued run may have otherwise than before: its length, and what decides memory, speed and what is
+written down. Everything else would make it another run."""
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What a run goes on from.
+
+    Attributes:
+        folder: the save.
+        state: its contents, apart from tensors.
+        reasons: why newer saves were passed over.
+    """
+
+    folder: Path
+    state: RunState
+    reasons: list[str]
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is a run in `path`."""
+    return (path / "run.json").is_file() and (path / "config.yaml").is_file()
+
+
+def is_finished(run: RunDirectory, config: RunConfig) -> bool:
+    """Whether the run is done, and as long as `config` wants it."""
+    done = from_data(RunConfig, run.config()).optim.iterations
+    return run.info().get("status") == "done" and done == config.optim.iterations
+
+
+def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
+    """Compare the settings of a run with those that it is to go on with.
+
+    Returns:
+        the changes, all of them allowed, as `path: old -> new`.
+
+    Raises:
+        ConfigError: a change that would make it another run; all differences are listed.
+    """
+    # Read by this version and written out again: settings that came later have their defaults, not a difference.
+    before = to_data(from_data(RunConfig, run.config()))
+    changes = list(differing(before, to_data(config)))
+    forbidden = [c for c in changes if c[0] not in MAY_CHANGE]
+    if forbidden:
+        lines = "".join(f"\n  {path}: {old!r} in the run, {new!r} now" for path, old, new in forbidden)
+        raise ConfigError(
+            f"the run in '{run.path}' was made with other settings, so it cannot be gone on with:{lines}\n"
+            f"Give the settings of the run ('stapo resume {run.path}' does), or choose another folder with --out. "
+            f"These may change: {', '.join(MAY_CHANGE)}."
+        )
+    return [f"{path}: {old} -> {new}" for path, old, new in changes]
+
+
+def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
+    """The newest save that the run can go on from; None where nothing was saved yet.
+
+    Raises:
+        SaveError: there are saves, and all are damaged.
+        ConfigError: fewer iterations are asked for than are done.
+    """
+    states: dict[Path, RunState] = {}
+
+    def check(folder: Path) -> None:
+        states[folder] = state = read_state(folder)
+        lost = run.holds(state.rows)
+        if lost:
+            raise SaveError(f"{lost}; '{folder}' cannot be used without it.")
+        _require_same(folder, state.config, config)
+
+    folder, reasons = run.saves.newest_good(check)
+    if folder is None:
+        if run.rows("metrics"):
+            raise SaveError(
+                f"the run in '{run.path}' has iterations but no saves: an earlier version made it, or its folder "
+                "saves/ was removed. It can be evaluated and reported, not gone on with. Nothing was touched; choose another "
+                "folder with --out."
+            )
+        return None
+    state = states[folder]
+    if state.iteration > config.optim.iterations:
+        raise ConfigError(
+            f"the run in '{run.path}' has done {state.iteration} iterations, and optim.iterations is "
+            f"{config.optim.iterations}. Ask for at least as many as are done."
+        )
+    return Restart(folder, state, reasons)
+
+
+def _require_same(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
+    """A save that somebody has put there from another run would otherwise be continued as this one."""
+    wrong = [c for c in differing(to_data(from_data(RunConfig, saved)), to_data(config)) if c[0] not in MAY_CHANGE]
+    if wrong:
+        path, old, new = wrong[0]
+        raise SaveError(f"'{folder}' belongs to another run: its {path} is {old!r}, this run's is {new!r}.")
+
+
+def check_place(path: Path, config: RunConfig) -> None:
+    """Check that a run with these settings may be started, or gone on with, in `path`.
+
+    Raises:
+        RunDirectoryError: it holds something else than a run.
+        ConfigError: it holds a run with other settings.
+    """
+    if is_run(path):
+        check_same_run(RunDirectory.open(path), config)
+    else:
+        require_free(path)
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a run, so that it can be locked.
+
+    Raises:
+        RunDirectoryError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise RunDirectoryError(f"run directory '{path}' cannot be written: {err.strerror or err}.") from err
+
+
+def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None:
+    """The newest run in `folder` whose name starts with `prefix`, that has these very settings, and that was cut short.
+
+    It is what the same command is meant to go on with. A run that another process is writing is none.
+    """
+    if not folder.is_dir():
+        return None
+    for path in sorted(folder.glob(f"{prefix}*"), reverse=True):
+        if not is_run(path):
+            continue
+        try:
+            run = RunDirectory.open(path)
+            changed = any(differing(to_data(from_data(RunConfig, run.config())), to_data(config)))
+            if not changed and run.info().get("status") != "done" and not is_locked(path):
+                return path
+        except (StapoError, OSError):
+            continue
+    return None

@@ -1,0 +1,107 @@
+"""Stopping a run from outside: SIGTERM and SIGINT.
+
+The first signal asks for a stop. Training ends at its next safe point (after the iteration or the evaluation in
+progress), with its state saved; if that takes longer than `grace` seconds, what is in progress is given up, and the
+last save is where the run goes on. A second signal stops at once. The handlers that were there come back at the end.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """The run was asked to stop, and did. Not an `Exception`: nothing that isolates failures may swallow it.
+
+    Attributes:
+        signum: the signal that asked.
+    """
+
+    def __init__(self, signum: int, what: str) -> None:
+        super().__init__(what)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """What shells and schedulers expect: 128 plus the number of the signal."""
+        return 128 + self.signum
+
+
+class Interrupts:
+    """A context that turns the first SIGTERM or SIGINT into a request, which training looks at.
+
+    Args:
+        grace: seconds that an iteration in progress may still take.
+        announce: told in words what happens now.
+
+    Outside the main thread, where Python allows no handlers, it does nothing.
+    """
+
+    def __init__(self, grace: float, announce: Any = None) -> None:
+        self.grace = grace
+        self.announce = announce
+        self.signum: int | None = None
+        self._deadline = 0.0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (*SIGNALS, signal.SIGALRM):
+                self._before[number] = signal.getsignal(number)
+            for number in SIGNALS:
+                signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            raise RunInterrupted(signum, "stopped at once by a second signal")
+        self.signum, self._deadline = signum, time.monotonic() + self.grace
+        # For what never comes to a checkpoint of its own accord: one long operation, an environment that hangs.
+        signal.signal(signal.SIGALRM, self._on_deadline)
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.grace))
+        if self.announce is not None:
+            self.announce(
+                f"{signal.Signals(signum).name}: stopping after what is in progress, in {self.grace:g} s at the "
+                "latest. A second signal stops at once."
+            )
+
+    def _on_deadline(self, signum: int, frame: FrameType | None) -> None:
+        self.check()
+
+    @property
+    def requested(self) -> bool:
+        """A stop was asked for."""
+        return self.signum is not None
+
+    def check(self) -> None:
+        """Give up what is in progress if its time is over.
+
+        Raises:
+            RunInterrupted: a stop was asked for more than `grace` seconds ago.
+        """
+        if self.signum is not None and time.monotonic() >= self._deadline - 1e-3:
+            raise RunInterrupted(self.signum, f"what was in progress did not end within {self.grace:g} s")
+
+    def leave(self) -> None:
+        """At a safe point, with everything saved: stop if that was asked for.
+
+        Raises:
+            RunInterrupted: it was.
+        """
+        if self.signum is not None:
+            raise RunInterrupted(self.signum, "stopped at a safe point, with everything saved")

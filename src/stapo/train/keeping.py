@@ -1,0 +1,59 @@
+"""Writing the state of a run into its save folder, and what happens when that fails."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from stapo.errors import SaveError
+from stapo.policy import Policy
+from stapo.run import RunDirectory
+from stapo.run.directory import versions
+from stapo.train.randomness import random_state
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import to_data
+from stapo.train.state import RunState, write_state
+from stapo.train.watcher import Watcher
+
+
+def keep_state(
+    run: RunDirectory,
+    config: RunConfig,
+    state: RunState,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    reference: Path | None,
+    watcher: Watcher,
+) -> Path | None:
+    """Save a state together with random states, row positions, configuration and versions.
+
+    Args:
+        run: the run.
+        config: its configuration.
+        state: position and counters.
+        policy: the policy.
+        optimizer: of its weights.
+        reference: folder of the frozen starting policy, where there is one.
+        watcher: told when saving fails and the run goes on.
+
+    Returns:
+        the save's folder; None where it could not be written and `log.on_save_error` is `continue`.
+
+    Raises:
+        SaveError: it could not be written, and `log.on_save_error` is `stop`.
+    """
+    plain, _ = random_state()
+    whole = replace(
+        state, rows=run.row_positions(), random=plain, config=to_data(config), versions=versions()
+    )  # rows first reach the disk, then the save that counts on them
+    try:
+        return run.saves.write(
+            lambda folder: write_state(folder, whole, policy, optimizer, reference), config.log.keep_saves
+        )
+    except SaveError as err:
+        if config.log.on_save_error == "stop":
+            raise
+        watcher.notice(f"{err} The run goes on without this save (log.on_save_error is 'continue').")
+        return None

@@ -1,0 +1,190 @@
+"""The state of a run as files: everything that its remaining numbers depend on, in one sealed folder.
+
+    state.json              position, counters, random states, environments, row positions, configuration, versions
+    optimizer.safetensors   first and second moments and step counts, by name of the weight
+    random.safetensors      torch's random states
+    policy/                 weights and tokenizer
+    reference/              the frozen starting policy, where the algorithm uses one: hard links, not copies
+
+Safetensors and JSON only: nothing is unpickled, whoever may have written the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stapo.errors import SaveError
+from stapo.policy import Policy
+from stapo.run.durable import link_or_copy
+from stapo.run.sealed import MANIFEST, MARKER
+from stapo.train.randomness import random_state
+
+FORMAT = 1
+Stage = Literal["warm_start", "rl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """Where a run stands, apart from its tensors.
+
+    Attributes:
+        stage: warm start or RL.
+        warm_step: optimizer steps of the warm start that are done.
+        warm_end: the step at which it will stop, where `warm_start.stop_at` was reached.
+        iteration: iterations of RL that are done.
+        evaluated: the evaluation due after that iteration is done, too.
+        task_position: training tasks handed out so far.
+        tasks: digest of the training and the evaluation tasks.
+        failures_in_a_row: episodes that failed without one ending normally in between.
+        non_finite_in_a_row: optimizer steps left out in a row.
+        environments: what environments carry from one episode to the next, one entry each.
+        rows: bytes of each file of rows.
+        seconds: wall time of each stage so far.
+        random: global random states of Python and NumPy.
+        config: the resolved configuration.
+        versions: of Python and the packages that wrote it.
+        format: of this file.
+    """
+
+    stage: Stage
+    warm_step: int = 0
+    warm_end: int | None = None
+    iteration: int = 0
+    evaluated: bool = False
+    task_position: int = 0
+    tasks: str = ""
+    failures_in_a_row: int = 0
+    non_finite_in_a_row: int = 0
+    environments: list[Any] = field(default_factory=list)
+    rows: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    random: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+def write_state(
+    folder: Path, state: RunState, policy: Policy, optimizer: torch.optim.Optimizer, reference: Path | None
+) -> None:
+    """Fill `folder` with a state.
+
+    Args:
+        folder: empty.
+        state: position and counters.
+        policy: its weights and tokenizer are written.
+        optimizer: of the policy's weights.
+        reference: folder of the frozen starting policy, or None where there is none.
+
+    Raises:
+        OSError: the files cannot be written.
+    """
+    policy.save(folder / "policy")
+    save_file(optimizer_tensors(optimizer, policy), folder / "optimizer.safetensors")
+    _, torch_states = random_state()
+    save_file(torch_states, folder / "random.safetensors")
+    if reference is not None:
+        (folder / "reference").mkdir()
+        for file in sorted(reference.iterdir()):
+            if file.is_file() and file.name not in (MANIFEST, MARKER):
+                link_or_copy(file, folder / "reference" / file.name)
+    text = json.dumps(asdict(state), indent=1, allow_nan=True)
+    (folder / "state.json").write_text(text + "\n", encoding="utf-8")
+
+
+def read_state(folder: Path) -> RunState:
+    """Read position and counters of a save.
+
+    Raises:
+        SaveError: unreadable, of a later format, or not complete.
+    """
+    path = folder / "state.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise SaveError(f"'{path}' cannot be read: {err}.") from err
+    found = data.get("format") if isinstance(data, dict) else None
+    if found != FORMAT:
+        raise SaveError(
+            f"'{path}' has save format {found}, this version reads format {FORMAT}. Continue the run with the version "
+            "that wrote it (see versions in run.json)."
+        )
+    missing = {f.name for f in fields(RunState)} - data.keys()
+    if missing:
+        raise SaveError(f"'{path}' lacks {', '.join(sorted(missing))}; the run cannot be continued from it.")
+    return RunState(**{f.name: data[f.name] for f in fields(RunState)})
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file of a save.
+
+    Raises:
+        SaveError: it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except Exception as err:  # the reader's own error class has no base but Exception
+        raise SaveError(f"'{path}' cannot be read: {err}.") from err
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, torch.Tensor]:
+    """The optimizer's state as named tensors: `moment/weight`."""
+    names = {id(p): name for name, p in policy.model.named_parameters()}
+    return {
+        f"{key}/{names[id(parameter)]}": value.detach().cpu().contiguous()
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+        if isinstance(value, torch.Tensor)
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, policy: Policy, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put the state that `optimizer_tensors` gave back.
+
+    Raises:
+        SaveError: it belongs to other weights.
+    """
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in tensors.items():
+        moment, _, name = key.partition("/")
+        by_name.setdefault(name, {})[moment] = value
+    parameters = dict(policy.model.named_parameters())
+    for name, entries in by_name.items():
+        wrong = [m for m, v in entries.items() if v.ndim and name in parameters and v.shape != parameters[name].shape]
+        if name not in parameters or wrong:
+            raise SaveError(f"the saved optimizer state of weight '{name}' does not fit the model beside it.")
+    names = {id(p): name for name, p in parameters.items()}
+    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    state = {i: by_name[name] for i, name in enumerate(order) if name in by_name}
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def tasks_digest(*lists: Sequence[str]) -> str:
+    """SHA-256 of task lists, so that a run is not continued on other games."""
+    return hashlib.sha256("\0".join("\n".join(tasks) for tasks in lists).encode("utf-8", "replace")).hexdigest()
+
+
+def setting_paths(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings as dotted path -> value."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else str(key)
+        found |= setting_paths(value, path) if isinstance(value, Mapping) and value else {path: value}
+    return found
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """Settings that differ: (dotted path, old value, new value); a missing one is None."""
+    one, two = setting_paths(old), setting_paths(new)
+    for path in sorted(one.keys() | two.keys()):
+        # As text: not a number is not equal to itself.
+        if json.dumps(one.get(path), default=str) != json.dumps(two.get(path), default=str):
+            yield path, one.get(path), two.get(path)

@@ -1,0 +1,193 @@
+"""Runs of seconds for the reliability suite: start them, kill them, compare what they leave.
+
+A run here is the real command line on a real environment, in a forked child: the parent has imported torch already, so
+that a child starts at once and many can be killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stapo.cli.main import main
+from stapo.run import RunDirectory
+from toy_world import register_toy
+
+PATIENCE = 240.0
+"""Seconds after which a child that should have ended counts as hanging."""
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "alfworld": {
+        "env": {"name": "alfworld", "options": {"scenes": "tiny", "games_per_type": 4, "max_steps": 5}},
+        "agent": {"prompt": "compact", "response": "action", "max_prompt_tokens": 600, "max_response_tokens": 6},
+        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
+        "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
+    },
+}
+"""What the suite is run on: an environment added here is covered."""
+
+COMMON: dict[str, Any] = {
+    "seed": 3,
+    "model": {
+        "architecture": "qwen3",
+        "hidden_size": 16,
+        "layers": 1,
+        "heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 400,
+        "device": "cpu",
+    },
+    "optim": {"iterations": 4, "learning_rate": 5e-3, "mini_batch": 12, "schedule": "cosine"},
+    "eval": {"episodes": 4, "every": 2, "quick_episodes": 2},
+    "log": {"transcript_every": 1, "transcript_groups": 2, "checkpoint_every": 2, "save_seconds": 0.0, "grace": 30.0},
+}
+
+FLAGGING = {"outlier": {"select": "all"}, "selective": {"alpha": 0.1, "gamma": 0.1}}
+"""So that runs of a few dozen steps have flagged rows at all."""
+
+
+def settings(environment: str = "alfworld", algorithm: str = "stapo", **changes: Any) -> dict[str, Any]:
+    """Settings as a YAML file would hold them; `changes` are dotted keys with `__` as the dot."""
+    chosen: dict[str, Any] = {"name": algorithm}
+    if algorithm.startswith("stapo"):
+        chosen |= {key: dict(value) for key, value in FLAGGING.items() if algorithm != "stapo-shannon"}
+    data = json.loads(json.dumps({**COMMON, **ENVIRONMENTS[environment], "algorithm": chosen}))
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        place = data
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    return data
+
+
+def write_settings(folder: Path, data: dict[str, Any]) -> Path:
+    path = folder / "settings.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) -> int:
+    """Fork a child that runs `stapo ARGV`; returns its process id.
+
+    Args:
+        argv: of the command line.
+        log: gets what the child prints.
+        before: called in the child first.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    try:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            register_toy()
+            if before is not None:
+                before()
+            code = main(argv)
+            sys.stdout.flush()
+            sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def wait(pid: int, seconds: float = PATIENCE) -> int | None:
+    """The child's exit code, minus the signal that killed it, or None if it runs on after `seconds`."""
+    end = time.monotonic() + seconds
+    pause = 0.001
+    while True:
+        found, status = os.waitpid(pid, os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(pause)
+        pause = min(0.01, pause * 2)
+
+
+def kill(pid: int, signum: int = signal.SIGKILL) -> int | None:
+    os.kill(pid, signum)
+    return wait(pid)
+
+
+def run(argv: list[str], log: Path, before: Callable[[], None] | None = None) -> int:
+    """Run `stapo ARGV` to its end; returns the exit code."""
+    pid = start(argv, log, before)
+    code = wait(pid)
+    if code is None:
+        os.kill(pid, signal.SIGKILL)
+        wait(pid)
+        raise AssertionError(f"'stapo {' '.join(argv)}' did not end within {PATIENCE} s:\n{log.read_text()[-2000:]}")
+    return code
+
+
+def train(folder: Path, data: dict[str, Any], *more: str, name: str = "run", expect: int | None = 0) -> RunDirectory:
+    """Train into `folder/name` with the command line; returns the run."""
+    source = write_settings(folder, data)
+    log = folder / f"{name}.log"
+    code = run(["train", str(source), "--quiet", "--out", str(folder / name), *more], log)
+    if expect is not None:
+        assert code == expect, log.read_text()[-3000:]
+    return RunDirectory(folder / name)
+
+
+WALL_CLOCK = ("seconds", "time", "started", "ended")
+
+
+def without_clock(value: Any) -> Any:
+    """Rows without what a clock has measured."""
+    if isinstance(value, dict):
+        return {k: without_clock(v) for k, v in value.items() if k not in WALL_CLOCK}
+    if isinstance(value, list):
+        return [without_clock(v) for v in value]
+    return value
+
+
+def contents(run: RunDirectory) -> dict[str, Any]:
+    """Everything that two equal runs have in common: bytes of tensors, rows without the clock, text of rollouts."""
+    found: dict[str, Any] = {}
+    for path in sorted(run.path.rglob("*.safetensors")):
+        found[str(path.relative_to(run.path))] = path.read_bytes()
+    for name in ("warm_start", "metrics", "evals", "failures"):
+        found[name] = without_clock(run.rows(name))
+    for path in run.transcripts():
+        found[path.name] = path.read_bytes()
+    newest = run.saves.complete()[0]
+    state = json.loads((newest / "state.json").read_text())
+    found["state"] = {k: v for k, v in without_clock(state).items() if k not in ("rows", "config")}
+    found["status"] = run.info()["status"]
+    # How often a run was saved depends on how often it was stopped; what is saved at its end does not.
+    return {key.replace(newest.name, "newest"): v for key, v in found.items() if not _older_save(key, newest.name)}
+
+
+def _older_save(key: str, newest: str) -> bool:
+    return key.startswith("saves/") and not key.startswith(f"saves/{newest}/")
+
+
+def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
+    assert one.keys() == two.keys()
+    wrong = [key for key in one if one[key] != two[key]]
+    assert not wrong, f"these differ: {wrong}"
+
+
+def moments(seed: int, count: int, longest: float) -> list[float]:
+    """Seeded random moments, in seconds from the start of a child."""
+    rng = random.Random(seed)
+    return [rng.uniform(0.0, longest) for _ in range(count)]

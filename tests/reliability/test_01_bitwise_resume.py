@@ -1,0 +1,55 @@
+"""1. Bitwise resume: a run that is cut off after any of its saves and gone on with equals one that was not.
+
+Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each algorithm and
+each environment. The cut is made by putting the folder back to what it was right after a save.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from reliable import ENVIRONMENTS, assert_same, contents, run, settings, train, write_settings
+from stapo.algo import ALGORITHMS
+from stapo.run import RunDirectory
+from stapo.run.saves import SaveStore
+
+
+def copying(folder):
+    """Makes every save of this process leave a copy of the whole run behind."""
+    write = SaveStore.write
+
+    def write_and_copy(self, fill, keep):
+        path = write(self, fill, keep)
+        shutil.copytree(self.folder.parent, folder / "copies" / path.name)
+        return path
+
+    SaveStore.write = write_and_copy
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_every_save_leads_to_the_same_end(tmp_path, environment, algorithm):
+    source = write_settings(tmp_path, settings(environment, algorithm))
+    (tmp_path / "copies").mkdir()
+    log = tmp_path / "log"
+    argv = ["train", str(source), "--quiet", "--out", str(tmp_path / "whole")]
+    assert run(argv, log, lambda: copying(tmp_path)) == 0, log.read_text()
+    expected = contents(RunDirectory(tmp_path / "whole"))
+    copies = sorted((tmp_path / "copies").iterdir())
+    # Warm start, start, evaluations, iterations: all of them for one algorithm, some for the others.
+    assert len(copies) >= 9
+    for copy in copies if algorithm == "stapo" else copies[2::5]:
+        assert run(["resume", str(copy), "--quiet"], log) == 0, log.read_text()
+        assert_same(expected, contents(RunDirectory(copy)))
+        shutil.rmtree(copy)
+
+
+def test_the_comparison_sees_a_difference(tmp_path):
+    one, two = (
+        contents(train(tmp_path, settings(seed=seed, optim__iterations=1), name=f"seed-{seed}")) for seed in (1, 2)
+    )
+    assert one.keys() == two.keys()
+    same = {key for key in one if one[key] == two[key]}
+    assert same <= {"failures", "status"}
