@@ -1,18 +1,27 @@
-"""Playing a batch of episodes: all that are still running generate together."""
+"""Playing a batch of episodes: all that are still running generate together.
+
+An episode that fails costs itself: it is played again from the start, and left out when that fails, too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from stapo.agent import AgentConfig, BlindMask
-from stapo.envs import Env
+from stapo.envs import Env, StepResult
+from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.pool import EnvPool, LocalPool
+from stapo.errors import FailureLimitError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode
+from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
 from stapo.rollout.sampler import Sampler
-from stapo.rollout.types import Trajectory
+from stapo.rollout.types import StopReason, Trajectory
+
+_UNKNOWN_TYPE = "unknown"
 
 
 @dataclass
@@ -23,12 +32,11 @@ class RolloutTimes:
     environment: float = 0.0
 
 
-@dataclass
 class Collector:
     """Plays groups of episodes with one sampler.
 
-    Attributes:
-        make_env: builds a fresh environment; instances are kept and reused between calls.
+    Args:
+        make_env: builds a fresh environment, for whoever wants to ask one about its tasks.
         encoder: prompt text to ids and back.
         sampler: answers prompts.
         agent: prompt style, response format, memory.
@@ -36,19 +44,44 @@ class Collector:
         anchor: what makes two states the same.
         reward_scale: factor on environment rewards.
         mark_parts: find the tokens of thought and action in every response; costs milliseconds a step.
+        pool: the environments that are played, kept between calls; left out, `make_env` builds them in this process.
+        retries: how often a failed episode is played again from the start.
+        max_failures: this many failed episodes in a row stop the run.
+
+    Attributes:
         times: seconds spent so far.
+        failures_in_a_row: episodes that failed for good since one last ended normally.
     """
 
-    make_env: Callable[[], Env]
-    encoder: PromptEncoder
-    sampler: Sampler
-    agent: AgentConfig
-    blind_mask: BlindMask = "goal_history"
-    anchor: AnchorKey = "observation"
-    reward_scale: float = 1.0
-    mark_parts: bool = False
-    times: RolloutTimes = field(default_factory=RolloutTimes)
-    _envs: list[Env] = field(default_factory=list)
+    def __init__(
+        self,
+        make_env: Callable[[], Env],
+        encoder: PromptEncoder,
+        sampler: Sampler,
+        agent: AgentConfig,
+        blind_mask: BlindMask = "goal_history",
+        anchor: AnchorKey = "observation",
+        reward_scale: float = 1.0,
+        mark_parts: bool = False,
+        pool: EnvPool | None = None,
+        retries: int = 1,
+        max_failures: int = 16,
+    ) -> None:
+        self.make_env = make_env
+        self.encoder = encoder
+        self.sampler = sampler
+        self.agent = agent
+        self.blind_mask = blind_mask
+        self.anchor = anchor
+        self.reward_scale = reward_scale
+        self.mark_parts = mark_parts
+        self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
+        self.retries = retries
+        self.max_failures = max_failures
+        self.times = RolloutTimes()
+        self.failures_in_a_row = 0
+        self._failures: list[Failure] = []
+        self._task_types: dict[str, str] = {}
 
     def collect(
         self,
@@ -66,56 +99,153 @@ class Collector:
             group_size: episodes per task, N.
             temperature: sampling temperature; 0 is greedy.
             stream: name of the random stream, e.g. (seed, iteration). Every response is drawn from the stream
-                (*stream, group, member, step), so the order of play does not matter.
+                (*stream, group, member, step), so neither the order of play nor a retry matters.
             progress: called with (finished, all) episodes after every turn.
             first_group: number of the first group, where a longer list of tasks is played in parts.
 
         Returns:
-            trajectories ordered by group, then member.
+            trajectories ordered by group, then member. Failed ones are among them, with the stop reason "error";
+            `stapo.rollout.settle` takes them out.
+
+        Raises:
+            FailureLimitError: too many episodes in a row failed.
+            ConfigError: or another settings error, if the environment cannot be built.
         """
-        started = time.perf_counter()
-        while len(self._envs) < len(tasks) * group_size:
-            self._envs.append(self.make_env())
-        episodes: list[Episode] = []
-        for group, task in enumerate(tasks, start=first_group):
-            for member in range(group_size):
-                env = self._envs[len(episodes)]
-                trajectory = Trajectory(task, env.task_type(task), "", group, member)
-                episodes.append(
-                    Episode(
-                        env,
-                        self.encoder,
-                        self.agent,
-                        trajectory,
-                        blind_mask=self.blind_mask,
-                        anchor=self.anchor,
-                        reward_scale=self.reward_scale,
-                        mark_parts=self.mark_parts,
-                    )
-                )
-        self.times.environment += time.perf_counter() - started
-        active = episodes
-        while active:
+        episodes = [
+            self._episode(Trajectory(task, "", "", group, member))
+            for group, task in enumerate(tasks, start=first_group)
+            for member in range(group_size)
+        ]
+        self.pool.grow(len(episodes))
+        starting, active = list(range(len(episodes))), list[int]()
+        while starting or active:
             started = time.perf_counter()
-            prompted = [(e, ids) for e in active if (ids := e.prompt()) is not None]
-            asked = time.perf_counter()
-            samples = self.sampler.sample(
-                [ids for _, ids in prompted],
-                [(*stream, e.trajectory.group, e.trajectory.member, len(e.trajectory.steps)) for e, _ in prompted],
-                temperature,
-            )
-            answered = time.perf_counter()
-            for (episode, _), sample in zip(prompted, samples, strict=True):
-                episode.act(sample)
-            active = [e for e in active if not e.done]
+            again = self._start(episodes, starting)
+            waiting = set(again)
+            active = sorted(active + [slot for slot in starting if slot not in waiting and not episodes[slot].done])
+            prompted: list[tuple[int, list[int]]] = []
+            for slot in active:
+                ids = episodes[slot].prompt()
+                if ids is None:
+                    self.failures_in_a_row = 0
+                else:
+                    prompted.append((slot, ids))
+            asked = answered = time.perf_counter()
+            if prompted:
+                at = [episodes[slot].trajectory for slot, _ in prompted]
+                samples = self.sampler.sample(
+                    [ids for _, ids in prompted],
+                    [(*stream, t.group, t.member, len(t.steps)) for t in at],
+                    temperature,
+                )
+                answered = time.perf_counter()
+                actions: list[tuple[int, str]] = []
+                for (slot, _), sample in zip(prompted, samples, strict=True):
+                    action = episodes[slot].answer(sample)
+                    if not isinstance(action, Trouble):
+                        actions.append((slot, action))
+                    elif self._play_again(episodes, slot, action):
+                        again.append(slot)
+                again += self._step(episodes, actions)
+            starting, waiting = sorted(again), set(again)
+            active = [slot for slot in active if slot not in waiting and not episodes[slot].done]
             self.times.generation += answered - asked
             self.times.environment += (asked - started) + (time.perf_counter() - answered)
             if progress is not None:
-                progress(len(episodes) - len(active), len(episodes))
-        return [e.trajectory for e in episodes]
+                progress(len(episodes) - len(active) - len(starting), len(episodes))
+        trajectories = [e.trajectory for e in episodes]
+        for t in trajectories:
+            t.task_type = t.task_type or self._task_types.get(t.task_id, _UNKNOWN_TYPE)
+        return trajectories
+
+    def take_failures(self) -> list[Failure]:
+        """Every failure since this was last called, those cured by a retry included, in the order they were seen."""
+        taken, self._failures = self._failures, []
+        return taken
 
     def close(self) -> None:
         """Close every environment."""
-        for env in self._envs:
-            env.close()
-        self._envs.clear()
+        self.pool.close()
+
+    def _episode(self, trajectory: Trajectory) -> Episode:
+        return Episode(
+            self.encoder,
+            self.agent,
+            trajectory,
+            blind_mask=self.blind_mask,
+            anchor=self.anchor,
+            reward_scale=self.reward_scale,
+            mark_parts=self.mark_parts,
+        )
+
+    def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:
+        """Begin the episodes of these slots; returns the slots that have to be begun again."""
+        if not slots:
+            return []
+        again: list[int] = []
+        outs = self.pool.reset([(slot, episodes[slot].trajectory.task_id) for slot in slots])
+        for slot, out in zip(slots, outs, strict=True):
+            if isinstance(out, Started):
+                trajectory = episodes[slot].trajectory
+                trajectory.task_type = self._task_types[trajectory.task_id] = out.task_type
+                episodes[slot].begin(out.observation)
+            elif self._play_again(episodes, slot, out):
+                again.append(slot)
+        return again
+
+    def _step(self, episodes: list[Episode], actions: list[tuple[int, str]]) -> list[int]:
+        """Take the actions; returns the slots that have to be begun again."""
+        again: list[int] = []
+        for (slot, _), out in zip(actions, self.pool.step(actions), strict=True):
+            if isinstance(out, StepResult):
+                episodes[slot].observe(out)
+                if episodes[slot].done:
+                    self.failures_in_a_row = 0
+            elif self._play_again(episodes, slot, out):
+                again.append(slot)
+        return again
+
+    def _play_again(self, episodes: list[Episode], slot: int, out: Trouble | Lost) -> bool:
+        """Prepare an episode that failed to be played again, or end it where its retries are used up.
+
+        Raises:
+            FailureLimitError: it ends, and is one too many.
+        """
+        episode = episodes[slot]
+        old = episode.trajectory
+        attempt = old.attempts
+        retried = isinstance(out, Lost) or attempt <= self.retries
+        if isinstance(out, Trouble):
+            failure = Failure(
+                boundary=Boundary(out.boundary),
+                error=first_line(out.error),
+                task_id=old.task_id,
+                group=old.group,
+                member=old.member,
+                step=len(old.steps),
+                attempt=attempt,
+                outcome=Outcome.RETRIED if retried else Outcome.LEFT_OUT,
+            )
+            self._failures.append(failure)
+            attempt += 1
+            if failure.boundary not in (Boundary.MODEL, Boundary.PARSER):
+                self.pool.discard(slot)
+            if not retried:
+                old.failure, old.stop_reason, episode.done = failure, StopReason.ERROR, True
+                self._count(failure, out)
+        if retried:
+            fresh = Trajectory(old.task_id, old.task_type, "", old.group, old.member, attempts=attempt)
+            episodes[slot] = self._episode(fresh)
+        return retried
+
+    def _count(self, failure: Failure, trouble: Trouble) -> None:
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row < self.max_failures:
+            return
+        detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
+        raise FailureLimitError(
+            f"{self.failures_in_a_row} episodes in a row failed for reasons that are not the policy's; expected fewer "
+            f"than {self.max_failures}. The last one: task '{failure.task_id}', group {failure.group}, member "
+            f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
+            f"{trouble.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
+        )

@@ -1,22 +1,29 @@
-"""One episode in progress: environment, memory and the trajectory that grows."""
+"""One episode in progress: memory, what the world showed last, and the trajectory that grows.
+
+It never calls an environment: what an environment returns is handed in, and the action to take is handed out.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, parse_response, render_prompt
-from stapo.envs import Env
+from stapo.envs import Observation, StepResult
+from stapo.envs.guard import Trouble, raised, short
+from stapo.errors import EnvError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.faults import Boundary
 from stapo.rollout.parts import token_parts
 from stapo.rollout.sampler import Sample
 from stapo.rollout.types import Step, StopReason, Trajectory
 
 
 class Episode:
-    """Plays one task; `prompt` and `act` are called in turn until `done`."""
+    """Plays one task: `begin`, then `prompt`, `answer` and `observe` in turn until `done`."""
 
     def __init__(
         self,
-        env: Env,
         encoder: PromptEncoder,
         agent: AgentConfig,
         trajectory: Trajectory,
@@ -26,7 +33,6 @@ class Episode:
         reward_scale: float,
         mark_parts: bool = False,
     ) -> None:
-        self.env = env
         self.encoder = encoder
         self.agent = agent
         self.trajectory = trajectory
@@ -34,15 +40,20 @@ class Episode:
         self.anchor = anchor
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
-        first = env.reset(trajectory.task_id)
-        trajectory.goal = first.goal
         self.memory = Memory(agent.history_length)
-        self.observation = first.text
-        self.blind_observation = first.blind_text if first.blind_text is not None else first.text
-        self.admissible = first.admissible
+        self.observation = self.blind_observation = ""
+        self.admissible: list[str] | None = None
         self.done = False
         self._tried: set[tuple[str, str]] = set()
         self._prompt: tuple[str, list[int], str, list[int]] = ("", [], "", [])
+        self._step: Step | None = None
+
+    def begin(self, first: Observation) -> None:
+        """Take in what the episode begins with."""
+        self.trajectory.goal = first.goal
+        self.observation = first.text
+        self.blind_observation = first.blind_text if first.blind_text is not None else first.text
+        self.admissible = first.admissible
 
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
@@ -73,10 +84,17 @@ class Episode:
             return None
         return tuple(c for c in self.admissible if c not in self.agent.hidden_commands)
 
-    def act(self, sample: Sample) -> None:
-        """Hand a sampled response to the environment and append the step."""
-        response = self.encoder.decode(sample.ids)
-        parsed = parse_response(response, self.agent.response)
+    def answer(self, sample: Sample) -> str | Trouble:
+        """Take in a sampled response; returns the action to take, or why there is none."""
+        wrong = _wrong_sample(sample)
+        if wrong:
+            return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
+        try:
+            response = self.encoder.decode(sample.ids)
+            parsed = parse_response(response, self.agent.response)
+            parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
+        except Exception as err:
+            return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
         valid, problem = parsed.valid, parsed.problem
         offered = self.admissible if self.agent.require_admissible else None
         if valid and offered is not None and parsed.action not in offered:
@@ -85,31 +103,40 @@ class Episode:
         anchor = self.observation
         if self.anchor == "observation_and_admissible" and self.admissible is not None:
             anchor += "\n" + "\n".join(self.admissible)
-        out = self.env.step(parsed.action)
-        self.trajectory.steps.append(
-            Step(
-                prompt_ids=ids,
-                blind_ids=blind_ids,
-                response_ids=sample.ids,
-                logprobs=sample.logprobs,
-                entropies=sample.entropies,
-                prompt=text,
-                blind_prompt=blind,
-                response=response,
-                action=parsed.action,
-                valid=valid,
-                problem=problem,
-                anchor=anchor,
-                observation=self.observation,
-                reward=out.reward * self.reward_scale,
-                truncated=not sample.ended,
-                repeated=(anchor, parsed.action) in self._tried,
-                effect=out.info.get("effect"),
-                parts=token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {},
-            )
+        self._step = Step(
+            prompt_ids=ids,
+            blind_ids=blind_ids,
+            response_ids=sample.ids,
+            logprobs=sample.logprobs,
+            entropies=sample.entropies,
+            prompt=text,
+            blind_prompt=blind,
+            response=response,
+            action=parsed.action,
+            valid=valid,
+            problem=problem,
+            anchor=anchor,
+            observation=self.observation,
+            truncated=not sample.ended,
+            repeated=(anchor, parsed.action) in self._tried,
+            parts=parts,
         )
-        self._tried.add((anchor, parsed.action))
-        self.memory.add(Turn(self.observation, self.blind_observation, parsed.action))
+        return parsed.action
+
+    def observe(self, out: StepResult) -> None:
+        """Take in what the action led to, and append the step.
+
+        Raises:
+            EnvError: no action was asked for.
+        """
+        step, self._step = self._step, None
+        if step is None:
+            raise EnvError("observe was called without an action in between; call prompt and answer first.")
+        step.reward = out.reward * self.reward_scale
+        step.effect = out.info.get("effect")
+        self.trajectory.steps.append(step)
+        self._tried.add((step.anchor, step.action))
+        self.memory.add(Turn(self.observation, self.blind_observation, step.action))
         self.observation = self.blind_observation = out.text
         self.admissible = out.admissible
         if out.done:
@@ -121,3 +148,18 @@ class Episode:
                 self.trajectory.stop_reason = StopReason.STEP_LIMIT
             else:
                 self.trajectory.stop_reason = StopReason.FAILED
+
+
+def _wrong_sample(sample: Sample) -> str:
+    """What is wrong with a response, "" for nothing. NaN passes here, too: training stops on it."""
+    try:
+        tokens, logprobs, entropies = len(sample.ids), len(sample.logprobs), len(sample.entropies)
+    except Exception:
+        return f"{short(sample)}, expected a Sample with lists"
+    if tokens == 0:
+        return "no tokens, expected at least one (the end token)"
+    if not tokens == logprobs == entropies:
+        return (
+            f"{tokens} tokens, {logprobs} log-probabilities and {entropies} entropies, expected one of each per token"
+        )
+    return ""

@@ -85,7 +85,10 @@ def evaluate(
 
 
 def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
-    """Success by task type and other rates: mean over seeds, spread over seeds, and the binomial standard error."""
+    """Success by task type and other rates: mean over seeds, spread over seeds, and the binomial standard error.
+
+    Episodes that failed by an error count as lost; "errors" says how many there were.
+    """
     types = sorted({t.task_type for trajectories in played for t in trajectories})
     per_seed = [_rates(trajectories) for trajectories in played]
     count = sum(len(trajectories) for trajectories in played)
@@ -96,6 +99,7 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
         "success_std_over_seeds": stdev(r["success"] for r in per_seed) if len(per_seed) > 1 else None,
         "success_standard_error": math.sqrt(mean * (1 - mean) / count) if count else None,
         "success_by_seed": [r["success"] for r in per_seed],
+        "errors": sum(t.failure is not None for trajectories in played for t in trajectories),
     }
     for key in ("episode_length", "valid_actions", "repeated_actions", "ineffective_actions", "step_limit"):
         values = [r[key] for r in per_seed if r[key] is not None]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from stapo.rollout.faults import Failure
+
 
 class StopReason(StrEnum):
     """Why an episode ended. Closed: every trajectory carries exactly one."""
@@ -17,6 +19,8 @@ class StopReason(StrEnum):
     """The environment's step limit was reached."""
     PROMPT_TOO_LONG = "prompt_too_long"
     """The next prompt did not fit into `max_prompt_tokens`, even without history."""
+    ERROR = "error"
+    """Environment, model, parser, retriever or reward failed, and so did every retry; `Trajectory.failure` says how."""
 
 
 @dataclass(slots=True)
@@ -77,6 +81,8 @@ class Trajectory:
         steps: its rows, in order.
         won: the task was solved.
         stop_reason: why it ended.
+        failure: what ended it where the stop reason is an error, else None. Its steps are those before the failure.
+        attempts: how often it was begun because of its own failures, 1 where nothing failed.
     """
 
     task_id: str
@@ -87,6 +93,8 @@ class Trajectory:
     steps: list[Step] = field(default_factory=list)
     won: bool = False
     stop_reason: StopReason = StopReason.STEP_LIMIT
+    failure: Failure | None = None
+    attempts: int = 1
 
     @property
     def score(self) -> float:

@@ -1,0 +1,227 @@
+"""Calls into environments that may raise, exit or return garbage.
+
+What goes wrong becomes a value with a name: `Trouble`. Nothing here catches `KeyboardInterrupt` or a cancellation.
+Values are checked where they enter the package, so that nothing behind this line has to doubt them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.errors import ConfigError, GameFileError, RetrieverError, UnknownNameError
+
+SETTINGS_ERRORS = (ConfigError, UnknownNameError, GameFileError)
+"""Raised by a constructor, these say that no environment can be built with these options, now or later."""
+
+_FLAGS = ("truncated", "effect")
+_FLAG = (bool, type(None))
+_TEXTS = frozenset({str})
+_DETAIL = 2_000
+_SHORT = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An episode that has begun.
+
+    Attributes:
+        observation: what the environment returned from `reset`.
+        task_type: the family that the task is reported under.
+    """
+
+    observation: Observation
+    task_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """A call that failed.
+
+    Attributes:
+        boundary: whose failure it is: "environment", "retriever" or "reward".
+        error: what was called and what happened.
+        detail: the end of the stack trace, or the last that a worker wrote; "" where there is neither.
+    """
+
+    boundary: str
+    error: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """An episode that is gone without a fault of its own.
+
+    Attributes:
+        reason: what took it along.
+    """
+
+    reason: str
+
+
+def start(env: Env, task_id: str) -> Started | Trouble:
+    """Begin the episode of a task."""
+    call = f"reset({short(task_id)})"
+    try:
+        task_type, seen = env.task_type(task_id), env.reset(task_id)
+        wrong = _wrong_observation(seen) or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
+    except (Exception, SystemExit) as err:
+        return raised(err, call)
+    return Trouble("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type)
+
+
+def advance(env: Env, action: str) -> StepResult | Trouble:
+    """Take one action."""
+    try:
+        out: StepResult = env.step(action)
+        if _is_plain(out):
+            return out
+        out = _with_plain_numbers(out)
+        wrong = _wrong_result(out)
+        unpaid = "" if wrong else _wrong_reward(out.reward)
+    except (Exception, SystemExit) as err:
+        return raised(err, f"step({short(action)})")
+    if wrong:
+        return Trouble("environment", f"step({short(action)}) returned {wrong}")
+    if unpaid:
+        return Trouble("reward", f"step({short(action)}) returned {unpaid}")
+    return out
+
+
+def build(make_env: Callable[[], Env]) -> Env | Trouble:
+    """Build an environment.
+
+    Raises:
+        ConfigError: or another of `SETTINGS_ERRORS`, if the environment cannot be built with these options.
+    """
+    try:
+        return make_env()
+    except SETTINGS_ERRORS:
+        raise
+    except (Exception, SystemExit) as err:
+        return raised(err, "building the environment")
+
+
+def close_quietly(env: Env) -> None:
+    """Close an environment that nobody asks anything any more; what it raises then is of no use to anybody."""
+    try:
+        env.close()
+    except (Exception, SystemExit):
+        return
+
+
+def state_of(env: Env) -> Any:
+    """What an environment carries from one episode to the next, or None where it has no `state_dict`."""
+    state_dict = getattr(env, "state_dict", None)
+    return None if state_dict is None else state_dict()
+
+
+def load_state(env: Env, state: Any) -> None:
+    """Give an environment back what `state_of` took from it."""
+    env.load_state_dict(state)  # type: ignore[attr-defined]
+
+
+def raised(err: BaseException, call: str) -> Trouble:
+    """The value for an exception."""
+    boundary = "retriever" if isinstance(err, RetrieverError) else "environment"
+    try:
+        said = str(err)
+    except Exception:
+        said = "(its text cannot be shown)"
+    try:
+        detail = "".join(traceback.format_exception(err))[-_DETAIL:]
+    except Exception:
+        detail = ""
+    return Trouble(boundary, f"{call} raised {type(err).__name__}" + (f": {said}" if said else ""), detail)
+
+
+def short(value: object) -> str:
+    """A value as it is shown in a message, of at most 80 characters or so."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"(an unprintable {type(value).__name__})"
+    return text if len(text) <= _SHORT else text[: _SHORT - 2] + " …"
+
+
+def scalar(value: Any) -> Any:
+    """Plain number or truth value of a NumPy scalar; everything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _is_plain(out: Any) -> bool:
+    """What well-behaved environments return needs no closer look, and no microseconds."""
+    return (
+        type(out) is StepResult
+        and type(out.text) is str
+        and type(out.reward) is float
+        and type(out.done) is bool
+        and type(out.won) is bool
+        and type(out.info) is dict
+        and type(out.info.get("truncated")) in _FLAG
+        and type(out.info.get("effect")) in _FLAG
+        and (out.admissible is None or (type(out.admissible) is list and _TEXTS.issuperset(map(type, out.admissible))))
+    )
+
+
+def _with_plain_numbers(out: Any) -> Any:
+    if not isinstance(out, StepResult):
+        return out
+    info: Any = out.info
+    if isinstance(info, dict):
+        info = {key: scalar(value) if key in _FLAGS else value for key, value in info.items()}
+    return replace(out, reward=scalar(out.reward), done=scalar(out.done), won=scalar(out.won), info=info)
+
+
+def _unless(fine: bool, what: str, value: object, expected: str) -> str:
+    return "" if fine else f"{what} {short(value)}, expected {expected}"
+
+
+def _wrong_observation(seen: Any) -> str:
+    if not isinstance(seen, Observation):
+        return f"{short(seen)}, expected an Observation"
+    return (
+        _unless(isinstance(seen.text, str), "text", seen.text, "a text")
+        or _unless(isinstance(seen.goal, str), "goal", seen.goal, "a text")
+        or _unless(seen.blind_text is None or isinstance(seen.blind_text, str), "blind_text", seen.blind_text, "a text")
+        or _wrong_commands(seen.admissible)
+    )
+
+
+def _wrong_result(out: Any) -> str:
+    if not isinstance(out, StepResult):
+        return f"{short(out)}, expected a StepResult"
+    info: Any = out.info
+    if not isinstance(info, dict):
+        return f"info {short(info)}, expected a dict"
+    for key in _FLAGS:
+        if type(info.get(key)) not in _FLAG:
+            return f"info['{key}'] {short(info[key])}, expected True or False"
+    return (
+        _unless(isinstance(out.text, str), "text", out.text, "a text")
+        or _unless(isinstance(out.done, bool), "done", out.done, "True or False")
+        or _unless(isinstance(out.won, bool), "won", out.won, "True or False")
+        or _wrong_commands(out.admissible)
+    )
+
+
+def _wrong_commands(commands: object) -> str:
+    if commands is None:
+        return ""
+    fine = isinstance(commands, list) and all(isinstance(command, str) for command in commands)
+    return _unless(fine, "admissible", commands, "a list of texts or None")
+
+
+def _wrong_reward(reward: object) -> str:
+    """NaN and infinity pass: training stops on them, and names the row, before the weights move."""
+    if not isinstance(reward, int | float):
+        return _unless(False, "reward", reward, "a number")
+    try:
+        float(reward)
+    except OverflowError:
+        return "a reward that is too large for a number, expected one that fits"
+    return ""

@@ -1,0 +1,152 @@
+"""A child process that plays environments for a pool: the child's side.
+
+Requests arrive on standard input and are answered in order, one JSON line each. What environments print goes to
+standard error. A worker ends when its pool closes it or dies, even in the middle of a step that never ends.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from importlib import import_module
+from typing import Any, BinaryIO
+
+from stapo.envs.guard import (
+    SETTINGS_ERRORS,
+    Trouble,
+    advance,
+    build,
+    close_quietly,
+    load_state,
+    raised,
+    start,
+    state_of,
+)
+from stapo.envs.protocol import Env
+from stapo.envs.wire import dump, load, pack
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """The environments of one worker, by slot.
+
+    Args:
+        target: where the class of the environment is, "module:qualified name".
+        options: its keyword arguments.
+    """
+
+    def __init__(self, target: str, options: dict[str, Any]) -> None:
+        module, _, name = target.partition(":")
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        self.make_env = lambda: found(**options)
+        self.envs: dict[int, Env] = {}
+
+    def answer(self, slot: int, operation: str, argument: Any, fresh: bool) -> list[Any]:
+        """Do what was asked for; returns the packed answer.
+
+        Raises:
+            ConfigError: or another settings error, if no environment can be built.
+        """
+        if fresh:
+            self.drop(slot)
+        if operation == "state" and slot not in self.envs:
+            return ["state", None]
+        if slot not in self.envs:
+            built = build(self.make_env)
+            if isinstance(built, Trouble):
+                return pack(built)
+            self.envs[slot] = built
+        env = self.envs[slot]
+        if operation == "reset":
+            return pack(start(env, argument))
+        if operation == "step":
+            return pack(advance(env, argument))
+        try:
+            if operation == "restore":
+                load_state(env, argument)
+                return ["state", None]
+            return ["state", state_of(env)]
+        except (Exception, SystemExit) as err:
+            return pack(raised(err, "load_state_dict()" if operation == "restore" else "state_dict()"))
+
+    def drop(self, slot: int) -> None:
+        """Close the environment of a slot, if there is one."""
+        env = self.envs.pop(slot, None)
+        if env is not None:
+            close_quietly(env)
+
+
+def main() -> None:
+    """Answer requests until there are no more."""
+    # Stopping is the pool's business. A handler, not SIG_IGN: programs that an environment starts would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _ignore)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Environments may print, read, and start programs that do: none of it may reach the requests and answers.
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    setup = load(requests.readline())
+    _die_with_parent(setup)
+    try:
+        worker = Worker(setup["target"], setup["options"])
+    except (Exception, SystemExit) as err:
+        failed = raised(err, f"importing '{setup['target']}'")
+        _send(answers, dump([-1, ["settings", "ConfigError", failed.error]]))
+        return
+    _send(answers, dump([-1, ["ready"]]))
+    for line in requests:
+        number, slot, operation, argument, fresh = load(line)
+        try:
+            answer = worker.answer(slot, operation, argument, fresh)
+        except SETTINGS_ERRORS as err:
+            answer = ["settings", type(err).__name__, str(err)]
+        except KeyboardInterrupt as err:
+            # The signal is not delivered here, so the environment raised it.
+            answer = pack(raised(err, operation))
+        _send(answers, _line(number, answer))
+    for slot in list(worker.envs):
+        worker.drop(slot)
+
+
+def _send(answers: BinaryIO, line: bytes) -> None:
+    answers.write(line)
+    answers.flush()
+
+
+def _line(number: int, answer: list[Any]) -> bytes:
+    try:
+        return dump([number, answer])
+    except (TypeError, ValueError, RecursionError) as err:
+        return dump([number, pack(raised(err, "writing the answer as JSON"))])
+
+
+def _ignore(number: int, frame: Any) -> None:
+    """Ignore a signal."""
+
+
+def _die_with_parent(setup: dict[str, Any]) -> None:
+    """End at once when the parent is gone, whatever an environment is doing then."""
+    lifeline: int = setup["lifeline"]
+    os.set_inheritable(lifeline, False)
+    threading.Thread(target=_wait_for_the_end, args=(lifeline,), name="lifeline", daemon=True).start()
+    # The thread needs the interpreter, which foreign code may hold for ever. The kernel needs nothing. But it counts
+    # the end of the thread that started this process as the end of the parent, hence only for the main thread.
+    if sys.platform == "linux" and setup["by_main_thread"]:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != setup["parent"]:
+        os._exit(1)
+
+
+def _wait_for_the_end(lifeline: int) -> None:
+    """Nothing is ever written to this pipe: reading returns when the last writer, the parent, is gone."""
+    os.read(lifeline, 1)
+    os._exit(1)

@@ -1,0 +1,90 @@
+"""Episodes that fail for reasons that are not the policy's: whose fault, what was seen, what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal, get_args
+
+if TYPE_CHECKING:
+    from stapo.rollout.types import Trajectory
+
+OnFailure = Literal["shrink", "drop"]
+
+_LONGEST_ERROR = 500
+
+
+class Boundary(StrEnum):
+    """Where an episode failed. Closed: every failure carries exactly one."""
+
+    MODEL = "model"
+    """The sampler answered with no tokens, or not with one log-probability and one entropy per token."""
+    ENVIRONMENT = "environment"
+    """The environment raised, exited, hung, or returned what its protocol does not allow."""
+    PARSER = "parser"
+    """Decoding or reading a response raised."""
+    RETRIEVER = "retriever"
+    """A retriever that the environment asks could not be reached, and the environment said so by `RetrieverError`."""
+    REWARD = "reward"
+    """The environment's reward was no number. (NaN and infinity are numbers; training stops on them.)"""
+
+
+class Outcome(StrEnum):
+    """What became of an episode that failed. Closed."""
+
+    RETRIED = "retried"
+    """It was played again from the start."""
+    LEFT_OUT = "left out"
+    """It was out of retries: training leaves it out, evaluation counts it as lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failure of one episode.
+
+    Attributes:
+        boundary: whose failure it is.
+        error: first line of what was seen, at most 500 characters.
+        task_id: the task that was attempted.
+        group: index of its task group.
+        member: index inside the group.
+        step: steps that the episode had then, 0 for a failed reset or first step.
+        attempt: which attempt at this episode it was, from 1.
+        outcome: what became of the episode.
+    """
+
+    boundary: Boundary
+    error: str
+    task_id: str
+    group: int
+    member: int
+    step: int
+    attempt: int
+    outcome: Outcome
+
+
+def first_line(error: str) -> str:
+    """The first line of a message that has text, at most 500 characters."""
+    lines = error.strip().splitlines()
+    return lines[0][:_LONGEST_ERROR] if lines else "(no message)"
+
+
+def settle(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:
+    """Take out what training must not see.
+
+    Args:
+        trajectories: as `Collector.collect` returns them.
+        on_failure: "shrink" leaves failed episodes out, "drop" leaves out every group that has one.
+
+    Returns:
+        the trajectories to train on, in their order (empty where all failed), and the failures that ended an episode.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    if on_failure not in get_args(OnFailure):
+        raise ValueError(f"on_failure is {on_failure!r}, expected one of {', '.join(get_args(OnFailure))}.")
+    failures = [t.failure for t in trajectories if t.failure is not None]
+    hit = {t.group for t in trajectories if t.failure is not None} if on_failure == "drop" else set()
+    return [t for t in trajectories if t.failure is None and t.group not in hit], failures
