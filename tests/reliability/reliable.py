@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -21,6 +22,7 @@ import yaml
 
 from stapo.cli.main import main
 from stapo.run import RunDirectory
+from stapo.run.saves import SaveStore
 from toy_world import register_toy
 
 PATIENCE = 240.0
@@ -146,6 +148,18 @@ def train(folder: Path, data: dict[str, Any], *more: str, name: str = "run", exp
     if expect is not None:
         assert code == expect, log.read_text()[-3000:]
     return RunDirectory(folder / name)
+
+
+def copying(folder: Path) -> None:
+    """Make every save of this process leave a copy of the whole run in `folder/copies`."""
+    write = SaveStore.write
+
+    def write_and_copy(self: SaveStore, fill: Callable[[Path], None], keep: int) -> Path:
+        path = write(self, fill, keep)
+        shutil.copytree(self.folder.parent, folder / "copies" / path.name)
+        return path
+
+    SaveStore.write = write_and_copy  # type: ignore[method-assign]
 
 
 WALL_CLOCK = ("seconds", "time", "started", "ended")

@@ -1,7 +1,7 @@
 """1. Bitwise resume: a run that is cut off after any of its saves and gone on with equals one that was not.
 
-Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each algorithm and
-each environment. The cut is made by putting the folder back to what it was right after a save.
+Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each algorithm
+and each environment. The cut is made by putting the folder back to what it was right after a save.
 """
 
 from __future__ import annotations
@@ -9,23 +9,10 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from reliable import ENVIRONMENTS, assert_same, contents, copying, run, settings, train, write_settings
 
-from reliable import ENVIRONMENTS, assert_same, contents, run, settings, train, write_settings
 from stapo.algo import ALGORITHMS
 from stapo.run import RunDirectory
-from stapo.run.saves import SaveStore
-
-
-def copying(folder):
-    """Makes every save of this process leave a copy of the whole run behind."""
-    write = SaveStore.write
-
-    def write_and_copy(self, fill, keep):
-        path = write(self, fill, keep)
-        shutil.copytree(self.folder.parent, folder / "copies" / path.name)
-        return path
-
-    SaveStore.write = write_and_copy
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

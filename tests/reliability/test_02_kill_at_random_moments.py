@@ -1,7 +1,7 @@
 """2. SIGKILL at random moments: the same command is given again until it is done, and nothing shows.
 
-Half of the moments are random, the other half fall into a save: the child is killed as soon as an unfinished save can be
-seen, or a little later. `make soak` kills 50 times for every algorithm and every environment; the suite, less often.
+Half of the moments are random, the other half fall into a save: the child is killed as soon as an unfinished save can
+be seen, or a little later. `make soak` kills 50 times for every algorithm and every environment; the suite, less often.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import signal
 import time
 
 import pytest
-
 from reliable import ENVIRONMENTS, assert_same, contents, kill, settings, start, train, wait, write_settings
+
 from stapo.algo import ALGORITHMS
 from stapo.run import RunDirectory
 

@@ -187,7 +187,7 @@ def _evaluate(source: RunDirectory, config: RunConfig, request: _Request) -> dic
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
     set_threads(config.log.threads)
     transformers_logging.disable_progress_bar()
-    policy = load_policy(str(source.checkpoint(request.checkpoint)), config.model)
+    policy = load_policy(str(source.check_checkpoint(request.checkpoint)), config.model)
     temperature = config.eval.temperature if request.temperature is None else request.temperature
     # Without random numbers all seeds play the same episodes; a spread of 0 over them would say nothing.
     seeds = request.seeds if temperature > 0 else request.seeds[:1]

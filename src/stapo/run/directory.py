@@ -35,7 +35,7 @@ from stapo.run.durable import append_whole, remove_folder, sync, write_durably
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.saves import SaveStore
-from stapo.run.sealed import write_sealed
+from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
 
 FORMAT_VERSION = 1
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
@@ -111,12 +111,26 @@ class RunDirectory:
         return data
 
     def write_info(self, info: Mapping[str, Any]) -> None:
-        """Replace run.json in one step."""
-        write_durably(self.path / "run.json", (json.dumps(info, indent=1) + "\n").encode())
+        """Replace run.json in one step.
+
+        Raises:
+            RunDirectoryError: it cannot be written; the old one stands.
+        """
+        self._replace("run.json", json.dumps(info, indent=1) + "\n")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Replace config.yaml in one step."""
-        write_durably(self.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        """Replace config.yaml in one step.
+
+        Raises:
+            RunDirectoryError: it cannot be written; the old one stands.
+        """
+        self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+
+    def _replace(self, name: str, text: str) -> None:
+        try:
+            write_durably(self.path / name, text.encode())
+        except OSError as err:
+            raise RunDirectoryError(f"'{self.path / name}' cannot be written: {err.strerror or err}.") from err
 
     def finish(self, status: str, **facts: Any) -> None:
         """Set the status (done, stopped, failed) and further facts in run.json.
@@ -239,6 +253,17 @@ class RunDirectory:
         except Exception as err:  # the writers of tensors raise errors of their own when a disk is full
             reason = (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
             raise RunDirectoryError(f"checkpoint '{path}' cannot be written: {reason}.") from err
+        return path
+
+    def check_checkpoint(self, name: str) -> Path:
+        """Check the files of a checkpoint against their hashes; returns its folder.
+
+        Raises:
+            SaveError: a file is missing, cut short or changed; it is named. Those of earlier versions have no hashes.
+        """
+        path = self.checkpoint(name)
+        if (path / MANIFEST).exists() or (path / MARKER).exists():
+            check_sealed(path, strangers=True)
         return path
 
     def checkpoints(self) -> list[str]:

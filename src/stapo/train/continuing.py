@@ -58,8 +58,9 @@ def is_run(path: Path) -> bool:
 
 def is_finished(run: RunDirectory, config: RunConfig) -> bool:
     """Whether the run is done, and as long as `config` wants it."""
-    done = from_data(RunConfig, run.config()).optim.iterations
-    return run.info().get("status") == "done" and done == config.optim.iterations
+    # Not config.yaml: a run that is being made longer has its new length there before anything is trained.
+    info = run.info()
+    return info.get("status") == "done" and info.get("iterations") == config.optim.iterations
 
 
 def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
@@ -96,18 +97,18 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
 
     def check(folder: Path) -> None:
         states[folder] = state = read_state(folder)
+        _require_same(folder, state.config, config)
         lost = run.holds(state.rows)
         if lost:
             raise SaveError(f"{lost}; '{folder}' cannot be used without it.")
-        _require_same(folder, state.config, config)
 
     folder, reasons = run.saves.newest_good(check)
     if folder is None:
         if run.rows("metrics"):
             raise SaveError(
                 f"the run in '{run.path}' has iterations but no saves: an earlier version made it, or its folder "
-                "saves/ was removed. It can be evaluated and reported, not gone on with. Nothing was touched; choose another "
-                "folder with --out."
+                "saves/ was removed. It can be evaluated and reported, not gone on with. Nothing was touched; choose "
+                "another folder with --out."
             )
         return None
     state = states[folder]

@@ -59,7 +59,7 @@ def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher
     it would have had anyway.
 
     Raises:
-        RunDirectoryError: `out` holds something else than a run, or cannot be written, or another process is writing it.
+        RunDirectoryError: `out` holds something else than a run, cannot be written, or another process is writing it.
         ConfigError, GameFileError, ModelError: what was asked for cannot be used; nothing was trained yet. Also for a
             run that is there and was made with other settings.
         SaveError: the state could not be saved, or the run that is there has no save that can be used.
@@ -104,7 +104,7 @@ def _train(
     except Exception as err:
         run.finish("failed", reason=f"{type(err).__name__}: {err}")
         raise
-    run.finish("done", seconds=trainer.seconds, evaluations=evaluations)
+    run.finish("done", iterations=config.optim.iterations, seconds=trainer.seconds, evaluations=evaluations)
     return Outcome(run, evaluations, trainer.seconds)
 
 

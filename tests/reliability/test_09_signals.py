@@ -1,0 +1,167 @@
+"""9. SIGTERM and SIGINT: a save at the next safe point within the deadline, exit code 143 or 130, nobody left behind.
+
+A second signal stops at once, and the handlers that were there come back. Gone on with, the run ends as if undisturbed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from reliable import assert_same, contents, kill, run, settings, start, train, wait, write_settings
+from stapo.run import RunDirectory
+from stapo.train.interrupt import Interrupts, RunInterrupted
+
+SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+def wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the run did not get so far"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return contents(train(tmp_path_factory.mktemp("whole"), settings()))
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
+@pytest.mark.parametrize("where", ["warm start", "iteration"])
+def test_stops_at_a_safe_point_and_goes_on(tmp_path, undisturbed, signum, where):
+    source, folder, log = write_settings(tmp_path, settings()), tmp_path / "run", tmp_path / "log"
+    argv = ["train", str(source), "--quiet", "--out", str(folder)]
+    pid = start(argv, log)
+    file = folder / ("warm_start.jsonl" if where == "warm start" else "metrics.jsonl")
+    wait_for(file.exists)
+    os.kill(pid, signum)
+    assert wait(pid, 40) == SIGNALS[signum], log.read_text()
+    text = log.read_text()
+    assert f"{signum.name}: stopping after what is in progress, in 30 s at the latest" in text
+    assert "Traceback" not in text
+    made = RunDirectory(folder)
+    assert made.info()["status"] == "stopped"
+    # Nothing that was done is lost: the save is as far as the rows are.
+    assert all(made.row_positions()[k] == v for k, v in state(made)["rows"].items())
+    assert run(argv, log) == 0
+    assert_same(undisturbed, contents(made))
+
+
+def state(made):
+    from stapo.train.state import read_state
+
+    return vars(read_state(made.saves.complete()[0]))
+
+
+def test_what_takes_too_long_is_given_up(tmp_path, undisturbed):
+    """An iteration that does not end within the deadline: the save before it stands, and the run goes on from there."""
+    data = settings(log__grace=0.5)
+
+    def slow():
+        from stapo.train.update import Updater
+
+        Updater.update = lambda *args, **kwargs: time.sleep(120)
+
+    source, folder, log = write_settings(tmp_path, data), tmp_path / "run", tmp_path / "log"
+    argv = ["train", str(source), "--quiet", "--out", str(folder)]
+    pid = start(argv, log, slow)
+    wait_for((folder / "evals.jsonl").exists)
+    time.sleep(1.0)
+    asked = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid, 30) == 143, log.read_text()
+    assert time.monotonic() - asked < 10
+    assert "did not end within 0.5 s" in log.read_text()
+    assert run(argv, log) == 0
+    assert_same(undisturbed, contents(RunDirectory(folder)))
+
+
+def test_a_second_signal_stops_at_once(tmp_path):
+    def slow():
+        from stapo.train.update import Updater
+
+        Updater.update = lambda *args, **kwargs: time.sleep(120)
+
+    source, folder, log = write_settings(tmp_path, settings(log__grace=100.0)), tmp_path / "run", tmp_path / "log"
+    pid = start(["train", str(source), "--quiet", "--out", str(folder)], log, slow)
+    wait_for((folder / "evals.jsonl").exists)
+    time.sleep(1.0)
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.3)
+    asked = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert wait(pid, 30) == 143, log.read_text()
+    assert time.monotonic() - asked < 5
+    assert "stopped at once by a second signal" in log.read_text()
+
+
+def test_handlers_come_back():
+    def mine(signum, frame):
+        raise AssertionError("not now")
+
+    before = {s: signal.signal(s, mine) for s in SIGNALS}
+    try:
+        with pytest.raises(RunInterrupted) as stop, Interrupts(5.0) as interrupts:
+            assert not interrupts.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert interrupts.requested
+            interrupts.check()
+            interrupts.leave()
+        assert stop.value.exit_code == 143
+        assert all(signal.getsignal(s) is mine for s in SIGNALS)
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def test_nothing_that_isolates_failures_swallows_it():
+    assert issubclass(RunInterrupted, KeyboardInterrupt)
+    assert not issubclass(RunInterrupted, Exception)
+
+
+def test_one_writer_at_a_time(tmp_path):
+    """The same command beside a run that goes on: refused, nothing touched; after it was killed: not refused."""
+    source, folder, log = write_settings(tmp_path, settings()), tmp_path / "run", tmp_path / "log"
+    argv = ["train", str(source), "--quiet", "--out", str(folder)]
+    pid = start(argv, log)
+    wait_for((folder / "warm_start.jsonl").exists)
+    assert run(argv, tmp_path / "second") == 2
+    assert f"is going on in another process ({pid})" in (tmp_path / "second").read_text()
+    assert kill(pid) == -signal.SIGKILL
+    assert run(argv, log) == 0
+
+
+@pytest.mark.slow
+def test_as_a_process_of_its_own_with_workers(tmp_path):
+    """As a scheduler does it: SIGTERM to the command, whose environments are processes of their own."""
+    source = write_settings(tmp_path, settings(optim__iterations=500, rollout__workers=2))
+    argv = [sys.executable, "-m", "stapo.cli.main", "train", str(source), "--quiet", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
+    wait_for((tmp_path / "run" / "metrics.jsonl").exists, 120)
+    children = workers_of(process.pid)
+    assert len(children) == 2
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), 10)
+
+
+def workers_of(pid):
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdecimal():
+            try:
+                with open(f"/proc/{entry}/stat") as file:
+                    parent = int(file.read().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found.append(int(entry))
+    return found
