@@ -20,14 +20,18 @@ from stapo.errors import ConfigError, RetrieverError, unknown_name
 TASKS = ["unruly/a", "unruly/b", "unruly/c"]
 
 
-def running(marker: str) -> list[int]:
-    """Processes with this text in their command line, except for those that have ended and the one that asks."""
-    found = []
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if marker.encode() in line.read_bytes() and int(line.parent.name) != os.getpid():
-                found.append(int(line.parent.name))
-    return found
+def running(marker: str, patience: float = 5.0) -> list[int]:
+    """Processes with this text in their command line that are still there after `patience` seconds."""
+    until = time.monotonic() + patience
+    while True:
+        found = []
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if marker.encode() in line.read_bytes() and int(line.parent.name) != os.getpid():
+                    found.append(int(line.parent.name))
+        if not found or time.monotonic() > until:
+            return found
+        time.sleep(0.02)
 
 
 class Loud:

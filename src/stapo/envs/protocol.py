@@ -4,6 +4,15 @@ An environment plays one episode at a time: `reset(task_id)` starts the episode 
 state, `step(action)` takes free text and never raises on it (text that the world does not understand is a wasted
 turn, not an error), `close()` frees what it holds. Tasks have stable ids, sorted, and belong to splits. The same task
 id always gives the same episode for the same actions.
+
+What does not follow this costs its episode and no more: an exception (`stapo.errors.RetrieverError` is recorded as the
+retriever's failure, everything else as the environment's), a result of another type than the classes below, a reward
+that is no number. A reward may be an int, a float, a bool (True is 1) or a NumPy scalar; NaN and infinity stop training
+before the weights move.
+
+An environment that carries something from one episode to the next, a random generator of its own, say, can have two
+more methods: `state_dict()` returns it in JSON's types, and `load_state_dict(state)` takes it back, before any episode
+was begun. A resumed run then goes on with the same numbers.
 """
 
 from __future__ import annotations

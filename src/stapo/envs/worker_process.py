@@ -71,8 +71,16 @@ class WorkerProcess:
         self.ready = False
         self.ended = False
         self._lifeline = -1
+        self._owner = os.getpid()
         self._to_send = bytearray()
         self._received = bytearray()
+
+    def __del__(self) -> None:
+        # A pool that nobody closed: Python keeps the pipes of a running child, which would then wait for ever. Not in
+        # a forked copy of this process, which owns no workers.
+        if self.process is not None and self._owner == os.getpid():
+            with contextlib.suppress(Exception):
+                self.kill()
 
     def ask(self, asked: Asked) -> None:
         """Queue a request, starting the process if there is none."""
