@@ -77,7 +77,7 @@ def test_a_metrics_row_per_iteration(done):
         assert row["episodes"] == 8
         assert row["rows"] == 24
         assert sum(row["stop_reasons"].values()) == 8
-        assert set(row["stop_reasons"]) == {"won", "failed", "step_limit", "prompt_too_long"}
+        assert set(row["stop_reasons"]) == {"won", "failed", "step_limit", "prompt_too_long", "error"}
         assert 0 <= row["success"] <= 1
         assert row["entropy"]["mean"] > 0
         assert set(row["seconds"]) == {

@@ -99,6 +99,22 @@ def check_sealed(folder: Path, *, strangers: bool = False) -> None:
         raise SaveError(f"'{foreign[0]}' is a foreign file: {MANIFEST} does not list it. Move it out of the folder.")
 
 
+def unchanged_files(folder: Path) -> list[Path]:
+    """Files of a sealed folder, or of a folder inside one, each checked against its hash.
+
+    Raises:
+        SaveError: a file is missing or was changed, or there is no manifest; it is named.
+    """
+    root = next((p for p in (folder, *folder.parents) if (p / MANIFEST).is_file()), None)
+    if root is None:
+        raise SaveError(f"'{folder}' has no {MANIFEST}: it was never finished, or it is not one of ours.")
+    listed = json.loads((root / MANIFEST).read_bytes())["files"]
+    found = [root / name for name in sorted(listed) if (root / name).parent == folder]
+    for file in found:
+        _check_file(file, listed[file.relative_to(root).as_posix()])
+    return found
+
+
 def _check_file(file: Path, facts: dict[str, object]) -> None:
     if not file.is_file():
         raise SaveError(f"'{file}' is missing, though {MANIFEST} lists it.")

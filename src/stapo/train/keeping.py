@@ -18,6 +18,14 @@ from stapo.train.state import RunState, write_state
 from stapo.train.watcher import Watcher
 
 
+def reference_folder(run: RunDirectory) -> Path:
+    """Where the frozen starting policy is: in the newest save, or in the first checkpoint before there is one."""
+    for save in run.saves.complete()[:1]:
+        if (save / "reference").is_dir():
+            return save / "reference"
+    return run.checkpoint("start")
+
+
 def keep_state(
     run: RunDirectory,
     config: RunConfig,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,20 @@ from typing import Any
 import torch
 
 from stapo.envs import Env, make
-from stapo.errors import ConfigError, NonFiniteError, SaveError
+from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.policy import Policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol as EvalProtocol
 from stapo.rollout.evaluate import evaluate, summarise
+from stapo.rollout.faults import Failure, Outcome, settle
+from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import HFSampler
+from stapo.rollout.types import Trajectory
 from stapo.run import RunDirectory
 from stapo.train.batch import RowBatch, build_batch
 from stapo.train.interrupt import Interrupts
-from stapo.train.keeping import keep_state
+from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
@@ -69,6 +73,9 @@ def build_collector(config: RunConfig, policy: Policy) -> Collector:
         anchor=config.rollout.anchor,
         reward_scale=config.rollout.reward_scale,
         mark_parts=config.algorithm.outlier.tokens != "response",
+        pool=build_pool(config.env.name, config.env.options, config.rollout),
+        retries=config.rollout.retries,
+        max_failures=config.rollout.max_failures,
     )
 
 
@@ -171,13 +178,13 @@ class Trainer:
             evaluated=self.evaluated,
             task_position=self.tasks.position,
             tasks=tasks_digest(self.tasks.tasks, self.eval_tasks),
-            failures_in_a_row=getattr(self.collector, "failures_in_a_row", 0),
+            failures_in_a_row=self.collector.failures_in_a_row,
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
-            environments=self.collector.pool.state() if hasattr(self.collector, "pool") else [],
+            environments=self.collector.pool.state(),
             seconds=dict(self.seconds),
         )
-        start = self.run.checkpoint("start") if self.reference is not None else None
-        keep_state(self.run, self.config, state, self.policy, self.updater.optimizer, start, self.watcher)
+        reference = None if self.reference is None else reference_folder(self.run)
+        keep_state(self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher)
         self.interrupts.leave()
 
     def restore(self, folder: Path, state: RunState) -> None:
@@ -196,6 +203,7 @@ class Trainer:
         self.iteration, self.evaluated = state.iteration, state.evaluated
         self.collector.failures_in_a_row = state.failures_in_a_row
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
+        self.collector.pool.restore(state.environments)
         self.seconds |= state.seconds
         # Last: making environments may have drawn from the shared generators.
         restore_random_state(state.random, read_tensors(folder / "random.safetensors"))
@@ -227,13 +235,7 @@ class Trainer:
     def _learn(self, iteration: int) -> tuple[RowBatch, dict[str, Any], dict[str, float]]:
         """Rollout and update; returns the rows, metrics of the update, and seconds."""
         config = self.config
-        trajectories = self.collector.collect(
-            self.tasks.take(config.rollout.groups),
-            config.rollout.group_size,
-            config.rollout.temperature,
-            (config.seed, 1, iteration),
-            lambda done, total: self.watcher.stage("rollout", done, total),
-        )
+        trajectories, failures = self._roll_out(iteration)
         if not any(t.steps for t in trajectories):
             raise ConfigError(
                 f"iteration {iteration}: no first prompt fits into agent.max_prompt_tokens "
@@ -253,7 +255,38 @@ class Trainer:
         except NonFiniteError as err:
             path = write_transcript(self.run, batch, iteration, config.rollout.groups)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
+        ended = Counter(f.boundary.value for f in failures if f.outcome is Outcome.LEFT_OUT)
+        update["failures"] = dict(sorted(ended.items()))
+        update["retried_episodes"] = sum(f.outcome is Outcome.RETRIED for f in failures)
         return batch, {**update, "learning_rate": rate}, {"advantages": math_seconds, **seconds}
+
+    def _roll_out(self, iteration: int) -> tuple[list[Trajectory], list[Failure]]:
+        """Play the groups of an iteration; returns what training may see, and the failures that were met."""
+        config = self.config
+        try:
+            played = self.collector.collect(
+                self.tasks.take(config.rollout.groups),
+                config.rollout.group_size,
+                config.rollout.temperature,
+                (config.seed, 1, iteration),
+                lambda done, total: self.watcher.stage("rollout", done, total),
+            )
+        finally:
+            failures = self._note_failures(iteration, "training")
+        kept, ended = settle(played, config.rollout.on_failure)
+        if not kept:
+            last = ended[-1]
+            raise FailureLimitError(
+                f"iteration {iteration}: every episode failed, the last one in its {last.boundary} (task "
+                f"'{last.task_id}'): {last.error}. See failures.jsonl."
+            )
+        return kept, failures
+
+    def _note_failures(self, iteration: int, phase: str) -> list[Failure]:
+        failures = self.collector.take_failures()
+        for failure in failures:
+            self.run.append("failures", {"iteration": iteration, "phase": phase, **asdict(failure)})
+        return failures
 
     def evaluate(self, iteration: int, episodes: int, *, final: bool) -> list[dict[str, Any]]:
         """Play the evaluation split, sampled and (where configured) greedy; returns the rows."""
@@ -272,6 +305,8 @@ class Trainer:
                 )
             except NonFiniteError as err:
                 raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
+            finally:
+                self._note_failures(iteration, "evaluation")
             row = {
                 "iteration": iteration,
                 "mode": name,

@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run.durable import link_or_copy
-from stapo.run.sealed import MANIFEST, MARKER
+from stapo.run.sealed import unchanged_files
 from stapo.train.randomness import random_state
 
 FORMAT = 1
@@ -86,6 +86,7 @@ def write_state(
 
     Raises:
         OSError: the files cannot be written.
+        SaveError: the reference's files were changed since they were written.
     """
     policy.save(folder / "policy")
     save_file(optimizer_tensors(optimizer, policy), folder / "optimizer.safetensors")
@@ -93,9 +94,9 @@ def write_state(
     save_file(torch_states, folder / "random.safetensors")
     if reference is not None:
         (folder / "reference").mkdir()
-        for file in sorted(reference.iterdir()):
-            if file.is_file() and file.name not in (MANIFEST, MARKER):
-                link_or_copy(file, folder / "reference" / file.name)
+        # A link to a file that was damaged since would be hashed anew and pass for good.
+        for file in unchanged_files(reference):
+            link_or_copy(file, folder / "reference" / file.name)
     text = json.dumps(asdict(state), indent=1, allow_nan=True)
     (folder / "state.json").write_text(text + "\n", encoding="utf-8")
 
