@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from report_rows import eval_row, metrics_row
 
+from stapo.report import write_report
 from stapo.report.data import read_run
 from stapo.report.signs import signs
 from stapo.report.summary import comparisons
+from stapo.train.collapse import SIGNALS, early_warnings
 
 
 def found(run) -> str:
@@ -91,3 +93,63 @@ def test_a_loss_beyond_noise(make_run):
     text = found(make_run(evals=evals))
     assert "Evaluation in sampled play got worse by 6.9 standard errors." in text
     assert "greedy" not in text
+
+
+# -- warnings of the trainer -------------------------------------------------------------------------------------------
+
+
+def test_warnings_of_the_trainer_are_told_once_each(make_run):
+    rows = [
+        changed(1),
+        changed(2, warnings=["low-entropy: it was 0.04.", "repetition: it was 40%."]),
+        changed(3, warnings=["low-entropy: it was 0.03."]),
+        changed(4, warnings=["low-entropy: it was 0.02."]),
+        changed(5, warnings=[]),
+    ]
+    log = read_run(make_run(metrics=rows))
+    assert signs(log, comparisons(log)) == [
+        "Early warning low-entropy: since iteration 2, in 3 iterations, last in 4: it was 0.02.",
+        "Early warning repetition: since iteration 2, in one iteration, last in 2: it was 40%.",
+    ]
+
+
+def test_every_warning_that_the_trainer_can_give_keeps_its_name(make_run):
+    """What early_warnings says is what is read here, name and text."""
+    rows = [changed(i) for i in range(1, 16)]
+    worse = {
+        "entropy": {"mean": 0.01}, "update__ref_kl": 3.0, "update__old_kl": 0.5, "repeated_actions": 0.6,
+        "response_tokens": 12.0, "truncated_responses": 0.5, "equal_reward_groups": 1.0, "success": 0.2,
+    }  # fmt: skip
+    for row in rows[:10]:
+        row["update"]["ref_kl"] = 0.1
+    rows[10:] = [changed(i, **worse) for i in range(11, 16)]
+    rows[-1]["warnings"] = early_warnings(rows)
+    names = [text.partition(":")[0] for text in rows[-1]["warnings"]]
+    assert set(SIGNALS) - set(names) == {"high-entropy", "short-responses"}
+    log = read_run(make_run(metrics=rows))
+    told = [s for s in signs(log, comparisons(log)) if s.startswith("Early warning")]
+    assert [s.split()[2].rstrip(":") for s in told] == names
+
+
+@pytest.mark.parametrize("value", [None, "low-entropy: as text", 3, {"a": 1}, [None, 3, ["x"], ""]])
+def test_warnings_that_are_none(make_run, value):
+    assert found(make_run(metrics=[changed(1), changed(2, warnings=value)])) == ""
+
+
+def test_a_warning_without_a_name_is_not_lost(make_run):
+    assert "Early warning other: since iteration 2, in one iteration, last in 2: Beware" in found(
+        make_run(metrics=[changed(1), changed(2, warnings=["Beware"])])
+    )
+
+
+def test_a_run_whose_rows_are_thinned_says_about(make_run):
+    rows = [changed(i, warnings=["low-entropy: x"]) for i in range(1, 1002)]
+    assert "since iteration 1, in about 1002 iterations, last in 1001: x" in found(make_run(metrics=rows))
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_warning_is_text_on_the_page(make_run):
+    attack = "low-entropy: <script>alert(1)</script>"
+    page = write_report(make_run(metrics=[changed(1), changed(2, warnings=[attack])])).read_text()
+    assert "<script>alert(1)" not in page
+    assert "last in 2: &lt;script&gt;alert(1)&lt;/script&gt;" in page

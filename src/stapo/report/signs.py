@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import numpy as np
 
 from stapo.report.data import Floats, RunLog
@@ -9,6 +12,7 @@ from stapo.report.summary import Comparison, percent
 
 _GAP_LIMIT = {"float32": 1e-3, "float64": 1e-3}
 _GAP_LIMIT_HALF = 0.5
+_WARNING = re.compile(r"([a-z][a-z-]{0,30}): ")  # a warning of the trainer begins with the name of its sign
 
 
 def signs(log: RunLog, compared: list[Comparison]) -> list[str]:
@@ -19,7 +23,7 @@ def signs(log: RunLog, compared: list[Comparison]) -> list[str]:
         if c.change < 0 and c.errors >= 2
     ]
     found += [s for s in (_hacking(log), _no_flags(log), _collapse(log), _equal(log), _gap(log), _drive(log)) if s]
-    return found
+    return found + _warnings(log)
 
 
 def _hacking(log: RunLog) -> str | None:
@@ -89,6 +93,29 @@ def _drive(log: RunLog) -> str | None:
     if not len(known) or np.median(known) < 1:
         return None
     return f"The selective terms' gradient is larger than that of the base loss (median ratio {np.median(known):.1f})."
+
+
+def _warnings(log: RunLog) -> list[str]:
+    """One sentence per sign that the trainer warned of while the run went on."""
+    told: dict[str, list[tuple[int, str]]] = {}
+    for row in log.metrics:
+        named: dict[str, str] = {}
+        for text in _texts(row.get("warnings")):
+            match = _WARNING.match(text)
+            named.setdefault(match[1] if match else "other", text[match.end() :] if match else text)
+        for name, text in named.items():
+            told.setdefault(name, []).append((int(row["iteration"]), text))
+    about = "about " if log.thinned > 1 else ""
+    sentences = []
+    for name, seen in told.items():
+        (first, _), (last, text), count = seen[0], seen[-1], len(seen) * log.thinned
+        times = f"{about}{count} iterations" if count > 1 else "one iteration"
+        sentences.append(f"Early warning {name}: since iteration {first}, in {times}, last in {last}: {text}")
+    return sentences
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str) and text] if isinstance(value, list) else []
 
 
 def _ends(values: Floats) -> tuple[float, float] | None:
