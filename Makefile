@@ -14,7 +14,7 @@ READY := $(VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format bench clean
+.PHONY: help setup quickstart test check format bench soak guards clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -46,11 +46,18 @@ format: $(READY) ## Format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration
+soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and environment; it must end as if undisturbed
+	STAPO_SOAK=1 $(BIN)/python -m pytest tests/reliability/test_02_kill_at_random_moments.py -s $(PYTEST_ARGS)
+
+guards: $(READY) ## Remove each guard of the reliability suite in a copy, and see its test fail
+	$(BIN)/python scripts/check_guards.py $(ARGS)
+
+bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration, of saves and workers
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
 	$(BIN)/python benchmarks/head_memory.py
 	$(BIN)/python benchmarks/iteration_cost.py
+	$(BIN)/python benchmarks/reliability_cost.py
 
 clean: ## Remove .venv and all caches; runs stay
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

@@ -67,7 +67,7 @@ def test_everything_travels(tmp_path, moody):
     ]
     assert len({text for text in texts if "0." in text}) == 4
     copies = sorted((tmp_path / "copies").iterdir())
-    for copy in copies[:-1]:
+    for copy in copies[:-1:3]:
         assert run(["resume", str(copy), "--quiet"], log) == 0, log.read_text()
         assert_same(expected, contents(RunDirectory(copy)))
 

@@ -12,8 +12,8 @@ import sys
 import time
 
 import pytest
-
 from reliable import assert_same, contents, kill, run, settings, start, train, wait, write_settings
+
 from stapo.run import RunDirectory
 from stapo.train.interrupt import Interrupts, RunInterrupted
 
@@ -107,12 +107,13 @@ def test_handlers_come_back():
 
     before = {s: signal.signal(s, mine) for s in SIGNALS}
     try:
-        with pytest.raises(RunInterrupted) as stop, Interrupts(5.0) as interrupts:
+        with Interrupts(5.0) as interrupts:
             assert not interrupts.requested
             os.kill(os.getpid(), signal.SIGTERM)
             assert interrupts.requested
             interrupts.check()
-            interrupts.leave()
+            with pytest.raises(RunInterrupted) as stop:
+                interrupts.leave()
         assert stop.value.exit_code == 143
         assert all(signal.getsignal(s) is mine for s in SIGNALS)
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

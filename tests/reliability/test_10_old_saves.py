@@ -1,8 +1,8 @@
 """10. Saves of every released format can be gone on with, or say what to do.
 
-`tests/data/save-format-N` holds a tiny run as the version with save format N left it, stopped after its first iteration.
-A new format gets a new folder there (`python tests/reliability/test_10_old_saves.py` writes the present one); the old ones
-stay.
+`tests/data/save-format-N` holds a tiny run as the version with save format N left it, stopped after its first
+iteration. A new format gets a new folder there (`python tests/reliability/test_10_old_saves.py` writes the present
+one); the old ones stay.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def test_a_later_format_says_what_to_do(tmp_path):
     save = RunDirectory(tmp_path / "run").saves.complete()[0]
     data = json.loads((save / "state.json").read_text())
     (save / "state.json").write_text(json.dumps({**data, "format": FORMAT + 1}))
-    with pytest.raises(SaveError, match=f"has save format {FORMAT + 1}, this version reads format {FORMAT}.*version that"):
+    said = f"has save format {FORMAT + 1}, this version reads format {FORMAT}.*version that wrote it"
+    with pytest.raises(SaveError, match=said):
         read_state(save)
 
 
@@ -56,7 +57,6 @@ def write_present() -> None:
     import tempfile
 
     import yaml
-
     from reliable import copying, run, settings
 
     data = settings(optim__iterations=2, warm_start__steps=3, warm_start__episodes=6)

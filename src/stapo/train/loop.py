@@ -26,7 +26,9 @@ from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Trajectory
 from stapo.run import RunDirectory
+from stapo.run.directory import jsonable
 from stapo.train.batch import RowBatch, build_batch
+from stapo.train.collapse import WINDOW, early_warnings
 from stapo.train.interrupt import Interrupts
 from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
@@ -37,6 +39,8 @@ from stapo.train.tasks import TaskStream
 from stapo.train.transcripts import write_transcript
 from stapo.train.update import Updater
 from stapo.train.watcher import Silent, Watcher
+
+_QUIET = 10  # iterations in which a warning is not said again
 
 
 def env_factory(config: RunConfig) -> Callable[[], Env]:
@@ -119,6 +123,7 @@ class Trainer:
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
         self.updater = Updater(self.policy, self.reference, config.algorithm, config.optim, config.rollout.temperature)
+        self._recent: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
     def train(self) -> list[dict[str, Any]]:
@@ -205,6 +210,7 @@ class Trainer:
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
         self.collector.pool.restore(state.environments)
         self.seconds |= state.seconds
+        self._recent = self.run.rows("metrics")[-WINDOW:]
         # Last: making environments may have drawn from the shared generators.
         restore_random_state(state.random, read_tensors(folder / "random.safetensors"))
 
@@ -227,10 +233,22 @@ class Trainer:
                 "total": time.perf_counter() - started,
             },
         }
+        # As it will be read back: a resumed run has to be warned of the same things.
+        row = dict(jsonable(row))
+        row["warnings"] = early_warnings([*self._recent, row])
+        self._warn(row["warnings"])
+        self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)
         self._write_transcript(batch, iteration)
         self.watcher.iteration(row)
         return row
+
+    def _warn(self, warnings: Sequence[str]) -> None:
+        """Tell what was not told in the last few iterations already."""
+        told = {w.partition(":")[0] for row in self._recent[-_QUIET:] for w in row.get("warnings", [])}
+        for warning in warnings:
+            if warning.partition(":")[0] not in told:
+                self.watcher.notice(f"early warning, {warning}")
 
     def _learn(self, iteration: int) -> tuple[RowBatch, dict[str, Any], dict[str, float]]:
         """Rollout and update; returns the rows, metrics of the update, and seconds."""
