@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the embedded default into the folder $1, or say what is there already. Further arguments go to
+# Train the embedded default into the folder $1, go on with the run there, or say that it is done. Further arguments go to
 # `stapo train`. $STAPO is the command to use.
 set -eu
 
@@ -20,10 +20,8 @@ if [ -e "$run/run.json" ]; then
         show
         exit 0
     fi
-    echo "There is a run in $run that has not finished: it was interrupted, or is still going on." >&2
-    echo "Start another with 'make quickstart RUN=runs/another', or remove it first: rm -r $run" >&2
-    exit 1
 fi
 
+# The same command goes on with a run that was interrupted.
 "$stapo" train tiny --out "$run" "$@"
 show

@@ -30,7 +30,7 @@ from typing import Any
 
 import yaml
 
-from stapo.errors import RunDirectoryError
+from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.durable import append_whole, remove_folder, sync, write_durably
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
@@ -259,11 +259,14 @@ class RunDirectory:
         """Check the files of a checkpoint against their hashes; returns its folder.
 
         Raises:
-            SaveError: a file is missing, cut short or changed; it is named. Those of earlier versions have no hashes.
+            RunDirectoryError: a file is missing, cut short or changed; it is named. Those of earlier versions have no hashes.
         """
         path = self.checkpoint(name)
         if (path / MANIFEST).exists() or (path / MARKER).exists():
-            check_sealed(path, strangers=True)
+            try:
+                check_sealed(path, strangers=True)
+            except SaveError as err:
+                raise RunDirectoryError(f"checkpoint '{name}' is damaged: {err} Choose another with --checkpoint.") from err
         return path
 
     def checkpoints(self) -> list[str]:
