@@ -259,14 +259,16 @@ class RunDirectory:
         """Check the files of a checkpoint against their hashes; returns its folder.
 
         Raises:
-            RunDirectoryError: a file is missing, cut short or changed; it is named. Those of earlier versions have no hashes.
+            RunDirectoryError: a file is missing, cut short or changed; it is named. Checkpoints of earlier versions have no
+                hashes.
         """
         path = self.checkpoint(name)
         if (path / MANIFEST).exists() or (path / MARKER).exists():
             try:
                 check_sealed(path, strangers=True)
             except SaveError as err:
-                raise RunDirectoryError(f"checkpoint '{name}' is damaged: {err} Choose another with --checkpoint.") from err
+                said = f"checkpoint '{name}' is damaged: {err} Choose another with --checkpoint."
+                raise RunDirectoryError(said) from err
         return path
 
     def checkpoints(self) -> list[str]:

@@ -134,6 +134,13 @@ class Trainer:
             RunInterrupted: a stop was asked for; everything is saved.
             SaveError: the state could not be saved, and `log.on_save_error` says to stop then.
         """
+        try:
+            self._train()
+        finally:
+            self.collector.close()
+        return [row for row in self.run.rows("evals") if row["final"]]
+
+    def _train(self) -> None:
         config, total = self.config, self.config.optim.iterations
         if self.iteration == 0 and not self.evaluated:
             self.run.write_checkpoint("start", self.policy.save)
@@ -152,8 +159,6 @@ class Trainer:
                 self.run.write_checkpoint(f"iteration-{self.iteration:05d}", self.policy.save)
             if self.iteration % config.log.save_every == 0 or self.iteration == total or self.interrupts.requested:
                 self.save()
-        self.collector.close()
-        return [row for row in self.run.rows("evals") if row["final"]]
 
     def _evaluate_where_due(self) -> bool:
         config, at = self.config, self.iteration

@@ -1,0 +1,205 @@
+"""Show that each test of the reliability suite fails without the guard that it checks.
+
+    python scripts/check_guards.py [NUMBER ...]
+
+For every guard the package and its tests are copied to a temporary folder, the guard is taken out of the copy, and the
+tests named beside it are run there. They have to fail; a guard whose test still passes is reported, and the exit code
+is 1. The working tree is never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PATIENCE = 600.0
+FAILED = 1  # pytest: tests were run, and some failed
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One guard.
+
+    Attributes:
+        number: of the promise in docs/reliability.md.
+        what: what is taken out.
+        file: below src/stapo.
+        present: text of the guard; occurs once.
+        absent: what stands there without it.
+        tests: what has to fail, as pytest takes it.
+    """
+
+    number: int
+    what: str
+    file: str
+    present: str
+    absent: str
+    tests: str
+
+
+GUARDS = [
+    Guard(1, "the optimizer is restored", "train/loop.py",
+          '        restore_optimizer(self.updater.optimizer, self.policy, '
+          'read_tensors(folder / "optimizer.safetensors"))\n', "",
+          "test_01_bitwise_resume.py -k grpo"),
+    Guard(1, "the place in the order of tasks is restored", "train/loop.py",
+          "        self.tasks.position = state.task_position\n", "",
+          "test_01_bitwise_resume.py -k grpo"),
+    Guard(1, "the reference is the starting policy, not the present one", "train/pipeline.py",
+          'load_policy(str(restart.folder / "reference"), config.model).model', "None",
+          "test_01_bitwise_resume.py -k 'stapo-alfworld'"),
+    Guard(2, "what was written after the save is undone", "train/pipeline.py",
+          "    run.cut_back({} if restart", "    (lambda *_: None)({} if restart",
+          "test_02_kill_at_random_moments.py -k gigpo"),
+    Guard(3, "a save becomes visible by one rename", "run/sealed.py",
+          "        partial.rename(path)\n",
+          "        __import__('shutil').copytree(partial, path)\n        remove_folder(partial)\n",
+          "test_03_kill_inside_a_save.py -k mixture"),
+    Guard(4, "half a row is cut off again", "run/durable.py",
+          "                os.ftruncate(descriptor, before)", "                pass",
+          "test_04_no_room.py -k broken_line"),
+    Guard(4, "a failed save is a named error", "run/saves.py",
+          "        except Exception as err:  # the writers", "        except ZeroDivisionError as err:  # the writers",
+          "test_04_no_room.py -k 'no_room_for_a_save or cannot_be_written'"),
+    Guard(4, "going on without a save is a choice", "train/keeping.py",
+          'if config.log.on_save_error == "stop":', "if False:",
+          "test_04_no_room.py -k by_choice"),
+    Guard(5, "files are compared with their hashes", "run/sealed.py",
+          'if found != facts["sha256"]:', "if False:",
+          "test_05_corruption.py -k guarded"),
+    Guard(5, "foreign files are refused", "run/sealed.py",
+          "if foreign and not strangers:", "if False:",
+          "test_05_corruption.py -k foreign"),
+    Guard(5, "saves of other runs are refused", "train/continuing.py",
+          "        _require_same(folder, state.config, config)\n", "",
+          "test_05_corruption.py -k another_run"),
+    Guard(5, "checkpoints are checked before an evaluation", "cli/eval_command.py",
+          "source.check_checkpoint(", "source.checkpoint(",
+          "test_05_corruption.py -k explicit"),
+    Guard(6, "only what is marked complete counts", "run/sealed.py",
+          'return not folder.name.startswith(".") and (folder / MARKER).is_file()', "return True",
+          "test_06_incomplete_is_invisible.py"),
+    Guard(7, "what environments carry is restored", "train/loop.py",
+          "        self.collector.pool.restore(state.environments)\n", "",
+          "test_07_random_state_travels.py -k everything"),
+    Guard(7, "the shared random states are restored", "train/loop.py",
+          '        restore_random_state(state.random, read_tensors(folder / "random.safetensors"))\n', "",
+          "test_07_random_state_travels.py -k everything"),
+    Guard(7, "a state that lacks something is an error", "train/state.py",
+          "    if missing:\n", "    if False:\n",
+          "test_07_random_state_travels.py -k without_one"),
+    Guard(8, "other settings are refused", "train/continuing.py",
+          "forbidden = [c for c in changes if c[0] not in MAY_CHANGE]", "forbidden = changes[:0]",
+          "test_08_changed_settings.py -k refused_with"),
+    Guard(8, "other tasks are refused", "train/loop.py",
+          "if state.tasks != tasks_digest(self.tasks.tasks, self.eval_tasks):", "if False:",
+          "test_08_changed_settings.py -k other_tasks"),
+    Guard(9, "the first signal is a request", "train/interrupt.py",
+          "            for number in SIGNALS:\n                signal.signal(number, self._on_signal)\n", "",
+          "test_09_signals.py -k safe_point"),
+    Guard(9, "what takes too long is given up", "train/interrupt.py",
+          "        signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.grace))\n", "",
+          "test_09_signals.py -k too_long"),
+    Guard(9, "a second signal stops at once", "train/interrupt.py",
+          '            raise RunInterrupted(signum, "stopped at once by a second signal")\n', "            return\n",
+          "test_09_signals.py -k second_signal"),
+    Guard(9, "handlers come back", "train/interrupt.py",
+          "        for number, handler in self._before.items():\n            signal.signal(number, handler)\n", "",
+          "test_09_signals.py -k handlers"),
+    Guard(9, "one writer at a time", "train/pipeline.py",
+          "        stack.enter_context(RunDirectory(out).lock())\n", "",
+          "test_09_signals.py -k one_writer"),
+    Guard(10, "a later format is refused", "train/state.py",
+          "    if found != FORMAT:\n", "    if False:\n",
+          "test_10_old_saves.py -k later_format"),
+    Guard(10, "the reference comes from the saves", "train/keeping.py",
+          "    for save in run.saves.complete()[:1]:\n", "    for save in run.saves.complete()[:0]:\n",
+          "test_10_old_saves.py -k gone_on"),
+    Guard(13, "an exception costs one episode", "envs/guard.py",
+          '    except (Exception, SystemExit) as err:\n        return raised(err, f"step({short(action)})")\n',
+          '    except ZeroDivisionError as err:\n        return raised(err, f"step({short(action)})")\n',
+          "test_13_environment_crash_isolation.py -k a_step_that_fails"),
+    Guard(13, "what an environment returns is checked", "envs/guard.py",
+          "        wrong = _wrong_result(out)\n", '        wrong = ""\n',
+          "test_13_environment_crash_isolation.py -k a_step_that_fails"),
+    Guard(13, "N in a row stop the run", "rollout/collect.py",
+          "        if self.failures_in_a_row < self.max_failures:\n", "        if True:\n",
+          "test_13_environment_crash_isolation.py -k too_many"),
+    Guard(14, "workers are ended when their pool is closed", "envs/worker_pool.py",
+          "        finally:\n            self._kill(running)\n", "        finally:\n",
+          "test_14_no_leak.py -k come_and_go"),
+    Guard(14, "workers end with their parent", "envs/worker.py",
+          "    _die_with_parent(setup)\n", "",
+          "test_14_no_leak.py -k parent_that_is_killed"),
+    Guard(16, "an answer has a deadline", "envs/worker_pool.py",
+          "                if now >= worker.due:\n", "                if False:\n",
+          "test_16_no_wait_without_deadline.py -k in_vain"),
+    Guard(16, "waiting for a worker's end has a limit", "envs/worker_process.py",
+          "process.wait(timeout=_REAP_SECONDS)", "process.wait()",
+          "test_16_no_wait_without_deadline.py -k waits_for_ever"),
+]  # fmt: skip
+
+
+def without(guard: Guard, folder: Path) -> Path:
+    """A copy of package and tests that lacks the guard; returns its folder."""
+    for name in ("src", "tests", "docs", "benchmarks", "scripts"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "Makefile"):
+        shutil.copy(ROOT / name, folder / name)
+    path = folder / "src" / "stapo" / guard.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(guard.present) != 1:
+        raise SystemExit(
+            f"error: guard {guard.number} ('{guard.what}') occurs {text.count(guard.present)} times in {guard.file}, "
+            "expected once. The code has changed: adapt the guard in scripts/check_guards.py."
+        )
+    path.write_text(text.replace(guard.present, guard.absent), encoding="utf-8")
+    return folder
+
+
+def tests_fail(guard: Guard) -> tuple[bool, str]:
+    """Whether the tests of a guard fail without it, and the last line that pytest said."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = without(guard, Path(temporary))
+        file, _, rest = guard.tests.partition(" ")
+        words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/reliability/{file}"]
+        if rest:
+            words += ["-k", rest.removeprefix("-k ").strip("'")]
+        shared = os.environ.get("STAPO_SHARED", str(ROOT.parent / "shared"))
+        environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "STAPO_SHARED": shared}
+        try:
+            done = subprocess.run(
+                words, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
+            )
+        except subprocess.TimeoutExpired:
+            # Some guards are all that keeps a run from hanging.
+            return True, f"no end within {PATIENCE:.0f} s"
+        lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+        return done.returncode == FAILED, (lines or done.stdout.splitlines() or [done.stderr])[-1][:110]
+
+
+def main() -> int:
+    """Check the guards of the numbers given, or all."""
+    wanted = {int(word) for word in sys.argv[1:]}
+    chosen = [g for g in GUARDS if not wanted or g.number in wanted]
+    holes = 0
+    for guard in chosen:
+        started = time.monotonic()
+        failed, said = tests_fail(guard)
+        holes += not failed
+        verdict = "fails" if failed else "STILL PASSES"
+        print(f"{guard.number:>2}  without '{guard.what}': {verdict}  ({time.monotonic() - started:.0f} s)  {said}")
+        sys.stdout.flush()
+    print(f"{len(chosen) - holes} of {len(chosen)} guards are held by a test")
+    return 1 if holes else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
