@@ -20,6 +20,8 @@ class AgentConfig:
             lines with the goal last (tiny models that are trained from scratch).
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
         history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.
+        command_history: how many steps before those are shown by their command alone. An agent that searches has to know
+            where it has been; what it saw there may be forgotten.
         hidden_commands: offered commands that prompts do not list; the world still takes them.
         require_admissible: count a well-formed command that the world does not offer as invalid, too. The field's
             reference protocol checks the format only.
@@ -30,6 +32,7 @@ class AgentConfig:
     prompt: PromptStyle = "standard"
     response: ResponseFormat = "think_action"
     history_length: int = 2
+    command_history: int = 0
     hidden_commands: tuple[str, ...] = ("help",)
     require_admissible: bool = False
     max_prompt_tokens: int = 2048
@@ -43,7 +46,12 @@ class AgentConfig:
                     f"agent.{field} is '{value}', expected one of {', '.join(get_args(kind))}."
                     + did_you_mean(str(value), get_args(kind))
                 )
-        for field, least in (("history_length", 0), ("max_prompt_tokens", 8), ("max_response_tokens", 1)):
+        for field, least in (
+            ("history_length", 0),
+            ("command_history", 0),
+            ("max_prompt_tokens", 8),
+            ("max_response_tokens", 1),
+        ):
             value = getattr(self, field)
             if value < least:
                 raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")

@@ -29,6 +29,7 @@ class PromptFields:
         observation: the current observation.
         blind_observation: the current observation without any trace of the goal.
         admissible: commands offered now, or None where actions are free text.
+        earlier: commands of the steps before `history`, oldest first.
     """
 
     goal: str
@@ -38,6 +39,7 @@ class PromptFields:
     observation: str
     blind_observation: str
     admissible: tuple[str, ...] | None
+    earlier: tuple[str, ...] = ()
 
 
 def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "none") -> str:
@@ -64,6 +66,8 @@ def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_histor
         for offset, turn in enumerate(f.history):
             seen = turn.blind_observation if hide_goal else turn.observation
             lines.append(f"[{first + offset + 1}] You saw: {seen}\n[{first + offset + 1}] You did: {turn.action}")
+    if f.earlier and not hide_history:
+        lines.append(f"Before that you did, oldest first: {'; '.join(f.earlier)}.")
     seen_now = f.blind_observation if hide_goal else f.observation
     lines.append(f"This is step {f.step + 1}. You see: {seen_now}")
     if f.admissible is not None:
@@ -81,6 +85,7 @@ def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_histor
 def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     lines = []
     if not hide_history:
+        lines += [f"did {action}" for action in f.earlier]
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
     lines.append(f"now {_flat(f.blind_observation)}")
     if f.admissible is not None:

@@ -40,7 +40,7 @@ class Episode:
         self.anchor = anchor
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
-        self.memory = Memory(agent.history_length)
+        self.memory = Memory(agent.history_length, agent.command_history)
         self.observation = self.blind_observation = ""
         self.admissible: list[str] | None = None
         self.done = False
@@ -57,16 +57,20 @@ class Episode:
 
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
-        turns = self.memory.recall()
-        for kept in range(len(turns), -1, -1):
+        turns, earlier = self.memory.recall(), self.memory.recall_commands()
+        # The commands alone go first, then the oldest turns.
+        shown = [(turns, earlier)] if earlier else []
+        shown += [(turns[len(turns) - kept :], ()) for kept in range(len(turns), -1, -1)]
+        for history, commands in shown:
             fields = PromptFields(
                 goal=self.trajectory.goal,
                 step=len(self.trajectory.steps),
                 steps_taken=self.memory.steps_taken,
-                history=turns[len(turns) - kept :],
+                history=history,
                 observation=self.observation,
                 blind_observation=self.blind_observation,
                 admissible=self.shown_commands(),
+                earlier=commands,
             )
             text = render_prompt(fields, self.agent)
             ids = self.encoder.encode(text)

@@ -81,7 +81,7 @@ def _play(
     env: Env, agent: AgentConfig, config: WarmStartConfig, task: str, blind_mask: BlindMask, rng: np.random.Generator
 ) -> list[DemoStep]:
     first = env.reset(task)
-    memory = Memory(agent.history_length)
+    memory = Memory(agent.history_length, agent.command_history)
     seen, blind = first.text, first.blind_text if first.blind_text is not None else first.text
     admissible, demos = first.admissible, []
     expert = env.demonstrator(random.Random(int(rng.integers(2**63))))  # type: ignore[attr-defined]
@@ -95,6 +95,7 @@ def _play(
         fields = PromptFields(
             first.goal, step, memory.steps_taken, memory.recall(), seen, blind,
             None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands),
+            memory.recall_commands(),
         )  # fmt: skip
         if not wandering:
             demos.append(

@@ -256,7 +256,9 @@ class Updater:
         base_norm = _norm(p.grad for p in self.parameters)
         for parameter, grad in zip(self.parameters, _sums([p.grad for p in self.parameters], extra_grads), strict=True):
             parameter.grad = grad
-        return _norm(extra_grads) / base_norm if base_norm > 0 else None
+        extra_norm = _norm(extra_grads)
+        # Where all advantages are 0 the base gradient is rounding, and a ratio to it would say nothing.
+        return extra_norm / base_norm if base_norm > 1e-6 * extra_norm else None
 
     def _denominators(self, batch: RowBatch, rows: list[int]) -> LossDenominators:
         mask_bl = length_mask([len(batch.steps[b].response_ids) for b in rows], torch.device("cpu"))
