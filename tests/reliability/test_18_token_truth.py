@@ -3,9 +3,9 @@
 1. Every row of an update holds the ids that the sampler drew for its prompt, end token included and never tokenised
    again; the mask is one on them and nowhere else.
 2. Log-probabilities of the update are those of sampling: within 2e-5 in float32 on a CPU (other shapes of batch, other
-   order of sums; measured: 4e-6), and those of a plain forward pass of one row. Equal batches give equal bits.
+   order of sums; measured: 3e-6), and those of a plain forward pass of one row. Equal batches give equal bits.
 3. Step entropies and normalised entropies do not depend on how rows are ordered, padded, or put together: within 2e-5
-   and 2e-3 (a z-score divides by a spread that may be small), with the same steps flagged.
+   and 2e-4 (a z-score divides by a spread that may be small; measured: 2e-6 and 2e-5), with the same steps flagged.
 4. The entropy that is logged is the mean over tokens, however rows are cut into micro-batches.
 """
 
@@ -31,7 +31,7 @@ from stapo.train.scoring import Scorer
 from stapo.train.update import Updater
 from toy_world import ToyEnv, small_policy
 
-LOGPROB, ENTROPY, SCORE = 2e-5, 2e-5, 2e-3
+LOGPROB, ENTROPY, SCORE = 2e-5, 2e-5, 2e-4
 TASKS = ["toy/train/red", "toy/train/blue", "toy/train/teal", "toy/train/grey"]
 AGENT = AgentConfig(prompt="compact", response="action", history_length=2, max_prompt_tokens=300, max_response_tokens=6)
 STAPO = get_algorithm("stapo")
@@ -62,7 +62,6 @@ def play(policy, batch_tokens=100_000, tasks=TASKS, size=12):
 @pytest.fixture(scope="module")
 def policy():
     made = small_policy(3, architecture="qwen3", initializer_range=0.3)
-    # Ends are common enough that responses of all lengths occur.
     made.model.eval()
     return made
 
@@ -207,7 +206,7 @@ def by_row(policy, rows, parts):
 
 
 def cuts(count):
-    """Ways to put rows together: all at once, backwards, alone, in threes, shuffled, beside the longest row."""
+    """Ways to put rows together."""
     rng = np.random.default_rng(0)
     shuffled = rng.permutation(count).tolist()
     return {
@@ -298,4 +297,4 @@ def test_the_logged_entropy_is_the_mean_over_tokens(policy, played, micro_tokens
     every = [h for step in batch.steps for h in step.entropies]
     of_rows = np.mean([np.mean(step.entropies) for step in batch.steps])
     assert metrics["update"]["entropy"] == pytest.approx(float(np.mean(every)), abs=1e-5)
-    assert abs(of_rows - np.mean(every)) > 1e-3
+    assert abs(of_rows - np.mean(every)) > 1e-4
