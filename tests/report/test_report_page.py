@@ -281,3 +281,13 @@ def test_like_is_compared_with_like(make_run):
     assert "from 10.0 ± 3.0 % to 50.0 ± 5.0 %" in words
     words = page_of(make_run(evals=[EVALS[0], later])).words()
     assert "from 10.0 ± 3.0 % to 90.0 ± 5.5 %" in words
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_run_that_was_gone_on_with_says_so(make_run):
+    run = make_run()
+    run.note_resume(["stapo", "train"], "000004", 2)
+    run.note_resume(["stapo", "resume", "x"], "000009", 7)
+    assert "2 times, after iteration 2, 7" in write_report(run).read_text()
+    run.write_info({**run.info(), "resumed": "often"})
+    assert "gone on with" not in write_report(run).read_text()

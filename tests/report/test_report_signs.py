@@ -153,3 +153,17 @@ def test_a_warning_is_text_on_the_page(make_run):
     page = write_report(make_run(metrics=[changed(1), changed(2, warnings=[attack])])).read_text()
     assert "<script>alert(1)" not in page
     assert "last in 2: &lt;script&gt;alert(1)&lt;/script&gt;" in page
+
+
+def test_failed_episodes_are_counted_by_boundary(make_run):
+    rows = [
+        changed(1, failures={"environment": 2}),
+        changed(2, failures={}),
+        changed(3, failures={"environment": 1, "reward": 1}),
+    ]
+    text = found(make_run(metrics=rows))
+    assert text.startswith("4 training episodes failed for reasons that are not the policy's and were left out")
+    assert "(environment 3, reward 1)" in text
+    assert "failures.jsonl" in text
+    # What is no count is passed over.
+    assert found(make_run(metrics=[changed(1, failures="many"), changed(2, failures={"reward": None})])) == ""

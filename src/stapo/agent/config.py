@@ -20,8 +20,8 @@ class AgentConfig:
             lines with the goal last (tiny models that are trained from scratch).
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
         history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.
-        command_history: how many steps before those are shown by their command alone. An agent that searches has to know
-            where it has been; what it saw there may be forgotten.
+        command_history: how many steps before those are shown by their command alone. An agent that searches has to
+            know where it has been; what it saw there may be forgotten.
         hidden_commands: offered commands that prompts do not list; the world still takes them.
         require_admissible: count a well-formed command that the world does not offer as invalid, too. The field's
             reference protocol checks the format only.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,24 @@ def signs(log: RunLog, compared: list[Comparison]) -> list[str]:
         for c in compared
         if c.change < 0 and c.errors >= 2
     ]
-    found += [s for s in (_hacking(log), _no_flags(log), _collapse(log), _equal(log), _gap(log), _drive(log)) if s]
+    checks = (_failures, _hacking, _no_flags, _collapse, _equal, _gap, _drive)
+    found += [said for check in checks if (said := check(log))]
     return found + _warnings(log)
+
+
+def _failures(log: RunLog) -> str | None:
+    counts: Counter[str] = Counter()
+    for row in log.metrics:
+        failures = row.get("failures")
+        if isinstance(failures, dict):
+            counts.update({str(k): int(v) for k, v in failures.items() if isinstance(v, int)})
+    if not counts:
+        return None
+    parts = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return (
+        f"{sum(counts.values())} training episodes failed for reasons that are not the policy's and were left out "
+        f"({parts}); failures.jsonl has the errors."
+    )
 
 
 def _hacking(log: RunLog) -> str | None:

@@ -129,6 +129,10 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
     info = log.info
     pairs = [(key, str(info[key])) for key in ("started", "ended", "platform") if info.get(key)]
     pairs += _durations(info)
+    resumed = info.get("resumed")
+    if isinstance(resumed, list) and resumed:
+        after = ", ".join(str(part.get("iteration", "?")) for part in resumed if isinstance(part, dict))
+        pairs.append(("gone on with", f"{len(resumed)} times, after iteration {after}"))
     versions = info.get("versions")
     if isinstance(versions, dict):
         pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))

@@ -259,8 +259,8 @@ class RunDirectory:
         """Check the files of a checkpoint against their hashes; returns its folder.
 
         Raises:
-            RunDirectoryError: a file is missing, cut short or changed; it is named. Checkpoints of earlier versions have no
-                hashes.
+            RunDirectoryError: a file is missing, cut short or changed; it is named. Checkpoints of earlier versions
+                have no hashes.
         """
         path = self.checkpoint(name)
         if (path / MANIFEST).exists() or (path / MARKER).exists():
