@@ -28,7 +28,7 @@ class Guard:
     """One guard.
 
     Attributes:
-        number: of the promise in docs/reliability.md.
+        number: of the promise in docs/reliability.md; 0 for early warnings.
         what: what is taken out.
         file: below src/stapo.
         present: text of the guard; occurs once.
@@ -171,9 +171,30 @@ GUARDS = [
     Guard(17, "tags the wrong way round are no part", "agent/parsing.py",
           "opening and closing and opening.end() <= closing.start()", "opening and closing.start()",
           "test_17_malformed_model_output.py"),
+    Guard(17, "invalid responses are penalised, valid ones are not", "algo/credit.py",
+          "(~np.asarray(valid_b, dtype=bool))", "np.ones(n)",
+          "test_17_shown_as_text.py -k pay"),
+    Guard(17, "control characters are made visible", "report/visible.py",
+          '_HIDDEN_CATEGORIES = ("Cc", "Cs", "Co", "Cn")', '_HIDDEN_CATEGORIES = ("Cs", "Co", "Cn")',
+          "test_17_shown_as_text.py -k report"),
+    Guard(18, "rows keep the sampled ids", "rollout/episode.py",
+          "            response_ids=sample.ids,\n",
+          "            response_ids=(self.encoder.tokenizer.encode(response) * 6)[: len(sample.ids)] or sample.ids,\n",
+          "test_18_token_truth.py -k rows_hold"),
+    Guard(18, "the end token belongs to the response", "rollout/sampler.py",
+          "        length = min(ends) + 1 if ends else len(ids)\n",
+          "        length = max(min(ends), 1) if ends else len(ids)\n",
+          "test_18_token_truth.py -k rows_hold"),
+    Guard(18, "padding is not attended to", "rollout/sampler.py",
+          "            mask_bl[row, width - len(prompt) :] = 1\n", "            mask_bl[row] = 1\n",
+          "test_18_token_truth.py -k 'plain or nor_do'"),
     Guard(18, "a token is predicted from the position before it", "policy/scoring.py",
           "        first = len(row.prompt_ids) - 1\n", "        first = len(row.prompt_ids) - 2\n",
-          "test_18_token_truth.py"),
+          "test_18_token_truth.py -k update_are_those_of_sampling"),
+    Guard(18, "the ratio is taken to the policy that sampled", "train/update.py",
+          "            old_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)\n",
+          "            old_bl = scored.logp_bl.detach()\n",
+          "test_18_token_truth.py -k update_are_those_of_sampling"),
     Guard(19, "random numbers are functions of seed and place", "rollout/sampler.py",
           "np.random.SeedSequence(stream)", "np.random.SeedSequence()",
           "test_19_invariance.py"),
@@ -184,6 +205,15 @@ GUARDS = [
     Guard(20, "tensors are read as safetensors", "train/state.py",
           "        return load_file(path)\n", "        return torch.load(path, weights_only=False)\n",
           "test_20_safe_by_default.py"),
+    Guard(0, "warnings look at windows, not at single iterations", "train/collapse.py",
+          "        return min(self.newest, self.recent) >= bound\n", "        return self.newest >= bound\n",
+          "../train/test_collapse.py -k odd_iterations"),
+    Guard(0, "warnings take numbers that are missing", "train/collapse.py",
+          "    if len(known) < least or values[-1] is None:\n", "    if len(known) < least:\n",
+          "../train/test_collapse.py -k missing_now"),
+    Guard(0, "the report repeats warnings", "report/signs.py",
+          "    return found + _warnings(log)\n", "    return found\n",
+          "../report/test_report_signs.py -k told_once_each"),
 ]  # fmt: skip
 
 
