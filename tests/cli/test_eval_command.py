@@ -159,6 +159,13 @@ def _truncate(run):
     weights.write_bytes(weights.read_bytes()[:-10])
 
 
+def _truncate_unsealed(run):
+    """A checkpoint without hashes, as earlier versions wrote it."""
+    _truncate(run)
+    for name in ("manifest.json", "COMPLETE"):
+        (run / "checkpoints" / "final" / name).unlink()
+
+
 @pytest.mark.parametrize(
     "damage, said",
     [
@@ -167,7 +174,8 @@ def _truncate(run):
         (lambda run: (run / "config.yaml").write_text("sede: 1"), "unknown key 'sede'. Did you mean 'seed'?"),
         (lambda run: (run / "config.yaml").write_text("env: {name: gone}"), "unknown environment 'gone'"),
         (lambda run: (run / "run.json").write_text("{"), "run.json' cannot be read"),
-        (_truncate, "cannot be loaded: Error while deserializing"),
+        (_truncate, "model.safetensors' has"),
+        (_truncate_unsealed, "cannot be loaded: Error while deserializing"),
     ],
 )
 def test_a_damaged_run_is_one_line(copied, capsys, damage, said):
