@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PATIENCE = 600.0
+PATIENCE = 180.0
 FAILED = 1  # pytest: tests were run, and some failed
 
 
@@ -151,7 +151,8 @@ GUARDS = [
           "        if self.failures_in_a_row < self.max_failures:\n", "        if True:\n",
           "test_13_environment_crash_isolation.py -k too_many"),
     Guard(14, "pipes of a worker are closed with it", "envs/worker_process.py",
-          "                    pipe.close()\n            os.close(self._lifeline)\n", "                    pipe.close()\n",
+          "                    pipe.close()\n            os.close(self._lifeline)\n",
+          "                    pipe.close()\n",
           "test_14_no_leak.py -k come_and_go"),
     Guard(14, "workers end with their parent", "envs/worker.py",
           "    _die_with_parent(setup)\n", "",
