@@ -31,7 +31,7 @@ from typing import Any
 import yaml
 
 from stapo.errors import RunDirectoryError, SaveError
-from stapo.run.durable import append_whole, remove_folder, sync, write_durably
+from stapo.run.durable import append_whole, reason_of, remove_folder, sync, write_durably
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.saves import SaveStore
@@ -251,8 +251,7 @@ class RunDirectory:
         try:
             write_sealed(path, fill)
         except Exception as err:  # the writers of tensors raise errors of their own when a disk is full
-            reason = (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
-            raise RunDirectoryError(f"checkpoint '{path}' cannot be written: {reason}.") from err
+            raise RunDirectoryError(f"checkpoint '{path}' cannot be written: {reason_of(err)}.") from err
         return path
 
     def check_checkpoint(self, name: str) -> Path:

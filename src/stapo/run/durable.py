@@ -61,6 +61,11 @@ def append_whole(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def reason_of(err: Exception) -> str:
+    """Why writing failed, in few words; also for the errors of libraries that have no `strerror`."""
+    return (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
+
+
 def digest_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     found = hashlib.sha256()

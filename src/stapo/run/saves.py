@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stapo.errors import SaveError
-from stapo.run.durable import remove_folder
+from stapo.run.durable import reason_of, remove_folder
 from stapo.run.sealed import check_sealed, is_sealed, write_sealed
 
 
@@ -40,9 +40,8 @@ class SaveStore:
         except SaveError:
             raise
         except Exception as err:  # the writers of tensors raise errors of their own when a disk is full
-            reason = (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
             raise SaveError(
-                f"the state of the run cannot be saved in '{path}': {reason}. The saves before it are untouched; make "
+                f"the state of the run cannot be saved in '{path}': {reason_of(err)}. The saves before it are untouched; make "
                 "room, or make the folder writable, and give the same command again."
             ) from err
         for old in self.complete()[max(1, keep) :]:
