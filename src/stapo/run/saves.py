@@ -41,8 +41,8 @@ class SaveStore:
             raise
         except Exception as err:  # the writers of tensors raise errors of their own when a disk is full
             raise SaveError(
-                f"the state of the run cannot be saved in '{path}': {reason_of(err)}. The saves before it are untouched; make "
-                "room, or make the folder writable, and give the same command again."
+                f"the state of the run cannot be saved in '{path}': {reason_of(err)}. The saves before it are "
+                "untouched; make room, or make the folder writable, and give the same command again."
             ) from err
         for old in self.complete()[max(1, keep) :]:
             remove_folder(old)
