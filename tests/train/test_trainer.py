@@ -166,6 +166,7 @@ def test_somebody_may_look_on(toy_model, tmp_path):
 def test_no_iterations_no_training(toy_model, tmp_path):
     trainer, run = train(toy_model, tmp_path / "run", optim__iterations=0)
     assert run.rows("metrics") == []
+    assert run.checkpoints() == ["start", "final"]
     assert same(weights(trainer), small_policy().model.state_dict())
     assert [r["success"] for r in run.rows("evals")][:2] == [r["success"] for r in run.rows("evals")][2:]
 

@@ -133,6 +133,7 @@ class Trainer:
             NonFiniteError: before the weights move on a non-finite number.
             RunInterrupted: a stop was asked for; everything is saved.
             SaveError: the state could not be saved, and `log.on_save_error` says to stop then.
+            FailureLimitError: too many episodes in a row failed for reasons that are not the policy's.
         """
         try:
             self._train()
@@ -143,7 +144,8 @@ class Trainer:
     def _train(self) -> None:
         config, total = self.config, self.config.optim.iterations
         if self.iteration == 0 and not self.evaluated:
-            self.run.write_checkpoint("start", self.policy.save)
+            for name in ("start",) if total else ("start", "final"):
+                self.run.write_checkpoint(name, self.policy.save)
             self.save()
         while True:
             if not self.evaluated and self._evaluate_where_due():
