@@ -63,6 +63,12 @@ def is_finished(run: RunDirectory, config: RunConfig) -> bool:
     return info.get("status") == "done" and info.get("iterations") == config.optim.iterations
 
 
+def _changes(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Settings in which `config` differs from saved ones: (dotted path, saved value, new value)."""
+    # Read by this version and written out again: settings that came later have their defaults, not a difference.
+    return list(differing(to_data(from_data(RunConfig, dict(saved))), to_data(config)))
+
+
 def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
     """Compare the settings of a run with those that it is to go on with.
 
@@ -72,9 +78,7 @@ def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
     Raises:
         ConfigError: a change that would make it another run; all differences are listed.
     """
-    # Read by this version and written out again: settings that came later have their defaults, not a difference.
-    before = to_data(from_data(RunConfig, run.config()))
-    changes = list(differing(before, to_data(config)))
+    changes = _changes(run.config(), config)
     forbidden = [c for c in changes if c[0] not in MAY_CHANGE]
     if forbidden:
         lines = "".join(f"\n  {path}: {old!r} in the run, {new!r} now" for path, old, new in forbidden)
@@ -122,7 +126,7 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
 
 def _require_same(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
     """A save that somebody has put there from another run would otherwise be continued as this one."""
-    wrong = [c for c in differing(to_data(from_data(RunConfig, saved)), to_data(config)) if c[0] not in MAY_CHANGE]
+    wrong = [c for c in _changes(saved, config) if c[0] not in MAY_CHANGE]
     if wrong:
         path, old, new = wrong[0]
         raise SaveError(f"'{folder}' belongs to another run: its {path} is {old!r}, this run's is {new!r}.")
@@ -165,8 +169,7 @@ def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None
             continue
         try:
             run = RunDirectory.open(path)
-            changed = any(differing(to_data(from_data(RunConfig, run.config())), to_data(config)))
-            if not changed and run.info().get("status") != "done" and not is_locked(path):
+            if not _changes(run.config(), config) and run.info().get("status") != "done" and not is_locked(path):
                 return path
         except (StapoError, OSError):
             continue
