@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from stapo.envs.alfworld.game import TASK_TYPES, Game
 from stapo.envs.alfworld.generator import GeneratedGames
-from stapo.envs.alfworld.generator.draws import Draws
+from stapo.envs.draws import Draws
 from stapo.errors import ConfigError, UnknownNameError
 
 SIZES = ("tiny", "small", "standard", "search")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
-from stapo.envs.alfworld.generator.draws import Draws
 from stapo.envs.alfworld.generator.goals import draw_goal
 from stapo.envs.alfworld.generator.layouts import SPLITS
 from stapo.envs.alfworld.generator.problem import problem
 from stapo.envs.alfworld.generator.scenes import furnish
 from stapo.envs.alfworld.generator.sizes import size_named
+from stapo.envs.draws import Draws
 from stapo.errors import ConfigError, unknown_name
 
 # Six digits, or more without a leading zero: no game has two ids.

@@ -7,10 +7,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.alfworld.generator.draws import Draws, digest
 from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, Kind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
 from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 
 # Of all (object, target) pairs, about one in this many is never a goal in train.

@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stapo.envs.alfworld.generator.draws import Draws, digest
 from stapo.envs.alfworld.generator.household import OPENABLE
 from stapo.envs.alfworld.generator.rooms import Room
 from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 
 TRAIN, HELDOUT = "train", "heldout"

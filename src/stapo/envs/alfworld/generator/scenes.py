@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from stapo.envs.alfworld.generator.draws import Draws
 from stapo.envs.alfworld.generator.goals import Goal
 from stapo.envs.alfworld.generator.household import KINDS, Kind
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
 from stapo.envs.alfworld.generator.sizes import Size
+from stapo.envs.draws import Draws
 
 
 @dataclass(frozen=True, slots=True)

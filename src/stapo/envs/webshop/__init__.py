@@ -1,0 +1,1 @@
+"""WebShop: shopping by instruction, in text."""

@@ -1,0 +1,125 @@
+"""Products in words: the records of WebShop's product, attribute and human-instruction files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stapo.envs.draws import Draws
+from stapo.envs.webshop.generator.families import Ware
+from stapo.envs.webshop.generator.sizes import Size
+
+Record = dict[str, Any]
+
+_TAILS = (
+    "tried out for weeks before it went on sale",
+    "our customers ask for it by name",
+    "a small thing that you notice every day",
+    "checked piece by piece",
+    "so that it serves you for years",
+    "as it should be",
+)
+_OPENINGS = (
+    "Meet the {noun} that {brand} is known for.",
+    "{brand} has made this {noun} for people who look twice.",
+    "A {noun} for daily use, by {brand}.",
+    "With this {noun}, {brand} keeps things simple.",
+)
+_CLOSINGS = (
+    "Comes in a plain box.",
+    "Questions are answered within a day.",
+    "A fine present, too.",
+    "Made to be used.",
+)
+_REQUESTS = (
+    "i need {article} {noun} that is {attributes}{options}.",
+    "i am looking for {article} {noun}{options}. it should be {attributes}.",
+    "could you find me {article} {attributes} {noun}{options}?",
+    "looking for {article} {noun} which is {attributes}{options}.",
+)
+
+
+def title(ware: Ware, size: Size) -> str:
+    """The product's name as pages show it."""
+    named = " ".join(attribute.title() for attribute in ware.attributes[: size.in_title])
+    return f"{ware.brand} {named} {ware.kind.noun}"
+
+
+def product(ware: Ware, asin: str, size: Size, draws: Draws) -> Record:
+    """The product's record in a file such as items_shuffle.json."""
+    pictures = f"https://pictures.invalid/{asin.lower()}"
+    return {
+        "asin": asin,
+        "name": title(ware, size),
+        "full_description": _description(ware, size, draws) if size.texts else "",
+        "small_description": _bullets(ware, size, draws),
+        "pricing": _pricing(ware, size),
+        "images": [f"{pictures}/0.jpg"],
+        "category": ware.kind.category,
+        "query": ware.kind.query,
+        "product_category": ware.kind.path,
+        "average_rating": draws.between(30, 50) / 10 if size.texts else "",
+        "customization_options": {
+            name: [{"value": value, "image": None, "is_selected": False, "is_available": True} for value in values]
+            for name, values in ware.options.items()
+        },
+    }
+
+
+def synthetic(ware: Ware, size: Size) -> Record:
+    """The product's entry in a file such as items_ins_v2.json."""
+    entry: Record = {"attributes": list(ware.attributes)}
+    if ware.asked:
+        before = (len(ware.wanted) + 1) // 2 if size.texts else len(ware.wanted)
+        front, back = ware.wanted[:before], ware.wanted[before:]
+        text = f"Find me {', '.join(front)} {ware.kind.query}"
+        entry["instruction"] = text + (f" with {', '.join(back)}" if back else "")
+        entry["instruction_attributes"] = list(ware.wanted)
+    return entry
+
+
+def human(ware: Ware, asin: str, draws: Draws) -> list[Record]:
+    """Requests in free wording, as in items_human_ins.json; none where the product is not asked for."""
+    if not ware.asked:
+        return []
+    chosen = [draws.choice(values).strip().lower() for values in ware.options.values()]
+    options = f", in {' and '.join(chosen)}" if chosen else ""
+    noun = ware.kind.noun.lower()
+    article = "some" if noun.endswith("s") else "a"
+    text = draws.choice(_REQUESTS).format(
+        article=article, noun=noun, attributes=" and ".join(ware.wanted), options=options
+    )
+    return [
+        {
+            "asin": asin,
+            "instruction": text,
+            "attributes": list(ware.attributes),
+            "options": [f"{name.lower()}: {value}" for name, value in zip(ware.options, chosen, strict=True)],
+            "instruction_attributes": list(ware.wanted),
+            "instruction_options": chosen,
+        }
+    ]
+
+
+def _pricing(ware: Ware, size: Size) -> str:
+    if ware.cents is None:
+        return ""
+    low, high = (_dollars(cents, size) for cents in ware.cents)
+    return low if low == high else f"{low} to {high}"
+
+
+def _dollars(cents: int, size: Size) -> str:
+    return f"${cents / 100:,.2f}" if size.cents else f"${cents // 100}"
+
+
+def _bullets(ware: Ware, size: Size, draws: Draws) -> list[str]:
+    if not size.texts:
+        return [" ".join((*ware.attributes, ware.kind.noun.lower()))]
+    # The first bullet alone is searched: the title's attributes stay findable, the others take reading.
+    return [f"{attribute.capitalize()}: {draws.choice(_TAILS)}" for attribute in ware.attributes]
+
+
+def _description(ware: Ware, size: Size, draws: Draws) -> str:
+    told = ware.attributes[: size.in_title + 1]
+    names = {"noun": ware.kind.noun.lower(), "brand": ware.brand}
+    middle = f"It is {', '.join(told[:-1])} and {told[-1]}." if len(told) > 1 else ""
+    return " ".join((draws.choice(_OPENINGS).format(**names), middle, draws.choice(_CLOSINGS)))
