@@ -1,4 +1,4 @@
-"""Prompts, full and trajectory-blind, in both styles.
+"""Prompts, full and trajectory-blind, in every style.
 
 1. The full prompt shows goal, observation, offered commands and the remembered history.
 2. Every mask hides its part and nothing else; `none` is the full prompt.
@@ -19,7 +19,7 @@ from stapo.envs import make
 from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.errors import ConfigError
 
-STYLES = ("standard", "compact")
+STYLES = ("standard", "compact", "webshop")
 GOAL = "put a clean mug in shelf."
 TURNS = (
     Turn(f"A kitchen. Your task is to: {GOAL}", "A kitchen.", "go to sinkbasin 1"),

@@ -57,6 +57,38 @@ def test_the_end_token_ends_and_is_not_text():
     assert TOKENIZER.eos_token_id not in TOKENIZER.encode("look")
 
 
+class TestWords:
+    """The cut for worlds whose text is titles and prices."""
+
+    TEXTS = (
+        "now Back to Search [SEP] Page 1 (Total results: 3) [SEP] B12 [SEP] Tamwick Warm Plain Mug [SEP] $21.0\n"
+        "can\nsearch[<your query>]\nclick[b12] [back to search]\ngoal Find me plain, warm mug with color: blue\n>",
+        "click[b12]",
+        "search[plain warm mug]",
+    ) * 20
+    TOKENIZER = train_tokenizer(TEXTS, 500, "words")
+
+    def pieces(self, text):
+        return [self.TOKENIZER.decode([token]) for token in self.TOKENIZER.encode(text)]
+
+    def test_titles_share_their_words_with_goals(self):
+        assert self.pieces(" Warm Plain Mug [SEP]") == [" Warm", " Plain", " Mug", " [SEP]"]
+        assert " Plain" in self.pieces(" Warm Plain Mug")
+        assert " plain" in self.pieces("me plain, warm mug")
+
+    def test_digits_and_brackets_stand_alone(self):
+        assert self.pieces("click[b12]") == ["click", "[", "b", "1", "2", "]"]
+        assert self.pieces(" $21.0") == [" $", "2", "1", ".", "0"]
+
+    def test_numbers_never_seen_cost_a_token_a_digit(self):
+        assert len(self.pieces("click[b97]")) == 6
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.text().filter(lambda t: EOS not in t and PAD not in t))
+    def test_any_text_comes_back(self, text):
+        assert self.TOKENIZER.decode(self.TOKENIZER.encode(text), skip_special_tokens=True) == text
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
 def test_a_saved_tokenizer_cuts_text_as_before(tmp_path, architecture):
     """Also for those who load the checkpoint with plain transformers.

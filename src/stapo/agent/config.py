@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from stapo.errors import ConfigError, did_you_mean
 
 ResponseFormat = Literal["think_action", "action"]
-PromptStyle = Literal["standard", "compact"]
+PromptStyle = Literal["standard", "compact", "webshop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,24 +17,32 @@ class AgentConfig:
 
     Attributes:
         prompt: `standard` explains task and rules in sentences (instruction-tuned models); `compact` is a few short
-            lines with the goal last (tiny models that are trained from scratch).
+            lines with the goal last (tiny models that are trained from scratch); `webshop` tells a shopping agent what
+            the published WebShop protocol tells it.
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
+        fallback_characters: a `think_action` response without action tags is invalid, and so many of its last
+            characters are played. The published protocols: 30 for ALFWorld, 20 for WebShop.
         history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.
         command_history: how many steps before those are shown by their command alone. An agent that searches has to
             know where it has been; what it saw there may be forgotten.
         hidden_commands: offered commands that prompts do not list; the world still takes them.
-        require_admissible: count a well-formed command that the world does not offer as invalid, too. The field's
-            reference protocol checks the format only.
+        require_admissible: count a well-formed command that the world does not offer as invalid, too. A command offered
+            with a placeholder, such as ``search[<your query>]``, offers every text in its place. The field's reference
+            protocol checks the format only.
+        max_prompt_characters: longer prompts are shown without any history, as in the published WebShop protocol
+            (13,000); None sets no bound.
         max_prompt_tokens: longer prompts lose their oldest history entries, then are an error.
         max_response_tokens: generation stops here.
     """
 
     prompt: PromptStyle = "standard"
     response: ResponseFormat = "think_action"
+    fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
     hidden_commands: tuple[str, ...] = ("help",)
     require_admissible: bool = False
+    max_prompt_characters: int | None = None
     max_prompt_tokens: int = 2048
     max_response_tokens: int = 512
 
@@ -49,9 +57,15 @@ class AgentConfig:
         for field, least in (
             ("history_length", 0),
             ("command_history", 0),
+            ("fallback_characters", 0),
             ("max_prompt_tokens", 8),
             ("max_response_tokens", 1),
         ):
             value = getattr(self, field)
             if value < least:
                 raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")
+        if self.max_prompt_characters is not None and self.max_prompt_characters < 1:
+            raise ConfigError(
+                f"agent.max_prompt_characters is {self.max_prompt_characters}, expected at least 1, "
+                "or null for no bound."
+            )

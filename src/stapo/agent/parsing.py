@@ -10,7 +10,6 @@ from stapo.agent.config import ResponseFormat
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
-_FALLBACK_CHARACTERS = 30
 _MAX_ACTION_CHARACTERS = 1000
 
 
@@ -31,20 +30,23 @@ class ParsedResponse:
     problem: str = ""
 
 
-def parse_response(text: str, response_format: ResponseFormat) -> ParsedResponse:
+def parse_response(text: str, response_format: ResponseFormat, fallback_characters: int = 30) -> ParsedResponse:
     """Split a response into thought and action; never raises.
 
-    `think_action` follows the field's reference protocol for ALFWorld: lower-cased text between the first
-    ``<action>`` and the first ``</action>``; without them the last 30 characters are taken and the step is invalid,
-    as it is when the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text,
-    which must be one non-empty line without tags.
+    `think_action` follows the field's reference protocol: lower-cased text between the first ``<action>`` and the
+    first ``</action>``; without them the last `fallback_characters` are taken and the step is invalid, as it is when
+    the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text, which must be
+    one non-empty line without tags.
     """
     if response_format == "action":
         return _parse_bare(text)
     spans = part_spans(text)
     thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
     if "action" not in spans:
-        return ParsedResponse(text.lower()[-_FALLBACK_CHARACTERS:].strip(), thought, False, "no_action_tag")
+        lowered = text.lower()
+        # Not `[-fallback_characters:]`, which is everything for 0.
+        end = lowered[max(0, len(lowered) - fallback_characters) :]
+        return ParsedResponse(end.strip(), thought, False, "no_action_tag")
     action = text[slice(*spans["action"])].lower().strip()[:_MAX_ACTION_CHARACTERS]
     if not (_TAGS["<think>"].search(text) and _TAGS["</think>"].search(text)):
         return ParsedResponse(action, thought, False, "no_think_tag")

@@ -8,7 +8,7 @@ ALFWorld contains the task sentence, so the masked renderer uses the goal-free w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from stapo.agent.config import AgentConfig
@@ -52,8 +52,11 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
     """
     hide_goal = mask in ("goal_history", "goal")
     hide_history = mask in ("goal_history", "history")
-    render = _compact if config.prompt == "compact" else _standard
-    return render(fields, config, hide_goal, hide_history)
+    style, limit = _STYLES[config.prompt], config.max_prompt_characters
+    if limit is not None and len(style(fields, config, False, False)) > limit:
+        # Decided by the full prompt under every mask: both prompts of a row know the same history.
+        fields = replace(fields, history=(), earlier=())
+    return style(fields, config, hide_goal, hide_history)
 
 
 def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
@@ -98,12 +101,54 @@ def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     return "\n".join(lines) + "\n>"
 
 
+def _webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    """What the published WebShop prompt tells, in our words; pages are shown without the instruction they repeat."""
+    lines = ["You are a shopper who uses the text version of an online store."]
+    if not hide_goal:
+        lines.append(f"Your task: {f.goal}")
+    if f.history and not hide_history:
+        first = f.steps_taken - len(f.history) + 1
+        lines.append(
+            f"Steps taken before this one: {f.steps_taken}. The last {len(f.history)} pages you saw, and what you did:"
+        )
+        lines += [
+            f"[Page {n}: {_quoted(turn.blind_observation)}; action {n}: '{turn.action}']"
+            for n, turn in enumerate(f.history, start=first)
+        ]
+    if f.earlier and not hide_history:
+        lines.append(f"Before that you did, oldest first: {'; '.join(f.earlier)}.")
+    lines.append(f"This is step {f.step + 1}. The page now shows: {_quoted(f.blind_observation)}.")
+    if f.admissible is not None:
+        lines.append(
+            "The store takes these actions now:\n" + ",\n".join(f"'{command}'" for command in f.admissible) + "."
+        )
+    if config.response == "think_action":
+        lines.append(
+            "Decide on one action for this step. Reason step by step about the situation first, within <think> "
+            "</think> tags. Then give the action of your choice within <action> </action> tags."
+        )
+    else:
+        lines.append("Answer with the action of your choice for this step and nothing else.")
+    return "\n\n".join(lines)
+
+
+def _quoted(page: str) -> str:
+    """Every part of a page in quotation marks, since parts may hold commas and brackets."""
+    return " [SEP] ".join(f"'{part}'" for part in page.split(" [SEP] "))
+
+
 def _flat(text: str) -> str:
     return " ".join(text.split())
 
 
 def _grouped(admissible: tuple[str, ...]) -> list[str]:
-    """One command a line, but the verb of "go to" once: the long list of places is most of a prompt."""
+    """One command a line, but the verbs "go to" and "click" once: the long list of places is most of a prompt."""
     places = [command[6:] for command in admissible if command.startswith("go to ")]
-    others = [command for command in admissible if not command.startswith("go to ")]
-    return others + (["go to " + " ".join(places)] if places else [])
+    buttons = [command[5:] for command in admissible if command.startswith("click[")]
+    others = [command for command in admissible if not command.startswith(("go to ", "click["))]
+    return (
+        others + (["go to " + " ".join(places)] if places else []) + (["click" + " ".join(buttons)] if buttons else [])
+    )
+
+
+_STYLES = {"standard": _standard, "compact": _compact, "webshop": _webshop}

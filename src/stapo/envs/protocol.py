@@ -29,7 +29,9 @@ class Observation:
     Attributes:
         text: the observation as the environment words it.
         goal: the task sentence alone.
-        admissible: sorted commands that the world understands now, or None where actions are free text.
+        admissible: sorted commands that the world understands now, or None where actions are free text. A command with
+            a placeholder in angle brackets, such as ``search[<your query>]``, stands for every command with some text
+            in its stead (`stapo.envs.offers`).
         blind_text: `text` with every trace of the goal removed, for the trajectory-blind prompt.
     """
 

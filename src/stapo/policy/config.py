@@ -10,6 +10,7 @@ from stapo.errors import ConfigError
 
 DType = Literal["float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
+Tokenization = Literal["phrases", "words"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class ModelConfig:
         heads: attention heads; must divide `hidden_size`.
         intermediate_size: width of its feed-forward layers.
         vocab_size: upper bound for the trained tokenizer.
+        tokenizer: where the trained tokenizer must cut: `phrases` merges set sentences whole (ALFWorld), `words` cuts
+            at words, digits and brackets (WebShop).
         rope_theta: base of the rotary position embedding.
         initializer_range: standard deviation of the initial weights.
     """
@@ -40,6 +43,7 @@ class ModelConfig:
     heads: int = 4
     intermediate_size: int = 256
     vocab_size: int = 640
+    tokenizer: Tokenization = "phrases"
     rope_theta: float = 1e6
     initializer_range: float = 0.1
 
@@ -47,6 +51,10 @@ class ModelConfig:
         if self.architecture not in get_args(Architecture):
             raise ConfigError(
                 f"model.architecture is '{self.architecture}', expected one of {', '.join(get_args(Architecture))}."
+            )
+        if self.tokenizer not in get_args(Tokenization):
+            raise ConfigError(
+                f"model.tokenizer is '{self.tokenizer}', expected one of {', '.join(get_args(Tokenization))}."
             )
         if self.dtype not in get_args(DType):
             raise ConfigError(f"model.dtype is '{self.dtype}', expected one of {', '.join(get_args(DType))}.")

@@ -60,7 +60,7 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
         max_positions: longest prompt plus response, in tokens.
         seed: of the initial weights.
     """
-    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer = train_tokenizer(texts, config.vocab_size, config.tokenizer)
     sizes = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -80,20 +80,24 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **sizes))
-        _compose_embeddings(model.get_input_embeddings().weight, tokenizer, config.initializer_range)
+        _compose_embeddings(
+            model.get_input_embeddings().weight, tokenizer, config.initializer_range, fold=config.tokenizer == "words"
+        )
     return finish_policy(model, tokenizer, config)
 
 
-def _compose_embeddings(weight_vh: torch.Tensor, tokenizer: Any, scale: float) -> None:
+def _compose_embeddings(weight_vh: torch.Tensor, tokenizer: Any, scale: float, *, fold: bool) -> None:
     """Start each token's embedding as a mix of vectors of its words, so that " candle" resembles " candle 1".
 
     A phrase tokenizer gives the candle of the goal and the candle on the shelf unrelated tokens; a small model needs
-    most of its training to find out that they belong together.
+    most of its training to find out that they belong together. With `fold`, "Warm" of a title resembles "warm".
     """
     words: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for token in range(weight_vh.shape[0]):
             parts = tokenizer.decode([token]).split()
+            if fold:
+                parts = [part.lower() for part in parts]
             for word in parts:
                 words.setdefault(word, torch.randn(weight_vh.shape[1]))
             if parts:

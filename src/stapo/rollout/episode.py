@@ -10,6 +10,7 @@ from dataclasses import replace
 from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, parse_response, render_prompt
 from stapo.envs import Observation, StepResult
 from stapo.envs.guard import Trouble, raised, short
+from stapo.envs.offers import offers
 from stapo.errors import EnvError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import PromptEncoder
@@ -95,13 +96,13 @@ class Episode:
             return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
             response = self.encoder.decode(sample.ids)
-            parsed = parse_response(response, self.agent.response)
+            parsed = parse_response(response, self.agent.response, self.agent.fallback_characters)
             parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
         valid, problem = parsed.valid, parsed.problem
         offered = self.admissible if self.agent.require_admissible else None
-        if valid and offered is not None and parsed.action not in offered:
+        if valid and offered is not None and not offers(offered, parsed.action):
             valid, problem = False, "not_admissible"
         text, ids, blind, blind_ids = self._prompt
         anchor = self.observation

@@ -15,6 +15,7 @@ import numpy as np
 
 from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, render_prompt
 from stapo.envs import Env
+from stapo.envs.offers import is_template
 from stapo.errors import ConfigError
 from stapo.train.config import WarmStartConfig
 
@@ -89,9 +90,10 @@ def _play(
         action = expert.action()
         if action is None:
             break
-        wandering = bool(admissible) and rng.random() < config.wander
-        if wandering and admissible:
-            action = admissible[int(rng.integers(len(admissible)))]
+        ready = [c for c in admissible or () if not is_template(c)]
+        wandering = bool(ready) and rng.random() < config.wander
+        if wandering:
+            action = ready[int(rng.integers(len(ready)))]
         fields = PromptFields(
             first.goal, step, memory.steps_taken, memory.recall(), seen, blind,
             None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands),

@@ -1,0 +1,44 @@
+"""Which commands a list of offered commands stands for.
+
+Most offered commands are literal. One with a placeholder in angle brackets, such as ``search[<your query>]``, is a
+template: it offers every command that has some text in the placeholder's stead.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_PLACEHOLDER = re.compile(r"<[^<>]+>")
+
+
+def is_template(command: str) -> bool:
+    """Whether an offered command has a placeholder that the agent has to fill in."""
+    return _PLACEHOLDER.search(command) is not None
+
+
+def offers(admissible: Iterable[str], command: str) -> bool:
+    """Whether `command` is offered: it is in the list, or fills in a template of the list with text that is not blank.
+
+    A template taken literally is not offered: its placeholder is no text of the agent's.
+    """
+    return any(_fills(command, offer) if is_template(offer) else command == offer for offer in admissible)
+
+
+def _fills(command: str, template: str) -> bool:
+    before, _, after = _cut(template)
+    inner = command[len(before) : len(command) - len(after)]
+    return (
+        command != template
+        and len(command) > len(before) + len(after)
+        and command.startswith(before)
+        and command.endswith(after)
+        and bool(inner.strip())
+    )
+
+
+def _cut(template: str) -> tuple[str, str, str]:
+    """What stands before, in and behind the placeholders, taken together."""
+    found = list(_PLACEHOLDER.finditer(template))
+    start, end = found[0].start(), found[-1].end()
+    return template[:start], template[start:end], template[end:]
