@@ -90,6 +90,8 @@ def test_errors_are_standard_errors_too():
         "NonFiniteError": ArithmeticError,
         "RunDirectoryError": OSError,
         "SaveError": OSError,
+        "CorpusError": ValueError,
+        "IndexFileError": OSError,
         "RetrieverError": ConnectionError,
         "DeadlineError": TimeoutError,
         "FailureLimitError": RuntimeError,

@@ -50,6 +50,14 @@ class SaveError(StapoError, OSError):
     """A saved state of a run that could not be written, or that is damaged, incomplete or foreign."""
 
 
+class CorpusError(StapoError, ValueError):
+    """A corpus file that is missing or has a line that is no passage."""
+
+
+class IndexFileError(StapoError, OSError):
+    """A search index or passage store that is missing, damaged, of another version, or could not be written."""
+
+
 class RetrieverError(StapoError, ConnectionError):
     """A retriever that could not be reached or answered with something else than passages."""
 

@@ -1,0 +1,78 @@
+"""What a retriever is: questions in, ranked passages out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from stapo.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One passage that was found.
+
+    Attributes:
+        id: its id in the corpus.
+        title: title of the article, without quotes; may be empty.
+        text: the passage without its title.
+        score: larger is better; comparable inside one answer only.
+    """
+
+    id: str
+    title: str
+    text: str
+    score: float = 0.0
+
+    @property
+    def contents(self) -> str:
+        """Title and text in one, as Search-R1's corpora have them: ``"Title"``, a line feed, the text."""
+        return f'"{self.title}"\n{self.text}' if self.title else self.text
+
+
+def split_contents(contents: str) -> tuple[str, str]:
+    """Title and text of a passage: the first line is the title, quotes around it go. One line alone is text."""
+    first, line_feed, rest = contents.partition("\n")
+    if not line_feed:
+        return "", contents
+    title = first.strip()
+    return (title[1:-1] if len(title) > 1 and title[0] == title[-1] == '"' else title), rest
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Finds passages. May be asked from several threads at once.
+
+    `search` raises `stapo.errors.RetrieverError` if the retriever cannot answer, and `ConfigError` for a k below 1.
+    """
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """For each query at most k passages, the best first; none for a query that matches nothing."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; more than once is fine."""
+        ...
+
+
+class Closing:
+    """Makes a retriever usable in a ``with`` block."""
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_k(k: int) -> None:
+    """Raise ConfigError unless k is at least 1."""
+    if k < 1:
+        raise ConfigError(f"k is {k}, expected at least 1 passage.")
