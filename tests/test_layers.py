@@ -21,7 +21,7 @@ PACKAGE = SOURCE / "stapo"
 MAY_IMPORT = {
     "errors": set(),
     "registry": {"errors"},
-    "algo": {"errors"},
+    "algo": {"errors", "registry"},
     "retrieval": {"errors", "registry"},
     "envs": {"errors", "registry", "retrieval"},
     "agent": {"errors"},

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from stapo.algo import get_algorithm
 from stapo.cli.main import main
 from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
@@ -58,11 +59,23 @@ FLAGGING = {"outlier": {"select": "all"}, "selective": {"alpha": 0.1, "gamma": 0
 """So that runs of a few dozen steps have flagged rows at all."""
 
 
+def flagging(name: str) -> dict[str, Any]:
+    """Knobs with which runs of a few dozen steps have flagged rows, and the algorithm stays what it is."""
+    outlier, selective = get_algorithm(name).outlier, get_algorithm(name).selective
+    if outlier.select == "none":
+        return {}
+    # Where the choice of rows is what sets it apart, the fences come near instead.
+    own = outlier.metric != "normalized" or outlier.select == "random"
+    return {
+        "outlier": {"lam": 0.1} if own else {"select": "all"},
+        "selective": {k: 0.1 for k in ("alpha", "gamma") if getattr(selective, k) > 0},
+    }
+
+
 def settings(environment: str = "alfworld", algorithm: str = "stapo", **changes: Any) -> dict[str, Any]:
     """Settings as a YAML file would hold them; `changes` are dotted keys with `__` as the dot."""
     chosen: dict[str, Any] = {"name": algorithm}
-    if algorithm.startswith("stapo"):
-        chosen |= {key: dict(value) for key, value in FLAGGING.items() if algorithm != "stapo-shannon"}
+    chosen |= flagging(algorithm)
     data = json.loads(json.dumps({**COMMON, **ENVIRONMENTS[environment], "algorithm": chosen}))
     for key, value in changes.items():
         *path, last = key.split("__")

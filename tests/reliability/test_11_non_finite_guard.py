@@ -85,8 +85,8 @@ def test_in_a_reward_through_the_command(toy_model, tmp_path, bad):
 def poison_advantage(made, bad):
     build = loop.build_batch
 
-    def poisoned(trajectories, algorithm):
-        batch = build(trajectories, algorithm)
+    def poisoned(trajectories, algorithm, **given):
+        batch = build(trajectories, algorithm, **given)
         batch.advantages.total_b[5] = bad
         return batch
 

@@ -79,7 +79,9 @@ def test_entropies_without_a_spread(name, case, included):
     entropy, anchor = ENTROPIES[case]
     config = get_algorithm(name).outlier
     with np.errstate(all="raise"):
-        found = select_outliers(entropy, anchor, np.full(len(entropy), included), config)
+        found = select_outliers(
+            entropy, anchor, np.full(len(entropy), included), config, seed=(0,), state_b=[f"state {a}" for a in anchor]
+        )
     assert np.isfinite(found.normalized_b[found.included_b]).all()
     if case in ("zero", "equal") and config.metric != "shannon":
         assert found.normalized_b[found.included_b] == pytest.approx(0.0, abs=1e-6)

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from stapo.algo.checks import require_finite as require_finite
     from stapo.algo.config import AdvantageConfig as AdvantageConfig
     from stapo.algo.config import AlgorithmConfig as AlgorithmConfig
+    from stapo.algo.config import ModulationConfig as ModulationConfig
     from stapo.algo.config import OutlierConfig as OutlierConfig
     from stapo.algo.config import PolicyLossConfig as PolicyLossConfig
     from stapo.algo.config import SelectiveConfig as SelectiveConfig
     from stapo.algo.credit import Advantages as Advantages
+    from stapo.algo.credit import batch_advantages as batch_advantages
     from stapo.algo.credit import compute_advantages as compute_advantages
     from stapo.algo.credit import episode_advantages as episode_advantages
-    from stapo.algo.credit import episode_returns as episode_returns
+    from stapo.algo.credit import leave_one_out_advantages as leave_one_out_advantages
     from stapo.algo.credit import step_advantages as step_advantages
-    from stapo.algo.credit import step_returns as step_returns
     from stapo.algo.groups import GroupStats as GroupStats
     from stapo.algo.groups import group_normalise as group_normalise
     from stapo.algo.groups import group_statistics as group_statistics
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from stapo.algo.head import flagged_scores as flagged_scores
     from stapo.algo.head import score_tokens as score_tokens
     from stapo.algo.head import two_context_kl as two_context_kl
+    from stapo.algo.history import history_advantages as history_advantages
+    from stapo.algo.history import history_groups as history_groups
     from stapo.algo.loss import BaseLoss as BaseLoss
     from stapo.algo.loss import LossDenominators as LossDenominators
     from stapo.algo.loss import PolicyLoss as PolicyLoss
@@ -45,18 +48,29 @@ if TYPE_CHECKING:
     from stapo.algo.loss import k3 as k3
     from stapo.algo.loss import mean_stats as mean_stats
     from stapo.algo.loss import policy_loss as policy_loss
+    from stapo.algo.modulation import entropy_scale as entropy_scale
+    from stapo.algo.modulation import modulated_advantages as modulated_advantages
     from stapo.algo.outliers import Outliers as Outliers
-    from stapo.algo.outliers import normalised_entropy as normalised_entropy
     from stapo.algo.outliers import select_outliers as select_outliers
     from stapo.algo.outliers import step_entropy as step_entropy
+    from stapo.algo.presets import ALGORITHM_FAMILIES as ALGORITHM_FAMILIES
     from stapo.algo.presets import ALGORITHMS as ALGORITHMS
+    from stapo.algo.presets import algorithm_names as algorithm_names
     from stapo.algo.presets import get_algorithm as get_algorithm
+    from stapo.algo.presets import register_algorithm as register_algorithm
+    from stapo.algo.returns import episode_returns as episode_returns
+    from stapo.algo.returns import step_returns as step_returns
     from stapo.algo.selective import SelectiveTerms as SelectiveTerms
     from stapo.algo.selective import selective_divisor as selective_divisor
     from stapo.algo.selective import selective_loss as selective_loss
     from stapo.algo.selective import selective_terms as selective_terms
     from stapo.algo.selective import token_kl as token_kl
     from stapo.algo.selective import unflatten_tokens as unflatten_tokens
+    from stapo.algo.step_scores import EntropyScores as EntropyScores
+    from stapo.algo.step_scores import StateEntropies as StateEntropies
+    from stapo.algo.step_scores import entropy_scores as entropy_scores
+    from stapo.algo.step_scores import normalised_entropy as normalised_entropy
+    from stapo.algo.step_scores import state_key as state_key
 
 _HOME = {
     "anchor_groups": "anchors",
@@ -66,15 +80,16 @@ _HOME = {
     "require_finite": "checks",
     "AdvantageConfig": "config",
     "AlgorithmConfig": "config",
+    "ModulationConfig": "config",
     "OutlierConfig": "config",
     "PolicyLossConfig": "config",
     "SelectiveConfig": "config",
     "Advantages": "credit",
+    "batch_advantages": "credit",
     "compute_advantages": "credit",
     "episode_advantages": "credit",
-    "episode_returns": "credit",
+    "leave_one_out_advantages": "credit",
     "step_advantages": "credit",
-    "step_returns": "credit",
     "GroupStats": "groups",
     "group_normalise": "groups",
     "group_statistics": "groups",
@@ -82,6 +97,8 @@ _HOME = {
     "flagged_scores": "head",
     "score_tokens": "head",
     "two_context_kl": "head",
+    "history_advantages": "history",
+    "history_groups": "history",
     "BaseLoss": "loss",
     "LossDenominators": "loss",
     "PolicyLoss": "loss",
@@ -90,39 +107,58 @@ _HOME = {
     "k3": "loss",
     "mean_stats": "loss",
     "policy_loss": "loss",
+    "entropy_scale": "modulation",
+    "modulated_advantages": "modulation",
     "Outliers": "outliers",
-    "normalised_entropy": "outliers",
     "select_outliers": "outliers",
     "step_entropy": "outliers",
     "ALGORITHMS": "presets",
+    "ALGORITHM_FAMILIES": "presets",
+    "algorithm_names": "presets",
     "get_algorithm": "presets",
+    "register_algorithm": "presets",
+    "episode_returns": "returns",
+    "step_returns": "returns",
     "SelectiveTerms": "selective",
     "selective_divisor": "selective",
     "selective_loss": "selective",
     "selective_terms": "selective",
     "token_kl": "selective",
     "unflatten_tokens": "selective",
+    "EntropyScores": "step_scores",
+    "StateEntropies": "step_scores",
+    "entropy_scores": "step_scores",
+    "normalised_entropy": "step_scores",
+    "state_key": "step_scores",
 }
 
 __all__ = [
     "ALGORITHMS",
+    "ALGORITHM_FAMILIES",
     "AdvantageConfig",
     "Advantages",
     "AlgorithmConfig",
     "BaseLoss",
+    "EntropyScores",
     "FlaggedScores",
     "GroupStats",
     "LossDenominators",
+    "ModulationConfig",
     "OutlierConfig",
     "Outliers",
     "PolicyLoss",
     "PolicyLossConfig",
     "SelectiveConfig",
     "SelectiveTerms",
+    "StateEntropies",
     "aggregate",
+    "algorithm_names",
     "anchor_groups",
     "base_loss",
+    "batch_advantages",
     "compute_advantages",
+    "entropy_scale",
+    "entropy_scores",
     "episode_advantages",
     "episode_returns",
     "exact_groups",
@@ -131,10 +167,15 @@ __all__ = [
     "group_normalise",
     "group_sizes",
     "group_statistics",
+    "history_advantages",
+    "history_groups",
     "k3",
+    "leave_one_out_advantages",
     "mean_stats",
+    "modulated_advantages",
     "normalised_entropy",
     "policy_loss",
+    "register_algorithm",
     "require_finite",
     "score_tokens",
     "select_outliers",
@@ -142,6 +183,7 @@ __all__ = [
     "selective_loss",
     "selective_terms",
     "similarity_groups",
+    "state_key",
     "step_advantages",
     "step_entropy",
     "step_returns",

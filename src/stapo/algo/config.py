@@ -1,35 +1,38 @@
 """Every knob of the algorithms, as frozen dataclasses that are checked when they are built.
 
-An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`), which steps are singled out
-(`OutlierConfig`), what is asked of those steps (`SelectiveConfig`) and what every step is trained
-with (`PolicyLossConfig`). It does not say how to roll out, batch or optimise. Defaults are the
-paper's values (STAPO, arXiv 2607.04963); where the paper is silent the docstring says so and the
-choice stays a knob.
+An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`) and bent by uncertainty
+(`ModulationConfig`), which steps are singled out (`OutlierConfig`), what is asked of those steps
+(`SelectiveConfig`) and what every step is trained with (`PolicyLossConfig`). It does not say how to
+roll out, batch or optimise. Defaults are the paper's values (STAPO, arXiv 2607.04963); where the
+paper is silent the docstring says so and the choice stays a knob.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.errors import ConfigError
 
-EpisodeAdvantage = Literal["grpo", "none"]
+EpisodeAdvantage = Literal["grpo", "rloo", "batch", "none"]
 EpisodeStats = Literal["trajectory", "step"]
 AdvantageNorm = Literal["std", "none"]
 PenaltyOn = Literal["return", "advantage"]
 AnchorKind = Literal["exact", "similarity"]
-Metric = Literal["normalized", "shannon"]
+StepGroups = Literal["anchor", "history"]
+Modulation = Literal["none", "empg"]
+Metric = Literal["normalized", "shannon", "leave-one-out", "median-mad", "shrunken", "running"]
 Sides = Literal["both", "high", "low"]
 Singleton = Literal["raw", "zero", "exclude"]
-Select = Literal["iqr", "all", "none"]
+Select = Literal["iqr", "random", "all", "none"]
 TokenSet = Literal["response", "action", "think"]
 KlEstimator = Literal["full", "k3", "k2k1"]
 TaGrad = Literal["both", "full_only", "blind_only"]
 SelectiveNorm = Literal["flagged", "all"]
 TokenAggregation = Literal["mean", "sum"]
 BlindMask = Literal["goal_history", "goal", "history", "none"]
+Ratio = Literal["token", "sequence"]
 Aggregation = Literal["token", "step", "trajectory", "sequence-sum-norm"]
 
 
@@ -38,12 +41,19 @@ class AdvantageConfig:
     """How rewards become advantages (STAPO eq. 6 and 7).
 
     Attributes:
-        episode: advantage of the whole episode; ``grpo`` is eq. 6, ``none`` leaves it out.
+        episode: advantage of the whole episode. ``grpo`` is eq. 6, ``rloo`` compares with the mean
+            of the group's other trajectories, ``batch`` takes the return from the step on and
+            whitens it over all rows of the batch, ``none`` leaves it out.
         step_advantage: add the step advantage inside anchor groups (eq. 7).
+        step_groups: rows that a step is compared with: those that saw the same (``anchor``), or
+            the weighted mean over those that saw the same last 1, 2, … observations (``history``,
+            HGPO).
+        history_depth: K of HGPO: earlier observations that have to agree at the finest level.
+        length_alpha: weights of HGPO's levels k grow as (k + 1)^length_alpha.
         omega: weight of the step advantage.
         discount: per-step discount of the step return.
-        episode_stats: mean and spread over the group's trajectories, or over its step rows (long
-            ones weigh more).
+        episode_stats: mean and spread of ``grpo`` over the group's trajectories, or over its step
+            rows (long ones weigh more).
         advantage_norm: divide by the spread, or centre only (GiGPO's WebShop setting).
         invalid_penalty: subtracted from a row whose action was invalid.
         invalid_penalty_on: put the penalty into the returns before normalising (baselines' code),
@@ -59,6 +69,9 @@ class AdvantageConfig:
 
     episode: EpisodeAdvantage = "grpo"
     step_advantage: bool = True
+    step_groups: StepGroups = "anchor"
+    history_depth: int = 2
+    length_alpha: float = 1.0
     omega: float = 1.0
     discount: float = 0.95
     episode_stats: EpisodeStats = "trajectory"
@@ -74,6 +87,9 @@ class AdvantageConfig:
     def __post_init__(self) -> None:
         check_choice("advantage.episode", self.episode, get_args(EpisodeAdvantage))
         check_flag("advantage.step_advantage", self.step_advantage)
+        check_choice("advantage.step_groups", self.step_groups, get_args(StepGroups))
+        check_integer("advantage.history_depth", self.history_depth, low=0)
+        check_number("advantage.length_alpha", self.length_alpha)
         check_number("advantage.omega", self.omega, low=0)
         check_number("advantage.discount", self.discount, low=0, high=1)
         check_choice("advantage.episode_stats", self.episode_stats, get_args(EpisodeStats))
@@ -93,12 +109,44 @@ class AdvantageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModulationConfig:
+    """How the entropy of a step bends its advantage (EMPG, arXiv 2509.09265).
+
+    Attributes:
+        kind: ``empg`` scales the advantages of certain steps up and those of uncertain steps down,
+            and adds a bonus for steps that lead to certainty; ``none`` leaves advantages alone.
+        k: sharpness of the scale.
+        k_future: sharpness of the bonus.
+        zeta: weight of the bonus.
+    """
+
+    kind: Modulation = "none"
+    k: float = 1.0
+    k_future: float = 1.0
+    zeta: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_choice("modulation.kind", self.kind, get_args(Modulation))
+        # Normalised entropies end at 1: exp(-50) is still a number in fp32.
+        check_number("modulation.k", self.k, low=0, high=50)
+        check_number("modulation.k_future", self.k_future, low=0, high=50)
+        check_number("modulation.zeta", self.zeta, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OutlierConfig:
     """Which steps are flagged (STAPO eq. 1 to 3).
 
     Attributes:
-        select: ``iqr`` flags outside the fences, ``all`` flags every row, ``none`` flags nothing.
-        metric: entropy z-scored inside its anchor group (eq. 2), or the plain entropy of eq. 1.
+        select: ``iqr`` flags outside the fences, ``random`` as many rows, but drawn by chance (a
+            control), ``all`` flags every row, ``none`` flags nothing.
+        metric: what is held against the fences. ``normalized``: entropy z-scored inside its anchor
+            group (eq. 2). ``shannon``: the plain entropy of eq. 1. Beyond the paper:
+            ``leave-one-out``: against mean and spread of the group's other rows;
+            ``median-mad``: against the group's median, in units of its median absolute deviation;
+            ``shrunken``: mean and variance of a group drawn towards those of the batch;
+            ``running``: mean and variance of a state over iterations. See
+            `stapo.algo.step_scores`.
         sides: flag beyond both fences, or one only.
         lam: fence distance in interquartile ranges.
         ddof: 1 for the sample spread, 0 for the population's (the paper does not say).
@@ -108,8 +156,14 @@ class OutlierConfig:
         tokens: response tokens whose entropy counts; the caller builds the mask accordingly.
         max_fraction: flag at most this share of the rows, the farthest outside first; None for no
             bound.
-        std_floor: an anchor group whose spread is below it scores 0.
+        std_floor: an anchor group whose spread is below it scores 0; ``normalized`` alone.
         eps: added to the spread.
+        min_spread: a spread counts as at least so many nats; metrics beyond the paper alone, whose
+            scores have no bound.
+        shrinkage: k of ``shrunken``: a group of n rows weighs n / (n + k) against the batch.
+        running_decay: share of a state's weight that ``running`` keeps from one iteration to the
+            next; the policy moves on, too.
+        running_states: states that ``running`` remembers at most; those seen last stay.
     """
 
     select: Select = "iqr"
@@ -123,6 +177,10 @@ class OutlierConfig:
     max_fraction: float | None = None
     std_floor: float = 1e-8
     eps: float = 1e-6
+    min_spread: float = 0.01
+    shrinkage: float = 5.0
+    running_decay: float = 0.9
+    running_states: int = 10_000
 
     def __post_init__(self) -> None:
         check_choice("outlier.select", self.select, get_args(Select))
@@ -137,6 +195,10 @@ class OutlierConfig:
             check_number("outlier.max_fraction", self.max_fraction, low=0, high=1, open_low=True)
         check_number("outlier.std_floor", self.std_floor, low=0)
         check_number("outlier.eps", self.eps, low=0)
+        check_number("outlier.min_spread", self.min_spread, low=0, open_low=True)
+        check_number("outlier.shrinkage", self.shrinkage, low=0)
+        check_number("outlier.running_decay", self.running_decay, low=0, high=1)
+        check_integer("outlier.running_states", self.running_states, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +247,8 @@ class PolicyLossConfig:
     """The base objective of every step (STAPO eq. 9).
 
     Attributes:
+        ratio: of new to old probability, per token, or one per response: the geometric mean over
+            its tokens (``sequence``, GSPO).
         clip_low: the ratio is clipped from below at 1 - clip_low.
         clip_high: the ratio is clipped from above at 1 + clip_high.
         dual_clip: bound c on the loss of a negative advantage, in units of -A; None for no bound.
@@ -192,12 +256,13 @@ class PolicyLossConfig:
         entropy_coef: weight of the entropy bonus.
         aggregation: how token losses become one number; see `stapo.algo.loss.aggregate`. ``step``
             is eq. 8 read as a mean over a step's tokens, then over steps.
-        constant_length: divisor of ``sequence-sum-norm``, in tokens (the response limit); required
-            there.
+        constant_length: divisor of ``sequence-sum-norm``, in tokens; null takes the response limit
+            of the run.
         kl_cap: a token's reference divergence counts up to this value, in nats.
         log_ratio_clamp: bound on log ratios before they are exponentiated.
     """
 
+    ratio: Ratio = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = 3.0
@@ -209,6 +274,7 @@ class PolicyLossConfig:
     log_ratio_clamp: float = 20.0
 
     def __post_init__(self) -> None:
+        check_choice("loss.ratio", self.ratio, get_args(Ratio))
         check_number("loss.clip_low", self.clip_low, low=0, high=1)
         check_number("loss.clip_high", self.clip_high, low=0)
         if self.dual_clip is not None:
@@ -218,24 +284,20 @@ class PolicyLossConfig:
         check_choice("loss.aggregation", self.aggregation, get_args(Aggregation))
         if self.constant_length is not None:
             check_integer("loss.constant_length", self.constant_length, low=1)
-        if self.aggregation == "sequence-sum-norm" and self.constant_length is None:
-            raise ConfigError(
-                "loss.constant_length is None with loss.aggregation 'sequence-sum-norm'; expected "
-                "the response limit in tokens."
-            )
         check_number("loss.kl_cap", self.kl_cap, low=0, open_low=True)
         check_number("loss.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """One algorithm: a name, where it comes from, and its four groups of knobs.
+    """One algorithm: a name, where it comes from, and the pieces it is made of.
 
     Attributes:
         name: preset name.
         paper: citation of the method.
         description: one line that says what sets it apart.
         advantage: credit assignment.
+        modulation: what entropy does to advantages.
         outlier: choice of flagged steps.
         selective: terms on flagged steps.
         loss: base objective.
@@ -245,6 +307,7 @@ class AlgorithmConfig:
     paper: str
     description: str = ""
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
+    modulation: ModulationConfig = field(default_factory=ModulationConfig)
     outlier: OutlierConfig = field(default_factory=OutlierConfig)
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
     loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
@@ -258,6 +321,16 @@ class AlgorithmConfig:
         """Whether flagged steps get extra terms at all; if not, no blind pass is needed."""
         s = self.selective
         return self.outlier.select != "none" and s.blind_mask != "none" and (s.alpha > 0 or s.gamma > 0)
+
+    def resolved(self, response_limit: int) -> AlgorithmConfig:
+        """Fill in what a run decides: the divisor of ``sequence-sum-norm``, where none is given.
+
+        Args:
+            response_limit: tokens of a response at most.
+        """
+        if self.loss.aggregation != "sequence-sum-norm" or self.loss.constant_length is not None:
+            return self
+        return replace(self, loss=replace(self.loss, constant_length=response_limit))
 
     @property
     def needs_blind_reference(self) -> bool:

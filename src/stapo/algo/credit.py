@@ -1,6 +1,7 @@
 """Credit: rewards of steps become one advantage per row (STAPO eq. 6, 7; GiGPO, 2505.10978).
 
-Plain numpy without gradients. Sums run in float64 and results are float32. Rows of weight 0 are
+The pieces are chosen by name: `AdvantageConfig.episode` for whole episodes, `step_groups` for single
+steps. Plain numpy without gradients. Sums run in float64 and results are float32. Rows of weight 0 are
 padding: they enter no statistic, whatever they hold, and come out as 0. Nothing here loops over
 rows.
 """
@@ -16,7 +17,6 @@ from stapo.algo.checks import require_length
 from stapo.algo.config import AdvantageConfig
 from stapo.algo.groups import (
     BoolArray,
-    DoubleArray,
     FloatArray,
     dense_codes,
     float32,
@@ -25,13 +25,17 @@ from stapo.algo.groups import (
     real_values,
     standardise,
 )
+from stapo.algo.history import history_advantages, history_groups
+from stapo.algo.returns import episode_returns, step_returns
 
 __all__ = [
     "Advantages",
+    "batch_advantages",
     "compute_advantages",
     "episode_advantages",
     "episode_returns",
     "group_normalise",
+    "leave_one_out_advantages",
     "step_advantages",
     "step_returns",
 ]
@@ -57,84 +61,6 @@ class Advantages:
     return_b: FloatArray
     episode_return_b: FloatArray
     anchor_size_b: npt.NDArray[np.int64]
-
-
-def step_returns(
-    reward_b: npt.ArrayLike,
-    traj_b: npt.ArrayLike,
-    step_b: npt.ArrayLike,
-    discount: float,
-    *,
-    weight_b: npt.ArrayLike | None = None,
-) -> DoubleArray:
-    """Discounted return from each step to the end of its trajectory, R_t of eq. 7.
-
-    R_t = sum over t' >= t of discount^(t'-t) * r_t'.
-
-    Args:
-        reward_b: (B,) reward of each step.
-        traj_b: (B,) trajectory of each row, unique across tasks.
-        step_b: (B,) integer step number; gaps are discounted as the number says.
-        discount: in [0, 1].
-        weight_b: (B,) 0 on padding rows; None if there are none.
-
-    Returns:
-        (B,) float64, 0 on padding.
-
-    Raises:
-        ValueError: lengths differ, or two real rows are the same step of the same trajectory.
-        NonFiniteError: a real row's reward is NaN or infinite.
-    """
-    reward, real = real_values("reward_b", reward_b, weight_b)
-    rows = np.flatnonzero(real)
-    out = np.zeros(reward.shape[0])
-    require_length(reward.shape[0], traj_b=traj_b, step_b=step_b)
-    if rows.size == 0:
-        return out
-    traj = dense_codes(np.asarray(traj_b)[rows])
-    step = np.asarray(step_b, dtype=np.int64)[rows]
-    order = np.lexsort((step, traj))
-    traj, step = traj[order], step[order]
-    same = (traj[1:] == traj[:-1]) & (step[1:] == step[:-1])
-    if same.any():
-        row = int(rows[order[int(np.argmax(same)) + 1]])
-        raise ValueError(
-            f"row {row} repeats step {np.asarray(step_b)[row]} of trajectory "
-            f"{np.asarray(traj_b)[row]}; expected one row per step. Give padding rows weight 0."
-        )
-    total = reward[rows][order]
-    longest = int(np.bincount(traj).max())
-    # Doubling: after each pass a row holds the discounted sum of the next `reach` rows, so log2(T)
-    # passes do.
-    reach = 1
-    while reach < longest:
-        factor = np.where(traj[reach:] == traj[:-reach], discount ** (step[reach:] - step[:-reach]).clip(0), 0.0)
-        ahead = factor * total[reach:]
-        total = total.copy()
-        total[:-reach] += ahead
-        reach *= 2
-    out[rows[order]] = total
-    return out
-
-
-def episode_returns(
-    reward_b: npt.ArrayLike, traj_b: npt.ArrayLike, *, weight_b: npt.ArrayLike | None = None
-) -> DoubleArray:
-    """Undiscounted return of each row's whole trajectory, R(tau) of eq. 6.
-
-    Returns:
-        (B,) float64, the same number on all rows of a trajectory, 0 on padding.
-
-    Raises:
-        ValueError: lengths differ.
-        NonFiniteError: a real row's reward is NaN or infinite.
-    """
-    reward, real = real_values("reward_b", reward_b, weight_b)
-    require_length(reward.shape[0], traj_b=traj_b)
-    if reward.size == 0:
-        return reward
-    traj = dense_codes(np.asarray(traj_b))
-    return np.asarray(np.bincount(traj, weights=reward)[traj] * real)
 
 
 def episode_advantages(
@@ -167,14 +93,47 @@ def episode_advantages(
     clean = episode_returns(reward_b, traj_b, weight_b=real)
     penalised = (clean - np.asarray(penalty_b, dtype=np.float64)) * real
     if config.episode_stats == "trajectory":
-        one_each = np.zeros(real.shape[0], dtype=bool)
-        rows = np.flatnonzero(real)
-        one_each[rows[np.unique(np.asarray(traj_b)[rows], return_index=True)[1]]] = True
-        stats = group_statistics(clean, group_b, weight_b=one_each, ddof=config.ddof)
+        stats = group_statistics(clean, group_b, weight_b=_one_row_each(traj_b, real), ddof=config.ddof)
     else:
         stats = group_statistics(penalised, group_b, weight_b=real, ddof=config.ddof)
     z = standardise(penalised, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
     return float32(z * real)
+
+
+def leave_one_out_advantages(
+    reward_b: npt.ArrayLike,
+    group_b: npt.ArrayLike,
+    traj_b: npt.ArrayLike,
+    *,
+    penalty_b: npt.ArrayLike | float = 0.0,
+    weight_b: npt.ArrayLike | None = None,
+) -> FloatArray:
+    """Return of a row's trajectory minus the mean return of its group's others (RLOO, 2402.14740).
+
+    Equal to n / (n - 1) * (R - mean) in a group of n; 0 in a group of one. The baseline is taken
+    without penalties; the row's own return carries its penalty.
+
+    Returns:
+        (B,) float32, 0 on padding.
+    """
+    _, real = real_values("reward_b", reward_b, weight_b)
+    clean = episode_returns(reward_b, traj_b, weight_b=real)
+    stats = group_statistics(clean, group_b, weight_b=_one_row_each(traj_b, real))
+    compared = real & (stats.size_b > 1)
+    above = (clean - stats.mean_b) * stats.size_b / np.maximum(stats.size_b - 1, 1)
+    return float32(np.where(compared, above - np.asarray(penalty_b, dtype=np.float64), 0.0))
+
+
+def batch_advantages(
+    return_b: npt.ArrayLike, config: AdvantageConfig, *, weight_b: npt.ArrayLike | None = None
+) -> FloatArray:
+    """Return from a step on, whitened over all rows of the batch (REINFORCE++, 2501.03262).
+
+    Returns:
+        (B,) float32, 0 on padding; 0 everywhere where all returns are equal.
+    """
+    one_group = np.zeros(np.shape(return_b), dtype=np.int64)
+    return step_advantages(return_b, one_group, config, weight_b=weight_b)
 
 
 def step_advantages(
@@ -241,8 +200,15 @@ def compute_advantages(
     episode = np.zeros(n, np.float32)
     if config.episode == "grpo":
         episode = episode_advantages(reward, group, traj, config, penalty_b=in_return, weight_b=real)
+    elif config.episode == "rloo":
+        episode = leave_one_out_advantages(reward, group, traj, penalty_b=in_return, weight_b=real)
+    elif config.episode == "batch":
+        episode = batch_advantages(returns, config, weight_b=real)
     step = np.zeros(n, np.float32)
-    if config.step_advantage:
+    if config.step_advantage and config.step_groups == "history":
+        levels = history_groups(anchor, traj, step_b, config.history_depth, weight_b=real)
+        step = history_advantages(returns, levels, config, weight_b=real)
+    elif config.step_advantage:
         step = step_advantages(returns, anchor, config, weight_b=real)
     flat = penalty - in_return
     total = episode.astype(np.float64) + config.omega * step.astype(np.float64) - flat
@@ -255,6 +221,14 @@ def compute_advantages(
         episode_return_b=float32(episode_returns(reward, traj, weight_b=real) - in_return),
         anchor_size_b=sizes.astype(np.int64),
     )
+
+
+def _one_row_each(traj_b: npt.ArrayLike, real: BoolArray) -> BoolArray:
+    """Mark one real row of each trajectory, so that long ones do not count for more."""
+    marked = np.zeros(real.shape[0], dtype=bool)
+    rows = np.flatnonzero(real)
+    marked[rows[np.unique(np.asarray(traj_b)[rows], return_index=True)[1]]] = True
+    return marked
 
 
 def _require_inside_task(what: str, ids: npt.NDArray[np.intp], group: npt.NDArray[np.intp], real: BoolArray) -> None:

@@ -149,7 +149,10 @@ def aggregate(
         return sum_b.sum() / max(denominators.tokens, 1.0)
     if name == "sequence-sum-norm":
         if constant_length is None:
-            raise ValueError("constant_length is None; 'sequence-sum-norm' needs a token count.")
+            raise ValueError(
+                "constant_length is None; 'sequence-sum-norm' needs a token count. Give "
+                "loss.constant_length, or fill in the response limit with AlgorithmConfig.resolved."
+            )
         return sum_b.sum() / (constant_length * max(denominators.rows, 1.0))
     mean_b = sum_b / mask.sum(dim=1).clamp(min=1)
     if name == "step":
@@ -175,7 +178,9 @@ def policy_loss(
 ) -> PolicyLoss:
     """Clipped policy loss per token, with a dual clip: the first part of eq. 9, negated.
 
-    max(-A rho, -A clip(rho, 1 - low, 1 + high)); where A < 0 at most -A * dual_clip.
+    max(-A rho, -A clip(rho, 1 - low, 1 + high)); where A < 0 at most -A * dual_clip. rho is the
+    token's ratio of new to old probability or, under ``ratio=sequence``, exp of the mean log ratio
+    over the row's tokens, the same number at each of them (GSPO, arXiv 2507.18071).
 
     Args:
         logp_bl: (B, L) log-probabilities under the policy that is trained; carries the gradient.
@@ -194,6 +199,9 @@ def policy_loss(
     raw = torch.where(mask, logp_bl.float() - old_logp_bl.detach().float(), 0.0)
     log_ratio = raw.clamp(-config.log_ratio_clamp, config.log_ratio_clamp)
     ratio = log_ratio.exp()
+    if config.ratio == "sequence":
+        mean_b = raw.sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        ratio = mean_b.clamp(-config.log_ratio_clamp, config.log_ratio_clamp).exp().expand_as(raw)
     plain = -advantage * ratio
     clipped = -advantage * ratio.clamp(1 - config.clip_low, 1 + config.clip_high)
     loss = torch.maximum(plain, clipped)

@@ -1,5 +1,6 @@
-"""Which steps stand out: step entropy, its z-score in anchor groups, fences (STAPO eq. 1 to 3).
+"""Which steps stand out: step entropy, and the fences around its score (STAPO eq. 1, 3).
 
+The score itself, eq. 2 or another, is `stapo.algo.step_scores`.
 Runs once per rollout batch, on unique rows, without gradients. With several ranks gather the
 entropies first: the quartiles belong to the whole batch. Fences use float64 and linearly
 interpolated quantiles.
@@ -7,22 +8,16 @@ interpolated quantiles.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from stapo.algo.checks import require_finite, require_length
+from stapo.algo.checks import require_finite
 from stapo.algo.config import OutlierConfig
-from stapo.algo.groups import (
-    BoolArray,
-    DoubleArray,
-    FloatArray,
-    float32,
-    group_statistics,
-    real_values,
-    standardise,
-)
+from stapo.algo.groups import BoolArray, DoubleArray, FloatArray, float32
+from stapo.algo.step_scores import StateEntropies, entropy_scores
 
 FENCE_MARGIN = 1e-6
 """A score has to clear a fence by this much, so that rounding alone never flags a row."""
@@ -37,8 +32,8 @@ class Outliers:
 
     Attributes:
         mask_b: the flagged rows, M_b of eq. 3.
-        normalized_b: float32 score that was held against the fences (eq. 2, or eq. 1 under
-            ``metric=shannon``).
+        normalized_b: float32 score that was held against the fences (eq. 2, or what
+            `OutlierConfig.metric` says).
         included_b: rows that had a score: of weight above 0, and not a singleton under
             ``singleton=exclude``.
         high_b: flagged rows above the upper fence.
@@ -53,6 +48,8 @@ class Outliers:
         flagged: how many rows are flagged.
         singleton_share: share of the rows whose anchor group was smaller than `n_min`.
         reason: why no row could be flagged, or None.
+        states: entropies by state to hand to the next iteration; None but under
+            ``metric=running``.
     """
 
     mask_b: BoolArray
@@ -70,6 +67,7 @@ class Outliers:
     flagged: int
     singleton_share: float
     reason: str | None = None
+    states: StateEntropies | None = None
 
 
 def step_entropy(entropy_bl: npt.ArrayLike, mask_bl: npt.ArrayLike) -> tuple[FloatArray, npt.NDArray[np.int64]]:
@@ -97,52 +95,20 @@ def step_entropy(entropy_bl: npt.ArrayLike, mask_bl: npt.ArrayLike) -> tuple[Flo
     return float32(kept.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)), count
 
 
-def normalised_entropy(
-    entropy_b: npt.ArrayLike,
-    anchor_b: npt.ArrayLike,
-    included_b: npt.ArrayLike | None,
-    config: OutlierConfig,
-) -> tuple[DoubleArray, BoolArray, npt.NDArray[np.int64]]:
-    """Z-score of each step's entropy inside its anchor group, H_n of eq. 2.
-
-    With `ddof` 1 a score in a group of n never exceeds (n - 1) / sqrt(n): 1.79 for 5 rows, 2.85 for
-    10. Only states visited about ten times can hold an outlier at the default fences.
-
-    Args:
-        entropy_b: (B,) mean token entropies, nats.
-        anchor_b: (B,) anchor ids, unique across tasks.
-        included_b: (B,) rows to use, as booleans or weights; None for all.
-        config: knobs.
-
-    Returns:
-        (B,) float64 scores, 0 where there is none; (B,) rows that have a score; (B,) rows in the
-        anchor group.
-
-    Raises:
-        ValueError: lengths differ.
-        NonFiniteError: the entropy of a row in use is NaN or infinite.
-    """
-    entropy, used = real_values("entropy_b", entropy_b, included_b)
-    require_length(entropy.shape[0], anchor_b=anchor_b)
-    stats = group_statistics(entropy, anchor_b, weight_b=used, ddof=config.ddof)
-    size = stats.size_b * used
-    small = used & (size < config.n_min)
-    z = standardise(entropy, stats, eps=config.eps, norm="std", std_floor=config.std_floor)
-    if config.singleton == "raw":
-        z = np.where(small, entropy, z)
-    else:
-        z = np.where(small, 0.0, z)
-    scored = used & ~small if config.singleton == "exclude" else used
-    return z * scored, scored, size
-
-
 def select_outliers(
     entropy_b: npt.ArrayLike,
     anchor_b: npt.ArrayLike,
     included_b: npt.ArrayLike | None,
     config: OutlierConfig,
+    *,
+    seed: Sequence[int] | None = None,
+    state_b: Sequence[str] | None = None,
+    states: Mapping[str, Sequence[float]] | None = None,
 ) -> Outliers:
     """Flag the steps outside the fences Q1 - lam * IQR and Q3 + lam * IQR (eq. 3).
+
+    Under ``select=random`` as many rows are flagged, drawn without replacement from all that have a
+    score.
 
     Args:
         entropy_b: (B,) mean token entropies, nats.
@@ -150,15 +116,18 @@ def select_outliers(
         included_b: (B,) rows to use, as booleans or weights (0 for padding and for rows without
             tokens); None for all.
         config: knobs.
+        seed: of the rows drawn; for ``select=random``.
+        state_b: (B,) key of each row's state (`state_key`); for ``metric=running``.
+        states: what the last iteration returned as `Outliers.states`; for ``metric=running``.
 
     Raises:
-        ValueError: lengths differ.
+        ValueError: lengths differ, or `seed` or `state_b` is missing where it is needed.
         NonFiniteError: the entropy of a row in use is NaN or infinite.
     """
-    score, scored, size = normalised_entropy(entropy_b, anchor_b, included_b, config)
+    score, scored, size, states_after = entropy_scores(
+        entropy_b, anchor_b, included_b, config, state_b=state_b, states=states
+    )
     used = size > 0
-    if config.metric == "shannon":
-        score, scored = real_values("entropy_b", entropy_b, included_b)
     included = int(scored.sum())
     q1 = q3 = float("nan")
     if included:
@@ -173,9 +142,9 @@ def select_outliers(
         reason = "outlier.select is 'none'"
     elif not used.any():
         reason = "no row has weight and response tokens"
-    elif config.select == "iqr" and not included:
+    elif config.select in ("iqr", "random") and not included:
         reason = f"every anchor group is smaller than n_min {config.n_min}, and those are excluded"
-    elif config.select == "iqr" and iqr < MIN_IQR:
+    elif config.select in ("iqr", "random") and iqr < MIN_IQR:
         reason = f"the interquartile range {iqr:.3g} is below {MIN_IQR:g}"
     if reason is not None:
         mask = np.zeros_like(scored)
@@ -186,6 +155,8 @@ def select_outliers(
             mask = _farthest(mask, score, lower, upper, limit)
             if limit == 0:
                 reason = f"outlier.max_fraction {config.max_fraction:g} allows less than one row"
+        if config.select == "random":
+            mask = _drawn(scored, int(mask.sum()), seed)
     return Outliers(
         mask_b=mask,
         normalized_b=float32(score),
@@ -202,6 +173,7 @@ def select_outliers(
         flagged=int(mask.sum()),
         singleton_share=float((size[used] < config.n_min).mean()) if used.any() else 0.0,
         reason=reason,
+        states=states_after,
     )
 
 
@@ -213,3 +185,13 @@ def _farthest(mask: BoolArray, score: DoubleArray, lower: float, upper: float, l
     kept = np.zeros_like(mask)
     kept[np.argsort(-outside, kind="stable")[:limit]] = True
     return kept
+
+
+def _drawn(scored: BoolArray, count: int, seed: Sequence[int] | None) -> BoolArray:
+    """Draw `count` of the rows that have a score."""
+    if seed is None:
+        raise ValueError("seed is None; outlier.select 'random' needs one, so that a run can be repeated.")
+    rows = np.flatnonzero(scored)
+    drawn = np.zeros_like(scored)
+    drawn[np.random.default_rng(list(seed)).permutation(rows)[:count]] = True
+    return drawn

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stapo.algo import Advantages, AlgorithmConfig, Outliers, anchor_groups, compute_advantages, select_outliers
+from stapo.algo import (
+    Advantages,
+    AlgorithmConfig,
+    Outliers,
+    anchor_groups,
+    compute_advantages,
+    modulated_advantages,
+    select_outliers,
+    state_key,
+)
 from stapo.algo.config import TokenSet
 from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens
@@ -24,8 +33,8 @@ class RowBatch:
         trajectories: the episodes they came from.
         group_b, traj_b, step_b, anchor_b: indices of task group, episode, step and anchor group.
         entropy_b: mean token entropy H (nats) over the tokens that `outlier.tokens` counts; NaN where there are none.
-        advantages: episode, step and total advantages.
-        outliers: normalised entropies, fences, flags.
+        advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
+        outliers: normalised entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
     """
 
@@ -52,8 +61,21 @@ class RowBatch:
         return RowTokens(self.steps[b].blind_ids, self.steps[b].response_ids)
 
 
-def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) -> RowBatch:
+def build_batch(
+    trajectories: Sequence[Trajectory],
+    algorithm: AlgorithmConfig,
+    *,
+    seed: Sequence[int] | None = None,
+    states: Mapping[str, Sequence[float]] | None = None,
+) -> RowBatch:
     """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once.
+
+    Args:
+        trajectories: of one iteration.
+        algorithm: which math.
+        seed: of what is drawn by chance; for algorithms that do (``outlier.select=random``).
+        states: entropies by state after the last iteration; for algorithms that keep them
+            (``outlier.metric=running``).
 
     Raises:
         NonFiniteError: a reward, log-probability or entropy is not finite; the step is named.
@@ -72,8 +94,21 @@ def build_batch(trajectories: Sequence[Trajectory], algorithm: AlgorithmConfig) 
     counted = [counted_entropies(s, algorithm.outlier.tokens) for s in steps]
     entropy_b = np.array([np.mean(c) if c else np.nan for c in counted], dtype=np.float64)
     advantages = compute_advantages(reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage)
+    if algorithm.modulation.kind != "none":
+        bent_b = modulated_advantages(
+            advantages.total_b, entropy_b, traj_b, step_b, algorithm.modulation, weight_b=weight_b
+        )
+        advantages = replace(advantages, total_b=bent_b)
     # A row without counted tokens has no entropy: it is in no statistic and cannot be an outlier.
-    outliers = select_outliers(entropy_b, anchor_b, np.isfinite(entropy_b), algorithm.outlier)
+    outliers = select_outliers(
+        entropy_b,
+        anchor_b,
+        np.isfinite(entropy_b),
+        algorithm.outlier,
+        seed=seed,
+        state_b=[state_key(key) for key in keys] if algorithm.outlier.metric == "running" else None,
+        states=states,
+    )
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
     return RowBatch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,

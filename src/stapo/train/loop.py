@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,7 @@ class Trainer:
         iteration: iterations done.
         evaluated: the evaluation due after that iteration is done, too.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
+        states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
     """
 
     config: RunConfig
@@ -108,6 +109,7 @@ class Trainer:
     iteration: int = 0
     evaluated: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: {"warm_start": 0.0, "rl": 0.0})
+    states: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.config
@@ -122,7 +124,8 @@ class Trainer:
             self.reference = copy.deepcopy(self.policy.model)
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
-        self.updater = Updater(self.policy, self.reference, config.algorithm, config.optim, config.rollout.temperature)
+        self.algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
+        self.updater = Updater(self.policy, self.reference, self.algorithm, config.optim, config.rollout.temperature)
         self._recent: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -193,6 +196,7 @@ class Trainer:
             failures_in_a_row=self.collector.failures_in_a_row,
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
             environments=self.collector.pool.state(),
+            states={state: list(numbers) for state, numbers in self.states.items()},
             seconds=dict(self.seconds),
         )
         reference = None if self.reference is None else reference_folder(self.run)
@@ -216,6 +220,7 @@ class Trainer:
         self.collector.failures_in_a_row = state.failures_in_a_row
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
         self.collector.pool.restore(state.environments)
+        self.states = state.states
         self.seconds |= state.seconds
         self._recent = self.run.rows("metrics")[-WINDOW:]
         # Last: making environments may have drawn from the shared generators.
@@ -267,7 +272,8 @@ class Trainer:
                 f"({config.agent.max_prompt_tokens}), so no step was played; raise it."
             )
         started = time.perf_counter()
-        batch = build_batch(trajectories, config.algorithm)
+        batch = build_batch(trajectories, self.algorithm, seed=(config.seed, 3, iteration), states=self.states)
+        self.states = batch.outliers.states or {}
         math_seconds = time.perf_counter() - started
         rate = config.optim.learning_rate * learning_rate_factor(config, iteration)
         try:

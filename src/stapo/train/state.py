@@ -28,6 +28,9 @@ from stapo.run.sealed import unchanged_files
 from stapo.train.randomness import random_state
 
 FORMAT = 1
+LATER = {"states"}
+"""What saves of this format have not always had; without it, its default is meant."""
+
 Stage = Literal["warm_start", "rl"]
 
 
@@ -46,6 +49,7 @@ class RunState:
         failures_in_a_row: episodes that failed without one ending normally in between.
         non_finite_in_a_row: optimizer steps left out in a row.
         environments: what environments carry from one episode to the next, one entry each.
+        states: entropies by state, where the algorithm keeps them (`stapo.algo.StateEntropies`).
         rows: bytes of each file of rows.
         seconds: wall time of each stage so far.
         random: global random states of Python and NumPy.
@@ -64,6 +68,7 @@ class RunState:
     failures_in_a_row: int = 0
     non_finite_in_a_row: int = 0
     environments: list[Any] = field(default_factory=list)
+    states: dict[str, list[float]] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=dict)
@@ -118,10 +123,10 @@ def read_state(folder: Path) -> RunState:
             f"'{path}' has save format {found}, this version reads format {FORMAT}. Continue the run with the version "
             "that wrote it (see versions in run.json)."
         )
-    missing = {f.name for f in fields(RunState)} - data.keys()
+    missing = {f.name for f in fields(RunState)} - data.keys() - LATER
     if missing:
         raise SaveError(f"'{path}' lacks {', '.join(sorted(missing))}; the run cannot be continued from it.")
-    return RunState(**{f.name: data[f.name] for f in fields(RunState)})
+    return RunState(**{f.name: data[f.name] for f in fields(RunState) if f.name in data})
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
