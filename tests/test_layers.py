@@ -30,8 +30,11 @@ MAY_IMPORT = {
     "run": {"errors"},
     "train": {"errors", "algo", "envs", "agent", "policy", "rollout", "run"},
     "report": {"errors", "run"},
+    "lab": {"errors", "run", "train", "report"},
     "recipes": set(),
-    "cli": {"errors", "algo", "retrieval", "envs", "agent", "policy", "rollout", "run", "train", "report", "recipes"},
+    "cli": {
+        "errors", "algo", "retrieval", "envs", "agent", "policy", "rollout", "run", "train", "report", "lab", "recipes",
+    },  # fmt: skip
 }
 """Room -> rooms below it. Everything may read `stapo.__version__`."""
 

@@ -16,6 +16,7 @@ _COMMANDS = {
     "train": "train an agent: warm start, RL, evaluation, report",
     "resume": "go on with a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
+    "compare": "train several algorithms with several seeds from the same starts, and compare them",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
     "envs": "list environments, their options and task counts",

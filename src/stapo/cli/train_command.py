@@ -120,7 +120,7 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
     cells: dict[str, list[str]] = {"all": [], "  standard error": []}
     for mode in modes:
         rows = [row for row in evaluations if row["mode"] == mode]
-        for when, row in (("before", rows[0]), ("after", rows[-1])):
+        for when, row in (("before", rows[0]), ("after", rows[-1]))[-len(rows) :]:  # eval.at_start may be off
             table.add_column(f"{mode},\n{when}", justify="right")
             cells["all"].append(f"{row['success']:.3f}")
             cells["  standard error"].append(f"{row['success_standard_error'] or 0:.3f}")

@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         mode: sampled or greedy.
-        start: the full evaluation before RL.
+        start: the full evaluation before RL, empty where there was none (eval.at_start).
         end: the full evaluation after RL, None where it is missing.
     """
 
@@ -71,7 +71,9 @@ def comparisons(log: RunLog) -> list[Comparison]:
     found = []
     for mode in dict.fromkeys(str(row["mode"]) for row in log.evals):
         rows = [r for r in log.evals if r["mode"] == mode and r.get("final", True)]
-        if rows:
+        if rows and rows[0].get("iteration") != 0:
+            found.append(Comparison(mode, {}, rows[-1]))
+        elif rows:
             same = [r for r in rows[1:] if r.get("protocol") == rows[0].get("protocol")]
             ends = same or rows[1:]
             found.append(Comparison(mode, rows[0], ends[-1] if ends else None))
@@ -157,6 +159,8 @@ def _outcome(c: Comparison, log: RunLog) -> str:
             return text + "."
         return f"{text}, the last short one, after {short[-1]['iteration']} iterations, gave {_with_error(short[-1])}."
     after = _with_error(c.end)
+    if not c.start:
+        return f"Success in {c.mode} play was {after} after RL; before RL it was not evaluated."
     text = f"Success in {c.mode} play went from {before} to {after}"
     if not math.isfinite(c.errors):
         return text + "."
@@ -184,7 +188,7 @@ def _with_error(row: Row) -> str:
 
 
 def _episodes(compared: list[Comparison], task_type: str | None) -> str:
-    return str(_part(compared[0].start, task_type).get("episodes", "–"))
+    return str(_part(compared[0].start or compared[0].end or {}, task_type).get("episodes", "–"))
 
 
 def _part(row: Row, task_type: str | None) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
@@ -117,6 +117,27 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
             "success_std_over_seeds": stdev(rates) if len(rates) > 1 else None,
         }
     return summary
+
+
+def episode_rows(played: Sequence[Sequence[Trajectory]], protocol: Protocol) -> Iterator[dict[str, Any]]:
+    """One row per episode, by which two policies can be compared task by task.
+
+    Args:
+        played: trajectories of each seed, from `evaluate`.
+        protocol: what was played.
+    """
+    for seed, trajectories in zip(protocol.seeds, played, strict=True):
+        for number, t in enumerate(trajectories):
+            yield {
+                "seed": seed,
+                "episode": number,
+                "task_id": t.task_id,
+                "task_type": t.task_type,
+                "won": t.won,
+                "score": t.score,
+                "steps": len(t.steps),
+                "stop_reason": t.stop_reason.value,
+            }
 
 
 def _rates(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

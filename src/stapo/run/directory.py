@@ -4,6 +4,7 @@
     run.json                format, status, command, versions, times, summary
     metrics.jsonl           one row per iteration
     evals.jsonl             one row per evaluation in training
+    eval_episodes.jsonl     one row per episode of the evaluations at the start and at the end
     failures.jsonl          one row per episode that failed for reasons that are not the policy's
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
@@ -39,7 +40,7 @@ from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
 
 FORMAT_VERSION = 1
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
-TRAINING_ROWS = ("warm_start", "metrics", "evals", "failures")
+TRAINING_ROWS = ("warm_start", "metrics", "evals", "eval_episodes", "failures")
 _UNFINISHED = {LOCK_NAME, "config.yaml", "config.yaml.tmp", "run.json.tmp"}
 _PACKAGES = ("stapo", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -173,8 +174,16 @@ class RunDirectory:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one row to `NAME.jsonl`; non-finite numbers become null."""
+        self.append_rows(name, [row])
+
+    def append_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows to `NAME.jsonl`, all or none; non-finite numbers become null.
+
+        Raises:
+            RunDirectoryError: they cannot be written; earlier rows are untouched.
+        """
         try:
-            append_whole(self.path / f"{name}.jsonl", _line(row))
+            append_whole(self.path / f"{name}.jsonl", b"".join(map(_line, rows)))
         except OSError as err:
             raise RunDirectoryError(
                 f"'{self.path / name}.jsonl' cannot be written: {err.strerror or err}. Its earlier rows are untouched."

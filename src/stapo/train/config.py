@@ -81,6 +81,8 @@ class EvalConfig:
         quick_episodes: episodes of those in between.
         temperature: of sampled evaluation.
         greedy: evaluate with temperature 0, too.
+        at_start: evaluate the policy before RL, too. Off where its evaluation is known already: runs that start from
+            one policy, as those of `stapo compare`, need it once.
         batch: episodes played together.
     """
 
@@ -90,6 +92,7 @@ class EvalConfig:
     quick_episodes: int = 120
     temperature: float = 1.0
     greedy: bool = True
+    at_start: bool = True
     batch: int = 128
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from stapo.policy import Policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol as EvalProtocol
-from stapo.rollout.evaluate import evaluate, summarise
+from stapo.rollout.evaluate import episode_rows, evaluate, summarise
 from stapo.rollout.faults import Failure, Outcome, settle
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import HFSampler
@@ -167,15 +167,15 @@ class Trainer:
 
     def _evaluate_where_due(self) -> bool:
         config, at = self.config, self.iteration
+        # A run without iterations is evaluated twice, too: as its start and as its end.
+        for _ in range((at == 0 and config.eval.at_start) + (at == config.optim.iterations)):
+            self.evaluate(at, config.eval.episodes, final=True)
         if at in (0, config.optim.iterations):
-            # A run without iterations is evaluated twice, too: as its start and as its end.
-            for _ in range(2 if config.optim.iterations == 0 else 1):
-                self.evaluate(at, config.eval.episodes, final=True)
-        elif config.eval.every and at % config.eval.every == 0:
+            return at > 0 or config.eval.at_start or config.optim.iterations == 0
+        if config.eval.every and at % config.eval.every == 0:
             self.evaluate(at, config.eval.quick_episodes, final=False)
-        else:
-            return False
-        return True
+            return True
+        return False
 
     def save(self) -> None:
         """Save everything that the rest of the run depends on; then stop, if that was asked for.
@@ -345,6 +345,11 @@ class Trainer:
                 "protocol": protocol.describe(len(self.eval_tasks)),
                 **summarise(played),
             }
+            if final:
+                self.run.append_rows(
+                    "eval_episodes",
+                    ({"iteration": iteration, "mode": name, **episode} for episode in episode_rows(played, protocol)),
+                )
             self.run.append("evals", row)
             self.watcher.evaluation(row)
             rows.append(row)

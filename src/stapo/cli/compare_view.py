@@ -1,0 +1,138 @@
+"""What a person sees of a comparison: bars while it goes on, a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TextIO
+
+from rich import progress as bars
+from rich.console import Console
+from rich.table import Table
+
+from stapo.cli.words import foreign, say
+from stapo.lab.cells import Work
+from stapo.lab.jobs import Ended, Job
+
+_LOOK = 1.0  # seconds between looks at what the runs have written
+
+
+class Progress:
+    """A bar for all starts and runs, and one for each that is going on; lines where there is no terminal.
+
+    Args:
+        works: everything there is to do.
+        out: folder of the comparison.
+        quiet: no bars.
+    """
+
+    def __init__(self, works: Sequence[Work], out: Path, *, quiet: bool) -> None:
+        self._console = Console(stderr=True)
+        self._works = {work.job.name: work for work in works}
+        self._out = out
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeElapsedColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+            transient=True,
+        )
+        self._done = sum(work.finished for work in works)
+        self._all = self._bars.add_task("starts and runs", total=len(works), completed=self._done)
+        self._tasks: dict[str, bars.TaskID] = {}
+        self._looked = 0.0
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        if self._done:
+            say(self._console, foreign(f"{self._done} of {len(self._works)} starts and runs are done already"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def changed(self, job: Job, state: Ended | Literal["started"]) -> None:
+        """Note that a job was started or has ended."""
+        work = self._works[job.name]
+        if isinstance(state, str):
+            self._tasks[job.name] = self._bars.add_task(job.name, total=work.iterations or None)
+            self._say(f"{job.name}: started")
+            return
+        self._done += 1
+        self._bars.update(self._all, completed=self._done)
+        if job.name in self._tasks:
+            self._bars.remove_task(self._tasks.pop(job.name))
+        self._say(f"{job.name}: {state.status}" + (f": {state.error}" if state.error else ""))
+        if state.status == "failed":
+            self._say(f"  what it printed: {job.log}")
+
+    def tick(self, running: list[str]) -> None:
+        """Read how far the running jobs are, now and then."""
+        if self._bars.disable or time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        for name in running:
+            work = self._works[name]
+            if name in self._tasks and work.iterations:
+                self._bars.update(self._tasks[name], completed=work.iterations_done)
+
+    def _say(self, text: str) -> None:
+        say(self._console, foreign(text))
+
+
+def show(found: dict[str, Any], file: TextIO) -> None:
+    """Print the table of a comparison."""
+    console = Console(file=file)
+    success = Table("variant", "play", title="success on held-out tasks, after RL")
+    for heading in ("start", "end", "± sd", f"minus {found['baseline']}", "95 % interval"):
+        success.add_column(foreign(heading), justify="right")
+    cost = Table("variant", title="means per run")
+    for heading in ("flagged", "steps", "tokens", "minutes", "runs done"):
+        cost.add_column(heading, justify="right")
+    for variant in found["variants"]:
+        label, totals, failed = foreign(variant["label"]), variant["totals"], variant["failed"]
+        for n, mode in enumerate(found["protocols"]):
+            gap = variant["difference"].get(mode)
+            success.add_row(
+                "" if n else label,
+                foreign(mode),
+                _form((variant["start"].get(mode) or {}).get("mean"), "{:.3f}"),
+                _form((variant["final"].get(mode) or {}).get("mean"), "{:.3f}"),
+                _form((variant["final"].get(mode) or {}).get("sd"), "{:.3f}"),
+                "–" if gap is None else f"{gap['mean']:+.3f}",
+                "–" if gap is None else f"{gap['low']:+.3f} … {gap['high']:+.3f}",
+                end_section=n == len(found["protocols"]) - 1,
+            )
+        cost.add_row(
+            label,
+            _form(totals["flagged_share"], "{:.1%}"),
+            _form(totals["environment_steps"], "{:,.0f}"),
+            _form(totals["generated_tokens"], "{:,.0f}"),
+            _form(None if totals["seconds"] is None else totals["seconds"] / 60, "{:.1f}"),
+            f"{variant['done']} of {len(variant['runs'])}" + (f", {failed} failed" if failed else ""),
+        )
+    if found["protocols"]:
+        console.print(success)
+    console.print(cost)
+    for mode, protocol in found["protocols"].items():
+        say(console, foreign(f"{mode}: {protocol}, and so for every seed"), "dim")
+    say(console, foreign(found["interval"]), "dim")
+    say(console, "± is the standard deviation over seeds", "dim")
+    for name, start in found["starts"].items():
+        if start["status"] in ("failed", "blocked"):
+            say(console, foreign(f"start {name} {start['status']}: {start['error']}"), "red")
+    for variant in found["variants"]:
+        for part in variant["runs"]:
+            if part["status"] != "done":
+                reason = f": {part['error']}" if part["error"] else ""
+                say(console, foreign(f"{variant['label']}, seed {part['seed']}: {part['status']}{reason}"), "red")
+
+
+def _form(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
