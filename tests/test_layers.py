@@ -33,8 +33,19 @@ MAY_IMPORT = {
     "lab": {"errors", "run", "train", "report"},
     "recipes": set(),
     "cli": {
-        "errors", "algo", "retrieval", "envs", "agent", "policy", "rollout", "run", "train", "report", "lab", "recipes",
-    },  # fmt: skip
+        "errors",
+        "algo",
+        "retrieval",
+        "envs",
+        "agent",
+        "policy",
+        "rollout",
+        "run",
+        "train",
+        "report",
+        "lab",
+        "recipes",
+    },
 }
 """Room -> rooms below it. Everything may read `stapo.__version__`."""
 
