@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from stapo.algo import ALGORITHMS
+from stapo.algo import get_algorithm
 from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options, take_flag
-from stapo.errors import ConfigError, unknown_name
+from stapo.errors import ConfigError
 from stapo.lab.plan import Plan, Variant, label_of, plan_of
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
@@ -186,8 +186,7 @@ def take_list(args: list[str], flag: str, *, needs: str) -> tuple[list[str] | No
 def _algorithms(words: list[str] | None) -> tuple[str, ...]:
     names = [name for word in words or [] for name in word.split(",") if name]
     for name in names:
-        if name not in ALGORITHMS:
-            raise unknown_name("algorithm", name, ALGORITHMS)
+        get_algorithm(name)
         if names.count(name) > 1:
             raise ConfigError(f"--algorithms names '{name}' twice.")
     return tuple(names)
