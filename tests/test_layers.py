@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "train": {"errors", "algo", "envs", "agent", "policy", "rollout", "run"},
     "report": {"errors", "run"},
     "lab": {"errors", "run", "train", "report"},
+    "diagnose": {"errors", "algo", "envs", "agent", "policy", "rollout", "run", "train", "report"},
     "recipes": set(),
     "cli": {
         "errors",
@@ -44,6 +45,7 @@ MAY_IMPORT = {
         "train",
         "report",
         "lab",
+        "diagnose",
         "recipes",
     },
 }

@@ -66,7 +66,7 @@ def test_a_sound_environment_passes_every_check():
 
 
 def test_the_built_in_environment_passes():
-    assert len(check_env(AlfworldEnv(games_per_type=2))) == 10
+    assert len(check_env(AlfworldEnv(games_per_type=2))) == 11
 
 
 class Lazy(Counter):
@@ -146,6 +146,72 @@ class Broken(Counter):
     @property
     def splits(self):
         raise ZeroDivisionError("no splits")
+
+
+class Fair:
+    def __init__(self, env):
+        self.env = env
+        self.faults = {"slow": "it could have counted faster"}
+
+    def before(self, action):
+        self.value = self.env.value
+
+    def after(self, result):
+        return frozenset({"slow"} if self.env.value == self.value else ())
+
+
+class Judged(Counter):
+    def judge(self):
+        return Fair(self)
+
+
+class Meddling(Counter):
+    def judge(self):
+        judge = Fair(self)
+        judge.before = lambda action: setattr(self, "value", self.value + 1)
+        judge.after = lambda result: set()
+        return judge
+
+
+class Unexplained(Counter):
+    def judge(self):
+        judge = Fair(self)
+        judge.after = lambda result: {"slwo"}
+        return judge
+
+
+class Talkative(Counter):
+    def judge(self):
+        judge = Fair(self)
+        judge.after = lambda result: "slow"
+        return judge
+
+
+class Nameless(Counter):
+    def judge(self):
+        judge = Fair(self)
+        judge.faults = ["slow"]
+        judge.after = lambda result: set()
+        return judge
+
+
+def test_a_judge_is_welcome():
+    assert "judging" in check_env(Judged())
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        (Meddling, "judging: found another episode of 'from 0' while judge() looked on; expected the same"),
+        (Unexplained, "judging: found fault 'slwo' that judge().faults does not explain; add it there"),
+        (Talkative, "judging: found 'slow' from judge().after(); expected a set of names"),
+        (Nameless, "judging: found faults ['slow'] of judge(); expected names with sentences"),
+    ],
+)
+def test_what_is_wrong_with_a_judge(kind, expected):
+    with pytest.raises(EnvError) as caught:
+        check_env(kind())
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ _COMMANDS = {
     "resume": "go on with a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
     "compare": "train several algorithms with several seeds from the same starts, and compare them",
+    "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
     "envs": "list environments, their options and task counts",

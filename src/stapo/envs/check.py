@@ -7,7 +7,8 @@ does not follow the protocol, with what was found, what was expected and what to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -41,6 +42,8 @@ def check_env(env: Env) -> list[str]:
     passed: list[str] = []
     problems: list[str] = []
     for name, check in _CHECKS.items():
+        if name in _OPTIONAL and not hasattr(env, _OPTIONAL[name]):
+            continue
         found: list[str] = []
         try:
             # A broken environment would repeat one complaint for every task.
@@ -263,6 +266,39 @@ def _ending(env: Any) -> Problems:
         yield "found another first observation after an ended episode; expected the same."
 
 
+def _judging(env: Any) -> Problems:
+    for task in _sample(env):
+        told, judged = _judged(env, task)
+        yield from told
+        if judged != _play(env, task):
+            yield f"found another episode of '{task}' while judge() looked on; expected the same. Judges only look."
+
+
+def _judged(env: Any, task: str) -> tuple[list[str], list[object]]:
+    """What is wrong with the judge of an episode, and the episode."""
+    problems: list[str] = []
+    seen: Observation | StepResult = env.reset(task)
+    story: list[object] = [seen]
+    judge = env.judge()
+    names = judge.faults
+    if not isinstance(names, Mapping) or not all(isinstance(t, str) and t for pair in names.items() for t in pair):
+        problems.append(f"found faults {names!r:.60} of judge(); expected names with sentences. Return a mapping.")
+        names = {}
+    for action in _actions(_STEPS):
+        if isinstance(seen, StepResult) and seen.done:
+            break
+        command = action(seen)
+        judge.before(command)
+        seen = env.step(command)
+        story.append(seen)
+        found = judge.after(seen)
+        if not isinstance(found, AbstractSet):
+            problems.append(f"found {found!r:.60} from judge().after(); expected a set of names. Return an empty one.")
+        elif unknown := sorted(set(found) - set(names)):
+            problems.append(f"found fault {unknown[0]!r} that judge().faults does not explain; add it there.")
+    return problems, story
+
+
 def _closing(env: Any) -> Problems:
     for turn in ("first", "second"):
         try:
@@ -281,5 +317,9 @@ _CHECKS: dict[str, Callable[[Any], Problems]] = {
     "same actions, same episode": _determinism,
     "any text is tolerated": _garbage,
     "episodes end": _ending,
+    "judging": _judging,
     "closing twice": _closing,
 }
+
+_OPTIONAL = {"judging": "judge"}
+"""Checks of methods that an environment may lack."""

@@ -13,11 +13,15 @@ before the weights move.
 An environment that carries something from one episode to the next, a random generator of its own, say, can have two
 more methods: `state_dict()` returns it in JSON's types, and `load_state_dict(state)` takes it back, before any episode
 was begun. A resumed run then goes on with the same numbers.
+
+An environment that can tell good steps from bad ones by itself can have `judge()`: it returns a `Judge` of the episode
+that was just reset. `stapo diagnose` compares what a policy's entropies say about its steps with what the judge says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,4 +104,30 @@ class Env(Protocol):
 
     def close(self) -> None:
         """Free what the environment holds; calling it twice is fine."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Names what was wrong with each step of one episode, by what the environment knows and a model may not.
+
+    It is told every command just before `Env.step` takes it, and what came of it just after. It looks at the
+    environment and never changes it: an episode goes on as it would without.
+
+    Names in use: ``invalid`` (the world does not understand the command), ``repeated`` (without effect, and given
+    before in the same state), ``revisit`` (back to a place already searched, for nothing), ``detour`` (the shortest way
+    to the goal is longer than before). Further ones are welcome.
+
+    Attributes:
+        faults: every name that `after` may return, with a sentence that explains it.
+    """
+
+    faults: Mapping[str, str]
+
+    def before(self, action: str) -> None:
+        """Note a command that is about to be taken."""
+        ...
+
+    def after(self, result: StepResult) -> AbstractSet[str]:
+        """Return the faults of the command that was just taken, none for a good step."""
         ...

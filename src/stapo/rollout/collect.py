@@ -44,6 +44,7 @@ class Collector:
         anchor: what makes two states the same.
         reward_scale: factor on environment rewards.
         mark_parts: find the tokens of thought and action in every response; costs milliseconds a step.
+        masks: further prompts to encode at every step, by what they leave out; for those who measure what it does.
         pool: the environments that are played, kept between calls; left out, `make_env` builds them in this process.
         retries: how often a failed episode is played again from the start.
         max_failures: this many failed episodes in a row stop the run.
@@ -63,6 +64,7 @@ class Collector:
         anchor: AnchorKey = "observation",
         reward_scale: float = 1.0,
         mark_parts: bool = False,
+        masks: Sequence[BlindMask] = (),
         pool: EnvPool | None = None,
         retries: int = 1,
         max_failures: int = 16,
@@ -75,6 +77,7 @@ class Collector:
         self.anchor = anchor
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
+        self.masks = masks
         self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
         self.retries = retries
         self.max_failures = max_failures
@@ -176,6 +179,7 @@ class Collector:
             anchor=self.anchor,
             reward_scale=self.reward_scale,
             mark_parts=self.mark_parts,
+            masks=self.masks,
         )
 
     def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:

@@ -5,6 +5,7 @@ It never calls an environment: what an environment returns is handed in, and the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, parse_response, render_prompt
@@ -33,6 +34,7 @@ class Episode:
         anchor: AnchorKey,
         reward_scale: float,
         mark_parts: bool = False,
+        masks: Sequence[BlindMask] = (),
     ) -> None:
         self.encoder = encoder
         self.agent = agent
@@ -41,12 +43,14 @@ class Episode:
         self.anchor = anchor
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
+        self.masks = masks
         self.memory = Memory(agent.history_length, agent.command_history)
         self.observation = self.blind_observation = ""
         self.admissible: list[str] | None = None
         self.done = False
         self._tried: set[tuple[str, str]] = set()
         self._prompt: tuple[str, list[int], str, list[int]] = ("", [], "", [])
+        self._masked: dict[str, list[int]] = {}
         self._step: Step | None = None
 
     def begin(self, first: Observation) -> None:
@@ -78,6 +82,9 @@ class Episode:
             if len(ids) <= self.agent.max_prompt_tokens:
                 blind = render_prompt(fields, self.agent, self.blind_mask)
                 self._prompt = (text, ids, blind, self.encoder.encode(blind))
+                self._masked = {
+                    mask: self.encoder.encode(render_prompt(fields, self.agent, mask)) for mask in self.masks
+                }
                 return ids
         self.trajectory.stop_reason = StopReason.PROMPT_TOO_LONG
         self.done = True
@@ -125,6 +132,7 @@ class Episode:
             truncated=not sample.ended,
             repeated=(anchor, parsed.action) in self._tried,
             parts=parts,
+            masked=self._masked,
         )
         return parsed.action
 

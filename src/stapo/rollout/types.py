@@ -46,6 +46,7 @@ class Step:
         repeated: the same command was given before at the same anchor in this episode.
         effect: the action changed the state of the world; None where the environment does not say.
         parts: token range (first, end) of the response's "think" and "action" part; empty where it was not asked for.
+        masked: tokens of further prompts, by what they leave out; empty where none were asked for.
     """
 
     prompt_ids: list[int]
@@ -66,6 +67,7 @@ class Step:
     repeated: bool = False
     effect: bool | None = None
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
+    masked: dict[str, list[int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

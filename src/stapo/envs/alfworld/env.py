@@ -17,6 +17,7 @@ from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
 if TYPE_CHECKING:
+    from stapo.envs.alfworld.judge import PlanJudge
     from stapo.envs.alfworld.searcher import Searcher
 
 
@@ -56,6 +57,7 @@ class AlfworldEnv:
         self._tasks: list[str] | None = None
         self._game: Playable | None = None
         self._state: State | None = None
+        self._remaining: dict[str, int | None] = {}
         self._steps = 0
         self._done = False
         self._won = False
@@ -91,7 +93,10 @@ class AlfworldEnv:
             UnknownNameError: no such task.
             GameFileError: the game cannot be played; the message says why.
         """
-        self._game = game = playable(self._source, task_id)
+        game = playable(self._source, task_id)
+        if game is not self._game:
+            self._remaining = {}
+        self._game = game
         self._state = state = State(game.world, self._grammar)
         self._steps, self._done, self._won = 0, False, False
         return Observation(
@@ -162,6 +167,26 @@ class AlfworldEnv:
             EnvError: before reset.
         """
         return shortest_plan(self.state, self.goal)
+
+    def remaining(self) -> int | None:
+        """Commands that a shortest way from here to the goal takes; None from a dead end.
+
+        Found once per state of a game, however many episodes come through it.
+
+        Raises:
+            EnvError: before reset.
+        """
+        key = self.state_key()
+        if key not in self._remaining:
+            plan = self.expert_plan()
+            self._remaining[key] = None if plan is None else len(plan)
+        return self._remaining[key]
+
+    def judge(self) -> PlanJudge:
+        """A judge of the episode just reset; see `stapo.envs.alfworld.judge`."""
+        from stapo.envs.alfworld.judge import PlanJudge
+
+        return PlanJudge(self)
 
     def demonstrator(self, rng: random.Random) -> Searcher:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
