@@ -111,7 +111,13 @@ def test_each_ablation_changes_one_thing():
     assert changed("stapo-goal-only") == {"selective.blind_mask": "goal"}
     assert changed("stapo-history-only") == {"selective.blind_mask": "history"}
     assert changed("stapo-single-penalty") == {"selective.gamma": 0.0}
+    assert changed("stapo-penalty-only") == {"selective.alpha": 0.0}
     assert changed("stapo-all-steps") == {"outlier.select": "all"}
+    assert changed("stapo-random") == {"outlier.select": "random"}
+    assert changed("stapo-loo") == {"outlier.metric": "leave-one-out"}
+    assert changed("stapo-mad") == {"outlier.metric": "median-mad"}
+    assert changed("stapo-shrunken") == {"outlier.metric": "shrunken"}
+    assert changed("stapo-running") == {"outlier.metric": "running"}
     off = {"outlier.select": "none", "selective.alpha": 0.0, "selective.gamma": 0.0}
     assert changed("gigpo") == off
     assert changed("grpo") == {"advantage.step_advantage": False, **off}

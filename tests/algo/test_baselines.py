@@ -177,3 +177,27 @@ class TestGspo:
         loss = policy_loss(logp, logp.detach(), torch.tensor([1.0]), mask, PolicyLossConfig(ratio="sequence"))
         loss.loss_bl.sum().backward()
         assert logp.grad.tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("name", ["dr-grpo", "gspo"])
+def test_the_cut_into_micro_batches_changes_nothing(name):
+    """Shares of the loss, and their gradients, add up to those of the mini-batch."""
+    config = replace(get_algorithm(name).resolved(9).loss, clip_low=0.2, clip_high=0.2)
+    generator = torch.Generator().manual_seed(0)
+    logp = torch.randn(6, 5, generator=generator, dtype=torch.float64).requires_grad_()
+    old = logp.detach() + 0.3 * torch.randn(6, 5, generator=generator)
+    mask = (torch.arange(5) < torch.tensor([5, 3, 1, 4, 2, 5])[:, None]).long()
+    advantage, divisors = torch.randn(6, generator=generator), LossDenominators.of(mask)
+
+    def share(rows):
+        ref = torch.zeros_like(old[rows])
+        return base_loss(
+            logp[rows], old[rows], advantage[rows], mask[rows], config, divisors.take(rows), ref_logp_bl=ref
+        ).loss
+
+    whole = share(slice(0, 6))
+    parts = share(slice(0, 1)) + share(slice(1, 4)) + share(slice(4, 6))
+    torch.testing.assert_close(parts, whole)
+    one, two = (torch.autograd.grad(loss, logp)[0] for loss in (whole, parts))
+    assert one.abs().sum() > 0
+    torch.testing.assert_close(one, two)

@@ -140,3 +140,59 @@ def test_degenerate_groups_give_finite_numbers(group, select):
     assert batch.advantages.total_b == pytest.approx(np.zeros(len(batch)))
     assert batch.flag_b.all() == (select == "all")
     assert batch.flag_b.any() == (select == "all")
+
+
+# -- pieces that other algorithms pick ---------------------------------------------------------------------------------
+
+
+def test_hgpo_compares_steps_with_a_common_past():
+    """Two attempts saw a b, one x b; in b returns are .95, 0 and 0, in a b .95 and 0 (population spread)."""
+    members = [[step("a"), step("b"), step("won", reward=1.0)], [step("a"), step("b")], [step("x"), step("b")]]
+    batch = build_batch(episodes(members), get_algorithm("hgpo"))
+    z = 2**-0.5
+    # b after x is in level 0 alone; the others weigh level 0 by a third and level 1, where they are +-1, by two thirds.
+    expected = [(2 * z + 2) / 3, (-z - 2) / 3, -z]
+    assert batch.advantages.total_b[[1, 4, 6]] == pytest.approx(expected, abs=1e-4)
+    # The same past in another task is another past.
+    twice = build_batch(episodes(members, members), get_algorithm("hgpo"))
+    assert twice.advantages.total_b == pytest.approx(np.tile(batch.advantages.total_b, 2), abs=1e-6)
+
+
+def test_empg_bends_the_advantage_of_grpo():
+    members = [[step(reward=1.0, entropies=(0.1,))], [step(entropies=(0.9,))]]
+    grpo, empg = (build_batch(episodes(members), get_algorithm(name)).advantages for name in ("grpo", "empg"))
+    assert empg.episode_b == pytest.approx(grpo.total_b)
+    # Scales 2 / (1 + 1/e) and its 1/e-th on +-.7071, centred: both are off by half of their sum.
+    scale = 2 / (1 + np.exp(-1))
+    half = 0.70711 * scale * (1 + np.exp(-1)) / 2
+    assert empg.total_b == pytest.approx([half, -half], abs=1e-4)
+
+
+def test_empg_leaves_rows_without_tokens_as_they_are():
+    batch = build_batch(episodes([[step(reward=1.0, entropies=())], [step(entropies=(0.4,))]]), get_algorithm("empg"))
+    assert np.isfinite(batch.advantages.total_b).all()
+    assert batch.advantages.total_b == pytest.approx([0.7071, -0.7071], abs=1e-4)
+
+
+def test_rows_drawn_by_chance_are_as_many_and_depend_on_the_seed():
+    steps = [s for _ in range(3) for s in _outlier_steps()]
+    usual = build_batch(episodes([steps]), STAPO)
+    drawn = [build_batch(episodes([steps]), get_algorithm("stapo-random"), seed=(0, 3, i)) for i in (1, 1, 2, 3)]
+    assert {int(b.flag_b.sum()) for b in drawn} == {int(usual.flag_b.sum())} != {0}
+    assert (drawn[0].flag_b == drawn[1].flag_b).all()
+    assert len({tuple(b.flag_b) for b in drawn}) > 1
+    with pytest.raises(ValueError, match="seed is None"):
+        build_batch(episodes([steps]), get_algorithm("stapo-random"))
+
+
+def test_what_is_known_of_a_state_is_handed_on():
+    algorithm = get_algorithm("stapo-running")
+    first = build_batch(episodes([_outlier_steps()]), algorithm)
+    (key,) = first.outliers.states
+    assert first.outliers.states[key][0] == 13
+    # In another task, and as a list, as a save gives it back.
+    states = {k: list(v) for k, v in first.outliers.states.items()}
+    second = build_batch(episodes([[step("elsewhere")]], [[step("loop", entropies=(0.9,))]]), algorithm, states=states)
+    assert second.outliers.states[key][0] == pytest.approx(0.9 * 13 + 1)
+    assert second.outliers.normalized_b[1] > 2
+    assert build_batch(episodes([_outlier_steps()]), STAPO).outliers.states is None

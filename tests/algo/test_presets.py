@@ -1,0 +1,91 @@
+"""Presets are found by name, and so are the algorithms of other packages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
+import pytest
+
+import stapo.registry
+from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, algorithm_names, get_algorithm, presets, register_algorithm
+from stapo.errors import ConfigError, UnknownNameError
+from stapo.registry import Registry
+
+MINE = replace(get_algorithm("gigpo"), name="mine", paper="none, arXiv 0000.00000")
+WRONG = 7
+
+
+@pytest.fixture(autouse=True)
+def _nothing_registered(monkeypatch):
+    monkeypatch.setattr(presets, "_INSTALLED", Registry("algorithm", "stapo.algorithms"))
+
+
+def install(monkeypatch, name, attribute):
+    entry = EntryPoint(name, f"{__name__}:{attribute}", "stapo.algorithms")
+    monkeypatch.setattr(stapo.registry, "entry_points", lambda group: [entry] if group == entry.group else [])
+
+
+def test_families_hold_every_preset_once():
+    names = [preset.name for family in ALGORITHM_FAMILIES.values() for preset in family]
+    assert names == list(ALGORITHMS)
+    assert len(set(names)) == len(names)
+
+
+def test_an_installed_package_brings_its_own(monkeypatch):
+    install(monkeypatch, "mine", "MINE")
+    assert get_algorithm("mine") is MINE
+    assert algorithm_names() == [*ALGORITHMS, "mine"]
+    with pytest.raises(UnknownNameError, match="Did you mean 'mine'"):
+        get_algorithm("minne")
+
+
+def test_it_is_listed_and_trained_with(monkeypatch, capsys):
+    from stapo.cli.main import main
+
+    install(monkeypatch, "mine", "MINE")
+    assert main(["algorithms"]) == 0
+    said = capsys.readouterr().out
+    assert "of other packages" in said
+    assert "arXiv 0000.00000" in said
+    assert main(["train", "tiny", "--algorithm", "mine", "--dry-run"]) == 0
+    assert "name: mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, attribute", [("seven", "WRONG"), ("other", "MINE"), ("gone", "GONE")])
+def test_an_entry_point_that_gives_something_else(monkeypatch, name, attribute):
+    install(monkeypatch, name, attribute)
+    with pytest.raises(ConfigError, match=f"'{name}'.*(expected an AlgorithmConfig|cannot be imported)"):
+        get_algorithm(name)
+
+
+def test_a_preset_cannot_be_replaced(monkeypatch):
+    """Neither by an entry point, which is not asked for a name that is there, nor in this process."""
+    install(monkeypatch, "stapo", "MINE")
+    assert get_algorithm("stapo").name == "stapo"
+    assert algorithm_names().count("stapo") == 1
+    with pytest.raises(ConfigError, match="is a preset of stapo"):
+        register_algorithm(replace(MINE, name="stapo"))
+
+
+def test_registering_in_this_process():
+    assert register_algorithm(MINE) is MINE
+    assert get_algorithm("mine") is MINE
+    with pytest.raises(ConfigError, match="registered already"):
+        register_algorithm(replace(MINE, description="Another."))
+
+
+def test_presets_say_what_the_papers_say():
+    assert get_algorithm("reinforce++").advantage.discount == 1.0
+    assert get_algorithm("dr-grpo").loss.aggregation == "sequence-sum-norm"
+    hgpo = get_algorithm("hgpo").advantage
+    assert (hgpo.episode, hgpo.step_groups, hgpo.history_depth, hgpo.length_alpha, hgpo.ddof) == (
+        "none", "history", 2, 1.0, 0,
+    )  # fmt: skip
+    for family in ("STAPO", "ablations and controls", "beyond the paper"):
+        for preset in ALGORITHM_FAMILIES[family]:
+            assert preset.advantage == get_algorithm("gigpo").advantage
+            assert preset.loss == get_algorithm("gigpo").loss
+            assert preset.selective_on
+    for preset in ALGORITHM_FAMILIES["baselines"]:
+        assert not preset.selective_on
