@@ -26,6 +26,12 @@ def shared() -> Path:
     return path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Built catalogues and indexes of the suite do not go into the user's cache, nor come from there."""
+    os.environ["STAPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a saved policy for the toy world; importing torch is left to the tests that ask for it."""

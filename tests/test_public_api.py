@@ -69,6 +69,7 @@ def test_environment_attributes():
                 "done": "bool",
                 "won": "bool",
                 "info": "dict[str, Any]",
+                "blind_text": "str | None",
             },
         ),
     ],

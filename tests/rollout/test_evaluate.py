@@ -104,6 +104,7 @@ def test_summary_of_two_seeds():
         "episodes": 4,
         "success": 0.75,
         "success_std_over_seeds": pytest.approx(stdev([1.0, 0.5])),
+        "task_score": None,
     }
     assert found["by_type"]["b"]["success"] == 0.25
     assert found["episode_length"] == 2
@@ -111,6 +112,17 @@ def test_summary_of_two_seeds():
     assert found["ineffective_actions"] == found["repeated_actions"] == 0.5
     assert found["step_limit"] == 0.5
     json.dumps(found, allow_nan=False)
+
+
+def test_task_scores_are_averaged_where_tasks_are_judged_by_degrees():
+    first, second = [trajectory("a", True), trajectory("b", False)], [trajectory("a", False), trajectory("b", False)]
+    for t, score in zip([*first, *second], (1.0, 0.5, 0.25, None), strict=True):
+        t.task_score = score
+    found = summarise([first, second])
+    # (1 + 0.5) / 2 and (0.25 + 0) / 2: an episode that ended without a judgement counts 0.
+    assert found["task_score"] == pytest.approx((0.75 + 0.125) / 2)
+    assert found["by_type"]["a"]["task_score"] == pytest.approx(0.625)
+    assert found["by_type"]["b"]["task_score"] == pytest.approx(0.25)
 
 
 def test_summary_of_one_seed_has_no_spread():

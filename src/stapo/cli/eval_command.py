@@ -226,12 +226,13 @@ def _show(result: dict[str, Any]) -> None:
     say(console, foreign(f"{result['run']}, checkpoint {result['checkpoint']} ({result['algorithm']})"), "bold")
     say(console, foreign(f"protocol: {result['protocol']}; {world}"))
     table = Table("task type")
-    for heading in ("episodes", "success", "± over seeds"):
+    judged = result["task_score"] is not None
+    for heading in ("episodes", "success", "± over seeds", *(("score",) if judged else ())):
         table.add_column(heading, justify="right")
     for name, part in result["by_type"].items():
-        table.add_row(foreign(name), str(part["episodes"]), *_cells(part))
+        table.add_row(foreign(name), str(part["episodes"]), *_cells(part, judged))
     table.rows[-1].end_section = True
-    table.add_row("all", str(result["episodes"]), *_cells(result), style="bold")
+    table.add_row("all", str(result["episodes"]), *_cells(result, judged), style="bold")
     console.print(table)
     by_seed = ", ".join(f"{s}: {v:.3f}" for s, v in zip(result["seeds"], result["success_by_seed"], strict=True))
     say(console, f"success by seed {by_seed}; binomial standard error {result['success_standard_error']:.3f}", "dim")
@@ -245,6 +246,7 @@ def _show(result: dict[str, Any]) -> None:
     say(console, "; ".join(f"{k} {v:{form}}" for k, (v, form) in rates.items() if v is not None), "dim")
 
 
-def _cells(part: dict[str, Any]) -> tuple[str, str]:
-    spread = part["success_std_over_seeds"]
-    return f"{part['success']:.3f}", "–" if spread is None else f"{spread:.3f}"
+def _cells(part: dict[str, Any], judged: bool) -> list[str]:
+    spread, score = part["success_std_over_seeds"], part["task_score"]
+    cells = [f"{part['success']:.3f}", "–" if spread is None else f"{spread:.3f}"]
+    return [*cells, "–" if score is None else f"{score:.3f}"] if judged else cells

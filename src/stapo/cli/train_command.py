@@ -126,6 +126,8 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
             cells["  standard error"].append(f"{row['success_standard_error'] or 0:.3f}")
             for task_type, part in row["by_type"].items():
                 cells.setdefault(task_type, []).append(f"{part['success']:.2f}")
+            if row.get("task_score") is not None:
+                cells.setdefault("mean score", []).append(f"{row['task_score']:.3f}")
     for label, values in cells.items():
         table.add_row(
             foreign(label), *values, style="bold" if label == "all" else None, end_section=label.startswith("  ")

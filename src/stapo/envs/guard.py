@@ -19,7 +19,9 @@ SETTINGS_ERRORS = (ConfigError, UnknownNameError, GameFileError)
 
 _FLAGS = ("truncated", "effect")
 _FLAG = (bool, type(None))
+_SCALARS = (*_FLAGS, "task_score")
 _TEXTS = frozenset({str})
+_TEXT_OR_NONE = (str, type(None))
 _DETAIL = 2_000
 _SHORT = 80
 
@@ -164,6 +166,8 @@ def _is_plain(out: Any) -> bool:
         and type(out.info) is dict
         and type(out.info.get("truncated")) in _FLAG
         and type(out.info.get("effect")) in _FLAG
+        and out.info.get("task_score") is None
+        and type(out.blind_text) in _TEXT_OR_NONE
         and (out.admissible is None or (type(out.admissible) is list and _TEXTS.issuperset(map(type, out.admissible))))
     )
 
@@ -173,7 +177,7 @@ def _with_plain_numbers(out: Any) -> Any:
         return out
     info: Any = out.info
     if isinstance(info, dict):
-        info = {key: scalar(value) if key in _FLAGS else value for key, value in info.items()}
+        info = {key: scalar(value) if key in _SCALARS else value for key, value in info.items()}
     return replace(out, reward=scalar(out.reward), done=scalar(out.done), won=scalar(out.won), info=info)
 
 
@@ -201,10 +205,14 @@ def _wrong_result(out: Any) -> str:
     for key in _FLAGS:
         if type(info.get(key)) not in _FLAG:
             return f"info['{key}'] {short(info[key])}, expected True or False"
+    score = info.get("task_score")
+    if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
+        return f"info['task_score'] {short(score)}, expected a number from 0 to 1"
     return (
         _unless(isinstance(out.text, str), "text", out.text, "a text")
         or _unless(isinstance(out.done, bool), "done", out.done, "True or False")
         or _unless(isinstance(out.won, bool), "won", out.won, "True or False")
+        or _unless(type(out.blind_text) in _TEXT_OR_NONE, "blind_text", out.blind_text, "a text or None")
         or _wrong_commands(out.admissible)
     )
 

@@ -56,7 +56,10 @@ class StepResult:
         done: the episode is over, by success, failure or the step limit.
         won: the task is solved.
         info: further facts. Keys in use: ``truncated`` (bool, ended by the step limit alone) and
-            ``effect`` (bool, the action changed the state of the world).
+            ``effect`` (bool, the action changed the state of the world), and, where an environment judges by degrees,
+            ``task_score`` (float, 0 … 1, when the episode is over).
+        blind_text: `text` with every trace of the goal removed, for the trajectory-blind prompt; None where the
+            observation has no trace of it.
     """
 
     text: str
@@ -65,6 +68,7 @@ class StepResult:
     done: bool
     won: bool
     info: dict[str, Any] = field(default_factory=dict)
+    blind_text: str | None = None
 
 
 @runtime_checkable

@@ -10,7 +10,9 @@ from stapo.errors import ConfigError, did_you_mean
 from stapo.registry import Registry
 
 ENVIRONMENTS: Registry[type[Env]] = Registry(
-    "environment", "stapo.environments", {"alfworld": "stapo.envs.alfworld.env:AlfworldEnv"}
+    "environment",
+    "stapo.environments",
+    {"alfworld": "stapo.envs.alfworld.env:AlfworldEnv", "webshop": "stapo.envs.webshop.env:WebShopEnv"},
 )
 
 

@@ -41,7 +41,16 @@ def pack(value: Started | StepResult | Trouble) -> list[Any]:
         seen = value.observation
         return ["started", seen.text, seen.goal, seen.admissible, seen.blind_text, value.task_type]
     if isinstance(value, StepResult):
-        return ["result", value.text, value.admissible, value.reward, value.done, value.won, plain(value.info)]
+        return [
+            "result",
+            value.text,
+            value.admissible,
+            value.reward,
+            value.done,
+            value.won,
+            plain(value.info),
+            value.blind_text,
+        ]
     return ["trouble", value.boundary, value.error, value.detail]
 
 

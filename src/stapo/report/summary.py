@@ -81,12 +81,15 @@ def comparisons(log: RunLog) -> list[Comparison]:
 
 
 def success_table(compared: list[Comparison]) -> list[TableRow]:
-    """Success before and after, over all tasks and by task type."""
+    """Success before and after, over all tasks and by task type; the mean score where tasks are judged by degrees."""
     if not compared:
         return []
-    rows = [TableRow("all", _episodes(compared, None), [_cells(c, None) for c in compared])]
+    judged = any(math.isfinite(number(row.get("task_score"))) for c in compared for row in (c.start, c.end or {}))
+    all_tasks = [TableRow("all", _episodes(compared, None), [_cells(c, None) for c in compared])]
+    if judged:
+        all_tasks.append(TableRow("mean score", _episodes(compared, None), [_scores(c) for c in compared]))
     types = {t for c in compared for row in (c.start, c.end or {}) for t in (row.get("by_type") or {})}
-    return rows + [TableRow(t, _episodes(compared, t), [_cells(c, t) for c in compared]) for t in sorted(types)]
+    return all_tasks + [TableRow(t, _episodes(compared, t), [_cells(c, t) for c in compared]) for t in sorted(types)]
 
 
 def title(log: RunLog) -> str:
@@ -175,6 +178,12 @@ def _cells(c: Comparison, task_type: str | None) -> tuple[str, str, str]:
     if not math.isfinite(change):
         return _with_error(start), _with_error(end), "–"
     return _with_error(start), _with_error(end), f"{100 * change:+.1f}" if abs(change) >= 5e-4 else "0.0"
+
+
+def _scores(c: Comparison) -> tuple[str, str, str]:
+    start, end = number(c.start.get("task_score")), number((c.end or {}).get("task_score"))
+    change = end - start
+    return percent(start), percent(end), f"{100 * change:+.1f}" if math.isfinite(change) else "–"
 
 
 def _with_error(row: Row) -> str:

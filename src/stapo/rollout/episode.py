@@ -150,11 +150,13 @@ class Episode:
         self.trajectory.steps.append(step)
         self._tried.add((step.anchor, step.action))
         self.memory.add(Turn(self.observation, self.blind_observation, step.action))
-        self.observation = self.blind_observation = out.text
+        self.observation = out.text
+        self.blind_observation = out.text if out.blind_text is None else out.blind_text
         self.admissible = out.admissible
         if out.done:
             self.done = True
             self.trajectory.won = out.won
+            self.trajectory.task_score = out.info.get("task_score")
             if out.won:
                 self.trajectory.stop_reason = StopReason.WON
             elif out.info.get("truncated"):

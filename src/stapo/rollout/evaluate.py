@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stapo.rollout.collect import Collector
-from stapo.rollout.types import StopReason, Trajectory
+from stapo.rollout.types import StopReason, Trajectory, mean_task_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,14 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
         "success_by_seed": [r["success"] for r in per_seed],
         "errors": sum(t.failure is not None for trajectories in played for t in trajectories),
     }
-    for key in ("episode_length", "valid_actions", "repeated_actions", "ineffective_actions", "step_limit"):
+    for key in (
+        "task_score",
+        "episode_length",
+        "valid_actions",
+        "repeated_actions",
+        "ineffective_actions",
+        "step_limit",
+    ):
         values = [r[key] for r in per_seed if r[key] is not None]
         summary[key] = fmean(values) if values else None
     summary["by_type"] = {}
@@ -115,6 +122,7 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
             "episodes": sum(t.task_type == task_type for trajectories in played for t in trajectories),
             "success": fmean(rates),
             "success_std_over_seeds": stdev(rates) if len(rates) > 1 else None,
+            "task_score": mean_task_score([t for ts in played for t in ts if t.task_type == task_type]),
         }
     return summary
 
@@ -145,6 +153,7 @@ def _rates(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     known = [s.effect for s in steps if s.effect is not None]
     return {
         "success": fmean(t.won for t in trajectories),
+        "task_score": mean_task_score(trajectories),
         "episode_length": fmean(len(t.steps) for t in trajectories),
         "valid_actions": fmean(s.valid for s in steps) if steps else None,
         "repeated_actions": fmean(s.repeated for s in steps) if steps else None,

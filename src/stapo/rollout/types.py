@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from statistics import fmean
 
 from stapo.rollout.faults import Failure
 
@@ -84,6 +86,8 @@ class Trajectory:
         won: the task was solved.
         stop_reason: why it ended.
         failure: what ended it where the stop reason is an error, else None. Its steps are those before the failure.
+        task_score: how well the task was done, 0 … 1, where the environment judges by degrees; 0 where it does and the
+            episode ended without a judgement, None where it does not.
         attempts: how often it was begun because of its own failures, 1 where nothing failed.
     """
 
@@ -96,9 +100,16 @@ class Trajectory:
     won: bool = False
     stop_reason: StopReason = StopReason.STEP_LIMIT
     failure: Failure | None = None
+    task_score: float | None = None
     attempts: int = 1
 
     @property
     def score(self) -> float:
         """Undiscounted sum of the step rewards."""
         return sum(step.reward for step in self.steps)
+
+
+def mean_task_score(trajectories: Sequence[Trajectory]) -> float | None:
+    """Mean of the task scores, None where the environment does not judge by degrees; an unjudged episode counts 0."""
+    judged = any(t.task_score is not None for t in trajectories)
+    return fmean(t.task_score or 0.0 for t in trajectories) if judged else None

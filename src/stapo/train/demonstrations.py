@@ -112,7 +112,7 @@ def _play(
         out = env.step(action)
         expert.played(action, bool(out.info.get("effect", True)))
         memory.add(Turn(seen, blind, action))
-        seen = blind = out.text
+        seen, blind = out.text, out.text if out.blind_text is None else out.blind_text
         admissible = out.admissible
         if out.done:
             break

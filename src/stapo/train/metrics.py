@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stapo.rollout import StopReason
+from stapo.rollout.types import mean_task_score
 from stapo.train.batch import RowBatch
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
@@ -25,6 +26,7 @@ def rollout_metrics(batch: RowBatch) -> dict[str, Any]:
         "success": fmean(t.won for t in trajectories),
         "success_by_type": {k: fmean(v) for k, v in sorted(by_type.items())},
         "score": fmean(t.score for t in trajectories),
+        "task_score": mean_task_score(trajectories),
         "episodes": len(trajectories),
         "rows": len(steps),
         "episode_length": fmean(len(t.steps) for t in trajectories),

@@ -61,6 +61,7 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
                 "member": t.member,
                 "won": t.won,
                 "score": t.score,
+                "task_score": t.task_score,
                 "stop_reason": t.stop_reason.value,
                 "fences": fences,
                 "steps": steps,

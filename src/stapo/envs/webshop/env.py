@@ -1,0 +1,222 @@
+"""The WebShop environment: an instruction, a shop, at most one purchase, under the public protocol."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
+
+from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
+from stapo.envs.webshop.goals import Goal, GoalBook, Kind
+from stapo.envs.webshop.nouns import EXTRACTORS, noun_extractor
+from stapo.envs.webshop.shop import Visit
+from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
+from stapo.envs.webshop.splits import SPLIT_RULES, splits_of
+from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
+
+OBSERVATIONS = ("text", "text_rich", "verl-agent")
+SEARCH_COMMAND = "search[<your query>]"
+"""How the list of commands shows that the page has a search bar."""
+
+
+class WebShopEnv:
+    """Shopping by instruction, one episode at a time.
+
+    Args:
+        products: items_shuffle*.json of the release; None plays in a generated shop.
+        attributes: items_ins_v2*.json; None looks beside the products.
+        human_goals: items_human_ins.json; None looks beside the products, if it is needed.
+        goals: "synthetic" (one per combination of options) or "human" (one per person's instruction).
+        observation: "text" (text nodes joined by [SEP]), "text_rich" (marked buttons) or "verl-agent" ("text" without
+            the instruction, each part quoted).
+        splits: "disjoint" parts the products; "original" and "verl-agent" part the shuffled goals by position.
+        noun_extractor: "builtin" or "spacy"; moves partial scores only.
+        max_steps: actions after which an episode ends without a purchase.
+        seed: shuffles the goals; used by the splits "original" and "verl-agent".
+        price_seed: draws prices out of ranges, and price limits.
+        verl_seed: sets both seeds to this number, as each worker of verl-agent does with its own. Workers then have
+            other price limits and other splits than their neighbours.
+        size: size of the generated shop.
+        catalogue_products: products of the generated shop; None for the size's own number.
+        catalogue_seed: another seed, another generated shop.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+        GameFileError: files that cannot be used.
+    """
+
+    name = "webshop"
+
+    def __init__(
+        self,
+        products: str | os.PathLike[str] | None = None,
+        attributes: str | os.PathLike[str] | None = None,
+        human_goals: str | os.PathLike[str] | None = None,
+        goals: str = "synthetic",
+        observation: str = "text",
+        splits: str = "disjoint",
+        noun_extractor: str = "builtin",
+        max_steps: int = 15,
+        seed: int = 233,
+        price_seed: int = 0,
+        verl_seed: int | None = None,
+        size: str = "standard",
+        catalogue_products: int | None = None,
+        catalogue_seed: int = 0,
+    ) -> None:
+        _one_of("goals", goals, get_args(Kind))
+        _one_of("observation", observation, OBSERVATIONS)
+        _one_of("splits", splits, SPLIT_RULES)
+        _one_of("noun_extractor", noun_extractor, tuple(EXTRACTORS))
+        if verl_seed is not None:
+            seed = price_seed = verl_seed
+        for option, value, least in (("max_steps", max_steps, 1), ("seed", seed, 0), ("price_seed", price_seed, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{option} must be a whole number from {least}, found {value!r}.")
+        self.max_steps = max_steps
+        self.observation = observation
+        self._nouns = extractor(noun_extractor)
+        source: Source
+        if products is None:
+            if attributes is not None or human_goals is not None:
+                raise ConfigError("attributes and human_goals belong to products=PATH, which was not given. Add it.")
+            source = GeneratedSource(size, catalogue_products, catalogue_seed)
+        else:
+            source = file_source(products, attributes, human_goals, need_human=goals == "human")
+        self._catalogue = open_catalogue(source)
+        self._book = GoalBook(self._catalogue, goals, price_seed)  # type: ignore[arg-type]
+        self._rule, self._seed = splits, seed
+        self._splits: dict[str, Sequence[str]] | None = None
+        self._tasks: Sequence[str] | None = None
+        self._visit: Visit | None = None
+        self._steps = 0
+        self._done = False
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """All task ids, sorted: `ASIN/number`."""
+        if self._tasks is None:
+            self._tasks = self._book.ids()
+        return self._tasks
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits that hold at least one task, train first."""
+        return tuple(self._parts())
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of one split."""
+        parts = self._parts()
+        if split not in parts:
+            raise unknown_name("split", split, parts)
+        return parts[split]
+
+    def task_type(self, task_id: str) -> str:
+        """Category of the product that the goal was made from."""
+        product, _ = self._book.find(task_id)
+        return self._catalogue.category_of(product)
+
+    def reset(self, task_id: str) -> Observation:
+        """Start the episode of a task, on the start page.
+
+        Raises:
+            UnknownNameError: no such task.
+        """
+        goal = self._book.goal(*self._book.find(task_id))
+        self._visit = visit = Visit(self._catalogue, goal, self._book.price, self._nouns)
+        self._steps, self._done = 0, False
+        text, blind = self._texts(visit)
+        return Observation(text=text, goal=goal.instruction, admissible=commands(visit), blind_text=blind)
+
+    def step(self, action: str) -> StepResult:
+        """Take one action; what the page does not offer leaves it as it is."""
+        visit = self._playing()
+        effect = visit.act(action) if isinstance(action, str) else False
+        self._steps += 1
+        bought = visit.score
+        truncated = bought is None and self._steps >= self.max_steps
+        self._done = bought is not None or truncated
+        won = bought is not None and bought.total == 1
+        info: dict[str, Any] = {"truncated": truncated, "effect": effect}
+        if self._done:
+            info["task_score"] = 0.0 if bought is None else bought.total
+        if bought is not None:
+            info["score_details"] = bought.details()
+        text, blind = self._texts(visit)
+        return StepResult(
+            text=text,
+            admissible=commands(visit),
+            reward=1.0 if won else 0.0,
+            done=self._done,
+            won=won,
+            info=info,
+            blind_text=blind,
+        )
+
+    def close(self) -> None:
+        """End the episode; the environment can be reset again."""
+        self._visit = None
+
+    # -- beyond the protocol ---------------------------------------------------------------------
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The products and their search."""
+        return self._catalogue
+
+    @property
+    def goals(self) -> GoalBook:
+        """The goals by number."""
+        return self._book
+
+    @property
+    def visit(self) -> Visit:
+        """The current episode, live. Raises EnvError before reset."""
+        if self._visit is None:
+            raise EnvError("there is no visit before reset; call reset(task_id) first.")
+        return self._visit
+
+    @property
+    def goal(self) -> Goal:
+        """The goal of the current episode. Raises EnvError before reset."""
+        return self.visit.goal
+
+    def _parts(self) -> dict[str, Sequence[str]]:
+        if self._splits is None:
+            self._splits = splits_of(self._book, self._rule, self._seed)  # type: ignore[arg-type]
+        return self._splits
+
+    def _texts(self, visit: Visit) -> tuple[str, str]:
+        if self.observation == "text_rich":
+            return visit.rich_text(), visit.rich_text(blind=True)
+        text = visit.text()
+        if self.observation == "text":
+            return text, visit.text(blind=True)
+        parts = text.split(" [SEP] ")
+        if visit.goal.instruction in parts:
+            first = parts.index(visit.goal.instruction) + 1
+            text = " [SEP] ".join(f"'{part}'" for part in parts[first:])
+        return text, text
+
+    def _playing(self) -> Visit:
+        if self._visit is None:
+            raise EnvError("step was called before reset; call reset(task_id) first.")
+        if self._done:
+            raise EnvError("step was called after the episode ended; call reset(task_id) to start another.")
+        return self._visit
+
+
+def commands(visit: Visit) -> list[str]:
+    """The commands that a page offers, sorted."""
+    found = [f"click[{text}]" for text in visit.targets]
+    return sorted([*found, SEARCH_COMMAND] if visit.can_search else found)
+
+
+extractor: Callable[[str], Callable[[str], tuple[str, ...]]] = noun_extractor
+"""The function under another name: the option of the environment has its own."""
+
+
+def _one_of(option: str, value: object, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError(f"{option} is {value!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}.")

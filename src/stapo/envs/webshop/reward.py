@@ -1,0 +1,134 @@
+"""What a purchase is worth.
+
+score = r_type x (matched attributes + matched options + [price within the limit]) / (attributes + options + 1).
+Matching is lenient, as in the original: goal options are compared as (name, value) pairs, so "large" matches "x-large".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rapidfuzz.fuzz import token_set_ratio
+from rapidfuzz.utils import default_process
+
+from stapo.envs.webshop.colours import normalised
+from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.product import Product
+
+Nouns = Callable[[str], Sequence[str]]
+"""Gives the nouns of a title, lower-case, repeats included."""
+
+_CLOSE = 85
+# Characters of the second half of Latin-1 are dropped before comparing, others are kept.
+_DROPPED = dict.fromkeys(range(128, 256))
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The worth of a purchase and what it is made of.
+
+    Attributes:
+        total: 0 … 1; 1 is success.
+        r_type: factor for the kind of product: 1, 0.5, 0.1 or 0.
+        r_att: share of the goal's attributes that match.
+        r_option: share of the goal's options that match, None where the goal names none.
+        r_price: the price is within the limit.
+        query_match: found under the same search term.
+        category_match: two parts of the category path are shared.
+        title_score: share of the goal title's nouns that the bought title has.
+        attributes: how many the goal asks for.
+        options: how many the goal asks for.
+    """
+
+    total: float
+    r_type: float
+    r_att: float
+    r_option: float | None
+    r_price: bool
+    query_match: bool
+    category_match: bool
+    title_score: float
+    attributes: int
+    options: int
+
+    def details(self) -> dict[str, Any]:
+        """The parts, under the names that the original gives them; w_* are the shares of each part."""
+        parts = self.attributes + self.options + 1
+        found: dict[str, Any] = {
+            "r_type": self.r_type,
+            "r_att": self.r_att,
+            "w_att": self.attributes / parts,
+            "query_match": self.query_match,
+            "category_match": self.category_match,
+            "title_score": self.title_score,
+        }
+        if self.r_option is not None:
+            found |= {"r_option": self.r_option, "w_option": self.options / parts}
+        return found | {"r_price": self.r_price, "w_price": 1 / parts}
+
+
+def score(bought: Product, price: float, chosen: Sequence[str], goal: Goal, nouns: Nouns) -> Score:
+    """Judge a purchase.
+
+    Args:
+        bought: the product.
+        price: what it costs, in dollars.
+        chosen: the option values that were clicked.
+        goal: what was asked for.
+        nouns: the noun extractor.
+    """
+    query_match = bought.query == goal.query
+    category_match = len(_parts(bought.product_category) & _parts(goal.product_category)) >= 2
+    wanted = nouns(goal.title)
+    title_score = len(set(nouns(bought.title)) & set(wanted)) / len(wanted) if wanted else 0.2
+    r_type = 1.0 if query_match or category_match or title_score > 0.2 else 0.5
+    if title_score < 0.1:
+        r_type = 0.1
+    if title_score == 0:
+        r_type = 0.0
+    attributes = sum(_has(bought, attribute) for attribute in goal.attributes)
+    options = _matched_options(chosen, goal.options)
+    r_price = price <= goal.price_upper
+    count, asked = len(goal.attributes), len(goal.options)
+    return Score(
+        total=(attributes + options + r_price) / (count + asked + 1) * r_type,
+        r_type=r_type,
+        r_att=attributes / count if count else 1.0,
+        r_option=options / asked if asked else None,
+        r_price=r_price,
+        query_match=query_match,
+        category_match=category_match,
+        title_score=title_score,
+        attributes=count,
+        options=asked,
+    )
+
+
+def _parts(product_category: str) -> set[str]:
+    return {part.strip() for part in product_category.split("›")}
+
+
+def _has(product: Product, attribute: str) -> bool:
+    if any(_close(own, attribute) for own in product.attributes):
+        return True
+    return (
+        attribute in product.title.lower()
+        or attribute in " ".join(product.bullets).lower()
+        or attribute in product.description.lower()
+    )
+
+
+def _matched_options(chosen: Sequence[str], wanted: Sequence[tuple[str, str]] | Sequence[str]) -> int:
+    own = [normalised(value) for value in chosen]
+    return sum(any(_close(value, _as_text(option)) for value in own) for option in wanted)
+
+
+def _as_text(option: tuple[str, str] | str) -> str:
+    return normalised(option) if isinstance(option, str) else str(option)
+
+
+def _close(one: str, other: str) -> bool:
+    ratio = token_set_ratio(default_process(one.translate(_DROPPED)), default_process(other.translate(_DROPPED)))
+    return round(ratio) > _CLOSE

@@ -1,0 +1,220 @@
+"""One visit to the shop: what each action does, page by page, with the quirks of the original.
+
+Actions read `name[argument]`. `search[words]` works from every page; `click[text]` needs a text that the page offers;
+everything else leaves the page as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+
+from stapo.envs.webshop.catalogue import Catalogue
+from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.pages import (
+    BACK,
+    BUY,
+    LINK,
+    NEXT,
+    PREVIOUS,
+    SEARCH,
+    Node,
+    Option,
+    Target,
+    as_rich_text,
+    as_text,
+    done_nodes,
+    instruction_nodes,
+    results_nodes,
+    start_nodes,
+    targets_of,
+)
+from stapo.envs.webshop.reward import Nouns, Score, score
+
+PriceOf = Callable[[int], float]
+
+PAGE_SIZE = 10
+RESULTS = 50
+
+# Both parts take as much as they can: the argument is what stands in the last pair of brackets.
+_ACTION = re.compile(r"(.+)\[(.+)\]")
+_SUB_PAGES = ("description", "features", "reviews", "attributes")
+_PAGES = ("search_results", "item_page", "item_sub_page", "done")
+
+
+class Visit:
+    """One episode in the shop, from the start page to a purchase.
+
+    Args:
+        catalogue: what is sold.
+        goal: what is to be bought.
+        price_of: price in dollars of a product by its number.
+        nouns: the noun extractor of the score.
+    """
+
+    def __init__(self, catalogue: Catalogue, goal: Goal, price_of: PriceOf, nouns: Nouns) -> None:
+        self.catalogue = catalogue
+        self.goal = goal
+        self.score: Score | None = None
+        self._page = self._sub = ""
+        self._words: list[str] = []
+        self._number = self._total = 0
+        self._shown: list[int] = []
+        self._links: dict[str, int] = {}
+        self._product: int | None = None
+        self._options: dict[str, str] = {}
+        self._visited: set[str] = set()
+        self._price_of = price_of
+        self._nouns = nouns
+        self._start()
+
+    # -- what the page shows ----------------------------------------------------------------------
+
+    @property
+    def page(self) -> str:
+        """Kind of the page: "start", "search_results", "item_page", "item_sub_page" or "done"."""
+        return self._page
+
+    @property
+    def product(self) -> int | None:
+        """Number of the product whose page is open, or None."""
+        return self._product
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Options chosen so far, in the order they were first chosen."""
+        return dict(self._options)
+
+    @property
+    def can_search(self) -> bool:
+        """Whether the page has a search bar; searching works without one, too."""
+        return self._page == "start"
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        """Lower-case texts that can be clicked, in the order of the original, and what they meet."""
+        if self._page == "item_page":
+            return self.catalogue.view(self._opened).targets
+        return targets_of(self._body())
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """Equal for equal positions: what the page shows, and what a purchase would be worth."""
+        where = (self._page, self._sub, self._product, tuple(self._options.items()))
+        return (*where, tuple(self._words), self._number)
+
+    def text(self, *, blind: bool = False) -> str:
+        """The page as text nodes joined by " [SEP] "; `blind` leaves the instruction out."""
+        if self._page == "start":
+            return as_text(start_nodes(None if blind else self.goal.instruction))
+        if self._page == "item_page":
+            body = self.catalogue.view(self._opened).text
+        else:
+            body = as_text(self._body())
+        if blind or self._page == "done":
+            return body
+        return " [SEP] ".join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
+
+    def rich_text(self, *, blind: bool = False) -> str:
+        """The page with marked buttons; `blind` leaves the instruction out."""
+        if self._page == "start":
+            nodes = start_nodes(None if blind else self.goal.instruction)
+        elif blind or self._page == "done":
+            nodes = self._body()
+        else:
+            nodes = [*instruction_nodes(self.goal.instruction), *self._body()]
+        return as_rich_text(nodes, self._address(), self._visited)
+
+    # -- what actions do --------------------------------------------------------------------------
+
+    def act(self, action: str) -> bool:
+        """Take one action; whether it changed anything."""
+        found = _ACTION.match(action)
+        name, argument = (found[1], found[2].lower()) if found else (action, "")
+        before = self.key
+        if name == "search" and argument:
+            self._search(argument.split(" "), 1)
+        elif name == "click" and argument != SEARCH.lower() and (target := self.targets.get(argument)) is not None:
+            self._click(argument, target)
+        return self.key != before
+
+    def _click(self, text: str, target: Target) -> None:
+        # The text decides before the kind of element does: an option value that reads like a button works like it.
+        where = self._where()
+        if text == BUY.lower():
+            self._buy()
+        elif text == BACK.lower():
+            self._start()
+        elif text == NEXT.lower() and where == "search_results":
+            self._search(self._words, self._number + 1)
+        elif text == PREVIOUS.lower() and where == "search_results":
+            self._search(self._words, self._number - 1)
+        elif text == PREVIOUS.lower() and where == "item_page":
+            self._search(self._words, self._number)
+        elif text in _SUB_PAGES:
+            self._page, self._sub = "item_sub_page", text
+        else:
+            self._page, self._sub = "item_page", ""
+            if isinstance(target, Option):
+                self._options[target.name] = target.value
+            elif isinstance(target, Node) and target.kind == LINK:
+                self._product = self._links[text]
+                self._visited.add(target.text)
+
+    def _start(self) -> None:
+        self._page, self._sub = "start", ""
+        self._words, self._number, self._total = [], 0, 0
+        self._shown, self._links = [], {}
+        self._product, self._options, self._visited = None, {}, set()
+
+    def _search(self, words: list[str], number: int) -> None:
+        self._page, self._sub = "search_results", ""
+        self._words, self._number = words, number
+        self._product, self._options = None, {}
+        hits = self.catalogue.search(" ".join(words), RESULTS)
+        self._total = len(hits)
+        # Numbers below 1 can be reached and slice from the end, as in the original.
+        self._shown = list(hits[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
+        self._links = {self.catalogue.product(i).asin.lower(): i for i in self._shown}
+
+    def _buy(self) -> None:
+        bought = self.catalogue.product(self._opened)
+        price = self._price_of(self._opened)
+        self.score = score(bought, price, list(self._options.values()), self.goal, self._nouns)
+        self._page, self._sub = "done", ""
+
+    # -- below the page ---------------------------------------------------------------------------
+
+    @property
+    def _opened(self) -> int:
+        assert self._product is not None
+        return self._product
+
+    def _body(self) -> list[Node]:
+        """Nodes of the page after the instruction."""
+        if self._page == "start":
+            return start_nodes(None)
+        if self._page == "search_results":
+            return results_nodes(map(self.catalogue.product, self._shown), self._number, self._total)
+        if self._page == "done":
+            assert self.score is not None
+            return done_nodes(self.catalogue.product(self._opened).asin, self._options, self.score.total)
+        view = self.catalogue.view(self._opened)
+        return view.nodes if self._page == "item_page" else view.subs[self._sub]
+
+    def _where(self) -> str:
+        """The kind of page as the original guesses it from the address: the first name that stands anywhere in it."""
+        address = self._address()
+        return next((name for name in _PAGES if name in address), "")
+
+    def _address(self) -> str:
+        words = "+".join(self._words)
+        asin = "" if self._product is None else self.catalogue.product(self._product).asin
+        if self._page == "search_results":
+            return f"/search_results/{words}/{self._number}"
+        if self._page == "item_page":
+            return f"/item_page/{asin}/{words}/{self._number}/{json.dumps(self._options)}"
+        if self._page == "item_sub_page":
+            return f"/item_sub_page/{asin}/{words}/{self._number}/{self._sub.capitalize()}/{self._options}"
+        return "/done" if self._page == "done" else "/"

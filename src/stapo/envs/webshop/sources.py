@@ -1,0 +1,201 @@
+"""Where products come from: the original files, or the generator of this package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from stapo.envs.webshop.cache import digest_of
+from stapo.envs.webshop.product import Product, is_skipped, read_product
+from stapo.envs.webshop.streaming import iter_items, iter_list
+from stapo.errors import ConfigError, GameFileError
+
+_GENERATOR = "stapo.envs.webshop.generator"
+
+
+class Source(Protocol):
+    """A fixed list of products."""
+
+    def key(self) -> str:
+        """Equal for equal products; a digest."""
+        ...
+
+    def describe(self) -> str:
+        """What it is, in messages."""
+        ...
+
+    def products(self, scratch: Path) -> Iterator[Product]:
+        """The products in order; `scratch` is a folder for files that are needed meanwhile."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """The original files.
+
+    Attributes:
+        items: items_shuffle*.json.
+        attributes: items_ins_v2*.json.
+        human: items_human_ins.json, or None.
+    """
+
+    items: Path
+    attributes: Path
+    human: Path | None
+
+    def key(self) -> str:
+        """Digest of the contents of the files."""
+        files = [self.items, self.attributes, *([self.human] if self.human else [])]
+        return _digest(["files", *map(digest_of, files)])
+
+    def describe(self) -> str:
+        """The path of the products."""
+        return f"'{self.items}'"
+
+    def products(self, scratch: Path) -> Iterator[Product]:
+        """The products in the order of the file.
+
+        Raises:
+            GameFileError: a file or a product that cannot be used.
+        """
+        with _Entries(self.attributes, scratch) as entries:
+            human = dict(iter_items(self.human, "list of instructions")) if self.human else {}
+            for number, raw in enumerate(iter_list(self.items, "product")):
+                if is_skipped(raw):
+                    continue
+                asin = str(raw.get("asin")) if isinstance(raw, dict) else ""
+                where = f"number {number} in '{self.items}'"
+                yield read_product(raw, entries.get(asin), human.get(asin), where)
+
+
+class _Entries:
+    """The entries of a large attributes file, on disk; only their places are held in memory."""
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        self._places: dict[str, int] = {}
+        self._file = (scratch / "entries").open("w+b")
+        at = 0
+        try:
+            for asin, entry in iter_items(path, "entry"):
+                line = json.dumps(entry).encode() + b"\n"
+                self._places[asin] = at
+                at += self._file.write(line)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def get(self, asin: str) -> Any:
+        place = self._places.get(asin)
+        if place is None:
+            return None
+        self._file.seek(place)
+        return json.loads(self._file.readline())
+
+    def __enter__(self) -> _Entries:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        os.unlink(self._file.name)
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedSource:
+    """A generated shop.
+
+    Attributes:
+        size: name of a size of the generator.
+        count: number of products, None for the size's own.
+        seed: another seed, another shop.
+    """
+
+    size: str
+    count: int | None
+    seed: int
+
+    def key(self) -> str:
+        """Digest of the arguments and of the generator's code: another version makes another shop."""
+        folder = Path(str(_generator().__file__)).parent
+        code = [digest_of(file) for file in sorted(folder.glob("*.py"))]
+        shared = folder.parent.parent / "draws.py"
+        code += [digest_of(shared)] if shared.is_file() else []
+        return _digest(["generated", self.size, self.count, self.seed, *code])
+
+    def describe(self) -> str:
+        """The size of the shop."""
+        return f"the generated catalogue '{self.size}'"
+
+    def products(self, scratch: Path) -> Iterator[Product]:
+        """The products of the shop."""
+        for number, article in enumerate(_generator().iter_products(self.count, self.seed, self.size)):
+            yield read_product(article.product, article.synthetic, article.human, f"generated number {number}")
+
+
+def file_source(
+    items: str | os.PathLike[str],
+    attributes: str | os.PathLike[str] | None = None,
+    human: str | os.PathLike[str] | None = None,
+    *,
+    need_human: bool = False,
+) -> FileSource:
+    """The files of a catalogue; those that are not named are looked for beside the products.
+
+    Raises:
+        GameFileError: a file that is needed is not there.
+    """
+    path = _existing(items, "products")
+    suffix = path.name.removeprefix("items_shuffle").removesuffix(".json")
+    beside = path.parent / f"items_ins_v2{suffix}.json"
+    if attributes is None and not beside.is_file():
+        found = sorted(path.parent.glob("items_ins_v2*.json"))
+        raise GameFileError(
+            f"the attributes of the products in '{path}' are missing: there is no '{beside.name}' beside it"
+            + (f", but {', '.join(f.name for f in found)}" if found else "")
+            + ". Give attributes=PATH."
+        )
+    human_beside = path.parent / "items_human_ins.json"
+    if human is None and need_human and not human_beside.is_file():
+        raise GameFileError(
+            f"goals=human needs '{human_beside}', which does not exist. Give human_goals=PATH, or choose "
+            "goals=synthetic."
+        )
+    return FileSource(
+        items=path,
+        attributes=beside if attributes is None else _existing(attributes, "attributes"),
+        human=_existing(human, "human_goals")
+        if human is not None
+        else human_beside
+        if need_human and human_beside.is_file()
+        else None,
+    )
+
+
+def _existing(path: str | os.PathLike[str], option: str) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{option} must be a path or None, found {path!r}.")
+    found = Path(os.path.expandvars(os.fspath(path))).expanduser()
+    if not found.is_file():
+        raise GameFileError(
+            f"{option} '{found}' is no file; expected JSON of the WebShop release. Leave products out to play in a "
+            "generated shop."
+        )
+    return found
+
+
+def _generator() -> Any:
+    try:
+        return importlib.import_module(_GENERATOR)
+    except ModuleNotFoundError as err:
+        raise ConfigError(
+            "there are no products: this version has no generator for them. Give products=PATH of items_shuffle.json."
+        ) from err
+
+
+def _digest(parts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,0 +1,153 @@
+"""Reading JSON files that do not fit into memory, one element at a time.
+
+The released catalogue is one list of more than a million products. The text is read in pieces; each element is decoded
+by the standard library as soon as it is complete, and the one that is broken is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from stapo.errors import GameFileError
+
+_PIECE = 1 << 20
+_LONGEST_ELEMENT = 1 << 26
+_SPACE = " \t\n\r"
+# An error this close to the end of what was read may go away with more text: a token was cut.
+_CUT = 16
+
+
+class _Text:
+    """The part of a file that is not used up yet."""
+
+    def __init__(self, path: Path, file: TextIO, what: str) -> None:
+        self.path = path
+        self.what = what
+        self.count = 0
+        self._file = file
+        self._buffer = ""
+        self._at = 0
+        self._ended = False
+        self._decoder = json.JSONDecoder()
+
+    def wrong(self, found: str, expected: str) -> GameFileError:
+        return GameFileError(
+            f"'{self.path}' is no usable JSON: found {found} at {self.what} number {self.count}, expected {expected}. "
+            "Get the file again, or point the option at the right one."
+        )
+
+    def _more(self, least: int = _PIECE) -> bool:
+        piece = "" if self._ended else self._file.read(max(least, _PIECE))
+        self._ended = self._ended or not piece
+        self._buffer = self._buffer[self._at :] + piece
+        self._at = 0
+        return bool(piece)
+
+    def peek(self) -> str:
+        """The next character that is no space, "" at the end of the file."""
+        while True:
+            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def take(self, expected: str) -> str:
+        """Use up the next character, one of `expected`."""
+        found = self.peek()
+        if not found or found not in expected:
+            names = " or ".join(f"'{c}'" for c in expected)
+            raise self.wrong(f"'{found}'" if found else "the end of the file", names)
+        self._at += 1
+        return found
+
+    def value(self) -> Any:
+        """Decode the next value."""
+        if not self.peek():
+            raise self.wrong("the end of the file", f"a whole {self.what}")
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as err:
+                left = len(self._buffer) - self._at
+                cut = err.msg.startswith("Unterminated string") or err.pos >= len(self._buffer) - _CUT
+                if not cut:
+                    raise self.wrong(f"'{self._buffer[err.pos : err.pos + 20]}'", f"JSON ({err.msg})") from err
+                if left > _LONGEST_ELEMENT:
+                    raise self.wrong(f"more than {_LONGEST_ELEMENT} characters", "an end of it") from err
+                if not self._more(left):
+                    raise self.wrong("the end of the file", f"a whole {self.what} (is it cut short?)") from err
+                continue
+            except RecursionError as err:
+                raise self.wrong("values nested too deeply", f"a plain {self.what}") from err
+            # A number at the end of what was read may go on.
+            if end == len(self._buffer) and self._more():
+                continue
+            self._at = end
+            return value
+
+
+def _opened(path: Path, what: str, read: Callable[[_Text], Iterator[Any]]) -> Iterator[Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from read(_Text(path, file, what))
+    except UnicodeDecodeError as err:
+        raise GameFileError(f"'{path}' is no text in UTF-8 ({err}); expected a JSON file. Get it again.") from err
+    except OSError as err:
+        raise GameFileError(f"'{path}' cannot be read: {err.strerror or err}.") from err
+
+
+def iter_list(path: Path, what: str) -> Iterator[Any]:
+    """The elements of a file that holds one JSON list.
+
+    Args:
+        path: the file.
+        what: what an element is, in messages ("product").
+
+    Raises:
+        GameFileError: missing, cut short, not JSON or not a list; the element is named by its number.
+    """
+
+    def read(text: _Text) -> Iterator[Any]:
+        if text.peek() == "{":
+            raise text.wrong("an object with keys", f"a list of {what}s")
+        text.take("[")
+        if text.peek() == "]":
+            return
+        while True:
+            yield text.value()
+            text.count += 1
+            if text.take(",]") == "]":
+                return
+
+    return _opened(path, what, read)
+
+
+def iter_items(path: Path, what: str) -> Iterator[tuple[str, Any]]:
+    """The keys and values of a file that holds one JSON object.
+
+    Raises:
+        GameFileError: missing, cut short, not JSON or not an object; the entry is named by its number.
+    """
+
+    def read(text: _Text) -> Iterator[tuple[str, Any]]:
+        if text.peek() == "[":
+            raise text.wrong("a list", f"an object with one {what} per product id")
+        text.take("{")
+        if text.peek() == "}":
+            return
+        while True:
+            key = text.value()
+            if not isinstance(key, str):
+                raise text.wrong(f"{key!r:.20}", "a product id in quotes")
+            text.take(":")
+            yield key, text.value()
+            text.count += 1
+            if text.take(",}") == "}":
+                return
+
+    return _opened(path, what, read)
