@@ -100,21 +100,15 @@ def ranking_table(document: dict[str, Any]) -> Table:
     scores = list(next(iter(ranking.values()))["auc"])
     named = [f"{a} - {b}" for a, b in PAIRS]
     pairs = [p for p in next(iter(ranking.values()))["differences"] if p in named[:1] or p not in named]
-    rows = [
-        [
-            name + (" (few)" if t.get("few") else ""),
-            f"{t['bad']}/{t['good']}",
-            *(value(t["auc"][s]) for s in scores),
-            *(value(t["differences"][p], signed=True) for p in pairs),
-        ]
-        for name, t in ranking.items()
-    ]
+    head = [f"{name}{' (few)' if t.get('few') else ''}, {t['bad']}/{t['good']}" for name, t in ranking.items()]
+    rows = [[score, *(value(t["auc"][score]) for t in ranking.values())] for score in scores]
+    rows += [[pair, *(value(t["differences"][pair], signed=True) for t in ranking.values())] for pair in pairs]
     return Table(
         "Finding bad steps: area under the ROC curve",
-        ["fault", "bad/good steps", *scores, *pairs],
+        ["score", *head],
         rows,
-        "0.5 is chance; the last columns are differences of areas on the same steps, resampled together. low-kl ranks "
-        "by a low divergence of full from blind answers.",
+        "Columns: fault, bad/good steps. 0.5 is chance; the last rows are differences of areas on the same steps, "
+        "resampled together. low-kl ranks by a low divergence of full from blind answers.",
     )
 
 
