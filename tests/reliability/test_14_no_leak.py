@@ -28,7 +28,10 @@ from unruly_world import TASKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what /proc tells")
 
-ENVIRONMENTS_HERE = {"alfworld": {"scenes": "tiny", "games_per_type": 2}}
+ENVIRONMENTS_HERE = {
+    "alfworld": {"scenes": "tiny", "games_per_type": 2},
+    "webshop": {"size": "tiny", "catalogue_products": 20},
+}
 """Every environment of this package, with options that make it small."""
 
 CYCLES, PATIENCE = 1_000, 20.0

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
-from stapo.envs.webshop.goals import Goal, GoalBook, Kind
+from stapo.envs.webshop.goals import Goal, GoalBook, Kind, goal_book
 from stapo.envs.webshop.nouns import EXTRACTORS, noun_extractor
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
@@ -85,10 +85,8 @@ class WebShopEnv:
         else:
             source = file_source(products, attributes, human_goals, need_human=goals == "human")
         self._catalogue = open_catalogue(source)
-        self._book = GoalBook(self._catalogue, goals, price_seed)  # type: ignore[arg-type]
+        self._book = goal_book(self._catalogue, goals, price_seed)  # type: ignore[arg-type]
         self._rule, self._seed = splits, seed
-        self._splits: dict[str, Sequence[str]] | None = None
-        self._tasks: Sequence[str] | None = None
         self._visit: Visit | None = None
         self._steps = 0
         self._done = False
@@ -96,9 +94,7 @@ class WebShopEnv:
     @property
     def tasks(self) -> Sequence[str]:
         """All task ids, sorted: `ASIN/number`."""
-        if self._tasks is None:
-            self._tasks = self._book.ids()
-        return self._tasks
+        return self._book.all_ids
 
     @property
     def splits(self) -> Sequence[str]:
@@ -183,9 +179,10 @@ class WebShopEnv:
         return self.visit.goal
 
     def _parts(self) -> dict[str, Sequence[str]]:
-        if self._splits is None:
-            self._splits = splits_of(self._book, self._rule, self._seed)  # type: ignore[arg-type]
-        return self._splits
+        key = (self._rule, self._seed)
+        if key not in self._book.splits:
+            self._book.splits[key] = splits_of(self._book, self._rule, self._seed)  # type: ignore[arg-type]
+        return self._book.splits[key]
 
     def _texts(self, visit: Visit) -> tuple[str, str]:
         if self.observation == "text_rich":

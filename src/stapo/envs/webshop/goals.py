@@ -11,9 +11,11 @@ A goal's id is `ASIN/number`, so it does not depend on any draw.
 from __future__ import annotations
 
 import random
+import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
@@ -95,6 +97,19 @@ class TaskIds(Sequence[str]):
         return f"{self._asins[row]}/{number:0{self._width}}"
 
 
+_OPEN: weakref.WeakValueDictionary[tuple[object, ...], GoalBook] = weakref.WeakValueDictionary()
+
+
+def goal_book(catalogue: Catalogue, kind: Kind, price_seed: int) -> GoalBook:
+    """The goals of a catalogue; environments of one process share them."""
+    key = (id(catalogue), kind, price_seed)
+    found = _OPEN.get(key)
+    # A book keeps its catalogue alive, so an id in here is not used a second time.
+    if found is None:
+        found = _OPEN[key] = GoalBook(catalogue, kind, price_seed)
+    return found
+
+
 class GoalBook:
     """The goals of a catalogue.
 
@@ -103,6 +118,11 @@ class GoalBook:
         kind: "synthetic" or "human".
         price_seed: seed of the draws that the original makes while loading.
         drawn_before: numbers of 32 bits that something else in the program has drawn from the same generator.
+
+    Attributes:
+        counts: goals of each product.
+        total: goals of all.
+        splits: splits that were made of them, by rule and seed.
 
     Raises:
         GameFileError: nobody asks for anything in this catalogue.
@@ -127,7 +147,13 @@ class GoalBook:
                     else "no product has a human instruction. Give human_goals=PATH of items_human_ins.json."
                 )
             )
+        self.splits: dict[tuple[str, int], dict[str, Sequence[str]]] = {}
         self.width = max(3, len(str(int(counts.max()) - 1)))
+
+    @cached_property
+    def all_ids(self) -> TaskIds:
+        """Sorted ids of all goals."""
+        return self.ids()
 
     def price(self, product: int) -> float:
         """The price of a product in dollars; one out of its range is drawn once."""
@@ -172,7 +198,7 @@ class GoalBook:
         product = self.catalogue.find(asin)
         number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) == self.width else -1
         if product is None or not 0 <= number < self.counts[product]:
-            ids = self.ids()
+            ids = self.all_ids
             raise unknown_name("task", task_id, [ids[0], ids[len(ids) // 2], ids[len(ids) - 1]])
         return product, number
 
