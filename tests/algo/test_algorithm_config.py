@@ -27,7 +27,7 @@ from stapo.errors import ConfigError, UnknownNameError
     [
         (lambda: AdvantageConfig(discount=1.5), "advantage.discount", "1.5", "[0, 1]"),
         (lambda: AdvantageConfig(omega=float("nan")), "advantage.omega", "nan", "finite"),
-        (lambda: AdvantageConfig(episode="gae"), "advantage.episode", "'gae'", "'grpo', 'rloo', 'batch', 'none'"),
+        (lambda: AdvantageConfig(episode="gpo"), "advantage.episode", "'gpo'", "'rloo', 'batch', 'gae', 'none'"),
         (lambda: AdvantageConfig(ddof=2), "advantage.ddof", "2", "at most 1"),
         (lambda: AdvantageConfig(step_advantage=1), "advantage.step_advantage", "1", "true or"),
         (

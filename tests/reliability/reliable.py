@@ -76,6 +76,8 @@ def settings(environment: str = "alfworld", algorithm: str = "stapo", **changes:
     """Settings as a YAML file would hold them; `changes` are dotted keys with `__` as the dot."""
     chosen: dict[str, Any] = {"name": algorithm}
     chosen |= flagging(algorithm)
+    if algorithm == "ppo":
+        chosen |= {"critic": {"learning_rate": 5e-3, "warmup_iterations": 1}}
     data = json.loads(json.dumps({**COMMON, **ENVIRONMENTS[environment], "algorithm": chosen}))
     for key, value in changes.items():
         *path, last = key.split("__")

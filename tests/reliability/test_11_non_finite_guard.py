@@ -1,7 +1,8 @@
 """11. A number that is not finite stops the run before the weights move.
 
 1. NaN and infinity in reward, log-probability, entropy, advantage, reference and gradient: exit code 1, the weights are
-   those of the last save, the rows are written down, step and rows are named.
+   those of the last save, the rows are written down, step and rows are named. Where there is a critic, the same holds
+   for its values, its loss and its gradient, and for the weights of both.
 2. `optim.skip_non_finite` leaves out so many optimizer steps in a row and counts them; one more stops the run.
 """
 
@@ -67,8 +68,9 @@ def test_in_what_the_model_computed_while_sampling(toy_model, tmp_path, field, b
 
 
 @pytest.mark.parametrize("bad", BAD)
-def test_in_a_reward_through_the_command(toy_model, tmp_path, bad):
-    source = write_settings(tmp_path, toy_settings(toy_model, env__options={"reward": bad}))
+@pytest.mark.parametrize("algorithm", ["stapo", "ppo", "dapo"])
+def test_in_a_reward_through_the_command(toy_model, tmp_path, bad, algorithm):
+    source = write_settings(tmp_path, toy_settings(toy_model, env__options={"reward": bad}, algorithm=algorithm))
     argv = ["train", str(source), "--quiet", "--out", str(tmp_path / "run")]
     assert run(argv, tmp_path / "log") == 1
     said = (tmp_path / "log").read_text()
@@ -135,6 +137,75 @@ def test_in_a_gradient(toy_model, tmp_path):
     with pytest.raises(NonFiniteError, match="the gradient norm is nan at optimizer step 1, though the loss is finite"):
         made.iterate(1)
     assert same(weights(made), before)
+
+
+def critic_weights(made):
+    return {name: value.clone() for name, value in made.critic.model.state_dict().items()}
+
+
+def ppo(model, out, **changes):
+    """A trainer with a critic that has been trained for an iteration: its head is no longer 0."""
+    critic = {"learning_rate": 0.01}
+    made = trainer(model, out, algorithm={"name": "ppo", "critic": critic}, optim__mini_batch=1000, **changes)
+    made.iterate(1)
+    return made, weights(made), critic_weights(made)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_in_the_weights_of_a_critic(toy_model, tmp_path, bad):
+    made, before, _ = ppo(toy_model, tmp_path / "run")
+    with torch.no_grad():
+        made.critic.model.head.bias[0] = bad
+    spoilt = critic_weights(made)
+    with pytest.raises(NonFiniteError, match=r"iteration 2: value_b holds (nan|inf) at row 0"):
+        made.iterate(2)
+    assert same(weights(made), before)
+    assert same({k: v for k, v in critic_weights(made).items() if k != "head.bias"}, spoilt)
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_in_the_loss_of_a_critic(toy_model, tmp_path, monkeypatch, bad):
+    made, before, critic = ppo(toy_model, tmp_path / "run")
+    build = loop.build_batch
+
+    def poisoned(trajectories, algorithm, **given):
+        batch = build(trajectories, algorithm, **given)
+        batch.advantages.value_target_b[5] = bad
+        return batch
+
+    monkeypatch.setattr(loop, "build_batch", poisoned)
+    with pytest.raises(NonFiniteError, match=r"iteration 2: the value loss at optimizer step 1 is (nan|inf)"):
+        made.iterate(2)
+    assert same(weights(made), before)
+    assert same(critic_weights(made), critic)
+
+
+def test_in_a_gradient_of_a_critic(toy_model, tmp_path):
+    """Neither of the two models moves, as the gradient of either is bad."""
+    made, before, critic = ppo(toy_model, tmp_path / "run")
+    made.critic.model.head.weight.register_hook(lambda grad: grad * math.nan)
+    with pytest.raises(NonFiniteError, match="iteration 2: the critic's gradient norm is nan at optimizer step 1"):
+        made.iterate(2)
+    assert same(weights(made), before)
+    assert same(critic_weights(made), critic)
+
+
+def test_in_a_gradient_of_the_policy_a_critic_does_not_move(toy_model, tmp_path):
+    made, before, critic = ppo(toy_model, tmp_path / "run")
+    spoil_gradients(made, 1)
+    with pytest.raises(NonFiniteError, match="iteration 2: the gradient norm is nan at optimizer step 1"):
+        made.iterate(2)
+    assert same(weights(made), before)
+    assert same(critic_weights(made), critic)
+
+
+def test_a_step_that_a_critic_spoils_is_left_out_too(toy_model, tmp_path):
+    made, before, critic = ppo(toy_model, tmp_path / "run", optim__skip_non_finite=1)
+    made.critic.model.head.weight.register_hook(lambda grad: grad * math.nan)
+    row = made.iterate(2)
+    assert (row["update"]["skipped_steps"], row["update"]["optimizer_steps"]) == (1, 0)
+    assert same(weights(made), before)
+    assert same(critic_weights(made), critic)
 
 
 def test_so_many_steps_are_left_out(toy_model, tmp_path):

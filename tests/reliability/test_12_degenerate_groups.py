@@ -2,6 +2,7 @@
 
 Documented: where all returns of a group are equal, or a group has one member, the episode advantage is 0; where a state
 was seen once, or always led to the same return, the step advantage is 0; entropies that are all equal have z-score 0.
+With a critic the same holds where it says the same of every state: its advantages are centred over the batch.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def test_nothing_to_compare_is_advantage_0(name, case):
         anchor = anchor_groups(np.zeros(count, int), data["keys"], algorithm.advantage)
         found = compute_advantages(
             data["reward"], np.ones(count, bool), np.zeros(count, int), data["traj"], data["step"], anchor,
-            np.ones(count), algorithm.advantage,
+            np.ones(count), algorithm.advantage, critic=algorithm.critic,
+            value_b=np.full(count, 0.25) if algorithm.needs_critic else None,
         )  # fmt: skip
     assert np.isfinite(found.total_b).all()
     assert found.episode_b == pytest.approx(0.0, abs=1e-9)
@@ -114,4 +116,12 @@ def test_a_run_goes_through(toy_model, tmp_path, name, flags, reward):
         assert all(math.isfinite(v) for v in update.values()), update
         expected = row["rows"] if name.startswith("stapo") and flags == "all" else 0
         assert row["outlier"]["flagged"] == expected
+        sampling, critic = row.get("sampling"), row.get("critic")
+        if sampling is not None and (group_size == 1 or reward == 0):
+            # No group can differ: every round is played in vain, and one group is kept so that there is something.
+            assert sampling == {"rounds": 10, "kept_groups": 0, "dropped_groups": 20}
+            assert row["episodes"] == group_size
+        if critic is not None:
+            assert math.isfinite(critic["mean_value"])
+            assert critic["explained_variance"] is None or math.isfinite(critic["explained_variance"])
         trainer.collector.close()

@@ -20,7 +20,8 @@ from toy_world import small_policy, toy_settings
 def test_the_toy_world_is_learned(tmp_path, name):
     small_policy(architecture="qwen3", initializer_range=0.2).save(tmp_path / "model")
     settings = toy_settings(
-        tmp_path / "model", algorithm={"name": name, "loss": {"beta": 0.0}}, optim__iterations=60,
+        tmp_path / "model", optim__iterations=60,
+        algorithm={"name": name, "loss": {"beta": 0.0}, "critic": {"learning_rate": 0.02}},
         optim__learning_rate=0.02, optim__mini_batch=512, rollout__groups=4, rollout__group_size=8,
         agent__max_response_tokens=4, eval__episodes=60, eval__greedy=False, log__transcript_every=0,
         log__save_every=60,

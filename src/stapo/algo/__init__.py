@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from stapo.algo.checks import require_finite as require_finite
     from stapo.algo.config import AdvantageConfig as AdvantageConfig
     from stapo.algo.config import AlgorithmConfig as AlgorithmConfig
+    from stapo.algo.config import CriticConfig as CriticConfig
     from stapo.algo.config import ModulationConfig as ModulationConfig
     from stapo.algo.config import OutlierConfig as OutlierConfig
     from stapo.algo.config import PolicyLossConfig as PolicyLossConfig
+    from stapo.algo.config import SamplingConfig as SamplingConfig
     from stapo.algo.config import SelectiveConfig as SelectiveConfig
     from stapo.algo.credit import Advantages as Advantages
     from stapo.algo.credit import batch_advantages as batch_advantages
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from stapo.algo.credit import episode_advantages as episode_advantages
     from stapo.algo.credit import leave_one_out_advantages as leave_one_out_advantages
     from stapo.algo.credit import step_advantages as step_advantages
+    from stapo.algo.critic import ValueLoss as ValueLoss
+    from stapo.algo.critic import explained_variance as explained_variance
+    from stapo.algo.critic import gae_advantages as gae_advantages
+    from stapo.algo.critic import value_loss as value_loss
     from stapo.algo.groups import GroupStats as GroupStats
     from stapo.algo.groups import group_normalise as group_normalise
     from stapo.algo.groups import group_statistics as group_statistics
@@ -80,9 +86,11 @@ _HOME = {
     "require_finite": "checks",
     "AdvantageConfig": "config",
     "AlgorithmConfig": "config",
+    "CriticConfig": "config",
     "ModulationConfig": "config",
     "OutlierConfig": "config",
     "PolicyLossConfig": "config",
+    "SamplingConfig": "config",
     "SelectiveConfig": "config",
     "Advantages": "credit",
     "batch_advantages": "credit",
@@ -90,6 +98,10 @@ _HOME = {
     "episode_advantages": "credit",
     "leave_one_out_advantages": "credit",
     "step_advantages": "credit",
+    "ValueLoss": "critic",
+    "explained_variance": "critic",
+    "gae_advantages": "critic",
+    "value_loss": "critic",
     "GroupStats": "groups",
     "group_normalise": "groups",
     "group_statistics": "groups",
@@ -139,6 +151,7 @@ __all__ = [
     "Advantages",
     "AlgorithmConfig",
     "BaseLoss",
+    "CriticConfig",
     "EntropyScores",
     "FlaggedScores",
     "GroupStats",
@@ -148,9 +161,11 @@ __all__ = [
     "Outliers",
     "PolicyLoss",
     "PolicyLossConfig",
+    "SamplingConfig",
     "SelectiveConfig",
     "SelectiveTerms",
     "StateEntropies",
+    "ValueLoss",
     "aggregate",
     "algorithm_names",
     "anchor_groups",
@@ -162,7 +177,9 @@ __all__ = [
     "episode_advantages",
     "episode_returns",
     "exact_groups",
+    "explained_variance",
     "flagged_scores",
+    "gae_advantages",
     "get_algorithm",
     "group_normalise",
     "group_sizes",
@@ -190,6 +207,7 @@ __all__ = [
     "token_kl",
     "two_context_kl",
     "unflatten_tokens",
+    "value_loss",
 ]
 
 

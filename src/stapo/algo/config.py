@@ -2,8 +2,9 @@
 
 An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`) and bent by uncertainty
 (`ModulationConfig`), which steps are singled out (`OutlierConfig`), what is asked of those steps
-(`SelectiveConfig`) and what every step is trained with (`PolicyLossConfig`). It does not say how to
-roll out, batch or optimise. Defaults are the paper's values (STAPO, arXiv 2607.04963); where the
+(`SelectiveConfig`), what every step is trained with (`PolicyLossConfig`), how a critic is trained
+where there is one (`CriticConfig`) and which groups are trained on (`SamplingConfig`). It does not
+say how to roll out or batch. Defaults are the paper's values (STAPO, arXiv 2607.04963); where the
 paper is silent the docstring says so and the choice stays a knob.
 """
 
@@ -15,7 +16,7 @@ from typing import Literal, get_args
 from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.errors import ConfigError
 
-EpisodeAdvantage = Literal["grpo", "rloo", "batch", "none"]
+EpisodeAdvantage = Literal["grpo", "rloo", "batch", "gae", "none"]
 EpisodeStats = Literal["trajectory", "step"]
 AdvantageNorm = Literal["std", "none"]
 PenaltyOn = Literal["return", "advantage"]
@@ -43,7 +44,8 @@ class AdvantageConfig:
     Attributes:
         episode: advantage of the whole episode. ``grpo`` is eq. 6, ``rloo`` compares with the mean
             of the group's other trajectories, ``batch`` takes the return from the step on and
-            whitens it over all rows of the batch, ``none`` leaves it out.
+            whitens it over all rows of the batch, ``gae`` compares with a critic's values (and has a
+            critic trained), ``none`` leaves it out.
         step_advantage: add the step advantage inside anchor groups (eq. 7).
         step_groups: rows that a step is compared with: those that saw the same (``anchor``), or
             the weighted mean over those that saw the same last 1, 2, … observations (``history``,
@@ -289,6 +291,60 @@ class PolicyLossConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CriticConfig:
+    """How values are estimated and used; no part of it matters unless ``advantage.episode`` is ``gae``.
+
+    Attributes:
+        discount: gamma of generalised advantage estimation, per step.
+        lam: lambda of generalised advantage estimation; 1 is return minus value.
+        whiten: centre the advantages over the batch and divide by their spread.
+        learning_rate: of the critic's own AdamW, at its peak; the policy's schedule applies, too.
+        value_clip: a value is trained while it is within this distance of what it was at the start of
+            the iteration, in units of returns; null for no bound.
+        value_coef: factor on the value loss. The critic has weights of its own, so it matters where
+            gradients are clipped.
+        warmup_iterations: iterations at the start in which the critic alone is trained.
+    """
+
+    discount: float = 1.0
+    lam: float = 1.0
+    whiten: bool = True
+    learning_rate: float = 1e-5
+    value_clip: float | None = 0.2
+    value_coef: float = 1.0
+    warmup_iterations: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("critic.discount", self.discount, low=0, high=1)
+        check_number("critic.lam", self.lam, low=0, high=1)
+        check_flag("critic.whiten", self.whiten)
+        check_number("critic.learning_rate", self.learning_rate, low=0, open_low=True)
+        if self.value_clip is not None:
+            check_number("critic.value_clip", self.value_clip, low=0, open_low=True)
+        check_number("critic.value_coef", self.value_coef, low=0, open_low=True)
+        check_integer("critic.warmup_iterations", self.warmup_iterations, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Which of the played groups are trained on.
+
+    Attributes:
+        dynamic: replace groups whose attempts all scored the same by groups of the next tasks (DAPO's
+            dynamic sampling).
+        max_rounds: rounds of play in an iteration at most, the first one included; then it is trained
+            on what there is.
+    """
+
+    dynamic: bool = False
+    max_rounds: int = 10
+
+    def __post_init__(self) -> None:
+        check_flag("sampling.dynamic", self.dynamic)
+        check_integer("sampling.max_rounds", self.max_rounds, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """One algorithm: a name, where it comes from, and the pieces it is made of.
 
@@ -301,6 +357,8 @@ class AlgorithmConfig:
         outlier: choice of flagged steps.
         selective: terms on flagged steps.
         loss: base objective.
+        critic: value estimates, for algorithms that have a critic.
+        sampling: choice of groups.
     """
 
     name: str
@@ -311,10 +369,17 @@ class AlgorithmConfig:
     outlier: OutlierConfig = field(default_factory=OutlierConfig)
     selective: SelectiveConfig = field(default_factory=SelectiveConfig)
     loss: PolicyLossConfig = field(default_factory=PolicyLossConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("name is ''; expected a name such as 'stapo'.")
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether values have to be estimated."""
+        return self.advantage.episode == "gae"
 
     @property
     def selective_on(self) -> bool:

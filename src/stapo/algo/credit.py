@@ -8,13 +8,14 @@ rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from stapo.algo.checks import require_length
-from stapo.algo.config import AdvantageConfig
+from stapo.algo.config import AdvantageConfig, CriticConfig
+from stapo.algo.critic import gae_advantages
 from stapo.algo.groups import (
     BoolArray,
     FloatArray,
@@ -53,6 +54,7 @@ class Advantages:
             returns.
         episode_return_b: float32, return of the whole trajectory, with the penalty likewise.
         anchor_size_b: int64, real rows in the row's anchor group.
+        value_target_b: float32, what a critic should have said of the row's state (0 without one).
     """
 
     total_b: FloatArray
@@ -61,6 +63,7 @@ class Advantages:
     return_b: FloatArray
     episode_return_b: FloatArray
     anchor_size_b: npt.NDArray[np.int64]
+    value_target_b: FloatArray
 
 
 def episode_advantages(
@@ -168,6 +171,9 @@ def compute_advantages(
     anchor_b: npt.ArrayLike,
     weight_b: npt.ArrayLike | None,
     config: AdvantageConfig,
+    *,
+    critic: CriticConfig | None = None,
+    value_b: npt.ArrayLike | None = None,
 ) -> Advantages:
     """Total advantage A = A_E + omega * A_S of each row, with its parts.
 
@@ -181,11 +187,13 @@ def compute_advantages(
         anchor_b: (B,) anchor ids, unique across tasks (`stapo.algo.anchors`).
         weight_b: (B,) 0 on padding rows, else above 0; None if no row is padding.
         config: knobs.
+        critic: knobs of the estimate from values; its defaults where None.
+        value_b: (B,) a critic's value of the state before each step; needed by ``episode=gae`` alone.
 
     Raises:
-        ValueError: lengths differ, a step occurs twice, or a trajectory or anchor group spans two
-            tasks.
-        NonFiniteError: a real row's reward is NaN or infinite.
+        ValueError: lengths differ, a step occurs twice, a trajectory or anchor group spans two
+            tasks, or there are no values where the configuration needs them.
+        NonFiniteError: a real row's reward or value is NaN or infinite.
     """
     reward, real = real_values("reward_b", reward_b, weight_b)
     n = reward.shape[0]
@@ -204,6 +212,19 @@ def compute_advantages(
         episode = leave_one_out_advantages(reward, group, traj, penalty_b=in_return, weight_b=real)
     elif config.episode == "batch":
         episode = batch_advantages(returns, config, weight_b=real)
+    target = np.zeros(n, np.float32)
+    if config.episode == "gae":
+        if value_b is None:
+            raise ValueError("value_b is None with advantage.episode 'gae'; expected a critic's value of each row.")
+        knobs = critic or CriticConfig()
+        value, _ = real_values("value_b", value_b, real)
+        raw = gae_advantages(reward, value, traj, step_b, knobs.discount, knobs.lam, weight_b=real) - in_return
+        target = float32((raw + value) * real)
+        episode = (
+            batch_advantages(raw, replace(config, advantage_norm="std"), weight_b=real)
+            if knobs.whiten
+            else float32(raw)
+        )
     step = np.zeros(n, np.float32)
     if config.step_advantage and config.step_groups == "history":
         levels = history_groups(anchor, traj, step_b, config.history_depth, weight_b=real)
@@ -220,6 +241,7 @@ def compute_advantages(
         return_b=float32(returns),
         episode_return_b=float32(episode_returns(reward, traj, weight_b=real) - in_return),
         anchor_size_b=sizes.astype(np.int64),
+        value_target_b=target,
     )
 
 

@@ -36,6 +36,7 @@ class RowBatch:
         advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
         outliers: normalised entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
+        value_b: a critic's value of each row's state before the update; None without a critic.
     """
 
     steps: list[Step]
@@ -48,6 +49,7 @@ class RowBatch:
     advantages: Advantages
     outliers: Outliers
     flag_b: np.ndarray
+    value_b: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -67,6 +69,7 @@ def build_batch(
     *,
     seed: Sequence[int] | None = None,
     states: Mapping[str, Sequence[float]] | None = None,
+    value_b: np.ndarray | None = None,
 ) -> RowBatch:
     """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once.
 
@@ -76,6 +79,7 @@ def build_batch(
         seed: of what is drawn by chance; for algorithms that do (``outlier.select=random``).
         states: entropies by state after the last iteration; for algorithms that keep them
             (``outlier.metric=running``).
+        value_b: a critic's value of each row, in the order of the trajectories' steps; for algorithms that have one.
 
     Raises:
         NonFiniteError: a reward, log-probability or entropy is not finite; the step is named.
@@ -93,7 +97,10 @@ def build_batch(
     anchor_b = anchor_groups(group_b, keys, algorithm.advantage)
     counted = [counted_entropies(s, algorithm.outlier.tokens) for s in steps]
     entropy_b = np.array([np.mean(c) if c else np.nan for c in counted], dtype=np.float64)
-    advantages = compute_advantages(reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage)
+    advantages = compute_advantages(
+        reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage,
+        critic=algorithm.critic, value_b=value_b,
+    )  # fmt: skip
     if algorithm.modulation.kind != "none":
         bent_b = modulated_advantages(
             advantages.total_b, entropy_b, traj_b, step_b, algorithm.modulation, weight_b=weight_b
@@ -112,7 +119,7 @@ def build_batch(
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
     return RowBatch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
-        outliers.mask_b & differs_b,
+        outliers.mask_b & differs_b, value_b,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from stapo.run.directory import versions
 from stapo.train.randomness import random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
-from stapo.train.state import RunState, write_state
+from stapo.train.state import RunState, Savable, write_state
 from stapo.train.watcher import Watcher
 
 
@@ -34,6 +34,7 @@ def keep_state(
     optimizer: torch.optim.Optimizer,
     reference: Path | None,
     watcher: Watcher,
+    critic: Savable | None = None,
 ) -> Path | None:
     """Save a state together with random states, row positions, configuration and versions.
 
@@ -45,6 +46,7 @@ def keep_state(
         optimizer: of its weights.
         reference: folder of the frozen starting policy, where there is one.
         watcher: told when saving fails and the run goes on.
+        critic: weights and optimizer of its own, where the algorithm has one.
 
     Returns:
         the save's folder; None where it could not be written and `log.on_save_error` is `continue`.
@@ -58,7 +60,7 @@ def keep_state(
     )  # rows first reach the disk, then the save that counts on them
     try:
         return run.saves.write(
-            lambda folder: write_state(folder, whole, policy, optimizer, reference), config.log.keep_saves
+            lambda folder: write_state(folder, whole, policy, optimizer, reference, critic), config.log.keep_saves
         )
     except SaveError as err:
         if config.log.on_save_error == "stop":

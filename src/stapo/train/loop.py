@@ -29,11 +29,13 @@ from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.train.batch import RowBatch, build_batch
 from stapo.train.collapse import WINDOW, early_warnings
+from stapo.train.critic import CriticLearner
 from stapo.train.interrupt import Interrupts
 from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
+from stapo.train.sampling import Sampled, sample_groups
 from stapo.train.state import RunState, read_tensors, restore_optimizer, tasks_digest
 from stapo.train.tasks import TaskStream
 from stapo.train.transcripts import write_transcript
@@ -124,8 +126,11 @@ class Trainer:
             self.reference = copy.deepcopy(self.policy.model)
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
-        self.algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
-        self.updater = Updater(self.policy, self.reference, self.algorithm, config.optim, config.rollout.temperature)
+        self.algorithm = algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
+        self.critic = CriticLearner(self.policy, algorithm.critic, config.optim) if algorithm.needs_critic else None
+        self.updater = Updater(
+            self.policy, self.reference, algorithm, config.optim, config.rollout.temperature, self.critic
+        )
         self._recent: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -200,7 +205,9 @@ class Trainer:
             seconds=dict(self.seconds),
         )
         reference = None if self.reference is None else reference_folder(self.run)
-        keep_state(self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher)
+        keep_state(
+            self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher, self.critic
+        )
         self.interrupts.leave()
 
     def restore(self, folder: Path, state: RunState) -> None:
@@ -215,6 +222,8 @@ class Trainer:
                 f"'{self.config.env.name}' have changed since. Put the games back, or start another run with --out."
             )
         restore_optimizer(self.updater.optimizer, self.policy, read_tensors(folder / "optimizer.safetensors"))
+        if self.critic is not None:
+            self.critic.restore(folder / "critic")
         self.tasks.position = state.task_position
         self.iteration, self.evaluated = state.iteration, state.evaluated
         self.collector.failures_in_a_row = state.failures_in_a_row
@@ -231,12 +240,12 @@ class Trainer:
         times = self.collector.times
         started, before = time.perf_counter(), (times.generation, times.environment)
         try:
-            batch, update, seconds = self._learn(iteration)
+            sampled, batch, update, seconds = self._learn(iteration)
         except NonFiniteError as err:
             raise NonFiniteError(f"iteration {iteration}: {err}") from err
         row = {
             "iteration": iteration,
-            **rollout_metrics(batch),
+            **rollout_metrics(batch, sampled.played),
             **update,
             "seconds": {
                 "generation": times.generation - before[0],
@@ -262,56 +271,78 @@ class Trainer:
             if warning.partition(":")[0] not in told:
                 self.watcher.notice(f"early warning, {warning}")
 
-    def _learn(self, iteration: int) -> tuple[RowBatch, dict[str, Any], dict[str, float]]:
-        """Rollout and update; returns the rows, metrics of the update, and seconds."""
-        config = self.config
-        trajectories, failures = self._roll_out(iteration)
+    def _learn(self, iteration: int) -> tuple[Sampled, RowBatch, dict[str, Any], dict[str, float]]:
+        """Rollout and update; returns the episodes, the rows, metrics of the update, and seconds."""
+        config, critic = self.config, self.critic
+        sampled, failures = self._roll_out(iteration)
+        trajectories = sampled.kept
         if not any(t.steps for t in trajectories):
             raise ConfigError(
                 f"iteration {iteration}: no first prompt fits into agent.max_prompt_tokens "
                 f"({config.agent.max_prompt_tokens}), so no step was played; raise it."
             )
         started = time.perf_counter()
-        batch = build_batch(trajectories, self.algorithm, seed=(config.seed, 3, iteration), states=self.states)
+        values = None if critic is None else critic.values([s for t in trajectories for s in t.steps])
+        valued = time.perf_counter()
+        seed = (config.seed, 3, iteration)
+        batch = build_batch(trajectories, self.algorithm, seed=seed, states=self.states, value_b=values)
         self.states = batch.outliers.states or {}
-        math_seconds = time.perf_counter() - started
-        rate = config.optim.learning_rate * learning_rate_factor(config, iteration)
+        before = {"advantages": time.perf_counter() - valued}
+        factor = learning_rate_factor(config, iteration)
+        rate = config.optim.learning_rate * factor
+        extra: dict[str, Any] = {"sampling": sampled.summary()} if self.algorithm.sampling.dynamic else {}
+        if critic is not None:
+            critic.set_rate(factor)
+            before["values"] = valued - started
         try:
             update, seconds = self.updater.update(
                 batch,
                 rate,
                 seed=(config.seed, 2, iteration),
                 progress=lambda done, total: self.watcher.stage("update", done, total),
+                critic_alone=critic is not None and iteration <= config.algorithm.critic.warmup_iterations,
             )
         except NonFiniteError as err:
             path = write_transcript(self.run, batch, iteration, config.rollout.groups)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
+        if critic is not None:
+            extra["critic"] = critic.summary(batch)
         ended = Counter(f.boundary.value for f in failures if f.outcome is Outcome.LEFT_OUT)
         update["failures"] = dict(sorted(ended.items()))
         update["retried_episodes"] = sum(f.outcome is Outcome.RETRIED for f in failures)
-        return batch, {**update, "learning_rate": rate}, {"advantages": math_seconds, **seconds}
+        return sampled, batch, {**update, "learning_rate": rate, **extra}, {**before, **seconds}
 
-    def _roll_out(self, iteration: int) -> tuple[list[Trajectory], list[Failure]]:
+    def _roll_out(self, iteration: int) -> tuple[Sampled, list[Failure]]:
         """Play the groups of an iteration; returns what training may see, and the failures that were met."""
-        config = self.config
-        try:
+        config, sampling = self.config, self.config.algorithm.sampling
+
+        def play(groups: int, first: int, number: int) -> tuple[list[Trajectory], list[Failure]]:
             played = self.collector.collect(
-                self.tasks.take(config.rollout.groups),
+                self.tasks.take(groups),
                 config.rollout.group_size,
                 config.rollout.temperature,
                 (config.seed, 1, iteration),
-                lambda done, total: self.watcher.stage("rollout", done, total),
+                partial(self.watcher.stage, f"rollout (round {number})" if sampling.dynamic else "rollout"),
+                first,
             )
+            return settle(played, config.rollout.on_failure)
+
+        try:
+            sampled = sample_groups(config.rollout.groups, sampling, play)
         finally:
             failures = self._note_failures(iteration, "training")
-        kept, ended = settle(played, config.rollout.on_failure)
-        if not kept:
-            last = ended[-1]
+        if not sampled.played:
+            last = sampled.ended[-1]
             raise FailureLimitError(
                 f"iteration {iteration}: every episode failed, the last one in its {last.boundary} (task "
                 f"'{last.task_id}'): {last.error}. See failures.jsonl."
             )
-        return kept, failures
+        if not sampled.kept_groups:
+            self.watcher.notice(
+                f"iteration {iteration}: in each of the {sampled.groups} groups that were played all attempts scored "
+                "the same, so one of them is trained on and teaches nothing"
+            )
+        return sampled, failures
 
     def _note_failures(self, iteration: int, phase: str) -> list[Failure]:
         failures = self.collector.take_failures()

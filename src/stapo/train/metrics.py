@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from stapo.rollout import StopReason
-from stapo.rollout.types import mean_task_score
+from stapo.rollout.types import Trajectory, mean_task_score
 from stapo.train.batch import RowBatch
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
 
 
-def rollout_metrics(batch: RowBatch) -> dict[str, Any]:
-    """Success, episode shape, entropy, anchor groups and outliers of one rollout batch."""
+def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None) -> dict[str, Any]:
+    """Success, episode shape, entropy, anchor groups and outliers of one rollout batch.
+
+    Args:
+        batch: the rows that are trained on.
+        played: all episodes of the iteration, where some are not trained on. Success, score and equal groups are
+            theirs: groups that were chosen because their attempts differ say nothing about how good the policy is.
+    """
     trajectories, steps = batch.trajectories, batch.steps
+    played = trajectories if played is None else played
     by_type: dict[str, list[bool]] = {}
-    for t in trajectories:
+    for t in played:
         by_type.setdefault(t.task_type, []).append(t.won)
     known = [s.effect for s in steps if s.effect is not None]
     entropy_b = batch.entropy_b[np.isfinite(batch.entropy_b)]
     return {
-        "success": fmean(t.won for t in trajectories),
+        "success": fmean(t.won for t in played),
         "success_by_type": {k: fmean(v) for k, v in sorted(by_type.items())},
-        "score": fmean(t.score for t in trajectories),
-        "task_score": mean_task_score(trajectories),
+        "score": fmean(t.score for t in played),
+        "task_score": mean_task_score(played),
         "episodes": len(trajectories),
         "rows": len(steps),
         "episode_length": fmean(len(t.steps) for t in trajectories),
@@ -37,7 +45,7 @@ def rollout_metrics(batch: RowBatch) -> dict[str, Any]:
         "ineffective_actions": fmean(not e for e in known) if known else None,
         "truncated_responses": fmean(s.truncated for s in steps),
         "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
-        "equal_reward_groups": _equal_reward_share(batch),
+        "equal_reward_groups": _equal_reward_share(played),
         "entropy": {
             "mean": float(entropy_b.mean()) if len(entropy_b) else None,
             "quantiles": [float(q) for q in np.quantile(entropy_b, [0.05, 0.25, 0.5, 0.75, 0.95])]
@@ -99,9 +107,9 @@ def _bin_name(low: int, high: int | None) -> str:
     return f"{low}+" if high is None else str(low) if low == high else f"{low}-{high}"
 
 
-def _equal_reward_share(batch: RowBatch) -> float:
+def _equal_reward_share(trajectories: Sequence[Trajectory]) -> float:
     scores: dict[int, set[float]] = {}
-    for t in batch.trajectories:
+    for t in trajectories:
         scores.setdefault(t.group, set()).add(t.score)
     return fmean(len(s) == 1 for s in scores.values())
 

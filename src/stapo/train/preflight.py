@@ -52,7 +52,9 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
 def tasks_of_run(config: RunConfig, env: Env) -> list[str]:
     """The tasks that RL and evaluations will play, each once."""
     stream = TaskStream(env.tasks_of(config.env.split), config.seed)
-    training = stream.take(min(config.optim.iterations * config.rollout.groups, len(stream.tasks)))
+    sampling = config.algorithm.sampling
+    most = config.rollout.groups * (sampling.max_rounds if sampling.dynamic else 1)
+    training = stream.take(min(config.optim.iterations * most, len(stream.tasks)))
     held_out = list(env.tasks_of(config.eval.split))
     return list(dict.fromkeys(training + pick_tasks(held_out, config.eval.episodes)))
 

@@ -4,6 +4,7 @@
     optimizer.safetensors   first and second moments and step counts, by name of the weight
     random.safetensors      torch's random states
     policy/                 weights and tokenizer
+    critic/                 weights and optimizer of the critic, where the algorithm has one
     reference/              the frozen starting policy, where the algorithm uses one: hard links, not copies
 
 Safetensors and JSON only: nothing is unpickled, whoever may have written the folder.
@@ -16,7 +17,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,8 +78,30 @@ class RunState:
     format: int = FORMAT
 
 
+class HasModel(Protocol):
+    """Whatever holds a module whose weights an optimizer moves."""
+
+    @property
+    def model(self) -> Any:
+        """The module."""
+        ...
+
+
+class Savable(Protocol):
+    """A part of a run that writes its own files."""
+
+    def write(self, folder: Path) -> None:
+        """Write everything that is needed to go on into `folder`, which does not exist yet."""
+        ...
+
+
 def write_state(
-    folder: Path, state: RunState, policy: Policy, optimizer: torch.optim.Optimizer, reference: Path | None
+    folder: Path,
+    state: RunState,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    reference: Path | None,
+    critic: Savable | None = None,
 ) -> None:
     """Fill `folder` with a state.
 
@@ -88,6 +111,7 @@ def write_state(
         policy: its weights and tokenizer are written.
         optimizer: of the policy's weights.
         reference: folder of the frozen starting policy, or None where there is none.
+        critic: weights and optimizer of its own, or None where there is none.
 
     Raises:
         OSError: the files cannot be written.
@@ -97,6 +121,8 @@ def write_state(
     save_file(optimizer_tensors(optimizer, policy), folder / "optimizer.safetensors")
     _, torch_states = random_state()
     save_file(torch_states, folder / "random.safetensors")
+    if critic is not None:
+        critic.write(folder / "critic")
     if reference is not None:
         (folder / "reference").mkdir()
         # A link to a file that was damaged since would be hashed anew and pass for good.
@@ -141,7 +167,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise SaveError(f"'{path}' cannot be read: {err}.") from err
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[str, torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: HasModel) -> dict[str, torch.Tensor]:
     """The optimizer's state as named tensors: `moment/weight`."""
     names = {id(p): name for name, p in policy.model.named_parameters()}
     return {
@@ -152,7 +178,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: Policy) -> dict[
     }
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, policy: Policy, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, policy: HasModel, tensors: Mapping[str, torch.Tensor]) -> None:
     """Put the state that `optimizer_tensors` gave back.
 
     Raises:

@@ -25,6 +25,7 @@ from stapo.errors import NonFiniteError
 from stapo.policy import Policy, micro_batches
 from stapo.train.batch import RowBatch
 from stapo.train.config import OptimConfig
+from stapo.train.critic import CriticLearner
 from stapo.train.scoring import Scorer, length_mask, pad_rows
 
 _MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
@@ -76,6 +77,7 @@ class Updater:
         algorithm: loss and selective terms.
         optim: optimizer and batch sizes.
         temperature: sampling temperature of the rollouts; all log-probabilities are taken at it.
+        critic: trained beside the policy, where the algorithm needs one.
     """
 
     def __init__(
@@ -85,10 +87,12 @@ class Updater:
         algorithm: AlgorithmConfig,
         optim: OptimConfig,
         temperature: float,
+        critic: CriticLearner | None = None,
     ) -> None:
         self.policy = policy
         self.algorithm = algorithm
         self.optim = optim
+        self.critic = critic
         self.scorer = Scorer(policy, reference, algorithm, temperature)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
@@ -106,6 +110,7 @@ class Updater:
         *,
         seed: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
+        critic_alone: bool = False,
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run the optimizer steps of one iteration.
 
@@ -114,6 +119,7 @@ class Updater:
             learning_rate: of this iteration.
             seed: of the order of rows.
             progress: called with (done, all) optimizer steps.
+            critic_alone: leave the policy as it is.
 
         Returns:
             metrics, and seconds in ``reference`` (log-probs of the reference), ``blind`` (blind passes and selective
@@ -128,7 +134,7 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         clock, ref_logp = _Clock(), None
-        if self.algorithm.loss.beta > 0:
+        if self.algorithm.loss.beta > 0 and not critic_alone:
             started = time.perf_counter()
             ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
             clock.reference = time.perf_counter() - started
@@ -138,7 +144,11 @@ class Updater:
         skipped = 0
         for number, rows in enumerate(order, start=1):
             try:
-                logs.append(self._step(batch, rows, ref_logp, clock, f"optimizer step {number}", not logs))
+                where = f"optimizer step {number}"
+                if critic_alone:
+                    logs.append(self._critic_step(batch, rows, clock, where))
+                else:
+                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs))
                 self.non_finite_in_a_row = 0
             except NonFiniteError:
                 self.non_finite_in_a_row += 1
@@ -179,9 +189,22 @@ class Updater:
             raise NonFiniteError(
                 f"the gradient norm is {norm} at {where}, though the loss is finite; this step was not taken."
             )
+        log["grad_norm"] = norm
+        if self.critic is not None:
+            # Both gradients are there before one of the two moves.
+            log |= self.critic.backward(batch, rows, where)
+            self.critic.optimizer.step()
         self.optimizer.step()
         clock.update += time.perf_counter() - started - (clock.blind - blind_before)
-        return {**log, "grad_norm": norm}
+        return log
+
+    def _critic_step(self, batch: RowBatch, rows: list[int], clock: _Clock, where: str) -> dict[str, Any]:
+        started = time.perf_counter()
+        assert self.critic is not None, "only a critic can be trained without the policy"
+        log = self.critic.backward(batch, rows, where)
+        self.critic.optimizer.step()
+        clock.update += time.perf_counter() - started
+        return log
 
     def _backward(
         self,

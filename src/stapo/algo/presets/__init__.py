@@ -7,13 +7,14 @@ Other packages bring theirs by an entry point of the group ``stapo.algorithms`` 
 from __future__ import annotations
 
 from stapo.algo.config import AlgorithmConfig
-from stapo.algo.presets import baselines, selective
+from stapo.algo.presets import baselines, dynamic, selective
 from stapo.errors import ConfigError, unknown_name
 from stapo.registry import Registry
 
 ALGORITHM_FAMILIES: dict[str, tuple[AlgorithmConfig, ...]] = {
     "baselines": baselines.PRESETS,
     "STAPO": selective.PRESETS,
+    "dynamic sampling": dynamic.PRESETS,
     "ablations and controls": selective.ABLATIONS,
     "beyond the paper": selective.BEYOND,
 }

@@ -89,4 +89,10 @@ PRESETS: tuple[AlgorithmConfig, ...] = (
         "GRPO with advantages scaled by certainty, and a bonus for a certain next step.",
         modulation=ModulationConfig(kind="empg"),
     ),
+    baseline(
+        "ppo",
+        "PPO, arXiv 1707.06347",
+        "Return minus the value that a critic expects of the state; no groups.",
+        advantage=AdvantageConfig(step_advantage=False, episode="gae"),
+    ),
 )

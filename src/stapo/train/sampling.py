@@ -1,0 +1,89 @@
+"""Which groups an iteration trains on: all that were played, or those whose attempts differ (dynamic sampling)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from stapo.algo import SamplingConfig
+from stapo.rollout import Trajectory
+from stapo.rollout.faults import Failure
+
+Play = Callable[[int, int, int], tuple[list[Trajectory], list[Failure]]]
+"""Plays (so many groups, the first of which has this number, in this round) of the next tasks; returns trajectories
+that training may see, ordered by group, and the failures that ended an episode."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The episodes of an iteration.
+
+    Attributes:
+        kept: those to train on, ordered by group and member.
+        played: all that ended normally, those that are not trained on included.
+        ended: failures that ended an episode.
+        rounds: rounds of play.
+        groups: groups that were played.
+        kept_groups: groups that are trained on because their attempts differ; without dynamic sampling, all.
+    """
+
+    kept: list[Trajectory]
+    played: list[Trajectory]
+    ended: list[Failure]
+    rounds: int
+    groups: int
+    kept_groups: int
+
+    def summary(self) -> dict[str, int]:
+        """What the metrics say of it."""
+        return {
+            "rounds": self.rounds,
+            "kept_groups": self.kept_groups,
+            "dropped_groups": self.groups - self.kept_groups,
+        }
+
+
+def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
+    """Play groups until `wanted` of them differ in their returns, or the rounds are used up (DAPO, arXiv 2503.14476).
+
+    Each round plays as many groups as are still missing, so there is never one too many, and groups are numbered on
+    from round to round: all their random streams have names of their own. Where no group at all differs, the first
+    one that has steps is kept: its advantages are 0, and the iteration goes on.
+
+    Args:
+        wanted: groups to train on.
+        config: whether and how often groups are replaced.
+        play: plays groups of the next tasks.
+    """
+    trajectories, ended = play(wanted, 0, 1)
+    if not config.dynamic:
+        return Sampled(trajectories, trajectories, ended, 1, wanted, wanted)
+    played, kept, groups, rounds = list(trajectories), differing_groups(trajectories), wanted, 1
+    while len(kept) < wanted and rounds < config.max_rounds:
+        missing = wanted - len(kept)
+        rounds += 1
+        trajectories, failures = play(missing, groups, rounds)
+        groups += missing
+        played += trajectories
+        ended = ended + failures
+        kept += differing_groups(trajectories)
+    chosen = kept or [group for group in _groups(played) if any(t.steps for t in group)][:1]
+    return Sampled([t for group in chosen for t in group], played, ended, rounds, groups, len(kept))
+
+
+def differing_groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """The groups whose attempts did not all return the same.
+
+    One with a return that is not finite is among them: it has to be seen, not to be dropped.
+    """
+    return [group for group in _groups(trajectories) if not _all_equal([t.score for t in group])]
+
+
+def _groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    return [list(members) for _, members in groupby(trajectories, key=lambda t: t.group)]
+
+
+def _all_equal(scores: list[float]) -> bool:
+    return all(math.isfinite(score) and score == scores[0] for score in scores)
