@@ -19,7 +19,7 @@ from stapo.run import RunDirectory
 
 SOAK = os.environ.get("STAPO_SOAK") == "1"
 KILLS = 50 if SOAK else 8
-CASES = [(e, a) for e in ENVIRONMENTS for a in ALGORITHMS if SOAK or a in ("stapo", "gigpo")]
+CASES = [(e, a) for e in ENVIRONMENTS for a in ALGORITHMS if SOAK or a in ("stapo", "gigpo", "ppo", "stapo-dynamic")]
 
 
 def unfinished_save(folder):
