@@ -88,7 +88,8 @@ class CriticLearner:
                 len(rows),
             )
             if not torch.isfinite(out.loss):
-                raise NonFiniteError(f"the value loss at {where} is {float(out.loss.detach())}; this step was not taken.")
+                found = float(out.loss.detach())
+                raise NonFiniteError(f"the value loss at {where} is {found}; this step was not taken.")
             out.loss.backward()
             loss += float(out.loss.detach())
             clipped += int(out.clipped)
