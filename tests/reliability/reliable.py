@@ -36,6 +36,18 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
         "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
     },
+    "search": {
+        "env": {"name": "search", "options": {"topk": 1, "max_steps": 3}},
+        "agent": {
+            "prompt": "search-compact",
+            "response": "search_answer",
+            "history_length": 3,
+            "max_prompt_tokens": 600,
+            "max_response_tokens": 10,
+        },
+        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005, "curriculum": 0.0},
+        "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
+    },
 }
 """What the suite is run on: an environment added here is covered."""
 

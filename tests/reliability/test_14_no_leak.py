@@ -28,8 +28,9 @@ from unruly_world import TASKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what /proc tells")
 
-ENVIRONMENTS_HERE = {
+ENVIRONMENTS_HERE: dict[str, dict] = {
     "alfworld": {"scenes": "tiny", "games_per_type": 2},
+    "search": {},
     "webshop": {"size": "tiny", "catalogue_products": 20},
 }
 """Every environment of this package, with options that make it small."""

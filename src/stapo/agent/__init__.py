@@ -4,8 +4,10 @@ from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
 from stapo.agent.parsing import ParsedResponse, parse_response, part_spans
 from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
+from stapo.agent.search_prompts import RESPONSE_BEGINS
 
 __all__ = [
+    "RESPONSE_BEGINS",
     "AgentConfig",
     "BlindMask",
     "Memory",

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from stapo.errors import ConfigError, did_you_mean
 
-ResponseFormat = Literal["think_action", "action"]
-PromptStyle = Literal["standard", "compact", "webshop"]
+ResponseFormat = Literal["think_action", "action", "search_answer", "search_answer_single"]
+PromptStyle = Literal["standard", "compact", "webshop", "search-r1", "search-stepwise", "search-compact"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +18,11 @@ class AgentConfig:
     Attributes:
         prompt: `standard` explains task and rules in sentences (instruction-tuned models); `compact` is a few short
             lines with the goal last (tiny models that are trained from scratch); `webshop` tells a shopping agent what
-            the published WebShop protocol tells it.
+            the published WebShop protocol tells it. For questions with a search engine: `search-r1` is one growing
+            transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the same for tiny models.
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
+            `search_answer` passes on the text up to the first ``</search>`` (without one, the first ``</answer>``), and
+            is valid with a search or an answer in it; `search_answer_single` is valid with exactly one of them.
         fallback_characters: a `think_action` response without action tags is invalid, and so many of its last
             characters are played. The published protocols: 30 for ALFWorld, 20 for WebShop.
         history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.

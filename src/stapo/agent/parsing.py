@@ -10,6 +10,8 @@ from stapo.agent.config import ResponseFormat
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
+_SEARCH_BLOCK = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
+_ANY_SEARCH_BLOCK = re.compile(_SEARCH_BLOCK.pattern, re.DOTALL | re.IGNORECASE)
 _MAX_ACTION_CHARACTERS = 1000
 
 
@@ -36,8 +38,11 @@ def parse_response(text: str, response_format: ResponseFormat, fallback_characte
     `think_action` follows the field's reference protocol: lower-cased text between the first ``<action>`` and the
     first ``</action>``; without them the last `fallback_characters` are taken and the step is invalid, as it is when
     the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text, which must be
-    one non-empty line without tags.
+    one non-empty line without tags. `search_answer` and `search_answer_single` take the text up to the first closing
+    tag of a search or an answer, thought included; their rules are those of Search-R1 and of verl-agent.
     """
+    if response_format in ("search_answer", "search_answer_single"):
+        return _parse_search(text, single=response_format == "search_answer_single")
     if response_format == "action":
         return _parse_bare(text)
     spans = part_spans(text)
@@ -69,6 +74,25 @@ def part_spans(text: str) -> dict[str, tuple[int, int]]:
         if opening and closing and opening.end() <= closing.start():
             spans[part] = (opening.end(), closing.start())
     return spans
+
+
+def _parse_search(text: str, single: bool) -> ParsedResponse:
+    action = text
+    for tag in ("</search>", "</answer>"):
+        head, found, _ = text.partition(tag)
+        if found:
+            action = head + found
+            break
+    think = part_spans(text).get("think")
+    thought = text[slice(*think)].strip() if think else ""
+    block = _ANY_SEARCH_BLOCK if single else _SEARCH_BLOCK
+    if not block.search(action):
+        return ParsedResponse(action, thought, False, "no_search_or_answer")
+    if single:
+        searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
+        if searches > 1 or answers > 1 or (searches and answers):
+            return ParsedResponse(action, thought, False, "more_than_one_action")
+    return ParsedResponse(action, thought, True)
 
 
 def _parse_bare(text: str) -> ParsedResponse:

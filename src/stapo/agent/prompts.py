@@ -13,6 +13,7 @@ from typing import Literal
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Turn
+from stapo.agent.search_prompts import render_compact, render_growing, render_stepwise
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
 
@@ -151,4 +152,11 @@ def _grouped(admissible: tuple[str, ...]) -> list[str]:
     )
 
 
-_STYLES = {"standard": _standard, "compact": _compact, "webshop": _webshop}
+_STYLES = {
+    "standard": _standard,
+    "compact": _compact,
+    "webshop": _webshop,
+    "search-r1": render_growing,
+    "search-stepwise": render_stepwise,
+    "search-compact": render_compact,
+}

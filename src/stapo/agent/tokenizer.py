@@ -6,7 +6,7 @@ Byte-level BPE; any text, also text never seen in training, round-trips exactly.
   merge whole. Prompts of worlds with set sentences shrink to about a third of their word count.
 - `words` never merges across words, digits or brackets. A world whose text is product titles and prices needs it: a
   title that merged whole would share no token with the goal that asks for the same words in another order, and a
-  number that merged whole could not be copied before it was seen.
+  number that merged whole could not be copied before it was seen. A tag such as <search> stays one piece.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _MARK = r"\n"
 _SPLITS: dict[Cut, tuple[str, ...]] = {
     "phrases": (_MARK, r" ?[a-z]+ \d+"),
     # One pattern: a second one would cut what the first has isolated.
-    "words": (r"\n| \[SEP\]| ?[^\W\d_]+|\d| ?[^\w\s]",),
+    "words": (r"\n| \[SEP\]| ?</?[a-z]+>| ?[^\W\d_]+|\d| ?[^\w\s]",),
 }
 # The names that Qwen2 tokenizers use: `AutoTokenizer` would add them to a Qwen2 model's vocabulary otherwise.
 EOS, PAD = "<|im_end|>", "<|endoftext|>"

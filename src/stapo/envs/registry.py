@@ -12,7 +12,11 @@ from stapo.registry import Registry
 ENVIRONMENTS: Registry[type[Env]] = Registry(
     "environment",
     "stapo.environments",
-    {"alfworld": "stapo.envs.alfworld.env:AlfworldEnv", "webshop": "stapo.envs.webshop.env:WebShopEnv"},
+    {
+        "alfworld": "stapo.envs.alfworld.env:AlfworldEnv",
+        "search": "stapo.envs.search.env:SearchEnv",
+        "webshop": "stapo.envs.webshop.env:WebShopEnv",
+    },
 )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from stapo.agent import RESPONSE_BEGINS
+
 
 class PromptEncoder:
     """Encodes prompts with the tokenizer's chat template where it has one, and decodes responses."""
@@ -21,13 +23,13 @@ class PromptEncoder:
         return list(self._encode(prompt))
 
     def _encode_uncached(self, prompt: str) -> tuple[int, ...]:
-        prompt = _encodable(prompt)
+        prompt, _, begun = _encodable(prompt).partition(RESPONSE_BEGINS)
         if self.uses_chat_template:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
             )
-            return tuple(self.tokenizer.encode(text, add_special_tokens=False))
-        return tuple(self.tokenizer.encode(prompt))
+            return tuple(self.tokenizer.encode(text + begun, add_special_tokens=False))
+        return tuple(self.tokenizer.encode(prompt + begun))
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of a demonstrated response, end token included."""

@@ -125,7 +125,7 @@ def _nearby(admissible: tuple[str, ...] | None) -> tuple[str, ...] | None:
 
 
 def _demonstrated(action: str, agent: AgentConfig) -> str:
-    if agent.response == "action":
+    if agent.response != "think_action":
         return action
     return f"<think>I do the next step of my plan.</think><action>{action}</action>"
 

@@ -1,0 +1,99 @@
+"""Prompts for questions that are answered with a search engine.
+
+The observation is a part of the history here: a result belongs to the query that found it. The trajectory-blind prompt
+is therefore the constant text of role and format, and nothing else.
+
+`search-r1` is one growing transcript: rules and question, then every response of the agent with the result it led to,
+as the beginning of the next response. Each step is a training row of its own, and only its own response is trained:
+what was retrieved stands in prompts alone. That is the masking of retrieved text; there is nothing else to mask.
+`search-stepwise` is a fresh prompt at every step, which lists the last queries with their results.
+`search-compact` is the same in a few short lines with the question last, for tiny models that are trained from scratch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from stapo.agent.config import AgentConfig
+
+if TYPE_CHECKING:
+    from stapo.agent.prompts import PromptFields
+
+RESPONSE_BEGINS = "\x1f"
+"""Stands in a prompt where the agent's own response begins: what follows was written in earlier turns.
+
+A chat template puts it into the agent's message; without a template it is left out. Text from outside never holds it.
+"""
+
+_R1_RULES = (
+    "Answer the question. First reason inside <think> and </think>, each time you learn something new. When you lack a "
+    "fact, write a query as <search> query </search>: a search engine is asked, and the best passages come back "
+    "between <information> and </information>. Search as often as you like. When nothing is missing any more, give the "
+    "answer alone, without an explanation, inside <answer> and </answer>. For example, <answer> Lisbon </answer>."
+)
+_STEPWISE_RULES = (
+    "You answer a question with the help of a search engine, one action at a time.",
+    "First reason inside <think> </think>. Then do exactly one of two things: search with <search> query </search>, "
+    "where a fact is missing; or give the final answer with <answer> answer </answer>, in a few words and without an "
+    "explanation.",
+)
+_BLOCK = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL | re.IGNORECASE)
+
+
+def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    """Search-R1's prompt: rules, question, and the transcript so far."""
+    text = _R1_RULES
+    if not hide_goal:
+        text += f" Question: {_plain(f.goal)}\n"
+    if hide_history or not f.step:
+        return text
+    parts = []
+    for number, turn in enumerate(f.history):
+        # The first observation of an episode is the question, which stands above.
+        if number or len(f.history) < f.steps_taken:
+            parts.append(turn.observation)
+        parts.append(turn.action)
+    return text + RESPONSE_BEGINS + _plain("".join([*parts, f.observation]))
+
+
+def render_stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    """A fresh prompt with the last queries and their results."""
+    lines = [_STEPWISE_RULES[0]]
+    if not hide_goal:
+        lines.append(f"Question: {f.goal}")
+    if f.step and not hide_history:
+        lines.append(f"You have taken {f.steps_taken} steps. The last of them, oldest first, with what they led to:")
+        first = f.steps_taken - len(f.history)
+        for number, (action, result) in enumerate(_exchanges(f), start=first + 1):
+            lines.append(f"[{number}] {_block(action) or '(no search and no answer)'}\n{result.strip()}".strip())
+    lines.append(_STEPWISE_RULES[1])
+    return _plain("\n\n".join(lines))
+
+
+def render_compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+    """Queries and results, then the question."""
+    lines = []
+    if f.step and not hide_history:
+        for action, result in _exchanges(f):
+            lines += [" ".join(_block(action).split()), " ".join(result.split())]
+    if not hide_goal:
+        lines.append(f.goal)
+    return _plain("\n".join([*lines, ">"]))
+
+
+def _exchanges(f: PromptFields) -> Iterator[tuple[str, str]]:
+    """Each remembered action with the observation that came of it."""
+    results = [turn.observation for turn in f.history[1:]] + [f.observation]
+    for turn, result in zip(f.history, results, strict=False):
+        yield turn.action, result
+
+
+def _block(action: str) -> str:
+    found = _BLOCK.search(action)
+    return found[0] if found else ""
+
+
+def _plain(text: str) -> str:
+    return text.replace(RESPONSE_BEGINS, " ")

@@ -1,0 +1,65 @@
+"""A demonstrator for questions whose way to the answer is known: it looks up one name after the other.
+
+It knows which relations to follow, as a person who has understood the question does. It does not know where they lead:
+the next name, and the answer, are taken from results that were shown. Where a result does not hold what it needs, it
+asks again with the name alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stapo.envs.search.questions import Question
+from stapo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stapo.envs.search.env import SearchEnv
+
+
+def plan(question: Question) -> list[str] | None:
+    """The actions to the answer when every search finds what it looks for; None where the way is not known."""
+    if not question.hops:
+        return None
+    return [*(_search(hop.entity, hop.key) for hop in question.hops), f"<answer> {question.golds[0]} </answer>"]
+
+
+class Demonstrator:
+    """Plays one episode; give it every action that is played.
+
+    Args:
+        env: the environment, just reset; never stepped here.
+
+    Raises:
+        ConfigError: the way to the answer is not known.
+    """
+
+    def __init__(self, env: SearchEnv) -> None:
+        if not env.question.hops:
+            raise ConfigError(
+                "only questions of a generated world can be demonstrated: leave env.questions out, or set "
+                "warm_start.steps to 0 and start from a pretrained model."
+            )
+        self.env = env
+        self.hops = env.question.hops
+        self.reached = 0
+        self.asked_again = False
+
+    def action(self) -> str:
+        """The next action."""
+        if self.reached == len(self.hops):
+            return f"<answer> {self.hops[-1].found} </answer>"
+        hop = self.hops[self.reached]
+        return f"<search> {hop.entity} </search>" if self.asked_again else _search(hop.entity, hop.key)
+
+    def played(self, action: str, effect: bool) -> None:
+        """Look for the next name in what the last action has shown."""
+        if not effect or self.reached == len(self.hops):
+            return
+        found = self.hops[self.reached].found in self.env.shown
+        # What two searches do not show is given up: better a guess at the end than no answer.
+        self.reached += found or self.asked_again
+        self.asked_again = not found and not self.asked_again
+
+
+def _search(entity: str, key: str) -> str:
+    return f"<search> {entity} {key} </search>"

@@ -1,0 +1,230 @@
+"""The question-answering environment: one question an episode, answered with the help of a search engine."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.search import scoring
+from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
+from stapo.envs.search.questions import Question
+from stapo.envs.search.sources import open_questions, open_search
+from stapo.errors import ConfigError, EnvError, RetrieverError, did_you_mean
+
+if TYPE_CHECKING:
+    from stapo.envs.search.demonstrator import Demonstrator
+
+REWARDS = ("em", "sub_em", "format")
+
+_WAITING = "A question is waiting. Nothing was looked up yet."
+_UNREACHABLE = "No result: the search engine could not be reached."
+_EMPTY = "No result."
+
+
+class SearchEnv:
+    """Questions that are answered with a search engine, one episode at a time.
+
+    Args:
+        questions: None plays a generated world; else a .jsonl or .parquet file, a folder of them, or several, separated
+            by commas.
+        corpus: passages to search, a .jsonl file; None with a generated world, or with a server that has its own.
+        retriever: "bm25", "tantivy", "dense", or the address of a server, "http://HOST:PORT/retrieve".
+        topk: passages a search returns.
+        protocol: "search-r1" (four searches, then an answer; one growing transcript) or "stepwise" (verl-agent's: four
+            turns, a prompt for each).
+        reward: "em" (exact match), "sub_em" (a right answer is contained) or "format" (exact match, with a share for
+            form).
+        max_steps: turns of an episode; None takes the protocol's.
+        result_tokens: words and marks of a result that are shown at most; None takes the protocol's, 0 shows all.
+        result_characters: characters of a result that are shown at most; 0 shows all.
+        structure_score: with reward "format", for a well-formed sequence.
+        final_score: with reward "format", for an answer at all.
+        retrieval_score: with reward "format", for a right answer in a result.
+        heldout: share of the questions of split train that become a split heldout.
+        size: of the generated world, "tiny" or "standard".
+        seed: of the generated world.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+        GameFileError: questions or passages that cannot be read.
+    """
+
+    name = "search"
+
+    def __init__(
+        self,
+        questions: str | os.PathLike[str] | Sequence[str] | None = None,
+        corpus: str | os.PathLike[str] | None = None,
+        retriever: str = "bm25",
+        topk: int = 3,
+        protocol: str = "search-r1",
+        reward: str = "em",
+        max_steps: int | None = None,
+        result_tokens: int | None = None,
+        result_characters: int = 0,
+        structure_score: float = 0.2,
+        final_score: float = 0.1,
+        retrieval_score: float = 0.0,
+        heldout: float = 0.0,
+        size: str = "tiny",
+        seed: int = 0,
+    ) -> None:
+        for option, value, known in (("protocol", protocol, PROTOCOLS), ("reward", reward, REWARDS)):
+            if value not in known:
+                raise ConfigError(
+                    f"{option} is '{value}', expected one of {', '.join(known)}.{did_you_mean(str(value), known)}"
+                )
+        self._protocol = PROTOCOLS[protocol]
+        self.max_steps = self._protocol.max_steps if max_steps is None else _whole("max_steps", max_steps, 1)
+        self._topk = _whole("topk", topk, 1)
+        limit = self._protocol.result_tokens if result_tokens is None else _whole("result_tokens", result_tokens, 0)
+        self._token_limit = limit or None
+        self._character_limit = _whole("result_characters", result_characters, 0) or None
+        self._reward = reward
+        self._scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
+        for part, score in self._scores.items():
+            if not _is_share(score):
+                raise ConfigError(f"{part}_score is {score!r}, expected a number from 0 to 1.")
+        self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
+        self._search = open_search(questions, corpus, retriever, size=size, seed=seed)
+        self._question: Question | None = None
+        self._transcript: list[str] = []
+        self._responses: list[str] = []
+        self._done = False
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """All task ids, sorted."""
+        return self._questions.ids
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits that hold at least one question, train first."""
+        return tuple(self._questions.splits)
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of one split."""
+        return self._questions.of_split(split)
+
+    def task_type(self, task_id: str) -> str:
+        """The data set that a question belongs to."""
+        return self._questions.question(task_id).source
+
+    def reset(self, task_id: str) -> Observation:
+        """Start the episode of a question. Raises UnknownNameError for an id that does not exist."""
+        self._question = question = self._questions.question(task_id)
+        self._transcript, self._responses, self._done = [], [], False
+        return Observation(text=f"Question: {question.text}", goal=question.text, blind_text=_WAITING)
+
+    def step(self, action: str) -> StepResult:
+        """Take a response, as the agent wrote it: it searches, answers, or wastes the turn.
+
+        The keys of `info`: "truncated", "kind" ("search", "answer" or "invalid"), "valid" (by the rules of the
+        protocol), "retriever_error" (what the search engine failed with), "evidence" (how many of the passages on the
+        way to the answer the result holds, where the way is known); at the end "answer", "em" and "sub_em".
+        """
+        question = self._playing("step")
+        text = action if isinstance(action, str) else ""
+        act = self._protocol.read(text)
+        self._responses.append(self._protocol.written(text))
+        self._transcript.append(cut_response(text))
+        last = len(self._responses) >= self.max_steps
+        info: dict[str, Any] = {"kind": act.kind, "valid": act.valid}
+        if act.kind == "answer" or last:
+            return self._finish(question, act, info)
+        seen = self._look_up(act, info) if act.kind == "search" else self._protocol.invalid
+        self._transcript.append(seen)
+        return StepResult(seen, None, 0.0, False, False, {**info, "truncated": False, "effect": act.kind == "search"})
+
+    def close(self) -> None:
+        """End the episode; the environment can be reset again."""
+        self._question = None
+
+    # -- beyond the protocol ---------------------------------------------------------------------
+
+    @property
+    def question(self) -> Question:
+        """The question of the current episode. Raises EnvError before reset."""
+        if self._question is None:
+            raise EnvError("there is no question before reset; call reset(task_id) first.")
+        return self._question
+
+    @property
+    def shown(self) -> str:
+        """What the last action has shown; "" before the first."""
+        return self._transcript[-1] if self._transcript else ""
+
+    @property
+    def protocol(self) -> str:
+        """Name of the protocol."""
+        return self._protocol.name
+
+    def demonstrator(self, rng: random.Random) -> Demonstrator:
+        """A player for the question just reset that looks up one name after the other.
+
+        Raises:
+            ConfigError: the way to the answer is not known: the question is not of a generated world.
+        """
+        from stapo.envs.search.demonstrator import Demonstrator
+
+        return Demonstrator(self)
+
+    def expert_plan(self) -> list[str] | None:
+        """What the demonstrator would do from the start, or None where the way is not known."""
+        from stapo.envs.search.demonstrator import plan
+
+        return plan(self.question)
+
+    def expert_action(self) -> str | None:
+        """The next action of `expert_plan`."""
+        whole = self.expert_plan()
+        return None if whole is None else whole[min(len(self._responses), len(whole) - 1)]
+
+    # --------------------------------------------------------------------------------------------
+
+    def _look_up(self, act: Act, info: dict[str, Any]) -> str:
+        """The result of a search as the agent sees it; a failing search engine is a fact of `info`, no exception."""
+        try:
+            passages = self._search.search([act.text], self._topk)[0]
+        except RetrieverError as err:
+            info["retriever_error"] = str(err)
+            return self._protocol.results(_UNREACHABLE)
+        info["evidence"] = sum(hop.passage in {p.id for p in passages} for hop in self.question.hops)
+        page = self._protocol.page(passages) or _EMPTY
+        return self._protocol.results(shorten(page, self._token_limit, self._character_limit))
+
+    def _finish(self, question: Question, act: Act, info: dict[str, Any]) -> StepResult:
+        # Retrieved text takes no part in finding the answer: a passage cannot answer for the agent.
+        answer = scoring.extract_answer("".join(self._responses))
+        em = answer is not None and scoring.exact_match(answer, question.golds)
+        sub_em = answer is not None and scoring.sub_exact_match(answer, question.golds)
+        won = sub_em if self._reward == "sub_em" else em
+        if self._reward == "format":
+            whole = "<|im_start|>assistant\n" + "".join(self._transcript)
+            reward = scoring.format_reward(whole, question.golds, **self._scores, least=1)
+        else:
+            reward = float(won)
+        self._done = True
+        truncated = act.kind != "answer" and not won
+        info |= {"truncated": truncated, "effect": act.kind == "answer", "answer": answer, "em": em, "sub_em": sub_em}
+        return StepResult("", None, float(reward), True, won, info)
+
+    def _playing(self, what: str) -> Question:
+        if self._question is None:
+            raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
+        if self._done:
+            raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
+        return self._question
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _whole(option: str, value: object, least: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigError(f"{option} must be a whole number of at least {least}, found {value!r}.")
+    return value

@@ -1,0 +1,91 @@
+"""A question with its answers, and sets of questions by split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from stapo.errors import unknown_name
+
+SPLIT_ORDER = ("train", "dev", "valid", "test", "heldout")
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One look-up on the way to an answer, where the way is known.
+
+    Attributes:
+        passage: id of the passage that tells it.
+        entity: the name to look for.
+        key: the word that says what is wanted of it.
+        found: the name that it leads to.
+    """
+
+    passage: str
+    entity: str
+    key: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One task.
+
+    Attributes:
+        task_id: stable: it depends on the content alone.
+        text: the question.
+        golds: right answers.
+        source: the data set it is reported under.
+        split: the split it belongs to.
+        hops: the way to the answer, or () where it is not known.
+    """
+
+    task_id: str
+    text: str
+    golds: tuple[str, ...]
+    source: str
+    split: str
+    hops: tuple[Hop, ...] = ()
+
+
+def digest_of(text: str, golds: Sequence[str]) -> str:
+    """Twelve characters that depend on a question and its right answers alone."""
+    return hashlib.sha256("\0".join([text, *sorted(golds)]).encode("utf-8", "replace")).hexdigest()[:12]
+
+
+class QuestionSet:
+    """Questions by id and by split; ids are source/split/digest, and so the same for the same content.
+
+    Args:
+        questions: all are kept: an id that is there already gets a number, since published sets hold repeats, and
+            whoever reports their numbers plays them all.
+    """
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        rank = {name: i for i, name in enumerate(SPLIT_ORDER)}
+        self._by_id: dict[str, Question] = {}
+        times: Counter[str] = Counter()
+        for question in questions:
+            times[question.task_id] += 1
+            number = times[question.task_id]
+            name = question.task_id if number == 1 else f"{question.task_id}-{number}"
+            self._by_id[name] = question if number == 1 else replace(question, task_id=name)
+        self.ids = sorted(self._by_id)
+        self._by_split: dict[str, list[str]] = {}
+        for i in self.ids:
+            self._by_split.setdefault(self._by_id[i].split, []).append(i)
+        self.splits = sorted(self._by_split, key=lambda name: (rank.get(name, len(rank)), name))
+
+    def of_split(self, split: str) -> list[str]:
+        """Sorted ids of one split. Raises UnknownNameError."""
+        if split not in self._by_split:
+            raise unknown_name("split", split, self.splits)
+        return self._by_split[split]
+
+    def question(self, wanted: str) -> Question:
+        """The question of an id. Raises UnknownNameError."""
+        if wanted not in self._by_id:
+            raise unknown_name("task", wanted, self.ids)
+        return self._by_id[wanted]

@@ -1,0 +1,148 @@
+"""Which questions are played and what is searched, from the options of the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from stapo.envs.search.loading import read_questions
+from stapo.envs.search.questions import Question, QuestionSet, digest_of
+from stapo.envs.search.world import generate_world
+from stapo.errors import ConfigError, GameFileError
+from stapo.retrieval.bm25 import BM25Index
+from stapo.retrieval.opening import open_retriever
+from stapo.retrieval.protocol import Closing, Passage, Retriever
+
+Paths = str | os.PathLike[str] | Sequence[str] | None
+
+
+def open_questions(questions: Paths, *, heldout: float, size: str, seed: int) -> QuestionSet:
+    """The questions to play.
+
+    Args:
+        questions: None for a generated world, else files.
+        heldout: share of the training questions that are taken out of it into a split "heldout", by their content.
+        size: of the generated world.
+        seed: of the generated world.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+        GameFileError: questions that cannot be read.
+    """
+    if isinstance(heldout, bool) or not isinstance(heldout, int | float) or not 0 <= heldout < 1:
+        raise ConfigError(f"heldout must be a share from 0 to below 1, found {heldout!r}.")
+    if questions is None:
+        return _generated_questions(size, seed)
+    paths = tuple(_paths(questions))
+    return _read(paths, _stamps(paths), float(heldout))
+
+
+def open_search(
+    questions: Paths, corpus: str | os.PathLike[str] | None, retriever: str, *, size: str, seed: int
+) -> Retriever:
+    """What answers searches: the passages of the generated world, of a corpus, or a server.
+
+    Args:
+        questions: None for a generated world, whose passages are searched where no corpus is given.
+        corpus: file of passages.
+        retriever: name, or address of a server.
+        size: of the generated world.
+        seed: of the generated world.
+
+    Raises:
+        ConfigError: a retriever that cannot be used here.
+        UnknownNameError: no such retriever.
+        CorpusError: passages that cannot be read.
+    """
+    if not isinstance(retriever, str) or not retriever:
+        raise ConfigError(f"retriever must be a name or an address, found {retriever!r}.")
+    path = None if corpus is None else Path(os.path.expandvars(os.fspath(corpus))).expanduser()
+    if path is not None and not path.exists():
+        raise GameFileError(f"corpus '{path}' does not exist; expected a .jsonl file with a passage per line.")
+    if path is None and questions is None and retriever == "bm25":
+        return _world_search(size, seed)
+    if path is None and not _is_address(retriever):
+        raise ConfigError(
+            f"retriever '{retriever}' needs passages to search: give env.corpus a .jsonl file, or env.retriever the "
+            "address of a server."
+        )
+    return _opened(retriever, None if path is None else str(path), () if path is None else _stamps([str(path)]))
+
+
+def _is_address(retriever: str) -> bool:
+    return retriever.startswith(("http://", "https://"))
+
+
+def _paths(questions: str | os.PathLike[str] | Sequence[str]) -> list[str]:
+    if isinstance(questions, str):
+        return [part.strip() for part in questions.split(",") if part.strip()]
+    if isinstance(questions, os.PathLike):
+        return [os.fspath(questions)]
+    if isinstance(questions, Sequence) and questions and all(isinstance(part, str) for part in questions):
+        return list(questions)
+    raise ConfigError(f"questions must be a path, several, or None, found {questions!r}.")
+
+
+def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
+    """Change when a file changed, so that an edited file is read again."""
+    found: list[object] = []
+    for given in paths:
+        path = Path(os.path.expandvars(given)).expanduser()
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.exists():
+                found.append((str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size))
+    return tuple(found)
+
+
+# Environments of one process share what they read: a group of eight costs no more than one.
+@lru_cache(maxsize=4)
+def _read(paths: tuple[str, ...], stamps: tuple[object, ...], heldout: float) -> QuestionSet:
+    found = read_questions(paths)
+    if not heldout:
+        return found
+    every = [found.question(i) for i in found.ids]
+    return QuestionSet(
+        replace(q, split="heldout") if q.split == "train" and _position(q) < heldout else q for q in every
+    )
+
+
+def _position(question: Question) -> float:
+    """A number in [0, 1) that depends on the text alone: the same text is never on both sides."""
+    return int(digest_of(question.text, ()), 16) / 16**12
+
+
+@lru_cache(maxsize=4)
+def _generated_questions(size: str, seed: int) -> QuestionSet:
+    return QuestionSet(generate_world(size, seed).questions)
+
+
+@lru_cache(maxsize=4)
+def _world_search(size: str, seed: int) -> Retriever:
+    return WorldSearch(generate_world(size, seed).passages)
+
+
+@lru_cache(maxsize=4)
+def _opened(retriever: str, corpus: str | None, stamps: tuple[object, ...]) -> Retriever:
+    return open_retriever(retriever, corpus=None if corpus is None else Path(corpus))
+
+
+class WorldSearch(Closing):
+    """BM25 over passages that are in memory.
+
+    Args:
+        passages: (id, title, text) of each.
+    """
+
+    def __init__(self, passages: Sequence[tuple[str, str, str]]) -> None:
+        self._passages = [Passage(*passage) for passage in passages]
+        self._index = BM25Index.build(passage.contents for passage in self._passages)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+        """For each query at most k passages, the best first. Raises ConfigError for a k below 1."""
+        return [
+            [replace(self._passages[row], score=score) for row, score in rows]
+            for rows in self._index.search_many(queries, k)
+        ]

@@ -1,0 +1,5 @@
+"""A generated world of made-up people, towns and companies, as a corpus with questions."""
+
+from stapo.envs.search.world.generate import World, generate_world
+
+__all__ = ["World", "generate_world"]
