@@ -59,7 +59,19 @@ class IndexFileError(StapoError, OSError):
 
 
 class RetrieverError(StapoError, ConnectionError):
-    """A retriever that could not be reached or answered with something else than passages."""
+    """A retriever that could not be reached or answered with something else than passages.
+
+    Attributes:
+        kind: what went wrong, in one word: "refused", "timeout", "http_500", "malformed", "empty", "slow", "closed", or
+            "failed" where nothing is known.
+    """
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[RetrieverError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)
 
 
 class DeadlineError(StapoError, TimeoutError):

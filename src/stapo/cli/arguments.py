@@ -11,6 +11,7 @@ import tyro
 import yaml
 
 from stapo.algo import get_algorithm
+from stapo.cli.words import take_flag
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, did_you_mean, unknown_name
 from stapo.train.run_config import RunConfig
@@ -80,26 +81,6 @@ def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 def parse_run_config(config: RunConfig, args: list[str], prog: str) -> RunConfig:
     """Apply `--dotted.overrides`; `--help` prints every setting with its value and explanation."""
     return tyro.cli(RunConfig, prog=prog, args=args, default=config, description=RunConfig.__doc__)
-
-
-def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, list[str]]:
-    """Remove `flag VALUE` (or `flag=VALUE`) from `args`; returns the value, if any, and the rest.
-
-    Raises:
-        ConfigError: the flag stands without a value.
-    """
-    value, rest, i = None, [], 0
-    while i < len(args):
-        if args[i] == flag:
-            if i + 1 >= len(args) or args[i + 1].startswith("--"):
-                raise ConfigError(f"{flag} needs {needs}.")
-            value, i = args[i + 1], i + 2
-        elif args[i].startswith(flag + "="):
-            value, i = args[i].partition("=")[2], i + 1
-        else:
-            rest.append(args[i])
-            i += 1
-    return value, rest
 
 
 def split_env_args(args: list[str]) -> tuple[list[str], list[str]]:

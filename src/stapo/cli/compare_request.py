@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from stapo.algo import get_algorithm
-from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options, take_flag
+from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options
+from stapo.cli.words import take_flag
 from stapo.errors import ConfigError
 from stapo.lab.plan import Plan, Variant, label_of, plan_of
 from stapo.train.run_config import RunConfig

@@ -88,7 +88,8 @@ def run(argv: list[str]) -> int:
 
 def _read(argv: list[str]) -> tuple[_Request, list[str]]:
     """Read the options; what starts with ``--env.`` is left for `_with_env_options`."""
-    from stapo.cli.arguments import ENV_PREFIX, split_env_args, take_flag
+    from stapo.cli.arguments import ENV_PREFIX, split_env_args
+    from stapo.cli.words import take_flag
 
     of_env, args = split_env_args(argv)
     split, args = take_flag(args, "--split", needs="the name of a split")

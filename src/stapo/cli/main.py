@@ -20,6 +20,7 @@ _COMMANDS = {
     "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
+    "serve-retriever": "answer searches over a corpus by HTTP",
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",
 }
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     # Each command imports what it needs: `stapo --help` must not wait for torch.
-    command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name}_command").run
+    command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
     try:
         return command(args[1:])
     except StapoError as err:

@@ -10,8 +10,8 @@ from typing import Any
 from rich.columns import Columns
 from rich.console import Console
 
-from stapo.cli.arguments import take_env_options, take_flag
-from stapo.cli.words import foreign, positional, say
+from stapo.cli.arguments import take_env_options
+from stapo.cli.words import foreign, positional, say, take_flag
 from stapo.envs.protocol import Env
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, StapoError, unknown_name

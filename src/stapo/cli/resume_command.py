@@ -32,8 +32,8 @@ def run(argv: list[str]) -> int:
     if any(arg in ("-h", "--help") for arg in argv):
         print(_HELP, end="")
         return 0
-    from stapo.cli.arguments import take_flag
     from stapo.cli.train_command import train_into
+    from stapo.cli.words import take_flag
     from stapo.run import RunDirectory
     from stapo.train.run_config import read_run_config
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options, take_flag
-from stapo.cli.words import foreign, say
+from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options
+from stapo.cli.words import foreign, say, take_flag
 
 if TYPE_CHECKING:
     from stapo.train.run_config import RunConfig

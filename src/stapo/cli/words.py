@@ -36,6 +36,26 @@ def positional(args: list[str], most: int, command: str, flags: Collection[str] 
     return args
 
 
+def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, list[str]]:
+    """Remove `flag VALUE` (or `flag=VALUE`) from `args`; returns the value, if any, and the rest.
+
+    Raises:
+        ConfigError: the flag stands without a value.
+    """
+    value, rest, i = None, [], 0
+    while i < len(args):
+        if args[i] == flag:
+            if i + 1 >= len(args) or args[i + 1].startswith("--"):
+                raise ConfigError(f"{flag} needs {needs}.")
+            value, i = args[i + 1], i + 2
+        elif args[i].startswith(flag + "="):
+            value, i = args[i].partition("=")[2], i + 1
+        else:
+            rest.append(args[i])
+            i += 1
+    return value, rest
+
+
 def foreign(text: object) -> Text:
     """Text from an environment for the terminal: never markup, no control sequence, no hidden direction change."""
     return Text(visible(str(text)))

@@ -11,6 +11,7 @@ classes of characters they speak of come from the `regex` package.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Protocol
 
 import regex
@@ -106,6 +107,16 @@ def _lower(word: str) -> str:
     return "".join(character.lower()[0] for character in word)
 
 
+# Most words of a text have been seen before.
+@lru_cache(maxsize=1 << 18)
+def _term(word: str) -> str | None:
+    """The term of a word, None for a stop word."""
+    if len(word) > 1 and word[-1] in "sS" and word[-2] in _APOSTROPHES:
+        word = word[:-2]
+    word = _lower(word)
+    return None if word in STOP_WORDS else stem(word)
+
+
 class LuceneAnalyzer:
     """Lucene's ``EnglishAnalyzer``: the terms that Anserini and WebShop index and search with."""
 
@@ -113,11 +124,4 @@ class LuceneAnalyzer:
 
     def __call__(self, text: str) -> list[str]:
         """The terms of a text, in order, repeats included."""
-        terms = []
-        for word in words(text):
-            if len(word) > 1 and word[-1] in "sS" and word[-2] in _APOSTROPHES:
-                word = word[:-2]
-            word = _lower(word)
-            if word not in STOP_WORDS:
-                terms.append(stem(word))
-        return terms
+        return [term for term in map(_term, words(text)) if term is not None]

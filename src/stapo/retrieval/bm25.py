@@ -108,13 +108,13 @@ class BM25Index:
         }
 
     @classmethod
-    def open(cls, folder: Path | str, *, analyzer: Analyzer | None = None, verify: bool = True) -> BM25Index:
+    def open(cls, folder: Path | str, *, analyzer: Analyzer | None = None, verify: bool | None = None) -> BM25Index:
         """Open a saved index; its arrays stay on disk and are shared by all processes that open it.
 
         Args:
             folder: as `save` wrote it.
             analyzer: the one it was built with; by default `LuceneAnalyzer`.
-            verify: compare hashes, which reads every file once.
+            verify: compare hashes, which reads every file once; by default where they hold at most 256 MiB.
 
         Raises:
             IndexFileError: no index, a damaged one, one of another version, or one that another analyzer built.

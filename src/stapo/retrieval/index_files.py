@@ -24,6 +24,9 @@ from stapo.errors import IndexFileError
 MANIFEST = "manifest.json"
 _BLOCK = 1 << 20
 
+VERIFIED_BYTES = 1 << 28
+"""Indexes of at most this size are compared with their hashes at each opening unless told otherwise (256 MiB)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -113,14 +116,15 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     raise OSError(f"other processes keep writing {folder}")
 
 
-def read_manifest(folder: Path, kind: str, version: int, *, verify: bool = True) -> Manifest:
+def read_manifest(folder: Path, kind: str, version: int, *, verify: bool | None = None) -> Manifest:
     """Read what an index folder says of itself, and check that it is whole.
 
     Args:
         folder: the index.
         kind: the kind expected.
         version: the format version expected.
-        verify: compare the hashes of all files, too; without it only their sizes.
+        verify: compare the hashes of all files, too, or only their sizes. By default hashes of an index up to
+            `VERIFIED_BYTES`: reading tens of gigabytes at each start would cost minutes.
 
     Raises:
         IndexFileError: no index there, one of another kind or version, or a damaged one.
@@ -142,6 +146,8 @@ def read_manifest(folder: Path, kind: str, version: int, *, verify: bool = True)
         raise IndexFileError(
             f"index {folder} has format version {found.version}, this version of stapo reads {version}. Build it anew."
         )
+    if verify is None:
+        verify = sum(size for size, _ in files.values()) <= VERIFIED_BYTES
     for name, (size, digest) in files.items():
         file = folder / name
         if not file.is_file():

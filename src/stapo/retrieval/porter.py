@@ -8,7 +8,6 @@ other character counts as a consonant, as in Lucene.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from itertools import pairwise
 
 _VOWELS = frozenset("aeiou")
@@ -137,7 +136,6 @@ def _tidy(word: str) -> str:
     return stem[:-1] if stem.endswith("ll") and _measure(word) > 1 else stem
 
 
-@lru_cache(maxsize=1 << 18)
 def stem(word: str) -> str:
     """Stem one lower-case word, e.g. ``"relational"`` to ``"relat"``; at most two letters come back unchanged."""
     if len(word) < 3:

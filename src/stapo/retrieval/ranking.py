@@ -61,7 +61,7 @@ def rank_all(postings: Postings, query: dict[int, int], k: int) -> tuple[np.ndar
     impact_n = np.concatenate([one.impact_p for one in lists])
     score_d = np.bincount(doc_n, weights=impact_n, minlength=postings.documents).astype(np.float32)
     found = np.flatnonzero(score_d)
-    return _best(found, score_d[found], k)
+    return best(found, score_d[found], k)
 
 
 def rank_pruned(postings: Postings, query: dict[int, int], k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +96,7 @@ def rank_pruned(postings: Postings, query: dict[int, int], k: int) -> tuple[np.n
     exact_c = np.zeros(len(doc_c), np.float64)
     for one in lists:
         exact_c += _look_up(one, doc_c)
-    return _best(doc_c.astype(np.int64), exact_c.astype(np.float32), k)
+    return best(doc_c.astype(np.int64), exact_c.astype(np.float32), k)
 
 
 def _kth(score_n: np.ndarray, k: int) -> float:
@@ -118,7 +118,8 @@ def _look_up(one: _List, doc_c: np.ndarray) -> np.ndarray:
     return np.where(one.doc_p[place] == doc_c, one.impact_p[place], np.float32(0))
 
 
-def _best(doc_n: np.ndarray, score_n: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def best(doc_n: np.ndarray, score_n: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k documents of the highest scores, the highest first, equal scores by id; shapes (N,) in, (K,) out."""
     if len(doc_n) > k:
         stays = score_n >= _kth(score_n, k)
         doc_n, score_n = doc_n[stays], score_n[stays]
