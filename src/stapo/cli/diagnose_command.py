@@ -81,7 +81,8 @@ def run(argv: list[str]) -> int:
 
 
 def _read(argv: list[str]) -> tuple[_Request, list[str]]:
-    from stapo.cli.arguments import ENV_PREFIX, split_env_args, take_flag
+    from stapo.cli.arguments import ENV_PREFIX, split_env_args
+    from stapo.cli.words import take_flag
 
     of_env, args = split_env_args(argv)
     numbers: dict[str, int | None] = {}
