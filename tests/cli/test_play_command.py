@@ -159,6 +159,38 @@ def test_an_environment_with_free_text_and_without_expert(play):
     assert "Not won: lost after 2 steps." in out
 
 
+class Kiosk(Corridor):
+    """Buttons and a search bar; played right by its short forms."""
+
+    name = "kiosk"
+
+    def step(self, action):
+        self.steps += 1
+        over = self.steps >= 5
+        return StepResult(f"Back [SEP] You did {action}", self._offered(), 0.0, over, False, {"task_score": 0.625})
+
+    def _offered(self):
+        return ["click[8]", "click[Red]", "click[next >]", "search[<your query>]"]
+
+
+def test_short_forms_of_bracket_commands(play, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS._objects, "kiosk", Kiosk)
+    out = play("?\nred\nsearch  a mug\nclick 8\nnext >\n4\nred mug\n", "kiosk")
+    for done in ("click[Red]", "search[a mug]", "click[8]", "click[next >]", "red mug"):
+        assert f"\nYou did {done}\n" in out
+    assert "  4 search[<your query>]" in out
+    assert "Type search[<your query>] with words of your own. No turn was used." in out
+    assert "[SEP]" not in out
+    assert "Score 0.62 of 1." in out
+
+
+def test_a_number_stays_a_number(play, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS._objects, "kiosk", Kiosk)
+    out = play("1\n8\n", "kiosk")
+    assert "You did click[8]" in out
+    assert "There is no command 8; ? lists 1 to 4." in out
+
+
 def test_options_reach_the_environment(play):
     assert "Won in 1 step." in play("go on\n", "corridor", "--env.length", "1")
 

@@ -48,6 +48,20 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005, "curriculum": 0.0},
         "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
     },
+    "webshop": {
+        "env": {"name": "webshop", "options": {"size": "tiny", "catalogue_products": 20, "max_steps": 5}},
+        "agent": {
+            "prompt": "compact",
+            "response": "action",
+            "history_length": 0,
+            "command_history": 4,
+            "max_prompt_tokens": 900,
+            "max_response_tokens": 8,
+        },
+        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
+        "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
+        "eval": {"split": "test", "episodes": 4, "every": 2, "quick_episodes": 2},
+    },
 }
 """What the suite is run on: an environment added here is covered."""
 

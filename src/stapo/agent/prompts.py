@@ -135,6 +135,8 @@ def _webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
 
 def _quoted(page: str) -> str:
     """Every part of a page in quotation marks, since parts may hold commas and brackets."""
+    if page.startswith("'") and page.endswith("'"):
+        return page  # an environment that quotes by itself
     return " [SEP] ".join(f"'{part}'" for part in page.split(" [SEP] "))
 
 

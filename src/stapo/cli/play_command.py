@@ -12,7 +12,8 @@ from rich.console import Console
 
 from stapo.cli.arguments import take_env_options
 from stapo.cli.words import foreign, positional, say, take_flag
-from stapo.envs.protocol import Env
+from stapo.envs.offers import is_template, offers
+from stapo.envs.protocol import Env, StepResult
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, StapoError, unknown_name
 
@@ -29,6 +30,7 @@ arguments:
 
 while playing:
   ?         list what the world understands now; the number of a command plays it
+  WORDS     plays the command that has them in brackets, where one has: red for click[red], search mug for search[mug]
   hint      what the expert would do, where the environment has one
   restart   the same task from the start
   next      another task
@@ -75,7 +77,7 @@ class Game:
         self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
         self.console.rule(foreign(f"{self.env.name}: {self.env.task_type(task)}"))
         say(self.console, foreign(f"task {task}"), "dim")
-        say(self.console, foreign(first.text))
+        say(self.console, foreign(as_lines(first.text)))
         if first.goal not in first.text:
             say(self.console, foreign(first.goal), "bold")
         say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
@@ -98,10 +100,18 @@ class Game:
             self._act(action)
 
     def _action(self, text: str) -> str | None:
-        if self.admissible is None or text in self.admissible or not text.isdecimal():
+        if self.admissible is None or offers(self.admissible, text):
             return text
+        if not text.isdecimal():
+            action = in_brackets(text, self.admissible)
+            if action is not None:
+                say(self.console, foreign(action), "cyan")
+            return action or text
         if 1 <= int(text) <= len(self.admissible):
             action = self.admissible[int(text) - 1]
+            if is_template(action):
+                say(self.console, foreign(f"Type {action} with words of your own. No turn was used."))
+                return None
             say(self.console, foreign(action), "cyan")
             return action
         say(self.console, f"There is no command {text}; ? lists 1 to {len(self.admissible)}. No turn was used.")
@@ -112,16 +122,20 @@ class Game:
         self.steps += 1
         self.reward += result.reward
         self.admissible, self.done = result.admissible, result.done
-        say(self.console, foreign(result.text))
+        say(self.console, foreign(as_lines(result.text)))
         if self.done:
-            self._finish(result.won, bool(result.info.get("truncated")))
+            self._finish(result)
 
-    def _finish(self, won: bool, truncated: bool) -> None:
+    def _finish(self, result: StepResult) -> None:
+        won, truncated = result.won, bool(result.info.get("truncated"))
         steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
         lost = f"Not won: {'the step limit ended it' if truncated else 'lost'} after {steps}."
         say(self.console, f"Won in {steps}." if won else lost, "bold green" if won else "bold red")
         if self.reward not in (0.0, 1.0):
             say(self.console, f"Reward {self.reward:g}.")
+        score = result.info.get("task_score")
+        if isinstance(score, float) and not won:
+            say(self.console, f"Score {score:.2f} of 1.")
         shortest = self._shortest()
         if shortest is not None:
             say(self.console, f"The expert's plan from the start has {shortest} step{'' if shortest == 1 else 's'}.")
@@ -173,6 +187,33 @@ class Game:
             # Piped answers leave no trace on the screen by themselves.
             say(self.console, foreign(text))
         return text
+
+
+def as_lines(page: str) -> str:
+    """A page of parts with one part a line."""
+    return "\n".join(page.split(" [SEP] "))
+
+
+def in_brackets(text: str, admissible: list[str]) -> str | None:
+    """The offered command that a short form means, None where it means none or several.
+
+    Args:
+        text: what stands in the brackets ("red" for click[red]), or also the word before them ("search red mug").
+        admissible: offered commands.
+    """
+    wanted = " ".join(text.lower().split())
+    meant = [c for c in admissible if not is_template(c) and _inside(c).lower() == wanted]
+    verb, _, words = wanted.partition(" ")
+    filled = f"{verb}[{words}]"
+    if not meant and words and offers(admissible, filled):
+        meant = [filled]
+    return meant[0] if len(meant) == 1 else None
+
+
+def _inside(command: str) -> str:
+    """What stands between the brackets of a command such as click[red], "" where there are none."""
+    verb, bracket, rest = command.partition("[")
+    return rest[:-1] if verb and bracket and rest.endswith("]") else ""
 
 
 def run(argv: list[str]) -> int:

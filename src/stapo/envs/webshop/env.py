@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
+from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import Goal, GoalBook, Kind, goal_book
 from stapo.envs.webshop.nouns import EXTRACTORS, noun_extractor
 from stapo.envs.webshop.shop import Visit
+from stapo.envs.webshop.shopper import Shopper
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, splits_of
 from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
@@ -33,6 +36,7 @@ class WebShopEnv:
         splits: "disjoint" parts the products; "original" and "verl-agent" part the shuffled goals by position.
         noun_extractor: "builtin" or "spacy"; moves partial scores only.
         max_steps: actions after which an episode ends without a purchase.
+        page_size: products on a page of results; the original shows 10.
         seed: shuffles the goals; used by the splits "original" and "verl-agent".
         price_seed: draws prices out of ranges, and price limits.
         verl_seed: sets both seeds to this number, as each worker of verl-agent does with its own. Workers then have
@@ -58,6 +62,7 @@ class WebShopEnv:
         splits: str = "disjoint",
         noun_extractor: str = "builtin",
         max_steps: int = 15,
+        page_size: int = 10,
         seed: int = 233,
         price_seed: int = 0,
         verl_seed: int | None = None,
@@ -71,10 +76,16 @@ class WebShopEnv:
         _one_of("noun_extractor", noun_extractor, tuple(EXTRACTORS))
         if verl_seed is not None:
             seed = price_seed = verl_seed
-        for option, value, least in (("max_steps", max_steps, 1), ("seed", seed, 0), ("price_seed", price_seed, 0)):
+        for option, value, least in (
+            ("max_steps", max_steps, 1),
+            ("page_size", page_size, 1),
+            ("seed", seed, 0),
+            ("price_seed", price_seed, 0),
+        ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{option} must be a whole number from {least}, found {value!r}.")
         self.max_steps = max_steps
+        self.page_size = page_size
         self.observation = observation
         self._nouns = extractor(noun_extractor)
         source: Source
@@ -120,7 +131,7 @@ class WebShopEnv:
             UnknownNameError: no such task.
         """
         goal = self._book.goal(*self._book.find(task_id))
-        self._visit = visit = Visit(self._catalogue, goal, self._book.price, self._nouns)
+        self._visit = visit = Visit(self._catalogue, goal, self._book.price, self._nouns, self.page_size)
         self._steps, self._done = 0, False
         text, blind = self._texts(visit)
         return Observation(text=text, goal=goal.instruction, admissible=commands(visit), blind_text=blind)
@@ -177,6 +188,26 @@ class WebShopEnv:
     def goal(self) -> Goal:
         """The goal of the current episode. Raises EnvError before reset."""
         return self.visit.goal
+
+    def expert_plan(self) -> list[str] | None:
+        """Actions from the open page to a purchase that scores 1; see `stapo.envs.webshop.expert.best_plan`.
+
+        Returns:
+            The actions, none when that purchase was made; None where there is no way.
+
+        Raises:
+            EnvError: before reset.
+        """
+        return best_plan(self.visit)
+
+    def expert_action(self) -> str | None:
+        """The first action of `expert_plan`; None when there is none."""
+        plan = self.expert_plan()
+        return plan[0] if plan else None
+
+    def demonstrator(self, rng: random.Random) -> Shopper:
+        """A player for the episode just reset that knows the instruction and the pages it has opened."""
+        return Shopper(self.visit, rng, self.max_steps)
 
     def _parts(self) -> dict[str, Sequence[str]]:
         key = (self._rule, self._seed)

@@ -34,7 +34,6 @@ from stapo.envs.webshop.reward import Nouns, Score, score
 
 PriceOf = Callable[[int], float]
 
-PAGE_SIZE = 10
 RESULTS = 50
 
 # Both parts take as much as they can: the argument is what stands in the last pair of brackets.
@@ -51,11 +50,13 @@ class Visit:
         goal: what is to be bought.
         price_of: price in dollars of a product by its number.
         nouns: the noun extractor of the score.
+        page_size: products on a page of results; the original shows 10.
     """
 
-    def __init__(self, catalogue: Catalogue, goal: Goal, price_of: PriceOf, nouns: Nouns) -> None:
+    def __init__(self, catalogue: Catalogue, goal: Goal, price_of: PriceOf, nouns: Nouns, page_size: int = 10) -> None:
         self.catalogue = catalogue
         self.goal = goal
+        self.page_size = page_size
         self.score: Score | None = None
         self._page = self._sub = ""
         self._words: list[str] = []
@@ -175,7 +176,7 @@ class Visit:
         hits = self.catalogue.search(" ".join(words), RESULTS)
         self._total = len(hits)
         # Numbers below 1 can be reached and slice from the end, as in the original.
-        self._shown = list(hits[(number - 1) * PAGE_SIZE : number * PAGE_SIZE])
+        self._shown = list(hits[(number - 1) * self.page_size : number * self.page_size])
         self._links = {self.catalogue.product(i).asin.lower(): i for i in self._shown}
 
     def _buy(self) -> None:

@@ -82,9 +82,7 @@ def _asin(number: int, count: int, seed: int, size: Size) -> str:
     """An id that no other product of the shop has: numbers are mapped one to one onto a range, out of order."""
     offset = Draws(f"webshop ids {seed}").below(MOST_PRODUCTS)
     if size.short_ids:
-        digits = max(2, len(str(count - 1)))
-        # 37 shares no divisor with a power of ten.
-        return f"B{(number * 37 + offset) % 10**digits:0{digits}}"
+        return _short_id(number, count, offset)
     # 1,000,003 is prime and no divisor of 36.
     rest = (number * 1_000_003 + offset) % MOST_PRODUCTS
     letters = ""
@@ -93,3 +91,18 @@ def _asin(number: int, count: int, seed: int, size: Size) -> str:
         letters = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"[digit] + letters
     # "G0" at the front: no id of a generated product can be taken for a real one, which begin with "B0".
     return f"G0{letters}00"[:10]
+
+
+def _short_id(number: int, count: int, offset: int) -> str:
+    """Letters and digits in turn, so that a tokenizer that cuts between them has few parts to know."""
+    signs = ("ABCDEFGHJKLMNPQRSTUVWXYZ", "0123456789")
+    length, room = 3, 24 * 10 * 24
+    while room < count:
+        room *= len(signs[length % 2])
+        length += 1
+    # 1,663 is prime and divides no product of 24s and 10s.
+    rest, parts = (number * 1_663 + offset) % room, ""
+    for place in range(length):
+        rest, sign = divmod(rest, len(signs[place % 2]))
+        parts += signs[place % 2][sign]
+    return parts

@@ -60,7 +60,7 @@ def family(size: Size, seed: int, number: int) -> list[Ware]:
     attributes = draws.shuffled(pool)[: draws.between(*size.attributes)]
     first = Ware(
         kind=kind,
-        brand=brand(draws),
+        brand=brand(draws, size),
         attributes=tuple(attributes),
         wanted=tuple(draws.shuffled(attributes)[: draws.between(*size.wanted)]),
         options={name: _values(values, size, draws) for name, values in kind.options.items()},
@@ -80,8 +80,10 @@ def family(size: Size, seed: int, number: int) -> list[Ware]:
     return draws.shuffled(wares)
 
 
-def brand(draws: Draws) -> str:
-    """A made-up name of two or three syllables."""
+def brand(draws: Draws, size: Size) -> str:
+    """A made-up name."""
+    if size.brands is not None:
+        return draws.choice(size.brands)
     starts = ("Bel", "Cor", "Dav", "Fen", "Gal", "Hol", "Jun", "Kel", "Lor", "Mar", "Nor", "Pel", "Quin", "Ros", "Sel",
               "Tam", "Ulm", "Ver", "Wen", "Yor", "Zan")  # fmt: skip
     middles = ("", "", "a", "i", "o", "ena", "ivo", "uri")
@@ -106,7 +108,7 @@ def _price(kind: Kind, size: Size, draws: Draws) -> tuple[int, int] | None:
 
 def _distractor(first: Ware, way: str, size: Size, draws: Draws) -> Ware | None:
     """Like `first`, but without one thing; None where this way is not open."""
-    other = replace(first, brand=brand(draws), cents=_price(first.kind, size, draws), lacks=way)
+    other = replace(first, brand=brand(draws, size), cents=_price(first.kind, size, draws), lacks=way)
     other = replace(other, asked=draws.chance(size.asked))
     if way == "attribute":
         pool = size.wares.attributes[first.kind.category]

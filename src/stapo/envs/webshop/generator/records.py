@@ -33,7 +33,7 @@ _CLOSINGS = (
 _REQUESTS = (
     "i need {article} {noun} that is {attributes}{options}.",
     "i am looking for {article} {noun}{options}. it should be {attributes}.",
-    "could you find me {article} {attributes} {noun}{options}?",
+    "please find me {article} {attributes} {noun}{options}.",
     "looking for {article} {noun} which is {attributes}{options}.",
 )
 

@@ -30,7 +30,8 @@ class Size:
         no_price: probability that the price is missing.
         cents: prices have cents.
         texts: pages have a description and one bullet per attribute; else one short bullet.
-        short_ids: ids are a letter and a few digits, not ten characters.
+        brands: names to choose from; None makes up names of up to three syllables, hundreds of them.
+        short_ids: ids are three letters and digits in turn, not ten characters.
     """
 
     wares: Wares
@@ -46,6 +47,7 @@ class Size:
     no_price: float
     cents: bool
     texts: bool
+    brands: tuple[str, ...] | None
     short_ids: bool
 
 
@@ -64,6 +66,7 @@ SIZES: dict[str, Size] = {
         no_price=0.0,
         cents=False,
         texts=False,
+        brands=("Belwick", "Corvell", "Fenric", "Galmont", "Pelnix", "Tamsso"),
         short_ids=True,
     ),
     "standard": Size(
@@ -80,6 +83,7 @@ SIZES: dict[str, Size] = {
         no_price=0.04,
         cents=True,
         texts=True,
+        brands=None,
         short_ids=False,
     ),
 }
