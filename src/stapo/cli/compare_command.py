@@ -49,7 +49,8 @@ examples:
   stapo compare tiny --algorithms grpo stapo --seeds 0 1 2 3 4 --optim.iterations 20 --jobs 2
 
 Called with more algorithms or seeds, a comparison is extended; other settings are refused, with the difference.
-In DIR: results.json (every number), compare.json (the plan), warm/ and runs/ (run directories), logs/, settings/.
+In DIR: report.html, results.json (every number), compare.json (the plan), logs/, settings/, and run directories in
+warm/ and runs/.
 
 Settings (as in 'stapo train'; values shown are those of the preset):
 """
@@ -156,6 +157,7 @@ def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as
     from stapo.cli.compare_view import Progress, show
     from stapo.lab.cells import run_all, work_of, write_settings
     from stapo.lab.jobs import Jobs
+    from stapo.lab.page import write_page
     from stapo.lab.plan import require_place, write_plan
     from stapo.lab.results import write_results
     from stapo.run.lock import RunLock
@@ -175,9 +177,10 @@ def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as
             try:
                 ended = run_all(works, pool)
             except KeyboardInterrupt:
-                write_results(plan, out, pool.ended, baseline)
+                write_page(plan, out, write_results(plan, out, pool.ended, baseline))
                 raise
         found = write_results(plan, out, ended, baseline)
+        write_page(plan, out, found)
     if as_json:
         print(json.dumps(found, indent=1))
     else:
@@ -189,4 +192,4 @@ def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as
 def _print_places(out: Path) -> None:
     from rich.console import Console
 
-    say(Console(), foreign(f"results: {out / 'results.json'}"))
+    say(Console(), foreign(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}"))

@@ -129,14 +129,15 @@ class Jobs:
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with job.log.open("ab") as log:
-            # A session of its own: Ctrl-C at the terminal comes from here, once, and not from the terminal, too.
+            # A group of its own: Ctrl-C at the terminal comes from here, once, and not from the terminal, too. But no
+            # session of its own: Linux may share cores among sessions first, and `nice` would then mean nothing.
             process = subprocess.Popen(
                 list(job.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **_ONE_THREAD},
-                start_new_session=True,
+                process_group=0,
             )
         self._running[job.name] = (job, process)
         if self._signum is not None:
