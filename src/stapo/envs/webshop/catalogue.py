@@ -30,6 +30,7 @@ FORMAT = 1
 
 _META, _RECORDS, _INDEX = "catalogue.json", "records.bin", "index"
 _COLUMNS = ("starts", "asins", "order", "low", "high", "asked", "combinations", "requests", "category")
+_LONGEST_KEPT = 1_000
 _PRODUCTS_KEPT, _VIEWS_KEPT, _SEARCHES_KEPT = 4_096, 1_024, 4_096
 
 Progress = Callable[[str, int], None]
@@ -59,7 +60,7 @@ class Catalogue:
         this = weakref.proxy(self)
         self.product: Callable[[int], Product] = lru_cache(_PRODUCTS_KEPT)(lambda number: this._decode(number))
         self.view: Callable[[int], ItemView] = lru_cache(_VIEWS_KEPT)(lambda number: item_view(this.product(number)))
-        self.search: Callable[[str, int], tuple[int, ...]] = lru_cache(_SEARCHES_KEPT)(
+        self._kept_search: Callable[[str, int], tuple[int, ...]] = lru_cache(_SEARCHES_KEPT)(
             lambda query, count: this._search(query, count)
         )
 
@@ -90,6 +91,11 @@ class Catalogue:
     def category_of(self, number: int) -> str:
         """Category of a product."""
         return self.categories[int(self._columns["category"][number])]
+
+    def search(self, query: str, count: int) -> tuple[int, ...]:
+        """Numbers of the best products for a query, best first, equal ones by id."""
+        # Nobody types such a query twice, and it would be kept.
+        return self._search(query, count) if len(query) > _LONGEST_KEPT else self._kept_search(query, count)
 
     def _search(self, query: str, count: int) -> tuple[int, ...]:
         order = self._columns["order"]

@@ -1,7 +1,8 @@
 """What a purchase is worth.
 
 score = r_type x (matched attributes + matched options + [price within the limit]) / (attributes + options + 1).
-Matching is lenient, as in the original: goal options are compared as (name, value) pairs, so "large" matches "x-large".
+Matching is lenient, as in the original: synthetic goals' options are compared as (name, value) pairs, in which a chosen
+"large" also matches a wanted "x-large".
 """
 
 from __future__ import annotations

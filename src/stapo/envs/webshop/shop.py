@@ -7,7 +7,6 @@ everything else leaves the page as it is.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 
 from stapo.envs.webshop.catalogue import Catalogue
@@ -36,10 +35,21 @@ PriceOf = Callable[[int], float]
 
 RESULTS = 50
 
-# Both parts take as much as they can: the argument is what stands in the last pair of brackets.
-_ACTION = re.compile(r"(.+)\[(.+)\]")
 _SUB_PAGES = ("description", "features", "reviews", "attributes")
 _PAGES = ("search_results", "item_page", "item_sub_page", "done")
+
+
+def parsed(action: str) -> tuple[str, str]:
+    r"""Name and lower-case argument of an action.
+
+    As the pattern ``(.+)\[(.+)\]`` at the start finds them, greedy and within the first line: the argument is what
+    stands in the last pair of brackets with something in it. Done by hand, because the pattern takes minutes on
+    100,000 brackets.
+    """
+    line = action.partition("\n")[0]
+    end = line.rfind("]")
+    start = line.rfind("[", 1, max(1, end - 1))
+    return (action, "") if start < 0 else (line[:start], line[start + 1 : end].lower())
 
 
 class Visit:
@@ -59,6 +69,7 @@ class Visit:
         self.page_size = page_size
         self.score: Score | None = None
         self._page = self._sub = ""
+        self._nodes: list[Node] | None = None
         self._words: list[str] = []
         self._number = self._total = 0
         self._shown: list[int] = []
@@ -131,14 +142,16 @@ class Visit:
 
     def act(self, action: str) -> bool:
         """Take one action; whether it changed anything."""
-        found = _ACTION.match(action)
-        name, argument = (found[1], found[2].lower()) if found else (action, "")
+        name, argument = parsed(action)
         before = self.key
         if name == "search" and argument:
             self._search(argument.split(" "), 1)
         elif name == "click" and argument != SEARCH.lower() and (target := self.targets.get(argument)) is not None:
             self._click(argument, target)
-        return self.key != before
+        if self.key == before:
+            return False
+        self._nodes = None
+        return True
 
     def _click(self, text: str, target: Target) -> None:
         # The text decides before the kind of element does: an option value that reads like a button works like it.
@@ -194,6 +207,11 @@ class Visit:
 
     def _body(self) -> list[Node]:
         """Nodes of the page after the instruction."""
+        if self._nodes is None:
+            self._nodes = self._page_nodes()
+        return self._nodes
+
+    def _page_nodes(self) -> list[Node]:
         if self._page == "start":
             return start_nodes(None)
         if self._page == "search_results":
