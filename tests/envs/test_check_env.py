@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,11 @@ class Leaky(Counter):
     def reset(self, task_id):
         seen = super().reset(task_id)
         return Observation(seen.text, seen.goal, seen.admissible, seen.text)
+
+
+class LeakyLater(Counter):
+    def step(self, action):
+        return replace(super().step(action), blind_text="Remember: reach three.")
 
 
 class Endless(Counter):
@@ -219,6 +225,7 @@ def test_what_is_wrong_with_a_judge(kind, expected):
     [
         (Lazy, "step before reset raises: found no exception from step() before reset()"),
         (Unsorted, "found tasks out of order; expected them sorted"),
+        (LeakyLater, "found the goal inside blind_text of a later step of 'from 0'"),
         (Leaky, "found the goal inside blind_text of 'from 0'"),
         (Endless, "found no end after max_steps = 6 actions; expected done"),
         (Reopened, "found no exception from step() after the end; expected EnvError"),

@@ -338,3 +338,25 @@ def test_workers_start_only_when_needed_and_without_torch():
         assert [w.process is None for w in pool._workers] == [True, False, True]
     code = "import sys, stapo.envs.worker; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_results_cross_the_wire_whole():
+    from stapo.envs import StepResult
+    from stapo.envs.wire import dump, load, pack, unpack
+
+    result = StepResult("seen", ["go"], 0.5, True, False, {"task_score": 0.25, "truncated": False}, "blind")
+    assert unpack(load(dump(pack(result)))) == result
+
+
+@pytest.mark.parametrize("score", [1.5, -0.1, float("nan"), "much"])
+def test_a_task_score_is_a_number_from_0_to_1(score):
+    from stapo.envs import StepResult
+    from stapo.envs.guard import Trouble, advance
+
+    class Env:
+        def step(self, action):
+            return StepResult("seen", None, 0.0, True, False, {"task_score": score})
+
+    found = advance(Env(), "x")
+    assert isinstance(found, Trouble)
+    assert "task_score" in found.error

@@ -306,6 +306,19 @@ def test_the_blind_prompt_hides_what_the_mask_says(mask, hidden, shown):
     assert shown in step.blind_prompt
 
 
+def test_a_later_observation_that_names_the_goal_is_blind_in_the_blind_prompt():
+    class Reminding(ToyEnv):
+        def step(self, action):
+            out = super().step(action)
+            return replace(out, text=f"{out.text} The red judge waits.", blind_text=out.text)
+
+    agent = replace(AGENT, prompt="standard", max_prompt_tokens=3_000)
+    for options in ({}, {"blind_mask": "goal"}):
+        t = collect(collector(lambda g, m, s: f"say {s}", env=Reminding, agent=agent, **options), TASKS[:1], 1)[0]
+        assert "The red judge waits." in t.steps[1].prompt
+        assert all("red judge" not in step.blind_prompt for step in t.steps)
+
+
 def test_a_long_prompt_loses_its_oldest_turns_first():
     whole = collect(collector(lambda g, m, s: f"say {s}"), TASKS[:1], 1)[0].steps[2]
     limit = len(whole.prompt_ids) - 1

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 
 from stapo import __version__
+from stapo.envs.progress import listen
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
+
+_SECONDS_BETWEEN_LINES = 3.0
 
 _COMMANDS = {
     "train": "train an agent: warm start, RL, evaluation, report",
@@ -42,6 +46,18 @@ start here:
 """
 
 
+def _say_now_and_then(last: float) -> Callable[[str, int], None]:
+    """A line on stderr every few seconds, for what takes that long."""
+
+    def say(what: str, done: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{what}: {done:,} so far", file=sys.stderr, flush=True)
+
+    return say
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
@@ -64,6 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # Each command imports what it needs: `stapo --help` must not wait for torch.
     command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
+    listen(_say_now_and_then(time.monotonic()))
     try:
         return command(args[1:])
     except StapoError as err:

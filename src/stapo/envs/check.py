@@ -167,15 +167,26 @@ def _commands(admissible: object, where: str) -> Problems:
 
 def _results(env: Any) -> Problems:
     for task in _sample(env):
-        seen: Observation | StepResult = env.reset(task)
+        first: Observation = env.reset(task)
+        seen: Observation | StepResult = first
         for action in _actions(_STEPS):
             seen = env.step(action(seen))
             if not isinstance(seen, StepResult):
                 yield f"found {type(seen).__name__} from step(); expected StepResult. Return one."
                 break
             yield from _result(seen)
+            yield from _still_blind(seen, first.goal, task)
             if seen.done:
                 break
+
+
+def _still_blind(seen: Any, goal: str, task: str) -> Problems:
+    if seen.blind_text is None:
+        return
+    if not isinstance(seen.blind_text, str):
+        yield f"found blind_text {seen.blind_text!r:.60} from step(); expected a text or None. Fill it in."
+    elif goal.strip(" .") and goal.strip(" .").lower() in seen.blind_text.lower():
+        yield f"found the goal inside blind_text of a later step of '{task}'; expected no trace of it. Cut it out."
 
 
 def _result(seen: Any) -> Problems:

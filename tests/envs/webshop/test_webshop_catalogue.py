@@ -248,7 +248,7 @@ def test_a_lost_race_uses_what_the_winner_built(tmp_path, monkeypatch):
     source = file_source(write(tmp_path / "shop"))
     real = catalogue.build
 
-    def slow(source, folder, progress=None):
+    def slow(source, folder, progress):
         monkeypatch.setattr(catalogue, "build", real)
         # As if the wait for the other process had timed out, and it was done first.
         real(source, folder, progress)

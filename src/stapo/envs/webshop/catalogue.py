@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stapo.envs.progress import Listener, tell
 from stapo.envs.webshop.cache import publish
 from stapo.envs.webshop.pages import ItemView, item_view
 from stapo.envs.webshop.product import Product, pack, unpack
@@ -32,9 +33,6 @@ _META, _RECORDS, _INDEX = "catalogue.json", "records.bin", "index"
 _COLUMNS = ("starts", "asins", "order", "low", "high", "asked", "combinations", "requests", "category")
 _LONGEST_KEPT = 1_000
 _PRODUCTS_KEPT, _VIEWS_KEPT, _SEARCHES_KEPT = 4_096, 1_024, 4_096
-
-Progress = Callable[[str, int], None]
-"""Called now and then with what is being done and the number of products that are done."""
 
 _REPORTED = 1_000
 
@@ -109,7 +107,7 @@ class Catalogue:
 _OPEN: weakref.WeakValueDictionary[Path, Catalogue] = weakref.WeakValueDictionary()
 
 
-def open_catalogue(source: Source, progress: Progress | None = None) -> Catalogue:
+def open_catalogue(source: Source, progress: Listener = tell) -> Catalogue:
     """Open a catalogue, building it where the cache does not have it. Environments of one process share it.
 
     Args:
@@ -156,7 +154,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return dict(meta)
 
 
-def build(source: Source, folder: Path, progress: Progress | None = None) -> None:
+def build(source: Source, folder: Path, progress: Listener = tell) -> None:
     """Write a catalogue into an empty folder.
 
     Raises:
@@ -174,7 +172,7 @@ def build(source: Source, folder: Path, progress: Progress | None = None) -> Non
             columns["starts"].append(at)
             at += records.write(pack(product))
             _add(columns, categories, product)
-            if progress is not None and len(seen) % _REPORTED == 0:
+            if len(seen) % _REPORTED == 0:
                 progress("reading products", len(seen))
     if not seen:
         raise GameFileError(f"{source.describe()} holds no product; expected at least one.")
@@ -191,7 +189,7 @@ def build(source: Source, folder: Path, progress: Progress | None = None) -> Non
     (folder / _META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
 
 
-def _documents(folder: Path, progress: Progress | None) -> Iterator[str]:
+def _documents(folder: Path, progress: Listener) -> Iterator[str]:
     """What the search reads, ordered by product id: equal scores are told apart by it."""
     starts = np.load(folder / "starts.npy", mmap_mode="r", allow_pickle=False)
     order = np.load(folder / "order.npy", mmap_mode="r", allow_pickle=False)
@@ -199,7 +197,7 @@ def _documents(folder: Path, progress: Progress | None) -> Iterator[str]:
         for done, number in enumerate(order):
             file.seek(starts[number])
             yield unpack(file.read(int(starts[number + 1] - starts[number]))).document()
-            if progress is not None and done % _REPORTED == 0:
+            if done % _REPORTED == 0:
                 progress("indexing products", done)
 
 
