@@ -32,6 +32,8 @@ class AlfworldEnv:
         max_steps: actions after which an episode ends.
         scenes: which rooms the generator uses.
         games_per_type: generated games per family and split.
+        demonstrator_memory: how many places the demonstrator remembers to have looked into; None for all. With few it
+            shows every task, and searches like one who forgets where they have been.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -47,10 +49,18 @@ class AlfworldEnv:
         max_steps: int = 50,
         scenes: str = "small",
         games_per_type: int = 200,
+        demonstrator_memory: int | None = None,
     ) -> None:
         if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
             raise ConfigError(f"max_steps must be a positive whole number, found {max_steps!r}.")
         self.max_steps = max_steps
+        if demonstrator_memory is not None and (
+            not isinstance(demonstrator_memory, int) or isinstance(demonstrator_memory, bool) or demonstrator_memory < 0
+        ):
+            raise ConfigError(
+                f"demonstrator_memory must be a whole number of 0 or more, or None, found {demonstrator_memory!r}."
+            )
+        self._demonstrator_memory = demonstrator_memory
         self._grammar = grammar_named(grammar)
         self._source = open_source(games, scenes=scenes, games_per_type=games_per_type)
         self._splits = ordered_splits(self._source.splits())
@@ -192,7 +202,7 @@ class AlfworldEnv:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
         from stapo.envs.alfworld.searcher import Searcher
 
-        return Searcher(self, rng)
+        return Searcher(self, rng, self._demonstrator_memory)
 
     def expert_action(self) -> str | None:
         """The first command of `expert_plan`; None when the goal is reached or out of reach."""

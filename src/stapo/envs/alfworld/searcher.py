@@ -18,13 +18,21 @@ class Searcher:
     Args:
         env: the environment, just reset; never stepped here.
         rng: decides where to look first.
+        memory: how many places it remembers to have looked into; None for all. A forgetful one looks into places
+            again, and teaches a policy to search without heeding what it did before.
     """
 
-    def __init__(self, env: AlfworldEnv, rng: random.Random) -> None:
+    def __init__(self, env: AlfworldEnv, rng: random.Random, memory: int | None = None) -> None:
         self.env = env
         self.rng = rng
+        self.memory = memory
         self.here: str | None = None
-        self.seen: set[str] = set()
+        self.looked: list[str] = []
+
+    @property
+    def seen(self) -> set[str]:
+        """Places it remembers to have looked into."""
+        return set(self.looked if self.memory is None else self.looked[len(self.looked) - self.memory :])
 
     def action(self) -> str | None:
         """The next command, or None when the goal is reached or out of reach."""
@@ -47,9 +55,12 @@ class Searcher:
         if command.startswith("go to "):
             self.here = command[6:]
             if f"open {self.here}" not in self.env.state.admissible():
-                self.seen.add(self.here)
+                self._look(self.here)
         elif command.startswith("open "):
-            self.seen.add(command[5:])
+            self._look(command[5:])
+
+    def _look(self, place: str) -> None:
+        self.looked = [p for p in self.looked if p != place] + [place]
 
     def _place_of_need(self, plan: list[str]) -> str | None:
         """The receptacle in which the plan first takes or uses a thing; None if it does neither."""
