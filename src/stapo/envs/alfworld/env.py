@@ -11,7 +11,7 @@ from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.playable import Playable, playable
-from stapo.envs.alfworld.sources import TypedSource, open_source, ordered_splits
+from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
@@ -32,8 +32,11 @@ class AlfworldEnv:
         max_steps: actions after which an episode ends.
         scenes: which rooms the generator uses.
         games_per_type: generated games per family and split.
+        task_types: families to play, by name or by number (1 to 6, as in the original's configuration); None for all.
         demonstrator_memory: how many places the demonstrator remembers to have looked into; None for all. With few it
             shows every task, and searches like one who forgets where they have been.
+        demonstrator_habit: from 0 to below 1; above 0 the demonstrator looks first, and again, into the same few
+            places. See `stapo.envs.alfworld.searcher.Searcher`.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -49,7 +52,9 @@ class AlfworldEnv:
         max_steps: int = 50,
         scenes: str = "small",
         games_per_type: int = 200,
+        task_types: Sequence[str | int] | None = None,
         demonstrator_memory: int | None = None,
+        demonstrator_habit: float = 0.0,
     ) -> None:
         if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
             raise ConfigError(f"max_steps must be a positive whole number, found {max_steps!r}.")
@@ -60,9 +65,13 @@ class AlfworldEnv:
             raise ConfigError(
                 f"demonstrator_memory must be a whole number of 0 or more, or None, found {demonstrator_memory!r}."
             )
-        self._demonstrator_memory = demonstrator_memory
+        if not isinstance(demonstrator_habit, int | float) or not 0 <= demonstrator_habit < 1:
+            raise ConfigError(f"demonstrator_habit must be a number from 0 to below 1, found {demonstrator_habit!r}.")
+        self._demonstrator_memory, self._demonstrator_habit = demonstrator_memory, float(demonstrator_habit)
         self._grammar = grammar_named(grammar)
         self._source = open_source(games, scenes=scenes, games_per_type=games_per_type)
+        if task_types is not None:
+            self._source = ChosenTypes(self._source, types_named(task_types))
         self._splits = ordered_splits(self._source.splits())
         self._tasks: list[str] | None = None
         self._game: Playable | None = None
@@ -202,7 +211,7 @@ class AlfworldEnv:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
         from stapo.envs.alfworld.searcher import Searcher
 
-        return Searcher(self, rng, self._demonstrator_memory)
+        return Searcher(self, rng, self._demonstrator_memory, self._demonstrator_habit)
 
     def expert_action(self) -> str | None:
         """The first command of `expert_plan`; None when the goal is reached or out of reach."""

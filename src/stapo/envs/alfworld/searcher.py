@@ -20,12 +20,15 @@ class Searcher:
         rng: decides where to look first.
         memory: how many places it remembers to have looked into; None for all. A forgetful one looks into places
             again, and teaches a policy to search without heeding what it did before.
+        habit: 0 looks anywhere next, all places equally likely; above 0 it prefers places early in the list of offered
+            commands, each by this share less likely than the one before it.
     """
 
-    def __init__(self, env: AlfworldEnv, rng: random.Random, memory: int | None = None) -> None:
+    def __init__(self, env: AlfworldEnv, rng: random.Random, memory: int | None = None, habit: float = 0.0) -> None:
         self.env = env
         self.rng = rng
         self.memory = memory
+        self.habit = habit
         self.here: str | None = None
         self.looked: list[str] = []
 
@@ -46,7 +49,11 @@ class Searcher:
         if self.here is not None and f"open {self.here}" in offered and self.here not in self.seen:
             return f"open {self.here}"
         unseen = [c for c in offered if c.startswith("go to ") and c[6:] not in self.seen]
-        return self.rng.choice(unseen) if unseen else plan[0]
+        if not unseen:
+            return plan[0]
+        if not self.habit:
+            return self.rng.choice(unseen)
+        return self.rng.choices(unseen, [(1.0 - self.habit) ** place for place in range(len(unseen))])[0]
 
     def played(self, command: str, effect: bool) -> None:
         """Note what a command revealed."""

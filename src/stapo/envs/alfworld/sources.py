@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import weakref
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from stapo.envs.alfworld.game import Game, TaskType
-from stapo.errors import ConfigError, GameFileError
+from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.errors import ConfigError, GameFileError, did_you_mean
 
 SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
 
@@ -42,6 +42,63 @@ class TypedSource(TaskSource, Protocol):
     def task_type(self, task_id: str) -> TaskType:
         """The family of one game."""
         ...
+
+
+class ChosenTypes:
+    """The games of another source that belong to some families.
+
+    Args:
+        source: where they come from.
+        types: families to keep.
+    """
+
+    def __init__(self, source: TaskSource, types: Collection[TaskType]) -> None:
+        self._source = source
+        self._types = frozenset(types)
+        kept = {split: [i for i in source.ids(split) if self.task_type(i) in self._types] for split in source.splits()}
+        self._ids = {split: ids for split, ids in kept.items() if ids}
+
+    def splits(self) -> list[str]:
+        """Names of the splits that hold games of these families."""
+        return list(self._ids)
+
+    def ids(self, split: str) -> list[str]:
+        """Sorted ids of one split."""
+        return self._ids[split]
+
+    def load(self, task_id: str) -> Game:
+        """The game of an id, of whatever family."""
+        return self._source.load(task_id)
+
+    def task_type(self, task_id: str) -> TaskType:
+        """The family of one game."""
+        return (
+            self._source.task_type(task_id) if isinstance(self._source, TypedSource) else self.load(task_id).task_type
+        )
+
+
+def types_named(names: Iterable[str | int]) -> tuple[TaskType, ...]:
+    """Families by name, or by their number in the configuration files of the original (1 to 6).
+
+    Raises:
+        ConfigError: no such family, or none at all.
+    """
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise ConfigError(f"task_types must be a list of families or None, found {names!r}.")
+    chosen: list[TaskType] = []
+    for name in names:
+        if isinstance(name, int) and not isinstance(name, bool) and 1 <= name <= len(TASK_TYPES):
+            chosen.append(TASK_TYPES[name - 1])
+        elif name in TASK_TYPES:
+            chosen.append(TASK_TYPES[TASK_TYPES.index(name)])
+        else:
+            raise ConfigError(
+                f"task_types names {name!r}, which is no family.{did_you_mean(str(name), TASK_TYPES)} Families: "
+                f"{', '.join(TASK_TYPES)}, or 1 to {len(TASK_TYPES)} in this order."
+            )
+    if not chosen:
+        raise ConfigError("task_types is empty; name at least one family, or leave it out for all.")
+    return tuple(dict.fromkeys(chosen))
 
 
 def ordered_splits(names: Iterable[str]) -> list[str]:
