@@ -56,3 +56,44 @@ def test_order_of_looking_depends_on_the_seed_alone():
     task = env.tasks_of("train")[0]
     assert played(env, task, 5)[0] == played(env, task, 5)[0]
     assert len({tuple(played(env, task, seed)[0]) for seed in range(8)}) > 1
+
+
+def places(commands):
+    return [c.removeprefix("go to ") for c in commands if c.startswith("go to ")]
+
+
+def test_one_who_forgets_looks_into_places_again():
+    """With all its memory it never looks twice before it has found the thing; with none of it it does."""
+
+    def again(memory):
+        env = stapo.make(
+            "alfworld", scenes="search", max_steps=60, task_types=["pick_and_place_simple"], demonstrator_memory=memory
+        )
+        repeats = 0
+        for task in list(env.tasks_of("train"))[::20]:
+            commands, _ = played(env, task, 2)
+            search = next((i for i, c in enumerate(commands) if c.startswith("take ")), len(commands))
+            looked = places(commands[:search])
+            repeats += len(looked) - len(set(looked))
+        return repeats
+
+    # A place where it has just found the thing is entered once: only the way back to it would repeat.
+    assert again(None) == 0
+    assert again(3) > 0
+    assert again(1) > again(3)
+
+
+def test_habits_prefer_what_is_offered_first():
+    """With a habit of one half, the first place offered is chosen half of the time, the second a quarter."""
+
+    def first_choices(habit):
+        env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_habit=habit)
+        env.reset(env.tasks_of("train")[0])
+        offered = [c for c in env.state.admissible() if c.startswith("go to ")]
+        chosen = [env.demonstrator(random.Random(seed)).action() for seed in range(400)]
+        return [chosen.count(c) / len(chosen) for c in offered]
+
+    even, habitual = first_choices(0.0), first_choices(0.5)
+    assert max(even) < 0.2
+    assert abs(habitual[0] - 0.5) < 0.08
+    assert abs(habitual[1] - 0.25) < 0.07
