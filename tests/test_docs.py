@@ -13,6 +13,7 @@ import pytest
 
 from stapo.cli.arguments import env_parameters
 from stapo.cli.main import _COMMANDS, main
+from stapo.envs import ENVIRONMENTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -91,8 +92,8 @@ def test_commands_parse(page, line, capsys):
     for word in args:
         flag = word.partition("=")[0]
         if flag.startswith("--env."):
-            named = next((env for env in ("alfworld", "webshop") if env in line), "alfworld")
-            assert flag.removeprefix("--env.").replace("-", "_") in env_parameters(named), line
+            known_options = {option for name in ENVIRONMENTS for option in env_parameters(name)}
+            assert flag.removeprefix("--env.").replace("-", "_") in known_options, line
         elif flag.startswith("--"):
             assert re.search(rf"{re.escape(flag)}\b", known), f"'stapo {name} --help' does not know {flag}"
 

@@ -125,6 +125,12 @@ def test_task_scores_are_averaged_where_tasks_are_judged_by_degrees():
     assert found["by_type"]["b"]["task_score"] == pytest.approx(0.25)
 
 
+def test_each_type_counts_the_same_in_the_mean_of_types():
+    played = [trajectory("a", True), trajectory("a", True), trajectory("a", True), trajectory("b", False)]
+    found = summarise([played])
+    assert (found["success"], found["mean_of_types"]) == (0.75, 0.5)
+
+
 def test_summary_of_one_seed_has_no_spread():
     found = summarise([[trajectory("a", True), trajectory("a", False, (False,), (None,), StopReason.FAILED)]])
     assert found["success_std_over_seeds"] is None

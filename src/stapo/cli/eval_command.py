@@ -233,6 +233,9 @@ def _show(result: dict[str, Any]) -> None:
     for name, part in result["by_type"].items():
         table.add_row(foreign(name), str(part["episodes"]), *_cells(part, judged))
     table.rows[-1].end_section = True
+    if len(result["by_type"]) > 1:
+        rest = [""] * (len(table.columns) - 3)
+        table.add_row("mean of types", "", f"{result['mean_of_types']:.3f}", *rest)
     table.add_row("all", str(result["episodes"]), *_cells(result, judged), style="bold")
     console.print(table)
     by_seed = ", ".join(f"{s}: {v:.3f}" for s, v in zip(result["seeds"], result["success_by_seed"], strict=True))

@@ -124,6 +124,8 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
             "success_std_over_seeds": stdev(rates) if len(rates) > 1 else None,
             "task_score": mean_task_score([t for ts in played for t in ts if t.task_type == task_type]),
         }
+    # The mean that papers on several data sets report: each set counts the same, whatever its size.
+    summary["mean_of_types"] = fmean(part["success"] for part in summary["by_type"].values()) if types else None
     return summary
 
 

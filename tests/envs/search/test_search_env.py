@@ -190,6 +190,16 @@ def test_a_failing_search_engine_costs_a_turn_and_is_counted(files, protocol):
     assert env.step("<answer>low land</answer>").won
 
 
+def test_a_server_is_asked_as_the_protocol_does(files, monkeypatch):
+    from stapo.envs.search import sources
+
+    opened = []
+    monkeypatch.setattr(sources, "open_retriever", lambda address, **options: opened.append((address, options)))
+    for number, options in enumerate(({}, {"protocol": "stepwise"}, {"protocol": "stepwise", "request": "batch"})):
+        SearchEnv(questions=files["questions"], retriever=f"http://127.0.0.1:{number}", **options)
+    assert [options["shape"] for _, options in opened] == ["batch", "single", "batch"]
+
+
 def test_nothing_found(files):
     assert begin(files).step("<search>qwertz</search>").text == "\n\n<information>No result.</information>\n\n"
     assert begin(files).step("<search></search>").text == "\n\n<information>No result.</information>\n\n"
@@ -234,6 +244,7 @@ def test_searched_files_are_shared_and_read_again_when_changed(files, tmp_path):
         ({"max_steps": True}, ConfigError, "max_steps must be"),
         ({"result_tokens": -1}, ConfigError, "result_tokens must be"),
         ({"structure_score": 2}, ConfigError, "structure_score is 2, expected a number from 0 to 1"),
+        ({"request": "many"}, ConfigError, "request is 'many', expected 'batch' or 'single'"),
         ({"heldout": 1.0, "questions": "x"}, ConfigError, "heldout must be a share"),
         ({"size": "huge"}, ConfigError, "no world of size 'huge'"),
         ({"retriever": 3}, ConfigError, "retriever must be a name or an address"),

@@ -31,7 +31,9 @@ class SearchEnv:
         questions: None plays a generated world; else a .jsonl or .parquet file, a folder of them, or several, separated
             by commas.
         corpus: passages to search, a .jsonl file; None with a generated world, or with a server that has its own.
-        retriever: "bm25", "tantivy", "dense", or the address of a server, "http://HOST:PORT/retrieve".
+        retriever: "bm25", "tantivy", "dense", or the address of a server, "http://HOST:PORT".
+        request: how a server is asked, "batch" (Search-R1's servers) or "single" (verl-agent's); None takes the
+            protocol's.
         topk: passages a search returns.
         protocol: "search-r1" (four searches, then an answer; one growing transcript) or "stepwise" (verl-agent's: four
             turns, a prompt for each).
@@ -59,6 +61,7 @@ class SearchEnv:
         questions: str | os.PathLike[str] | Sequence[str] | None = None,
         corpus: str | os.PathLike[str] | None = None,
         retriever: str = "bm25",
+        request: str | None = None,
         topk: int = 3,
         protocol: str = "search-r1",
         reward: str = "em",
@@ -89,7 +92,11 @@ class SearchEnv:
             if not _is_share(score):
                 raise ConfigError(f"{part}_score is {score!r}, expected a number from 0 to 1.")
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
-        self._search = open_search(questions, corpus, retriever, size=size, seed=seed)
+        if request not in (None, "batch", "single"):
+            raise ConfigError(f"request is '{request}', expected 'batch' or 'single'.")
+        self._search = open_search(
+            questions, corpus, retriever, request=request or self._protocol.request, size=size, seed=seed
+        )
         self._question: Question | None = None
         self._transcript: list[str] = []
         self._responses: list[str] = []

@@ -51,6 +51,7 @@ class Protocol:
         page: passages to a page.
         written: a response to what is scored of it.
         invalid: what an invalid action is answered with.
+        request: how its search server is asked, several queries at once ("batch") or one ("single").
         result_tokens: words and marks of a result that are shown at most, or None.
     """
 
@@ -62,6 +63,7 @@ class Protocol:
     page: Callable[[Sequence[Passage]], str]
     written: Callable[[str], str]
     invalid: str
+    request: str
     result_tokens: int | None
 
 
@@ -153,6 +155,7 @@ PROTOCOLS = {
             "\nMy previous action is invalid. A query has to stand between <search> and </search>, the final answer "
             "between <answer> and </answer>. Let me try again.\n"
         ),
+        request="batch",
         result_tokens=500,
     ),
     "stepwise": Protocol(
@@ -164,6 +167,7 @@ PROTOCOLS = {
         page=page_stepwise,
         written=lambda text: project_stepwise(text)[0],
         invalid="",
+        request="single",
         result_tokens=None,
     ),
 }

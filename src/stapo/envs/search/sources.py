@@ -41,7 +41,7 @@ def open_questions(questions: Paths, *, heldout: float, size: str, seed: int) ->
 
 
 def open_search(
-    questions: Paths, corpus: str | os.PathLike[str] | None, retriever: str, *, size: str, seed: int
+    questions: Paths, corpus: str | os.PathLike[str] | None, retriever: str, *, request: str, size: str, seed: int
 ) -> Retriever:
     """What answers searches: the passages of the generated world, of a corpus, or a server.
 
@@ -49,6 +49,7 @@ def open_search(
         questions: None for a generated world, whose passages are searched where no corpus is given.
         corpus: file of passages.
         retriever: name, or address of a server.
+        request: how a server is asked, "batch" or "single".
         size: of the generated world.
         seed: of the generated world.
 
@@ -69,7 +70,9 @@ def open_search(
             f"retriever '{retriever}' needs passages to search: give env.corpus a .jsonl file, or env.retriever the "
             "address of a server."
         )
-    return _opened(retriever, None if path is None else str(path), () if path is None else _stamps([str(path)]))
+    if _is_address(retriever):
+        return _server(retriever, request)
+    return _opened(retriever, str(path), _stamps([str(path)]))
 
 
 def _is_address(retriever: str) -> bool:
@@ -125,8 +128,13 @@ def _world_search(size: str, seed: int) -> Retriever:
 
 
 @lru_cache(maxsize=4)
-def _opened(retriever: str, corpus: str | None, stamps: tuple[object, ...]) -> Retriever:
-    return open_retriever(retriever, corpus=None if corpus is None else Path(corpus))
+def _opened(retriever: str, corpus: str, stamps: tuple[object, ...]) -> Retriever:
+    return open_retriever(retriever, corpus=Path(corpus))
+
+
+@lru_cache(maxsize=4)
+def _server(address: str, request: str) -> Retriever:
+    return open_retriever(address, shape=request)
 
 
 class WorldSearch(Closing):
