@@ -104,6 +104,9 @@ def settings(environment: str = "alfworld", algorithm: str = "stapo", **changes:
     chosen |= flagging(algorithm)
     if algorithm == "ppo":
         chosen |= {"critic": {"learning_rate": 5e-3, "warmup_iterations": 1}}
+    if get_algorithm(algorithm).sampling.dynamic:
+        # These policies hardly ever win: every round is played, and ten of them would be most of the suite's time.
+        chosen |= {"sampling": {"max_rounds": 3}}
     data = json.loads(json.dumps({**COMMON, **ENVIRONMENTS[environment], "algorithm": chosen}))
     for key, value in changes.items():
         *path, last = key.split("__")
