@@ -26,7 +26,7 @@ from stapo.errors import GameFileError, StapoError
 from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.cache import default_cache
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever the files below change; a catalogue of another number is built anew."""
 
 _META, _RECORDS, _INDEX = "catalogue.json", "records.bin", "index"
