@@ -119,7 +119,7 @@ def test_command_line(place, capsys, argv, said):
         (["--optim.iteratons", "3"], "--optim.iterations"),
         (["--optim.iterations", "x"], "invalid literal"),
         (["--optim.iterations", "-1"], "expected at least 0"),
-        (["--algorithm.outlier.select", "foo"], "('iqr', 'all', 'none')"),
+        (["--algorithm.outlier.select", "foo"], "('iqr', 'random', 'all', 'none')"),
         (["tiny", "extra"], "Unrecognized options: extra"),
         (["--quite"], "Unrecognized options: --quite"),
     ],
