@@ -39,7 +39,7 @@ commands:
 start here:
   stapo train                            train the embedded default on generated household tasks (minutes, CPU)
   stapo train --algorithm gigpo          the same with a baseline
-  stapo train --env.games DIR            the same on real ALFWorld games
+  stapo train alfworld-tiny --env.games DIR  a small policy on real ALFWorld games
   stapo play                             try a task yourself
 
 'stapo COMMAND --help' explains a command and all its settings.

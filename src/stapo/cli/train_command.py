@@ -34,7 +34,7 @@ arguments:
 examples:
   stapo train --seed 1
   stapo train tiny --algorithm grpo --optim.iterations 20
-  stapo train tiny --env.games ../shared/data/alfworld --eval.split valid_unseen
+  stapo train alfworld-tiny --env.games ../shared/data/alfworld --eval.split valid_unseen
   stapo train --dry-run > mine.yaml && stapo train mine.yaml
 
 Settings (all can be overridden; values shown are those of the preset):

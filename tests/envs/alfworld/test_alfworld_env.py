@@ -157,7 +157,8 @@ def test_closing_ends_the_episode_and_not_the_environment(env):
         ({"task_types": ["pick_and_place"]}, "no family. Did you mean 'pick_and_place_simple'"),
         ({"task_types": [7]}, "names 7, which is no family"),
         ({"task_types": []}, "task_types is empty"),
-        ({"task_types": "pick_and_place_simple"}, "must be a list of families"),
+        ({"task_types": 1.5}, "must be a list of families"),
+        ({"task_types": "1, pick"}, "names 'pick', which is no family"),
         ({"demonstrator_memory": -1}, "demonstrator_memory must be a whole number of 0 or more, or None, found -1"),
         ({"demonstrator_habit": 1.0}, "demonstrator_habit must be a number from 0 to below 1, found 1.0"),
     ],
@@ -171,6 +172,9 @@ def test_chosen_families_by_name_and_by_the_number_of_the_original():
     by_name = make("alfworld", games_per_type=3, task_types=["look_at_obj_in_light", "pick_and_place_simple"])
     by_number = make("alfworld", games_per_type=3, task_types=[1, 2])
     everything = make("alfworld", games_per_type=3)
+    for text in ("1,2", "pick_and_place_simple, 2"):
+        assert list(make("alfworld", games_per_type=3, task_types=text).tasks) == list(by_name.tasks)
+    assert len(make("alfworld", games_per_type=3, task_types=1).tasks) == len(by_name.tasks) / 2
     assert list(by_name.tasks) == list(by_number.tasks)
     chosen = {"look_at_obj_in_light", "pick_and_place_simple"}
     assert {by_name.task_type(t) for t in by_name.tasks} == chosen

@@ -52,7 +52,7 @@ class AlfworldEnv:
         max_steps: int = 50,
         scenes: str = "small",
         games_per_type: int = 200,
-        task_types: Sequence[str | int] | None = None,
+        task_types: str | int | Sequence[str | int] | None = None,
         demonstrator_memory: int | None = None,
         demonstrator_habit: float = 0.0,
     ) -> None:

@@ -77,13 +77,20 @@ class ChosenTypes:
         )
 
 
-def types_named(names: Iterable[str | int]) -> tuple[TaskType, ...]:
+def types_named(names: str | int | Iterable[str | int]) -> tuple[TaskType, ...]:
     """Families by name, or by their number in the configuration files of the original (1 to 6).
+
+    Args:
+        names: one, several, or several in one text with commas between them.
 
     Raises:
         ConfigError: no such family, or none at all.
     """
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if isinstance(names, str):
+        names = [int(name) if name.strip().isdecimal() else name.strip() for name in names.split(",") if name.strip()]
+    elif isinstance(names, int):
+        names = [names]
+    elif not isinstance(names, Iterable):
         raise ConfigError(f"task_types must be a list of families or None, found {names!r}.")
     chosen: list[TaskType] = []
     for name in names:
