@@ -47,7 +47,7 @@ format: $(READY) ## Format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix .
 
 soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and environment; it must end as if undisturbed
-	STAPO_SOAK=1 $(BIN)/python -m pytest tests/reliability/test_02_kill_at_random_moments.py -s $(PYTEST_ARGS)
+	STAPO_SOAK=1 $(BIN)/python -m pytest tests/reliability/test_01_bitwise_resume.py tests/reliability/test_02_kill_at_random_moments.py -s $(PYTEST_ARGS)
 
 guards: $(READY) ## Remove each guard of the reliability suite in a copy, and see its test fail
 	$(BIN)/python scripts/check_guards.py $(ARGS)

@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from stapo.algo import get_algorithm
+from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.cli.main import main
 from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
@@ -80,6 +80,23 @@ COMMON: dict[str, Any] = {
     "eval": {"episodes": 4, "every": 2, "quick_episodes": 2},
     "log": {"transcript_every": 1, "transcript_groups": 2, "checkpoint_every": 2, "save_seconds": 0.0, "grace": 30.0},
 }
+
+SOAK = os.environ.get("STAPO_SOAK") == "1"
+"""Every algorithm in every environment (`make soak`); otherwise those that the loops of `cases` name."""
+
+PATHS = ("stapo", "grpo", "empg", "stapo-random", "stapo-running", "stapo-dynamic", "ppo")
+"""One algorithm for each way through the trainer: what draws, what carries state, what has a critic or plays again."""
+
+
+def cases(paths: tuple[str, ...] = PATHS) -> list[tuple[str, str]]:
+    """(environment, algorithm) of the tests that train: all of them in a soak; otherwise `paths` in the first
+    environment, and `stapo` in the others.
+    """
+    if SOAK:
+        return [(e, a) for e in ENVIRONMENTS for a in ALGORITHMS]
+    first, *others = ENVIRONMENTS
+    return [(first, a) for a in paths] + [(e, "stapo") for e in others]
+
 
 FLAGGING = {"outlier": {"select": "all"}, "selective": {"alpha": 0.1, "gamma": 0.1}}
 """So that runs of a few dozen steps have flagged rows at all."""

@@ -1,7 +1,8 @@
 """1. Bitwise resume: a run that is cut off after any of its saves and gone on with equals one that was not.
 
-Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each algorithm
-and each environment. The cut is made by putting the folder back to what it was right after a save.
+Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each way through
+the trainer and each environment, and in a soak for each algorithm in each environment. The cut is made by putting the
+folder back to what it was right after a save.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from reliable import ENVIRONMENTS, assert_same, contents, copying, run, settings, train, write_settings
+from reliable import assert_same, cases, contents, copying, run, settings, train, write_settings
 
-from stapo.algo import ALGORITHMS
 from stapo.run import RunDirectory
 
 
-@pytest.mark.parametrize("environment", ENVIRONMENTS)
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("environment, algorithm", cases())
 def test_every_save_leads_to_the_same_end(tmp_path, environment, algorithm):
     source = write_settings(tmp_path, settings(environment, algorithm))
     (tmp_path / "copies").mkdir()

@@ -6,20 +6,16 @@ be seen, or a little later. `make soak` kills 50 times for every algorithm and e
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import time
 
 import pytest
-from reliable import ENVIRONMENTS, assert_same, contents, kill, settings, start, train, wait, write_settings
+from reliable import SOAK, assert_same, cases, contents, kill, settings, start, train, wait, write_settings
 
-from stapo.algo import ALGORITHMS
 from stapo.run import RunDirectory
 
-SOAK = os.environ.get("STAPO_SOAK") == "1"
 KILLS = 50 if SOAK else 8
-CASES = [(e, a) for e in ENVIRONMENTS for a in ALGORITHMS if SOAK or a in ("stapo", "gigpo", "ppo", "stapo-dynamic")]
 
 
 def unfinished_save(folder):
@@ -42,7 +38,7 @@ def kill_inside_a_save(pid, folder, delay):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("environment, algorithm", CASES)
+@pytest.mark.parametrize("environment, algorithm", cases(("stapo", "ppo", "stapo-dynamic")))
 def test_killed_at_random_moments(tmp_path, environment, algorithm):
     data = settings(environment, algorithm)
     started = time.monotonic()
