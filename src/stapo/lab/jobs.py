@@ -181,7 +181,8 @@ class Jobs:
                 process.wait(self.grace)
             except subprocess.TimeoutExpired:
                 self._kill()
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(self.grace)
         self._running.clear()
 
 

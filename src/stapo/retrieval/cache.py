@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,6 +28,8 @@ IN_MEMORY_BYTES = 1 << 20
 """A corpus of at most this size is indexed in memory at each start (in under a second), and nothing is written."""
 
 _VERSION = 1
+_PATIENCE = 6 * 3600.0  # an index of 21 million passages takes long; more than this is a process that hangs
+_PAUSE = 0.1
 
 
 def default_cache() -> Path:
@@ -129,6 +132,21 @@ class IndexCache:
             build(folder)
         return folder
 
+    def _wait_for(self, descriptor: int, name: str) -> None:
+        """Take the lock, once the process that builds the same index has let go of it."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as err:
+                if time.monotonic() > end:
+                    raise IndexFileError(
+                        f"another process has been building '{self.folder / name}' for {_PATIENCE / 3600:.0f} hours. "
+                        f"Stop it, or name another cache with {CACHE_VARIABLE}."
+                    ) from err
+            time.sleep(_PAUSE)
+
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         try:
@@ -139,7 +157,7 @@ class IndexCache:
                 f"cache {self.folder} cannot be written: {err.strerror or err}. Name another with {CACHE_VARIABLE}."
             ) from err
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._wait_for(descriptor, name)
             yield
         finally:
             os.close(descriptor)

@@ -158,7 +158,14 @@ class HttpRetriever(Closing):
         bodies = requests_of(queries, k, self.options.shape)
         answering = self._loop().submit(self._all(bodies))
         try:
-            answers: list[bytes] = answering.result()
+            # The loop ends every search by itself; the limit is for a loop that has died.
+            answers: list[bytes] = answering.result(timeout=self.options.total_s + _GRACE_S)
+        except TimeoutError as err:
+            answering.cancel()
+            self._count("timeout")
+            raise RetrieverError(
+                f"retriever {self.url}: the thread that asks it did not answer; open it anew.", "timeout"
+            ) from err
         except BaseException:
             answering.cancel()
             raise
