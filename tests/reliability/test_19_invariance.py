@@ -18,26 +18,27 @@ import signal
 import time
 
 import pytest
-from reliable import assert_same, contents, run, settings, start, train, wait, write_settings
+from reliable import ENVIRONMENTS, assert_same, contents, run, settings, start, train, wait, write_settings
 from safetensors.torch import load_file
 
 from stapo.run import RunDirectory
 from toy_world import ToyEnv, toy_settings
 
 
-@pytest.fixture(scope="module")
-def usual(tmp_path_factory):
-    made = train(tmp_path_factory.mktemp("usual"), settings())
-    return made, contents(made)
+@pytest.fixture(scope="module", params=ENVIRONMENTS)
+def usual(request, tmp_path_factory):
+    """The settings for one environment, and what a run of them leaves."""
+    data = settings(request.param)
+    return data, contents(train(tmp_path_factory.mktemp("usual"), data))
 
 
 def test_one_seed_one_run(usual, tmp_path):
-    assert_same(usual[1], contents(train(tmp_path, settings())))
+    assert_same(usual[1], contents(train(tmp_path, usual[0])))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(usual, tmp_path, workers):
-    assert_same(usual[1], contents(train(tmp_path, settings(), "--rollout.workers", str(workers))))
+    assert_same(usual[1], contents(train(tmp_path, usual[0], "--rollout.workers", str(workers))))
 
 
 class TardyEnv(ToyEnv):
@@ -61,7 +62,7 @@ def test_the_order_of_answers_changes_nothing(toy_model, tmp_path):
 
 
 def test_the_place_of_a_stop_changes_nothing(usual, tmp_path):
-    source, folder, log = write_settings(tmp_path, settings()), tmp_path / "run", tmp_path / "log"
+    source, folder, log = write_settings(tmp_path, usual[0]), tmp_path / "run", tmp_path / "log"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
     pid = start(argv, log)
     end = time.monotonic() + 60
