@@ -16,11 +16,11 @@ from stapo.diagnose.protocol import Protocol
 from stapo.diagnose.ranking import estimate
 from stapo.diagnose.records import step_records, worst_cases
 from stapo.diagnose.tables import Table, comparison_table
+from stapo.durable import reason_of, write_durably
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, versions
-from stapo.run.durable import reason_of, write_durably
 from stapo.train.loop import set_threads
 from stapo.train.run_config import RunConfig
 

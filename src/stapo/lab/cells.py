@@ -9,11 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError, StapoError
 from stapo.lab.jobs import Ended, Job, Jobs
 from stapo.lab.plan import Cell, Plan, cell_folder, start_folder
 from stapo.run import RunDirectory
-from stapo.run.durable import write_durably
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from stapo import __version__
+from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError
 from stapo.lab.figures import Curves, figures
 from stapo.lab.plan import Plan, cell_folder, start_folder
 from stapo.report.trajectories import readable
 from stapo.run import RunDirectory
-from stapo.run.durable import write_durably
 
 FILE_NAME = "report.html"
 Row = dict[str, Any]

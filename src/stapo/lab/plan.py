@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from stapo.durable import write_durably
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.run.directory import versions
-from stapo.run.durable import write_durably
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from stapo.train.state import differing

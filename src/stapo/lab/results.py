@@ -8,13 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError, StapoError
 from stapo.lab.jobs import Ended
 from stapo.lab.plan import Cell, Plan, Variant, cell_folder, start_folder
 from stapo.lab.statistics import LEVEL, RESAMPLES, pair, paired_difference, spread
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
-from stapo.run.durable import write_durably
 
 FILE_NAME = "results.json"
 FORMAT_VERSION = 1

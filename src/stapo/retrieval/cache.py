@@ -7,19 +7,20 @@ one finds its own again. Of several processes that need the same index one build
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from stapo.durable import digest_of
 from stapo.errors import CorpusError, IndexFileError
-from stapo.retrieval.corpus import Corpus, content_digest, scan
+from stapo.retrieval.corpus import Corpus, scan
 from stapo.retrieval.index_files import Manifest, open_array, read_manifest, written_whole
 
 CACHE_VARIABLE = "STAPO_CACHE"
@@ -38,6 +39,58 @@ def default_cache() -> Path:
         return Path(chosen)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "stapo"
+
+
+def known_digest(path: Path, cache: Path) -> str:
+    """SHA-256 of a file; remembered in the cache for as long as its size, time and place on the disk stay the same.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    found, name = path.stat(), str(path.resolve())
+    facts = [name, found.st_size, found.st_mtime_ns, found.st_ino]
+    note = cache / "digests" / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+    with suppress(OSError, ValueError):
+        *known, remembered = json.loads(note.read_text(encoding="utf-8"))
+        if known == facts:
+            return str(remembered)
+    digest = digest_of(path)
+    # A file that was written a moment ago may be written again within the same tick of its clock.
+    if time.time_ns() - found.st_mtime_ns > 2_000_000_000:
+        with suppress(OSError):
+            note.parent.mkdir(parents=True, exist_ok=True)
+            temporary = note.with_name(f"{note.name}.{os.getpid()}")
+            temporary.write_text(json.dumps([*facts, digest]), encoding="utf-8")
+            temporary.replace(note)
+    return digest
+
+
+@contextmanager
+def turn(lock: Path, seconds: float) -> Iterator[bool]:
+    """Wait until no other process holds `lock`; the system frees the lock of a process that dies.
+
+    Args:
+        lock: a file, made where it is missing.
+        seconds: to wait at most.
+
+    Yields:
+        whether it is held now, or another process has held it all the time.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    end, held = time.monotonic() + seconds, False
+    try:
+        while not held and time.monotonic() < end:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+            except BlockingIOError:
+                time.sleep(_PAUSE)
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def keep_in_memory(corpus: Path) -> bool:
@@ -74,25 +127,12 @@ class IndexCache:
         self.folder = self._cache / self._digest()
 
     def _digest(self) -> str:
-        facts = self.path.stat() if self.path.exists() else None
-        if facts is None or not self.path.is_file():
+        if not self.path.is_file():
             raise CorpusError(f"corpus {self.path} is no file.")
-        known = self._cache / "known-corpora.json"
-        key = f"{self.path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}"
-        record: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            read = json.loads(known.read_text(encoding="utf-8"))
-            record = read if isinstance(read, dict) else {}
-        found = record.get(key)
-        if isinstance(found, str) and len(found) == 64:
-            return found
-        digest = content_digest(self.path)
-        # A note that spares reading; that another process's note gets lost costs one more reading.
-        with suppress(OSError):
-            temporary = known.with_name(f".{known.name}.{os.getpid()}")
-            temporary.write_text(json.dumps({**record, key: digest}, indent=1), encoding="utf-8")
-            temporary.replace(known)
-        return digest
+        try:
+            return known_digest(self.path, self._cache)
+        except OSError as err:
+            raise CorpusError(f"corpus {self.path} cannot be read: {err.strerror or err}.") from err
 
     def corpus(self) -> Corpus:
         """The corpus, with the places of its passages from the cache.
@@ -122,7 +162,19 @@ class IndexCache:
             IndexFileError: the cache cannot be written.
         """
         folder = self.folder / name
-        with self._locked(name):
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(turn(self.folder / f".{name}.lock", _PATIENCE))
+            except OSError as err:
+                raise IndexFileError(
+                    f"cache {self.folder} cannot be written: {err.strerror or err}. Name another with {CACHE_VARIABLE}."
+                ) from err
+            if not held:
+                raise IndexFileError(
+                    f"another process has been building '{folder}' for {_PATIENCE / 3600:.0f} hours. "
+                    f"Stop it, or name another cache with {CACHE_VARIABLE}."
+                )
             if folder.exists():
                 try:
                     check(folder)
@@ -131,33 +183,3 @@ class IndexCache:
                     print(f"note: {err} Building it anew.", file=sys.stderr)
             build(folder)
         return folder
-
-    def _wait_for(self, descriptor: int, name: str) -> None:
-        """Take the lock, once the process that builds the same index has let go of it."""
-        end = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError as err:
-                if time.monotonic() > end:
-                    raise IndexFileError(
-                        f"another process has been building '{self.folder / name}' for {_PATIENCE / 3600:.0f} hours. "
-                        f"Stop it, or name another cache with {CACHE_VARIABLE}."
-                    ) from err
-            time.sleep(_PAUSE)
-
-    @contextmanager
-    def _locked(self, name: str) -> Iterator[None]:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / f".{name}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as err:
-            raise IndexFileError(
-                f"cache {self.folder} cannot be written: {err.strerror or err}. Name another with {CACHE_VARIABLE}."
-            ) from err
-        try:
-            self._wait_for(descriptor, name)
-            yield
-        finally:
-            os.close(descriptor)

@@ -7,7 +7,6 @@ lines start: 21 million passages cost no memory to speak of, and any number of p
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -148,16 +147,3 @@ class Corpus:
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of a corpus file, in hexadecimal.
-
-    Raises:
-        CorpusError: the file cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as err:
-        raise CorpusError(f"corpus {path} cannot be read: {err.strerror or err}.") from err

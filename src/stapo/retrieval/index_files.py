@@ -6,9 +6,7 @@ every other file. Arrays are plain `.npy` files, opened as memory maps and never
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -19,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from stapo.durable import digest_of, sync
 from stapo.errors import IndexFileError
 
 MANIFEST = "manifest.json"
-_BLOCK = 1 << 20
 
 VERIFIED_BYTES = 1 << 28
 """Indexes of at most this size are compared with their hashes at each opening unless told otherwise (256 MiB)."""
@@ -41,23 +39,6 @@ class Manifest:
     kind: str
     version: int
     facts: Mapping[str, Any]
-
-
-def digest_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            found.update(block)
-    return found.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager
@@ -88,7 +69,7 @@ def written_whole(folder: Path, manifest: Manifest) -> Iterator[Path]:
         }
         (temporary / MANIFEST).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         for path in [*files, temporary / MANIFEST, temporary]:
-            _sync(path)
+            sync(path)
         temporary.chmod(0o755)
         _put_in_place(temporary, folder)
     except OSError as err:
@@ -111,7 +92,7 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
             continue
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-        _sync(folder.parent)
+        sync(folder.parent)
         return
     raise OSError(f"other processes keep writing {folder}")
 

@@ -31,8 +31,8 @@ from typing import Any
 
 import yaml
 
+from stapo.durable import append_whole, reason_of, remove_folder, sync, write_durably
 from stapo.errors import RunDirectoryError, SaveError
-from stapo.run.durable import append_whole, reason_of, remove_folder, sync, write_durably
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.saves import SaveStore

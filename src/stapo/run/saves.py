@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from stapo.durable import reason_of, remove_folder
 from stapo.errors import SaveError
-from stapo.run.durable import reason_of, remove_folder
 from stapo.run.sealed import check_sealed, is_sealed, write_sealed
 
 

@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from stapo.durable import digest_of, remove_folder, sync, write_durably
 from stapo.errors import SaveError
-from stapo.run.durable import digest_of, remove_folder, sync, write_durably
 
 MANIFEST = "manifest.json"
 MARKER = "COMPLETE"

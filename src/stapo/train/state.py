@@ -22,9 +22,9 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
+from stapo.durable import link_or_copy
 from stapo.errors import SaveError
 from stapo.policy import Policy
-from stapo.run.durable import link_or_copy
 from stapo.run.sealed import unchanged_files
 from stapo.train.randomness import random_state
 

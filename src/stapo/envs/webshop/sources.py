@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from stapo.envs.webshop.cache import digest_of
+from stapo.envs import draws
+from stapo.envs.webshop import generator
+from stapo.envs.webshop.cache import file_digest
 from stapo.envs.webshop.product import Product, is_skipped, read_product
 from stapo.envs.webshop.streaming import iter_items, iter_list
 from stapo.errors import ConfigError, GameFileError
-
-_GENERATOR = "stapo.envs.webshop.generator"
 
 
 class Source(Protocol):
@@ -52,7 +51,7 @@ class FileSource:
     def key(self) -> str:
         """Digest of the contents of the files."""
         files = [self.items, self.attributes, *([self.human] if self.human else [])]
-        return _digest(["files", *map(digest_of, files)])
+        return _digest(["files", *map(file_digest, files)])
 
     def describe(self) -> str:
         """The path of the products."""
@@ -121,11 +120,8 @@ class GeneratedSource:
 
     def key(self) -> str:
         """Digest of the arguments and of the generator's code: another version makes another shop."""
-        folder = Path(str(_generator().__file__)).parent
-        code = [digest_of(file) for file in sorted(folder.glob("*.py"))]
-        shared = folder.parent.parent / "draws.py"
-        code += [digest_of(shared)] if shared.is_file() else []
-        return _digest(["generated", self.size, self.count, self.seed, *code])
+        files = [*sorted(Path(generator.__file__).parent.glob("*.py")), Path(draws.__file__)]
+        return _digest(["generated", self.size, self.count, self.seed, *map(file_digest, files)])
 
     def describe(self) -> str:
         """The size of the shop."""
@@ -133,7 +129,7 @@ class GeneratedSource:
 
     def products(self, scratch: Path) -> Iterator[Product]:
         """The products of the shop."""
-        for number, article in enumerate(_generator().iter_products(self.count, self.seed, self.size)):
+        for number, article in enumerate(generator.iter_products(self.count, self.seed, self.size)):
             yield read_product(article.product, article.synthetic, article.human, f"generated number {number}")
 
 
@@ -186,15 +182,6 @@ def _existing(path: str | os.PathLike[str], option: str) -> Path:
             "generated shop."
         )
     return found
-
-
-def _generator() -> Any:
-    try:
-        return importlib.import_module(_GENERATOR)
-    except ModuleNotFoundError as err:
-        raise ConfigError(
-            "there are no products: this version has no generator for them. Give products=PATH of items_shuffle.json."
-        ) from err
 
 
 def _digest(parts: list[Any]) -> str:
