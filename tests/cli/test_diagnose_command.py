@@ -35,10 +35,10 @@ from toy_world import ToyEnv, toy_settings
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e \ud800"
 
 
-class MoodyEnv(ToyEnv):
+class JudgedEnv(ToyEnv):
     """The toy world with a judge, with effects, and with a goal that would like to be markup."""
 
-    name = "moody"
+    name = "judged"
 
     def reset(self, task_id):
         seen = super().reset(task_id)
@@ -63,7 +63,7 @@ class Mood:
         return {"odd"} if len(self.action) % 2 else set()
 
 
-ENVIRONMENTS.register("moody", MoodyEnv)
+ENVIRONMENTS.register("judged", JudgedEnv)
 
 
 def train(folder, model, name, **changes):
@@ -78,8 +78,8 @@ def runs(tmp_path_factory, toy_model):
     folder = tmp_path_factory.mktemp("diagnose")
     return {
         "toy": train(folder, toy_model, "toy"),
-        "moody": train(folder, toy_model, "moody", env__name="moody"),
-        "grpo": train(folder, toy_model, "grpo", env__name="moody", algorithm__name="grpo", seed=1),
+        "judged": train(folder, toy_model, "judged", env__name="judged"),
+        "grpo": train(folder, toy_model, "grpo", env__name="judged", algorithm__name="grpo", seed=1),
     }
 
 
@@ -98,19 +98,19 @@ def diagnosed(capsys, *argv):
 
 
 @pytest.fixture(scope="module")
-def moody(runs, tmp_path_factory):
-    out = tmp_path_factory.mktemp("out") / "moody"
-    assert main(["diagnose", str(runs["moody"]), "--out", str(out)]) == 0
+def judged(runs, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "judged"
+    assert main(["diagnose", str(runs["judged"]), "--out", str(out)]) == 0
     return out / "final"
 
 
-def test_the_folder(moody):
-    assert sorted(p.name for p in moody.iterdir()) == ["diagnosis.html", "diagnosis.json", "steps.jsonl"]
-    document = json.loads((moody / "diagnosis.json").read_text())
-    rows = list(read_jsonl(moody / "steps.jsonl"))
+def test_the_folder(judged):
+    assert sorted(p.name for p in judged.iterdir()) == ["diagnosis.html", "diagnosis.json", "steps.jsonl"]
+    document = json.loads((judged / "diagnosis.json").read_text())
+    rows = list(read_jsonl(judged / "steps.jsonl"))
     assert document["format"] == "stapo-diagnosis-1"
     assert (document["checkpoint"], document["algorithm"]) == ("final", "stapo")
-    assert document["environment"] == {"name": "moody"}
+    assert document["environment"] == {"name": "judged"}
     assert document["protocol"]["sentence"] == (
         "6 of the 6 tasks of split 'heldout', 4 trajectories each, sampled at temperature 1, seed 0"
     )
@@ -122,9 +122,9 @@ def test_the_folder(moody):
     }
 
 
-def test_the_numbers_are_those_of_the_rows(moody):
-    document = json.loads((moody / "diagnosis.json").read_text())
-    rows = list(read_jsonl(moody / "steps.jsonl"))
+def test_the_numbers_are_those_of_the_rows(judged):
+    document = json.loads((judged / "diagnosis.json").read_text())
+    rows = list(read_jsonl(judged / "steps.jsonl"))
     flagged = np.array([r["outlier"] is not None for r in rows])
     odd = np.array(["odd" in r["faults"] for r in rows])
     assert odd.tolist() == [len(r["action"]) % 2 == 1 for r in rows]
@@ -151,21 +151,21 @@ def test_the_numbers_are_those_of_the_rows(moody):
     assert difference[0] == pytest.approx(table["auc"]["normalized"][0] - table["auc"]["shannon"][0])
 
 
-def test_again_is_the_same_and_touches_nothing_else(runs, moody, capsys):
-    before = contents(runs["moody"])
-    diagnosed(capsys, runs["moody"])
-    folder = runs["moody"] / "diagnosis"
-    assert contents(folder / "final") == contents(moody)
+def test_again_is_the_same_and_touches_nothing_else(runs, judged, capsys):
+    before = contents(runs["judged"])
+    diagnosed(capsys, runs["judged"])
+    folder = runs["judged"] / "diagnosis"
+    assert contents(folder / "final") == contents(judged)
     (folder / "notes.txt").write_text("mine")
     (folder / "final" / "notes.txt").write_text("mine, too")
-    diagnosed(capsys, runs["moody"])
+    diagnosed(capsys, runs["judged"])
     assert contents(folder / "final").keys() == {
-        *contents(moody),
+        *contents(judged),
         (folder / "final/notes.txt").relative_to(folder / "final"),
     }
     assert (folder / "final" / "notes.txt").read_text() == "mine, too"
     shutil.rmtree(folder)
-    assert contents(runs["moody"]) == before
+    assert contents(runs["judged"]) == before
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------
@@ -174,11 +174,11 @@ def test_again_is_the_same_and_touches_nothing_else(runs, moody, capsys):
 def test_side_by_side(runs, tmp_path, capsys):
     before = {name: contents(path) for name, path in runs.items()}
     found = diagnosed(
-        capsys, runs["moody"], "--checkpoints", "start", "final", "--against", runs["grpo"], "--out", tmp_path / "o",
+        capsys, runs["judged"], "--checkpoints", "start", "final", "--against", runs["grpo"], "--out", tmp_path / "o",
         "--tasks", 3,
     )  # fmt: skip
     assert [d["label"] for d in found] == [
-        "moody start (stapo)", "moody final (stapo)", "grpo start (grpo)", "grpo final (grpo)",
+        "judged start (stapo)", "judged final (stapo)", "grpo start (grpo)", "grpo final (grpo)",
     ]  # fmt: skip
     assert sorted(p.name for p in (tmp_path / "o").iterdir()) == ["final", "grpo--final", "grpo--start", "start"]
     assert len({json.dumps(d["protocol"]["task_ids"]) for d in found}) == 1
@@ -191,12 +191,12 @@ def test_side_by_side(runs, tmp_path, capsys):
         assert d["minus_first"]["kl"][0] == pytest.approx(d["kl"]["all"][0] - found[0]["kl"]["all"][0])
     page = (tmp_path / "o" / "grpo--final" / "diagnosis.html").read_text()
     assert "Side by side" in page
-    assert "moody start (stapo)" in page
+    assert "judged start (stapo)" in page
     assert {name: contents(path) for name, path in runs.items()} == before
 
 
 def test_the_tables_for_people(runs, tmp_path, capsys):
-    assert main(["diagnose", str(runs["moody"]), "--tasks", "2", "--out", str(tmp_path / "a")]) == 0
+    assert main(["diagnose", str(runs["judged"]), "--tasks", "2", "--out", str(tmp_path / "a")]) == 0
     out, err = capsys.readouterr()
     for shown in ("Outliers against the other steps", "Bad steps", "area under the ROC curve", "diagnosis.html", "odd"):
         assert shown in out
@@ -217,7 +217,7 @@ def test_the_tables_for_people(runs, tmp_path, capsys):
     ],
 )
 def test_options(runs, tmp_path, capsys, argv, expected):
-    (found,) = diagnosed(capsys, runs["moody"], *argv, "--out", tmp_path)
+    (found,) = diagnosed(capsys, runs["judged"], *argv, "--out", tmp_path)
     assert {key: found["protocol"][key] for key in expected} == expected
 
 
@@ -226,7 +226,7 @@ def test_options(runs, tmp_path, capsys, argv, expected):
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm(runs, name):
-    run = RunDirectory.open(runs["moody"])
+    run = RunDirectory.open(runs["judged"])
     config = replace(read_run_config(run), algorithm=get_algorithm(name))
     tasks = [f"toy/heldout/{c}" for c in ("blue", "red")]
     protocol = make_protocol(config, tasks, "heldout", group_size=3)
@@ -276,7 +276,7 @@ def test_knobs_of_measuring(trained, expected, said):
         (["RUN", "--checkpoints", "start", "iteration-1"], "Checkpoints: start, iteration-00001, final; choose with"),
         (["RUN", "--checkpoints"], "--checkpoints needs names"),
         (["RUN", "--against"], "--against needs run directories"),
-        (["RUN", "--against", "OTHER"], "expected 'moody': only policies that can play the same tasks"),
+        (["RUN", "--against", "OTHER"], "expected 'judged': only policies that can play the same tasks"),
         (["RUN", "--against", "gone"], "run directory 'gone' does not exist"),
         (["RUN", "--agianst", "x"], "has no option '--agianst'. Did you mean '--against'?"),
         (["RUN", "--env.fatl", "x"], "has no option 'fatl'. Did you mean 'fatal'?"),
@@ -286,19 +286,19 @@ def test_knobs_of_measuring(trained, expected, said):
     ],
 )
 def test_wrong_input_is_one_line(runs, capsys, argv, said):
-    before = contents(runs["moody"])
-    names = {"RUN": str(runs["moody"]), "OTHER": str(runs["toy"])}
+    before = contents(runs["judged"])
+    names = {"RUN": str(runs["judged"]), "OTHER": str(runs["toy"])}
     given = [names.get(a, a.replace("RUN/", names["RUN"] + "/")) for a in argv]
     assert main(["diagnose", *given]) == 2
     out, err = capsys.readouterr()
     assert said in err
     assert (out, err.count("\n")) == ("", 1)
-    assert contents(runs["moody"]) == before
+    assert contents(runs["judged"]) == before
 
 
 def test_runs_that_cannot_be_diagnosed(runs, tmp_path, capsys):
     run = tmp_path / "run"
-    shutil.copytree(runs["moody"], run)
+    shutil.copytree(runs["judged"], run)
     shutil.rmtree(run / "checkpoints" / "final")
     info = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**info, "status": "stopped"}))
@@ -324,8 +324,8 @@ def test_help_teaches(capsys):
 # -- 6 -----------------------------------------------------------------------------------------------------------------
 
 
-def test_foreign_text_is_text(moody):
-    page = (moody / "diagnosis.html").read_text(encoding="utf-8")
+def test_foreign_text_is_text(judged):
+    page = (judged / "diagnosis.html").read_text(encoding="utf-8")
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     for forbidden in ("\x1b", "\u202e"):
@@ -336,7 +336,7 @@ def test_foreign_text_is_text(moody):
 
 
 def test_worst_cases(runs):
-    run = RunDirectory.open(runs["moody"])
+    run = RunDirectory.open(runs["judged"])
     config = read_run_config(run)
     protocol = make_protocol(config, [f"toy/heldout/{c}" for c in ("blue", "red", "teal")], "heldout")
     measured = measure(load_policy(str(run.checkpoint("final")), config.model), config, protocol)
