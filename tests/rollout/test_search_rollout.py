@@ -27,7 +27,7 @@ class Player:
 
 class Broken:
     def search(self, queries, k):
-        raise RetrieverError("found no server at port 1; expected one.")
+        raise RetrieverError("found no server at port 1; expected one.", "refused")
 
 
 def play(style, broken=False):
@@ -66,6 +66,6 @@ def test_a_failing_search_engine_is_counted_and_the_episode_goes_on(style):
     trajectory, failures = play(style, broken=True)
     assert failures == []
     assert trajectory.failure is None
-    assert [s.retriever_error for s in trajectory.steps] == [True, False, False]
+    assert [s.retriever_error for s in trajectory.steps] == ["refused", None, None]
     assert "could not be reached" in trajectory.steps[1].prompt
     assert all("port 1" not in s.prompt for s in trajectory.steps)

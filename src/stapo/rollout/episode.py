@@ -147,7 +147,8 @@ class Episode:
             raise EnvError("observe was called without an action in between; call prompt and answer first.")
         step.reward = out.reward * self.reward_scale
         step.effect = out.info.get("effect")
-        step.retriever_error = bool(out.info.get("retriever_error"))
+        if out.info.get("retriever_error"):
+            step.retriever_error = str(out.info.get("retriever_error_kind", "failed"))
         self.trajectory.steps.append(step)
         self._tried.add((step.anchor, step.action))
         self.memory.add(Turn(self.observation, self.blind_observation, step.action))

@@ -47,7 +47,8 @@ class Step:
         truncated: the response hit `max_response_tokens` without an end token.
         repeated: the same command was given before at the same anchor in this episode.
         effect: the action changed the state of the world; None where the environment does not say.
-        retriever_error: the search engine that the action asked for failed, and the environment went on without it.
+        retriever_error: how the search engine that the action asked for failed, in a word; the environment went on
+            without it.
         parts: token range (first, end) of the response's "think" and "action" part; empty where it was not asked for.
         masked: tokens of further prompts, by what they leave out; empty where none were asked for.
     """
@@ -69,7 +70,7 @@ class Step:
     truncated: bool = False
     repeated: bool = False
     effect: bool | None = None
-    retriever_error: bool = False
+    retriever_error: str | None = None
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     masked: dict[str, list[int]] = field(default_factory=dict)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -43,7 +44,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "valid_actions": fmean(s.valid for s in steps),
         "repeated_actions": fmean(s.repeated for s in steps),
         "ineffective_actions": fmean(not e for e in known) if known else None,
-        "retriever_errors": sum(s.retriever_error for s in steps),
+        "retriever_errors": dict(sorted(Counter(s.retriever_error for s in steps if s.retriever_error).items())),
         "truncated_responses": fmean(s.truncated for s in steps),
         "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
         "equal_reward_groups": _equal_reward_share(played),

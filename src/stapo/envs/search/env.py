@@ -34,6 +34,7 @@ class SearchEnv:
         retriever: "bm25", "tantivy", "dense", or the address of a server, "http://HOST:PORT".
         request: how a server is asked, "batch" (Search-R1's servers) or "single" (verl-agent's); None takes the
             protocol's.
+        retriever_seconds: for one search of a server, with every further try; then the turn is used up.
         topk: passages a search returns.
         protocol: "search-r1" (four searches, then an answer; one growing transcript) or "stepwise" (verl-agent's: four
             turns, a prompt for each).
@@ -62,6 +63,7 @@ class SearchEnv:
         corpus: str | os.PathLike[str] | None = None,
         retriever: str = "bm25",
         request: str | None = None,
+        retriever_seconds: float = 60.0,
         topk: int = 3,
         protocol: str = "search-r1",
         reward: str = "em",
@@ -94,8 +96,20 @@ class SearchEnv:
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
         if request not in (None, "batch", "single"):
             raise ConfigError(f"request is '{request}', expected 'batch' or 'single'.")
+        if (
+            isinstance(retriever_seconds, bool)
+            or not isinstance(retriever_seconds, int | float)
+            or retriever_seconds <= 0
+        ):
+            raise ConfigError(f"retriever_seconds is {retriever_seconds!r}, expected a number above 0.")
         self._search = open_search(
-            questions, corpus, retriever, request=request or self._protocol.request, size=size, seed=seed
+            questions,
+            corpus,
+            retriever,
+            request=request or self._protocol.request,
+            seconds=float(retriever_seconds),
+            size=size,
+            seed=seed,
         )
         self._question: Question | None = None
         self._transcript: list[str] = []
@@ -197,7 +211,7 @@ class SearchEnv:
         try:
             passages = self._search.search([act.text], self._topk)[0]
         except RetrieverError as err:
-            info["retriever_error"] = str(err)
+            info |= {"retriever_error": str(err), "retriever_error_kind": err.kind}
             return self._protocol.results(_UNREACHABLE)
         info["evidence"] = sum(hop.passage in {p.id for p in passages} for hop in self.question.hops)
         page = self._protocol.page(passages) or _EMPTY

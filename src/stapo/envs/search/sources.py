@@ -13,6 +13,7 @@ from stapo.envs.search.questions import Question, QuestionSet, digest_of
 from stapo.envs.search.world import generate_world
 from stapo.errors import ConfigError, GameFileError
 from stapo.retrieval.bm25 import BM25Index
+from stapo.retrieval.http_client import HttpOptions
 from stapo.retrieval.opening import open_retriever
 from stapo.retrieval.protocol import Closing, Passage, Retriever
 
@@ -41,7 +42,14 @@ def open_questions(questions: Paths, *, heldout: float, size: str, seed: int) ->
 
 
 def open_search(
-    questions: Paths, corpus: str | os.PathLike[str] | None, retriever: str, *, request: str, size: str, seed: int
+    questions: Paths,
+    corpus: str | os.PathLike[str] | None,
+    retriever: str,
+    *,
+    request: str,
+    seconds: float,
+    size: str,
+    seed: int,
 ) -> Retriever:
     """What answers searches: the passages of the generated world, of a corpus, or a server.
 
@@ -50,6 +58,7 @@ def open_search(
         corpus: file of passages.
         retriever: name, or address of a server.
         request: how a server is asked, "batch" or "single".
+        seconds: for one search of a server, with every further try.
         size: of the generated world.
         seed: of the generated world.
 
@@ -71,7 +80,7 @@ def open_search(
             "address of a server."
         )
     if _is_address(retriever):
-        return _server(retriever, request)
+        return _server(retriever, request, seconds)
     return _opened(retriever, str(path), _stamps([str(path)]))
 
 
@@ -133,8 +142,8 @@ def _opened(retriever: str, corpus: str, stamps: tuple[object, ...]) -> Retrieve
 
 
 @lru_cache(maxsize=4)
-def _server(address: str, request: str) -> Retriever:
-    return open_retriever(address, shape=request)
+def _server(address: str, request: str, seconds: float) -> Retriever:
+    return open_retriever(address, shape=request, total_s=seconds, read_s=min(seconds, HttpOptions().read_s))
 
 
 class WorldSearch(Closing):
