@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from stapo.algo.checks import require_finite, require_length
 from stapo.algo.config import CriticConfig
-from stapo.algo.groups import DoubleArray, dense_codes, real_values
-from stapo.algo.returns import step_returns
+from stapo.algo.groups import DoubleArray, real_values
+from stapo.algo.returns import previous_rows, step_returns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,16 +62,12 @@ def gae_advantages(
     reward, real = real_values("reward_b", reward_b, weight_b)
     value, _ = real_values("value_b", value_b, weight_b)
     require_length(reward.shape[0], value_b=value, traj_b=traj_b, step_b=step_b)
-    rows = np.flatnonzero(real)
     delta = reward - value
-    if rows.size:
-        traj = dense_codes(np.asarray(traj_b)[rows])
-        step = np.asarray(step_b, dtype=np.int64)[rows]
-        order = np.lexsort((step, traj))
-        here, ahead = order[:-1], order[1:]
-        goes_on = traj[here] == traj[ahead]
-        here, ahead = here[goes_on], ahead[goes_on]
-        delta[rows[here]] += discount ** (step[ahead] - step[here]) * value[rows[ahead]]
+    previous = previous_rows(traj_b, step_b, real)
+    ahead = np.flatnonzero(previous >= 0)
+    here = previous[ahead]
+    step = np.asarray(step_b, dtype=np.int64)
+    delta[here] += discount ** (step[ahead] - step[here]) * value[ahead]
     return step_returns(delta, traj_b, step_b, discount * lam, weight_b=real)
 
 

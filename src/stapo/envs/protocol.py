@@ -44,6 +44,11 @@ class Observation:
     admissible: list[str] | None = None
     blind_text: str | None = None
 
+    @property
+    def blind(self) -> str:
+        """The text for the trajectory-blind prompt: `blind_text`, or `text` where that has no trace of the goal."""
+        return self.text if self.blind_text is None else self.blind_text
+
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
@@ -70,6 +75,11 @@ class StepResult:
     won: bool
     info: dict[str, Any] = field(default_factory=dict)
     blind_text: str | None = None
+
+    @property
+    def blind(self) -> str:
+        """As in `Observation`."""
+        return self.text if self.blind_text is None else self.blind_text
 
 
 @runtime_checkable

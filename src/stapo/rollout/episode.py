@@ -57,7 +57,7 @@ class Episode:
         """Take in what the episode begins with."""
         self.trajectory.goal = first.goal
         self.observation = first.text
-        self.blind_observation = first.blind_text if first.blind_text is not None else first.text
+        self.blind_observation = first.blind
         self.admissible = first.admissible
 
     def prompt(self) -> list[int] | None:
@@ -153,7 +153,7 @@ class Episode:
         self._tried.add((step.anchor, step.action))
         self.memory.add(Turn(self.observation, self.blind_observation, step.action))
         self.observation = out.text
-        self.blind_observation = out.text if out.blind_text is None else out.blind_text
+        self.blind_observation = out.blind
         self.admissible = out.admissible
         if out.done:
             self.done = True

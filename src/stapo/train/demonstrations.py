@@ -83,7 +83,7 @@ def _play(
 ) -> list[DemoStep]:
     first = env.reset(task)
     memory = Memory(agent.history_length, agent.command_history)
-    seen, blind = first.text, first.blind_text if first.blind_text is not None else first.text
+    seen, blind = first.text, first.blind
     admissible, demos = first.admissible, []
     expert = env.demonstrator(random.Random(int(rng.integers(2**63))))  # type: ignore[attr-defined]
     for step in range(env.max_steps):
@@ -112,7 +112,7 @@ def _play(
         out = env.step(action)
         expert.played(action, bool(out.info.get("effect", True)))
         memory.add(Turn(seen, blind, action))
-        seen, blind = out.text, out.text if out.blind_text is None else out.blind_text
+        seen, blind = out.text, out.blind
         admissible = out.admissible
         if out.done:
             break

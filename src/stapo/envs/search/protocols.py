@@ -45,7 +45,6 @@ class Protocol:
     Attributes:
         name: as in the option `protocol`.
         max_steps: turns of an episode.
-        last_turn_answers: the last turn can only answer: a search in it is not carried out.
         read: an action's text to what it asks for.
         results: a page of passages to the text that the agent sees.
         page: passages to a page.
@@ -57,7 +56,6 @@ class Protocol:
 
     name: str
     max_steps: int
-    last_turn_answers: bool
     read: Callable[[str], Act]
     results: Callable[[str], str]
     page: Callable[[Sequence[Passage]], str]
@@ -146,7 +144,6 @@ PROTOCOLS = {
     "search-r1": Protocol(
         name="search-r1",
         max_steps=5,
-        last_turn_answers=True,
         read=read_search_r1,
         results=frame_search_r1,
         page=page_search_r1,
@@ -161,7 +158,6 @@ PROTOCOLS = {
     "stepwise": Protocol(
         name="stepwise",
         max_steps=4,
-        last_turn_answers=False,
         read=read_stepwise,
         results=frame_stepwise,
         page=page_stepwise,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
 from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import Goal, GoalBook, Kind, goal_book
-from stapo.envs.webshop.nouns import EXTRACTORS, noun_extractor
+from stapo.envs.webshop.nouns import EXTRACTORS
+from stapo.envs.webshop.nouns import noun_extractor as extractor
+from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.shopper import Shopper
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
@@ -221,10 +223,10 @@ class WebShopEnv:
         text = visit.text()
         if self.observation == "text":
             return text, visit.text(blind=True)
-        parts = text.split(" [SEP] ")
+        parts = text.split(SEPARATOR)
         if visit.goal.instruction in parts:
             first = parts.index(visit.goal.instruction) + 1
-            text = " [SEP] ".join(f"'{part}'" for part in parts[first:])
+            text = SEPARATOR.join(f"'{part}'" for part in parts[first:])
         return text, text
 
     def _playing(self) -> Visit:
@@ -239,10 +241,6 @@ def commands(visit: Visit) -> list[str]:
     """The commands that a page offers, sorted."""
     found = [f"click[{text}]" for text in visit.targets]
     return sorted([*found, SEARCH_COMMAND] if visit.can_search else found)
-
-
-extractor: Callable[[str], Callable[[str], tuple[str, ...]]] = noun_extractor
-"""The function under another name: the option of the environment has its own."""
 
 
 def _one_of(option: str, value: object, known: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from stapo.envs.webshop.pages import (
     NEXT,
     PREVIOUS,
     SEARCH,
+    SEPARATOR,
     Node,
     Option,
     Target,
@@ -126,7 +127,7 @@ class Visit:
             body = as_text(self._body())
         if blind or self._page == "done":
             return body
-        return " [SEP] ".join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
+        return SEPARATOR.join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
 
     def rich_text(self, *, blind: bool = False) -> str:
         """The page with marked buttons; `blind` leaves the instruction out."""
