@@ -292,6 +292,37 @@ def test_the_demonstrator_asks_again_with_the_name_alone():
     assert player.action() == f"<answer> {hops[1].found} </answer>"
 
 
+def test_a_hasty_demonstrator_guesses_an_answer_of_the_right_kind():
+    env = SearchEnv(demonstrator_haste=1.0)
+    for task in (
+        next(t for t in env.tasks if t.startswith("1-hop")),
+        next(t for t in env.tasks if t.startswith("2-hop")),
+    ):
+        env.reset(task)
+        key = env.question.hops[-1].key
+        kind = {q.hops[-1].found for q in map(env._questions.question, env.tasks) if q.hops[-1].key == key}
+        assert len(kind) > 1
+        said = {env.demonstrator(random.Random(seed)).action() for seed in range(20)}
+        assert len(said) > 1
+        assert said <= {f"<answer> {name} </answer>" for name in kind}
+
+
+def test_haste_is_the_share_of_turns_with_a_guess():
+    env = SearchEnv(demonstrator_haste=0.6)
+    env.reset(next(t for t in env.tasks if t.startswith("2-hop")))
+    first = [env.demonstrator(random.Random(seed)).action() for seed in range(500)]
+    # Three standard errors of a share of 500.
+    assert abs(sum(a.startswith("<answer>") for a in first) / 500 - 0.6) < 0.066
+    player = env.demonstrator(random.Random(3))
+    assert [player.action() for _ in range(5)] == [player.action()] * 5
+
+
+@pytest.mark.parametrize("haste", [-0.1, 1.1, "much", True])
+def test_haste_is_a_share(haste):
+    with pytest.raises(ConfigError, match="expected a share from 0 to 1"):
+        SearchEnv(demonstrator_haste=haste)
+
+
 def test_step_before_reset():
     with pytest.raises(EnvError, match="before reset"):
         SearchEnv().step("x")

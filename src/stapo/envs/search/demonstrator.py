@@ -2,11 +2,12 @@
 
 It knows which relations to follow, as a person who has understood the question does. It does not know where they lead:
 the next name, and the answer, are taken from results that were shown. Where a result does not hold what it needs, it
-asks again with the name alone.
+asks again with the name alone. With haste it guesses now and then instead of looking further, as people do.
 """
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING
 
 from stapo.envs.search.questions import Question
@@ -28,12 +29,14 @@ class Demonstrator:
 
     Args:
         env: the environment, just reset; never stepped here.
+        rng: decides when it guesses, and what.
+        haste: share of turns in which it guesses though it has not looked everything up.
 
     Raises:
         ConfigError: the way to the answer is not known.
     """
 
-    def __init__(self, env: SearchEnv) -> None:
+    def __init__(self, env: SearchEnv, rng: random.Random, haste: float = 0.0) -> None:
         if not env.question.hops:
             raise ConfigError(
                 "only questions of a generated world can be demonstrated: leave env.questions out, or set "
@@ -43,22 +46,30 @@ class Demonstrator:
         self.hops = env.question.hops
         self.reached = 0
         self.asked_again = False
+        self.rng = rng
+        self.haste = haste
+        self.next = self._choose()
 
     def action(self) -> str:
-        """The next action."""
+        """The next action; the same until `played` is called."""
+        return self.next
+
+    def _choose(self) -> str:
         if self.reached == len(self.hops):
             return f"<answer> {self.hops[-1].found} </answer>"
         hop = self.hops[self.reached]
+        if self.haste and self.rng.random() < self.haste:
+            return f"<answer> {self.rng.choice(self.env.answers_like(self.hops[-1].key))} </answer>"
         return f"<search> {hop.entity} </search>" if self.asked_again else _search(hop.entity, hop.key)
 
     def played(self, action: str, effect: bool) -> None:
         """Look for the next name in what the last action has shown."""
-        if not effect or self.reached == len(self.hops):
-            return
-        found = self.hops[self.reached].found in self.env.shown
-        # What two searches do not show is given up: better a guess at the end than no answer.
-        self.reached += found or self.asked_again
-        self.asked_again = not found and not self.asked_again
+        if effect and self.reached < len(self.hops):
+            found = self.hops[self.reached].found in self.env.shown
+            # What two searches do not show is given up: better a guess at the end than no answer.
+            self.reached += found or self.asked_again
+            self.asked_again = not found and not self.asked_again
+        self.next = self._choose()
 
 
 def _search(entity: str, key: str) -> str:

@@ -46,6 +46,8 @@ class SearchEnv:
         structure_score: with reward "format", for a well-formed sequence.
         final_score: with reward "format", for an answer at all.
         retrieval_score: with reward "format", for a right answer in a result.
+        demonstrator_haste: share of turns in which the demonstrator does not look any further and guesses: a warm start
+            that can search, but has yet to learn that it pays.
         heldout: share of the questions of split train that become a split heldout.
         size: of the generated world, "tiny" or "standard".
         seed: of the generated world.
@@ -73,6 +75,7 @@ class SearchEnv:
         structure_score: float = 0.2,
         final_score: float = 0.1,
         retrieval_score: float = 0.0,
+        demonstrator_haste: float = 0.0,
         heldout: float = 0.0,
         size: str = "tiny",
         seed: int = 0,
@@ -88,6 +91,9 @@ class SearchEnv:
         limit = self._protocol.result_tokens if result_tokens is None else _whole("result_tokens", result_tokens, 0)
         self._token_limit = limit or None
         self._character_limit = _whole("result_characters", result_characters, 0) or None
+        if not _is_share(demonstrator_haste):
+            raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
+        self._haste = float(demonstrator_haste)
         self._reward = reward
         self._scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
         for part, score in self._scores.items():
@@ -173,6 +179,10 @@ class SearchEnv:
             raise EnvError("there is no question before reset; call reset(task_id) first.")
         return self._question
 
+    def answers_like(self, key: str) -> tuple[str, ...]:
+        """Every name that is an answer where `key` is asked last, sorted; for a guess of the right kind."""
+        return self._questions.answers_to(key)
+
     @property
     def shown(self) -> str:
         """What the last action has shown; "" before the first."""
@@ -191,7 +201,7 @@ class SearchEnv:
         """
         from stapo.envs.search.demonstrator import Demonstrator
 
-        return Demonstrator(self)
+        return Demonstrator(self, rng, self._haste)
 
     def expert_plan(self) -> list[str] | None:
         """What the demonstrator would do from the start, or None where the way is not known."""

@@ -72,11 +72,19 @@ class QuestionSet:
             number = times[question.task_id]
             name = question.task_id if number == 1 else f"{question.task_id}-{number}"
             self._by_id[name] = question if number == 1 else replace(question, task_id=name)
+        self._answers: dict[str, tuple[str, ...]] = {}
         self.ids = sorted(self._by_id)
         self._by_split: dict[str, list[str]] = {}
         for i in self.ids:
             self._by_split.setdefault(self._by_id[i].split, []).append(i)
         self.splits = sorted(self._by_split, key=lambda name: (rank.get(name, len(rank)), name))
+
+    def answers_to(self, key: str) -> tuple[str, ...]:
+        """Answers of the questions whose last look-up has this key, sorted."""
+        if key not in self._answers:
+            last = (q.hops[-1] for q in self._by_id.values() if q.hops)
+            self._answers[key] = tuple(sorted({hop.found for hop in last if hop.key == key}))
+        return self._answers[key]
 
     def of_split(self, split: str) -> list[str]:
         """Sorted ids of one split. Raises UnknownNameError."""
