@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
+from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
@@ -202,6 +203,19 @@ class SearchEnv:
         from stapo.envs.search.demonstrator import Demonstrator
 
         return Demonstrator(self, rng, self._haste)
+
+    def judge(self) -> SearchJudge:
+        """A judge of the turns of the episode just reset; see `stapo.envs.protocol.Judge`.
+
+        Raises:
+            EnvError: before reset.
+        """
+        return SearchJudge(self)
+
+    def meaning(self, action: str) -> tuple[str, str]:
+        """What a response would do by the protocol ("search", "answer" or "invalid"), and with which text."""
+        act = self._protocol.read(action)
+        return act.kind, act.text
 
     def expert_plan(self) -> list[str] | None:
         """What the demonstrator would do from the start, or None where the way is not known."""

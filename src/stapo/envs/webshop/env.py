@@ -11,6 +11,7 @@ from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
 from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import Goal, GoalBook, Kind, goal_book
+from stapo.envs.webshop.judge import ShopJudge
 from stapo.envs.webshop.nouns import EXTRACTORS
 from stapo.envs.webshop.nouns import noun_extractor as extractor
 from stapo.envs.webshop.pages import SEPARATOR
@@ -206,6 +207,15 @@ class WebShopEnv:
         """The first action of `expert_plan`; None when there is none."""
         plan = self.expert_plan()
         return plan[0] if plan else None
+
+    def judge(self) -> ShopJudge:
+        """A judge of the steps of the episode just reset; see `stapo.envs.protocol.Judge`.
+
+        Raises:
+            EnvError: before reset.
+        """
+        self.visit  # noqa: B018 - raises before reset
+        return ShopJudge(self)
 
     def demonstrator(self, rng: random.Random) -> Shopper:
         """A player for the episode just reset that knows the instruction and the pages it has opened."""
