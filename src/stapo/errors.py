@@ -38,10 +38,6 @@ class ModelError(StapoError, ValueError):
     """A model or tokenizer that cannot be loaded or does not fit."""
 
 
-class EngineError(StapoError, RuntimeError):
-    """A training engine (verl) that is missing, of another version, or does not do what was agreed with it."""
-
-
 class NonFiniteError(StapoError, ArithmeticError):
     """A NaN or infinity found before the weights would have moved."""
 
@@ -75,6 +71,21 @@ class RetrieverError(StapoError, ConnectionError):
         self.kind = kind
 
     def __reduce__(self) -> tuple[type[RetrieverError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)
+
+
+class EndpointError(StapoError, ConnectionError):
+    """A model's server that cannot be reached or lets nobody in.
+
+    Attributes:
+        kind: what went wrong, in one word: "refused", "timeout", "http_401" and the like, or "closed".
+    """
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[EndpointError], tuple[str, str]]:
         return type(self), (str(self), self.kind)
 
 

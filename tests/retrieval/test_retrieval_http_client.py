@@ -9,8 +9,8 @@ import threading
 import time
 
 import pytest
-from sick_server import SickServer, answer, free_port, http
 
+from sick_server import SickServer, answer, free_port, http
 from stapo.errors import ConfigError, RetrieverError
 from stapo.retrieval import Passage, open_retriever
 from stapo.retrieval.http_client import HttpRetriever

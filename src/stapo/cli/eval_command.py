@@ -1,36 +1,40 @@
-"""`stapo eval RUN [--split S] [--episodes N] [--seeds 0 1 2] ...`."""
+"""`stapo eval RUN|PRESET|FILE [--model M] [--endpoint URL] [--split S] [--episodes N] [--seeds 0 1 2] ...`."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from stapo.cli.eval_subject import Served, Subject, frozen_model, saved_policy, served_model, settings_of
 from stapo.cli.words import foreign, positional, say
-from stapo.errors import ConfigError, RunDirectoryError, unknown_name
+from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stapo.run import RunDirectory
     from stapo.train.run_config import RunConfig
 
 _HELP = """usage: stapo eval RUN [--split NAME] [--episodes N] [--seeds 0 1 2] [--temperature T | --greedy]
                       [--checkpoint NAME] [--env.OPTION VALUE ...] [--json] [--save]
+       stapo eval RUN|PRESET|FILE --model FOLDER ...
+       stapo eval RUN|PRESET|FILE --endpoint URL --model NAME [--api chat|completions] ...
 
-Play the tasks of a split with a policy that 'stapo train' has saved: success by task type, mean and spread over seeds.
-Prompts, memory and response format are those of the run. Nothing is learned and nothing is written.
+Play the tasks of a split with a policy that 'stapo train' has saved, or with a frozen model: success by task type, mean
+and spread over seeds. Prompts, memory and response format are those of the run, or of the preset or file. Nothing is
+learned and nothing is written.
 
 arguments:
   RUN                  run directory, as 'stapo train' writes it
-  --split NAME         tasks to play (default: eval.split of the run); 'stapo envs NAME' lists the splits
+  PRESET or FILE       settings for a frozen model, as for 'stapo train'
+  --split NAME         tasks to play (default: eval.split of the settings); 'stapo envs NAME' lists the splits
   --episodes N         episodes per seed; tasks are cycled, or evenly thinned when there are more tasks than episodes
                        (default: 0, each task once)
   --seeds 0 1 2        every seed plays the same tasks with its own random numbers (default: 0 1 2)
-  --temperature T      sampling temperature (default: eval.temperature of the run)
+  --temperature T      sampling temperature (default: eval.temperature of the settings)
   --greedy             take the most probable token, the same as --temperature 0; all seeds would play alike, so only
                        one is played
   --checkpoint NAME    start (before RL), final (the default) or one in between, such as iteration-00010
@@ -38,28 +42,47 @@ arguments:
   --json               print one JSON document
   --save               append the result to RUN/extra-evals.jsonl
 
+frozen models:
+  --model FOLDER       a pretrained model of this machine (default: model.path of the preset or file)
+  --endpoint URL       ask an OpenAI-compatible server instead, e.g. http://127.0.0.1:8000/v1; --model is then the name
+                       that the server knows the model by
+  --api NAME           chat (the default): one user message, the server has the chat template; completions: the prompt
+                       as it stands, for models without a chat template
+  --tokenizer FOLDER   counts the tokens of prompts; without it a token counts 4 characters
+  --key-variable NAME  environment variable that holds the API key (default: STAPO_API_KEY); no key is sent without it
+  --concurrency N      requests at once (default: 16)
+  --timeout SECONDS    for one answer, tries and pauses included (default: 600)
+  --attempts N         tries of one request (default: 4)
+  --send-seeds         give every request a seed of its own, for servers that know 'seed'
+
 examples:
   stapo eval runs/tiny-stapo-20260101-120000
   stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
   stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
+  stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
 
 ± is the standard deviation over seeds; with one seed there is none. The standard error counts episodes as independent
 coin flips, and is the least error that the number has.
 """
+_SWITCHES = ("--greedy", "--json", "--save", "--send-seeds")
 _OPTIONS = (
-    "--split", "--episodes", "--seeds", "--temperature", "--greedy", "--checkpoint", "--json", "--save", "--help",
+    "--split", "--episodes", "--seeds", "--temperature", "--checkpoint", "--help", *_SWITCHES, "--model", "--endpoint",
+    "--api", "--tokenizer", "--key-variable", "--concurrency", "--timeout", "--attempts",
 )  # fmt: skip
+_SERVED = ("--api", "--tokenizer", "--key-variable", "--concurrency", "--timeout", "--attempts")
 _SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class _Request:
-    run: Path
+    source: str
     split: str | None
     episodes: int
     seeds: tuple[int, ...]
     temperature: float | None
-    checkpoint: str
+    checkpoint: str | None
+    model: str | None
+    served: Served | None
     as_json: bool
     save: bool
 
@@ -69,20 +92,15 @@ def run(argv: list[str]) -> int:
     if any(arg in ("-h", "--help") for arg in argv):
         print(_HELP, end="")
         return 0
-    from stapo.run import RunDirectory
-    from stapo.train.run_config import read_run_config
-
     request, rest = _read(argv)
-    source = RunDirectory.open(request.run)
-    config = read_run_config(source)
-    config = _with_env_options(config, rest)
-    result = _evaluate(source, config, request)
-    if request.save:
-        source.append("extra-evals", result)
+    subject = _subject(request, rest)
+    result = _evaluate(subject, request)
+    if request.save and subject.run is not None:
+        subject.run.append("extra-evals", result)
     if request.as_json:
         print(json.dumps(result, indent=1))
     else:
-        _show(result)
+        _show(result, subject.title)
     return 0
 
 
@@ -96,26 +114,59 @@ def _read(argv: list[str]) -> tuple[_Request, list[str]]:
     episodes, args = take_flag(args, "--episodes", needs="a number")
     temperature, args = take_flag(args, "--temperature", needs="a number")
     checkpoint, args = take_flag(args, "--checkpoint", needs="a name, such as final or start")
+    model, args = take_flag(args, "--model", needs="a folder or a name")
+    endpoint, args = take_flag(args, "--endpoint", needs="an address, such as http://127.0.0.1:8000/v1")
+    serving: dict[str, str] = {}
+    for flag in _SERVED:
+        value, args = take_flag(args, flag, needs="a value")
+        if value is not None:
+            serving[flag] = value
     seeds, args = _take_seeds(args)
-    switches = {name: name in args for name in ("--greedy", "--json", "--save")}
+    switches = {name: name in args for name in _SWITCHES}
     options = (*_OPTIONS, f"{ENV_PREFIX}OPTION")
     words = positional([a for a in args if a not in switches], 1, "eval", options)
     if not words:
-        raise ConfigError("'stapo eval' needs a run directory, as 'stapo train' writes it.")
+        raise ConfigError(
+            "'stapo eval' needs a run directory, as 'stapo train' writes it; or a preset or file, for a frozen model."
+        )
     if switches["--greedy"] and temperature is not None:
         raise ConfigError("--greedy and --temperature exclude each other; --greedy is --temperature 0.")
-    return (
-        _Request(
-            Path(words[0]),
-            split,
-            _whole("--episodes", episodes) if episodes is not None else 0,
-            seeds,
-            0.0 if switches["--greedy"] else None if temperature is None else _temperature(temperature),
-            checkpoint or "final",
-            switches["--json"],
-            switches["--save"],
-        ),
-        of_env,
+    if endpoint is None and (serving or switches["--send-seeds"]):
+        raise ConfigError(f"{next(iter(serving), '--send-seeds')} is for --endpoint URL, which is not given.")
+    if endpoint is not None and model is None:
+        raise ConfigError("--endpoint needs --model NAME: the name that the server knows the model by.")
+    if model is not None and checkpoint is not None:
+        raise ConfigError("--checkpoint and --model exclude each other: a run's own policy is played, or another one.")
+    request = _Request(
+        words[0],
+        split,
+        _whole("--episodes", episodes) if episodes is not None else 0,
+        seeds,
+        0.0 if switches["--greedy"] else None if temperature is None else _temperature(temperature),
+        checkpoint,
+        model,
+        None if endpoint is None else _served(endpoint, serving, switches["--send-seeds"]),
+        switches["--json"],
+        switches["--save"],
+    )
+    return request, of_env
+
+
+def _served(endpoint: str, given: dict[str, str], send_seeds: bool) -> Served:
+    from stapo.rollout.endpoint import KEY_VARIABLE
+
+    timeout = _number("--timeout", given.get("--timeout", "600"), "seconds above 0")
+    if timeout == 0:
+        raise ConfigError("--timeout is '0', expected seconds above 0.")
+    return Served(
+        url=endpoint,
+        api=given.get("--api", "chat"),
+        tokenizer=given.get("--tokenizer"),
+        key_variable=given.get("--key-variable", KEY_VARIABLE),
+        concurrency=_whole("--concurrency", given.get("--concurrency", "16"), 1),
+        timeout_s=timeout,
+        attempts=_whole("--attempts", given.get("--attempts", "4"), 1),
+        send_seeds=send_seeds,
     )
 
 
@@ -136,20 +187,37 @@ def _take_seeds(args: list[str]) -> tuple[tuple[int, ...], list[str]]:
     return _SEEDS, args
 
 
-def _whole(flag: str, text: str) -> int:
-    if text.isdecimal() and len(text) <= 18:
+def _whole(flag: str, text: str, least: int = 0) -> int:
+    if text.isdecimal() and len(text) <= 18 and int(text) >= least:
         return int(text)
-    raise ConfigError(f"{flag} is '{text}', expected a whole number of 0 or more.")
+    raise ConfigError(f"{flag} is '{text}', expected a whole number of {least} or more.")
 
 
-def _temperature(text: str) -> float:
+def _number(flag: str, text: str, expected: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf:
-        raise ConfigError(f"--temperature is '{text}', expected a number of 0 (greedy) or more.")
+        raise ConfigError(f"{flag} is '{text}', expected {expected}.")
     return value
+
+
+def _temperature(text: str) -> float:
+    return _number("--temperature", text, "a number of 0 (greedy) or more")
+
+
+def _subject(request: _Request, of_env: list[str]) -> Subject:
+    """Find out what is to be evaluated; nothing is loaded or asked yet."""
+    config, run = settings_of(request.source, request.model is not None)
+    config = _with_env_options(config, of_env)
+    if request.served is not None and request.model is not None:
+        return served_model(request.source, config, request.model, request.served)
+    if run is not None and request.model is None:
+        return saved_policy(run, config, request.checkpoint or "final")
+    if request.checkpoint is not None:
+        raise ConfigError(f"--checkpoint is for a run directory, and '{request.source}' is none.")
+    return frozen_model(request.source, config, request.model)
 
 
 def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
@@ -164,21 +232,17 @@ def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
     return replace(config, env=replace(config.env, options={**config.env.options, **options}))
 
 
-def _evaluate(source: RunDirectory, config: RunConfig, request: _Request) -> dict[str, Any]:
+def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
     """Play the protocol; returns what is printed, saved or shown."""
-    from transformers.utils import logging as transformers_logging
-
     from stapo.cli.progress import ConsoleWatcher
-    from stapo.policy import load_policy
     from stapo.rollout.evaluate import Protocol, evaluate, summarise
     from stapo.run.directory import jsonable
-    from stapo.train.loop import build_collector, env_factory, set_threads
+    from stapo.train.loop import env_factory
 
-    checkpoints = source.checkpoints()
-    if not checkpoints:
-        raise RunDirectoryError(f"'{source.path}' has no checkpoint yet; 'stapo train' saves the first before RL.")
-    if request.checkpoint not in checkpoints:
-        raise unknown_name("checkpoint", request.checkpoint, checkpoints)
+    if request.save and subject.run is None:
+        raise ConfigError("--save is for a run's own policy; of a frozen model keep what --json prints.")
+    config = subject.config
+    subject.check()
     split = request.split or config.eval.split
     # The tasks come before the model: a typo costs no loading time.
     env = env_factory(config)()
@@ -186,27 +250,27 @@ def _evaluate(source: RunDirectory, config: RunConfig, request: _Request) -> dic
     env.close()
     if not tasks:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
-    set_threads(config.log.threads)
-    transformers_logging.disable_progress_bar()
-    policy = load_policy(str(source.check_checkpoint(request.checkpoint)), config.model)
     temperature = config.eval.temperature if request.temperature is None else request.temperature
     # Without random numbers all seeds play the same episodes; a spread of 0 over them would say nothing.
     seeds = request.seeds if temperature > 0 else request.seeds[:1]
     protocol = Protocol(split, request.episodes, temperature, seeds)
-    collector = build_collector(config, policy)
-    with ConsoleWatcher() as watcher:
-        played = evaluate(
-            collector,
-            tasks,
-            protocol,
-            batch=config.eval.batch,
-            progress=lambda done, total: watcher.stage("evaluation", done, total),
-        )
-    collector.close()
+    collector = subject.collector()
+    try:
+        with ConsoleWatcher() as watcher:
+            played = evaluate(
+                collector,
+                tasks,
+                protocol,
+                batch=config.eval.batch,
+                progress=lambda done, total: watcher.stage("evaluation", done, total),
+            )
+    finally:
+        collector.close()
+        subject.close()
+    failures = Counter(failure.boundary.value for failure in collector.take_failures())
+    requests = subject.counts()
     result = {
-        "run": str(source.path),
-        "checkpoint": request.checkpoint,
-        "algorithm": config.algorithm.name,
+        **subject.labels,
         "environment": {"name": config.env.name, **config.env.options},
         "mode": "greedy" if temperature == 0 else "sampled",
         "protocol": protocol.describe(len(tasks)),
@@ -216,15 +280,17 @@ def _evaluate(source: RunDirectory, config: RunConfig, request: _Request) -> dic
         "temperature": temperature,
         "seeds": list(seeds),
         **summarise(played),
+        "failures": dict(sorted(failures.items())),
+        **({} if requests is None else {"requests": requests}),
     }
     return dict(jsonable(result))
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], title: str) -> None:
     console = Console()
     options = {k: v for k, v in result["environment"].items() if k != "name"}
     world = result["environment"]["name"] + "".join(f", {k} {v}" for k, v in options.items())
-    say(console, foreign(f"{result['run']}, checkpoint {result['checkpoint']} ({result['algorithm']})"), "bold")
+    say(console, foreign(title), "bold")
     say(console, foreign(f"protocol: {result['protocol']}; {world}"))
     table = Table("task type")
     judged = result["task_score"] is not None
@@ -248,6 +314,11 @@ def _show(result: dict[str, Any]) -> None:
         "ended by the step limit": (result["step_limit"], ".1%"),
     }
     say(console, "; ".join(f"{k} {v:{form}}" for k, (v, form) in rates.items() if v is not None), "dim")
+    if result["failures"]:
+        by = ", ".join(f"{boundary} {count}" for boundary, count in result["failures"].items())
+        say(console, f"failures by boundary, retried ones included: {by}; {result['errors']} episodes count as lost")
+    if result.get("requests"):
+        say(console, "requests: " + ", ".join(f"{kind} {count}" for kind, count in result["requests"].items()), "dim")
 
 
 def _cells(part: dict[str, Any], judged: bool) -> list[str]:

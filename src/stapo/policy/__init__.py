@@ -1,7 +1,7 @@
 """The policy: a causal language model, its tokenizer, and log-probabilities of given responses."""
 
 from stapo.policy.config import ModelConfig
-from stapo.policy.loading import check_model, load_policy
+from stapo.policy.loading import check_model, load_policy, load_tokenizer
 from stapo.policy.model import Policy, build_policy
 from stapo.policy.scoring import RowTokens, head_of, hidden_states, micro_batches
 
@@ -14,5 +14,6 @@ __all__ = [
     "head_of",
     "hidden_states",
     "load_policy",
+    "load_tokenizer",
     "micro_batches",
 ]

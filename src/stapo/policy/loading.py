@@ -100,6 +100,21 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
     return finish_policy(model, tokenizer, config)
 
 
+def load_tokenizer(path: str) -> Any:
+    """The tokenizer of a model folder or hub name, without its weights.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    try:
+        return _load_tokenizer(_source(path))
+    except Exception as err:  # what a broken file makes transformers raise has no common base
+        raise ModelError(
+            f"the tokenizer '{path}' cannot be loaded: {_first_line(err)}. Expected a folder with tokenizer.json and "
+            "tokenizer_config.json, or a hub name."
+        ) from err
+
+
 def _require_all_weights(path: str, found: dict[str, Any]) -> None:
     """Transformers fills what a file lacks with random numbers and goes on; we do not."""
     missing = sorted(found["missing_keys"])

@@ -15,7 +15,7 @@ from stapo.envs.guard import Lost, Started, Trouble
 from stapo.envs.pool import EnvPool, LocalPool
 from stapo.errors import FailureLimitError
 from stapo.rollout.config import AnchorKey
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
 from stapo.rollout.sampler import Sampler
@@ -57,7 +57,7 @@ class Collector:
     def __init__(
         self,
         make_env: Callable[[], Env],
-        encoder: PromptEncoder,
+        encoder: Encoder,
         sampler: Sampler,
         agent: AgentConfig,
         blind_mask: BlindMask = "goal_history",
@@ -144,7 +144,7 @@ class Collector:
                 answered = time.perf_counter()
                 actions: list[tuple[int, str]] = []
                 for (slot, _), sample in zip(prompted, samples, strict=True):
-                    action = episodes[slot].answer(sample)
+                    action = sample if isinstance(sample, Trouble) else episodes[slot].answer(sample)
                     if not isinstance(action, Trouble):
                         actions.append((slot, action))
                     elif self._play_again(episodes, slot, action):
@@ -232,7 +232,7 @@ class Collector:
             )
             self._failures.append(failure)
             attempt += 1
-            if failure.boundary not in (Boundary.MODEL, Boundary.PARSER):
+            if failure.boundary not in (Boundary.MODEL, Boundary.PARSER, Boundary.ENDPOINT):
                 self.pool.discard(slot)
             if not retried:
                 old.failure, old.stop_reason, episode.done = failure, StopReason.ERROR, True

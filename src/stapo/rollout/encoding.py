@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 from stapo.agent import RESPONSE_BEGINS
+
+
+class Encoder(Protocol):
+    """What an episode needs to have its prompts answered."""
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids that stand for a prompt."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of a response."""
+        ...
+
+    def length(self, ids: Sequence[int]) -> int:
+        """How many tokens of the model a prompt takes."""
+        ...
 
 
 class PromptEncoder:
@@ -30,6 +46,10 @@ class PromptEncoder:
             )
             return tuple(self.tokenizer.encode(text + begun, add_special_tokens=False))
         return tuple(self.tokenizer.encode(prompt + begun))
+
+    def length(self, ids: Sequence[int]) -> int:
+        """Tokens of a prompt."""
+        return len(ids)
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of a demonstrated response, end token included."""

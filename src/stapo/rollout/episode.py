@@ -14,7 +14,7 @@ from stapo.envs.guard import Trouble, raised, short
 from stapo.envs.offers import offers
 from stapo.errors import EnvError
 from stapo.rollout.config import AnchorKey
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
 from stapo.rollout.parts import token_parts
 from stapo.rollout.sampler import Sample
@@ -26,7 +26,7 @@ class Episode:
 
     def __init__(
         self,
-        encoder: PromptEncoder,
+        encoder: Encoder,
         agent: AgentConfig,
         trajectory: Trajectory,
         *,
@@ -79,7 +79,7 @@ class Episode:
             )
             text = render_prompt(fields, self.agent)
             ids = self.encoder.encode(text)
-            if len(ids) <= self.agent.max_prompt_tokens:
+            if self.encoder.length(ids) <= self.agent.max_prompt_tokens:
                 blind = render_prompt(fields, self.agent, self.blind_mask)
                 self._prompt = (text, ids, blind, self.encoder.encode(blind))
                 self._masked = {

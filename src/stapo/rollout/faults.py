@@ -26,6 +26,8 @@ class Boundary(StrEnum):
     """Decoding or reading a response raised."""
     RETRIEVER = "retriever"
     """A retriever that the environment asks could not be reached, and the environment said so by `RetrieverError`."""
+    ENDPOINT = "endpoint"
+    """The server that a frozen model is asked on could not be reached, refused, or answered with something else."""
     REWARD = "reward"
     """The environment's reward was no number. (NaN and infinity are numbers; training stops on them.)"""
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from stapo.envs.guard import Trouble
 from stapo.errors import NonFiniteError
 from stapo.policy.scoring import micro_batches
 
@@ -34,8 +35,11 @@ class Sampler(Protocol):
 
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
-    ) -> list[Sample]:
-        """Answer each prompt; `streams` names the random stream of each, temperature 0 is greedy."""
+    ) -> Sequence[Sample | Trouble]:
+        """Answer each prompt; `streams` names the random stream of each, temperature 0 is greedy.
+
+        A response that could not be had is a `Trouble` in its place, and costs its episode alone.
+        """
         ...
 
 

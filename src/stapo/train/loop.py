@@ -22,7 +22,6 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol as EvalProtocol
 from stapo.rollout.evaluate import episode_rows, evaluate, summarise
 from stapo.rollout.faults import Failure, Outcome, settle
-from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Trajectory
 from stapo.run import RunDirectory
@@ -33,6 +32,7 @@ from stapo.train.critic import CriticLearner
 from stapo.train.interrupt import Interrupts
 from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
+from stapo.train.playing import collector_of
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.sampling import Sampled, sample_groups
@@ -70,19 +70,7 @@ def build_collector(config: RunConfig, policy: Policy) -> Collector:
         config.agent.max_response_tokens,
         config.rollout.batch_tokens,
     )
-    return Collector(
-        make_env=env_factory(config),
-        encoder=PromptEncoder(policy.tokenizer),
-        sampler=sampler,
-        agent=config.agent,
-        blind_mask=config.algorithm.selective.blind_mask,
-        anchor=config.rollout.anchor,
-        reward_scale=config.rollout.reward_scale,
-        mark_parts=config.algorithm.outlier.tokens != "response",
-        pool=build_pool(config.env.name, config.env.options, config.rollout),
-        retries=config.rollout.retries,
-        max_failures=config.rollout.max_failures,
-    )
+    return collector_of(config, PromptEncoder(policy.tokenizer), sampler)
 
 
 @dataclass

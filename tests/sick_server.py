@@ -52,11 +52,11 @@ class SickServer:
                     return
                 data += block
             head, _, body = data.partition(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0] or 0)
             while len(body) < length:
                 body += connection.recv(4096)
             self.heads.append(head.decode())
-            self.bodies.append(json.loads(body))
+            self.bodies.append(json.loads(body or b"{}"))
             self.behave(connection, len(self.bodies), self.bodies[-1])
 
     def drip(self, connection: socket.socket, data: bytes, pause: float = 0.05) -> None:

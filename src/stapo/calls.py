@@ -1,0 +1,360 @@
+"""HTTP requests with an end to every wait.
+
+A request may wait for a connection, for the next bytes, and in all; whichever ends first ends it. What is worth
+another try (a connection that failed, a status of 500 and above, a server that asks for patience) is tried again after
+a pause that grows and is never the same for two clients. Everything else is an error at once, and every failure has a
+kind that is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import threading
+from collections import Counter
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import httpx2
+
+from stapo.errors import ConfigError
+
+T = TypeVar("T")
+
+_GRACE_S = 5.0
+_LONGEST_REASON = 300
+_SAID_BYTES = 64 << 10
+_PATIENCE = ("http_408", "http_425", "http_429")
+
+
+class CallFailed(Exception):
+    """A request that came to nothing. Whoever asked turns it into an error of their own.
+
+    Attributes:
+        kind: what went wrong, in one word: "refused", "timeout", "slow", "malformed", "closed", or "http_500" and the
+            like.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """How long to wait, and how often to try.
+
+    Attributes:
+        connect_s: seconds to wait for a connection.
+        read_s: seconds to wait for the next bytes of an answer.
+        total_s: seconds for one request with all its tries and pauses, once it is its turn.
+        attempts: how often a request is sent at most.
+        backoff_s: the first pause; each further one is twice as long, and all are shortened at random by up to a half.
+        backoff_max_s: the longest pause.
+        connections: how many requests may be under way at once.
+    """
+
+    connect_s: float = 5.0
+    read_s: float = 30.0
+    total_s: float = 60.0
+    attempts: int = 4
+    backoff_s: float = 0.25
+    backoff_max_s: float = 8.0
+    connections: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("connect_s", "read_s", "total_s"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of seconds above 0.")
+        for name in ("backoff_s", "backoff_max_s"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of seconds from 0.")
+        for name in ("attempts", "connections"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1.")
+
+
+def read_address(url: str, what: str) -> httpx2.URL:
+    """The address that `url` is.
+
+    Raises:
+        ConfigError: it is none; `what` names whose it should be.
+    """
+    try:
+        address = httpx2.URL(url)
+    except httpx2.InvalidURL as err:
+        raise ConfigError(f"{what} '{url}' is no address ({err}); expected e.g. http://127.0.0.1:8000.") from err
+    if address.scheme not in ("http", "https") or not address.host or not 0 < (address.port or 80) < 65536:
+        raise ConfigError(f"{what} '{url}' is no address; expected e.g. http://127.0.0.1:8000.")
+    return address
+
+
+class _Loop:
+    """An event loop in a thread of its own, with one client; cancelling there ends a request wherever it is."""
+
+    def __init__(self, options: CallOptions, token: str | None) -> None:
+        self.process = os.getpid()
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="stapo-calls", daemon=True)
+        self._thread.start()
+        self.turns = asyncio.Semaphore(options.connections)
+        self.client = httpx2.AsyncClient(
+            timeout=httpx2.Timeout(options.read_s, connect=options.connect_s, pool=None),
+            limits=httpx2.Limits(max_connections=options.connections, max_keepalive_connections=options.connections),
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            follow_redirects=False,
+            # Proxies are for the world outside; a server is named by its address.
+            trust_env=False,
+        )
+
+    def submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+
+    def stop(self) -> None:
+        if self.process != os.getpid():
+            return
+        try:
+            self.submit(self.client.aclose()).result(_GRACE_S)
+        finally:
+            self.loop.call_soon_threadsafe(self.loop.stop)
+            self._thread.join(_GRACE_S)
+            if not self._thread.is_alive():
+                self.loop.close()
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far a request has come when its time is over."""
+
+    answering: bool = False
+    last: CallFailed | None = None
+    patience_s: float = 0.0
+
+
+class Caller:
+    """Sends JSON to one server. May be used from several threads, and after a fork.
+
+    Args:
+        who: what messages call the server, its address included.
+        options: how long to wait, how often to try.
+        token: sent as a bearer token. No message holds it, whatever a server answers.
+        reasons: quote what a server says of a request that it refuses.
+        purpose: what one request is for, in messages.
+        largest: bytes of an answer at most.
+
+    Attributes:
+        counts: failures by kind, retried ones included.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        options: CallOptions,
+        *,
+        token: str | None = None,
+        reasons: bool = False,
+        purpose: str = "one request",
+        largest: int = 64 << 20,
+    ) -> None:
+        self.who = who
+        self.options = options
+        self.counts: Counter[str] = Counter()
+        self._token = token
+        self._reasons = reasons
+        self._purpose = purpose
+        self._largest = largest
+        self._random = random.Random()
+        self._guard = threading.Lock()
+        self._running: _Loop | None = None
+        self._closed = False
+
+    def all(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        """Post every body; one that fails ends them all.
+
+        All are waited for together, `total_s` at most; it is meant for a handful.
+
+        Raises:
+            CallFailed: of the first request that failed.
+        """
+        return self._wait(self._gather(url, bodies), self.options.total_s + _GRACE_S)
+
+    def each(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes | CallFailed]:
+        """Post every body, `connections` at once; a request that fails has its error in the place of its answer.
+
+        Raises:
+            CallFailed: the thread that asks has died, or the caller is closed.
+        """
+        rounds = -(-len(bodies) // self.options.connections)
+        return self._wait(self._separately(url, bodies), rounds * self.options.total_s + _GRACE_S)
+
+    def get(self, url: str) -> bytes:
+        """Get an address: one try, which is not counted.
+
+        Raises:
+            CallFailed: no answer in time, or none that can be used.
+        """
+        return self._wait(self._once(url), self.options.total_s + _GRACE_S)
+
+    def count(self, kind: str) -> None:
+        """Count an event of this kind."""
+        with self._guard:
+            self.counts[kind] += 1
+
+    def close(self) -> None:
+        """Close all connections; more than once is fine. Requests that are under way fail."""
+        with self._guard:
+            self._closed = True
+            running, self._running = self._running, None
+        if running is not None:
+            running.stop()
+
+    def _loop(self) -> _Loop:
+        with self._guard:
+            if self._closed:
+                raise CallFailed(f"{self.who} is closed; open it anew.", "closed")
+            # Threads do not survive a fork.
+            if self._running is None or self._running.process != os.getpid():
+                self._running = _Loop(self.options, self._token)
+            return self._running
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T], limit_s: float) -> T:
+        try:
+            answering = self._loop().submit(coroutine)
+        except BaseException:
+            coroutine.close()
+            raise
+        try:
+            # The loop ends every request by itself; the limit is for a loop that has died.
+            return answering.result(timeout=limit_s)
+        except TimeoutError as err:
+            answering.cancel()
+            self.count("timeout")
+            raise CallFailed(f"{self.who}: the thread that asks it did not answer; open it anew.", "timeout") from err
+        except BaseException:
+            answering.cancel()
+            raise
+
+    async def _gather(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes]:
+        tasks = [asyncio.ensure_future(self._one(url, body)) for body in bodies]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _separately(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes | CallFailed]:
+        turns = self._loop().turns
+
+        async def one(body: Mapping[str, Any]) -> bytes | CallFailed:
+            # Waiting for a turn takes nothing from the time of a request.
+            async with turns:
+                try:
+                    return await self._one(url, body)
+                except CallFailed as err:
+                    return err
+
+        tasks = [asyncio.ensure_future(one(body)) for body in bodies]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _once(self, url: str) -> bytes:
+        try:
+            async with asyncio.timeout(self.options.total_s):
+                return await self._send("GET", url, None, _Progress())
+        except TimeoutError as err:
+            raise CallFailed(f"{self.who} had not answered after {self.options.total_s:g} s.", "timeout") from err
+
+    async def _one(self, url: str, body: Mapping[str, Any]) -> bytes:
+        """One request with its tries; its deadline covers them all."""
+        progress, options = _Progress(), self.options
+        try:
+            async with asyncio.timeout(options.total_s):
+                for attempt in range(1, options.attempts + 1):
+                    try:
+                        return await self._send("POST", url, body, progress)
+                    except CallFailed as err:
+                        again = err.kind == "refused" or err.kind.startswith("http_5") or err.kind in _PATIENCE
+                        self.count(err.kind)
+                        progress.last, progress.answering = err, False
+                        if not again or attempt == options.attempts:
+                            raise CallFailed(f"{err} (try {attempt} of {options.attempts})", err.kind) from err
+                    pause = min(options.backoff_max_s, options.backoff_s * 2 ** (attempt - 1))
+                    await asyncio.sleep(max(progress.patience_s, pause * self._random.uniform(0.5, 1.0)))
+        except TimeoutError:
+            pass
+        if progress.last is not None and not progress.answering:
+            raise CallFailed(f"{progress.last} (no more time after {options.total_s:g} s)", progress.last.kind)
+        kind = "slow" if progress.answering else "timeout"
+        self.count(kind)
+        what = "was still answering" if progress.answering else "had not answered"
+        raise CallFailed(f"{self.who} {what} after {options.total_s:g} s, the time for {self._purpose}.", kind)
+
+    async def _send(self, method: str, url: str, body: Mapping[str, Any] | None, progress: _Progress) -> bytes:
+        client = self._loop().client
+        try:
+            async with client.stream(method, url, json=body) as response:
+                progress.answering = True
+                progress.patience_s = _seconds(response.headers.get("retry-after"))
+                if response.status_code != httpx2.codes.OK:
+                    raise CallFailed(
+                        f"{self.who} answered with status {response.status_code}, expected 200."
+                        + (await self._said(response) if self._reasons else ""),
+                        f"http_{response.status_code}",
+                    )
+                data = bytearray()
+                async for block in response.aiter_bytes():
+                    data += block
+                    if len(data) > self._largest:
+                        raise CallFailed(f"{self.who} answered with more than {self._largest >> 20} MiB.", "malformed")
+                return bytes(data)
+        except httpx2.TimeoutException as err:
+            what = "no connection" if isinstance(err, httpx2.ConnectTimeout) else "nothing came"
+            waited = self.options.connect_s if isinstance(err, httpx2.ConnectTimeout) else self.options.read_s
+            raise CallFailed(f"{self.who}: {what} for {waited:g} s.", "timeout") from err
+        except httpx2.TransportError as err:
+            raise CallFailed(
+                f"{self.who} cannot be reached ({str(err) or type(err).__name__}). Is it running?", "refused"
+            ) from err
+        except httpx2.DecodingError as err:
+            raise CallFailed(
+                f"{self.who} answered with bytes that are not as encoded as they say.", "malformed"
+            ) from err
+
+    async def _said(self, response: httpx2.Response) -> str:
+        """The reason that a refusal gives, in the forms in use; "" for none."""
+        data = bytearray()
+        async for block in response.aiter_bytes():
+            data += block
+            if len(data) > _SAID_BYTES:
+                break
+        reason = _reason(bytes(data))
+        if self._token:
+            reason = reason.replace(self._token, "***")
+        return f" It says: {reason}" if reason else ""
+
+
+def _reason(data: bytes) -> str:
+    """What an error document gives as its reason: one line without control characters."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        return ""
+    for key in ("error", "detail", "message"):
+        if isinstance(found, dict) and key in found:
+            found = found[key]
+    if not isinstance(found, str):
+        return ""
+    words = " ".join("".join(c if c.isprintable() else " " for c in found).split())
+    return words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 1] + "…"
+
+
+def _seconds(header: str | None) -> float:
+    """The pause that a server asks for; dates and nonsense ask for none."""
+    return float(header) if header is not None and header.isdecimal() and len(header) < 6 else 0.0

@@ -1,0 +1,220 @@
+"""A frozen model behind an OpenAI-compatible server, as a sampler for evaluation.
+
+Text goes out and text comes back: there are no token ids and no log-probabilities, so nothing can be trained on what
+it answers. A request that fails costs one episode; see `stapo.rollout.faults`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from stapo.agent import RESPONSE_BEGINS
+from stapo.calls import Caller, CallFailed, CallOptions, read_address
+from stapo.envs.guard import Trouble
+from stapo.errors import ConfigError, EndpointError, did_you_mean
+from stapo.rollout.faults import Boundary
+from stapo.rollout.sampler import Sample
+from stapo.rollout.spelled import END, spell, unspell
+
+Api = Literal["chat", "completions"]
+
+KEY_VARIABLE = "STAPO_API_KEY"
+
+_PATHS: dict[str, str] = {"chat": "chat/completions", "completions": "completions"}
+_LARGEST_ANSWER = 8 << 20
+_NEWER_LIMIT = "max_completion_tokens"
+_SHUT = ("http_401", "http_403")
+
+
+class EndpointSampler:
+    """Asks `POST {url}/chat/completions` (or `/completions`) for every response.
+
+    Args:
+        url: base address, e.g. "http://127.0.0.1:8000/v1".
+        model: name that the server knows the model by.
+        max_new_tokens: longest response.
+        api: "chat" sends the prompt as one user message and leaves the chat template to the server; "completions"
+            sends it as it stands, for models without a chat template.
+        options: how long to wait, how often to try, how many requests at once.
+        key: API key, sent as a bearer token. None reads `key_variable`.
+        key_variable: environment variable with the API key; an empty or missing one sends none.
+        send_seeds: give each request a seed of its own (`seed`), for servers that know it.
+
+    Attributes:
+        url: base address.
+        model: as given.
+        api: as given.
+
+    Raises:
+        ConfigError: no such address or API, or no model named.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        max_new_tokens: int,
+        *,
+        api: Api = "chat",
+        options: CallOptions | None = None,
+        key: str | None = None,
+        key_variable: str = KEY_VARIABLE,
+        send_seeds: bool = False,
+    ) -> None:
+        address = read_address(url, "endpoint")
+        if address.userinfo:
+            raise ConfigError(f"the endpoint's address holds a password; give the key as ${key_variable} instead.")
+        if api not in get_args(Api):
+            known = get_args(Api)
+            raise ConfigError(f"api is '{api}', expected one of {', '.join(known)}.{did_you_mean(str(api), known)}")
+        if not model:
+            raise ConfigError("the endpoint's model has no name; expected the one that the server knows it by.")
+        self.url = str(address.copy_with(query=None, fragment=None)).rstrip("/")
+        self.model = model
+        self.api: Api = api
+        self._max_new_tokens = max_new_tokens
+        self._limit_name = "max_tokens"
+        self._send_seeds = send_seeds
+        self._caller = Caller(
+            f"endpoint {self.url}",
+            options or CallOptions(read_s=300.0, total_s=600.0, connections=16),
+            token=key or os.environ.get(key_variable) or None,
+            reasons=True,
+            purpose="one answer",
+            largest=_LARGEST_ANSWER,
+        )
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Requests by what came of them: "answered", or the kind of failure, retried ones included."""
+        return self._caller.counts
+
+    def check(self) -> None:
+        """Look whether the server is there and lets us in, by asking for its list of models.
+
+        A server without such a list passes, as does one that does not list this model: some list only what they have
+        loaded.
+
+        Raises:
+            EndpointError: it cannot be reached, or refuses the key.
+        """
+        try:
+            self._caller.get(f"{self.url}/models")
+        except CallFailed as err:
+            if err.kind in _SHUT:
+                raise EndpointError(
+                    f"{err} It wants another API key; put it into the environment variable {KEY_VARIABLE}, or name "
+                    "the variable that holds it.",
+                    err.kind,
+                ) from err
+            if err.kind in ("refused", "timeout"):
+                raise EndpointError(str(err), err.kind) from err
+
+    def sample(
+        self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
+    ) -> list[Sample | Trouble]:
+        """Answer each prompt, spelled as by `SpelledText`; see `stapo.rollout.sampler.Sampler.sample`.
+
+        Log-probabilities and entropies are NaN: the server keeps them to itself. What failed is a `Trouble` in the
+        place of its response.
+
+        Raises:
+            EndpointError: it was closed.
+        """
+        bodies = [self._body(unspell(p), s, temperature) for p, s in zip(prompts, streams, strict=True)]
+        return [self._read(answer) for answer in self._ask(bodies)]
+
+    def close(self) -> None:
+        """Close all connections; more than once is fine."""
+        self._caller.close()
+
+    def _body(self, prompt: str, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
+        text, _, begun = prompt.partition(RESPONSE_BEGINS)
+        body: dict[str, Any] = {"model": self.model}
+        if self.api == "chat":
+            # What the response has begun with cannot be put into the mouth of every server's model.
+            body["messages"] = [{"role": "user", "content": f"{text}\n{begun}" if begun else text}]
+        else:
+            body["prompt"] = text + begun
+        # top_p is said because servers take it from the model's generation_config.json otherwise.
+        body |= {"temperature": temperature, "top_p": 1.0, "stream": False}
+        if self._send_seeds and temperature > 0:
+            body["seed"] = _seed(stream)
+        return body
+
+    def _ask(self, bodies: list[dict[str, Any]]) -> list[bytes | CallFailed]:
+        url = f"{self.url}/{_PATHS[self.api]}"
+        try:
+            answers = self._caller.each(url, [self._limited(body) for body in bodies])
+            refused = [i for i, a in enumerate(answers) if isinstance(a, CallFailed) and self._wants_newer(a)]
+            if refused:
+                self._limit_name = _NEWER_LIMIT
+                for i, answer in zip(
+                    refused, self._caller.each(url, [self._limited(bodies[i]) for i in refused]), strict=True
+                ):
+                    answers[i] = answer
+        except CallFailed as err:
+            raise EndpointError(str(err), err.kind) from err
+        return answers
+
+    def _limited(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {**body, self._limit_name: self._max_new_tokens}
+
+    def _wants_newer(self, err: CallFailed) -> bool:
+        """Some models take the length limit under its newer name alone, and say so."""
+        return self._limit_name != _NEWER_LIMIT and err.kind == "http_400" and _NEWER_LIMIT in str(err)
+
+    def _read(self, answer: bytes | CallFailed) -> Sample | Trouble:
+        if isinstance(answer, CallFailed):
+            return Trouble(Boundary.ENDPOINT, str(answer))
+        try:
+            text, ended = read_answer(answer, self.api)
+        except ValueError as err:
+            self._caller.count("malformed")
+            return Trouble(Boundary.ENDPOINT, f"endpoint {self.url} answered with {err}")
+        self._caller.count("answered")
+        ids = spell(text)
+        if ended or not ids:
+            ids.append(END)
+        absent = [float("nan")] * len(ids)
+        return Sample(ids, absent, list(absent), ended)
+
+
+def read_answer(data: bytes, api: Api) -> tuple[str, bool]:
+    """Text of a response, and whether the model ended it by itself.
+
+    Thoughts that a server has taken out of the text go back to where the model wrote them: before it, in think tags.
+
+    Raises:
+        ValueError: anything but such an answer; the message goes on after "answered with".
+    """
+    chat = api == "chat"
+    try:
+        choice = json.loads(data)["choices"][0]
+        said = choice["message"] if chat else choice
+        text = said.get("content") if chat else said["text"]
+        thought = said.get("reasoning_content") or said.get("reasoning") or ""
+        reason = choice.get("finish_reason")
+    except (ValueError, RecursionError) as err:
+        raise ValueError("something that is no JSON, expected a chat completion.") from err
+    except (LookupError, TypeError, AttributeError) as err:
+        where = "choices[0].message" if chat else "choices[0].text"
+        raise ValueError(f"a document without {where}. Is this the address of an OpenAI-compatible API?") from err
+    if text is None:
+        text = ""
+    if not isinstance(text, str) or not isinstance(thought, str):
+        raise ValueError("content that is no text.")
+    if thought and "<think>" not in text:
+        text = f"<think>{thought}</think>{text}"
+    return text, reason != "length"
+
+
+def _seed(stream: tuple[int, ...]) -> int:
+    """A number of 31 bits that belongs to this stream."""
+    import numpy as np
+
+    return int(np.random.SeedSequence(stream).generate_state(1)[0]) >> 1

@@ -1,0 +1,55 @@
+"""Text for models whose tokens are not ours: a server that takes text and gives text.
+
+Episodes hand token ids to a sampler and get token ids back. Here an id is the code point of a character, so that the
+same episodes are played, and what is asked and answered is the text itself, character by character. Such ids are never
+trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from stapo.rollout.encoding import PromptEncoder
+
+END = 0x110000
+"""Stands for the end token of a response: the first number that is no character."""
+
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text under the vocabularies in use, about."""
+
+
+def spell(text: str) -> list[int]:
+    """The ids of a text."""
+    return [ord(character) for character in text]
+
+
+def unspell(ids: Sequence[int]) -> str:
+    """The text of ids; end marks are dropped."""
+    return "".join(chr(i) for i in ids if i != END)
+
+
+class SpelledText:
+    """Does for plain text what `PromptEncoder` does for tokens.
+
+    Args:
+        tokenizer: counts the tokens of a prompt, its chat template included, where it is at hand. Without it a token
+            counts `CHARACTERS_PER_TOKEN` characters.
+    """
+
+    def __init__(self, tokenizer: Any | None = None) -> None:
+        self._counting = None if tokenizer is None else PromptEncoder(tokenizer)
+
+    def encode(self, prompt: str) -> list[int]:
+        """The prompt's characters."""
+        return spell(prompt)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text that the characters make."""
+        return unspell(ids)
+
+    def length(self, ids: Sequence[int]) -> int:
+        """Tokens of a prompt: counted, or estimated from its characters."""
+        if self._counting is not None:
+            return len(self._counting.encode(unspell(ids)))
+        return -int(-len(ids) // CHARACTERS_PER_TOKEN)
