@@ -11,15 +11,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Touched when the set-up is complete; an edited pyproject.toml or constraints.txt makes it run again.
 READY := $(VENV)/.ready
+VERL_VENV := .venv-verl
+VERL_READY := $(VERL_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format bench soak guards clean
+.PHONY: help setup quickstart test check format bench soak guards test-verl clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
 	@echo
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  \1|\2/p' Makefile | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 	@echo
 	@echo "variables:"
 	@echo "  PYTHON           interpreter for the set-up, 3.11 to 3.13 (default: $(PYTHON))"
@@ -52,6 +54,9 @@ soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and envi
 guards: $(READY) ## Remove each guard of the reliability suite in a copy, and see its test fail
 	$(BIN)/python scripts/check_guards.py $(ARGS)
 
+test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
+	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
+
 bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration, of saves and workers
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
@@ -59,8 +64,8 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of
 	$(BIN)/python benchmarks/iteration_cost.py
 	$(BIN)/python benchmarks/reliability_cost.py
 
-clean: ## Remove .venv and all caches; runs stay
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+clean: ## Remove .venv, .venv-verl and all caches; runs stay
+	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
 # torch first, on its own: its index may be another one, and everything else accepts the version it brings.
 $(READY): pyproject.toml constraints.txt
@@ -71,4 +76,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VERL_READY): pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
+	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl]' pytest
 	@touch $@

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "report": {"errors", "run"},
     "lab": {"errors", "durable", "run", "train", "report"},
     "diagnose": {"errors", "durable", "algo", "envs", "agent", "policy", "rollout", "run", "train", "report"},
+    "verl_plugin": {"errors", "algo", "envs", "agent", "policy", "rollout", "run", "train"},
     "recipes": set(),
     "cli": {
         "errors",
@@ -49,6 +50,7 @@ MAY_IMPORT = {
         "report",
         "lab",
         "diagnose",
+        "verl_plugin",
         "recipes",
     },
 }

@@ -88,6 +88,7 @@ def test_errors_are_standard_errors_too():
         "GameFileError": ValueError,
         "EnvError": RuntimeError,
         "ModelError": ValueError,
+        "EngineError": RuntimeError,
         "NonFiniteError": ArithmeticError,
         "RunDirectoryError": OSError,
         "SaveError": OSError,

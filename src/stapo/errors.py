@@ -38,6 +38,10 @@ class ModelError(StapoError, ValueError):
     """A model or tokenizer that cannot be loaded or does not fit."""
 
 
+class EngineError(StapoError, RuntimeError):
+    """A training engine (verl) that is missing, of another version, or does not do what was agreed with it."""
+
+
 class NonFiniteError(StapoError, ArithmeticError):
     """A NaN or infinity found before the weights would have moved."""
 

@@ -24,6 +24,7 @@ _COMMANDS = {
     "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
+    "verl": "train on many GPUs by verl, in an environment of its own",
     "serve-retriever": "answer searches over a corpus by HTTP",
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",

@@ -1,0 +1,37 @@
+"""Environments of one of verl's processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache, partial
+
+from stapo.envs import Env, make
+from stapo.rollout.pools import build_pool
+from stapo.train.run_config import RunConfig
+from stapo.verl_plugin.play import EnvShelf
+
+
+def env_factory(run: RunConfig) -> Callable[[], Env]:
+    """A function that builds the configured environment."""
+    return partial(make, run.env.name, **run.env.options)
+
+
+class Shelves:
+    """One shelf of environments for each configuration that this process plays."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[RunConfig, EnvShelf]] = {}
+
+    def of(self, run: RunConfig) -> EnvShelf:
+        """The shelf of a configuration; with `rollout.workers` above 0 each environment has a process of its own."""
+        if id(run) not in self._of:
+            rollout = replace(run.rollout, workers=min(1, run.rollout.workers))
+            self._of[id(run)] = run, EnvShelf(lambda: build_pool(run.env.name, run.env.options, rollout))
+        return self._of[id(run)][1]
+
+
+@lru_cache(maxsize=1)
+def shelves() -> Shelves:
+    """Those of this process."""
+    return Shelves()

@@ -1,0 +1,256 @@
+"""Our run configuration as settings of verl: what can be said there, what cannot, and what is different."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import lcm
+from pathlib import Path
+from typing import Any
+
+from stapo.errors import ConfigError
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import to_data
+from stapo.verl_plugin.hydra import override
+from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
+from stapo.verl_plugin.settings import KEY
+
+_ACTOR, _ROLLOUT, _MODEL, _REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model", "ref"))
+_PRECISION = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What a run is given.
+
+    Attributes:
+        nodes: machines.
+        gpus_per_node: GPUs of each.
+    """
+
+    nodes: int = 1
+    gpus_per_node: int = 8
+
+    def __post_init__(self) -> None:
+        for flag, value in (("--nodes", self.nodes), ("--gpus-per-node", self.gpus_per_node)):
+            if value < 1:
+                raise ConfigError(f"{flag} is {value}, expected at least 1.")
+
+    @property
+    def gpus(self) -> int:
+        """All of them."""
+        return self.nodes * self.gpus_per_node
+
+
+def verl_overrides(config: RunConfig, machines: Machines, name: str, folder: str) -> list[str]:
+    """Hydra overrides for ``python -m verl.trainer.main_ppo``.
+
+    Args:
+        config: the resolved configuration.
+        machines: nodes and GPUs.
+        name: of the run, for verl's loggers.
+        folder: for verl's checkpoints.
+
+    Raises:
+        ConfigError: a setting that verl, or the plugin, cannot express.
+    """
+    _refuse(config, machines)
+    config = _with_absolute_paths(config)
+    values = {
+        **_data(config),
+        **_model(config),
+        **_rollout(config),
+        **_actor(config),
+        **_trainer(config, machines, name, str(Path(folder).absolute())),
+    }
+    return [override(key.removeprefix("+"), value, new=key.startswith("+")) for key, value in values.items()]
+
+
+def differences(config: RunConfig) -> list[str]:
+    """What of this configuration verl does otherwise than the embedded engine, one line each."""
+    said = [
+        "responses are drawn by the rollout servers' own random numbers: a seed repeats the tasks, not the samples",
+        "entropies and old log-probabilities come from a forward pass of the training engine, not from sampling",
+        "verl fills each iteration's rows up to whole mini-batches with padding; optim.mini_batch counts both",
+        "optim.skip_non_finite: verl skips every optimizer step whose gradient norm is not finite",
+    ]
+    if config.eval.greedy and config.eval.temperature > 0:
+        said.append(f"eval.greedy: verl validates once, at eval.temperature ({config.eval.temperature:g})")
+    if config.eval.every and config.eval.quick_episodes != config.eval.episodes:
+        said.append("eval.quick_episodes: every validation plays eval.episodes")
+    if config.optim.warmup_iterations:
+        said.append("optim.warmup_iterations: verl's warm-up starts at a learning rate of 0")
+    if config.algorithm.outlier.metric == "running":
+        said.append(
+            "outlier.metric=running: the entropies by state are not in verl's checkpoints; a resumed run forgets them"
+        )
+    said.append("log.*: metrics go to verl's loggers (trainer.logger); there are no transcripts and no report")
+    return said
+
+
+def _refuse(config: RunConfig, machines: Machines) -> None:
+    algorithm, optim, group = config.algorithm, config.optim, config.rollout.group_size
+    if config.model.path is None:
+        raise ConfigError(
+            "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' "
+            "saves "
+            "its start as RUN/checkpoints/start."
+        )
+    if config.warm_start.steps:
+        raise ConfigError(
+            f"warm_start.steps is {config.warm_start.steps}, and verl does RL alone. Make the start with 'stapo "
+            "train … "
+            "--optim.iterations 0', then give --model.path RUN/checkpoints/start --warm_start.steps 0."
+        )
+    if algorithm.needs_critic:
+        raise ConfigError(
+            f"the algorithm '{algorithm.name}' has a critic of steps; verl's critics value tokens, so its numbers "
+            "would be "
+            "others. Use 'stapo train', or another algorithm."
+        )
+    if algorithm.sampling.dynamic:
+        raise ConfigError(
+            f"the algorithm '{algorithm.name}' replaces equal groups (sampling.dynamic), which the plugin does not "
+            "do. Use "
+            "'stapo train', or --algorithm.sampling.no-dynamic."
+        )
+    if optim.schedule == "linear":
+        raise ConfigError("optim.schedule is 'linear'; verl has constant and cosine.")
+    if optim.iterations < 1:
+        raise ConfigError("optim.iterations is 0; verl needs at least one.")
+    unit = lcm(group, machines.gpus)
+    if optim.mini_batch % unit:
+        low = max(unit, optim.mini_batch // unit * unit)
+        raise ConfigError(
+            f"optim.mini_batch is {optim.mini_batch}; verl needs a multiple of rollout.group_size ({group}) and of the "
+            f"GPUs ({machines.gpus}), for instance --optim.mini_batch {low} or {low + unit}."
+        )
+    longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
+    if optim.micro_tokens < longest:
+        raise ConfigError(
+            f"optim.micro_tokens is {optim.micro_tokens}, and one row may have {longest} tokens "
+            "(agent.max_prompt_tokens + "
+            f"agent.max_response_tokens). Give --optim.micro_tokens {longest} or more."
+        )
+
+
+def _with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Ray's processes do not start in this folder, so what names a file here is named in full."""
+
+    def whole(value: Any) -> Any:
+        return str(Path(value).absolute()) if isinstance(value, str) and value and Path(value).exists() else value
+
+    options = {key: whole(value) for key, value in config.env.options.items()}
+    return replace(
+        config,
+        env=replace(config.env, options=options),
+        model=replace(config.model, path=whole(config.model.path)),
+    )
+
+
+def _data(config: RunConfig) -> dict[str, Any]:
+    return {
+        "data.train_files": TRAIN,
+        "data.val_files": EVALUATION,
+        "data.custom_cls.path": "pkg://stapo.verl_plugin.dataset",
+        "data.custom_cls.name": "TaskDataset",
+        # The data set has the order of the embedded engine already.
+        "data.shuffle": False,
+        "data.validation_shuffle": False,
+        "data.dataloader_num_workers": 0,
+        "data.train_batch_size": config.rollout.groups,
+        "data.max_prompt_length": config.agent.max_prompt_tokens,
+        "data.max_response_length": config.agent.max_response_tokens,
+        "data.trust_remote_code": False,
+        f"+data.{KEY}": _carried(config),
+    }
+
+
+def _carried(config: RunConfig) -> dict[str, Any]:
+    """What the processes of a run have to know; texts that explain a preset stay behind."""
+    data = to_data(replace(config, algorithm=replace(config.algorithm, paper="", description="")))
+    return {key: value for key, value in data.items() if key not in ("model", "warm_start", "log")}
+
+
+def _model(config: RunConfig) -> dict[str, Any]:
+    return {
+        f"{_MODEL}.path": config.model.path,
+        f"{_MODEL}.trust_remote_code": False,
+        f"{_MODEL}.use_remove_padding": True,
+        f"{_MODEL}.use_fused_kernels": False,
+        f"{_MODEL}.enable_gradient_checkpointing": True,
+    }
+
+
+def _rollout(config: RunConfig) -> dict[str, Any]:
+    rollout, agent, evaluation = config.rollout, config.agent, config.eval
+    longest = agent.max_prompt_tokens + agent.max_response_tokens
+    return {
+        f"{_ROLLOUT}.name": "vllm",
+        f"{_ROLLOUT}.mode": "async",
+        f"{_ROLLOUT}.n": rollout.group_size,
+        f"{_ROLLOUT}.temperature": rollout.temperature,
+        f"{_ROLLOUT}.top_p": 1.0,
+        f"{_ROLLOUT}.top_k": -1,
+        f"{_ROLLOUT}.dtype": config.model.dtype,
+        f"{_ROLLOUT}.prompt_length": agent.max_prompt_tokens,
+        f"{_ROLLOUT}.response_length": agent.max_response_tokens,
+        f"{_ROLLOUT}.max_model_len": longest,
+        f"{_ROLLOUT}.calculate_log_probs": True,
+        f"{_ROLLOUT}.agent.default_agent_loop": AGENT,
+        f"{_ROLLOUT}.log_prob_use_dynamic_bsz": True,
+        f"{_ROLLOUT}.log_prob_max_token_len_per_gpu": config.optim.micro_tokens,
+        f"{_ROLLOUT}.val_kwargs.n": 1,
+        f"{_ROLLOUT}.val_kwargs.temperature": evaluation.temperature,
+        f"{_ROLLOUT}.val_kwargs.top_p": 1.0,
+        f"{_ROLLOUT}.val_kwargs.top_k": -1,
+        f"{_ROLLOUT}.val_kwargs.do_sample": evaluation.temperature > 0,
+    }
+
+
+def _actor(config: RunConfig) -> dict[str, Any]:
+    algorithm, optim = config.algorithm, config.optim
+    precision = {"param_dtype": _PRECISION[config.model.dtype], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    return {
+        f"{_ACTOR}.strategy": "fsdp2",
+        f"{_ACTOR}.ppo_mini_batch_size": optim.mini_batch // config.rollout.group_size,
+        f"{_ACTOR}.ppo_epochs": optim.epochs,
+        f"{_ACTOR}.shuffle": True,
+        f"{_ACTOR}.data_loader_seed": config.seed,
+        f"{_ACTOR}.use_dynamic_bsz": True,
+        f"{_ACTOR}.ppo_max_token_len_per_gpu": optim.micro_tokens,
+        f"{_ACTOR}.grad_clip": optim.grad_clip,
+        # verl loads a reference for this switch; the loss itself is ours.
+        f"{_ACTOR}.use_kl_loss": algorithm.needs_reference,
+        f"{_ACTOR}.entropy_coeff": algorithm.loss.entropy_coef,
+        f"{_ACTOR}.optim.lr": optim.learning_rate,
+        f"{_ACTOR}.optim.betas": [optim.beta1, optim.beta2],
+        f"{_ACTOR}.optim.weight_decay": optim.weight_decay,
+        f"{_ACTOR}.optim.clip_grad": optim.grad_clip,
+        f"{_ACTOR}.optim.lr_scheduler_type": optim.schedule,
+        f"{_ACTOR}.optim.lr_warmup_steps": optim.warmup_iterations or -1,
+        f"{_ACTOR}.optim.min_lr_ratio": optim.final_fraction,
+        f"+{_ACTOR}.fsdp_config.mixed_precision": precision,
+        f"+{_REF}.fsdp_config.mixed_precision": precision,
+        f"{_REF}.strategy": "fsdp2",
+    }
+
+
+def _trainer(config: RunConfig, machines: Machines, name: str, folder: str) -> dict[str, Any]:
+    evaluation, optim = config.eval, config.optim
+    return {
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.use_kl_in_reward": False,
+        "trainer.v1.trainer_mode": "stapo",
+        "trainer.nnodes": machines.nodes,
+        "trainer.n_gpus_per_node": machines.gpus_per_node,
+        "trainer.total_epochs": 1,
+        "trainer.total_training_steps": optim.iterations,
+        "trainer.val_before_train": evaluation.at_start,
+        "trainer.test_freq": evaluation.every or optim.iterations,
+        "trainer.save_freq": config.log.checkpoint_every or optim.iterations,
+        "trainer.logger": ["console"],
+        "trainer.project_name": "stapo",
+        "trainer.experiment_name": name,
+        "trainer.default_local_dir": folder,
+        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR": "stapo",
+    }

@@ -1,0 +1,122 @@
+"""One episode at a time, with a sampler that is awaited: what verl's agent loop runs in each of its tasks.
+
+The episode itself is `stapo.rollout.episode.Episode`, so prompts, memory, parsing and rows are those of the embedded
+engine. Only who asks whom differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from stapo.envs import StepResult
+from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.pool import EnvPool
+from stapo.rollout import StopReason, Trajectory
+from stapo.rollout.episode import Episode
+from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
+from stapo.rollout.sampler import Sample
+
+Generate = Callable[[list[int]], Awaitable[Sample]]
+"""Answers one prompt."""
+
+
+class EnvShelf:
+    """Environments of one process that wait for their next episode, each in a pool with one slot.
+
+    Args:
+        build: makes such a pool.
+    """
+
+    def __init__(self, build: Callable[[], EnvPool]) -> None:
+        self.build = build
+        self._idle: list[EnvPool] = []
+
+    def take(self) -> EnvPool:
+        """Hand out a pool that nobody else has."""
+        if self._idle:
+            return self._idle.pop()
+        pool = self.build()
+        pool.grow(1)
+        return pool
+
+    def put_back(self, pool: EnvPool) -> None:
+        """Take a pool back."""
+        self._idle.append(pool)
+
+    def close(self) -> None:
+        """Close every environment that is not out."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+async def play_episode(
+    make_episode: Callable[[Trajectory], Episode],
+    pool: EnvPool,
+    generate: Generate,
+    start: Trajectory,
+    *,
+    retries: int,
+) -> Trajectory:
+    """Play one task to its end; an episode that fails is played again from the start.
+
+    Environments are called in threads, so that one that waits for a search engine does not hold up the others.
+
+    Args:
+        make_episode: builds the episode that a fresh trajectory grows in.
+        pool: one slot with an environment.
+        generate: answers a prompt.
+        start: names the task, group and member; stays as it is.
+        retries: how often a failed episode is played again.
+
+    Returns:
+        the finished trajectory; of one that failed for good the steps before the failure, with the stop reason "error".
+
+    Raises:
+        ConfigError: or another settings error, if the environment cannot be built.
+    """
+    attempt = 1
+    while True:
+        trajectory = Trajectory(
+            start.task_id, start.task_type, "", start.group, start.member, attempts=attempt
+        )  # fmt: skip
+        trouble = await _attempt(make_episode(trajectory), pool, generate)
+        if trouble is None:
+            return trajectory
+        boundary = Boundary(trouble.boundary)
+        if boundary not in (Boundary.MODEL, Boundary.PARSER):
+            pool.discard(0)
+        if attempt > retries:
+            trajectory.stop_reason = StopReason.ERROR
+            trajectory.failure = Failure(
+                boundary, first_line(trouble.error), start.task_id, start.group, start.member,
+                len(trajectory.steps), attempt, Outcome.LEFT_OUT,
+            )  # fmt: skip
+            return trajectory
+        attempt += 1
+
+
+async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> Trouble | None:
+    task = episode.trajectory.task_id
+    started = (await asyncio.to_thread(pool.reset, [(0, task)]))[0]
+    if not isinstance(started, Started):
+        return _own_fault(started)
+    episode.trajectory.task_type = started.task_type
+    episode.begin(started.observation)
+    while not episode.done:
+        ids = episode.prompt()
+        if ids is None:
+            break
+        action = episode.answer(await generate(ids))
+        if isinstance(action, Trouble):
+            return action
+        out = (await asyncio.to_thread(pool.step, [(0, action)]))[0]
+        if not isinstance(out, StepResult):
+            return _own_fault(out)
+        episode.observe(out)
+    return None
+
+
+def _own_fault(out: Trouble | Lost) -> Trouble:
+    """With one slot to a pool nobody else can have taken the episode along, so its retries are counted."""
+    return Trouble("environment", out.reason) if isinstance(out, Lost) else out

@@ -1,0 +1,115 @@
+"""verl's synchronous trainer with our credit: advantages, flags and blind prompts of whole episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from omegaconf import open_dict
+from tensordict import TensorDict
+from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
+
+from stapo.algo import AlgorithmConfig
+from stapo.train.metrics import rollout_metrics
+from stapo.verl_plugin.credit import Credit, assign_credit
+from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, ragged_rows
+from stapo.verl_plugin.loss import StapoLoss
+from stapo.verl_plugin.rows import PAYLOAD, VerlRow
+from stapo.verl_plugin.settings import run_config_of
+
+MODE = "stapo"
+"""`trainer.v1.trainer_mode` that picks this trainer."""
+
+_READ = ("prompts", "responses", "old_log_probs", "entropy", "extra_fields")
+
+
+@register_trainer(MODE)
+class StapoTrainer(PPOTrainerSync):
+    """`PPOTrainerSync`, except for where advantages and the loss come from.
+
+    Args:
+        config: verl's, with our run configuration in `data.stapo`.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self.stapo = run_config_of(config.data)
+        self.stapo_states: Mapping[str, Sequence[float]] = {}
+        # verl compares the mode with "sync" to choose its replay buffer; under another name it would be the
+        # asynchronous one.
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = "sync"
+        super().__init__(config)
+
+    @property
+    def algorithm(self) -> AlgorithmConfig:
+        """Which math."""
+        return self.stapo.algorithm.resolved(self.stapo.agent.max_response_tokens)
+
+    def on_init_end(self) -> None:
+        """Give the workers our loss; see verl."""
+        super().on_init_end()
+        self.actor_rollout_wg.set_loss_fn(StapoLoss(self.algorithm))
+
+    def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(_READ))
+        credit = assign_credit(
+            verl_rows(batch.keys, batch.tags, data),
+            self.algorithm,
+            seed=(self.stapo.seed, 3, self.global_steps),
+            states=self.stapo_states,
+        )
+        self.stapo_states = credit.batch.outliers.states or {}
+        metrics.update(flat_metrics(rollout_metrics(credit.batch), "stapo"))
+        return tq.kv_batch_put(
+            keys=batch.keys, partition_id=batch.partition_id, fields=columns(credit, lengths(data["responses"]))
+        )
+
+
+def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any) -> list[VerlRow]:
+    """Read verl's batch as plain rows.
+
+    Args:
+        keys: `PROMPT_ATTEMPT_NUMBER` of each row.
+        tags: of each row; padding is marked here.
+        data: columns `prompts`, `responses`, `old_log_probs`, `entropy` and `extra_fields`.
+    """
+    columns = [[row.tolist() for row in data[name].unbind()] for name in _READ[:-1]]
+    extra = data["extra_fields"].tolist()
+    rows = []
+    for key, tag, prompt, response, logprobs, entropies, fields in zip(keys, tags, *columns, extra, strict=True):
+        uid, member, _ = key.rsplit("_", 2)
+        payload = fields.get(PAYLOAD) if isinstance(fields, Mapping) else None
+        padding = bool(tag.get("is_padding", False))
+        rows.append(VerlRow(uid, int(member), prompt, response, logprobs, entropies, payload, padding))
+    return rows
+
+
+def columns(credit: Credit, response_lengths: Sequence[int]) -> TensorDict:
+    """What is written back: the step's advantage at each of its response tokens, flags, episodes, blind prompts."""
+    advantages = [
+        torch.full((length,), float(value), dtype=torch.float32)
+        for value, length in zip(credit.advantage_b, response_lengths, strict=True)
+    ]
+    return TensorDict(
+        {
+            "advantages": ragged_rows(advantages),
+            "returns": ragged_rows(advantages),  # there is no critic; verl's metrics ask for the column
+            FLAG: torch.as_tensor(credit.flag_b, dtype=torch.int64),
+            TRAJECTORY: torch.as_tensor(credit.traj_b, dtype=torch.int64),
+            BLIND_IDS: ragged_rows([torch.tensor(ids or [0], dtype=torch.int64) for ids in credit.blind_ids]),
+        },
+        batch_size=len(credit.advantage_b),
+    )
+
+
+def flat_metrics(values: Mapping[str, Any], name: str) -> dict[str, float]:
+    """Numbers of a nested mapping under paths, as verl's loggers take them; lists are left out."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found |= flat_metrics(value, f"{name}/{key}")
+        elif isinstance(value, bool | int | float):
+            found[f"{name}/{key}"] = float(value)
+    return found

@@ -1,0 +1,141 @@
+"""What `stapo verl` says to verl, and what it refuses; nothing here needs verl."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stapo.agent import AgentConfig
+from stapo.algo import get_algorithm
+from stapo.cli.main import main
+from stapo.errors import ConfigError
+from stapo.policy import ModelConfig
+from stapo.rollout.config import RolloutConfig
+from stapo.train.config import OptimConfig, WarmStartConfig
+from stapo.train.run_config import EnvConfig, RunConfig
+from stapo.verl_plugin import launch
+from stapo.verl_plugin.hydra import literal
+from stapo.verl_plugin.overrides import Machines, differences, verl_overrides
+
+RUN = RunConfig(
+    seed=3,
+    agent=AgentConfig(max_prompt_tokens=1000, max_response_tokens=200),
+    model=ModelConfig(path="Qwen/Qwen2.5-1.5B-Instruct", dtype="bfloat16"),
+    rollout=RolloutConfig(groups=16, group_size=8, temperature=0.7),
+    optim=OptimConfig(iterations=150, mini_batch=256, learning_rate=1e-6, micro_tokens=4000),
+)
+
+
+def settings(run: RunConfig = RUN, machines: Machines | None = None) -> dict[str, str]:
+    found = [o.partition("=")[::2] for o in verl_overrides(run, machines or Machines(), "name", "out")]
+    assert len(dict(found)) == len(found)
+    return dict(found)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("data.train_batch_size", "16"),
+        ("data.max_prompt_length", "1000"),
+        ("actor_rollout_ref.rollout.n", "8"),
+        ("actor_rollout_ref.rollout.temperature", "0.7"),
+        ("actor_rollout_ref.rollout.agent.default_agent_loop", "stapo"),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", "32"),
+        ("actor_rollout_ref.actor.ppo_max_token_len_per_gpu", "4000"),
+        ("actor_rollout_ref.actor.optim.lr", "1e-06"),
+        ("actor_rollout_ref.actor.use_kl_loss", "true"),
+        ("actor_rollout_ref.model.trust_remote_code", "false"),
+        ("trainer.v1.trainer_mode", "stapo"),
+        ("trainer.total_training_steps", "150"),
+        ("trainer.nnodes", "1"),
+        ("+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR", "stapo"),
+    ],
+)
+def test_settings_of_verl(key, value):
+    assert settings()[key] == value
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (None, "null"),
+        (True, "true"),
+        (1e-06, "1e-06"),
+        ("plain/path-1.5", "plain/path-1.5"),
+        ("true", "'true'"),
+        ("1e-3", "'1e-3'"),
+        ("it's", "'it\\'s'"),
+        ("end\\", "'end\\\\'"),
+        ({"a": [1, "b c"]}, "{a:[1,'b c']}"),
+    ],
+)
+def test_hydra_literals(value, text):
+    assert literal(value) == text
+
+
+@pytest.mark.parametrize("value", ["${now}", "two\nlines", {"a b": 1}, {"true": 1}, object()])
+def test_what_hydra_cannot_say(value):
+    with pytest.raises(ConfigError, match="cannot be handed to verl"):
+        literal(value)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"model": ModelConfig()}, "model.path is not set"),
+        ({"warm_start": WarmStartConfig(steps=10)}, "warm_start.steps is 10"),
+        ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
+        ({"algorithm": get_algorithm("dapo")}, r"'dapo' replaces equal groups \(sampling.dynamic\)"),
+        ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
+        ({"optim": replace(RUN.optim, mini_batch=250)}, "mini_batch is 250.*--optim.mini_batch 248 or 256"),
+        ({"optim": replace(RUN.optim, micro_tokens=1000)}, "--optim.micro_tokens 1200 or more"),
+    ],
+)
+def test_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        settings(replace(RUN, **changes))
+
+
+def test_gpus_have_to_divide_the_mini_batch():
+    with pytest.raises(ConfigError, match=r"GPUs \(6\), for instance --optim.mini_batch 240 or 264"):
+        settings(machines=Machines(3, 2))
+
+
+def test_what_is_different_is_said():
+    assert any(line.startswith("eval.greedy") for line in differences(RUN))
+    running = replace(RUN, algorithm=get_algorithm("stapo-running"))
+    assert any("resumed run forgets them" in line for line in differences(running))
+
+
+def test_files_are_named_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "games").mkdir()
+    found = settings(replace(RUN, env=EnvConfig(options={"games": "games", "size": "small"})))
+    assert f"games:{tmp_path}/games,size:small" in found["+data.stapo"]
+    assert found["trainer.default_local_dir"] == str(tmp_path / "out")
+
+
+def test_print_works_without_verl(capsys):
+    args = "webshop-1000 --model.path some/model --gpus-per-node 2 --optim.iterations 7 trainer.save_freq=3 --print"
+    assert main(["verl", *args.split()]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("VERL_ENGINE_VENDOR=stapo python \\\n  -m \\\n  verl.trainer.main_ppo")
+    assert "trainer.total_training_steps=7" in out
+    # What the user says in verl's own words comes last, and so wins.
+    assert out.rstrip().endswith("trainer.save_freq=3")
+    assert "note: " in err
+
+
+def test_starting_without_verl_is_one_line(capsys, monkeypatch):
+    def missing(name):
+        raise launch.PackageNotFoundError(name)
+
+    monkeypatch.setattr(launch, "version", missing)
+    assert main(["verl", *["webshop-1000", "--model.path", "some/model", "--gpus-per-node", "2"]]) == 2
+    assert "error: verl is not installed in this environment, expected verl 0.9.1" in capsys.readouterr().err
+
+
+def test_a_preset_comes_first(capsys):
+    assert main(["verl", "--print"]) == 2
+    assert "needs a preset or a YAML file first" in capsys.readouterr().err

@@ -1,0 +1,199 @@
+"""The engine inside verl: two ranks under FSDP2 and gloo do what the embedded engine does in one process.
+
+1. Log-probabilities and entropies of the forward-only pass are those of the embedded scorer.
+2. The same rows give the same loss, logged values and gradients, for every aggregation, with and without flagged rows,
+   whatever the micro-batches, and with padding. Limits: 1e-5 for gradients, 1e-6 for scores and loss.
+3. The blind pass changes the gradient, and alpha = gamma = 0 gives that of GiGPO.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stapo.agent import AgentConfig
+from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.policy import ModelConfig, Policy, build_policy
+from stapo.rollout.collect import Collector
+from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.sampler import HFSampler
+from stapo.train.batch import RowBatch, build_batch
+from stapo.train.config import OptimConfig
+from stapo.train.schema import to_data
+from stapo.train.update import Updater, _Clock
+from toy_world import TEXTS, ToyEnv
+
+RANKS = 2
+SECONDS = 240
+SCORE_LIMIT, GRADIENT_LIMIT = 1e-6, 1e-5
+
+
+def with_flags(name: str, **loss: object) -> AlgorithmConfig:
+    """A preset at which the toy world has some flagged rows, weights large enough to see their terms, and beta on."""
+    given = get_algorithm(name)
+    return replace(
+        given,
+        outlier=replace(given.outlier, lam=0.2) if given.selective_on else given.outlier,
+        selective=replace(given.selective, alpha=0.3, gamma=0.2) if given.selective_on else given.selective,
+        loss=replace(given.loss, beta=0.05, **loss),
+    ).resolved(6)
+
+
+JOBS = {
+    "stapo": {"algorithm": with_flags("stapo"), "tokens": 4096},
+    "micro-batches": {"algorithm": with_flags("stapo"), "tokens": 100},
+    "literal": {"algorithm": with_flags("stapo-literal"), "tokens": 100},
+    "awareness alone": {"algorithm": with_flags("stapo-single-penalty"), "tokens": 4096},
+    "token": {"algorithm": with_flags("stapo", aggregation="token"), "tokens": 200},
+    "trajectory": {"algorithm": with_flags("stapo", aggregation="trajectory"), "tokens": 100},
+    "sequence": {"algorithm": with_flags("stapo", aggregation="sequence-sum-norm", constant_length=6), "tokens": 4096},
+    "entropy bonus": {"algorithm": with_flags("stapo", entropy_coef=0.1), "tokens": 4096},
+    "gigpo": {"algorithm": with_flags("gigpo"), "tokens": 4096},
+    "gspo": {"algorithm": with_flags("gspo"), "tokens": 4096},
+}
+
+
+def policy_of(seed: int) -> Policy:
+    # A Llama: AutoTokenizer, which verl uses, keeps its tokenizer as it was saved.
+    sizes = ModelConfig(
+        architecture="llama", device="cpu", hidden_size=16, layers=2, heads=2, intermediate_size=32, vocab_size=300
+    )
+    return build_policy(sizes, TEXTS, 512, seed)
+
+
+def row(batch: RowBatch, b: int) -> dict[str, Any]:
+    s = batch.steps[b]
+    return {
+        "prompt": s.prompt_ids, "response": s.response_ids, "logprobs": s.logprobs, "blind": s.blind_ids,
+        "advantage": float(batch.advantages.total_b[b]), "flag": int(batch.flag_b[b]), "traj": int(batch.traj_b[b]),
+    }  # fmt: skip
+
+
+class Case:
+    """Rows of a toy rollout, scored by both engines."""
+
+    def __init__(self, folder: Path) -> None:
+        torch.set_num_threads(1)
+        self.folder = folder
+        self.policy, self.reference = policy_of(0), policy_of(1)
+        self.policy.save(folder / "policy")
+        self.reference.save(folder / "reference")
+        agent = AgentConfig(
+            prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6
+        )
+        sampler = HFSampler(self.policy.model, self.policy.eos_ids, self.policy.tokenizer.pad_token_id, 6)
+        collector = Collector(ToyEnv, PromptEncoder(self.policy.tokenizer), sampler, agent)
+        self.trajectories = collector.collect(["toy/train/red", "toy/train/green"], 4, 1.0, (0, 1, 1))
+        self.sampled = [s.logprobs for t in self.trajectories for s in t.steps]
+        # The update starts at some distance from the policy that sampled, so that ratios are not all 1.
+        rng = np.random.default_rng(0)
+        for t in self.trajectories:
+            for s in t.steps:
+                s.logprobs = [float(np.float32(v + 0.3 * rng.standard_normal())) for v in s.logprobs]
+        self.batches = [build_batch(self.trajectories, job["algorithm"]) for job in JOBS.values()]
+        self.rows = list(range(len(self.batches[0]) - 1))  # an odd number: one rank gets a padding row
+        jobs = [
+            {**job, "algorithm": to_data(job["algorithm"]), "rows": [row(batch, b) for b in self.rows]}
+            for job, batch in zip(JOBS.values(), self.batches, strict=True)
+        ]
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+
+    def run_ranks(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS)}
+        paths = [self.folder / f"rank{r}.log" for r in range(RANKS)]
+        logs = [path.open("w") for path in paths]
+        command = [sys.executable, str(Path(__file__).with_name("one_rank.py")), str(self.folder)]
+        started = [
+            subprocess.Popen(command, env={**os.environ, **address, "RANK": str(r)}, stdout=log, stderr=log)
+            for r, log in enumerate(logs)
+        ]
+        try:
+            codes = [process.wait(timeout=SECONDS) for process in started]
+        finally:
+            for process in started:
+                process.kill()
+            for log in logs:
+                log.close()
+        said = [path.read_text()[-3000:] for path in paths]
+        assert codes == [0] * RANKS, "\n".join(said)
+
+    def embedded(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Gradients and log of one mini-batch in the embedded engine."""
+        algorithm, batch = list(JOBS.values())[number]["algorithm"], self.batches[number]
+        policy = policy_of(0)
+        updater = Updater(policy, self.reference.model, algorithm, OptimConfig(mini_batch=1000), 1.0)
+        reference = updater.scorer.reference_logp(batch, 4096)
+        updater.optimizer.zero_grad()
+        log = updater._backward(batch, self.rows, reference, _Clock(), "here", False)
+        return {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}, log
+
+    def verl(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+        metrics = json.loads((self.folder / f"{number}.json").read_text())
+        return load_file(self.folder / f"{number}.safetensors"), metrics
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    made = Case(tmp_path_factory.mktemp("ranks"))
+    made.run_ranks()
+    return made
+
+
+def test_scores_are_those_of_sampling(case):
+    scores = json.loads((case.folder / "scores.json").read_text())
+    steps = [s for t in case.trajectories for s in t.steps]
+    for b in case.rows:
+        assert np.allclose(scores["log_probs"][b], case.sampled[b], atol=SCORE_LIMIT)
+        assert np.allclose(scores["entropy"][b], steps[b].entropies, atol=SCORE_LIMIT)
+
+
+def test_the_case_is_not_trivial(case):
+    flags = case.batches[0].flag_b[case.rows]
+    assert 2 <= flags.sum() <= len(flags) // 2
+    # The two ranks hold the rows in turn, and not equally many flagged ones.
+    assert flags[0::2].sum() != flags[1::2].sum()
+    assert len(case.rows) % RANKS == 1
+
+
+@pytest.mark.parametrize("number", range(len(JOBS)), ids=list(JOBS))
+def test_same_loss_and_gradient(case, number):
+    wanted, log = case.embedded(number)
+    found, metrics = case.verl(number)
+    assert set(found) == set(wanted)
+    for name in wanted:
+        assert float((found[name] - wanted[name]).abs().max()) <= GRADIENT_LIMIT, name
+    norm = float(torch.stack([g.norm() for g in wanted.values()]).norm())
+    assert norm > 0.01
+    assert metrics["grad_norm"] == pytest.approx(norm, abs=GRADIENT_LIMIT)
+    for key in ("loss", "clip_high", "clip_low", "ref_kl", "entropy", "old_kl"):
+        assert metrics[f"stapo/{key}"] == pytest.approx(log[key], abs=SCORE_LIMIT), key
+    for key in ("selective_loss", "r_ta", "p_ti"):
+        if log.get(key) is not None:
+            assert metrics[f"stapo/{key}"] == pytest.approx(log[key], abs=SCORE_LIMIT), key
+
+
+def test_the_blind_pass_matters(case):
+    """Against the same rows without the terms, the gradient moves by much more than the limit."""
+    names = list(JOBS)
+    (stapo, _), (gigpo, _) = case.verl(names.index("stapo")), case.verl(names.index("gigpo"))
+    assert max(float((stapo[name] - gigpo[name]).abs().max()) for name in stapo) > 100 * GRADIENT_LIMIT
+
+
+def test_micro_batches_change_nothing(case):
+    names = list(JOBS)
+    (one, _), (many, _) = case.verl(names.index("stapo")), case.verl(names.index("micro-batches"))
+    assert max(float((one[name] - many[name]).abs().max()) for name in one) <= GRADIENT_LIMIT

@@ -1,0 +1,132 @@
+"""`stapo verl`'s settings are read by verl as they were meant.
+
+1. Hydra composes them with verl's own configuration, and verl's checks accept the result.
+2. Every process gets back the run configuration that was given, odd texts included.
+3. The plugin is found by its entry point, and a registration that failed is an error that says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+import verl
+from hydra import compose, initialize_config_dir
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import omega_conf_to_dataclass, validate_config
+
+from stapo.agent import AgentConfig
+from stapo.algo import get_algorithm
+from stapo.errors import EngineError
+from stapo.policy import ModelConfig
+from stapo.train.config import EvalConfig, OptimConfig
+from stapo.train.run_config import EnvConfig, RunConfig
+from stapo.verl_plugin import launch
+from stapo.verl_plugin.hydra import override
+from stapo.verl_plugin.overrides import Machines, verl_overrides
+from stapo.verl_plugin.settings import run_config_of
+
+ODD = ["it's", "a\\'b", "end\\", "1e-3", "true", "null", "", " spaced ", "a=b,c:{d}[e]", "ä☃", "~x", '"q"', "$x"]
+
+
+def compose_with(overrides: list[str]):
+    folder = Path(verl.__file__).parent / "trainer" / "config"
+    with initialize_config_dir(config_dir=str(folder), version_base=None):
+        return compose(config_name="ppo_trainer", overrides=overrides)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    from test_engine import policy_of
+
+    folder = tmp_path_factory.mktemp("model")
+    policy_of(0).save(folder)
+    return RunConfig(
+        seed=3,
+        env=EnvConfig(
+            name="alfworld", options={"games": "/some/where else", "task_types": ["pick", "look"], "none": None}
+        ),
+        agent=AgentConfig(hidden_commands=("help", "it's"), max_prompt_tokens=100, max_response_tokens=20),
+        model=ModelConfig(path=str(folder), dtype="bfloat16"),
+        algorithm=get_algorithm("stapo"),
+        optim=OptimConfig(iterations=7, learning_rate=2e-6, mini_batch=64, schedule="cosine", warmup_iterations=2),
+        eval=EvalConfig(temperature=0.4, every=2),
+    )
+
+
+def test_verl_accepts_the_settings(run):
+    config = compose_with(verl_overrides(run, Machines(2, 4), "name", "out"))
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    assert need_reference_policy(config)
+    assert not need_critic(config)
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert actor.strategy == config.actor_rollout_ref.ref.strategy == "fsdp2"
+    # verl multiplies by the attempts per prompt; ours counts rows.
+    assert actor.ppo_mini_batch_size * rollout.n == run.optim.mini_batch
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (2, 4)
+    engine = omega_conf_to_dataclass(actor).engine
+    assert engine.mixed_precision["param_dtype"] == "bf16"
+    assert omega_conf_to_dataclass(actor).optim.lr == 2e-6
+    assert config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR == "stapo"
+
+
+def test_no_reference_where_none_is_needed(run):
+    gigpo = get_algorithm("gigpo")
+    config = replace(run, algorithm=replace(gigpo, loss=replace(gigpo.loss, beta=0.0)))
+    assert not need_reference_policy(compose_with(verl_overrides(config, Machines(), "n", "o")))
+
+
+def test_every_process_reads_the_same_run(run):
+    data = compose_with(verl_overrides(run, Machines(), "n", "o")).data
+    wanted = replace(
+        run, model=ModelConfig(), algorithm=replace(run.algorithm, paper="", description="")
+    )  # fmt: skip
+    assert run_config_of(data) == wanted
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_odd_texts_come_through(text):
+    value = {"one": text, "many": [text, text]}
+    assert compose_with([override("data.x", value, new=True)]).data.x == value
+
+
+def test_the_entry_point_is_installed():
+    assert {p.name: p.value for p in entry_points(group=launch.GROUP)}["stapo"] == launch.MODULE
+
+
+def test_registered():
+    launch.require_verl()
+    launch.require_registration()
+
+
+def test_a_plugin_that_failed_silently(monkeypatch):
+    registry = import_module("verl.trainer.ppo.v1.trainer_base").TRAINER_REGISTRY
+    monkeypatch.delitem(registry, "stapo")
+    real = launch.import_module
+
+    def failing(name):
+        if name == launch.MODULE:
+            raise ImportError("no module named 'something'")
+        return real(name)
+
+    monkeypatch.setattr(launch, "import_module", failing)
+    with pytest.raises(
+        EngineError, match=r"did not register stapo's trainer.*ImportError: no module named 'something'"
+    ):
+        launch.require_registration()
+
+
+def test_plugins_switched_off(monkeypatch):
+    monkeypatch.delitem(import_module("verl.experimental.agent_loop.agent_loop")._agent_loop_registry, "stapo")
+    monkeypatch.setenv("VERL_USE_EXTERNAL_PLUGINS", "none")
+    with pytest.raises(EngineError, match=r"agent loop.*VERL_USE_EXTERNAL_PLUGINS is 'none'"):
+        launch.require_registration()
+
+
+def test_another_version(monkeypatch):
+    monkeypatch.setattr(launch, "version", lambda name: "0.8.0")
+    with pytest.raises(EngineError, match=r"verl 0\.8\.0 is installed.*written for verl 0\.9\.1.*pip install"):
+        launch.require_verl()
