@@ -7,21 +7,17 @@ has its own. What each illness does to a single search is tested in tests/retrie
 from __future__ import annotations
 
 import json
-import sys
 import time
 import zlib
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from reliable import settings, train
 
+from sick_server import SickServer, answer, http
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.envs.search.env import SearchEnv
 from stapo.run.directory import read_jsonl
-
-sys.path.append(str(Path(__file__).parents[1] / "retrieval"))
-from sick_server import SickServer, answer, http
 
 SECONDS = 0.3
 """For one search with all its tries; longer than the pause before the second."""
