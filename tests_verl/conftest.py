@@ -15,7 +15,7 @@ TESTS = HERE.parent / "tests"
 
 os.environ |= {
     "VERL_PLATFORM": "cpu",
-    "VERL_USE_EXTERNAL_MODULES": "cpu_platform",
+    "VERL_USE_EXTERNAL_MODULES": "cpu_platform,toy_plugin",
     "VERL_ENGINE_VENDOR": "stapo",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",

@@ -80,6 +80,32 @@ def row(batch: RowBatch, b: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def run_ranks(folder: Path) -> list[dict[str, torch.Tensor]]:
+    """Run the jobs of a folder by two processes; returns the gradients of each."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS)}
+    paths = [folder / f"rank{r}.log" for r in range(RANKS)]
+    logs = [path.open("w") for path in paths]
+    command = [sys.executable, str(Path(__file__).with_name("one_rank.py")), str(folder)]
+    started = [
+        subprocess.Popen(command, env={**os.environ, **address, "RANK": str(r)}, stdout=log, stderr=log)
+        for r, log in enumerate(logs)
+    ]
+    try:
+        codes = [process.wait(timeout=SECONDS) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+        for log in logs:
+            log.close()
+    said = [path.read_text()[-3000:] for path in paths]
+    assert codes == [0] * RANKS, "\n".join(said)
+    jobs = json.loads((folder / "jobs.json").read_text())
+    return [load_file(folder / f"{number}.safetensors") for number in range(len(jobs))]
+
+
 class Case:
     """Rows of a toy rollout, scored by both engines."""
 
@@ -109,28 +135,6 @@ class Case:
         ]
         (folder / "jobs.json").write_text(json.dumps(jobs))
 
-    def run_ranks(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(RANKS)}
-        paths = [self.folder / f"rank{r}.log" for r in range(RANKS)]
-        logs = [path.open("w") for path in paths]
-        command = [sys.executable, str(Path(__file__).with_name("one_rank.py")), str(self.folder)]
-        started = [
-            subprocess.Popen(command, env={**os.environ, **address, "RANK": str(r)}, stdout=log, stderr=log)
-            for r, log in enumerate(logs)
-        ]
-        try:
-            codes = [process.wait(timeout=SECONDS) for process in started]
-        finally:
-            for process in started:
-                process.kill()
-            for log in logs:
-                log.close()
-        said = [path.read_text()[-3000:] for path in paths]
-        assert codes == [0] * RANKS, "\n".join(said)
-
     def embedded(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Gradients and log of one mini-batch in the embedded engine."""
         algorithm, batch = list(JOBS.values())[number]["algorithm"], self.batches[number]
@@ -149,7 +153,7 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     made = Case(tmp_path_factory.mktemp("ranks"))
-    made.run_ranks()
+    run_ranks(made.folder)
     return made
 
 

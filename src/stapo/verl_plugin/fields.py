@@ -32,6 +32,12 @@ def flat(column: Any) -> Tensor:
     return values.reshape(-1)
 
 
+def objects(column: Any) -> list[Any]:
+    """Entries of a column of mappings: the transport hands out stacks, arrays or plain lists."""
+    found: list[Any] = column.tolist() if hasattr(column, "tolist") else list(column)
+    return found
+
+
 def lengths(ragged: Any) -> list[int]:
     """Length of each row of a ragged tensor."""
     found: list[int] = ragged.offsets().diff().tolist()

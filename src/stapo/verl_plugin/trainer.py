@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 from stapo.algo import AlgorithmConfig
 from stapo.train.metrics import rollout_metrics
 from stapo.verl_plugin.credit import Credit, assign_credit
-from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, ragged_rows
+from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, objects, ragged_rows
 from stapo.verl_plugin.loss import StapoLoss
 from stapo.verl_plugin.rows import PAYLOAD, VerlRow
 from stapo.verl_plugin.settings import run_config_of
@@ -76,7 +76,7 @@ def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any)
         data: columns `prompts`, `responses`, `old_log_probs`, `entropy` and `extra_fields`.
     """
     columns = [[row.tolist() for row in data[name].unbind()] for name in _READ[:-1]]
-    extra = data["extra_fields"].tolist()
+    extra = objects(data["extra_fields"])
     rows = []
     for key, tag, prompt, response, logprobs, entropies, fields in zip(keys, tags, *columns, extra, strict=True):
         uid, member, _ = key.rsplit("_", 2)
