@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from fnmatch import fnmatchcase
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import tyro
 import yaml
 
-from stapo.algo import get_algorithm
+from stapo.algo import algorithm_names, get_algorithm
 from stapo.cli.words import take_flag
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, did_you_mean, unknown_name
@@ -21,8 +23,18 @@ ENV_PREFIX = "--env."
 
 
 def preset_names() -> list[str]:
-    """Names of the shipped run presets."""
-    return sorted(p.name.removesuffix(".yaml") for p in files("stapo.recipes").iterdir() if p.name.endswith(".yaml"))
+    """Names of the shipped run presets; those in a folder carry its name, as in "paper/alfworld-1.5b"."""
+
+    def under(folder: Traversable, prefix: str) -> list[str]:
+        found = []
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                found += under(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".yaml"):
+                found.append(prefix + entry.name.removesuffix(".yaml"))
+        return found
+
+    return sorted(under(files("stapo.recipes"), ""))
 
 
 def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
@@ -50,9 +62,32 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
         raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
     if algorithm is not None:
         data["algorithm"] = {**_own_knobs(data.get("algorithm")), "name": algorithm}
+    data = _for_its_algorithm(data, source)
     if base:
         data = merge(data, base)
     return from_data(RunConfig, data)
+
+
+def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """Lay what a file says under `per_algorithm` over it, for every pattern that the algorithm's name matches.
+
+    Raises:
+        ConfigError: no mapping of patterns to settings, or a pattern that matches no algorithm at all.
+    """
+    data = dict(data)
+    chosen = data.pop("per_algorithm", {})
+    given = data.get("algorithm", RunConfig().algorithm.name)
+    name = str(given.get("name", RunConfig().algorithm.name) if isinstance(given, dict) else given)
+    if not isinstance(chosen, dict) or not all(isinstance(settings, dict) for settings in chosen.values()):
+        raise ConfigError(f"per_algorithm of '{source}' is {chosen!r}, expected names of algorithms with settings.")
+    for pattern, settings in chosen.items():
+        if not any(fnmatchcase(known, str(pattern)) for known in algorithm_names()):
+            raise unknown_name("algorithm", str(pattern), algorithm_names())
+        if fnmatchcase(name, str(pattern)):
+            if isinstance(given, str) and "algorithm" in settings:
+                data["algorithm"] = {"name": given}
+            data = merge(data, settings)
+    return data
 
 
 def _own_knobs(given: Any) -> dict[str, Any]:

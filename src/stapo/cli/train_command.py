@@ -66,9 +66,12 @@ def run(argv: list[str]) -> int:
     if dry:
         print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
         return 0
-    return train_into(
-        config, Path(out) if out else _folder(Path(source).stem, config), ["stapo", "train", *argv], quiet
-    )
+    return train_into(config, Path(out) if out else _folder(_name_of(source), config), ["stapo", "train", *argv], quiet)
+
+
+def _name_of(source: str) -> str:
+    """What the default run directory is called after."""
+    return source.replace("/", "-") if source in preset_names() else Path(source).stem
 
 
 def _folder(name: str, config: RunConfig) -> Path:
