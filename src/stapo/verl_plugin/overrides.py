@@ -95,6 +95,13 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             "saves "
             "its start as RUN/checkpoints/start."
         )
+    # Adapters come with model settings that not every version of the embedded engine has.
+    rank = getattr(getattr(config.model, "lora", None), "rank", 0)
+    if rank:
+        raise ConfigError(
+            f"model.lora.rank is {rank}; adapters inside verl are untested with the plugin. Train all weights, or use "
+            "'stapo train'."
+        )
     if config.warm_start.steps:
         raise ConfigError(
             f"warm_start.steps is {config.warm_start.steps}, and verl does RL alone. Make the start with 'stapo "
