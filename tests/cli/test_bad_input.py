@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForC
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.cli.main import main
 from stapo.envs.alfworld.generator import GeneratedGames
+from stapo.policy import memory
 from toy_world import register_toy, toy_settings
 
 
@@ -302,6 +304,65 @@ def test_a_tokenizer_without_an_end_token(broken, place, capsys):
     tokenizer.eos_token = None
     tokenizer.save_pretrained(broken)
     assert "no end token" in refused_late(capsys, train_with(place, "model"), place)
+
+
+def test_a_tokenizer_of_another_model(broken, place, capsys):
+    """Its ids are all in the vocabulary, but it does not know the token that ends the model's responses."""
+    config = json.loads((broken / "generation_config.json").read_text())
+    (broken / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [1, 299]}))
+    tokenizer = json.loads((broken / "tokenizer.json").read_text())
+    last = max(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    tokenizer["model"]["merges"] = [m for m in tokenizer["model"]["merges"] if "".join(m) != last]
+    del tokenizer["model"]["vocab"][last]
+    (broken / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = refused_late(capsys, train_with(place, "model"), place)
+    assert "ends its responses with token 299, but the tokenizer's ids go up to 298" in said
+
+
+def test_a_model_without_a_chat_template(place, capsys, toy_model):
+    argv = train_with(place, toy_model, agent__prompt="standard")
+    said = refused(capsys, argv, place)
+    assert "has no chat template" in said
+    assert "set model.chat_template to 'none'" in said
+    fits = {"agent__max_prompt_tokens": 400, "optim__iterations": 1, "eval__episodes": 1}
+    argv = train_with(place, toy_model, agent__prompt="standard", model__chat_template="none", **fits)
+    assert main([*argv, "--quiet", "--out", "run"]) == 0
+
+
+def test_a_template_that_is_not_wanted_is_left_out(broken, place):
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(broken)
+    tokenizer.chat_template = "{{ raise_exception('asked') }}"
+    tokenizer.save_pretrained(broken)
+    fits = {"optim__iterations": 1, "eval__episodes": 1}
+    argv = train_with(place, "model", model__chat_template="none", **fits)
+    assert main([*argv, "--quiet", "--out", "run"]) == 0
+
+
+def test_adapters_without_the_extra(place, capsys, toy_model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    said = refused(capsys, train_with(place, toy_model, model__lora={"rank": 4}), place)
+    assert "needs the package 'peft'" in said
+    assert "pip install 'stapo[lora]'" in said
+
+
+def test_adapters_on_layers_that_are_not_there(place, capsys, toy_model):
+    lora = {"rank": 4, "target_modules": ["qproj"]}
+    said = refused_late(capsys, train_with(place, toy_model, model__lora=lora), place)
+    assert "the adapters cannot be put into Qwen2ForCausalLM" in said
+
+
+@pytest.mark.parametrize("free", [0, 100_000])
+def test_too_little_memory(place, capsys, toy_model, monkeypatch, free):
+    monkeypatch.setattr(memory, "available_bytes", lambda device: free)
+    said = refused(capsys, train_with(place, toy_model), place)
+    assert "needs 0.00 GB on cpu (weights 0.00 GB, gradients 0.00 GB, optimizer 0.00 GB, reference 0.00 GB)" in said
+    assert "These need less: model.dtype bfloat16" in said
+    assert "no reference (loss.beta 0 and selective.gamma 0)" in said
+
+
+def test_a_reference_that_is_promised_not_to_be_there(place, capsys, toy_model):
+    said = refused(capsys, train_with(place, toy_model, model__reference="none"), place)
+    assert "algorithm.loss.beta is 0.01 and algorithm.selective.gamma is 0.01" in said
 
 
 def test_a_model_that_scales_its_logits(broken, place, capsys):

@@ -98,6 +98,23 @@ def cases(paths: tuple[str, ...] = PATHS) -> list[tuple[str, str]]:
     return [(first, a) for a in paths] + [(e, "stapo") for e in others]
 
 
+WEIGHTS: dict[str, dict[str, Any]] = {
+    "adapters": {"model__lora": {"rank": 4}},
+    "bfloat16": {"model__dtype": "bfloat16"},
+    "adapters-on-bfloat16": {"model__lora": {"rank": 4}, "model__dtype": "bfloat16"},
+    "checkpointed": {"model__gradient_checkpointing": True},
+    "reference-on-cpu": {"model__reference": "cpu"},
+}
+"""Settings that decide which weights are trained and how they are kept: a kind added here is covered."""
+
+
+def weight_cases() -> list[tuple[str, str]]:
+    """(algorithm, kind): in a soak all kinds, with a critic and without; otherwise three of them."""
+    if SOAK:
+        return [(algorithm, kind) for algorithm in ("stapo", "ppo") for kind in WEIGHTS]
+    return [("stapo", kind) for kind in list(WEIGHTS)[:2]] + [("ppo", "adapters-on-bfloat16")]
+
+
 FLAGGING = {"outlier": {"select": "all"}, "selective": {"alpha": 0.1, "gamma": 0.1}}
 """So that runs of a few dozen steps have flagged rows at all."""
 

@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.train.collapse import SIGNALS, WINDOW, early_warnings
+from stapo.train.collapse import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
 
 HEALTHY = {
     "entropy.mean": 0.35,
     "update.ref_kl": 0.08,
     "update.old_kl": 0.002,
+    "update.logprob_gap_mean": 4e-7,
     "repeated_actions": 0.04,
     "response_tokens": 3.5,
     "truncated_responses": 0.0,
@@ -55,7 +56,7 @@ LOST = """
 .251 1.38 .0481 .419 1.0 .00
 """
 
-FIRST = dict.fromkeys(SIGNALS, 10) | {"update-kl": 5, "reference-kl": 6}
+FIRST = dict.fromkeys(SIGNALS, 10) | {"update-kl": 5, "reference-kl": 6, "sampler-gap": 1}
 """The first iteration that each sign may speak in."""
 
 # name -> what the collapse does, as (number, value once it has set in).
@@ -68,6 +69,7 @@ COLLAPSES = {
     "long-responses": {"response_tokens": 6.0, "truncated_responses": 0.4},
     "short-responses": {"response_tokens": 1.0},
     "equal-groups": {"equal_reward_groups": 0.95},
+    "sampler-gap": {"update.logprob_gap_mean": 0.04},
 }
 
 
@@ -239,10 +241,10 @@ def test_a_reference_that_was_left_long_ago_is_not_told_for_ever():
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_nothing_is_said_in_the_first_iterations(name):
-    """Where a run begins collapsed there is nothing to compare it with, but two bounds hold for every run."""
+    """Where a run begins collapsed there is nothing to compare it with, but three bounds hold for every run."""
     rows = [row(1 + i, **HEALTHY | COLLAPSES[name]) for i in range(12)]
     found = said(rows)
-    if name in ("update-kl", "equal-groups"):
+    if name in ("update-kl", "equal-groups", "sampler-gap"):
         assert found == {name: list(range(FIRST[name], 13))}
     else:
         assert found == {}
@@ -304,7 +306,7 @@ def test_all_but_the_numbers_is_fixed(name):
     assert text.startswith(f"{name}: ")
     assert "Usually" in text
     # What to try is a setting by its name.
-    assert re.search(r"\b(optim|algorithm|rollout|agent|env)\.[a-z_.]+", text)
+    assert re.search(r"\b(optim|algorithm|rollout|agent|env|model)\.[a-z_.]+", text)
 
 
 def test_the_numbers_are_those_of_both_ends():
@@ -324,3 +326,18 @@ def test_settings_that_are_named_exist():
         rows = healthy(15) + [row(16 + i, **HEALTHY | COLLAPSES[name]) for i in range(5)]
         for setting in re.findall(r"\b(?:optim|algorithm|rollout|agent|env)(?:\.[a-z_]+)+", early_warnings(rows)[0]):
             assert setting in known, setting
+
+
+# -- the gap between sampler and trainer: no comparison with what was usual, but a bound -------------------------------
+
+
+def test_a_gap_that_is_there_from_the_start_is_told_at_once():
+    gap = {"update.logprob_gap_mean": 0.02}
+    assert said([row(1, **HEALTHY | gap)]) == {"sampler-gap": [1]}
+
+
+def test_what_is_rounding_depends_on_the_type_of_the_weights():
+    rows = [row(1, **HEALTHY | {"update.logprob_gap_mean": 0.02})]
+    assert early_warnings(rows, gap_limit=GAP_LIMITS["bfloat16"]) == []
+    (text,) = early_warnings(rows, gap_limit=GAP_LIMITS["float32"])
+    assert "differ by 0.02 nats per token on average, and up to 0.001 is rounding" in text

@@ -49,6 +49,11 @@ class AgentConfig:
     max_prompt_tokens: int = 2048
     max_response_tokens: int = 512
 
+    @property
+    def for_chat_models(self) -> bool:
+        """Whether the prompts address a model that follows instructions."""
+        return "compact" not in self.prompt
+
     def __post_init__(self) -> None:
         for field, kind in (("prompt", PromptStyle), ("response", ResponseFormat)):
             value = getattr(self, field)

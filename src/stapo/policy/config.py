@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stapo.errors import ConfigError
@@ -11,6 +11,37 @@ from stapo.errors import ConfigError
 DType = Literal["float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
 Tokenization = Literal["phrases", "words"]
+ReferencePlace = Literal["auto", "device", "cpu", "none"]
+ChatTemplate = Literal["auto", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) instead of all weights; needs the extra `lora`.
+
+    There is no dropout: an update would then score another policy than the one that was sampled.
+
+    Attributes:
+        rank: of the adapters; 0 trains all weights instead.
+        alpha: their product is scaled by alpha / rank; null is twice the rank.
+        target_modules: names of the linear layers that get one, such as q_proj; empty is every linear layer but the
+            head.
+    """
+
+    rank: int = 0
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise ConfigError(f"model.lora.rank is {self.rank}, expected 0 (train all weights) or more.")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ConfigError(f"model.lora.alpha is {self.alpha}, expected a number above 0, or null.")
+        if not self.rank and (self.alpha is not None or self.target_modules):
+            raise ConfigError(
+                "model.lora.rank is 0, so there is no adapter, but alpha or target_modules is set. Give a rank, such "
+                "as 32."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +52,17 @@ class ModelConfig:
         path: folder or name of a pretrained model (safetensors only, remote code off). Without it a small Qwen2-type
             model is built from the sizes below, and its tokenizer is trained on environment text.
         architecture: model type that is built.
-        dtype: number type of the weights.
+        dtype: number type of the weights. Under bfloat16 the optimizer keeps a float32 copy of every weight that it
+            trains: steps of 1e-6 would be lost in rounding. Adapters are float32 always.
         device: `auto` takes a GPU where there is one.
+        lora: train low-rank adapters instead of all weights.
+        reference: where the frozen starting policy is kept. `auto` keeps a copy beside the model, or, with adapters,
+            switches them off and needs no copy; where beta and gamma are 0 there is none. `device` and `cpu` say where
+            the copy is; `none` promises that there is none, and refuses an algorithm that needs one.
+        gradient_checkpointing: keep only the inputs of each layer and compute the rest again in backward. Less memory,
+            about a third more time, the same numbers.
+        chat_template: `auto` puts prompts into the chat template of a pretrained model's tokenizer, and refuses one
+            without it where the prompts are written for chat models; `none` gives the model the bare prompt.
         hidden_size: width of the small model.
         layers: its depth.
         heads: attention heads; must divide `hidden_size`.
@@ -38,6 +78,10 @@ class ModelConfig:
     architecture: Architecture = "qwen2"
     dtype: DType = "float32"
     device: str = "auto"
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    reference: ReferencePlace = "auto"
+    gradient_checkpointing: bool = False
+    chat_template: ChatTemplate = "auto"
     hidden_size: int = 64
     layers: int = 2
     heads: int = 4
@@ -48,26 +92,31 @@ class ModelConfig:
     initializer_range: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.architecture not in get_args(Architecture):
+        for name, choices in (
+            ("architecture", Architecture),
+            ("tokenizer", Tokenization),
+            ("dtype", DType),
+            ("reference", ReferencePlace),
+            ("chat_template", ChatTemplate),
+        ):
+            value, known = getattr(self, name), get_args(choices)
+            if value not in known:
+                raise ConfigError(f"model.{name} is '{value}', expected one of {', '.join(known)}.")
+        if self.lora.rank and self.reference in ("device", "cpu"):
             raise ConfigError(
-                f"model.architecture is '{self.architecture}', expected one of {', '.join(get_args(Architecture))}."
+                f"model.reference is '{self.reference}', but with model.lora the reference is the model with its "
+                "adapters switched off, and there is no copy to place. Use 'auto' or 'none'."
             )
-        if self.tokenizer not in get_args(Tokenization):
-            raise ConfigError(
-                f"model.tokenizer is '{self.tokenizer}', expected one of {', '.join(get_args(Tokenization))}."
-            )
-        if self.dtype not in get_args(DType):
-            raise ConfigError(f"model.dtype is '{self.dtype}', expected one of {', '.join(get_args(DType))}.")
-        for field in ("hidden_size", "layers", "heads", "intermediate_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"model.{field} is {getattr(self, field)}, expected at least 1.")
+        for name in ("hidden_size", "layers", "heads", "intermediate_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}, expected at least 1.")
         if self.hidden_size % (2 * self.heads):
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size} with {self.heads} heads; expected a multiple of "
                 f"{2 * self.heads}, so that each head has an even width."
             )
-        for field in ("rope_theta", "initializer_range"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ConfigError(f"model.{field} is {getattr(self, field)}, expected a number above 0.")
+        for name in ("rope_theta", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"model.{name} is {getattr(self, name)}, expected a number above 0.")
         if self.vocab_size < 300:
             raise ConfigError(f"model.vocab_size is {self.vocab_size}, expected at least 300 (bytes come first).")

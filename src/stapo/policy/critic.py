@@ -13,7 +13,7 @@ from stapo.policy.scoring import RowTokens, head_of, hidden_states
 
 
 class Critic(torch.nn.Module):
-    """The body of a causal language model with a scalar head, in fp32.
+    """The body of a causal language model with a scalar head; the head is float32.
 
     The head starts at 0, and with it every value: at first, advantages are returns.
 
@@ -31,8 +31,10 @@ class Critic(torch.nn.Module):
 
     @classmethod
     def of(cls, policy: Policy) -> Critic:
-        """A critic whose body is a copy of the policy's, all of it to be trained."""
-        body = copy.deepcopy(policy.model.base_model).requires_grad_(True)
+        """A critic whose body is a copy of the policy's; all of it is trained, or its adapters where it has any."""
+        body = copy.deepcopy(policy.model.base_model)
+        if policy.adapter is None:
+            body.requires_grad_(True)
         body.zero_grad(set_to_none=True)
         critic = cls(body, head_of(policy.model)[0].shape[1])
         # As with the policy: dropout would make values noisy, and a run depend on how rows are cut into batches.

@@ -34,8 +34,14 @@ def check_model(path: str) -> None:
     elif _is_path(path):
         raise ModelError(f"model folder '{path}' does not exist. {_EXPECTED}")
     try:
-        AutoConfig.from_pretrained(_source(path), trust_remote_code=False)
+        AutoConfig.from_pretrained(source_of(path), trust_remote_code=False)
     except Exception as err:  # transformers raises what it likes
+        if "custom code" in str(err) or "trust_remote_code" in str(err):
+            raise ModelError(
+                f"model '{path}' brings custom code of its own, which would be run when it is loaded; that is never "
+                "done here. Take a model that transformers knows by itself, such as those of the Qwen and Llama "
+                "families."
+            ) from err
         where = "" if folder.exists() else f"there is no folder '{path}' here, and as a hub name: "
         raise ModelError(f"model '{path}' cannot be loaded: {where}{_first_line(err)}.") from err
 
@@ -66,6 +72,27 @@ def _check_folder(path: str, folder: Path) -> None:
         raise ModelError(f"'{path}' holds no tokenizer. {_EXPECTED}")
 
 
+def check_chat_template(path: str) -> None:
+    """Look whether the tokenizer of a model has a chat template.
+
+    Raises:
+        ModelError: it has none, or cannot be loaded.
+    """
+    if not getattr(_tokenizer(path), "chat_template", None):
+        raise ModelError(
+            f"the tokenizer of model '{path}' has no chat template, but the prompts of this run (agent.prompt) are "
+            "written for a chat model, which is given them as a user's message. Take the model's instruction-tuned "
+            "version; or, to train this one on bare prompts, set model.chat_template to 'none'."
+        )
+
+
+def _tokenizer(path: str) -> Any:
+    try:
+        return _load_tokenizer(source_of(path))
+    except Exception as err:  # what a broken file makes transformers raise has no common base
+        raise ModelError(f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}.") from err
+
+
 def load_policy(path: str, config: ModelConfig) -> Policy:
     """Load a pretrained causal language model by folder or hub name.
 
@@ -74,11 +101,8 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
             its tokenizer, or its head does more than a matrix product.
     """
     check_model(path)
-    source = _source(path)
-    try:
-        tokenizer = _load_tokenizer(source)
-    except Exception as err:  # what a broken file makes transformers raise has no common base
-        raise ModelError(f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}.") from err
+    source = source_of(path)
+    tokenizer = _tokenizer(path)
     loaded: Any
     try:
         with _quiet():
@@ -139,7 +163,8 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def _source(path: str) -> str:
+def source_of(path: str) -> str:
+    """What transformers is given for a folder or hub name."""
     folder = Path(path).expanduser()
     return str(folder) if folder.is_dir() else path
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.errors import ModelError
-from stapo.policy.config import ModelConfig
+from stapo.policy.adapter import Adapter
+from stapo.policy.checkpointing import checkpoint_layers
+from stapo.policy.config import LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
 
 
@@ -24,11 +28,13 @@ class Policy:
         model: the causal language model.
         tokenizer: its tokenizer; has an end token and a pad token.
         eos_ids: tokens that end a response.
+        adapter: the adapters in the model, where those are trained instead of all weights.
     """
 
     model: Any
     tokenizer: Any
     eos_ids: list[int]
+    adapter: Adapter | None = None
 
     @property
     def device(self) -> torch.device:
@@ -41,14 +47,60 @@ class Policy:
         """Number of weights."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def save(self, folder: Path) -> None:
+    def attach(self, config: LoraConfig, seed: int) -> None:
+        """Put adapters into the model; from now on they are what is trained. With rank 0 nothing is done.
+
+        Raises:
+            ConfigError: the package for it is not installed.
+            ModelError: the model has no such layers.
+        """
+        if config.rank:
+            self.adapter = Adapter(self.model, config, seed)
+
+    @contextmanager
+    def as_started(self) -> Iterator[Any]:
+        """The model without what its adapters have learned, which is the reference of a policy with adapters."""
+        if self.adapter is None:
+            raise ValueError("the policy has no adapters to switch off; expected one that `attach` was called on.")
+        with self.adapter.switched_off():
+            yield self.model
+
+    def save(self, folder: Path, base: str | None = None) -> None:
         """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it.
+
+        Adapters are merged into the weights, and written into `folder/adapter`, too, as peft reads them.
 
         Mind that `AutoTokenizer` puts the Qwen2 family's own cut of text in the place of a small qwen2 model's saved
         tokenizer; `load_policy` does not, and models of the other architectures are not concerned.
+
+        Args:
+            folder: to write into.
+            base: name or folder of the model that adapters belong to; written into their settings.
         """
-        self.model.save_pretrained(folder, safe_serialization=True)
+        if self.adapter is None:
+            self.model.save_pretrained(folder)
+        else:
+            self.model.save_pretrained(folder, state_dict=self.adapter.merged_state(self.model))
+            self.adapter.save(folder / "adapter", base or "")
         self.tokenizer.save_pretrained(folder)
+
+    def save_trained(self, folder: Path) -> None:
+        """Write what training moves, exactly: all of the policy, or its adapters alone."""
+        if self.adapter is None:
+            self.save(folder)
+        else:
+            self.adapter.save(folder, "")
+
+
+def copy_of(policy: Policy, *, on_cpu: bool) -> Any:
+    """A copy of the policy's model, beside it or on the CPU."""
+    if not on_cpu:
+        return copy.deepcopy(policy.model)
+    device = policy.device
+    # There and back: a copy on the device first would need its memory twice.
+    copied = copy.deepcopy(policy.model.to("cpu"))
+    policy.model.to(device)
+    return copied
 
 
 def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, seed: int) -> Policy:
@@ -131,8 +183,17 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
         raise ModelError(f"the model cannot be moved to model.device '{device}': {reason}.") from err
     _require_plain_head(model)
+    if config.gradient_checkpointing:
+        checkpoint_layers(model)
+    if config.chat_template == "none":
+        tokenizer.chat_template = None
     configured = getattr(model.generation_config, "eos_token_id", None)
     ends = {tokenizer.eos_token_id, *([configured] if isinstance(configured, int) else configured or [])}
+    if max(ends) > highest:
+        raise ModelError(
+            f"the model ends its responses with token {max(ends)}, but the tokenizer's ids go up to {highest}: it "
+            "belongs to another model. Put the model's own tokenizer files into its folder."
+        )
     return Policy(model, tokenizer, sorted(ends))
 
 

@@ -17,6 +17,7 @@ from stapo.train.state import RunState, differing, read_state
 MAY_CHANGE = (
     "optim.iterations",
     "optim.micro_tokens",
+    "model.gradient_checkpointing",
     "rollout.batch_tokens",
     "rollout.workers",
     "rollout.env_deadline",

@@ -18,7 +18,8 @@ from stapo.policy.critic import Critic
 from stapo.rollout import Step
 from stapo.train.batch import RowBatch
 from stapo.train.config import OptimConfig
-from stapo.train.state import optimizer_tensors, read_tensors, restore_optimizer
+from stapo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from stapo.train.state import read_tensors
 
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -41,12 +42,9 @@ class CriticLearner:
         self.optim = optim
         self.pad_id: int = policy.tokenizer.pad_token_id
         self.model = Critic.of(policy)
-        self.parameters = list(self.model.parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(optim.beta1, optim.beta2),
-            weight_decay=optim.weight_decay,
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(
+            self.parameters, config.learning_rate, (optim.beta1, optim.beta2), optim.weight_decay
         )
 
     @torch.no_grad()
@@ -112,7 +110,7 @@ class CriticLearner:
         folder.mkdir()
         weights = {name: t.detach().cpu().contiguous() for name, t in self.model.state_dict().items()}
         save_file(weights, folder / _WEIGHTS)
-        save_file(optimizer_tensors(self.optimizer, self), folder / _OPTIMIZER)
+        save_file(optimizer_tensors(self.optimizer, self.model), folder / _OPTIMIZER)
 
     def restore(self, folder: Path) -> None:
         """Read what `write` wrote.
@@ -124,7 +122,7 @@ class CriticLearner:
             self.model.load_state_dict(read_tensors(folder / _WEIGHTS))
         except RuntimeError as err:
             raise SaveError(f"'{folder / _WEIGHTS}' does not fit the model of this run: {err}") from err
-        restore_optimizer(self.optimizer, self, read_tensors(folder / _OPTIMIZER))
+        restore_optimizer(self.optimizer, self.model, read_tensors(folder / _OPTIMIZER))
 
 
 def _values(batch: RowBatch) -> tuple[np.ndarray, np.ndarray]:

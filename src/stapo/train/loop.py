@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections import Counter
@@ -16,7 +15,7 @@ import torch
 
 from stapo.envs import Env, make
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
-from stapo.policy import Policy
+from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol as EvalProtocol
@@ -27,16 +26,17 @@ from stapo.rollout.types import Trajectory
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.train.batch import RowBatch, build_batch
-from stapo.train.collapse import WINDOW, early_warnings
+from stapo.train.collapse import GAP_LIMITS, WINDOW, early_warnings
 from stapo.train.critic import CriticLearner
 from stapo.train.interrupt import Interrupts
 from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
+from stapo.train.optimizer import restore_optimizer
 from stapo.train.playing import collector_of
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.sampling import Sampled, sample_groups
-from stapo.train.state import RunState, read_tensors, restore_optimizer, tasks_digest
+from stapo.train.state import RunState, read_tensors, tasks_digest
 from stapo.train.tasks import TaskStream
 from stapo.train.transcripts import write_transcript
 from stapo.train.update import Updater
@@ -83,7 +83,8 @@ class Trainer:
         run: where to write.
         watcher: who looks on.
         interrupts: requests to stop; looked at where everything is saved.
-        reference: frozen starting policy; None copies `policy` where the algorithm needs one.
+        reference: frozen starting policy; None copies `policy` where the algorithm needs one and there are no adapters
+            that can be switched off instead.
         iteration: iterations done.
         evaluated: the evaluation due after that iteration is done, too.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
@@ -110,8 +111,10 @@ class Trainer:
         probe.close()
         if not self.eval_tasks:
             raise ConfigError(f"evaluation split '{config.eval.split}' holds no task; choose another with eval.split.")
-        if config.algorithm.needs_reference and self.reference is None:
-            self.reference = copy.deepcopy(self.policy.model)
+        if self.policy.adapter is None:
+            self.policy.attach(config.model.lora, config.seed)
+        if config.algorithm.needs_reference and self.reference is None and self.policy.adapter is None:
+            self.reference = copy_of(self.policy, on_cpu=config.model.reference == "cpu")
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
         self.algorithm = algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
@@ -141,7 +144,7 @@ class Trainer:
         config, total = self.config, self.config.optim.iterations
         if self.iteration == 0 and not self.evaluated:
             for name in ("start",) if total else ("start", "final"):
-                self.run.write_checkpoint(name, self.policy.save)
+                self._checkpoint(name)
             self.save()
         while True:
             if not self.evaluated and self._evaluate_where_due():
@@ -152,11 +155,16 @@ class Trainer:
             self.iterate(self.iteration + 1)
             self.iteration, self.evaluated = self.iteration + 1, False
             if self.iteration == total:
-                self.run.write_checkpoint("final", self.policy.save)
+                self._checkpoint("final")
             elif config.log.checkpoint_every and self.iteration % config.log.checkpoint_every == 0:
-                self.run.write_checkpoint(f"iteration-{self.iteration:05d}", self.policy.save)
+                self._checkpoint(f"iteration-{self.iteration:05d}")
             if self.iteration % config.log.save_every == 0 or self.iteration == total or self.interrupts.requested:
                 self.save()
+
+    def _checkpoint(self, name: str) -> None:
+        # After a warm start adapters belong to no model that has a name: to this run's checkpoint "start".
+        base = None if self.config.warm_start.steps else self.config.model.path
+        self.run.write_checkpoint(name, partial(self.policy.save, base=base))
 
     def _evaluate_where_due(self) -> bool:
         config, at = self.config, self.iteration
@@ -192,7 +200,8 @@ class Trainer:
             states={state: list(numbers) for state, numbers in self.states.items()},
             seconds=dict(self.seconds),
         )
-        reference = None if self.reference is None else reference_folder(self.run)
+        rests_on_start = self.reference is not None or self.policy.adapter is not None
+        reference = reference_folder(self.run) if rests_on_start else None
         keep_state(
             self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher, self.critic
         )
@@ -209,7 +218,7 @@ class Trainer:
                 f"'{folder}' was saved by a run on other tasks: the training or evaluation tasks of environment "
                 f"'{self.config.env.name}' have changed since. Put the games back, or start another run with --out."
             )
-        restore_optimizer(self.updater.optimizer, self.policy, read_tensors(folder / "optimizer.safetensors"))
+        restore_optimizer(self.updater.optimizer, self.policy.model, read_tensors(folder / "optimizer.safetensors"))
         if self.critic is not None:
             self.critic.restore(folder / "critic")
         self.tasks.position = state.task_position
@@ -244,7 +253,7 @@ class Trainer:
         }
         # As it will be read back: a resumed run has to be warned of the same things.
         row = dict(jsonable(row))
-        row["warnings"] = early_warnings([*self._recent, row])
+        row["warnings"] = early_warnings([*self._recent, row], gap_limit=GAP_LIMITS[self.config.model.dtype])
         self._warn(row["warnings"])
         self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.train.interrupt import Interrupts, RunInterrupted
 from stapo.train.keeping import keep_state
 from stapo.train.loop import Trainer, build_collector, env_factory, set_threads
+from stapo.train.optimizer import restore_optimizer
 from stapo.train.randomness import restore_random_state, seed_all
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
-from stapo.train.state import RunState, read_tensors, restore_optimizer
+from stapo.train.state import RunState, read_tensors
 from stapo.train.warmstart import WarmStart
 from stapo.train.watcher import Attentive, Watcher
 
@@ -150,13 +151,25 @@ def _prepare(
         policy, seconds = prepare_policy(config, run, watcher, interrupts, restart), _seconds(restart)
         seconds["warm_start"] += time.perf_counter() - started
         return Trainer(config, policy, run, watcher, interrupts, seconds=seconds)
-    policy = load_policy(str(restart.folder / "policy"), config.model)
-    reference = None
-    if config.algorithm.needs_reference:
-        reference = load_policy(str(restart.folder / "reference"), config.model).model
+    policy, reference = _saved_policy(restart.folder, config)
     trainer = Trainer(config, policy, run, watcher, interrupts, reference)
     trainer.restore(restart.folder, restart.state)
     return trainer
+
+
+def _saved_policy(folder: Path, config: RunConfig) -> tuple[Policy, Any | None]:
+    """The policy of a save, and its reference where that is a model of its own."""
+    if config.model.lora.rank:
+        policy = load_policy(str(folder / "reference"), config.model)
+        policy.attach(config.model.lora, config.seed)
+        assert policy.adapter is not None
+        policy.adapter.load(folder / "policy")
+        return policy, None
+    policy = load_policy(str(folder / "policy"), config.model)
+    if not config.algorithm.needs_reference:
+        return policy, None
+    place = replace(config.model, device="cpu") if config.model.reference == "cpu" else config.model
+    return policy, load_policy(str(folder / "reference"), place).model
 
 
 def _seconds(restart: Restart | None) -> dict[str, float]:
@@ -222,7 +235,7 @@ def _warm_start(
     training = WarmStart(policy, config.warm_start, config.seed)
     spent, started = _seconds(restart), time.perf_counter()
     if restart is not None:
-        restore_optimizer(training.optimizer, policy, read_tensors(restart.folder / "optimizer.safetensors"))
+        restore_optimizer(training.optimizer, policy.model, read_tensors(restart.folder / "optimizer.safetensors"))
         training.step, training.end = restart.state.warm_step, restart.state.warm_end
         restore_random_state(restart.state.random, read_tensors(restart.folder / "random.safetensors"))
     losses: list[float] = []

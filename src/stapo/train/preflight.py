@@ -7,7 +7,7 @@ from pathlib import Path
 
 from stapo.envs import Env
 from stapo.errors import ConfigError, GameFileError
-from stapo.policy import check_model
+from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
 from stapo.train.continuing import check_place, is_run
 from stapo.train.loop import env_factory
@@ -30,15 +30,17 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
 
     Raises:
         RunDirectoryError: `out` exists and is not empty.
-        ModelError: the model folder cannot be a model.
-        ConfigError, UnknownNameError: no such environment, option or split, a split without tasks, or a run is there
-            that was made with other settings.
+        ModelError: the model folder cannot be a model, or it does not fit the run or the machine.
+        ConfigError, UnknownNameError: an extra is not installed, no such environment, option or split, a split without
+            tasks, or a run is there that was made with other settings.
         GameFileError: games that cannot be read, or that cannot be won.
     """
     check_place(out, config)
     there = is_run(out)
+    if config.model.lora.rank:
+        require_peft()
     if config.model.path is not None and not there:
-        check_model(config.model.path)
+        check_fit(config.model.path, config)
     env = env_factory(config)()
     for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
         if not len(env.tasks_of(split)):
@@ -47,6 +49,25 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     if config.env.options.get("games") is not None and not there:
         require_playable(env, tasks_of_run(config, env), progress)
     return env
+
+
+def check_fit(path: str, config: RunConfig) -> None:
+    """Check a pretrained model against the run that is to train it, without reading its weights.
+
+    Raises:
+        ModelError: it cannot be a model, has no chat template where prompts want one, or needs more memory than there
+            is.
+    """
+    check_model(path)
+    if config.model.chat_template == "auto" and config.agent.for_chat_models:
+        check_chat_template(path)
+    require_memory(
+        path,
+        config.model,
+        reference=config.algorithm.needs_reference,
+        critic=config.algorithm.needs_critic,
+        all_trained=config.warm_start.steps > 0,
+    )
 
 
 def tasks_of_run(config: RunConfig, env: Env) -> list[str]:

@@ -111,6 +111,12 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected 0 or more.")
+        if self.model.reference == "none" and self.algorithm.needs_reference:
+            raise ConfigError(
+                f"model.reference is 'none', but algorithm '{self.algorithm.name}' compares with a reference: "
+                f"algorithm.loss.beta is {self.algorithm.loss.beta:g} and algorithm.selective.gamma is "
+                f"{self.algorithm.selective.gamma:g}. Set both to 0, or model.reference to 'auto' or 'cpu'."
+            )
         if self.algorithm.outlier.tokens != "response" and self.agent.response != "think_action":
             raise ConfigError(
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "

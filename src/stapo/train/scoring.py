@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,7 +41,8 @@ class Scorer:
 
     Attributes:
         policy: model and tokenizer.
-        reference: frozen copy of the starting model; None where the algorithm needs none.
+        reference: frozen copy of the starting model, on any device; None where the algorithm needs none, or where the
+            policy has adapters: without them it is the starting model.
         algorithm: which terms are wanted.
         temperature: all log-probabilities and entropies are taken at it.
     """
@@ -75,11 +77,21 @@ class Scorer:
         """Reference log-probabilities of every row's response tokens."""
         result: list[list[float]] = [[]] * len(batch)
         lengths = [batch.full(b).length for b in range(len(batch))]
-        for part in micro_batches(lengths, micro_tokens):
-            scored = self.score(self.reference, [batch.full(b) for b in part], entropy=False)
-            for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
-                result[b] = logp_l[: len(batch.steps[b].response_ids)]
+        with self._started() as model:
+            for part in micro_batches(lengths, micro_tokens):
+                scored = self.score(model, [batch.full(b) for b in part], entropy=False)
+                for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
+                    result[b] = logp_l[: len(batch.steps[b].response_ids)]
         return result
+
+    @contextmanager
+    def _started(self) -> Iterator[Any]:
+        """The starting model, for as long as the block lasts."""
+        if self.policy.adapter is None:
+            yield self.reference
+        else:
+            with self.policy.as_started() as model:
+                yield model
 
     def selective(
         self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor], *, awareness_only: bool = False
@@ -94,10 +106,11 @@ class Scorer:
         blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
         hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
         hidden_r_nh = weight_r_vh = bias_r_v = None
-        if config.gamma > 0 and self.reference is not None:
-            with torch.no_grad():
-                hidden_r_nh, _, _ = hidden_states(self.reference, blind, pad)
-            weight_r_vh, bias_r_v = head_of(self.reference)
+        if config.gamma > 0 and (self.reference is not None or self.policy.adapter is not None):
+            with torch.no_grad(), self._started() as model:
+                hidden_r_nh = hidden_states(model, blind, pad)[0].to(hidden_q_nh.device)
+                # A reference on the CPU lends its head: the divergence needs all three distributions in one place.
+                weight_r_vh, bias_r_v = (None if t is None else t.to(hidden_q_nh.device) for t in head_of(model))
         weight_vh, bias_v = head_of(self.policy.model)
         scores = flagged_scores(
             hidden_p_nh,

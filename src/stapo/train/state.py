@@ -1,11 +1,11 @@
 """The state of a run as files: everything that its remaining numbers depend on, in one sealed folder.
 
     state.json              position, counters, random states, environments, row positions, configuration, versions
-    optimizer.safetensors   first and second moments and step counts, by name of the weight
+    optimizer.safetensors   moments, step counts and float32 copies of half-precision weights, by name of the weight
     random.safetensors      torch's random states
-    policy/                 weights and tokenizer
+    policy/                 weights and tokenizer; with adapters, those alone
     critic/                 weights and optimizer of the critic, where the algorithm has one
-    reference/              the frozen starting policy, where the algorithm uses one: hard links, not copies
+    reference/              the frozen starting policy, where the algorithm uses one or adapters rest on it: hard links
 
 Safetensors and JSON only: nothing is unpickled, whoever may have written the folder.
 """
@@ -26,6 +26,7 @@ from stapo.durable import link_or_copy
 from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run.sealed import unchanged_files
+from stapo.train.optimizer import optimizer_tensors
 from stapo.train.randomness import random_state
 
 FORMAT = 1
@@ -78,15 +79,6 @@ class RunState:
     format: int = FORMAT
 
 
-class HasModel(Protocol):
-    """Whatever holds a module whose weights an optimizer moves."""
-
-    @property
-    def model(self) -> Any:
-        """The module."""
-        ...
-
-
 class Savable(Protocol):
     """A part of a run that writes its own files."""
 
@@ -108,7 +100,7 @@ def write_state(
     Args:
         folder: empty.
         state: position and counters.
-        policy: its weights and tokenizer are written.
+        policy: what training moves of it is written.
         optimizer: of the policy's weights.
         reference: folder of the frozen starting policy, or None where there is none.
         critic: weights and optimizer of its own, or None where there is none.
@@ -117,8 +109,8 @@ def write_state(
         OSError: the files cannot be written.
         SaveError: the reference's files were changed since they were written.
     """
-    policy.save(folder / "policy")
-    save_file(optimizer_tensors(optimizer, policy), folder / "optimizer.safetensors")
+    policy.save_trained(folder / "policy")
+    save_file(optimizer_tensors(optimizer, policy.model), folder / "optimizer.safetensors")
     _, torch_states = random_state()
     save_file(torch_states, folder / "random.safetensors")
     if critic is not None:
@@ -165,38 +157,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except Exception as err:  # the reader's own error class has no base but Exception
         raise SaveError(f"'{path}' cannot be read: {err}.") from err
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, policy: HasModel) -> dict[str, torch.Tensor]:
-    """The optimizer's state as named tensors: `moment/weight`."""
-    names = {id(p): name for name, p in policy.model.named_parameters()}
-    return {
-        f"{key}/{names[id(parameter)]}": value.detach().cpu().contiguous()
-        for parameter, entries in optimizer.state.items()
-        for key, value in entries.items()
-        if isinstance(value, torch.Tensor)
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, policy: HasModel, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put the state that `optimizer_tensors` gave back.
-
-    Raises:
-        SaveError: it belongs to other weights.
-    """
-    by_name: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in tensors.items():
-        moment, _, name = key.partition("/")
-        by_name.setdefault(name, {})[moment] = value
-    parameters = dict(policy.model.named_parameters())
-    for name, entries in by_name.items():
-        wrong = [m for m, v in entries.items() if v.ndim and name in parameters and v.shape != parameters[name].shape]
-        if name not in parameters or wrong:
-            raise SaveError(f"the saved optimizer state of weight '{name}' does not fit the model beside it.")
-    names = {id(p): name for name, p in parameters.items()}
-    order = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    state = {i: by_name[name] for i, name in enumerate(order) if name in by_name}
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def tasks_digest(*lists: Sequence[str]) -> str:

@@ -26,6 +26,7 @@ from stapo.policy import Policy, micro_batches
 from stapo.train.batch import RowBatch
 from stapo.train.config import OptimConfig
 from stapo.train.critic import CriticLearner
+from stapo.train.optimizer import build_optimizer
 from stapo.train.scoring import Scorer, length_mask, pad_rows
 
 _MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
@@ -68,12 +69,29 @@ class _SelectiveLog:
         }
 
 
+class _Gaps:
+    """Collects how far the trainer's log-probabilities are from those that the sampler recorded."""
+
+    def __init__(self) -> None:
+        self.largest, self.total, self.tokens = 0.0, 0.0, 0
+
+    def add(self, gap_n: Tensor) -> None:
+        self.largest = max(self.largest, float(gap_n.max()))
+        self.total += float(gap_n.double().sum())
+        self.tokens += gap_n.numel()
+
+    def summary(self) -> dict[str, float | None]:
+        mean = self.total / self.tokens if self.tokens else None
+        return {"logprob_gap": self.largest, "logprob_gap_mean": mean}
+
+
 class Updater:
     """Holds the optimizer and moves the policy's weights.
 
     Args:
         policy: trained in place.
-        reference: frozen copy of the starting policy; None where the algorithm needs none.
+        reference: frozen copy of the starting policy; None where the algorithm needs none, or where the policy has
+            adapters that can be switched off.
         algorithm: loss and selective terms.
         optim: optimizer and batch sizes.
         temperature: sampling temperature of the rollouts; all log-probabilities are taken at it.
@@ -95,11 +113,8 @@ class Updater:
         self.critic = critic
         self.scorer = Scorer(policy, reference, algorithm, temperature)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=optim.learning_rate,
-            betas=(optim.beta1, optim.beta2),
-            weight_decay=optim.weight_decay,
+        self.optimizer = build_optimizer(
+            self.parameters, optim.learning_rate, (optim.beta1, optim.beta2), optim.weight_decay
         )
         self.non_finite_in_a_row = 0
 
@@ -221,7 +236,7 @@ class Updater:
         z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
         totals = self._denominators(batch, rows)
         active = [i for i, b in enumerate(rows) if b in flagged or self._has_base_gradient(batch, b)]
-        loss, stats, gap = 0.0, [], 0.0
+        loss, stats, gaps = 0.0, [], _Gaps()
         extra_grads: list[Tensor | None] = [None] * len(self.parameters)
         for places in self._micro_batches(batch, rows, active, flagged):
             part = [rows[i] for i in places]
@@ -260,10 +275,10 @@ class Updater:
             loss += float(out.loss.detach())
             stats.append(out.stats)
             if first:
-                gap = max(gap, float(((scored.logp_bl.detach() - old_bl).abs() * scored.mask_bl).max()))
+                gaps.add((scored.logp_bl.detach() - old_bl).abs()[scored.mask_bl])
         ratio = self._add_measured(extra_grads) if first and flagged else None
         log = {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
-        return {**log, "logprob_gap": gap} if first else log
+        return {**log, **gaps.summary()} if first else log
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
         """Places of the active rows by micro-batch. Flagged rows keep to themselves: one blind pass serves them all."""

@@ -18,6 +18,7 @@ from stapo.policy import Policy, RowTokens, head_of, hidden_states
 from stapo.rollout.encoding import PromptEncoder
 from stapo.train.config import WarmStartConfig
 from stapo.train.demonstrations import DemoStep
+from stapo.train.optimizer import build_optimizer
 
 _RAMP_STEPS = 100
 
@@ -42,8 +43,8 @@ class WarmStart:
         self.seed = seed
         self.step = 0
         self.end: int | None = None
-        self.optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.95)
+        self.optimizer = build_optimizer(
+            policy.model.parameters(), config.learning_rate, (0.9, 0.95), config.weight_decay
         )
 
     def run(

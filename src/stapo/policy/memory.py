@@ -1,0 +1,191 @@
+"""How much memory a training needs before the first token, and how much there is: told before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from stapo.errors import ModelError
+from stapo.policy.config import LoraConfig, ModelConfig
+from stapo.policy.loading import source_of
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """Numbers of weights.
+
+    Attributes:
+        all: of the model.
+        adapters: of the adapters that a configuration puts into it.
+    """
+
+    all: int
+    adapters: int
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """Bytes that stay for the whole training; activations come on top.
+
+    Attributes:
+        weights: of the policy, adapters included.
+        gradients: of what is trained.
+        optimizer: both moments, and float32 copies of half-precision weights.
+        reference: a copy of the starting policy, where there is one.
+        critic: weights, gradients and optimizer of a critic, where there is one.
+        reference_on_cpu: the reference is not where the rest is.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    reference: int
+    critic: int
+    reference_on_cpu: bool
+
+    @property
+    def on_device(self) -> int:
+        """Bytes on the device of the policy."""
+        beside = 0 if self.reference_on_cpu else self.reference
+        return self.weights + self.gradients + self.optimizer + self.critic + beside
+
+    def parts(self) -> str:
+        """Everything on the device of the policy that is not 0, in words."""
+        named = {
+            "weights": self.weights,
+            "gradients": self.gradients,
+            "optimizer": self.optimizer,
+            "reference": 0 if self.reference_on_cpu else self.reference,
+            "critic": self.critic,
+        }
+        return ", ".join(f"{name} {in_gb(size)}" for name, size in named.items() if size)
+
+
+def model_size(path: str, lora: LoraConfig) -> ModelSize:
+    """Count the weights of a model by its configuration alone.
+
+    Raises:
+        ModelError: transformers cannot build it.
+    """
+    try:
+        config = AutoConfig.from_pretrained(source_of(path), trust_remote_code=False)
+        with torch.device("meta"):
+            model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    except Exception as err:  # transformers raises what it likes
+        reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+        raise ModelError(f"model '{path}' cannot be built from its config.json: {reason}.") from err
+    head, adapters = model.get_output_embeddings(), 0
+    for name, layer in model.named_modules():
+        wanted = not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
+        if lora.rank and wanted and isinstance(layer, torch.nn.Linear) and layer is not head:
+            adapters += lora.rank * (layer.in_features + layer.out_features)
+    return ModelSize(sum(p.numel() for p in model.parameters()), adapters)
+
+
+def memory_need(
+    size: ModelSize, config: ModelConfig, *, reference: bool, critic: bool, all_trained: bool
+) -> MemoryNeed:
+    """What a training with these settings keeps.
+
+    Args:
+        size: of the model.
+        config: type, adapters, place of the reference.
+        reference: the algorithm needs one.
+        critic: the algorithm needs one.
+        all_trained: all weights are trained at some time, adapters or not (in a warm start).
+    """
+    width, adapters = _BYTES[config.dtype], bool(config.lora.rank)
+    weights = size.all * width + (4 * size.adapters if adapters else 0)
+    if adapters and not all_trained:
+        gradients, optimizer = 4 * size.adapters, 8 * size.adapters
+    else:
+        gradients, optimizer = size.all * width, size.all * (8 if width == 4 else 12)
+    return MemoryNeed(
+        weights=weights,
+        gradients=gradients,
+        optimizer=optimizer,
+        reference=size.all * width if reference and not adapters else 0,
+        critic=weights + gradients + optimizer if critic else 0,
+        reference_on_cpu=config.reference == "cpu",
+    )
+
+
+def require_memory(path: str, config: ModelConfig, *, reference: bool, critic: bool, all_trained: bool) -> None:
+    """Check that a training fits before its model is loaded; see `memory_need`.
+
+    Raises:
+        ModelError: it cannot fit. The message has the parts, what there is, and which settings need less.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else None
+    try:
+        device = device or torch.device(config.device)
+        free = available_bytes(device)
+    except (RuntimeError, AssertionError):
+        return  # no such device: loading says so
+    size = model_size(path, config.lora)
+
+    def need(changed: ModelConfig, size: ModelSize = size, *, reference: bool = reference) -> MemoryNeed:
+        return memory_need(size, changed, reference=reference, critic=critic, all_trained=all_trained)
+
+    found = need(config)
+    on_cpu = found.reference if found.reference_on_cpu and device.type == "cuda" else 0
+    if (free is None or found.on_device <= free) and on_cpu <= (available_bytes(torch.device("cpu")) or on_cpu):
+        return
+    others = {
+        "model.dtype bfloat16": need(replace(config, dtype="bfloat16")),
+        "model.reference cpu": need(replace(config, reference="cpu"))
+        if device.type == "cuda" and not config.lora.rank
+        else found,
+        "no reference (loss.beta 0 and selective.gamma 0)": need(config, reference=False),
+    }
+    if not config.lora.rank:
+        lora = LoraConfig(rank=32)
+        others["model.lora.rank 32"] = need(replace(config, lora=lora, reference="auto"), model_size(path, lora))
+    less = [f"{name} ({in_gb(n.on_device)})" for name, n in others.items() if n.on_device < found.on_device]
+    if free is not None and found.on_device > free:
+        said = f"{in_gb(found.on_device)} on {device} ({found.parts()}), and {in_gb(free)} are free"
+    else:
+        said = f"{in_gb(on_cpu)} of the CPU's memory for its reference, and less is free"
+    helps = f" These need less: {', '.join(less)}." if less else ""
+    raise ModelError(
+        f"training model '{path}' with {size.all / 1e9:.3g} billion weights needs {said}; activations come on "
+        f"top.{helps} Or take a smaller model."
+    )
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Free memory of a device: of the GPU, or what this machine and its container still give; None if not known."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type != "cpu":
+        return None
+    found = [n for n in (_meminfo(), _container()) if n is not None]
+    return min(found, default=None)
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def _container() -> int | None:
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or "max"
+        return None
+    return max(0, limit - used)
+
+
+def in_gb(size: int) -> str:
+    """Bytes in words."""
+    return f"{size / 1e9:.2f} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
