@@ -78,19 +78,12 @@ def check_chat_template(path: str) -> None:
     Raises:
         ModelError: it has none, or cannot be loaded.
     """
-    if not getattr(_tokenizer(path), "chat_template", None):
+    if not getattr(load_tokenizer(path), "chat_template", None):
         raise ModelError(
             f"the tokenizer of model '{path}' has no chat template, but the prompts of this run (agent.prompt) are "
             "written for a chat model, which is given them as a user's message. Take the model's instruction-tuned "
             "version; or, to train this one on bare prompts, set model.chat_template to 'none'."
         )
-
-
-def _tokenizer(path: str) -> Any:
-    try:
-        return _load_tokenizer(source_of(path))
-    except Exception as err:  # what a broken file makes transformers raise has no common base
-        raise ModelError(f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}.") from err
 
 
 def load_policy(path: str, config: ModelConfig) -> Policy:
@@ -102,7 +95,7 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
     """
     check_model(path)
     source = source_of(path)
-    tokenizer = _tokenizer(path)
+    tokenizer = load_tokenizer(path)
     loaded: Any
     try:
         with _quiet():
@@ -131,11 +124,11 @@ def load_tokenizer(path: str) -> Any:
         ModelError: it cannot be loaded.
     """
     try:
-        return _load_tokenizer(_source(path))
+        return _load_tokenizer(source_of(path))
     except Exception as err:  # what a broken file makes transformers raise has no common base
         raise ModelError(
-            f"the tokenizer '{path}' cannot be loaded: {_first_line(err)}. Expected a folder with tokenizer.json and "
-            "tokenizer_config.json, or a hub name."
+            f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}. Expected a folder with "
+            "tokenizer.json and tokenizer_config.json, or a hub name."
         ) from err
 
 
