@@ -152,6 +152,8 @@ def test_settings_of_starts_and_cells(tmp_path):
     assert cell["model"]["path"] == str((tmp_path / "warm/00/checkpoints/final").resolve())
     assert not cell["eval"]["at_start"]
     assert plan.base["model"]["path"] is None
+    # Its tokenizer was trained here; a model of the user keeps its chat template.
+    assert (cell["model"]["chat_template"], plan.base["model"]["chat_template"]) == ("none", "auto")
 
 
 def test_a_model_of_the_user_is_used_as_it_is(tmp_path):

@@ -116,6 +116,9 @@ class Plan:
         settings = _with(self.variant(cell.label).settings, seed=cell.seed, eval__at_start=False, log__threads=1)
         if self.makes_starts:
             settings = _with(settings, model__path=str(checkpoint_of(folder, cell.start)), warm_start__steps=0)
+        if self.base["model"]["path"] is None and "compact" not in settings["agent"]["prompt"]:
+            # A model that was built here has no chat template, though its prompts are written for one.
+            settings = _with(settings, model__chat_template="none")
         return settings
 
 
