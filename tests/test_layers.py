@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "lab": {"errors", "durable", "run", "train", "report"},
     "diagnose": {"errors", "durable", "algo", "envs", "agent", "policy", "rollout", "run", "train", "report"},
     "verl_plugin": {"errors", "algo", "envs", "agent", "policy", "rollout", "run", "train"},
+    "estimate": {"errors"},
     "recipes": set(),
     "cli": {
         "errors",
@@ -51,6 +52,7 @@ MAY_IMPORT = {
         "lab",
         "diagnose",
         "verl_plugin",
+        "estimate",
         "recipes",
     },
 }

@@ -12,6 +12,7 @@ import yaml
 
 from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options
 from stapo.cli.words import foreign, say, take_flag
+from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
     from stapo.train.run_config import RunConfig
@@ -28,13 +29,17 @@ arguments:
                        unfinished run with the same settings
   --algorithm NAME     any of 'stapo algorithms'; changes the method and nothing else
   --env.OPTION VALUE   an option of the environment, e.g. --env.games DIR; 'stapo envs NAME' lists them
-  --dry-run            print the resolved configuration as YAML and stop
+  --dry-run            print the resolved configuration as YAML (stdout), the run in short and an estimate of memory and
+                       time (stderr), and stop
+  --gpu NAME           device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu (default: h100; for
+                       small models that are built cpu)
   --quiet              one line per iteration instead of progress bars
 
 examples:
   stapo train --seed 1
   stapo train tiny --algorithm grpo --optim.iterations 20
   stapo train alfworld-tiny --env.games ../shared/data/alfworld --eval.split valid_unseen
+  stapo train paper/alfworld-7b --dry-run --gpu h200
   stapo train --dry-run > mine.yaml && stapo train mine.yaml
 
 Settings (all can be overridden; values shown are those of the preset):
@@ -53,6 +58,9 @@ def run(argv: list[str]) -> int:
     args = ["--algorithm" + a.removeprefix("--algorithm.name") if _is_algorithm_name(a) else a for a in args]
     algorithm, args = take_flag(args, "--algorithm", needs="a name; see 'stapo algorithms'")
     dry, args = "--dry-run" in args, [a for a in args if a != "--dry-run"]
+    gpu, args = take_flag(args, "--gpu", needs="the name of a device, such as h100")
+    if gpu is not None and not dry:
+        raise ConfigError("--gpu names the device of an estimate; give --dry-run with it. A run takes model.device.")
     quiet, args = "--quiet" in args, [a for a in args if a != "--quiet"]
     env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
     config = load_config(source, algorithm)
@@ -64,6 +72,9 @@ def run(argv: list[str]) -> int:
     from stapo.train.schema import to_data
 
     if dry:
+        from stapo.cli.dry_run import show_estimate
+
+        show_estimate(config, gpu)
         print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
         return 0
     return train_into(config, Path(out) if out else _folder(_name_of(source), config), ["stapo", "train", *argv], quiet)

@@ -1,0 +1,209 @@
+"""Memory and time by hand-worked numbers; shapes against transformers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stapo.cli.arguments import load_config
+from stapo.cli.dry_run import advice, workload
+from stapo.cli.main import main
+from stapo.errors import ModelError
+from stapo.estimate.costs import (
+    RESERVED,
+    Workload,
+    activations,
+    forward_flops,
+    kv_bytes_per_token,
+    layer_activations,
+    memory,
+    seconds,
+)
+from stapo.estimate.devices import DEVICES, Device
+from stapo.estimate.shapes import ModelShape, find_shape, known_shapes
+
+SMALL = ModelShape(hidden=4, inner=8, layers=2, heads=2, kv_heads=1, head_dim=2, vocabulary=10, tied=True, bias=True)
+WORK = Workload(
+    episodes=4, steps=5, prompt=10, response=2, longest_prompt=20, longest_response=4, iterations=7, epochs=1,
+    micro_tokens=48, batch_tokens=40, bytes_per_weight=2, lora_rank=0, reference="device", scored_by_reference=True,
+    checkpointing=False, blind=True, critic=False,
+)  # fmt: skip
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize(
+    "name, weights",
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B", 3_085_938_688),
+        ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512),
+        ("qwen2.5-14b", 14_770_033_664),
+        ("Qwen/Qwen3-0.6B", 596_049_920),
+        ("Qwen/Qwen3-1.7B-Base", 1_720_574_976),
+        ("Qwen/Qwen3-4B-Instruct-2507", 4_022_468_096),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+        ("meta-llama/Llama-3.2-1B-Instruct", 1_235_814_400),
+        ("meta-llama/Llama-3.2-3B", 3_212_749_824),
+        ("meta-llama/Meta-Llama-3-8B-Instruct", 8_030_261_248),
+    ],
+)
+def test_published_numbers_of_weights(name, weights):
+    assert find_shape(name).parameters == weights
+
+
+@pytest.mark.parametrize("name", known_shapes())
+def test_transformers_builds_as_many(name):
+    import json
+    from importlib.resources import files
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = dict(json.loads((files("stapo.estimate") / "shapes.json").read_text())[name])
+    config["num_hidden_layers"] = 2  # the layers are all alike
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+    assert replace(known_shapes()[name], layers=2).parameters == sum(p.numel() for p in model.parameters())
+
+
+def test_weights_by_hand():
+    # q = 4, k = 2: attention 2*4*6 + biases 4 + 4, feed-forward 3*4*8, norms 8; twice; embeddings 40, last norm 4.
+    assert SMALL.layer_parameters == 48 + 8 + 96 + 8
+    assert SMALL.parameters == 2 * 160 + 40 + 4
+    # in + out of q, k, v, o: 8 + 6 + 6 + 8; of the three inner ones: 12 each.
+    assert SMALL.adapter_parameters(3) == 2 * 3 * (28 + 36)
+
+
+def test_a_local_folder_is_read(tmp_path):
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "llama", "hidden_size": 4, "intermediate_size": 8, "num_hidden_layers": 2, '
+        '"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 10, "tie_word_embeddings": true}'
+    )
+    assert find_shape(str(tmp_path)) == replace(SMALL, bias=False)
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [("{", "gives no shape"), ('{"model_type": "gpt2"}', "'gpt2', expected one of qwen2"), ("[]", "gives")],
+)
+def test_a_folder_without_a_shape(tmp_path, text, said):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ModelError, match=said):
+        find_shape(str(tmp_path))
+
+
+def test_an_unknown_name():
+    with pytest.raises(ModelError, match=r"Did you mean 'qwen2.5-7b'\? Give a local folder with its config.json"):
+        find_shape("Qwen/Qwen2.5-8B")
+
+
+# Memory.
+
+
+def test_memory_by_hand():
+    found = memory(SMALL, WORK)
+    # 364 weights of 2 bytes; moments 8 and copies 4 bytes each.
+    assert found["weights"] == found["gradients"] == found["reference"] == 728
+    assert found["optimizer"] == 364 * 12
+    # 2 * (5*4 + 3*4 + 3*2 + 4*8) + 16*4 bytes a token and layer.
+    assert layer_activations(SMALL, 2) == 2 * 70 + 64
+    assert found["activations"] == 48 * 2 * 204
+    assert activations(SMALL, WORK, checkpointing=True) == 48 * (2 * 2 * 4 + 204)
+    assert found["chunked head"] == 64 * 10 * 4 * 4 * 2
+    # 2 rows of 20 fill 40 tokens; each grows by 4; 2 layers * 2 (keys, values) * 2 wide * 2 bytes.
+    assert kv_bytes_per_token(SMALL, 2) == 16
+    assert found["KV cache"] == (40 + 2 * 4) * 16
+    assert found["sampling"] == 2 * 10 * 20
+    assert found["peak"] == 728 * 3 + 4368 + 19584 + 20480 + RESERVED
+
+
+def test_adapters_need_no_copy_of_the_reference_and_few_moments():
+    found = memory(SMALL, replace(WORK, lora_rank=3))
+    assert found["reference"] == 0
+    assert (found["weights"], found["gradients"], found["optimizer"]) == (728 + 4 * 384, 4 * 384, 8 * 384)
+
+
+def test_the_longest_row_is_never_cut():
+    assert activations(SMALL, replace(WORK, micro_tokens=1), False) == 24 * 2 * 204
+
+
+def test_no_copy_where_there_is_no_reference():
+    assert memory(SMALL, replace(WORK, reference="cpu"))["reference"] == 0
+
+
+# Time.
+
+
+def test_operations_by_hand():
+    # layers: 2 * 320 weights * 3 tokens; attention: 2 * 2 * 4 * 5 * 3; head: 2 * 40 * 1.
+    assert forward_flops(SMALL, 3, 5, 1) == 1920 + 240 + 80
+
+
+def test_seconds_by_hand():
+    device = Device("cpu", 1e9, 1000 / 0.35, 1e12)  # a thousand operations a second, and reading costs nothing
+    found = seconds(SMALL, WORK, device)
+    # 20 rows of 12 tokens, of which 2 are scored: 640*240 + 16*12*240 + 80*40.
+    forward = (153_600 + 46_080 + 3_200) / 1000
+    prefill = (640 * 200 + 16 * 10 * 200 + 80 * 20) / 1000
+    step = (640 * 4 + 16 * 12 * 4 + 80 * 4) / 1000  # four rows of 10 fill 40 tokens
+    assert found["generation"] == pytest.approx(prefill + 20 / 4 * 2 * step)
+    assert found["old log-probs"] == 0
+    assert found["reference"] == pytest.approx(forward)
+    assert found["update"] == pytest.approx(3 * forward)
+    assert found["blind passes"] == pytest.approx(0.01 * 4 * forward)
+    assert found["run"] == pytest.approx(7 * found["iteration"])
+    assert seconds(SMALL, replace(WORK, checkpointing=True), device)["update"] == pytest.approx(4 * forward)
+    assert seconds(SMALL, replace(WORK, lora_rank=1), device)["update"] == pytest.approx(2 * forward)
+    assert seconds(SMALL, replace(WORK, scored_by_reference=False), device)["reference"] == 0
+
+
+def test_reading_the_weights_bounds_generation():
+    device = Device("cpu", 1e9, 1e30, 1000 / 0.6)
+    # 728 bytes of weights and 4 rows of 12 tokens of 16 bytes, ten steps.
+    assert seconds(SMALL, WORK, device)["generation"] == pytest.approx(10 * (728 + 768) / 1000)
+
+
+# What is said.
+
+
+def test_the_mildest_knobs_are_named_with_what_they_bring():
+    work = workload(load_config("paper/alfworld-7b"))
+    lines = advice(find_shape("Qwen/Qwen2.5-7B"), work, DEVICES["a100-40"])
+    assert lines[0].startswith("does NOT fit on a100-40: about 244.4 GiB")
+    text = "\n".join(lines)
+    for knob in ("micro-tokens 2560", "gradient-checkpointing", "reference cpu", "batch-tokens 2048", "lora.rank 32"):
+        assert knob in text
+    assert "stapo verl" in text
+    assert advice(SMALL, WORK, DEVICES["cpu"]) == ["fits on cpu: about 1.4 of 14.9 GiB."]
+
+
+def test_the_estimate_does_not_get_into_the_settings(capsys):
+    import yaml
+
+    assert main(["train", "paper/alfworld-1.5b", "--dry-run", "--gpu", "h200"]) == 0
+    out, err = capsys.readouterr()
+    assert yaml.safe_load(out)["model"]["path"] == "Qwen/Qwen2.5-1.5B-Instruct"
+    for shown in ("16 groups x 8", "1,543,714,304 weights", "estimate for h200", "old log-probs", "fits on h200"):
+        assert shown in err
+
+
+def test_without_a_shape_the_rest_is_shown(capsys):
+    assert main(["train", "tiny", "--model.path", "who/knows", "--dry-run"]) == 0
+    assert "no estimate: the shape of model 'who/knows' is not known" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "argv, said",
+    [
+        (["--dry-run", "--gpu", "h10"], "unknown GPU 'h10'. Did you mean 'h100'?"),
+        (["--gpu", "h100"], "--gpu names the device of an estimate; give --dry-run with it"),
+        (["--dry-run", "--gpu"], "--gpu needs the name of a device"),
+    ],
+)
+def test_wrong_input(capsys, argv, said):
+    assert main(["train", "tiny", *argv]) == 2
+    assert said in capsys.readouterr().err
