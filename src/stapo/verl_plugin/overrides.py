@@ -91,13 +91,13 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
     algorithm, optim, group = config.algorithm, config.optim, config.rollout.group_size
     if config.model.path is None:
         raise ConfigError(
-            "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' saves "
-            "its start as RUN/checkpoints/start."
+            "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' "
+            "saves its start as RUN/checkpoints/start."
         )
     if config.model.lora.rank:
         raise ConfigError(
-            f"model.lora.rank is {config.model.lora.rank}; adapters inside verl are untested with the plugin. Train all weights, or use "
-            "'stapo train'."
+            f"model.lora.rank is {config.model.lora.rank}; adapters inside verl are untested with the plugin. Train "
+            "all weights, or use 'stapo train'."
         )
     if config.warm_start.steps:
         raise ConfigError(
