@@ -160,12 +160,34 @@ def test_without_peft_it_says_what_to_install(monkeypatch):
     [
         ({"rank": -1}, "rank is -1"),
         ({"rank": 2, "alpha": 0.0}, "alpha is 0.0"),
+        ({"rank": 2, "dropout": 1.0}, "dropout is 1.0, expected a share from 0 to below 1"),
+        ({"dropout": 0.1}, "rank is 0, so there is no adapter"),
         ({"target_modules": ("q_proj",)}, "rank is 0, so there is no adapter"),
     ],
 )
 def test_settings_are_checked(settings, said):
     with pytest.raises(ConfigError, match=said):
         LoraConfig(**settings)
+
+
+def test_dropout_is_on_inside_its_block_alone_and_its_stream_decides_it():
+    policy, without = adapted(config=LoraConfig(rank=4, dropout=0.5)), adapted()
+    assert policy.adapter.drops_out
+    assert not without.adapter.drops_out
+    policy.model.eval()
+    quiet, before = logits(policy.model, policy), torch.get_rng_state()
+    assert torch.equal(quiet, logits(without.model.eval(), without))
+    seen = []
+    for stream in ((1, 2), (1, 2), (1, 3)):
+        with policy.adapter.dropping_out(stream):
+            seen.append(logits(policy.model, policy))
+            with policy.as_started() as model:  # the reference has no noise
+                assert torch.equal(logits(model, policy), logits(small_policy(hidden_size=32).model, policy))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.allclose(seen[0], seen[2], atol=1e-3)
+    assert not torch.allclose(seen[0], quiet, atol=1e-3)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(logits(policy.model, policy), quiet)
 
 
 def test_a_copy_as_reference_and_adapters_exclude_each_other():

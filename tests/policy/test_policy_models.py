@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
@@ -116,6 +120,24 @@ def test_nothing_but_safetensors_is_asked_for(tmp_path, monkeypatch):
     load_policy(str(tmp_path), CPU)
     assert asked["use_safetensors"] is True
     assert asked["trust_remote_code"] is False
+
+
+def test_a_name_of_the_hub_is_loaded_as_a_folder_is(tmp_path):
+    """From the cache, without a network; in a process of its own, since the cache's place is read on import."""
+    folder = tmp_path / "hub" / "models--someone--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    policy = small_policy()
+    policy.save(folder / "snapshots" / ("0" * 40))
+    text = "please the red judge. 17 judges"
+    program = (
+        "import sys; from stapo.policy import ModelConfig, load_policy\n"
+        "policy = load_policy('someone/tiny', ModelConfig(device='cpu'))\n"
+        "print(policy.parameter_count, policy.tokenizer.encode(sys.argv[1]))"
+    )
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run([sys.executable, "-c", program, text], env=env, capture_output=True, text=True, timeout=180)
+    assert done.stdout.split(maxsplit=1) == [str(policy.parameter_count), f"{policy.tokenizer.encode(text)}\n"], done
 
 
 def test_a_good_folder_passes_the_check(tmp_path):

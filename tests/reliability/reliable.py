@@ -99,7 +99,7 @@ def cases(paths: tuple[str, ...] = PATHS) -> list[tuple[str, str]]:
 
 
 WEIGHTS: dict[str, dict[str, Any]] = {
-    "adapters": {"model__lora": {"rank": 4}},
+    "adapters": {"model__lora": {"rank": 4, "dropout": 0.25}},
     "bfloat16": {"model__dtype": "bfloat16"},
     "adapters-on-bfloat16": {"model__lora": {"rank": 4}, "model__dtype": "bfloat16"},
     "checkpointed": {"model__gradient_checkpointing": True},

@@ -4,7 +4,8 @@
 2. With adapters the reference is the model without them, and there is no copy; a copy on the CPU gives the same update.
 3. Where beta and gamma are 0 there is no reference, however its place is set.
 4. Gradient checkpointing changes no gradient, and leaves dropout off.
-5. In bfloat16 small steps add up, and sampler and trainer agree as far as rounding lets them.
+5. Dropout of adapters touches gradients and not what is measured, also where layers are computed twice.
+6. In bfloat16 small steps add up, and sampler and trainer agree as far as rounding lets them.
 """
 
 from __future__ import annotations
@@ -222,6 +223,49 @@ def test_a_model_without_such_layers_is_refused():
 
 
 # -- 5 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_dropout_touches_gradients_and_not_what_is_measured():
+    ends = []
+    for dropout, wrapped in ((0.5, False), (0.5, True), (0.0, False)):
+        policy = small_policy(3, hidden_size=32)
+        trajectories = played(policy)
+        policy.attach(LoraConfig(rank=4, dropout=dropout), 0)
+        with torch.no_grad():  # adapters that do something, so that leaving some out makes a difference
+            for name, weight in policy.model.named_parameters():
+                if "lora_B" in name:
+                    weight.fill_(0.05)
+        for trajectory in trajectories:  # as sampled by this very policy
+            for step in trajectory.steps:
+                step.logprobs = logprobs(policy, step)
+        if wrapped:
+            checkpoint_layers(policy.model)
+        before = torch.get_rng_state()
+        ends.append(updated(policy, trajectories, ALL_ROWS, None, steps=1))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert not any(m.training for m in policy.model.modules())
+    (noisy, weights), (again, others), (quiet, straight) = ends
+    assert noisy == again
+    assert all(torch.equal(a, b) for a, b in zip(weights, others, strict=True))
+    assert not all(torch.allclose(a, b, atol=1e-3) for a, b in zip(weights, straight, strict=True))
+    assert noisy["loss"] != quiet["loss"]
+    for metrics in (noisy, quiet):
+        assert metrics["logprob_gap_mean"] <= metrics["logprob_gap"] < 1e-4
+
+
+@torch.no_grad()
+def logprobs(policy, step):
+    policy.model.eval()
+    hidden, targets, _ = hidden_states(policy.model, [RowTokens(step.prompt_ids, step.response_ids)], 0)
+    return (hidden @ head_of(policy.model)[0].T).log_softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+
+
+def test_null_is_no_adapters():
+    assert from_data(RunConfig, yaml.safe_load("{model: {lora: null}}")).model.lora == LoraConfig()
+    assert from_data(RunConfig, yaml.safe_load("{model: {lora: {rank: 4, dropout: 0.1}}}")).model.lora.dropout == 0.1
+
+
+# -- 6 -----------------------------------------------------------------------------------------------------------------
 
 
 def test_the_optimizer_of_half_precision_weights_is_adamw_on_float32_copies():

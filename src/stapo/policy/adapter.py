@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -58,6 +59,7 @@ class Adapter:
         settings = peft.LoraConfig(
             r=config.rank,
             lora_alpha=2 * config.rank if config.alpha is None else config.alpha,
+            lora_dropout=config.dropout,
             target_modules=list(config.target_modules) or "all-linear",
             task_type="CAUSAL_LM",
         )
@@ -80,7 +82,13 @@ class Adapter:
                 "model.lora.target_modules names the head or the embeddings of the model. Log-probabilities are "
                 "computed from the head's own weights, so adapters on it are not supported; leave them out."
             )
-
+        self._device = device
+        self._dropouts = [
+            module
+            for layer in self._layers.values()
+            for module in layer.lora_dropout.modules()
+            if isinstance(module, torch.nn.Dropout)
+        ]
         self._draw(seed)
 
     @torch.no_grad()
@@ -98,6 +106,31 @@ class Adapter:
         """Inside, the model is the one that the adapters were put into."""
         with self._peft.disable_adapter():
             yield
+
+    @property
+    def drops_out(self) -> bool:
+        """Whether `dropping_out` does anything."""
+        return bool(self._dropouts)
+
+    @contextmanager
+    def dropping_out(self, stream: Sequence[int]) -> Iterator[None]:
+        """Inside, adapters leave out inputs at random, the rest of the model does not; passes backward belong inside.
+
+        Args:
+            stream: names the draws, so that they depend on nothing that was drawn before.
+        """
+        if not self._dropouts:
+            yield
+            return
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
+            torch.manual_seed(int(np.random.SeedSequence(list(stream)).generate_state(1)[0]))
+            for module in self._dropouts:
+                module.train()
+            try:
+                yield
+            finally:
+                for module in self._dropouts:
+                    module.eval()
 
     def save(self, folder: Path, base: str) -> None:
         """Write the adapters in the format of peft.

@@ -19,17 +19,19 @@ ChatTemplate = Literal["auto", "none"]
 class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) instead of all weights; needs the extra `lora`.
 
-    There is no dropout: an update would then score another policy than the one that was sampled.
-
     Attributes:
-        rank: of the adapters; 0 trains all weights instead.
+        rank: of the adapters; 0 trains all weights instead, and so does `lora: null`.
         alpha: their product is scaled by alpha / rank; null is twice the rank.
+        dropout: share of a layer's inputs that its adapter leaves out while gradients are computed. Above 0 an update
+            scores another policy than the one that was sampled: importance ratios and R_TA carry its noise, and the
+            numbers depend on `optim.micro_tokens`.
         target_modules: names of the linear layers that get one, such as q_proj; empty is every linear layer but the
             head.
     """
 
     rank: int = 0
     alpha: float | None = None
+    dropout: float = 0.0
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -37,10 +39,12 @@ class LoraConfig:
             raise ConfigError(f"model.lora.rank is {self.rank}, expected 0 (train all weights) or more.")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ConfigError(f"model.lora.alpha is {self.alpha}, expected a number above 0, or null.")
-        if not self.rank and (self.alpha is not None or self.target_modules):
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.lora.dropout is {self.dropout}, expected a share from 0 to below 1.")
+        if not self.rank and (self.alpha is not None or self.dropout or self.target_modules):
             raise ConfigError(
-                "model.lora.rank is 0, so there is no adapter, but alpha or target_modules is set. Give a rank, such "
-                "as 32."
+                "model.lora.rank is 0, so there is no adapter, but alpha, dropout or target_modules is set. Give a "
+                "rank, such as 32."
             )
 
 

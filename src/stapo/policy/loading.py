@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
@@ -173,15 +174,24 @@ def _is_path(path: str) -> bool:
     return not path[:1].isalnum() or len(parts) > 2 or not all(parts) or (len(parts) == 2 and Path(parts[0]).is_dir())
 
 
+def _file_of(source: str, name: str) -> Path | None:
+    """A file of a folder, or of a hub name by way of the cache; None where there is none."""
+    try:
+        found = cached_file(source, name)
+    except OSError:
+        return None
+    return None if found is None else Path(found)
+
+
 def _load_tokenizer(path: str) -> Any:
     """Load the tokenizer that `path` holds, as it was saved.
 
     For some model types `AutoTokenizer` overrules a saved generic fast tokenizer with the class of the model family,
-    whose pre-tokenizer cuts text differently: the same file, other ids, no warning. A folder that names the generic
-    class is therefore loaded by that class.
+    whose pre-tokenizer cuts text differently: the same file, other ids, no warning. What names the generic class is
+    therefore loaded by that class, from a folder and from the hub.
     """
-    described = Path(path) / "tokenizer_config.json"
-    if described.is_file() and (Path(path) / "tokenizer.json").is_file():
+    described = _file_of(path, "tokenizer_config.json")
+    if described is not None and _file_of(path, "tokenizer.json") is not None:
         settings = json.loads(described.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
             raise ValueError(f"{described.name} holds {type(settings).__name__}, expected an object")

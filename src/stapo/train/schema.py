@@ -12,6 +12,7 @@ import yaml
 
 from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.errors import ConfigError, did_you_mean
+from stapo.policy import LoraConfig
 
 T = TypeVar("T")
 
@@ -22,7 +23,8 @@ def from_data(cls: type[T], data: Any, where: str = "", base: T | None = None) -
     Args:
         cls: the dataclass.
         data: mapping of field names to values; nested dataclasses are nested mappings. An algorithm may also be
-            given by its preset name, or as a mapping whose `name` picks the preset that the other keys change.
+            given by its preset name, or as a mapping whose `name` picks the preset that the other keys change. No
+            adapters at all may be given as null.
         where: dotted path of `data` in the whole, for messages.
         base: values of the keys that `data` leaves out; the field defaults where None.
 
@@ -91,6 +93,8 @@ def _join(where: str, key: str) -> str:
 
 def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     origin = get_origin(hint)
+    if hint is LoraConfig and value is None:
+        return LoraConfig()
     if is_dataclass(hint):
         return from_data(hint, value, where, base)  # type: ignore[arg-type]
     if origin in (Union, types.UnionType):

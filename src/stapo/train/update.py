@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,7 +145,8 @@ class Updater:
             NonFiniteError: a loss or gradient is not finite, once more than `skip_non_finite` times in a row; the
                 weights are those before that optimizer step.
         """
-        # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from.
+        # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from. Adapters
+        # that were asked to drop out do so around the gradient alone, and never while the gap is measured.
         self.policy.model.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -163,7 +165,7 @@ class Updater:
                 if critic_alone:
                     logs.append(self._critic_step(batch, rows, clock, where))
                 else:
-                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs))
+                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs, (*seed, 6, number)))
                 self.non_finite_in_a_row = 0
             except NonFiniteError:
                 self.non_finite_in_a_row += 1
@@ -195,10 +197,15 @@ class Updater:
         clock: _Clock,
         where: str,
         first: bool,
+        stream: Sequence[int],
     ) -> dict[str, Any]:
         started, blind_before = time.perf_counter(), clock.blind
         self.optimizer.zero_grad(set_to_none=True)
-        log = self._backward(batch, rows, ref_logp, clock, where, first)
+        adapter = self.policy.adapter
+        with nullcontext() if adapter is None else adapter.dropping_out(stream):
+            log = self._backward(batch, rows, ref_logp, clock, where, first)
+        if first and adapter is not None and adapter.drops_out:
+            log |= self._measured_gap(batch, rows)
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -279,6 +286,17 @@ class Updater:
         ratio = self._add_measured(extra_grads) if first and flagged else None
         log = {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
         return {**log, **gaps.summary()} if first else log
+
+    @torch.no_grad()
+    def _measured_gap(self, batch: RowBatch, rows: list[int]) -> dict[str, float | None]:
+        """The gap between sampler and trainer by a pass of its own, where those of the update are noisy."""
+        gaps = _Gaps()
+        for places in micro_batches([batch.full(b).length for b in rows], self.optim.micro_tokens):
+            part = [rows[i] for i in places]
+            scored = self.scorer.score(self.policy.model, [batch.full(b) for b in part], entropy=False)
+            sampled_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
+            gaps.add((scored.logp_bl - sampled_bl).abs()[scored.mask_bl])
+        return gaps.summary()
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
         """Places of the active rows by micro-batch. Flagged rows keep to themselves: one blind pass serves them all."""
