@@ -57,12 +57,14 @@ guards: $(READY) ## Remove each guard of the reliability suite in a copy, and se
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
-bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration, of saves and workers
+bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration, of saves and workers, retrieval
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
 	$(BIN)/python benchmarks/head_memory.py
 	$(BIN)/python benchmarks/iteration_cost.py
 	$(BIN)/python benchmarks/reliability_cost.py
+	$(BIN)/python benchmarks/retrieval_speed.py --only generated --passages 20000
+	$(BIN)/python benchmarks/gpu/iteration.py --small
 
 clean: ## Remove .venv, .venv-verl and all caches; runs stay
 	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
