@@ -249,6 +249,25 @@ def test_remote_code_is_refused_and_never_run(broken, place, capsys):
     assert not (place / "PWNED").exists()
 
 
+def test_remote_code_of_a_known_kind_of_model_is_never_run(broken, place):
+    for file, classes in (
+        ("config.json", {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.T", "evil.T"]}),
+    ):
+        described = json.loads((broken / file).read_text())
+        (broken / file).write_text(json.dumps(described | {"auto_map": classes}))
+    (broken / "evil.py").write_text("open('PWNED', 'w')")
+    assert main([*train_with(place, "model", optim__iterations=1, eval__episodes=1), "--quiet", "--out", "run"]) == 0
+    assert not (place / "PWNED").exists()
+
+
+def test_adapters_alone_are_no_model(broken, place, capsys):
+    (broken / "config.json").rename(broken / "adapter_config.json")
+    said = refused(capsys, train_with(place, "model"), place)
+    assert "holds adapters (adapter_config.json) and not the model" in said
+    assert "give the folder above" in said
+
+
 @pytest.mark.parametrize(
     "file, text, said",
     [

@@ -65,6 +65,19 @@ def test_what_fits_passes_and_what_does_not_is_told_with_what_helps(tmp_path, mo
     require_memory(str(tmp_path), ModelConfig(device="nonsense"), **rest)
 
 
+def test_cached_files_do_not_count_as_used_by_a_container(tmp_path):
+    assert memory._container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("900\n")
+    assert memory._container(tmp_path) == 100
+    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 50\ninactive_file 550\n")
+    assert memory._container(tmp_path) == 650
+    (tmp_path / "memory.current").write_text("1700\n")
+    assert memory._container(tmp_path) == 0
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._container(tmp_path) is None
+
+
 def test_this_machine_has_some():
     free = available_bytes(torch.device("cpu"))
     assert free is None or free > 10_000_000

@@ -50,6 +50,11 @@ def check_model(path: str) -> None:
 def _check_folder(path: str, folder: Path) -> None:
     if not folder.is_dir():
         raise ModelError(f"model '{path}' is a file. {_EXPECTED}")
+    if not (folder / "config.json").is_file() and (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"'{path}' holds adapters (adapter_config.json) and not the model that they belong to. A checkpoint of a "
+            "run has them merged in: give the folder above. Other adapters have to be merged by peft first."
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(f"'{path}' holds no config.json, so it is not a saved model. {_EXPECTED}")
     try:

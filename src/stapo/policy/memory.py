@@ -177,13 +177,21 @@ def _meminfo() -> int | None:
         return None
 
 
-def _container() -> int | None:
-    group = Path("/sys/fs/cgroup")
+def _container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
     try:
         limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # no such files, or "max"
         return None
-    return max(0, limit - used)
+    return max(0, limit - used + _reclaimable(group))
+
+
+def _reclaimable(group: Path) -> int:
+    """Bytes of files that were read or written and can be dropped: a model just copied here counts as used memory."""
+    try:
+        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return 0
 
 
 def in_gb(size: int) -> str:
