@@ -11,8 +11,9 @@ import stat
 import pytest
 from reliable import assert_same, contents, run, settings, train, wait, write_settings
 
+from stapo import durable
 from stapo.errors import SaveError
-from stapo.run import RunDirectory, durable
+from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
 from stapo.run.sealed import check_sealed
 
