@@ -19,7 +19,9 @@ from dataclasses import asdict, replace
 from functools import partial
 
 import pytest
+from reliable import ENVIRONMENTS
 
+from fragile_worlds import FRAGILE
 from stapo.agent import AgentConfig
 from stapo.envs import make
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError
@@ -61,15 +63,15 @@ def with_boom(group, member, step):
     return "boom" if ((group, member), step) == (STRUCK, 1) else sayings(group, member, step)
 
 
-def collector(options=None, say=with_boom, player=None, workers=0, deadline=30.0, **settings):
+def collector(options=None, say=with_boom, player=None, workers=0, deadline=30.0, name="unruly", **settings):
     options = options or {}
     rollout = RolloutConfig(workers=workers, env_deadline=deadline)
     return Collector(
-        make_env=partial(make, "unruly", **options),
+        make_env=partial(make, name, **options),
         encoder=ENCODER,
         sampler=player or Player(say),
         agent=AGENT,
-        pool=build_pool("unruly", options, rollout),
+        pool=build_pool(name, options, rollout),
         **{"retries": 0, **settings},
     )
 
@@ -191,6 +193,36 @@ def test_an_environment_that_cannot_be_built_costs_its_episode(workers, tmp_path
     assert trajectories[0].failure.error == "building the environment raised ValueError: the world broke"
     assert trajectories[0].task_type == UNDISTURBED[0].task_type
     assert len(failures) == 1
+
+
+def test_every_environment_has_a_fragile_form():
+    assert set(FRAGILE) == set(ENVIRONMENTS)
+
+
+@pytest.mark.parametrize("workers, fault", [(0, "raise"), (1, "raise"), (1, "os_exit")])
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_in_every_environment_of_this_package(name, workers, fault, tmp_path):
+    """One of four episodes breaks its environment; the others end as without."""
+    options = dict(ENVIRONMENTS[name]["env"]["options"], broke=str(tmp_path / "broke"), fault=fault)
+    tasks = make(name, **ENVIRONMENTS[name]["env"]["options"]).tasks_of("train")[:2]
+
+    def run(say):
+        c = collector(options, say=say, workers=workers, name=f"fragile-{name}")
+        try:
+            return c.collect(tasks, 2, 1.0, (0, 1)), c.take_failures()
+        finally:
+            c.close()
+
+    def said(trajectories):
+        return [[(s.action, s.observation, s.prompt) for s in t.steps] for t in trajectories]
+
+    whole, nothing = run(sayings)
+    assert nothing == []
+    trajectories, (failure,) = run(with_boom)
+    assert failure.boundary is Boundary.ENVIRONMENT
+    assert ("exited with code 3" if fault == "os_exit" else "ValueError: the world broke") in failure.error
+    assert struck(trajectories).stop_reason is StopReason.ERROR
+    assert said(others(trajectories)) == said(others(whole))
 
 
 def test_long_errors_are_cut_and_lines_dropped():
