@@ -72,7 +72,6 @@ def workload(config: RunConfig) -> Workload:
     """What a run asks of its model, at half of every limit."""
     algorithm, agent, model = config.algorithm, config.agent, config.model
     steps = config.env.options.get("max_steps")
-    reference = getattr(model, "reference", "auto")
     return Workload(
         episodes=config.rollout.groups * config.rollout.group_size,
         steps=max(1.0, EXPECTED * (steps if isinstance(steps, int) else _STEPS)),
@@ -85,10 +84,10 @@ def workload(config: RunConfig) -> Workload:
         micro_tokens=config.optim.micro_tokens,
         batch_tokens=config.rollout.batch_tokens,
         bytes_per_weight=2 if model.dtype == "bfloat16" else 4,
-        lora_rank=getattr(getattr(model, "lora", None), "rank", 0),
-        reference=("device" if reference == "auto" else reference) if algorithm.needs_reference else "none",
+        lora_rank=model.lora.rank,
+        reference=("device" if model.reference == "auto" else model.reference) if algorithm.needs_reference else "none",
         scored_by_reference=algorithm.loss.beta > 0,
-        checkpointing=bool(getattr(model, "gradient_checkpointing", False)),
+        checkpointing=model.gradient_checkpointing,
         blind=algorithm.selective_on,
         critic=algorithm.needs_critic,
     )
@@ -114,7 +113,9 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     if not work.lora_rank:
         knobs.append(("--model.lora.rank 32", replace(work, lora_rank=32)))
     for name, changed in knobs:
-        lines.append(f"  {name}: {memory(shape, changed)['peak'] / GIB:.1f} GiB")
+        # What is no part of the peak helps nobody.
+        if (less := memory(shape, changed)["peak"]) < 0.99 * peak:
+            lines.append(f"  {name}: {less / GIB:.1f} GiB")
     mild = replace(
         work, micro_tokens=min(work.micro_tokens, least), checkpointing=True, batch_tokens=work.longest_prompt
     )
