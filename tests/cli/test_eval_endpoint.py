@@ -193,6 +193,7 @@ def test_a_frozen_model_under_the_settings_of_a_run(models, capsys, tmp_path):
         (["SETTINGS", "--model", "m", "--api", "chat"], "--api is for --endpoint URL, which is not given"),
         (["SETTINGS", "--model", "m", "--send-seeds"], "--send-seeds is for --endpoint URL"),
         (["SETTINGS", "--model", "nowhere/at/all"], "model folder 'nowhere/at/all' does not exist"),
+        (["webshop-1000", "--model", "MODEL"], "has no chat template, but the prompts of this run"),
         (["SETTINGS", "--model", "MODEL", "--checkpoint", "final"], "--checkpoint and --model exclude each other"),
         (["SETTINGS", "--model", "MODEL", "--save"], "--save is for a run's own policy"),
         (["SETTINGS", "--checkpoint", "final"], "--checkpoint is for a run directory"),

@@ -125,9 +125,11 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> Subject:
         )
 
     def check() -> None:
-        from stapo.policy import check_model
+        from stapo.policy import check_chat_template, check_model
 
         check_model(path)
+        if config.model.chat_template == "auto" and config.agent.for_chat_models:
+            check_chat_template(path)
 
     labels = {"settings": source, "model": path, "algorithm": None}
     return Subject(config, labels, f"{path}, frozen, settings of {source}", check, lambda: _local(config, path))
