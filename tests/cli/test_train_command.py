@@ -205,3 +205,10 @@ def test_as_a_process_of_its_own(tmp_path):
     assert again.returncode == 0
     assert "finished already; nothing was trained" in again.stderr
     shutil.rmtree(out)
+
+
+@pytest.mark.parametrize("name, preset", [("alfworld", "tiny"), ("search", "search-tiny"), ("webshop", "webshop-tiny")])
+def test_an_environment_stands_for_its_smallest_preset(name, preset, capsys):
+    found = resolved(capsys, name)
+    assert found == resolved(capsys, preset)
+    assert found["env"]["name"] == name

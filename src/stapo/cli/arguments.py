@@ -37,11 +37,15 @@ def preset_names() -> list[str]:
     return sorted(under(files("stapo.recipes"), ""))
 
 
+_SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
+"""What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
+
+
 def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
     """Build the configuration of a preset name or a YAML file.
 
     Args:
-        source: preset name, or path of a YAML file.
+        source: preset name, an environment of this package for its smallest preset, or path of a YAML file.
         algorithm: preset that replaces the configured algorithm. Knobs that the file sets otherwise than its own
             preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
             change its algorithm.
@@ -51,6 +55,7 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
         UnknownNameError: neither a preset nor an existing file.
         ConfigError: unknown key or wrong value.
     """
+    source = _SMALL.get(source, source)
     path = Path(source)
     if source in preset_names():
         data = yaml.safe_load((files("stapo.recipes") / f"{source}.yaml").read_text(encoding="utf-8"))

@@ -24,7 +24,8 @@ Warm start, RL, evaluation before and after, and a report, into a run directory.
 same command goes on from the newest save and ends with the same numbers.
 
 arguments:
-  PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file
+  PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file; alfworld, search and webshop
+                       stand for tiny, search-tiny and webshop-tiny
   --out DIR            run directory; default runs/PRESET-ALGORITHM-DATE, or the newest such folder that holds an
                        unfinished run with the same settings
   --algorithm NAME     any of 'stapo algorithms'; changes the method and nothing else
