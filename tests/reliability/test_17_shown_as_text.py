@@ -82,6 +82,9 @@ class Table:
         assert isinstance(prompt, str)
         return [1, 2, 3]
 
+    def length(self, ids):
+        return len(ids)
+
     def decode(self, ids):
         return "".join(self.said[i] for i in ids)
 

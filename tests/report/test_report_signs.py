@@ -119,6 +119,7 @@ def test_every_warning_that_the_trainer_can_give_keeps_its_name(make_run):
     worse = {
         "entropy": {"mean": 0.01}, "update__ref_kl": 3.0, "update__old_kl": 0.5, "repeated_actions": 0.6,
         "response_tokens": 12.0, "truncated_responses": 0.5, "equal_reward_groups": 1.0, "success": 0.2,
+        "update__logprob_gap_mean": 0.2,
     }  # fmt: skip
     for row in rows[:10]:
         row["update"]["ref_kl"] = 0.1
