@@ -106,7 +106,8 @@ def test_the_table_of_a_server_is_that_of_the_same_model_here(models, server, ca
     served = evaluated(capsys, models / "toy.yaml", *argv)
     assert {key: served[key] for key in SAME} == {key: local[key] for key in SAME}
     assert served["episodes"] == 6
-    assert served["requests"] == {"answered": 18}
+    # A second try after an idle connection that the server closed is counted, too.
+    assert served["requests"]["answered"] == 18
     assert (served["endpoint"], served["api"], served["model"]) == (server, api, str(model))
     assert (local["model"], local["settings"]) == (str(model), str(models / "toy.yaml"))
 
