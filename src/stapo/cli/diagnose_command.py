@@ -147,7 +147,7 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
         require_writable,
     )
     from stapo.run import RunDirectory
-    from stapo.train.loop import env_factory
+    from stapo.train.playing import env_factory
     from stapo.train.run_config import read_run_config
 
     runs = [RunDirectory.open(path) for path in request.runs]

@@ -237,7 +237,7 @@ def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
     from stapo.cli.progress import ConsoleWatcher
     from stapo.rollout.evaluate import Protocol, evaluate, summarise
     from stapo.run.directory import jsonable
-    from stapo.train.loop import env_factory
+    from stapo.train.playing import env_factory
 
     if request.save and subject.run is None:
         raise ConfigError("--save is for a run's own policy; of a frozen model keep what --json prints.")

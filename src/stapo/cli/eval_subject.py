@@ -125,11 +125,9 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> Subject:
         )
 
     def check() -> None:
-        from stapo.policy import check_chat_template, check_model
+        from stapo.train.preflight import check_prompted
 
-        check_model(path)
-        if config.model.chat_template == "auto" and config.agent.for_chat_models:
-            check_chat_template(path)
+        check_prompted(path, config)
 
     labels = {"settings": source, "model": path, "algorithm": None}
     return Subject(config, labels, f"{path}, frozen, settings of {source}", check, lambda: _local(config, path))

@@ -16,7 +16,8 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, settle
 from stapo.train.batch import RowBatch, build_batch
-from stapo.train.loop import build_collector, env_factory
+from stapo.train.loop import build_collector
+from stapo.train.playing import env_factory
 from stapo.train.run_config import RunConfig
 
 Stage = Callable[[str, int, int], None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from stapo.envs import Env, make
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
@@ -43,11 +42,6 @@ from stapo.train.update import Updater
 from stapo.train.watcher import Silent, Watcher
 
 _QUIET = 10  # iterations in which a warning is not said again
-
-
-def env_factory(config: RunConfig) -> Callable[[], Env]:
-    """Return a function that builds the configured environment."""
-    return partial(make, config.env.name, **config.env.options)
 
 
 def build_collector(config: RunConfig, policy: Policy) -> Collector:
@@ -413,4 +407,4 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-__all__: Sequence[str] = ["Silent", "Trainer", "Watcher", "build_collector", "env_factory", "set_threads"]
+__all__: Sequence[str] = ["Silent", "Trainer", "Watcher", "build_collector", "set_threads"]

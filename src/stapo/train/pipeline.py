@@ -24,8 +24,9 @@ from stapo.train.continuing import (
 from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.train.interrupt import Interrupts, RunInterrupted
 from stapo.train.keeping import keep_state
-from stapo.train.loop import Trainer, build_collector, env_factory, set_threads
+from stapo.train.loop import Trainer, build_collector, set_threads
 from stapo.train.optimizer import restore_optimizer
+from stapo.train.playing import env_factory
 from stapo.train.randomness import restore_random_state, seed_all
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
-from stapo.envs import make
+from stapo.envs import Env, make
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sampler
 from stapo.train.run_config import RunConfig
+
+
+def env_factory(config: RunConfig) -> Callable[[], Env]:
+    """Return a function that builds the configured environment."""
+    return partial(make, config.env.name, **config.env.options)
 
 
 def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Collector:
@@ -25,7 +31,7 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         ConfigError: options that the environment does not have.
     """
     return Collector(
-        make_env=partial(make, config.env.name, **config.env.options),
+        make_env=env_factory(config),
         encoder=encoder,
         sampler=sampler,
         agent=config.agent,

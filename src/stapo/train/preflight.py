@@ -10,7 +10,7 @@ from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
 from stapo.train.continuing import check_place, is_run
-from stapo.train.loop import env_factory
+from stapo.train.playing import env_factory
 from stapo.train.run_config import RunConfig
 from stapo.train.tasks import TaskStream
 
@@ -51,6 +51,17 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     return env
 
 
+def check_prompted(path: str, config: RunConfig) -> None:
+    """Check that a folder or name can be a model, and one that the prompts of a run are written for.
+
+    Raises:
+        ModelError: it cannot, or has no chat template where prompts want one.
+    """
+    check_model(path)
+    if config.model.chat_template == "auto" and config.agent.for_chat_models:
+        check_chat_template(path)
+
+
 def check_fit(path: str, config: RunConfig) -> None:
     """Check a pretrained model against the run that is to train it, without reading its weights.
 
@@ -58,9 +69,7 @@ def check_fit(path: str, config: RunConfig) -> None:
         ModelError: it cannot be a model, has no chat template where prompts want one, or needs more memory than there
             is.
     """
-    check_model(path)
-    if config.model.chat_template == "auto" and config.agent.for_chat_models:
-        check_chat_template(path)
+    check_prompted(path, config)
     require_memory(
         path,
         config.model,

@@ -63,7 +63,7 @@ class Scorer:
             weight_vh,
             targets_n,
             temperature=self.temperature,
-            chunk=_chunk(weight_vh),
+            chunk=chunk_of(weight_vh),
             bias_v=bias_v,
             entropy=entropy,
             entropy_grad=entropy_grad,
@@ -120,7 +120,7 @@ class Scorer:
             hidden_r_nh=hidden_r_nh,
             weight_r_vh=weight_r_vh,
             temperature=self.temperature,
-            chunk=_chunk(weight_vh),
+            chunk=chunk_of(weight_vh),
             bias_v=bias_v,
             bias_r_v=bias_r_v,
             ta_grad=config.ta_grad,
@@ -162,5 +162,6 @@ def pad_rows(values: Sequence[Sequence[float]], like_bl: Tensor) -> Tensor:
     return padded_bl.to(like_bl.device)
 
 
-def _chunk(weight_vh: Tensor) -> int:
+def chunk_of(weight_vh: Tensor) -> int:
+    """Tokens that the chunked head scores at once, for a head of shape (V, H)."""
     return max(64, _CHUNK_ELEMENTS // weight_vh.shape[0])

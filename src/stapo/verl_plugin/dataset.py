@@ -8,9 +8,9 @@ from torch.utils.data import Dataset
 
 from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
+from stapo.train.playing import env_factory
 from stapo.train.run_config import RunConfig
 from stapo.train.tasks import TaskStream
-from stapo.verl_plugin.environments import env_factory
 from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
 from stapo.verl_plugin.settings import run_config_of
 

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
-from stapo.envs import Env, make
 from stapo.rollout.pools import build_pool
 from stapo.train.run_config import RunConfig
 from stapo.verl_plugin.play import EnvShelf
-
-
-def env_factory(run: RunConfig) -> Callable[[], Env]:
-    """A function that builds the configured environment."""
-    return partial(make, run.env.name, **run.env.options)
 
 
 class Shelves:

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from stapo.algo import FlaggedScores, SelectiveConfig, flagged_scores, score_tokens
 from stapo.errors import ModelError
-
-_CHUNK_ELEMENTS = 10_000_000  # logits held at once: 40 MB in fp32, as in the embedded engine
+from stapo.train.scoring import chunk_of
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class ScoringHead:
     def __call__(self, hidden: Tensor, head: Any) -> Tensor:
         """Score `hidden`, (sequences, width, H) or (1, tokens, H), with the weights of `head`; one flat fp32 tensor."""
         weight_vh, bias_v = head.weight, getattr(head, "bias", None)
-        chunk = max(64, _CHUNK_ELEMENTS // weight_vh.shape[0])
+        chunk = chunk_of(weight_vh)
         hidden_nh = hidden.reshape(-1, hidden.shape[-1])[self.sequences.index(self.width, hidden.device)]
         lengths = self.sequences.response_lengths
         full = sum(lengths[: self.rows])

@@ -214,7 +214,6 @@ class WebShopEnv:
         Raises:
             EnvError: before reset.
         """
-        self.visit  # noqa: B018 - raises before reset
         return ShopJudge(self)
 
     def demonstrator(self, rng: random.Random) -> Shopper:

@@ -31,7 +31,7 @@ class ShopJudge:
     }
 
     def __init__(self, env: WebShopEnv) -> None:
-        self.env = env
+        self.visit = env.visit
         self._tried: set[tuple[object, str]] = set()
         self._seen: set[object] = set()
         self._command = ""
@@ -41,13 +41,13 @@ class ShopJudge:
 
     def before(self, action: str) -> None:
         """Note an action that is about to be taken, and how far the purchase is."""
-        visit = self.env.visit
+        visit = self.visit
         self._command, self._state, self._product = action.strip().lower(), visit.key, visit.product
         self._left = self._remaining()
 
     def after(self, result: StepResult) -> frozenset[str]:
         """Return the faults of the action that was just taken."""
-        if self.env.visit.score is not None:
+        if self.visit.score is not None:
             return frozenset() if result.won else frozenset({"wrong"})
         found, tried, left = set(), (self._state, self._command), self._remaining()
         effect = bool(result.info["effect"])
@@ -67,12 +67,12 @@ class ShopJudge:
         return frozenset(found)
 
     def _remaining(self) -> int | None:
-        plan = best_plan(self.env.visit)
+        plan = best_plan(self.visit)
         return None if plan is None else len(plan)
 
     def _arrived(self) -> object:
         """What a search or a link has led to; None for every other action."""
         if self._command.startswith("search["):
             return self._command
-        product = self.env.visit.product
+        product = self.visit.product
         return None if product is None or product == self._product else product
