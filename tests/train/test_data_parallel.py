@@ -8,6 +8,7 @@ counted over both, and both run the same number of blind passes, also where one 
 from __future__ import annotations
 
 import copy
+import os
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -131,7 +132,9 @@ def worker(rank, world, folder):
     weights = {name: p.full_tensor().detach().contiguous() for name, p in model.named_parameters()}
     if rank == 0:
         save_file(weights, f"{folder}/weights.safetensors")
-    dist.destroy_process_group()
+    dist.barrier()  # nobody leaves while the other still needs it
+    # gloo's threads may abort the process while Python takes it down, now and then; what is tested has happened by now.
+    os._exit(0)
 
 
 @pytest.mark.slow

@@ -47,6 +47,8 @@ class WebShopEnv:
         size: size of the generated shop.
         catalogue_products: products of the generated shop; None for the size's own number.
         catalogue_seed: another seed, another generated shop.
+        demonstrator_haste: share of products that the demonstrator takes for what their title says, without opening
+            the pages `Features` and `Description`, which are too long for the prompts of a small policy.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -72,6 +74,7 @@ class WebShopEnv:
         size: str = "standard",
         catalogue_products: int | None = None,
         catalogue_seed: int = 0,
+        demonstrator_haste: float = 0.0,
     ) -> None:
         _one_of("goals", goals, get_args(Kind))
         _one_of("observation", observation, OBSERVATIONS)
@@ -87,6 +90,13 @@ class WebShopEnv:
         ):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{option} must be a whole number from {least}, found {value!r}.")
+        if (
+            isinstance(demonstrator_haste, bool)
+            or not isinstance(demonstrator_haste, int | float)
+            or not 0 <= demonstrator_haste <= 1
+        ):
+            raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
+        self._haste = float(demonstrator_haste)
         self.max_steps = max_steps
         self.page_size = page_size
         self.observation = observation
@@ -218,7 +228,7 @@ class WebShopEnv:
 
     def demonstrator(self, rng: random.Random) -> Shopper:
         """A player for the episode just reset that knows the instruction and the pages it has opened."""
-        return Shopper(self.visit, rng, self.max_steps)
+        return Shopper(self.visit, rng, self.max_steps, self._haste)
 
     def _parts(self) -> dict[str, Sequence[str]]:
         key = (self._rule, self._seed)
