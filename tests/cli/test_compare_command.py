@@ -12,6 +12,7 @@ import time
 import pytest
 import yaml
 
+from stapo.cli.compare_request import plan_from, read_request
 from stapo.cli.main import main
 from stapo.run import RunDirectory
 
@@ -225,6 +226,17 @@ def test_vary(capsys, source):
     assert f"variants:    {', '.join(labels)}" in out
 
 
+def test_settings_that_vary_together(capsys, source, tmp_path):
+    out = dry(
+        capsys, source, "--algorithms", "stapo", "--seeds", "0", "--vary",
+        "algorithm.selective.alpha+algorithm.selective.gamma=0.003,0.03", "--jobs", "1",
+    )  # fmt: skip
+    assert "variants:    stapo,alpha=0.003,gamma=0.003, stapo,alpha=0.03,gamma=0.03\n" in out
+    request = read_request([str(source), "--algorithms", "stapo", "--vary", "algorithm.loss.beta+optim.epochs=1,2"])
+    settings = [variant.settings for variant in plan_from(request, "").variants]
+    assert [(s["algorithm"]["loss"]["beta"], s["optim"]["epochs"]) for s in settings] == [(1.0, 1), (2.0, 2)]
+
+
 def test_a_given_model_is_the_start_of_all(capsys, source):
     out = dry(
         capsys, source, "--algorithms", "grpo", "--seeds", "0", "1", "--model.path", "some/model",
@@ -262,6 +274,8 @@ GOOD = ("--algorithms", "grpo")
         ((*GOOD, "--vary", "algorithm.outlier.lam"), "expected SETTING=VALUE"),
         ((*GOOD, "--vary", "algorithm.outlier.lam="), "expected SETTING=VALUE"),
         ((*GOOD, "--vary", "algorithm.outlier.lam=1,,2"), "in which '' is no value"),
+        ((*GOOD, "--vary", "algorithm.outlier.lam+=1,2"), "--vary cannot change ''"),
+        ((*GOOD, "--vary", "optim.epochs+optim.epochs=1,2"), "names 'optim.epochs' twice"),
         ((*GOOD, "--vary", "algorithm.outlier.lam=1,1"), "names the value 1 twice"),
         ((*GOOD, "--vary", "algorithm.outlier.lamb=1"), "unknown key 'algorithm.outlier.lamb'. Did you mean 'lam'?"),
         ((*GOOD, "--vary", "algorithm.outlier.lam=much"), "algorithm.outlier.lam is 'much', expected float"),

@@ -33,7 +33,8 @@ arguments:
   --warm-starts W      different starts; seed s begins with start s modulo W (default: one per seed, at most 3). A model
                        of your own (--model.path) without warm start is the start of all.
   --vary SETTING=V,V   more variants: each algorithm with each value, e.g. --vary algorithm.outlier.lam=1.0,1.5,3.0;
-                       several settings give every combination
+                       several settings give every combination, and those joined by + take each value
+                       together
   --episodes N         evaluation episodes at start and end, the same as --eval.episodes
   --jobs N             runs at a time, one thread each (default: the cores that are idle)
   --out DIR            folder of the comparison; default runs/compare-PRESET-DATE

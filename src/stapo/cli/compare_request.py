@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ class Request:
         jobs: runs at a time; None chooses.
         out: folder; None chooses.
         baseline: variant that the others are compared with; None takes the first.
-        vary: values by dotted path.
+        vary: values by dotted path; several paths that take the same value stand together.
         overrides: words left for the settings, `--env.OPTION` among them.
         dry, quiet, as_json: switches.
     """
@@ -48,7 +48,7 @@ class Request:
     jobs: int | None
     out: Path | None
     baseline: str | None
-    vary: dict[str, tuple[Any, ...]]
+    vary: dict[tuple[str, ...], tuple[Any, ...]]
     overrides: tuple[str, ...]
     dry: bool
     quiet: bool
@@ -113,18 +113,22 @@ def plan_from(request: Request, command: str) -> Plan:
             "'stapo compare' needs algorithms, e.g. --algorithms grpo gigpo stapo; see 'stapo algorithms'. "
             "To go on with a comparison give its folder alone: stapo compare --out DIR."
         )
-    for path in request.vary:
+    for path in itertools.chain.from_iterable(request.vary):
         flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in request.overrides}
         if path in flags:
             raise ConfigError(f"{path} is given by --vary and by --{path}; give it once.")
     source = request.source or "tiny"
     base = _config(source, None, request)
     variants = [
-        _variant(name, dict(zip(request.vary, values, strict=True)), source, request)
+        _variant(name, _changes(request.vary, values), source, request)
         for name in request.algorithms
         for values in itertools.product(*request.vary.values())
     ]
     return plan_of(to_data(base), variants, request.seeds or SEEDS, request.starts, command)
+
+
+def _changes(vary: Iterable[tuple[str, ...]], values: Iterable[Any]) -> dict[str, Any]:
+    return {path: value for paths, value in zip(vary, values, strict=True) for path in paths}
 
 
 def _config(source: str, algorithm: str | None, request: Request) -> RunConfig:
@@ -203,30 +207,31 @@ def _seeds(words: list[str]) -> tuple[int, ...]:
     return seeds
 
 
-def _vary(words: list[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+def _vary(words: list[str]) -> Iterator[tuple[tuple[str, ...], tuple[Any, ...]]]:
     seen: set[str] = set()
     for word in words:
-        path, equals, text = word.removeprefix("--").partition("=")
-        path = path.replace("-", "_")
+        left, equals, text = word.removeprefix("--").partition("=")
+        paths = tuple(path.removeprefix("--").replace("-", "_") for path in left.split("+"))
         if not equals or not text:
             raise ConfigError(
                 f"--vary is '{word}', expected SETTING=VALUE,VALUE,..., e.g. --vary algorithm.outlier.lam=1.0,1.5,3.0."
             )
-        section = path.partition(".")[0]
-        if section not in _SHARED or "." not in path or path == "algorithm.name":
-            raise ConfigError(
-                f"--vary cannot change '{path}': variants share start, tasks and evaluation, so it takes settings of "
-                f"{', '.join(_SHARED)} (algorithms themselves are named with --algorithms). Set '{path}' for all with "
-                f"--{path}, or make one comparison for each value."
-            )
-        if path in seen:
-            raise ConfigError(f"--vary names '{path}' twice; give all its values once, separated by commas.")
-        seen.add(path)
+        for path in paths:
+            section = path.partition(".")[0]
+            if section not in _SHARED or "." not in path or path == "algorithm.name":
+                raise ConfigError(
+                    f"--vary cannot change '{path}': variants share start, tasks and evaluation, so it takes settings "
+                    f"of {', '.join(_SHARED)} (algorithms themselves are named with --algorithms). Set '{path}' for "
+                    f"all with --{path}, or make one comparison for each value."
+                )
+            if path in seen:
+                raise ConfigError(f"--vary names '{path}' twice; give all its values once, separated by commas.")
+            seen.add(path)
         values = tuple(_value(part, word) for part in re.split(r",(?![^\[]*\])", text))
         for value in values:
             if values.count(value) > 1:
-                raise ConfigError(f"--vary {path} names the value {value} twice.")
-        yield path, values
+                raise ConfigError(f"--vary {left} names the value {value} twice.")
+        yield paths, values
 
 
 def _value(text: str, word: str) -> Any:
