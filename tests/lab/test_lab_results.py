@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import numpy as np
 import pytest
 
+from stapo.cli.compare_view import show
 from stapo.errors import ConfigError
 from stapo.lab.figures import Curves, band
 from stapo.lab.jobs import Ended
@@ -96,6 +100,7 @@ def test_what_is_missing_counts_for_nothing_and_is_named(tmp_path):
         "mean": 0.75,
         "sd": None,
         "n": 1,
+        "task_score": None,
         "by_type": stapo["final"]["sampled"]["by_type"],
     }
     # only seed 0 has both
@@ -104,6 +109,22 @@ def test_what_is_missing_counts_for_nothing_and_is_named(tmp_path):
     page = write_page(plan, tmp_path, found).read_text()
     assert "stapo, seed 1: failed. no &lt;bread&gt;" in page
     assert "<bread>" not in page
+
+
+def test_scores_of_tasks_that_are_judged_by_degrees(tmp_path, capsys):
+    plan = plan_for()
+    write_runs(tmp_path, plan)
+    for cell in plan.cells:
+        place = cell_folder(tmp_path, cell) / "evals.jsonl"
+        score = 0.5 if cell.label == "grpo" else 0.7 + 0.1 * cell.seed
+        place.write_text(json.dumps({**json.loads(place.read_text()), "task_score": score}) + "\n")
+    found = results(plan, tmp_path, {}, "grpo")
+    scores = [variant["final"]["sampled"]["task_score"] for variant in found["variants"]]
+    assert [score["mean"] for score in scores] == [0.5, 0.75]
+    assert "<td>75.0 %</td>" in write_page(plan, tmp_path, found).read_text()
+    show(found, sys.stdout)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "stapo" in line and "sampled" in line)
+    assert [cell.strip() for cell in row.split("│")][3:7] == ["0.125", "0.625", "0.177", "0.750"]
 
 
 def test_nothing_done_yet(tmp_path):

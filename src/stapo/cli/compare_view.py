@@ -15,6 +15,7 @@ from rich.table import Table
 from stapo.cli.words import foreign, say
 from stapo.lab.cells import Work
 from stapo.lab.jobs import Ended, Job
+from stapo.lab.results import judged
 
 _LOOK = 1.0  # seconds between looks at what the runs have written
 
@@ -90,7 +91,8 @@ def show(found: dict[str, Any], file: TextIO) -> None:
     """Print the table of a comparison."""
     console = Console(file=file)
     success = Table("variant", "play", title="success on held-out tasks, after RL")
-    for heading in ("start", "end", "± sd", f"minus {found['baseline']}", "95 % interval"):
+    scores = ("score",) if judged(found) else ()
+    for heading in ("start", "end", "± sd", *scores, f"minus {found['baseline']}", "95 % interval"):
         success.add_column(foreign(heading), justify="right")
     cost = Table("variant", title="means per run")
     for heading in ("flagged", "steps", "tokens", "minutes", "runs done"):
@@ -98,13 +100,14 @@ def show(found: dict[str, Any], file: TextIO) -> None:
     for variant in found["variants"]:
         label, totals, failed = foreign(variant["label"]), variant["totals"], variant["failed"]
         for n, mode in enumerate(found["protocols"]):
-            gap = variant["difference"].get(mode)
+            gap, end = variant["difference"].get(mode), variant["final"].get(mode) or {}
             success.add_row(
                 "" if n else label,
                 foreign(mode),
                 _form((variant["start"].get(mode) or {}).get("mean"), "{:.3f}"),
-                _form((variant["final"].get(mode) or {}).get("mean"), "{:.3f}"),
-                _form((variant["final"].get(mode) or {}).get("sd"), "{:.3f}"),
+                _form(end.get("mean"), "{:.3f}"),
+                _form(end.get("sd"), "{:.3f}"),
+                *(_form((end.get("task_score") or {}).get("mean"), "{:.3f}") for _ in scores),
                 "–" if gap is None else f"{gap['mean']:+.3f}",
                 "–" if gap is None else f"{gap['low']:+.3f} … {gap['high']:+.3f}",
                 end_section=n == len(found["protocols"]) - 1,

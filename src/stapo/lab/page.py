@@ -15,6 +15,7 @@ from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError
 from stapo.lab.figures import Curves, figures
 from stapo.lab.plan import Plan, cell_folder, start_folder
+from stapo.lab.results import judged
 from stapo.report.trajectories import readable
 from stapo.run import RunDirectory
 
@@ -53,6 +54,7 @@ def render_page(found: Row, curves: list[Curves], name: str) -> str:
         version=__version__,
         modes=list(found["protocols"]),
         types=sorted({t for v in found["variants"] for part in v["final"].values() if part for t in part["by_type"]}),
+        judged=judged(found),
         problems=_problems(found),
         plots=figures(found, curves),
     )

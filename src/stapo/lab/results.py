@@ -97,6 +97,11 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
     )
 
 
+def judged(found: Row) -> bool:
+    """Whether tasks are judged by degrees, so that a mean score says more than the share of full successes."""
+    return any(final and final["task_score"] for v in found["variants"] for final in v["final"].values())
+
+
 def _start(folder: Path, ended: Ended | None) -> Row:
     info = _info(folder)
     status = _status(info, ended)
@@ -158,13 +163,14 @@ def _status(info: Row, ended: Ended | None) -> str:
 
 
 def _evaluations(folder: Path, iterations: int) -> Row:
-    """Success of the last full evaluation, by mode."""
+    """Success, and the score where tasks are judged by degrees, of the last full evaluation, by mode."""
     found: Row = {}
     for row in RunDirectory(folder).rows("evals"):
         if row["final"] and row["iteration"] == iterations:
             types = {name: part["success"] for name, part in row["by_type"].items()}
             found[row["mode"]] = {
                 "success": row["success"],
+                "task_score": row.get("task_score"),
                 "episodes": row["episodes"],
                 "errors": row.get("errors", 0),
                 "by_type": types,
@@ -198,7 +204,12 @@ def _final_spread(done: Sequence[Row], mode: str) -> Row | None:
     by_type = {
         name: asdict(spread([final["by_type"][name] for final in finals if name in final["by_type"]])) for name in types
     }
-    return {**asdict(spread([final["success"] for final in finals])), "by_type": by_type}
+    scores = [score for final in finals if (score := final["task_score"]) is not None]
+    return {
+        **asdict(spread([final["success"] for final in finals])),
+        "task_score": asdict(spread(scores)) if scores else None,
+        "by_type": by_type,
+    }
 
 
 def _totals(done: Sequence[Row]) -> Row:
