@@ -89,6 +89,25 @@ class TestWords:
         assert self.TOKENIZER.decode(self.TOKENIZER.encode(text), skip_special_tokens=True) == text
 
 
+class TestNames:
+    """The cut for worlds whose names are few enough to know them all."""
+
+    TOKENIZER = train_tokenizer(TestWords.TEXTS + ("click[b07vqjm594] B07VQJM594 8oz 100.0",) * 20, 700, "names")
+
+    def pieces(self, text):
+        return [self.TOKENIZER.decode([token]) for token in self.TOKENIZER.encode(text)]
+
+    def test_letters_and_digits_stay_together(self):
+        assert self.pieces("click[b07vqjm594]") == ["click", "[", "b07vqjm594", "]"]
+        assert self.pieces(" B07VQJM594 8oz 100.0") == [" B07VQJM594", " 8oz", " 100", ".", "0"]
+        assert self.pieces(" Warm Plain Mug [SEP]") == [" Warm", " Plain", " Mug", " [SEP]"]
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.text().filter(lambda t: EOS not in t and PAD not in t))
+    def test_any_text_comes_back(self, text):
+        assert self.TOKENIZER.decode(self.TOKENIZER.encode(text), skip_special_tokens=True) == text
+
+
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
 def test_a_saved_tokenizer_cuts_text_as_before(tmp_path, architecture):
     """Also for those who load the checkpoint with plain transformers.

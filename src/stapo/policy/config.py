@@ -10,7 +10,7 @@ from stapo.errors import ConfigError
 
 DType = Literal["float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
-Tokenization = Literal["phrases", "words"]
+Tokenization = Literal["phrases", "words", "names"]
 ReferencePlace = Literal["auto", "device", "cpu", "none"]
 ChatTemplate = Literal["auto", "none"]
 
@@ -73,7 +73,7 @@ class ModelConfig:
         intermediate_size: width of its feed-forward layers.
         vocab_size: upper bound for the trained tokenizer.
         tokenizer: where the trained tokenizer must cut: `phrases` merges set sentences whole (ALFWorld), `words` cuts
-            at words, digits and brackets (WebShop).
+            at words, digits and brackets (generated shops), `names` at words and brackets (real products).
         rope_theta: base of the rotary position embedding.
         initializer_range: standard deviation of the initial weights.
     """

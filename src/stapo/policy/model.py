@@ -133,7 +133,7 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **sizes))
         _compose_embeddings(
-            model.get_input_embeddings().weight, tokenizer, config.initializer_range, fold=config.tokenizer == "words"
+            model.get_input_embeddings().weight, tokenizer, config.initializer_range, fold=config.tokenizer != "phrases"
         )
     return finish_policy(model, tokenizer, config)
 
