@@ -39,7 +39,7 @@ class ModelError(StapoError, ValueError):
 
 
 class EngineError(StapoError, RuntimeError):
-    """A training engine (verl) that is missing, of another version, or does not do what was agreed with it."""
+    """An engine (verl, vLLM) that is missing, of another version, or does not do what was agreed with it."""
 
 
 class NonFiniteError(StapoError, ArithmeticError):

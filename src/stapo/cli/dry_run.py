@@ -90,16 +90,18 @@ def workload(config: RunConfig) -> Workload:
         checkpointing=model.gradient_checkpointing,
         blind=algorithm.selective_on,
         critic=algorithm.needs_critic,
+        vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
     )
 
 
 def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     """Whether it fits, and if not, which single setting brings it down, the mildest first."""
     peak = memory(shape, work)["peak"]
-    room = device.memory
+    room = device.memory * (1 - work.vllm_share)
+    left = f" that vLLM leaves (rollout.vllm.gpu_memory {work.vllm_share:g})" if work.vllm_share else ""
     if peak <= room:
-        return [f"fits on {device.name}: about {peak / GIB:.1f} of {room / GIB:.1f} GiB."]
-    lines = [f"does NOT fit on {device.name}: about {peak / GIB:.1f} GiB, it has {room / GIB:.1f}. What helps:"]
+        return [f"fits on {device.name}: about {peak / GIB:.1f} of {room / GIB:.1f} GiB{left}."]
+    lines = [f"does NOT fit on {device.name}: about {peak / GIB:.1f} GiB, it has {room / GIB:.1f}{left}. What helps:"]
     least = work.longest_prompt + work.longest_response
     knobs: list[tuple[str, Workload]] = []
     if work.micro_tokens > least:
@@ -108,7 +110,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         knobs.append(("--model.gradient-checkpointing True", replace(work, checkpointing=True)))
     if work.reference == "device" and not work.lora_rank:
         knobs.append(("--model.reference cpu (slower)", replace(work, reference="cpu")))
-    if work.batch_tokens > work.longest_prompt:
+    if work.batch_tokens > work.longest_prompt and not work.vllm_share:
         knobs.append((f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt)))
     if not work.lora_rank:
         knobs.append(("--model.lora.rank 32", replace(work, lora_rank=32)))

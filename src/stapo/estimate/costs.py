@@ -43,6 +43,7 @@ class Workload:
         checkpointing: activations are computed again in backward.
         blind: flagged rows are read a second time under the blind prompt.
         critic: a critic of the same size is trained.
+        vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
     """
 
     episodes: int
@@ -62,6 +63,7 @@ class Workload:
     checkpointing: bool
     blind: bool
     critic: bool
+    vllm_share: float = 0.0
 
 
 def layer_activations(shape: ModelShape, bytes_per_number: int) -> int:
@@ -89,7 +91,7 @@ def kv_bytes_per_token(shape: ModelShape, bytes_per_number: int) -> int:
 
 
 def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
-    """Bytes on the device by part; "peak" is what is there at the fullest moment."""
+    """Bytes on the device by part; "peak" is what is there at the fullest moment, vLLM's share of it left out."""
     total, b = shape.parameters, w.bytes_per_weight
     trained = shape.adapter_parameters(w.lora_rank) if w.lora_rank else total
     adapters = 4 * trained if w.lora_rank else 0
@@ -109,6 +111,8 @@ def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
         # fp32 logits, log-probabilities and probabilities, and their sum in fp64.
         "sampling": float(rows * shape.vocabulary * 20),
     }
+    if w.vllm_share:
+        parts |= {"KV cache": 0.0, "sampling": 0.0}
     fixed = sum(parts[k] for k in ("weights", "gradients", "optimizer", "reference", "critic"))
     update = parts["activations"] + parts["chunked head"]
     parts["peak"] = fixed + max(update, parts["KV cache"] + parts["sampling"]) + RESERVED
@@ -128,10 +132,10 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     speed = device.flops * UTILISATION
     forward = forward_flops(shape, rows * length, length, rows * w.response) / speed
     prefill = forward_flops(shape, rows * w.prompt, w.prompt, rows) / speed
-    together = max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
+    together = float(w.episodes) if w.vllm_share else max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
     read = shape.parameters * w.bytes_per_weight
     read_cache = together * length * kv_bytes_per_token(shape, w.bytes_per_weight)
-    overhead = 0.0 if device.name == "cpu" else shape.layers * LAYER_OVERHEAD_S
+    overhead = 0.0 if device.name == "cpu" or w.vllm_share else shape.layers * LAYER_OVERHEAD_S
     step = max(
         (read + read_cache) / (device.bandwidth * STREAMING),
         forward_flops(shape, together, length, together) / speed,
@@ -141,8 +145,8 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     train = ((2.0 if w.lora_rank else 3.0) + (1.0 if w.checkpointing else 0.0)) * w.epochs
     parts = {
         "generation": prefill + rows / together * w.response * step,
-        # The sampler records them as it draws.
-        "old log-probs": 0.0,
+        # The sampler records them as it draws; vLLM knows no entropies, which take a pass of the trainer.
+        "old log-probs": forward if w.vllm_share else 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
         "update": train * forward,
         "blind passes": FLAGGED * (train + w.epochs) * forward if w.blind else 0.0,

@@ -174,14 +174,19 @@ class Adapter:
     @torch.no_grad()
     def merged_state(self, model: Any) -> dict[str, torch.Tensor]:
         """The weights of the plain model that computes what model and adapters compute, up to rounding to its dtype."""
-        state = {
-            name.replace(".base_layer.", "."): tensor
-            for name, tensor in model.state_dict().items()
-            if ".lora_" not in name
-        }
-        for name, layer in self._layers.items():
-            weight = layer.get_base_layer().weight
-            change = layer.get_delta_weight(_NAME).float()
-            # Adding 0 would turn -0 into 0, and a run continued from this model into another one.
-            state[f"{name}.weight"] = (weight.float() + change).to(weight.dtype) if change.any() else weight
-        return state
+        return dict(self.merged_weights(model))
+
+    def merged_weights(self, model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+        """`merged_state`, one weight after the other, so that only one merged weight needs memory at a time."""
+        for name, tensor in model.state_dict().items():
+            if ".lora_" in name:
+                continue
+            layer = self._layers.get(name.removesuffix(".base_layer.weight"))
+            yield name.replace(".base_layer.", "."), tensor if layer is None else self._merged(layer)
+
+    @torch.no_grad()
+    def _merged(self, layer: Any) -> torch.Tensor:
+        weight: torch.Tensor = layer.get_base_layer().weight
+        change = layer.get_delta_weight(_NAME).float()
+        # Adding 0 would turn -0 into 0, and a run continued from this model into another one.
+        return (weight.float() + change).to(weight.dtype) if change.any() else weight

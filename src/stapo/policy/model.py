@@ -65,6 +65,13 @@ class Policy:
         with self.adapter.switched_off():
             yield self.model
 
+    def plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Names and weights of the plain model that the policy is, one after the other; adapters are merged in."""
+        if self.adapter is None:
+            yield from self.model.state_dict().items()
+        else:
+            yield from self.adapter.merged_weights(self.model)
+
     def save(self, folder: Path, base: str | None = None) -> None:
         """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it.
 

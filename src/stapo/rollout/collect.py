@@ -18,7 +18,7 @@ from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
-from stapo.rollout.sampler import Sampler
+from stapo.rollout.sampler import OwnWeights, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
 _UNKNOWN_TYPE = "unknown"
@@ -167,8 +167,10 @@ class Collector:
         return taken
 
     def close(self) -> None:
-        """Close every environment."""
+        """Close every environment, and a sampler that holds weights of its own."""
         self.pool.close()
+        if isinstance(self.sampler, OwnWeights):
+            self.sampler.close()
 
     def _episode(self, trajectory: Trajectory) -> Episode:
         return Episode(

@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stapo.errors import ConfigError, did_you_mean
 from stapo.rollout.faults import OnFailure
 
 AnchorKey = Literal["observation", "observation_and_admissible"]
+Engine = Literal["transformers", "vllm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VllmConfig:
+    """How vLLM shares the GPU with the trainer; the longest sequence and the number type are those of the run.
+
+    Attributes:
+        gpu_memory: share of the GPU's memory that vLLM takes for its copy of the weights and its KV cache.
+        enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower.
+        sleep: while weights are updated, put vLLM's copy of them into the CPU's memory and drop its KV cache.
+    """
+
+    gpu_memory: float = 0.4
+    enforce_eager: bool = False
+    sleep: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gpu_memory < 1:
+            raise ConfigError(f"rollout.vllm.gpu_memory is {self.gpu_memory}, expected a share between 0 and 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +53,9 @@ class RolloutConfig:
         on_failure: what happens when retries are used up. `shrink` leaves the episode out of its group, `drop` leaves
             its whole group out.
         max_failures: failed episodes in a row, without one that ended normally in between, that stop the run.
+        engine: what generates in training. `transformers` shares the weights of the trainer; `vllm` (extra `vllm`, an
+            NVIDIA GPU) keeps a copy of its own, which is renewed before every rollout.
+        vllm: how vLLM shares the GPU; without effect under another engine.
     """
 
     groups: int = 16
@@ -46,20 +69,28 @@ class RolloutConfig:
     retries: int = 1
     on_failure: OnFailure = "shrink"
     max_failures: int = 16
+    engine: Engine = "transformers"
+    vllm: VllmConfig = field(default_factory=VllmConfig)
 
     def __post_init__(self) -> None:
-        for field in ("groups", "group_size", "batch_tokens", "max_failures"):
-            if getattr(self, field) < 1:
-                raise ConfigError(f"rollout.{field} is {getattr(self, field)}, expected at least 1.")
-        for field in ("workers", "retries"):
-            if getattr(self, field) < 0:
-                raise ConfigError(f"rollout.{field} is {getattr(self, field)}, expected at least 0.")
-        for field in ("temperature", "reward_scale", "env_deadline"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ConfigError(f"rollout.{field} is {getattr(self, field)}, expected a number above 0.")
-        for field, values in (("anchor", get_args(AnchorKey)), ("on_failure", get_args(OnFailure))):
-            if getattr(self, field) not in values:
+        for name in ("groups", "group_size", "batch_tokens", "max_failures"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 1.")
+        for name in ("workers", "retries"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 0.")
+        for name in ("temperature", "reward_scale", "env_deadline"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected a number above 0.")
+        for name, values in (
+            ("anchor", get_args(AnchorKey)),
+            ("on_failure", get_args(OnFailure)),
+            ("engine", get_args(Engine)),
+        ):
+            if getattr(self, name) not in values:
                 raise ConfigError(
-                    f"rollout.{field} is '{getattr(self, field)}', expected one of {', '.join(values)}."
-                    + did_you_mean(str(getattr(self, field)), values)
+                    f"rollout.{name} is '{getattr(self, name)}', expected one of {', '.join(values)}."
+                    + did_you_mean(str(getattr(self, name)), values)
                 )
+        if self.engine == "vllm" and self.temperature > 2:
+            raise ConfigError(f"rollout.temperature is {self.temperature}, and vLLM samples at 2 at most.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -40,6 +40,22 @@ class Sampler(Protocol):
 
         A response that could not be had is a `Trouble` in its place, and costs its episode alone.
         """
+        ...
+
+
+@runtime_checkable
+class OwnWeights(Protocol):
+    """A sampler that answers with a copy of the policy's weights, and has to be told when they change.
+
+    Its samples carry the log-probabilities of its own numbers; their entropies are NaN, and for the trainer to compute.
+    """
+
+    def weights_will_move(self) -> None:
+        """Let go of what the update may want; the next `sample` fetches the weights as they are then."""
+        ...
+
+    def close(self) -> None:
+        """Give back all memory; more than once is fine."""
         ...
 
 

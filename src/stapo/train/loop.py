@@ -16,12 +16,14 @@ import torch
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
+from stapo.rollout.config import Engine
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol as EvalProtocol
 from stapo.rollout.evaluate import episode_rows, evaluate, summarise
 from stapo.rollout.faults import Failure, Outcome, settle
-from stapo.rollout.sampler import HFSampler
+from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
 from stapo.rollout.types import Trajectory
+from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.train.batch import RowBatch, build_batch
@@ -44,11 +46,17 @@ from stapo.train.watcher import Silent, Watcher
 _QUIET = 10  # iterations in which a warning is not said again
 
 
-def build_collector(config: RunConfig, policy: Policy) -> Collector:
+def build_collector(config: RunConfig, policy: Policy, engine: Engine = "transformers") -> Collector:
     """Return a collector that plays `policy` in the configured environment.
 
+    Args:
+        config: of the run.
+        policy: who plays.
+        engine: what generates; training takes `rollout.engine`.
+
     Raises:
-        ConfigError: prompt and response may be longer than the model can read.
+        ConfigError: prompt and response may be longer than the model can read, or the engine is not there.
+        EngineError: it cannot be started.
     """
     longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
     positions = getattr(policy.model.config, "max_position_embeddings", None)
@@ -57,13 +65,18 @@ def build_collector(config: RunConfig, policy: Policy) -> Collector:
             f"agent.max_prompt_tokens + agent.max_response_tokens is {longest}, but the model reads {positions} tokens "
             "at most. Lower one of the two."
         )
-    sampler = HFSampler(
-        policy.model,
-        policy.eos_ids,
-        policy.tokenizer.pad_token_id,
-        config.agent.max_response_tokens,
-        config.rollout.batch_tokens,
-    )
+    sampler: Sampler
+    if engine == "vllm":
+        agent = config.agent
+        sampler = VllmSampler(policy, agent.max_prompt_tokens, agent.max_response_tokens, config.rollout.vllm)
+    else:
+        sampler = HFSampler(
+            policy.model,
+            policy.eos_ids,
+            policy.tokenizer.pad_token_id,
+            config.agent.max_response_tokens,
+            config.rollout.batch_tokens,
+        )
     return collector_of(config, PromptEncoder(policy.tokenizer), sampler)
 
 
@@ -98,7 +111,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.collector = build_collector(config, self.policy)
+        self.collector = build_collector(config, self.policy, config.rollout.engine)
         probe = self.collector.make_env()
         self.tasks = TaskStream(probe.tasks_of(config.env.split), config.seed)
         self.eval_tasks = list(probe.tasks_of(config.eval.split))
@@ -273,12 +286,18 @@ class Trainer:
                 f"({config.agent.max_prompt_tokens}), so no step was played; raise it."
             )
         started = time.perf_counter()
+        before: dict[str, float] = {}
+        if isinstance(self.collector.sampler, OwnWeights):
+            self.updater.scorer.fill_entropies([s for t in trajectories for s in t.steps], config.optim.micro_tokens)
+            before["entropies"] = time.perf_counter() - started
+            self.collector.sampler.weights_will_move()
+            started = time.perf_counter()
         values = None if critic is None else critic.values([s for t in trajectories for s in t.steps])
         valued = time.perf_counter()
         seed = (config.seed, 3, iteration)
         batch = build_batch(trajectories, self.algorithm, seed=seed, states=self.states, value_b=values)
         self.states = batch.outliers.states or {}
-        before = {"advantages": time.perf_counter() - valued}
+        before["advantages"] = time.perf_counter() - valued
         factor = learning_rate_factor(config, iteration)
         rate = config.optim.learning_rate * factor
         extra: dict[str, Any] = {"sampling": sampled.summary()} if self.algorithm.sampling.dynamic else {}

@@ -9,6 +9,7 @@ from stapo.envs import Env
 from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
+from stapo.rollout.vllm import require_vllm
 from stapo.train.continuing import check_place, is_run
 from stapo.train.playing import env_factory
 from stapo.train.run_config import RunConfig
@@ -39,6 +40,8 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     there = is_run(out)
     if config.model.lora.rank:
         require_peft()
+    if config.rollout.engine == "vllm":
+        require_vllm()
     if config.model.path is not None and not there:
         check_fit(config.model.path, config)
     env = env_factory(config)()

@@ -19,6 +19,7 @@ from stapo.algo import (
     unflatten_tokens,
 )
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
+from stapo.rollout import Step
 from stapo.train.batch import RowBatch
 
 _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
@@ -83,6 +84,17 @@ class Scorer:
                 for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
                     result[b] = logp_l[: len(batch.steps[b].response_ids)]
         return result
+
+    @torch.no_grad()
+    def fill_entropies(self, steps: Sequence[Step], micro_tokens: int) -> None:
+        """Give rows whose sampler knows no entropies those of the policy, which has not moved since it sampled them."""
+        self.policy.model.eval()
+        rows = [RowTokens(step.prompt_ids, step.response_ids) for step in steps]
+        for part in micro_batches([row.length for row in rows], micro_tokens):
+            entropy_bl = self.score(self.policy.model, [rows[i] for i in part]).entropy_bl
+            assert entropy_bl is not None
+            for i, entropy_l in zip(part, entropy_bl.tolist(), strict=True):
+                steps[i].entropies = entropy_l[: len(rows[i].response_ids)]
 
     @contextmanager
     def _started(self) -> Iterator[Any]:

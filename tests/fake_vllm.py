@@ -1,0 +1,106 @@
+"""A stand-in for `vllm` with the calls of its version 0.32 that we make; it really samples, with transformers.
+
+Anything that is called otherwise than there is an error. A response is drawn from its seed alone, not as vLLM draws it.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+
+class SamplingParams:
+    def __init__(
+        self, *, temperature=1.0, top_p=1.0, top_k=0, max_tokens=16, stop_token_ids=None, logprobs=None,
+        detokenize=True, seed=None,
+    ):  # fmt: skip
+        assert (top_p, top_k, logprobs, detokenize) == (1.0, 0, 0, False)
+        self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop_token_ids, seed
+
+
+class LLM:
+    made: ClassVar[list[LLM]] = []
+
+    def __init__(
+        self, model, *, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype, max_model_len,
+        gpu_memory_utilization, enforce_eager, enable_sleep_mode, logprobs_mode, seed,
+    ):  # fmt: skip
+        assert (load_format, skip_tokenizer_init, generation_config) == ("dummy", True, "vllm")
+        assert logprobs_mode == "processed_logprobs"
+        assert not trust_remote_code
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(99)
+            self.model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).eval()
+        self.model.to(getattr(torch, dtype))
+        self.max_model_len, self.may_sleep, self.asleep = max_model_len, enable_sleep_mode, False
+        self.calls: list[str] = []
+        self.cache: dict[tuple[int, ...], torch.Tensor] = {}
+        self.requests: list[tuple[list[int], SamplingParams]] = []
+        self.deaf = False
+        LLM.made.append(self)
+
+    @torch.no_grad()
+    def generate(self, prompts, sampling_params, *, use_tqdm):
+        assert not self.asleep
+        self.calls.append("generate")
+        pairs = list(zip(prompts, sampling_params, strict=True))
+        self.requests += [(p["prompt_token_ids"], s) for p, s in pairs]
+        return [SimpleNamespace(outputs=[self._one(p["prompt_token_ids"], s)]) for p, s in pairs]
+
+    def _one(self, prompt, params):
+        generator = torch.Generator().manual_seed(params.seed)
+        ids, logprobs, reason = [], [], "length"
+        while len(ids) < params.max_tokens:
+            # As with a prefix cache: what is kept stays as it was computed until somebody resets it.
+            key = (*prompt, *ids)
+            assert len(key) < self.max_model_len
+            if key not in self.cache:
+                self.cache[key] = self.model(torch.tensor([key])).logits[0, -1].float()
+            logp = torch.log_softmax(self.cache[key] / (params.temperature or 1.0), -1)
+            token = int(torch.multinomial(logp.exp(), 1, generator=generator) if params.temperature else logp.argmax())
+            ids.append(token)
+            logprobs.append({token: SimpleNamespace(logprob=float(logp[token]))})
+            if token in params.stop:
+                reason = "stop"
+                break
+        return SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
+
+    def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
+        assert method == "reload_weights"
+        assert not self.asleep
+        assert set(kwargs) == {"weights_iterator"}
+        self.calls.append("reload")
+        weights = {name: tensor.clone() for name, tensor in kwargs["weights_iterator"]}
+        if not self.deaf:
+            missing, unknown = self.model.load_state_dict(weights, strict=False)
+            assert not unknown
+            assert set(missing) <= {"lm_head.weight"}
+        return [None]
+
+    def apply_model(self, func):
+        return [func(self.model)]
+
+    def reset_prefix_cache(self):
+        self.cache.clear()
+        return True
+
+    def sleep(self, level=1):
+        assert self.may_sleep
+        assert not self.asleep
+        self.asleep = True
+        self.calls.append("sleep")
+        self.cache.clear()
+
+    def wake_up(self, tags=None):
+        self.asleep = False
+        self.calls.append("wake")
+
+
+def module() -> ModuleType:
+    fake = ModuleType("vllm")
+    fake.LLM, fake.SamplingParams = LLM, SamplingParams
+    fake.TokensPrompt = lambda *, prompt_token_ids: {"prompt_token_ids": prompt_token_ids}
+    return fake
