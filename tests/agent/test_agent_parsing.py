@@ -36,7 +36,7 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-@pytest.mark.parametrize("response_format", ["think_action", "action"])
+@pytest.mark.parametrize("response_format", ["think_action", "action", "choice"])
 def test_nasty_text_gives_a_bounded_command_and_survives_a_log(text, response_format):
     parsed = parse_response(text, response_format)
     assert len(parsed.action) <= 1000
@@ -115,6 +115,31 @@ def test_action_alone(text, action, problem):
     parsed = parse_response(text, "action")
     assert (parsed.action, parsed.problem, parsed.valid) == (action, problem, problem == "")
     assert parsed.thought == ""
+
+
+@pytest.mark.parametrize(
+    "text, action, problem",
+    [
+        ("2", "go to desk 1", ""),
+        (" 1\n", "look", ""),
+        ("0", "0", "no_such_number"),
+        ("3", "3", "no_such_number"),
+        ("look", "look", "no_number"),
+        ("1 2", "1 2", "no_number"),
+        ("-1", "-1", "no_number"),
+        ("", "", "no_number"),
+        ("²", "²", "no_number"),
+        ("١", "١", "no_number"),
+        ("9" * 2000, "9" * 1000, "no_number"),
+    ],
+)
+def test_choice(text, action, problem):
+    parsed = parse_response(text, "choice", listed=("look", "go to desk 1"))
+    assert (parsed.action, parsed.problem, parsed.valid) == (action, problem, problem == "")
+
+
+def test_a_choice_among_nothing():
+    assert parse_response("1", "choice").problem == "no_such_number"
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,15 @@ def config(style, **changes):
 
 
 @pytest.mark.parametrize("style", STYLES)
+def test_choices_are_numbered_under_every_mask(style):
+    for mask in ("none", "goal_history", "goal", "history"):
+        text = render_prompt(FIELDS, config(style, response="choice"), mask)
+        first, second = text.index("1. "), text.index("2. ")
+        assert first < text.index("clean mug 2 with sinkbasin 1", first) < second < text.index("look", second)
+        assert style == "compact" or "the number of" in text.rpartition("\n\n")[2]
+
+
+@pytest.mark.parametrize("style", STYLES)
 def test_the_full_prompt_shows_everything(style):
     text = render_prompt(FIELDS, config(style))
     for shown in (

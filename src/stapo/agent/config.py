@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from stapo.errors import ConfigError, did_you_mean
 
-ResponseFormat = Literal["think_action", "action", "search_answer", "search_answer_single"]
+ResponseFormat = Literal["think_action", "action", "choice", "search_answer", "search_answer_single"]
 PromptStyle = Literal["standard", "compact", "webshop", "search-r1", "search-stepwise", "search-compact"]
 
 
@@ -21,6 +21,8 @@ class AgentConfig:
             the published WebShop protocol tells it. For questions with a search engine: `search-r1` is one growing
             transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the same for tiny models.
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
+            `choice` numbers the offered commands in the prompt and expects the number of one: no command has to be
+            spelled out, and none that takes a text of the agent's own can be given.
             `search_answer` passes on the text up to the first ``</search>`` (without one, the first ``</answer>``), and
             is valid with a search or an answer in it; `search_answer_single` is valid with exactly one of them.
         fallback_characters: a `think_action` response without action tags is invalid, and so many of its last

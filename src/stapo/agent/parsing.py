@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stapo.agent.config import ResponseFormat
@@ -12,6 +13,7 @@ _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
 _SEARCH_BLOCK = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
 _ANY_SEARCH_BLOCK = re.compile(_SEARCH_BLOCK.pattern, re.DOTALL | re.IGNORECASE)
+_NUMBER = re.compile(r"[0-9]{1,6}")
 _MAX_ACTION_CHARACTERS = 1000
 
 
@@ -32,19 +34,24 @@ class ParsedResponse:
     problem: str = ""
 
 
-def parse_response(text: str, response_format: ResponseFormat, fallback_characters: int = 30) -> ParsedResponse:
+def parse_response(
+    text: str, response_format: ResponseFormat, fallback_characters: int = 30, listed: Sequence[str] = ()
+) -> ParsedResponse:
     """Split a response into thought and action; never raises.
 
     `think_action` follows the field's reference protocol: lower-cased text between the first ``<action>`` and the
     first ``</action>``; without them the last `fallback_characters` are taken and the step is invalid, as it is when
     the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text, which must be
-    one non-empty line without tags. `search_answer` and `search_answer_single` take the text up to the first closing
+    one non-empty line without tags. `choice` takes the number of one of the commands `listed`, counted from 1.
+    `search_answer` and `search_answer_single` take the text up to the first closing
     tag of a search or an answer, thought included; their rules are those of Search-R1 and of verl-agent.
     """
     if response_format in ("search_answer", "search_answer_single"):
         return _parse_search(text, single=response_format == "search_answer_single")
     if response_format == "action":
         return _parse_bare(text)
+    if response_format == "choice":
+        return _parse_choice(text, listed)
     spans = part_spans(text)
     thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
     if "action" not in spans:
@@ -93,6 +100,17 @@ def _parse_search(text: str, single: bool) -> ParsedResponse:
         if searches > 1 or answers > 1 or (searches and answers):
             return ParsedResponse(action, thought, False, "more_than_one_action")
     return ParsedResponse(action, thought, True)
+
+
+def _parse_choice(text: str, listed: Sequence[str]) -> ParsedResponse:
+    answer = text.strip()
+    # Not isdigit(), which takes numerals of every script, and some that int() cannot read.
+    if not _NUMBER.fullmatch(answer):
+        return ParsedResponse(answer[:_MAX_ACTION_CHARACTERS], "", False, "no_number")
+    number = int(answer)
+    if not 1 <= number <= len(listed):
+        return ParsedResponse(answer, "", False, "no_such_number")
+    return ParsedResponse(listed[number - 1], "", True)
 
 
 def _parse_bare(text: str) -> ParsedResponse:

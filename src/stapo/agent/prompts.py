@@ -8,6 +8,7 @@ ALFWorld contains the task sentence, so the masked renderer uses the goal-free w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -75,12 +76,14 @@ def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_histor
     seen_now = f.blind_observation if hide_goal else f.observation
     lines.append(f"This is step {f.step + 1}. You see: {seen_now}")
     if f.admissible is not None:
-        lines.append("Commands that work now:\n" + "\n".join(f"- {command}" for command in f.admissible))
+        lines.append("Commands that work now:\n" + "\n".join(_marked(f.admissible, config, "- ")))
     if config.response == "think_action":
         lines.append(
             "First reason about the situation inside <think> </think>, then give exactly one command inside "
             "<action> </action>."
         )
+    elif config.response == "choice":
+        lines.append("Answer with the number of exactly one command and nothing else.")
     else:
         lines.append("Answer with exactly one command and nothing else.")
     return "\n\n".join(lines)
@@ -93,7 +96,8 @@ def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
     lines.append(f"now {_flat(f.blind_observation)}")
     if f.admissible is not None:
-        lines += ["can", *_grouped(f.admissible)]
+        choice = config.response == "choice"
+        lines += ["can", *(_marked(f.admissible, config) if choice else _grouped(f.admissible))]
     lines.append(f"step {f.step + 1}")
     if not hide_goal:
         lines.append(f"goal {f.goal}")
@@ -121,16 +125,27 @@ def _webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     lines.append(f"This is step {f.step + 1}. The page now shows: {_quoted(f.blind_observation)}.")
     if f.admissible is not None:
         lines.append(
-            "The store takes these actions now:\n" + ",\n".join(f"'{command}'" for command in f.admissible) + "."
+            "The store takes these actions now:\n"
+            + ",\n".join(_marked([f"'{command}'" for command in f.admissible], config))
+            + "."
         )
     if config.response == "think_action":
         lines.append(
             "Decide on one action for this step. Reason step by step about the situation first, within <think> "
             "</think> tags. Then give the action of your choice within <action> </action> tags."
         )
+    elif config.response == "choice":
+        lines.append("Answer with the number of the action of your choice for this step and nothing else.")
     else:
         lines.append("Answer with the action of your choice for this step and nothing else.")
     return "\n\n".join(lines)
+
+
+def _marked(commands: Sequence[str], config: AgentConfig, mark: str = "") -> list[str]:
+    """Commands behind their numbers, where a number is asked for, else behind a mark."""
+    if config.response != "choice":
+        return [f"{mark}{command}" for command in commands]
+    return [f"{number}. {command}" for number, command in enumerate(commands, start=1)]
 
 
 def _quoted(page: str) -> str:

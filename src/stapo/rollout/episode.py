@@ -11,8 +11,8 @@ from dataclasses import replace
 from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, parse_response, render_prompt
 from stapo.envs import Observation, StepResult
 from stapo.envs.guard import Trouble, raised, short
-from stapo.envs.offers import offers
-from stapo.errors import EnvError
+from stapo.envs.offers import is_template, offers
+from stapo.errors import ConfigError, EnvError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
@@ -92,9 +92,7 @@ class Episode:
 
     def shown_commands(self) -> tuple[str, ...] | None:
         """The commands a prompt lists, or None where actions are free text."""
-        if self.admissible is None:
-            return None
-        return tuple(c for c in self.admissible if c not in self.agent.hidden_commands)
+        return listed_commands(self.admissible, self.agent)
 
     def answer(self, sample: Sample) -> str | Trouble:
         """Take in a sampled response; returns the action to take, or why there is none."""
@@ -103,7 +101,9 @@ class Episode:
             return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
             response = self.encoder.decode(sample.ids)
-            parsed = parse_response(response, self.agent.response, self.agent.fallback_characters)
+            parsed = parse_response(
+                response, self.agent.response, self.agent.fallback_characters, self.shown_commands() or ()
+            )
             parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
@@ -165,6 +165,25 @@ class Episode:
                 self.trajectory.stop_reason = StopReason.STEP_LIMIT
             else:
                 self.trajectory.stop_reason = StopReason.FAILED
+
+
+def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig) -> tuple[str, ...] | None:
+    """The offered commands that a prompt lists; where a number is the answer, those that are complete.
+
+    Raises:
+        ConfigError: a number is the answer, and there is nothing to choose from.
+    """
+    shown = None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands)
+    if agent.response != "choice":
+        return shown
+    complete = tuple(c for c in shown or () if not is_template(c))
+    if not complete:
+        raise ConfigError(
+            "agent.response is 'choice', but the environment offers "
+            + ("no list of commands" if shown is None else "no complete command to choose")
+            + ". Use another response format; for webshop, --env.offered-queries true offers searches to choose from."
+        )
+    return complete
 
 
 def _wrong_sample(sample: Sample) -> str:

@@ -8,7 +8,7 @@ it wants is always where it arrives.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,7 @@ from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, rend
 from stapo.envs import Env
 from stapo.envs.offers import is_template
 from stapo.errors import ConfigError
+from stapo.rollout.episode import listed_commands
 from stapo.train.config import WarmStartConfig
 
 
@@ -96,17 +97,17 @@ def _play(
             action = ready[int(rng.integers(len(ready)))]
         fields = PromptFields(
             first.goal, step, memory.steps_taken, memory.recall(), seen, blind,
-            None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands),
+            listed_commands(admissible, agent),
             memory.recall_commands(),
         )  # fmt: skip
-        if not wandering:
+        if not wandering and (agent.response != "choice" or action in (fields.admissible or ())):
             demos.append(
                 DemoStep(
                     first.goal,
                     render_prompt(fields, agent),
-                    render_prompt(replace(fields, admissible=_nearby(fields.admissible)), agent, "history"),
+                    render_prompt(replace(fields, admissible=_nearby(fields.admissible, agent)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
-                    _demonstrated(action, agent),
+                    _demonstrated(action, agent, fields.admissible or ()),
                 )
             )
         out = env.step(action)
@@ -119,12 +120,16 @@ def _play(
     return demos
 
 
-def _nearby(admissible: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    """The commands that act on what is at hand: without the long list of places to go to."""
+def _nearby(admissible: tuple[str, ...] | None, agent: AgentConfig) -> tuple[str, ...] | None:
+    """The commands that act on what is at hand: without the long list of places to go to, unless numbers count them."""
+    if agent.response == "choice":
+        return admissible
     return None if admissible is None else tuple(c for c in admissible if not c.startswith("go to "))
 
 
-def _demonstrated(action: str, agent: AgentConfig) -> str:
+def _demonstrated(action: str, agent: AgentConfig, listed: Sequence[str]) -> str:
+    if agent.response == "choice":
+        return str(listed.index(action) + 1)
     if agent.response != "think_action":
         return action
     return f"<think>I do the next step of my plan.</think><action>{action}</action>"

@@ -16,6 +16,7 @@ from stapo.envs.offers import is_template, offers
 from stapo.envs.webshop.env import WebShopEnv
 from stapo.envs.webshop.expert import query_of
 from stapo.envs.webshop.shopper import Shopper
+from stapo.errors import ConfigError
 
 TINY = {"size": "tiny", "catalogue_products": 60, "max_steps": 10}
 
@@ -139,6 +140,35 @@ def test_the_demonstrator_shops_well_and_within_what_is_offered(tiny, standard):
         results = [demonstrate(env, task, seed)[1] for seed, task in enumerate(sample(env, 150))]
         assert sum(r.won for r in results) / len(results) >= least
         assert all(r.done for r in results)
+
+
+def test_a_hasty_demonstrator_reads_nothing_and_buys_worse():
+    shops = [WebShopEnv(demonstrator_haste=haste) for haste in (0.0, 1.0)]
+    played = [[demonstrate(env, task, seed) for seed, task in enumerate(sample(env, 80))] for env in shops]
+    pages = [sum(c in ("click[features]", "click[description]") for cs, _ in part for c in cs) for part in played]
+    assert pages[0] > 40
+    assert pages[1] == 0
+    assert sum(r.won for _, r in played[0]) > sum(r.won for _, r in played[1]) > 0
+
+
+def test_ready_queries_are_all_that_is_offered_and_the_demonstrator_keeps_to_them():
+    env = WebShopEnv(offered_queries=True)
+    commands = []
+    for seed, task in enumerate(sample(env, 60)):
+        seen = env.reset(task)
+        assert 1 <= len(seen.admissible) <= 3
+        asked = env.goal.instruction.lower()
+        for offered in seen.admissible:
+            assert all(word in asked for word in offered[len("search[") : -1].split())
+        commands.append(demonstrate(env, task, seed)[0])
+    assert len({cs[0].count(" ") for cs in commands}) > 2
+    assert any(sum(c.startswith("search[") for c in cs) > 1 for cs in commands)
+
+
+@pytest.mark.parametrize("option", [{"demonstrator_haste": 1.1}, {"demonstrator_haste": True}, {"offered_queries": 1}])
+def test_options_of_the_demonstrator_are_checked(option):
+    with pytest.raises(ConfigError, match=f"{next(iter(option))} is .*, expected"):
+        WebShopEnv(**option)
 
 
 def test_it_is_not_all_knowing(standard):

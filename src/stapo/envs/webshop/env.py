@@ -16,7 +16,7 @@ from stapo.envs.webshop.nouns import EXTRACTORS
 from stapo.envs.webshop.nouns import noun_extractor as extractor
 from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
-from stapo.envs.webshop.shopper import Shopper
+from stapo.envs.webshop.shopper import Shopper, ready_queries
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, splits_of
 from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
@@ -47,6 +47,8 @@ class WebShopEnv:
         size: size of the generated shop.
         catalogue_products: products of the generated shop; None for the size's own number.
         catalogue_seed: another seed, another generated shop.
+        offered_queries: the start page offers three ready searches instead of a search bar: for the thing, for the
+            thing with its attributes, and with its options, too. For agents that choose from a list.
         demonstrator_haste: share of products that the demonstrator takes for what their title says, without opening
             the pages `Features` and `Description`, which are too long for the prompts of a small policy.
 
@@ -75,6 +77,7 @@ class WebShopEnv:
         catalogue_products: int | None = None,
         catalogue_seed: int = 0,
         demonstrator_haste: float = 0.0,
+        offered_queries: bool = False,
     ) -> None:
         _one_of("goals", goals, get_args(Kind))
         _one_of("observation", observation, OBSERVATIONS)
@@ -97,6 +100,9 @@ class WebShopEnv:
         ):
             raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
         self._haste = float(demonstrator_haste)
+        if not isinstance(offered_queries, bool):
+            raise ConfigError(f"offered_queries is {offered_queries!r}, expected true or false.")
+        self._offers_queries = offered_queries
         self.max_steps = max_steps
         self.page_size = page_size
         self.observation = observation
@@ -147,7 +153,7 @@ class WebShopEnv:
         self._visit = visit = Visit(self._catalogue, goal, self._book.price, self._nouns, self.page_size)
         self._steps, self._done = 0, False
         text, blind = self._texts(visit)
-        return Observation(text=text, goal=goal.instruction, admissible=commands(visit), blind_text=blind)
+        return Observation(text=text, goal=goal.instruction, admissible=self._commands(visit), blind_text=blind)
 
     def step(self, action: str) -> StepResult:
         """Take one action; what the page does not offer leaves it as it is."""
@@ -166,7 +172,7 @@ class WebShopEnv:
         text, blind = self._texts(visit)
         return StepResult(
             text=text,
-            admissible=commands(visit),
+            admissible=self._commands(visit),
             reward=1.0 if won else 0.0,
             done=self._done,
             won=won,
@@ -228,7 +234,12 @@ class WebShopEnv:
 
     def demonstrator(self, rng: random.Random) -> Shopper:
         """A player for the episode just reset that knows the instruction and the pages it has opened."""
-        return Shopper(self.visit, rng, self.max_steps, self._haste)
+        return Shopper(self.visit, rng, self.max_steps, self._haste, ready=self._offers_queries)
+
+    def _commands(self, visit: Visit) -> list[str]:
+        if self._offers_queries and visit.can_search:
+            return [f"search[{query}]" for query in ready_queries(visit)]
+        return commands(visit)
 
     def _parts(self) -> dict[str, Sequence[str]]:
         key = (self._rule, self._seed)

@@ -78,14 +78,21 @@ class Shopper:
         visit: the episode just begun; never acted on here.
         rng: decides which words are searched for.
         max_steps: when few are left, the best that was seen is bought.
+        ready: it only searches for `ready_queries`.
         haste: share of products for which it asks no more than title, price and options, and reads nothing.
     """
 
-    def __init__(self, visit: Visit, rng: random.Random, max_steps: int, haste: float = 0.0) -> None:
+    def __init__(
+        self, visit: Visit, rng: random.Random, max_steps: int, haste: float = 0.0, *, ready: bool = False
+    ) -> None:
         self.visit = visit
         self.rng = rng
         self.steps_left = max_steps
         self.haste = haste
+        self.ready = ready_queries(visit) if ready else []
+        self.query = ""
+        self.asked: list[str] = []
+        self.found_by: dict[int, str] = {}
         self.trusted: dict[int, bool] = {}
         self.wanted = _wanted_words(visit)
         self.queries = 0
@@ -99,7 +106,7 @@ class Shopper:
             return None
         if page == "start":
             settled = self._settled()
-            return self._search() if settled is None else self._back_for(self.visit.catalogue.product(settled).title)
+            return self._search() if settled is None else self._back_for(settled)
         if page == "search_results":
             return self._look_at_results()
         if page == "item_sub_page":
@@ -110,6 +117,10 @@ class Shopper:
         """Note a command that was played."""
         self.steps_left -= 1
         visit = self.visit
+        if effect and command.startswith("search["):
+            self.query = command[len("search[") : -1]
+        if visit.product is not None:
+            self.found_by.setdefault(visit.product, self.query)
         if visit.page == "item_sub_page" and visit.product is not None and command.startswith("click["):
             self.read.setdefault(visit.product, set()).add(command[len("click[") : -1])
 
@@ -117,6 +128,11 @@ class Shopper:
 
     def _search(self) -> str:
         self.queries += 1
+        if self.ready:
+            # Another one each time; which comes first is left to chance, as a hasty shopper would leave it.
+            untried = [query for query in self.ready if query not in self.asked] or self.ready
+            self.asked.append(untried[int(self.rng.random() * len(untried))])
+            return f"search[{self.asked[-1]}]"
         nouns, attributes, options = self.wanted
         # Hasty at first, complete when that was not enough.
         hasty = self.queries == 1
@@ -126,9 +142,12 @@ class Shopper:
         words = [word for word in _words(self._asked()) if word in kept or word in nouns]
         return f"search[{query_of(' '.join(dict.fromkeys(words))) or query_of(self._asked())}]"
 
-    def _back_for(self, title: str) -> str:
+    def _back_for(self, number: int) -> str:
         """One step on the way back to a product that was seen: pages with results have no search bar."""
-        return f"search[{query_of(title)}]" if self.visit.page == "start" else "click[back to search]"
+        if self.visit.page != "start":
+            return "click[back to search]"
+        title = query_of(self.visit.catalogue.product(number).title)
+        return f"search[{self.found_by.get(number) or self.ready[0] if self.ready else title}]"
 
     def _asked(self) -> str:
         return _PRICE_CLAUSE.sub("", self.visit.goal.instruction)
@@ -145,7 +164,7 @@ class Shopper:
             asin = self.visit.catalogue.product(settled).asin
             if any(product.asin == asin for product in shown):
                 return f"click[{asin.lower()}]"
-            return self._back_for(self.visit.catalogue.product(settled).title)
+            return self._back_for(settled)
         rejected = {self.visit.catalogue.product(number).asin for number in self.rejected}
         fitting = [
             (self._fit(product.title), -rank, product)
@@ -228,6 +247,19 @@ class Shopper:
         if len(self.rejected) < _MOST_REJECTED and self.steps_left > buying:
             return None
         return max(self.rejected, key=lambda number: self.rejected[number])
+
+
+def ready_queries(visit: Visit) -> list[str]:
+    """Searches that the instruction suggests, sorted: for the thing, with its attributes, with its options, too."""
+    nouns, attributes, options = _wanted_words(visit)
+    asked = _PRICE_CLAUSE.sub("", visit.goal.instruction)
+    with_attributes = nouns | {w for phrase in attributes for w in phrase.split()}
+    with_options = with_attributes | {w for phrase in options for w in phrase.split()}
+    found = set()
+    for kept in (nouns, with_attributes, with_options):
+        words = [word for word in _words(asked) if word in kept]
+        found.add(query_of(" ".join(dict.fromkeys(words))) or query_of(asked))
+    return sorted(found)
 
 
 def _words(text: str) -> list[str]:

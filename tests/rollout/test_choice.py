@@ -1,0 +1,84 @@
+"""Responses that are the number of an offered command: in episodes, and as demonstrated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stapo.agent import AgentConfig
+from stapo.envs import make
+from stapo.errors import ConfigError
+from stapo.rollout.collect import Collector
+from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.sampler import Sample
+from stapo.train.config import WarmStartConfig
+from stapo.train.demonstrations import demonstrate
+from toy_world import small_policy
+
+SHOP = {"size": "tiny", "max_steps": 5, "offered_queries": True}
+AGENT = AgentConfig(
+    prompt="compact",
+    response="choice",
+    hidden_commands=("click[reviews]",),
+    require_admissible=True,
+    max_prompt_tokens=4000,
+    max_response_tokens=6,
+)
+TOKENIZER = small_policy().tokenizer
+
+
+class Says:
+    """A sampler that gives the same answers in every episode, and keeps the prompts."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.prompts = []
+
+    def sample(self, prompts, seeds, temperature):
+        self.prompts += [TOKENIZER.decode(ids) for ids in prompts]
+        ids = [*TOKENIZER.encode(self.answers.pop(0)), TOKENIZER.eos_token_id]
+        return [Sample(ids, [-1.0] * len(ids), [0.5] * len(ids), True) for _ in prompts]
+
+
+def numbered(prompt):
+    """Commands by number, as a reader of the prompt sees them."""
+    lines = [line.partition(". ") for line in prompt.partition("\ncan\n")[2].splitlines()]
+    return {number: command for number, dot, command in lines if dot and number.isdigit()}
+
+
+def test_a_number_plays_the_command_that_the_prompt_gave_it():
+    sampler = Says("1", "the first", "99", "1", "1")
+    env = make("webshop", **SHOP)
+    collector = Collector(lambda: make("webshop", **SHOP), PromptEncoder(TOKENIZER), sampler, AGENT)
+    steps = collector.collect(env.tasks_of("train")[:1], 1, 1.0, (0, 1))[0].steps
+    assert [(s.valid, s.problem) for s in steps[:3]] == [(True, ""), (False, "no_number"), (False, "no_such_number")]
+    for prompt, step in zip(sampler.prompts, steps, strict=True):
+        assert "click[reviews]" not in prompt
+        if step.valid:
+            assert step.action == numbered(prompt)["1"]
+    assert steps[0].action.startswith("search[")
+    assert steps[3].action.startswith("click[")
+
+
+def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
+    env = make("webshop", **SHOP)
+    demos = demonstrate(env, AGENT, WarmStartConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0)
+    played = [numbered(demo.prompt)[demo.action] for demo in demos]
+    assert any(command.startswith("search[") for command in played)
+    assert sum(command == "click[buy now]" for command in played) > 10
+    for demo in demos:
+        assert numbered(demo.prompt) == numbered(demo.blind_prompt) == numbered(demo.short_prompt)
+
+
+@pytest.mark.parametrize(
+    "name, options, found",
+    [("webshop", {**SHOP, "offered_queries": False}, "no complete command"), ("search", {}, "no list of commands")],
+)
+def test_nothing_to_choose_from_is_said_at_once(name, options, found):
+    env, agent = make(name, **options), replace(AGENT, hidden_commands=("click[search]",))
+    collector = Collector(lambda: make(name, **options), PromptEncoder(TOKENIZER), Says("1"), agent)
+    with pytest.raises(ConfigError, match=f"the environment offers {found}"):
+        collector.collect(env.tasks_of("train")[:1], 1, 1.0, (0, 1))
+    with pytest.raises(ConfigError, match="the environment offers"):
+        demonstrate(env, agent, WarmStartConfig(steps=1, episodes=6), "train", "goal_history", 0)
