@@ -2,7 +2,7 @@
 
 Builds a model of the shape of Qwen2.5-1.5B with random weights and a small tokenizer (ids above it decode to nothing),
 so that nothing is downloaded. It plays generated ALFWorld games once; then GiGPO and STAPO update a copy of the model
-on these same rollouts, with all weights and with adapters; then the head scores 512 tokens at once and in chunks. Every
+on these same rollouts, with all weights and with adapters; then the head scores 512 tokens in three ways. Every
 part has the shape of the real thing; what the model says is noise, so the benchmark flags every hundredth row itself,
 at least one. The paper finds one in a hundred or fewer.
 
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from transformers.utils import logging as transformers_logging
 from stapo.agent import AgentConfig
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
-from stapo.algo.head import flagged_scores
+from stapo.algo.head import HeadKernel, flagged_scores
+from stapo.errors import ConfigError
 from stapo.estimate.costs import forward_flops
 from stapo.estimate.devices import DEVICES
 from stapo.estimate.shapes import known_shapes
@@ -126,19 +128,25 @@ def head_rows(hidden: int, vocabulary: int, tokens: int) -> list[str]:
         kl = kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
         (kl.sum() - log_p.gather(1, targets[:, None]).sum()).backward()
 
-    def chunked() -> None:
-        scores = flagged_scores(p, q, weight, targets)
+    def chunked(kernel: HeadKernel) -> None:
+        scores = flagged_scores(p, q, weight, targets, kernel=kernel)
         (scores.kl_pq_n.sum() - scores.logp_n.sum()).backward()
 
     lines = []
-    for name, work in (("naive", naive), ("chunked", chunked)):
+    fused = partial(chunked, "compiled")
+    try:
+        fused()  # compiling takes seconds once
+        kernels = [("naive", naive), ("chunked", partial(chunked, "eager")), ("fused", fused)]
+    except ConfigError as err:
+        kernels = [("naive", naive), ("chunked", partial(chunked, "eager"))]
+        lines.append(f"  fused: {err}")
+    for name, work in kernels:
         for tensor in (weight, p, q):
             tensor.grad = None
         base = torch.cuda.memory_allocated() if on_gpu() else 0.0
         _, seconds, peak = measured(work)
         memory = f"{(peak - base) / 2**30:.2f} GiB over the inputs" if on_gpu() else "see benchmarks/head_memory.py"
         lines.append(f"  {name:8} {seconds:8.2f} s  {memory}")
-    lines.append("  fused: stapo has no fused head; see docs/results/gpu.md")
     return lines
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,10 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from stapo.algo.config import TaGrad
+from stapo.errors import ConfigError
+
+HeadKernel = Literal["eager", "compiled"]
+"""How a chunk is computed: operation by operation, or fused by `torch.compile`."""
 
 CHUNK_BYTES = 40_000_000
 """fp32 logits of one chunk if no chunk is given: 65 tokens at a vocabulary of 152 thousand.
@@ -57,6 +62,7 @@ def score_tokens(
     bias_v: Tensor | None = None,
     entropy: bool = True,
     entropy_grad: bool = False,
+    kernel: HeadKernel = "eager",
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target token and entropy of each distribution (eq. 1, per token).
 
@@ -70,12 +76,14 @@ def score_tokens(
         bias_v: (V,) bias of the head, or None.
         entropy: compute entropies.
         entropy_grad: let them carry a gradient.
+        kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
 
     Returns:
         (N,) fp32 log-probabilities in nats, and (N,) fp32 entropies in nats, or None.
 
     Raises:
         ValueError: shapes do not fit, or temperature or chunk is not above 0.
+        ConfigError: the kernel cannot be compiled here.
     """
     _check(hidden_nh, weight_vh, targets_n, temperature, chunk)
 
@@ -87,7 +95,7 @@ def score_tokens(
             out.append(-(source.exp() * source).sum(dim=-1))
         return out
 
-    parts = _in_chunks(run, chunk, [hidden_nh, targets_n], [weight_vh, bias_v], 1 + entropy)
+    parts = _in_chunks(run, chunk, [hidden_nh, targets_n], [weight_vh, bias_v], 1 + entropy, kernel)
     return parts[0], parts[1] if entropy else None
 
 
@@ -145,6 +153,7 @@ def flagged_scores(
     bias_v: Tensor | None = None,
     bias_r_v: Tensor | None = None,
     ta_grad: TaGrad = "both",
+    kernel: HeadKernel = "eager",
 ) -> FlaggedScores:
     """All that flagged rows need, from one pass over the head: log p, log q, KL(p||q), KL(q||r).
 
@@ -162,9 +171,11 @@ def flagged_scores(
         bias_v: (V,) bias of the policy's head, or None.
         bias_r_v: (V,) bias of the reference's head; taken only with `weight_r_vh`.
         ta_grad: sides that receive the gradient of KL(p||q).
+        kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
 
     Raises:
         ValueError: shapes do not fit, or temperature or chunk is not above 0.
+        ConfigError: the kernel cannot be compiled here.
     """
     _check(hidden_p_nh, weight_vh, targets_n, temperature, chunk)
     _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
@@ -202,7 +213,7 @@ def flagged_scores(
         None if hidden_r_nh is None else hidden_r_nh.detach(),
     ]
     fixed = [weight_vh, bias_v, weight_r, bias_r]
-    parts = _in_chunks(run, chunk, rows, fixed, 3 if hidden_r_nh is None else 5)
+    parts = _in_chunks(run, chunk, rows, fixed, 3 if hidden_r_nh is None else 5, kernel)
     return FlaggedScores(*parts)
 
 
@@ -232,8 +243,11 @@ def _in_chunks(
     rows: list[Tensor | None],
     fixed: list[Tensor | None],
     outputs: int,
+    kernel: HeadKernel = "eager",
 ) -> list[Tensor]:
     """Apply `run` to slices of `rows` with `fixed` whole, and join its outputs."""
+    if kernel == "compiled":
+        run = _compiled(run)
     first = rows[0]
     if first is None or first.shape[0] == 0:
         device = None if first is None else first.device
@@ -254,6 +268,27 @@ def _in_chunks(
             part = run(*args, *fixed)
         parts.append(part)
     return [torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _compiled(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
+    """`run`, compiled for the device of what it is called with; compilations are kept by its code, so once each."""
+    # Seconds to import, and of no use to anybody else.
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import InductorError
+
+    compiled: Callable[..., list[Tensor]] = torch.compile(run)
+
+    def call(*args: Tensor | None) -> list[Tensor]:
+        try:
+            return compiled(*args)
+        except (TorchDynamoException, InductorError) as err:
+            reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+            raise ConfigError(
+                f"model.head_kernel is 'compiled', and torch cannot compile the head here: {reason}. It needs a C++ "
+                "compiler on a CPU, and Triton on a GPU. Set model.head_kernel to 'eager'."
+            ) from err
+
+    return call
 
 
 def _check(hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int | None) -> None:

@@ -107,7 +107,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     if work.micro_tokens > least:
         knobs.append((f"--optim.micro-tokens {least}", replace(work, micro_tokens=least)))
     if not work.checkpointing:
-        knobs.append(("--model.gradient-checkpointing True", replace(work, checkpointing=True)))
+        knobs.append(("--model.gradient-checkpointing", replace(work, checkpointing=True)))
     if work.reference == "device" and not work.lora_rank:
         knobs.append(("--model.reference cpu (slower)", replace(work, reference="cpu")))
     if work.batch_tokens > work.longest_prompt and not work.vllm_share:

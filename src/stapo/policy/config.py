@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, did_you_mean
 
 DType = Literal["float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
 Tokenization = Literal["phrases", "words", "names"]
+HeadKernel = Literal["eager", "compiled"]
 ReferencePlace = Literal["auto", "device", "cpu", "none"]
 ChatTemplate = Literal["auto", "none"]
 
@@ -65,6 +66,8 @@ class ModelConfig:
             the copy is; `none` promises that there is none, and refuses an algorithm that needs one.
         gradient_checkpointing: keep only the inputs of each layer and compute the rest again in backward. Less memory,
             about a third more time, the same numbers.
+        head_kernel: how training computes log-probabilities, entropies and divergences of a chunk of tokens: one
+            operation after the other, or fused by torch.compile, which needs Triton on a GPU, a C++ compiler on a CPU.
         chat_template: `auto` puts prompts into the chat template of a pretrained model's tokenizer, and refuses one
             without it where the prompts are written for chat models; `none` gives the model the bare prompt.
         hidden_size: width of the small model.
@@ -85,6 +88,7 @@ class ModelConfig:
     lora: LoraConfig = field(default_factory=LoraConfig)
     reference: ReferencePlace = "auto"
     gradient_checkpointing: bool = False
+    head_kernel: HeadKernel = "eager"
     chat_template: ChatTemplate = "auto"
     hidden_size: int = 64
     layers: int = 2
@@ -102,10 +106,13 @@ class ModelConfig:
             ("dtype", DType),
             ("reference", ReferencePlace),
             ("chat_template", ChatTemplate),
+            ("head_kernel", HeadKernel),
         ):
             value, known = getattr(self, name), get_args(choices)
             if value not in known:
-                raise ConfigError(f"model.{name} is '{value}', expected one of {', '.join(known)}.")
+                raise ConfigError(
+                    f"model.{name} is '{value}', expected one of {', '.join(known)}.{did_you_mean(str(value), known)}"
+                )
         if self.lora.rank and self.reference in ("device", "cpu"):
             raise ConfigError(
                 f"model.reference is '{self.reference}', but with model.lora the reference is the model with its "

@@ -16,7 +16,7 @@ from stapo.agent.tokenizer import train_tokenizer
 from stapo.errors import ModelError
 from stapo.policy.adapter import Adapter
 from stapo.policy.checkpointing import checkpoint_layers
-from stapo.policy.config import LoraConfig, ModelConfig
+from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
 
 
@@ -29,12 +29,14 @@ class Policy:
         tokenizer: its tokenizer; has an end token and a pad token.
         eos_ids: tokens that end a response.
         adapter: the adapters in the model, where those are trained instead of all weights.
+        head_kernel: how training computes the head.
     """
 
     model: Any
     tokenizer: Any
     eos_ids: list[int]
     adapter: Adapter | None = None
+    head_kernel: HeadKernel = "eager"
 
     @property
     def device(self) -> torch.device:
@@ -201,7 +203,7 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
             f"the model ends its responses with token {max(ends)}, but the tokenizer's ids go up to {highest}: it "
             "belongs to another model. Put the model's own tokenizer files into its folder."
         )
-    return Policy(model, tokenizer, sorted(ends))
+    return Policy(model, tokenizer, sorted(ends), head_kernel=config.head_kernel)
 
 
 @torch.inference_mode()

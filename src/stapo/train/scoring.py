@@ -68,6 +68,7 @@ class Scorer:
             bias_v=bias_v,
             entropy=entropy,
             entropy_grad=entropy_grad,
+            kernel=self.policy.head_kernel,
         )
         mask_bl = length_mask([len(r.response_ids) for r in rows], logp_n.device)
         entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
@@ -136,6 +137,7 @@ class Scorer:
             bias_v=bias_v,
             bias_r_v=bias_r_v,
             ta_grad=config.ta_grad,
+            kernel=self.policy.head_kernel,
         )
         mask_kl = length_mask([len(r.response_ids) for r in blind], targets_n.device)
 
