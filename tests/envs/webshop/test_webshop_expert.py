@@ -165,6 +165,24 @@ def test_ready_queries_are_all_that_is_offered_and_the_demonstrator_keeps_to_the
     assert any(sum(c.startswith("search[") for c in cs) > 1 for cs in commands)
 
 
+def test_goals_per_product_thins_every_split_evenly():
+    every, some = WebShopEnv(), WebShopEnv(goals_per_product=2)
+    for split in every.splits:
+        by_product = {}
+        for task in every.tasks_of(split):
+            by_product.setdefault(task.partition("/")[0], []).append(task)
+        assert max(map(len, by_product.values())) > 2
+        kept = {t for ts in by_product.values() for t in ([ts[0], ts[len(ts) // 2]] if len(ts) > 1 else ts)}
+        assert some.tasks_of(split) == [t for t in every.tasks_of(split) if t in kept]
+    assert some.reset(some.tasks_of("train")[0]).goal == every.reset(some.tasks_of("train")[0]).goal
+
+
+@pytest.mark.parametrize("goals", [0, 1.5, True, "2"])
+def test_goals_per_product_is_checked(goals):
+    with pytest.raises(ConfigError, match="goals_per_product must be a whole number from 1"):
+        WebShopEnv(goals_per_product=goals)
+
+
 @pytest.mark.parametrize("option", [{"demonstrator_haste": 1.1}, {"demonstrator_haste": True}, {"offered_queries": 1}])
 def test_options_of_the_demonstrator_are_checked(option):
     with pytest.raises(ConfigError, match=f"{next(iter(option))} is .*, expected"):
