@@ -43,7 +43,8 @@ from stapo.rollout.types import Trajectory
 from stapo.train.batch import build_batch
 from stapo.train.config import OptimConfig, WarmStartConfig
 from stapo.train.demonstrations import demonstrate, tokenizer_texts
-from stapo.train.loop import build_collector, env_factory
+from stapo.train.loop import build_collector
+from stapo.train.playing import env_factory
 from stapo.train.run_config import EnvConfig, RunConfig
 from stapo.train.update import Updater
 
