@@ -218,6 +218,14 @@ def test_no_part_of_a_transcript_is_needed(make_run, key):
     assert page_of(make_run(transcripts={1: [record]})).tags["li"] >= 3
 
 
+@pytest.mark.usefixtures("unsaved")
+def test_a_critic_is_drawn_where_there_was_one(make_run):
+    values = ({"mean_value": 0.1 * i, "mean_target": 0.3, "explained_variance": 0.2 * i - 0.3} for i in (1, 2, 3))
+    run = make_run(metrics=[metrics_row(i) | {"critic": row} for i, row in enumerate(values, start=1)])
+    assert 'id="plot-critic"' in write_report(run).read_text()
+    assert 'id="plot-critic"' not in write_report(make_run()).read_text()
+
+
 def test_one_iteration_is_enough_for_every_plot(make_run):
     page = page_of(make_run(metrics=[metrics_row(1)]))
     assert page.tags["svg"] == page.tags["figure"] == 18

@@ -28,8 +28,33 @@ from stapo.report.drawing import (
 
 
 def update_plots(log: RunLog) -> list[Plot]:
-    """Gradients, clipping, numerical agreement, seconds and warm start."""
-    return [gradients(log), clipping(log), agreement(log), seconds(log), warm_start(log)]
+    """Gradients, clipping, numerical agreement, seconds and warm start; the critic where the run has one."""
+    critics = [critic(log)] if has_any(log.series("critic.mean_value")) else []
+    return [gradients(log), clipping(log), *critics, agreement(log), seconds(log), warm_start(log)]
+
+
+def critic(log: RunLog) -> Plot:
+    """What the critic expected beside what came, and how much of the differences between states it explains."""
+    plot = Plot(
+        key="critic",
+        title="Critic",
+        shows="Mean value that the critic gave to the states of the batch, before it was trained on them, and mean "
+        "return that followed them; below, the share of the variance of returns that its values explain.",
+        look_for="values that follow the returns, and an explained variance that rises above 0.",
+        bad_sign="explained variance at or below 0 throughout: advantages are then no better than without a critic.",
+    )
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        line(axes[0], log.iterations, log.series("critic.mean_value"), "value", color=BLUE)
+        line(axes[0], log.iterations, log.series("critic.mean_target"), "return", color=ORANGE)
+        axes[0].set_ylabel("reward")
+        line(axes[-1], log.iterations, log.series("critic.explained_variance"), "explained variance", color=GREEN)
+        axes[-1].axhline(0, color=GREY, linewidth=0.8)
+        axes[-1].set_ylabel("explained")
+        iteration_axis(axes[-1], log.iterations)
+        legend(figure, columns=4)
+
+    return plot.drawn(draw, panels=2)
 
 
 def gradients(log: RunLog) -> Plot:
