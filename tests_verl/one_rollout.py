@@ -27,6 +27,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 from verl.trainer.ppo.utils import create_rl_dataset
 from verl.trainer.ppo.v1 import AgentLoopWorkerTQ
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.rollout.replica import TokenOutput
@@ -87,6 +88,13 @@ def play(config, folder: Path) -> KVBatchMeta:
     return KVBatchMeta(keys=keys, tags=[found[key] for key in keys], partition_id="train")
 
 
+def equal_groups() -> list[str]:
+    """The groups that verl's filter would replace, were dynamic sampling on."""
+    buffer = ReplayBuffer("sync", {}, None, "drop", {}, refill_fn=lambda n: n, filter_groups_metric="reward")
+    buffer._sync_metadata_from_transfer_queue()
+    return sorted(buffer._dapo_filtered_keys("train")[0])
+
+
 def score(batch: KVBatchMeta, run: RunConfig, folder: Path) -> None:
     """Old log-probabilities and entropies, which verl's engine computes (`test_engine.py` has that)."""
     policy = load_policy(str(folder / "policy"), ModelConfig(device="cpu"))
@@ -115,6 +123,7 @@ def main() -> None:
     queue.enable, queue.backend.SimpleStorage.num_data_storage_units = True, 1
     tq.init(queue)
     batch = play(config, folder)
+    dropped = equal_groups()
     batch = upsample_batch_to_divisible_size(batch, MULTIPLE, 1)
     score(batch, run, folder)
 
@@ -131,7 +140,7 @@ def main() -> None:
     columns["reward"] = [row.sum().item() for row in data["rm_scores"].unbind()]
     columns["key"] = list(batch.keys)
     columns["padding"] = [bool(tag.get("is_padding")) for tag in batch.tags]
-    (folder / "rows.json").write_text(json.dumps({"columns": columns, "metrics": metrics}))
+    (folder / "rows.json").write_text(json.dumps({"columns": columns, "metrics": metrics, "dropped": dropped}))
     tq.close()
     ray.shutdown()
 

@@ -3,6 +3,7 @@
 1. Hydra composes them with verl's own configuration, and verl's checks accept the result.
 2. Every process gets back the run configuration that was given, odd texts included.
 3. The plugin is found by its entry point, and a registration that failed is an error that says why.
+4. verl pads to, and updates on, as many rows as `optim.mini_batch` says, multiple of the group or not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import Path
 import pytest
 import verl
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from stapo.agent import AgentConfig
@@ -28,6 +32,7 @@ from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.overrides import Machines, verl_overrides
 from stapo.verl_plugin.settings import run_config_of
+from stapo.verl_plugin.trainer import StapoTrainer
 
 ODD = ["it's", "a\\'b", "end\\", "1e-3", "true", "null", "", " spaced ", "a=b,c:{d}[e]", "ä☃", "~x", '"q"', "$x"]
 
@@ -71,6 +76,51 @@ def test_verl_accepts_the_settings(run):
     assert engine.mixed_precision["param_dtype"] == "bf16"
     assert omega_conf_to_dataclass(actor).optim.lr == 2e-6
     assert config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR == "stapo"
+
+
+class Workers:
+    """Stands in for the workers: keeps what they are told."""
+
+    def update_actor(self, batch):
+        self.told = dict(batch.extra_info)
+        return tu.get_tensordict({}, {"metrics": {"mfu": [0.0]}})
+
+
+def trainer_of(run: RunConfig, *theirs: str) -> StapoTrainer:
+    trainer = StapoTrainer.__new__(StapoTrainer)  # without workers and servers, which need GPUs
+    trainer.config = compose_with([*verl_overrides(run, Machines(), "n", "o"), *theirs])
+    trainer.stapo, trainer.global_steps, trainer.use_critic = run, 1, False
+    trainer.distillation_config, trainer.actor_rollout_wg = None, Workers()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "group, theirs, rows",
+    [
+        (5, (), 512),
+        (8, (), 512),
+        # What the user says in verl's words is counted in verl's way.
+        (5, ("actor_rollout_ref.actor.ppo_mini_batch_size=104",), 520),
+    ],
+)
+def test_rows_of_a_mini_batch(run, group, theirs, rows):
+    config = replace(
+        run, rollout=replace(run.rollout, group_size=group), optim=replace(run.optim, mini_batch=512)
+    )  # fmt: skip
+    trainer = trainer_of(config, *theirs)
+    before = OmegaConf.to_container(trainer.config)
+    assert trainer._get_required_batch_multiple(8) == rows
+    batch = KVBatchMeta(keys=[], tags=[], partition_id="train")
+    trainer._update_actor(batch, {})
+    told = trainer.actor_rollout_wg.told
+    assert (told["mini_batch_size"], told["global_batch_size"]) == (rows, rows)
+    assert OmegaConf.to_container(trainer.config) == before
+
+
+def test_dynamic_sampling_is_verls_filter(run):
+    trainer = trainer_of(replace(run, algorithm=get_algorithm("stapo-dynamic")))
+    assert trainer._resolve_filter_groups_metric() == "reward"
+    assert trainer_of(run)._resolve_filter_groups_metric() is None
 
 
 def test_no_reference_where_none_is_needed(run):

@@ -4,7 +4,8 @@
    ids that were sampled, and our payload; step rewards survive, though verl overwrites its own.
 2. The trainer's method gives each row the advantage and flag that the embedded engine computes from the same episodes,
    and padding nothing.
-3. Two ranks under FSDP2 and gloo, fed with those rows, have the embedded engine's gradient, blind passes included.
+3. What verl's filter would replace under dynamic sampling are the groups that `train.sampling` would.
+4. Two ranks under FSDP2 and gloo, fed with those rows, have the embedded engine's gradient, blind passes included.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from stapo.rollout import Trajectory
 from stapo.train.batch import build_batch
 from stapo.train.config import OptimConfig
 from stapo.train.run_config import RunConfig
+from stapo.train.sampling import differing_groups
 from stapo.train.schema import from_data, to_data
 from stapo.train.update import Updater, _Clock
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
@@ -49,7 +51,7 @@ class Whole:
             ).returncode
         assert code == 0, log.read_text()[-4000:]
         found = json.loads((folder / "rows.json").read_text())
-        self.columns, self.metrics = found["columns"], found["metrics"]
+        self.columns, self.metrics, self.dropped = found["columns"], found["metrics"], found["dropped"]
         self.rows = [
             dict(zip(self.columns, values, strict=True)) for values in zip(*self.columns.values(), strict=True)
         ]
@@ -106,6 +108,20 @@ def test_step_rewards_survive(whole):
         assert [s.reward for s in t.steps] == [0.0, 0.0, float(t.won)]
     # verl's own column has the episode's reward on every row.
     assert {row["reward"] for row in whole.real if row["payload"]["won"]} == {1.0}
+
+
+def test_equal_groups_are_those_of_dynamic_sampling(whole):
+    trajectories, places = whole.trajectories()
+    of_group = {t.group: whole.real[places[row]]["key"].split("_")[0] for t, row in _with_first_row(trajectories)}
+    kept = {of_group[group[0].group] for group in differing_groups(trajectories)}
+    assert whole.dropped == sorted(set(of_group.values()) - kept)
+
+
+def _with_first_row(trajectories):
+    row = 0
+    for t in trajectories:
+        yield t, row
+        row += len(t.steps)
 
 
 def test_advantages_and_flags(whole):

@@ -37,6 +37,14 @@ def preset_names() -> list[str]:
     return sorted(under(files("stapo.recipes"), ""))
 
 
+def name_of(source: str) -> str:
+    """What a run of this preset or file is called after, in the name of a folder."""
+    if source in preset_names():
+        return source.replace("/", "-")
+    path = Path(source)
+    return path.stem if path.suffix in (".yaml", ".yml") else path.name
+
+
 _SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
 """What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
 

@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stapo.cli.arguments import load_config, parse_run_config, preset_names
+from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names
 from stapo.cli.words import foreign, say
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 
@@ -73,7 +73,7 @@ def run(argv: list[str]) -> int:
         out, first = request.out, plan.variants[0].label
     else:
         plan = plan_from(request, command)
-        out, first = request.out or _folder(Path(request.source or "tiny").stem, plan), plan.variants[0].label
+        out, first = request.out or _folder(name_of(request.source or "tiny"), plan), plan.variants[0].label
         require_place(out)
         if (out / FILE_NAME).is_file():
             plan = extended(read_plan(out), plan, out)

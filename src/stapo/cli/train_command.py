@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options
+from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
 from stapo.cli.words import foreign, say, take_flag
 from stapo.errors import ConfigError
 
@@ -78,12 +78,7 @@ def run(argv: list[str]) -> int:
         show_estimate(config, gpu)
         print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
         return 0
-    return train_into(config, Path(out) if out else _folder(_name_of(source), config), ["stapo", "train", *argv], quiet)
-
-
-def _name_of(source: str) -> str:
-    """What the default run directory is called after."""
-    return source.replace("/", "-") if source in preset_names() else Path(source).stem
+    return train_into(config, Path(out) if out else _folder(name_of(source), config), ["stapo", "train", *argv], quiet)
 
 
 def _folder(name: str, config: RunConfig) -> Path:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from pathlib import Path
 
-from stapo.cli.arguments import load_config, parse_run_config, preset_names, take_env_options
+from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
 from stapo.cli.words import take_flag
 from stapo.errors import ConfigError
 
@@ -20,7 +19,7 @@ arguments:
   PRESET or FILE       a shipped preset ({presets}) or your own YAML file
   --nodes N            machines of the Ray cluster (default: 1)
   --gpus-per-node M    GPUs of each (default: 8)
-  --print              show verl's command and stop; works without verl
+  --print, --dry-run   show verl's command and stop; works without verl
   --name NAME          of the run; default PRESET-ALGORITHM
   --out DIR            folder for verl's checkpoints; default runs/verl/NAME
   --algorithm NAME     any of 'stapo algorithms'
@@ -29,7 +28,8 @@ arguments:
 
 examples:
   stapo verl webshop-1000 --model.path Qwen/Qwen2.5-1.5B-Instruct --gpus-per-node 2 --print
-  stapo verl search-r1 --model.path models/qwen --optim.mini_batch 800 --nodes 2 trainer.save_freq=50
+  stapo verl paper/search-3b --algorithm gigpo --print
+  stapo verl search-r1 --model.path models/qwen --nodes 2 trainer.save_freq=50
 
 Settings (all can be overridden; values shown are those of the preset):
 """
@@ -53,7 +53,8 @@ def run(argv: list[str]) -> int:
     name, args = take_flag(args, "--name", needs="a name")
     out, args = take_flag(args, "--out", needs="a folder")
     algorithm, args = take_flag(args, "--algorithm", needs="a name; see 'stapo algorithms'")
-    shown, args = "--print" in args, [a for a in args if a != "--print"]
+    show = ("--print", "--dry-run")
+    shown, args = any(a in show for a in args), [a for a in args if a not in show]
     foreign, args = _take_foreign(args)
     env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
     config = load_config(source, algorithm)
@@ -62,7 +63,7 @@ def run(argv: list[str]) -> int:
         config = load_config(source, algorithm, {"env": {"options": options}})
     config = parse_run_config(config, args, "stapo verl")
     machines = Machines(_number("--nodes", nodes, 1), _number("--gpus-per-node", gpus, 8))
-    name = name or f"{Path(source).stem}-{config.algorithm.name}"
+    name = name or f"{name_of(source)}-{config.algorithm.name}"
     overrides = verl_overrides(config, machines, name, out or f"runs/verl/{name}") + foreign
     if not shown:
         require_verl()

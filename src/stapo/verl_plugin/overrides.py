@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
-from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,18 @@ def differences(config: RunConfig) -> list[str]:
         said.append(f"eval.greedy: verl validates once, at eval.temperature ({config.eval.temperature:g})")
     if config.eval.every and config.eval.quick_episodes != config.eval.episodes:
         said.append("eval.quick_episodes: every validation plays eval.episodes")
+    if config.optim.mini_batch % config.rollout.group_size:
+        prompts = mini_batch_prompts(config)
+        said.append(
+            f"optim.mini_batch: verl's setting counts prompts and says {prompts} ({prompts} x "
+            f"{config.rollout.group_size} rows); stapo's trainer takes the {config.optim.mini_batch} rows of the preset"
+        )
+    if config.algorithm.sampling.dynamic:
+        said.append(
+            "algorithm.sampling: verl plays two groups in the place of each that it drops, without a limit of rounds "
+            f"(here {config.algorithm.sampling.max_rounds}), and drops what is too many; where no group ever differs, "
+            "it plays on until it is stopped"
+        )
     if config.optim.warmup_iterations:
         said.append("optim.warmup_iterations: verl's warm-up starts at a learning rate of 0")
     if config.algorithm.outlier.metric == "running":
@@ -88,7 +100,7 @@ def differences(config: RunConfig) -> list[str]:
 
 
 def _refuse(config: RunConfig, machines: Machines) -> None:
-    algorithm, optim, group = config.algorithm, config.optim, config.rollout.group_size
+    algorithm, optim = config.algorithm, config.optim
     if config.model.path is None:
         raise ConfigError(
             "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' "
@@ -111,22 +123,15 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             "would be "
             "others. Use 'stapo train', or another algorithm."
         )
-    if algorithm.sampling.dynamic:
-        raise ConfigError(
-            f"the algorithm '{algorithm.name}' replaces equal groups (sampling.dynamic), which the plugin does not "
-            "do. Use "
-            "'stapo train', or --algorithm.sampling.no-dynamic."
-        )
     if optim.schedule == "linear":
         raise ConfigError("optim.schedule is 'linear'; verl has constant and cosine.")
     if optim.iterations < 1:
         raise ConfigError("optim.iterations is 0; verl needs at least one.")
-    unit = lcm(group, machines.gpus)
-    if optim.mini_batch % unit:
-        low = max(unit, optim.mini_batch // unit * unit)
+    if optim.mini_batch % machines.gpus:
+        low = max(machines.gpus, optim.mini_batch // machines.gpus * machines.gpus)
         raise ConfigError(
-            f"optim.mini_batch is {optim.mini_batch}; verl needs a multiple of rollout.group_size ({group}) and of the "
-            f"GPUs ({machines.gpus}), for instance --optim.mini_batch {low} or {low + unit}."
+            f"optim.mini_batch is {optim.mini_batch}; verl gives every GPU as many rows of it, so it has to be a "
+            f"multiple of the GPUs ({machines.gpus}), for instance --optim.mini_batch {low} or {low + machines.gpus}."
         )
     longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
     if optim.micro_tokens < longest:
@@ -137,11 +142,22 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
         )
 
 
+def mini_batch_prompts(config: RunConfig) -> int:
+    """What verl's own setting for the mini-batch says: whole prompts, each of which counts as a group of rows.
+
+    A mini-batch that is no multiple of the group is rounded down here, and `StapoTrainer` counts its rows itself.
+    """
+    return max(1, config.optim.mini_batch // config.rollout.group_size)
+
+
 def _with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Ray's processes do not start in this folder, so what names a file here is named in full."""
+    """Ray's processes neither start in this folder nor know its variables, so what names a file is written in full."""
 
     def whole(value: Any) -> Any:
-        return str(Path(value).absolute()) if isinstance(value, str) and value and Path(value).exists() else value
+        if not isinstance(value, str) or not value:
+            return value
+        path = Path(os.path.expandvars(value))
+        return str(path.absolute()) if path.exists() else value
 
     options = {key: whole(value) for key, value in config.env.options.items()}
     return replace(
@@ -216,7 +232,7 @@ def _actor(config: RunConfig) -> dict[str, Any]:
     precision = {"param_dtype": _PRECISION[config.model.dtype], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     return {
         f"{_ACTOR}.strategy": "fsdp2",
-        f"{_ACTOR}.ppo_mini_batch_size": optim.mini_batch // config.rollout.group_size,
+        f"{_ACTOR}.ppo_mini_batch_size": mini_batch_prompts(config),
         f"{_ACTOR}.ppo_epochs": optim.epochs,
         f"{_ACTOR}.shuffle": True,
         f"{_ACTOR}.data_loader_seed": config.seed,
@@ -244,6 +260,9 @@ def _trainer(config: RunConfig, machines: Machines, name: str, folder: str) -> d
     return {
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
+        # The reward that verl has of every attempt is its return, so equal groups are those of `train.sampling`.
+        "algorithm.filter_groups.enable": config.algorithm.sampling.dynamic,
+        "algorithm.filter_groups.metric": "reward",
         "trainer.v1.trainer_mode": "stapo",
         "trainer.nnodes": machines.nodes,
         "trainer.n_gpus_per_node": machines.gpus_per_node,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from stapo.train.metrics import rollout_metrics
 from stapo.verl_plugin.credit import Credit, assign_credit
 from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, objects, ragged_rows
 from stapo.verl_plugin.loss import StapoLoss
+from stapo.verl_plugin.overrides import mini_batch_prompts
 from stapo.verl_plugin.rows import PAYLOAD, VerlRow
 from stapo.verl_plugin.settings import run_config_of
 
@@ -51,6 +53,30 @@ class StapoTrainer(PPOTrainerSync):
         """Give the workers our loss; see verl."""
         super().on_init_end()
         self.actor_rollout_wg.set_loss_fn(StapoLoss(self.algorithm))
+
+    def _get_required_batch_multiple(self, dp_size: int) -> int:
+        with self._mini_batch_in_rows():
+            return int(super()._get_required_batch_multiple(dp_size))
+
+    def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+        with self._mini_batch_in_rows():
+            return super()._update_actor(batch, metrics)
+
+    @contextmanager
+    def _mini_batch_in_rows(self) -> Iterator[None]:
+        """Let verl count `optim.mini_batch` rows, multiple of the group or not, unless the user told verl otherwise.
+
+        verl multiplies prompts by attempts, in this process alone, each time it needs the number of rows; workers are
+        told the product.
+        """
+        actor, rollout = self.config.actor_rollout_ref.actor, self.config.actor_rollout_ref.rollout
+        said = actor.ppo_mini_batch_size, rollout.n
+        if said == (mini_batch_prompts(self.stapo), self.stapo.rollout.group_size):
+            actor.ppo_mini_batch_size, rollout.n = self.stapo.optim.mini_batch, 1
+        try:
+            yield
+        finally:
+            actor.ppo_mini_batch_size, rollout.n = said
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
         data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(_READ))
