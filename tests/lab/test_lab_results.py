@@ -127,6 +127,21 @@ def test_scores_of_tasks_that_are_judged_by_degrees(tmp_path, capsys):
     assert [cell.strip() for cell in row.split("│")][3:7] == ["0.125", "0.625", "0.177", "0.750"]
 
 
+def test_unequal_budgets_are_said(tmp_path, capsys):
+    plan = plan_for()
+    assert results(plan, tmp_path, {}, "grpo")["remarks"] == []
+    larger = json.loads(json.dumps(BASE))
+    larger["rollout"]["group_size"] = 3
+    plan = plan_of(BASE, [plan.variants[0], Variant("stapo", "stapo", {}, larger)], (0, 1), None, "stapo compare")
+    write_runs(tmp_path, plan)
+    found = results(plan, tmp_path, {}, "grpo")
+    # 2 iterations x 2 groups x 2 or 3
+    assert "(grpo: 8 episodes; stapo: 12 episodes)" in found["remarks"][0]
+    show(found, sys.stdout)
+    assert "grpo: 8 episodes; stapo: 12" in " ".join(capsys.readouterr().out.split())
+    assert "stapo: 12 episodes" in write_page(plan, tmp_path, found).read_text()
+
+
 def test_nothing_done_yet(tmp_path):
     plan = plan_for()
     found = results(plan, tmp_path, {}, "grpo")

@@ -127,6 +127,8 @@ def show(found: dict[str, Any], file: TextIO) -> None:
         say(console, foreign(f"{mode}: {protocol}, and so for every seed"), "dim")
     say(console, foreign(found["interval"]), "dim")
     say(console, "± is the standard deviation over seeds", "dim")
+    for remark in found["remarks"]:
+        say(console, foreign(remark), "yellow")
     for name, start in found["starts"].items():
         if start["status"] in ("failed", "blocked"):
             say(console, foreign(f"start {name} {start['status']}: {start['error']}"), "red")

@@ -87,6 +87,7 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
                 "protocols": _protocols(folder, plan, episodes),
                 "pairing": PAIRING,
                 "interval": INTERVAL,
+                "remarks": _budgets(plan.variants),
                 "seeds": plan.seeds,
                 "starts": {f"{n:02d}": start for n, start in starts.items()},
                 "variants": variants,
@@ -95,6 +96,21 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
             }
         )
     )
+
+
+def _budgets(variants: Sequence[Variant]) -> list[str]:
+    """That variants train on different amounts of experience, where they do."""
+    sizes: dict[int, list[str]] = {}
+    for variant in variants:
+        rollout, optim = variant.settings["rollout"], variant.settings["optim"]
+        episodes = optim["iterations"] * rollout["groups"] * rollout["group_size"]
+        sizes.setdefault(episodes, []).append(variant.label)
+    if len(sizes) == 1:
+        return []
+    parts = "; ".join(f"{', '.join(labels)}: {episodes:,} episodes" for episodes, labels in sizes.items())
+    return [
+        f"Variants train on different amounts of experience ({parts}), so differences are not those of methods alone."
+    ]
 
 
 def judged(found: Row) -> bool:
