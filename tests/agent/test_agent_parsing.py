@@ -97,6 +97,9 @@ def test_without_action_tags_the_last_30_characters_are_played():
     parsed = parse_response("A" * 50 + "B" * 30, "think_action")
     assert parsed.action == "b" * 30
     assert parsed.problem == "no_action_tag"
+    # With the blanks among them: a shop does not take it for a purchase.
+    assert parse_response("So: \n click[Buy Now]", "think_action", 20).action == "so: \n click[buy now]"[-20:]
+    assert parse_response("  click[Buy Now]", "think_action", 20).action == "  click[buy now]"
 
 
 @pytest.mark.parametrize(

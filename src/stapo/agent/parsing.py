@@ -56,9 +56,10 @@ def parse_response(
     thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
     if "action" not in spans:
         lowered = text.lower()
-        # Not `[-fallback_characters:]`, which is everything for 0.
+        # Not stripped, as there: a shop takes no command with blanks before it. Nor `[-fallback_characters:]`, which
+        # is everything for 0.
         end = lowered[max(0, len(lowered) - fallback_characters) :]
-        return ParsedResponse(end.strip(), thought, False, "no_action_tag")
+        return ParsedResponse(end, thought, False, "no_action_tag")
     action = text[slice(*spans["action"])].lower().strip()[:_MAX_ACTION_CHARACTERS]
     if not (_TAGS["<think>"].search(text) and _TAGS["</think>"].search(text)):
         return ParsedResponse(action, thought, False, "no_think_tag")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -42,6 +44,9 @@ def hidden(cache):
         ("$1,234.50", [1234.5]),
         ("$5 to $7.50", [5.0, 7.5]),
         ("$3.00$4.00$5.00", [3.0, 4.0]),
+        ("$5 to $5", [5.0, 5.0]),
+        ([], [100.0]),
+        (0, [100.0]),
     ],
 )
 def test_prices(pricing, prices):
@@ -56,6 +61,10 @@ def test_prices(pricing, prices):
         ({"pricing": "cheap"}, "product 'B0X' .* has the pricing 'cheap' without a"),
         ({"pricing": "$1.2.3"}, "product 'B0X' .* has the pricing '.1.2.3'"),
         ({"pricing": 9.99}, "product 'B0X' .* has the pricing 9.99"),
+        ({"pricing": "$" + "9" * 400}, "product 'B0X' .* more than a number can hold"),
+        ({"pricing": float("nan")}, "product 'B0X' .* has the pricing nan"),
+        ({"asin": "B0\ud800"}, "number 1 in .* expected a text of 1 to 10 printable"),
+        ({"asin": "B0GOOD\0"}, "number 1 in .* expected a text of 1 to 10 printable"),
         ({"small_description": [1]}, "product 'B0X' .* has the small_description"),
         ({"customization_options": {"size": [{"price": 1}]}}, "product 'B0X' .* has the customization_options"),
     ],
@@ -82,6 +91,9 @@ def test_a_product_that_cannot_be_sold_is_named(tmp_path, cache, change, message
         ("[" * 20_000, "nested too deeply|cut short"),
         ('[{"asin": "B01", "name": tru' + "e" * 100 + "}]", "product number 0"),
         ("\ufeff[]", "found '.' at product number 0"),
+        ('[{"asin": "B01", "name": ' + "9" * 5_000 + "}]", "found a number that is too long at product number 0"),
+        ('[{"asin": "B01", "name": "a"}]\n[{"asin": "B02", "name": "a"}]', "product number 1, expected nothing after"),
+        ("[] x", "found 'x' behind the end at product number 0, expected nothing after"),
     ],
 )
 def test_a_file_that_is_no_catalogue(tmp_path, cache, text, message):
@@ -104,6 +116,7 @@ def test_a_file_in_another_encoding(tmp_path):
     [
         ("items_ins_v2_small.json", '{"B0LAMP0001": {"attributes": ["a"', "items_ins_v2_small.json.*entry number 0"),
         ("items_ins_v2_small.json", "[]", "items_ins_v2_small.json.*found a list"),
+        ("items_ins_v2_small.json", "{} {}", "items_ins_v2_small.json.*behind the end"),
         ("items_ins_v2_small.json", '{"B0LAMP0001": {"attributes": "a"}}', "'B0LAMP0001' .* has the attributes 'a'"),
         ("items_human_ins.json", '{"B0LAMP0001": [{"instruction": 1, "instruction_attributes": ["a"]}]}', "ruction 1"),
         ("items_human_ins.json", '{"B0LAMP0001": ', "items_human_ins.json.*number 0"),
@@ -159,6 +172,22 @@ def test_a_record_gives_the_product_back():
     assert made.document() == (
         "half a character: \ud83d a lamp of brass. dimmable  size: large, small | flat, and color: navy blue, red"
     )
+
+
+def test_a_product_that_the_attributes_file_does_not_tell_of():
+    """The original gives it one attribute that nobody asks for; an empty list stays empty."""
+    for extra, attributes in ((None, ["DUMMY_ATTR"]), ({"instruction": "x"}, ["DUMMY_ATTR"]), ({"attributes": []}, [])):
+        assert read_product(PRODUCTS[0], extra, None, "here").attributes == attributes
+
+
+def test_options_that_a_person_named_stay_pairs():
+    asked = [{"instruction": "x", "instruction_attributes": ["a"], "instruction_options": {"color": "red"}}]
+    made = read_product(PRODUCTS[0], None, asked, "here")
+    assert made.requests[0].options == [("color", "red")]
+    assert unpack(pack(made)) == made
+    asked[0]["instruction_options"] = {"color": 7}
+    with pytest.raises(GameFileError, match="has the instruction_options"):
+        read_product(PRODUCTS[0], None, asked, "here")
 
 
 def test_products_that_the_shop_leaves_out(tmp_path):
@@ -269,6 +298,37 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     monkeypatch.setenv("STAPO_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match=r"cannot be kept in .* set STAPO_CACHE"):
         WebShopEnv(products=write(tmp_path / "shop"))
+
+
+@pytest.mark.parametrize("kilobytes", [1, 4])
+def test_a_disk_that_runs_full(tmp_path, cache, kilobytes):
+    """Files over a limit are refused, as by a full disk, before and in the middle of the index."""
+    path = write(tmp_path / "shop", [*PRODUCTS, *(product(f"B1{i:06}", "warm lamp") for i in range(40))])
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, kilobytes << 10))
+            with pytest.raises(ConfigError, match=r"cannot be kept in .* Make room there"):
+                WebShopEnv(products=path)
+            status = len(hidden(cache))
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert len(WebShopEnv(products=path).catalogue) == len(PRODUCTS) - 3 + 40
+
+
+def test_a_finished_catalogue_is_read_without_writing(tmp_path, monkeypatch):
+    path = write(tmp_path / "shop")
+    folder = WebShopEnv(products=path).catalogue.folder
+    gc.collect()
+
+    def refuse(*args, **more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    for name in ("mkdir", "rename", "write_text", "write_bytes"):
+        monkeypatch.setattr(Path, name, refuse)
+    assert WebShopEnv(products=path).catalogue.folder == folder
 
 
 def test_progress_is_told(tmp_path, monkeypatch):

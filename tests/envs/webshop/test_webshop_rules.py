@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from small_shop import ODD, write
+from small_shop import ODD, PRODUCTS, product, values, write
 
 import stapo
 from stapo.envs.webshop.env import WebShopEnv
@@ -156,7 +156,9 @@ def test_option_values_that_read_like_buttons_work_like_them(env):
     env.step("click[< prev]")
     assert env.visit.options == {"shape": "next >"}
     # There is no such button here, but an option value of that name.
-    assert env.step("click[attributes]").text.endswith("Back to Search [SEP] < Prev [SEP] odd")
+    assert env.step("click[attributes]").text.endswith(
+        "Back to Search [SEP] < Prev [SEP] odd [SEP] garden [SEP] lamps [SEP] Home › Lamps"
+    )
     env.step("click[< prev]")
     assert env.step("click[buy now]").done
 
@@ -186,6 +188,40 @@ def test_marked_pages(files):
     assert "[clicked button] shape [clicked button_]" in page.text
     env.step("click[< prev]")
     assert f"\n[clicked button] {ODD} [clicked button_]\nOdd lamp\n" in env.visit.rich_text()
+
+
+def test_texts_of_blanks_alone(tmp_path):
+    """As the original's HTML parser has them: one blank, or nothing where a line end is among them."""
+    shown = product(ODD, " \n", small_description=[" ", "\n", "x \n"], full_description=" \t", category="\n",
+                    customization_options={"\n": values("a/"), " ": values("\t", "B")})  # fmt: skip
+    files = write(tmp_path / "shop", [shown, *PRODUCTS])
+    env = WebShopEnv(products=files, max_steps=50, show_attrs=True)
+    head = " [SEP] Back to Search [SEP] < Prev [SEP] "
+    env.reset(f"{ODD}/000")
+    env.step("search[b]")
+    page = env.step(f"click[{ODD.lower()}]")
+    assert head + "a | [SEP]  [SEP] b [SEP] Price: $10.0 [SEP] Rating" in page.text
+    assert {"click[]", "click[a | ]", "click[b]"} < set(page.admissible)
+    assert env.step("click[description]").text.endswith("< Prev [SEP] ")
+    env.step("click[< prev]")
+    env.observation = "text_rich"
+    assert env.step("click[features]").text.endswith("[button] < Prev [button_]\n \n x \n\n")
+
+
+def test_the_button_of_the_attributes(files):
+    env = WebShopEnv(products=files, show_attrs=True)
+    env.reset("B0LAMP0001/000")
+    env.step("search[brass]")
+    page = env.step("click[b0lamp0001]")
+    assert page.text.endswith("Features [SEP] Reviews [SEP] Attributes [SEP] Buy Now")
+    seen = env.step("click[Attributes]")
+    assert seen.blind_text == (
+        "Back to Search [SEP] < Prev [SEP] dimmable [SEP] solid brass [SEP] garden [SEP] lamps [SEP] Home › Lamps"
+    )
+    env.step("click[< prev]")
+    assert env.visit.page == "item_page"
+    # Both kinds of pages live beside each other.
+    assert "Attributes" not in open_odd(WebShopEnv(products=files)).text
 
 
 def test_the_wording_of_verl_agent(files):
@@ -246,6 +282,30 @@ def test_scores_by_hand(env):
         noun_extractor("spacey")
 
 
+@pytest.mark.parametrize(
+    "pair, chosen, matches",
+    [
+        # A value that is a colour word stands for itself: its name no longer takes part.
+        (("color", "red"), "color", 0),
+        (("color", "red"), "dark red", 0),
+        (("color", "red"), "bright red", 1),
+        # A name that is one, too; of two the first in the alphabet.
+        (("gold", "10k"), "10k", 0),
+        (("gold", "10k"), "white gold", 1),
+        (("wine", "red"), "wine", 0),
+        # Anything else is compared as the text of the pair.
+        (("fit type", "red shirt"), "fit type", 1),
+        (("color", "navy blue"), "sky blue", 1),
+        (("size", "x-large"), "large", 1),
+        (("size", "small"), "x-small", 0),
+    ],
+)
+def test_an_option_is_compared_as_a_pair_but_for_colour_words(env, pair, chosen, matches):
+    lamp = env.catalogue.product(env.catalogue.find("B0LAMP0001"))
+    goal = Goal("B0LAMP0001", lamp.title, "garden", "lamps", "", "", ["brass"], 25.0, [pair])
+    assert score(lamp, 24.0, [chosen], goal, builtin_nouns).r_option == matches
+
+
 def test_human_goals(files):
     env = WebShopEnv(products=files, goals="human")
     # The one without attributes cannot be scored and is left out.
@@ -253,6 +313,26 @@ def test_human_goals(files):
     first = env.reset("B0LAMP0001/000")
     assert re.fullmatch(r"i want a brass lamp, and price lower than \d+\.00 dollars", first.goal)
     assert env.goal.options == ["navy blue"]
+
+
+def test_a_range_with_equal_ends_is_drawn_from(tmp_path):
+    """As in the original; each draw moves all that follow."""
+    equal = product("B0EQUAL", "Equal", pricing="$5.00 to $5.00")
+    env = WebShopEnv(products=write(tmp_path / "shop", [equal, *PRODUCTS]), price_seed=7)
+    rng = random.Random(7)
+    assert env.goals.price(env.catalogue.find("B0EQUAL")) == rng.uniform(5.0, 5.0) == 5.0
+    assert env.goals.price(env.catalogue.find("B0LAMP0001")) == rng.uniform(19.99, 29.99)
+    assert env.catalogue.product(0).price_tag == "$5.0 to $5.0"
+
+
+def test_an_instruction_with_blanks_around_it(tmp_path):
+    """The page strips it, so that it could not be found there."""
+    asked = {"B0LAMP0001": [
+        {"instruction": " a lamp ", "instruction_attributes": ["a"], "instruction_options": []}]}  # fmt: skip
+    dear = [product("B0LAMP0001", "Lamp", pricing="$2000")]
+    env = WebShopEnv(products=write(tmp_path / "shop", dear, human=asked), goals="human", observation="verl-agent")
+    assert env.reset("B0LAMP0001/000").text == "'Search'"
+    assert env.step("search[lamp]").blind_text.startswith("'Back to Search' [SEP] 'Page 1")
 
 
 def test_a_dear_product_has_no_price_limit(env):
@@ -329,6 +409,7 @@ def test_a_query_can_mislead_the_back_button(env):
         ({"max_steps": 0}, "max_steps must be a whole number from 1"),
         ({"seed": "x"}, "seed must be"),
         ({"attributes": "x"}, "belong to products"),
+        ({"show_attrs": 1}, "show_attrs must be true or false"),
         ({"noun_extractor": "nltk"}, "noun_extractor is 'nltk'"),
     ],
 )

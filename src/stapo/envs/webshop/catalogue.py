@@ -26,11 +26,11 @@ from stapo.errors import GameFileError, StapoError
 from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.cache import default_cache
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the files below change; a catalogue of another number is built anew."""
 
 _META, _RECORDS, _INDEX = "catalogue.json", "records.bin", "index"
-_COLUMNS = ("starts", "asins", "order", "low", "high", "asked", "combinations", "requests", "category")
+_COLUMNS = ("starts", "asins", "order", "low", "high", "ranged", "asked", "combinations", "requests", "category")
 _LONGEST_KEPT = 1_000
 _PRODUCTS_KEPT, _VIEWS_KEPT, _SEARCHES_KEPT = 4_096, 1_024, 4_096
 
@@ -57,7 +57,9 @@ class Catalogue:
         # Bound to this object's lifetime, unlike a cache around the methods themselves.
         this = weakref.proxy(self)
         self.product: Callable[[int], Product] = lru_cache(_PRODUCTS_KEPT)(lambda number: this._decode(number))
-        self.view: Callable[[int], ItemView] = lru_cache(_VIEWS_KEPT)(lambda number: item_view(this.product(number)))
+        self.view: Callable[[int, bool], ItemView] = lru_cache(_VIEWS_KEPT)(
+            lambda number, show_attrs: item_view(this.product(number), show_attrs=show_attrs)
+        )
         self._kept_search: Callable[[str, int], tuple[int, ...]] = lru_cache(_SEARCHES_KEPT)(
             lambda query, count: this._search(query, count)
         )
@@ -69,7 +71,8 @@ class Catalogue:
         """An array with one entry per product.
 
         ``asins`` (text), ``order`` (numbers sorted by "asin/"), ``low`` and ``high`` (dollars, equal for one price),
-        ``asked`` (it has an instruction), ``combinations`` (synthetic goals), ``requests`` (human goals), ``category``.
+        ``ranged`` (the price is a range, be its ends equal), ``asked`` (it has an instruction), ``combinations``
+        (synthetic goals), ``requests`` (human goals), ``category``.
         """
         found: np.ndarray = self._columns[name]
         return found
@@ -179,10 +182,10 @@ def build(source: Source, folder: Path, progress: Listener = tell) -> None:
     columns["starts"].append(at)
     asins = columns["asins"]
     columns["order"] = sorted(range(len(asins)), key=lambda number: f"{asins[number]}/")
-    types = {"asins": "U10", "order": "i4", "asked": "?", "combinations": "i8", "requests": "i4", "category": "i4"}
+    types = {"asins": "U10", "starts": "i8", "order": "i4", "ranged": "?", "asked": "?"}
+    types |= {"combinations": "i8", "requests": "i4", "category": "i4"}
     for name, values in columns.items():
-        kind = types.get(name, "i8" if name == "starts" else "f8")
-        np.save(folder / f"{name}.npy", np.array(values, dtype=kind), allow_pickle=False)
+        np.save(folder / f"{name}.npy", np.array(values, dtype=types.get(name, "f8")), allow_pickle=False)
     BM25Index.build(_documents(folder, progress)).save(folder / _INDEX)
     files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
     meta = {"format": FORMAT, "categories": list(categories), "files": files}
@@ -205,6 +208,7 @@ def _add(columns: dict[str, list[Any]], categories: dict[str, int], product: Pro
     columns["asins"].append(product.asin)
     columns["low"].append(product.prices[0])
     columns["high"].append(product.prices[-1])
+    columns["ranged"].append(len(product.prices) > 1)
     asked = product.instruction is not None
     columns["combinations"].append(_product_of(map(len, product.options.values())) if asked else 0)
     columns["asked"].append(asked)

@@ -40,6 +40,7 @@ class WebShopEnv:
         noun_extractor: "builtin" or "spacy"; moves partial scores only.
         max_steps: actions after which an episode ends without a purchase.
         page_size: products on a page of results; the original shows 10.
+        show_attrs: item pages have a button `Attributes`, which leads to the product's attributes and categories.
         seed: shuffles the goals; used by the splits "original" and "verl-agent".
         price_seed: draws prices out of ranges, and price limits.
         verl_seed: sets both seeds to this number, as each worker of verl-agent does with its own. Workers then have
@@ -72,6 +73,7 @@ class WebShopEnv:
         noun_extractor: str = "builtin",
         max_steps: int = 15,
         page_size: int = 10,
+        show_attrs: bool = False,
         seed: int = 233,
         price_seed: int = 0,
         verl_seed: int | None = None,
@@ -104,12 +106,15 @@ class WebShopEnv:
         if goals_per_product is not None:
             _whole("goals_per_product", goals_per_product, 1)
         self._most_goals = goals_per_product
+        if not isinstance(show_attrs, bool):
+            raise ConfigError(f"show_attrs must be true or false, found {show_attrs!r}.")
         self._haste = float(demonstrator_haste)
         if not isinstance(offered_queries, bool):
             raise ConfigError(f"offered_queries is {offered_queries!r}, expected true or false.")
         self._offers_queries = offered_queries
         self.max_steps = max_steps
         self.page_size = page_size
+        self.show_attrs = show_attrs
         self.observation = observation
         self._nouns = extractor(noun_extractor)
         source: Source
@@ -156,7 +161,9 @@ class WebShopEnv:
             UnknownNameError: no such task.
         """
         goal = self._book.goal(*self._book.find(task_id))
-        self._visit = visit = Visit(self._catalogue, goal, self._book.price, self._nouns, self.page_size)
+        self._visit = visit = Visit(
+            self._catalogue, goal, self._book.price, self._nouns, self.page_size, show_attrs=self.show_attrs
+        )
         self._steps, self._done = 0, False
         text, blind = self._texts(visit)
         return Observation(text=text, goal=goal.instruction, admissible=self._commands(visit), blind_text=blind)
@@ -263,10 +270,9 @@ class WebShopEnv:
         text = visit.text()
         if self.observation == "text":
             return text, visit.text(blind=True)
-        parts = text.split(SEPARATOR)
-        if visit.goal.instruction in parts:
-            first = parts.index(visit.goal.instruction) + 1
-            text = SEPARATOR.join(f"'{part}'" for part in parts[first:])
+        if visit.page != "done":
+            shown = visit.text(blind=True).split(SEPARATOR)
+            text = SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
         return text, text
 
     def _playing(self) -> Visit:

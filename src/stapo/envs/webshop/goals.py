@@ -50,7 +50,7 @@ class Goal:
         instruction: the task sentence.
         attributes: attributes asked for.
         price_upper: highest price in dollars.
-        options: (name, value) pairs of a synthetic goal, values alone of a human one.
+        options: (name, value) pairs of a synthetic goal, values alone of a human one (pairs, if its file names them).
     """
 
     asin: str
@@ -246,7 +246,8 @@ def _draw(catalogue: Catalogue, kind: Kind, seed: int, drawn_before: int) -> tup
         rng.getrandbits(32)
     low, high = catalogue.column("low"), catalogue.column("high")
     prices = np.array(low)
-    for product in np.flatnonzero(low != high):
+    # A range is drawn from even where its ends are equal.
+    for product in np.flatnonzero(catalogue.column("ranged")):
         prices[product] = rng.uniform(float(low[product]), float(high[product]))
     if kind == "synthetic":
         limits = np.full(len(low), NO_LIMIT)

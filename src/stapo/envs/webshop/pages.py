@@ -18,6 +18,9 @@ TEXT, BUTTON, LABEL, LINK = range(4)
 
 BUY, BACK, NEXT, PREVIOUS, SEARCH = "Buy Now", "Back to Search", "Next >", "< Prev", "Search"
 SUB_PAGES = ("Description", "Features", "Reviews")
+ATTRIBUTES = "Attributes"
+
+_HTML_SPACE = " \t\n\f\r"
 
 
 class Node(NamedTuple):
@@ -79,14 +82,14 @@ def results_nodes(products: Iterable[Product], number: int, total: int) -> list[
     return nodes
 
 
-def item_view(product: Product) -> ItemView:
-    """The pages of a product."""
+def item_view(product: Product, *, show_attrs: bool = False) -> ItemView:
+    """The pages of a product; `show_attrs` adds the button `Attributes`."""
     nodes = [Node(BACK, BUTTON), Node(PREVIOUS, BUTTON)]
     for name, values in product.options.items():
         nodes.append(Node(name))
         nodes += [Node(value, LABEL) for value in values]
     nodes += [Node(product.title), Node(f"Price: {product.price_tag}"), Node("Rating: N.A.")]
-    nodes += [Node(name, BUTTON) for name in (*SUB_PAGES, BUY)]
+    nodes += [Node(name, BUTTON) for name in (*SUB_PAGES, *([ATTRIBUTES] if show_attrs else []), BUY)]
     targets = targets_of(nodes)
     for name, values in product.options.items():
         # A value under two names stands for the later one, and one that reads like a button hides it.
@@ -96,8 +99,12 @@ def item_view(product: Product) -> ItemView:
         "description": [*head, Node(product.description)],
         "features": [*head, *(Node(" " + bullet) for bullet in product.bullets)],
         "reviews": head,
-        # No button leads here, but an option value of this name does.
-        "attributes": [*head, *(Node(attribute) for attribute in product.attributes)],
+        # Without its button an option value of this name still leads here.
+        "attributes": [
+            *head,
+            *(Node(" " + attribute) for attribute in product.attributes),
+            *(Node(text) for text in (product.category, product.query, product.product_category)),
+        ],
     }
     return ItemView(product, nodes, as_text(nodes), targets, subs)
 
@@ -122,7 +129,7 @@ def targets_of(nodes: Iterable[Node]) -> dict[str, Target]:
 
 def as_text(nodes: Iterable[Node]) -> str:
     """All nodes, stripped and joined by " [SEP] "."""
-    return SEPARATOR.join(node.text.strip() for node in nodes if _shown(node))
+    return SEPARATOR.join(text.strip() for node in nodes if _shown(text := _parsed(node.text)))
 
 
 def as_rich_text(nodes: Iterable[Node], address: str, visited: Collection[str]) -> str:
@@ -134,8 +141,10 @@ def as_rich_text(nodes: Iterable[Node], address: str, visited: Collection[str]) 
         visited: ids of products that were opened.
     """
     clicked, lines = "", []
-    for node in filter(_shown, nodes):
-        text = node.text
+    for node in nodes:
+        text = _parsed(node.text)
+        if not _shown(text):
+            continue
         if node.kind == BUTTON:
             text = f"[button] {text} [button_]"
         elif node.kind == LABEL and f'"{text}"' in address:
@@ -149,8 +158,15 @@ def as_rich_text(nodes: Iterable[Node], address: str, visited: Collection[str]) 
     return clicked + "".join(lines)
 
 
-def _shown(node: Node) -> bool:
-    return node.text not in ("", "\n")
+def _parsed(text: str) -> str:
+    """Text as the original's HTML parser reads it: blanks alone become one blank, or one line end if one is there."""
+    if text.strip(_HTML_SPACE):
+        return text
+    return "\n" if "\n" in text else text[:1] and " "
+
+
+def _shown(text: str) -> bool:
+    return text not in ("", "\n")
 
 
 def _html_json(options: dict[str, str]) -> str:

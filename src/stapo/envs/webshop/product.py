@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from math import isfinite
 from typing import Any
 
 from stapo.errors import GameFileError
@@ -13,17 +14,20 @@ from stapo.errors import GameFileError
 NO_PRICE = 100.0
 """What a product without a price costs."""
 
+NO_ATTRIBUTES = "DUMMY_ATTR"
+"""The one attribute of a product that the attributes file does not tell any of."""
+
 _LONGEST_ID = 10
 _NOT_PRICE = re.compile(r"[^\d.]")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person wrote for a product (items_human_ins.json)."""
+    """What a person wrote for a product (items_human_ins.json); options are values, or (name, value) pairs."""
 
     instruction: str
     attributes: list[str]
-    options: list[str]
+    options: list[str] | list[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,11 @@ def read_product(raw: Any, extra: Any, requests: Any, where: str) -> Product:
     if not isinstance(raw, dict):
         raise GameFileError(f"{where} is {type(raw).__name__} {raw!r:.40}, expected an object with fields.")
     asin = raw.get("asin")
-    if not isinstance(asin, str) or not asin:
-        raise GameFileError(f"{where} has the asin {asin!r:.40}, expected a text of 1 to {_LONGEST_ID} characters.")
+    # Half characters cannot be written to files, and arrays of texts lose zeros at the end.
+    if not isinstance(asin, str) or not asin or not asin.isprintable():
+        raise GameFileError(
+            f"{where} has the asin {asin!r:.40}, expected a text of 1 to {_LONGEST_ID} printable characters."
+        )
     where = f"product '{asin}' ({where})"
     bullets = raw.get("small_description")
     if bullets is None:
@@ -124,12 +131,14 @@ def read_prices(pricing: Any, where: str) -> list[float]:
     Raises:
         GameFileError: not a text with dollar amounts.
     """
-    if pricing is None or pricing == "":
+    if not pricing:
         return [NO_PRICE]
     try:
         found = [float(Decimal(_NOT_PRICE.sub("", part))) for part in pricing.split("$")[1:]]
     except (InvalidOperation, AttributeError) as err:
         raise GameFileError(f"{where} has the pricing {pricing!r:.40}, expected '$9.99' or '$5.99 to $7.99'.") from err
+    if not all(map(isfinite, found)):
+        raise GameFileError(f"{where} has the pricing {pricing!r:.40}, more than a number can hold. Repair it.")
     if not found:
         raise GameFileError(f"{where} has the pricing {pricing!r:.40} without a '$', expected '$9.99', or none at all.")
     return found[:2]
@@ -160,8 +169,13 @@ def unpack(record: bytes) -> Product:
     """The product of a record that `pack` made."""
     fields: list[Any] = json.loads(record.decode("utf-8", "surrogatepass"))
     options, attributes, instruction, asked, requests = fields[8:]
-    fields[8:] = [dict(options), attributes, instruction, asked, [Request(*request) for request in requests]]
+    fields[8:] = [dict(options), attributes, instruction, asked, [_request(*request) for request in requests]]
     return Product(*fields)
+
+
+def _request(instruction: str, attributes: list[str], options: list[Any]) -> Request:
+    pairs = [(option[0], option[1]) for option in options if not isinstance(option, str)]
+    return Request(instruction, attributes, pairs or options)
 
 
 def _text(raw: dict[str, Any], key: str, where: str, default: str | None = None) -> str:
@@ -205,7 +219,7 @@ def _asked(extra: Any, where: str) -> dict[str, Any]:
         raise GameFileError(f"{where} has the instruction {instruction!r:.40}, expected a text. Repair the file.")
     asked = _texts(extra.get("instruction_attributes") or [], "instruction_attributes", where)
     return {
-        "attributes": _texts(extra.get("attributes") or [], "attributes", where),
+        "attributes": _texts(extra.get("attributes", [NO_ATTRIBUTES]) or [], "attributes", where),
         # A goal that asks for no attribute cannot be scored.
         "instruction": instruction if asked else None,
         "instruction_attributes": asked,
@@ -221,8 +235,8 @@ def _requests(raw: Any, where: str) -> list[Request]:
             raise GameFileError(f"{where} has the human instruction {entry!r:.40}, expected an object. Repair it.")
         attributes = _texts(entry.get("instruction_attributes"), "instruction_attributes", where)
         options = entry.get("instruction_options") or []
-        # Some entries hold name -> value; the values are what is compared.
-        options = _texts(list(options.values()) if isinstance(options, dict) else options, "instruction_options", where)
+        pairs = list(options.items()) if isinstance(options, dict) else []
+        values = _texts([value for _, value in pairs] if pairs else options, "instruction_options", where)
         if attributes:
-            found.append(Request(_text(entry, "instruction", where), attributes, options))
+            found.append(Request(_text(entry, "instruction", where), attributes, pairs or values))
     return found

@@ -14,7 +14,7 @@ from typing import Any
 from rapidfuzz.fuzz import token_set_ratio
 from rapidfuzz.utils import default_process
 
-from stapo.envs.webshop.colours import normalised
+from stapo.envs.webshop.colours import COLOURS, normalised
 from stapo.envs.webshop.goals import Goal
 from stapo.envs.webshop.product import Product
 
@@ -127,7 +127,10 @@ def _matched_options(chosen: Sequence[str], wanted: Sequence[tuple[str, str]] | 
 
 
 def _as_text(option: tuple[str, str] | str) -> str:
-    return normalised(option) if isinstance(option, str) else str(option)
+    if isinstance(option, str):
+        return normalised(option)
+    # A pair counts as a colour only where its name or its value is that very word, as in the original.
+    return next((colour for colour in COLOURS if colour in option), str(option))
 
 
 def _close(one: str, other: str) -> bool:

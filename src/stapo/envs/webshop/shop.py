@@ -19,6 +19,7 @@ from stapo.envs.webshop.pages import (
     PREVIOUS,
     SEARCH,
     SEPARATOR,
+    ItemView,
     Node,
     Option,
     Target,
@@ -62,10 +63,21 @@ class Visit:
         price_of: price in dollars of a product by its number.
         nouns: the noun extractor of the score.
         page_size: products on a page of results; the original shows 10.
+        show_attrs: item pages have a button `Attributes`.
     """
 
-    def __init__(self, catalogue: Catalogue, goal: Goal, price_of: PriceOf, nouns: Nouns, page_size: int = 10) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        goal: Goal,
+        price_of: PriceOf,
+        nouns: Nouns,
+        page_size: int = 10,
+        *,
+        show_attrs: bool = False,
+    ) -> None:
         self.catalogue = catalogue
+        self._show_attrs = show_attrs
         self.goal = goal
         self.page_size = page_size
         self.score: Score | None = None
@@ -108,7 +120,7 @@ class Visit:
     def targets(self) -> dict[str, Target]:
         """Lower-case texts that can be clicked, in the order of the original, and what they meet."""
         if self._page == "item_page":
-            return self.catalogue.view(self._opened).targets
+            return self._view().targets
         return targets_of(self._body())
 
     @property
@@ -122,7 +134,7 @@ class Visit:
         if self._page == "start":
             return as_text(start_nodes(None if blind else self.goal.instruction))
         if self._page == "item_page":
-            body = self.catalogue.view(self._opened).text
+            body = self._view().text
         else:
             body = as_text(self._body())
         if blind or self._page == "done":
@@ -206,6 +218,9 @@ class Visit:
         assert self._product is not None
         return self._product
 
+    def _view(self) -> ItemView:
+        return self.catalogue.view(self._opened, self._show_attrs)
+
     def _body(self) -> list[Node]:
         """Nodes of the page after the instruction."""
         if self._nodes is None:
@@ -220,7 +235,7 @@ class Visit:
         if self._page == "done":
             assert self.score is not None
             return done_nodes(self.catalogue.product(self._opened).asin, self._options, self.score.total)
-        view = self.catalogue.view(self._opened)
+        view = self._view()
         return view.nodes if self._page == "item_page" else view.subs[self._sub]
 
     def _where(self) -> str:

@@ -65,6 +65,11 @@ class _Text:
         self._at += 1
         return found
 
+    def end(self) -> None:
+        """Make sure that nothing follows: of files that were joined, only the first would be read."""
+        if self.peek():
+            raise self.wrong(f"'{self._buffer[self._at : self._at + 20]}' behind the end", "nothing after it")
+
     def value(self) -> Any:
         """Decode the next value."""
         if not self.peek():
@@ -82,6 +87,9 @@ class _Text:
                 if not self._more(left):
                     raise self.wrong("the end of the file", f"a whole {self.what} (is it cut short?)") from err
                 continue
+            except ValueError as err:
+                # Whole numbers of thousands of digits are refused.
+                raise self.wrong("a number that is too long", f"a plain {self.what}") from err
             except RecursionError as err:
                 raise self.wrong("values nested too deeply", f"a plain {self.what}") from err
             # A number at the end of what was read may go on.
@@ -116,13 +124,12 @@ def iter_list(path: Path, what: str) -> Iterator[Any]:
         if text.peek() == "{":
             raise text.wrong("an object with keys", f"a list of {what}s")
         text.take("[")
-        if text.peek() == "]":
-            return
-        while True:
+        more = text.peek() != "]" or text.take("]") != "]"
+        while more:
             yield text.value()
             text.count += 1
-            if text.take(",]") == "]":
-                return
+            more = text.take(",]") == ","
+        text.end()
 
     return _opened(path, what, read)
 
@@ -138,16 +145,15 @@ def iter_items(path: Path, what: str) -> Iterator[tuple[str, Any]]:
         if text.peek() == "[":
             raise text.wrong("a list", f"an object with one {what} per product id")
         text.take("{")
-        if text.peek() == "}":
-            return
-        while True:
+        more = text.peek() != "}" or text.take("}") != "}"
+        while more:
             key = text.value()
             if not isinstance(key, str):
                 raise text.wrong(f"{key!r:.20}", "a product id in quotes")
             text.take(":")
             yield key, text.value()
             text.count += 1
-            if text.take(",}") == "}":
-                return
+            more = text.take(",}") == ","
+        text.end()
 
     return _opened(path, what, read)
