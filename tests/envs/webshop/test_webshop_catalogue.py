@@ -230,6 +230,18 @@ def test_a_changed_file_is_another_catalogue(tmp_path):
     assert WebShopEnv(products=copied).catalogue.folder == first
 
 
+def test_versions_that_share_a_cache_leave_each_other_alone(tmp_path, monkeypatch):
+    path = write(tmp_path / "shop")
+    ours = WebShopEnv(products=path).catalogue.folder
+    gc.collect()
+    monkeypatch.setattr(catalogue, "FORMAT", catalogue.FORMAT + 1)
+    theirs = WebShopEnv(products=path).catalogue.folder
+    assert ours != theirs
+    assert is_usable(theirs)
+    monkeypatch.undo()
+    assert is_usable(ours)
+
+
 @pytest.mark.parametrize("damage", ["version", "cut", "missing", "meta", "index"])
 def test_a_catalogue_that_is_damaged_or_of_another_version_is_built_anew(tmp_path, damage):
     path = write(tmp_path / "shop")

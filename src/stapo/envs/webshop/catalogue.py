@@ -121,7 +121,8 @@ def open_catalogue(source: Source, progress: Listener = tell) -> Catalogue:
         GameFileError: a file or a product that cannot be used.
         ConfigError: the cache cannot be written.
     """
-    folder = default_cache() / "webshop" / source.key()[:32]
+    # Versions of this package that share a cache keep theirs beside each other, and do not rebuild in turns.
+    folder = default_cache() / "webshop" / f"{source.key()[:32]}-{FORMAT}"
     found = _OPEN.get(folder)
     if found is None:
         publish(folder, lambda partial: build(source, partial, progress), is_usable)
