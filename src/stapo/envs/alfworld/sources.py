@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.envs.paths import user_path
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 
 SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
@@ -140,7 +141,7 @@ def open_source(
     else:
         if not isinstance(games, str | os.PathLike):
             raise ConfigError(f"games must be a path or None, found {games!r}.")
-        path = Path(os.path.expandvars(os.fspath(games))).expanduser()
+        path = user_path(games)
         if not path.exists():
             raise GameFileError(
                 f"games path '{path}' does not exist; expected a .jsonl(.xz) file, a folder of "

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from stapo.envs.paths import user_path
 from stapo.envs.search.questions import Question, QuestionSet, digest_of
 from stapo.errors import ConfigError, GameFileError
 
@@ -51,7 +52,7 @@ def source_name(name: str) -> str:
 
 
 def _files(given: str | os.PathLike[str]) -> list[Path]:
-    path = Path(os.path.expandvars(os.fspath(given))).expanduser()
+    path = user_path(given)
     if path.is_dir():
         inside = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
         if not inside:

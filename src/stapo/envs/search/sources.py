@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from stapo.envs.paths import user_path
 from stapo.envs.search.loading import read_questions
 from stapo.envs.search.questions import Question, QuestionSet, digest_of
 from stapo.envs.search.world import generate_world
@@ -69,7 +70,7 @@ def open_search(
     """
     if not isinstance(retriever, str) or not retriever:
         raise ConfigError(f"retriever must be a name or an address, found {retriever!r}.")
-    path = None if corpus is None else Path(os.path.expandvars(os.fspath(corpus))).expanduser()
+    path = None if corpus is None else user_path(corpus)
     if path is not None and not path.exists():
         raise GameFileError(f"corpus '{path}' does not exist; expected a .jsonl file with a passage per line.")
     if path is None and questions is None and retriever == "bm25":
@@ -102,7 +103,7 @@ def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
     """Change when a file changed, so that an edited file is read again."""
     found: list[object] = []
     for given in paths:
-        path = Path(os.path.expandvars(given)).expanduser()
+        path = user_path(given)
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.exists():
                 found.append((str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stapo.envs import draws
+from stapo.envs.paths import user_path
 from stapo.envs.webshop import generator
 from stapo.envs.webshop.cache import file_digest
 from stapo.envs.webshop.product import Product, is_skipped, read_product
@@ -175,7 +176,7 @@ def file_source(
 def _existing(path: str | os.PathLike[str], option: str) -> Path:
     if not isinstance(path, str | os.PathLike):
         raise ConfigError(f"{option} must be a path or None, found {path!r}.")
-    found = Path(os.path.expandvars(os.fspath(path))).expanduser()
+    found = user_path(path)
     if not found.is_file():
         raise GameFileError(
             f"{option} '{found}' is no file; expected JSON of the WebShop release. Leave products out to play in a "
