@@ -57,10 +57,11 @@ guards: $(READY) ## Remove each guard of the reliability suite in a copy, and se
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
-bench: $(READY) ## Measure: environment, arithmetic, memory of the head, cost of an iteration, of saves and workers, retrieval
+bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of an update, cost of an iteration, of saves and workers, retrieval
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
 	$(BIN)/python benchmarks/head_memory.py
+	$(BIN)/python benchmarks/memory_estimate.py
 	$(BIN)/python benchmarks/iteration_cost.py
 	$(BIN)/python benchmarks/reliability_cost.py
 	$(BIN)/python benchmarks/retrieval_speed.py --only generated --passages 20000

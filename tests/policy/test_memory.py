@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from stapo.errors import ModelError
+from stapo.footprint import ModelSize
 from stapo.policy import LoraConfig, ModelConfig, memory, require_memory
-from stapo.policy.memory import ModelSize, available_bytes, memory_need, model_size
+from stapo.policy.memory import available_bytes, memory_need, model_size, parts_in_words
 from toy_world import small_policy
 
 SIZE = ModelSize(all=1000, adapters=10)
@@ -41,13 +44,17 @@ def test_the_parts_by_hand():
     assert need(lora=LoraConfig(rank=1), all_trained=True).gradients == 4000
     assert need(reference=False).on_device == 16_000
     assert need(reference=True, critic=True).critic == 4000 + 4000 + 8000
+    # Of adapters, whatever a warm start trains; without a head of its own.
+    assert need(critic=True, all_trained=True, lora=LoraConfig(rank=1)).critic == 4000 + 160
+    untied = memory_need(replace(SIZE, untied_head=100), ModelConfig(), reference=False, critic=True, all_trained=False)
+    assert untied.critic == 900 * 16
 
 
 def test_a_reference_on_the_cpu_is_not_on_the_device():
     moved = memory_need(SIZE, ModelConfig(reference="cpu"), reference=True, critic=False, all_trained=False)
     assert moved.on_device == 16_000
     assert moved.reference == 4000
-    assert "reference" not in moved.parts()
+    assert "reference" not in parts_in_words(moved)
 
 
 def test_what_fits_passes_and_what_does_not_is_told_with_what_helps(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from stapo.policy.model import finish_policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
+from stapo.train import scoring
 from stapo.train.batch import build_batch
 from stapo.train.config import OptimConfig
 from stapo.train.update import Updater
@@ -307,6 +308,24 @@ def test_some_unflagged_rows_are_measured_for_comparison(played):
     assert metrics["unflagged_kl"] > 0
     _, metrics, _ = update(played, ALL_ROWS)
     assert metrics["unflagged_kl"] is None
+
+
+def test_the_comparison_is_read_in_passes_of_micro_tokens(played, monkeypatch):
+    policy, trajectories = fresh(played)
+    batch = build_batch(trajectories, ALL_ROWS)
+    rows, scorer = list(range(len(batch))), updater_of(policy, ALL_ROWS).scorer
+    whole = scorer.full_and_blind_kl(batch, rows, 10**6)
+    longest = max(max(batch.full(b).length, batch.blind(b).length) for b in rows)
+    sizes, original = [], scoring.hidden_states
+
+    def counted(model, part, pad_id):
+        sizes.append(len(part) * max(row.length for row in part))
+        return original(model, part, pad_id)
+
+    monkeypatch.setattr(scoring, "hidden_states", counted)
+    assert scorer.full_and_blind_kl(batch, rows, 3 * longest) == pytest.approx(whole, rel=1e-5)
+    assert len(sizes) > 2
+    assert max(sizes) <= 3 * longest
 
 
 # -- 4 -----------------------------------------------------------------------------------------------------------------

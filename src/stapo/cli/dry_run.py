@@ -81,6 +81,7 @@ def workload(config: RunConfig) -> Workload:
         longest_response=agent.max_response_tokens,
         iterations=config.optim.iterations,
         epochs=config.optim.epochs,
+        mini_batch=config.optim.mini_batch,
         micro_tokens=config.optim.micro_tokens,
         batch_tokens=config.rollout.batch_tokens,
         bytes_per_weight=2 if model.dtype == "bfloat16" else 4,
@@ -90,6 +91,7 @@ def workload(config: RunConfig) -> Workload:
         checkpointing=model.gradient_checkpointing,
         blind=algorithm.selective_on,
         critic=algorithm.needs_critic,
+        all_trained=config.warm_start.steps > 0,
         vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
     )
 

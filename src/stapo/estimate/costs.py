@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
+from stapo.footprint import ModelSize, lasting_need
 
 CHUNK = 64
-"""Tokens that the chunked head scores at once."""
+"""Tokens that the chunked head scores at once, at least."""
+CHUNK_LOGITS = 10_000_000
+"""Logits that it computes at once, where the vocabulary is so small that these are more."""
 RESERVED = 1.5e9
 """Bytes that the driver, its kernels and fragmentation take."""
 UTILISATION = 0.35
@@ -34,6 +38,7 @@ class Workload:
         longest_response: tokens of a response at most.
         iterations: of the run.
         epochs: passes over the rows.
+        mini_batch: rows of an optimizer step.
         micro_tokens: padded tokens of a forward pass in the update.
         batch_tokens: prompt tokens generated together.
         bytes_per_weight: 2 for bf16, 4 for fp32.
@@ -43,6 +48,7 @@ class Workload:
         checkpointing: activations are computed again in backward.
         blind: flagged rows are read a second time under the blind prompt.
         critic: a critic of the same size is trained.
+        all_trained: all weights are trained at some time, adapters or not (in a warm start).
         vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
     """
 
@@ -54,6 +60,7 @@ class Workload:
     longest_response: int
     iterations: int
     epochs: int
+    mini_batch: int
     micro_tokens: int
     batch_tokens: int
     bytes_per_weight: int
@@ -63,26 +70,77 @@ class Workload:
     checkpointing: bool
     blind: bool
     critic: bool
+    all_trained: bool = False
     vllm_share: float = 0.0
 
 
-def layer_activations(shape: ModelShape, bytes_per_number: int) -> int:
+def layer_activations(shape: ModelShape, bytes_per_number: int, lora_rank: int = 0) -> int:
     """Bytes that one layer keeps of one token until backward, attention scores never written out.
 
-    H numbers five times (input, two normalised, output of attention, residual), queries three times, keys and values
-    three times, the four inner ones of the feed-forward layer; and two fp32 copies for the norms.
+    H numbers four times (the result of each norm, before and after its weight), all query heads four times (queries;
+    keys and values, repeated for every head that shares them; the output), the four inner ones of the feed-forward
+    layer, and an fp32 copy of the input of each norm. Norms of heads keep an input and a result of queries and keys.
+    With adapters, frozen weights keep no inputs; each adapter keeps its own, in fp32, which has to be a copy where the
+    model is bfloat16, and `rank` numbers.
     """
-    q, kv = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return bytes_per_number * (5 * shape.hidden + 3 * q + 3 * kv + 4 * shape.inner) + 16 * shape.hidden
+    b, q, kv = bytes_per_number, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    of_heads = (q + kv) * (4 if lora_rank else 4 + b) if shape.head_norms else 0
+    kept = 8 * shape.hidden + b * (4 * q + 3 * shape.inner) + of_heads
+    if not lora_rank:
+        return kept + b * (4 * shape.hidden + shape.inner)
+    inputs = 5 * shape.hidden + q + shape.inner if b == 2 else 2 * shape.hidden + shape.inner
+    return kept + 4 * inputs + 7 * 4 * lora_rank
+
+
+def longest_row(w: Workload) -> int:
+    """Tokens of the longest row."""
+    return w.longest_prompt + w.longest_response
+
+
+def rows_of_pass(w: Workload) -> int:
+    """Rows of a pass of the update, all of the longest; the longest is never cut."""
+    return max(1, w.micro_tokens // longest_row(w))
+
+
+def flagged_of_pass(w: Workload) -> int:
+    """Flagged rows of a pass, which have it to themselves."""
+    return min(rows_of_pass(w), math.ceil(FLAGGED * w.mini_batch)) if w.blind else 0
+
+
+def tokens_of_pass(w: Workload) -> int:
+    """Tokens whose activations exist together; of flagged rows they do under both prompts."""
+    return max(w.micro_tokens, longest_row(w), 2 * flagged_of_pass(w) * longest_row(w))
 
 
 def activations(shape: ModelShape, w: Workload, checkpointing: bool) -> float:
-    """Bytes that an update keeps of `micro_tokens` tokens; the longest row is never cut."""
-    tokens = max(w.micro_tokens, w.longest_prompt + w.longest_response)
-    layer = layer_activations(shape, w.bytes_per_weight)
+    """Bytes that an update keeps of the tokens of a pass."""
+    layer = layer_activations(shape, w.bytes_per_weight, w.lora_rank)
     if checkpointing:
-        return float(tokens * (shape.layers * w.bytes_per_weight * shape.hidden + layer))
-    return float(tokens * shape.layers * layer)
+        kept = tokens_of_pass(w) * shape.layers * w.bytes_per_weight * shape.hidden
+        # One layer is computed again at a time, under one of the prompts.
+        return float(kept + max(w.micro_tokens, longest_row(w)) * layer)
+    return float(tokens_of_pass(w) * shape.layers * layer)
+
+
+def chunked_head(shape: ModelShape, w: Workload) -> float:
+    """Bytes that the head takes beside its result: a chunk of logits, and gradients of its weight."""
+    scored = rows_of_pass(w) * w.longest_response
+    chunk = max(CHUNK, CHUNK_LOGITS // shape.vocabulary)
+    flagged = flagged_of_pass(w) * w.longest_response
+    # Logits, log-probabilities, probabilities and their gradient, in fp32; of flagged rows under two prompts.
+    logits = max(min(scored, chunk), 2 * min(flagged, chunk)) * shape.vocabulary * 4 * 4
+    # That of a chunk, and the sum over chunks, before it is added to that of the passes before.
+    weights = shape.vocabulary * shape.hidden * (1 if scored <= chunk else 2)
+    return float(logits + (weights * w.bytes_per_weight if not w.lora_rank or w.all_trained else 0))
+
+
+def optimizer_step(shape: ModelShape, w: Workload, trained: int) -> float:
+    """Bytes that an optimizer step takes for a moment: the root of the second moments, in fp32."""
+    if w.bytes_per_weight == 2 and (not w.lora_rank or w.all_trained):
+        # Weight by weight, so it is the largest that counts.
+        return 4.0 * shape.hidden * max(shape.vocabulary, shape.inner)
+    # torch's AdamW takes all weights together on a GPU.
+    return 4.0 * trained
 
 
 def kv_bytes_per_token(shape: ModelShape, bytes_per_number: int) -> int:
@@ -92,30 +150,41 @@ def kv_bytes_per_token(shape: ModelShape, bytes_per_number: int) -> int:
 
 def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
     """Bytes on the device by part; "peak" is what is there at the fullest moment, vLLM's share of it left out."""
-    total, b = shape.parameters, w.bytes_per_weight
-    trained = shape.adapter_parameters(w.lora_rank) if w.lora_rank else total
-    adapters = 4 * trained if w.lora_rank else 0
-    width = 4 if w.lora_rank else b
+    b = w.bytes_per_weight
+    adapters = shape.adapter_parameters(w.lora_rank) if w.lora_rank else 0
+    trained = adapters if adapters and not w.all_trained else shape.parameters
+    untied_head = 0 if shape.tied else shape.vocabulary * shape.hidden
+    need = lasting_need(
+        ModelSize(shape.parameters, adapters, untied_head),
+        b,
+        reference=w.reference != "none",
+        reference_on_cpu=w.reference == "cpu",
+        critic=w.critic,
+        all_trained=w.all_trained,
+    )
     rows = max(1, w.batch_tokens // w.longest_prompt)
     parts = {
-        "weights": float(total * b + adapters),
-        "gradients": float(trained * width),
-        # Two moments, and the fp32 copy that small steps are added to where the weights are bf16.
-        "optimizer": float(trained * (8 + (4 if width == 2 else 0))),
-        "reference": float(total * b) if w.reference == "device" and not w.lora_rank else 0.0,
-        "critic": float((total - shape.vocabulary * shape.hidden * (not shape.tied)) * 16) if w.critic else 0.0,
+        "weights": float(need.weights),
+        "gradients": float(need.gradients),
+        "optimizer": float(need.optimizer),
+        "reference": float(need.reference_on_device),
+        "critic": float(need.critic),
         "activations": activations(shape, w, w.checkpointing),
-        # Logits, log-probabilities, probabilities and their gradient, under two prompts.
-        "chunked head": float(CHUNK * shape.vocabulary * 4 * 4 * (2 if w.blind else 1)),
+        "chunked head": chunked_head(shape, w),
+        # Apart from the others in the first optimizer step, so that their size can be logged.
+        "selective gradients": float(trained * (4 if trained == adapters else b)) if w.blind else 0.0,
+        "optimizer step": optimizer_step(shape, w, trained),
         "KV cache": float((w.batch_tokens + rows * w.longest_response) * kv_bytes_per_token(shape, b)),
-        # fp32 logits, log-probabilities and probabilities, and their sum in fp64.
-        "sampling": float(rows * shape.vocabulary * 20),
+        # Input, residual and three inner ones of one layer.
+        "prefill": float(w.batch_tokens * b * (2 * shape.hidden + 3 * shape.inner)),
+        # fp32 logits, log-probabilities and probabilities; these and their running sum in fp64.
+        "sampling": float(rows * shape.vocabulary * 28),
     }
     if w.vllm_share:
-        parts |= {"KV cache": 0.0, "sampling": 0.0}
-    fixed = sum(parts[k] for k in ("weights", "gradients", "optimizer", "reference", "critic"))
-    update = parts["activations"] + parts["chunked head"]
-    parts["peak"] = fixed + max(update, parts["KV cache"] + parts["sampling"]) + RESERVED
+        parts |= {"KV cache": 0.0, "prefill": 0.0, "sampling": 0.0}
+    update = parts["activations"] + parts["chunked head"] + parts["selective gradients"]
+    generation = parts["KV cache"] + max(parts["prefill"], parts["sampling"])
+    parts["peak"] = need.on_device + max(update, parts["optimizer step"], generation) + RESERVED
     return parts
 
 

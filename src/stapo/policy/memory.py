@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,61 +10,23 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stapo.errors import ModelError
+from stapo.footprint import MemoryNeed, ModelSize, lasting_need
 from stapo.policy.config import LoraConfig, ModelConfig
 from stapo.policy.loading import source_of
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
 
-@dataclass(frozen=True)
-class ModelSize:
-    """Numbers of weights.
-
-    Attributes:
-        all: of the model.
-        adapters: of the adapters that a configuration puts into it.
-    """
-
-    all: int
-    adapters: int
-
-
-@dataclass(frozen=True)
-class MemoryNeed:
-    """Bytes that stay for the whole training; activations come on top.
-
-    Attributes:
-        weights: of the policy, adapters included.
-        gradients: of what is trained.
-        optimizer: both moments, and float32 copies of half-precision weights.
-        reference: a copy of the starting policy, where there is one.
-        critic: weights, gradients and optimizer of a critic, where there is one.
-        reference_on_cpu: the reference is not where the rest is.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    reference: int
-    critic: int
-    reference_on_cpu: bool
-
-    @property
-    def on_device(self) -> int:
-        """Bytes on the device of the policy."""
-        beside = 0 if self.reference_on_cpu else self.reference
-        return self.weights + self.gradients + self.optimizer + self.critic + beside
-
-    def parts(self) -> str:
-        """Everything on the device of the policy that is not 0, in words."""
-        named = {
-            "weights": self.weights,
-            "gradients": self.gradients,
-            "optimizer": self.optimizer,
-            "reference": 0 if self.reference_on_cpu else self.reference,
-            "critic": self.critic,
-        }
-        return ", ".join(f"{name} {in_gb(size)}" for name, size in named.items() if size)
+def parts_in_words(need: MemoryNeed) -> str:
+    """Everything on the device of the policy that is not 0."""
+    named = {
+        "weights": need.weights,
+        "gradients": need.gradients,
+        "optimizer": need.optimizer,
+        "reference": need.reference_on_device,
+        "critic": need.critic,
+    }
+    return ", ".join(f"{name} {in_gb(size)}" for name, size in named.items() if size)
 
 
 def model_size(path: str, lora: LoraConfig) -> ModelSize:
@@ -85,7 +47,8 @@ def model_size(path: str, lora: LoraConfig) -> ModelSize:
         wanted = not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)
         if lora.rank and wanted and isinstance(layer, torch.nn.Linear) and layer is not head:
             adapters += lora.rank * (layer.in_features + layer.out_features)
-    return ModelSize(sum(p.numel() for p in model.parameters()), adapters)
+    untied = head is not None and head.weight is not model.get_input_embeddings().weight
+    return ModelSize(sum(p.numel() for p in model.parameters()), adapters, head.weight.numel() if untied else 0)
 
 
 def memory_need(
@@ -100,19 +63,13 @@ def memory_need(
         critic: the algorithm needs one.
         all_trained: all weights are trained at some time, adapters or not (in a warm start).
     """
-    width, adapters = _BYTES[config.dtype], bool(config.lora.rank)
-    weights = size.all * width + (4 * size.adapters if adapters else 0)
-    if adapters and not all_trained:
-        gradients, optimizer = 4 * size.adapters, 8 * size.adapters
-    else:
-        gradients, optimizer = size.all * width, size.all * (8 if width == 4 else 12)
-    return MemoryNeed(
-        weights=weights,
-        gradients=gradients,
-        optimizer=optimizer,
-        reference=size.all * width if reference and not adapters else 0,
-        critic=weights + gradients + optimizer if critic else 0,
+    return lasting_need(
+        size if config.lora.rank else replace(size, adapters=0),
+        _BYTES[config.dtype],
+        reference=reference,
         reference_on_cpu=config.reference == "cpu",
+        critic=critic,
+        all_trained=all_trained,
     )
 
 
@@ -149,7 +106,7 @@ def require_memory(path: str, config: ModelConfig, *, reference: bool, critic: b
         others["model.lora.rank 32"] = need(replace(config, lora=lora, reference="auto"), model_size(path, lora))
     less = [f"{name} ({in_gb(n.on_device)})" for name, n in others.items() if n.on_device < found.on_device]
     if free is not None and found.on_device > free:
-        said = f"{in_gb(found.on_device)} on {device} ({found.parts()}), and {in_gb(free)} are free"
+        said = f"{in_gb(found.on_device)} on {device} ({parts_in_words(found)}), and {in_gb(free)} are free"
     else:
         said = f"{in_gb(on_cpu)} of the CPU's memory for its reference, and less is free"
     helps = f" These need less: {', '.join(less)}." if less else ""

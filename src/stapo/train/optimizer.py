@@ -58,7 +58,9 @@ class MasterAdamW(torch.optim.Optimizer):
         master.mul_(1 - rate * group["weight_decay"])
         state["exp_avg"].lerp_(gradient, 1 - beta1)
         state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        spread = (state["exp_avg_sq"].sqrt() / math.sqrt(1 - beta2**count)).add_(group["eps"])
+        # One array of the weight's size at a time: for an embedding of 150 thousand tokens it takes a gigabyte or two.
+        del gradient
+        spread = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**count)).add_(group["eps"])
         master.addcdiv_(state["exp_avg"], spread, value=-rate / (1 - beta1**count))
         weight.copy_(master)
 

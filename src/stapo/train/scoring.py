@@ -155,12 +155,17 @@ class Scorer:
         )
 
     @torch.no_grad()
-    def full_and_blind_kl(self, batch: RowBatch, part: Sequence[int]) -> float:
-        """Mean R_TA of the rows `part`, as a measurement."""
-        hidden_nh, targets_n, _ = hidden_states(
-            self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
-        )
-        return float(self.selective(batch, part, (hidden_nh, targets_n), awareness_only=True).r_ta_k.mean())
+    def full_and_blind_kl(self, batch: RowBatch, rows: Sequence[int], micro_tokens: int) -> float:
+        """Mean R_TA of `rows`, as a measurement."""
+        lengths = [max(batch.full(b).length, batch.blind(b).length) for b in rows]
+        parts: list[Tensor] = []
+        for places in micro_batches(lengths, micro_tokens):
+            part = [rows[i] for i in sorted(places)]
+            hidden_nh, targets_n, _ = hidden_states(
+                self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
+            )
+            parts.append(self.selective(batch, part, (hidden_nh, targets_n), awareness_only=True).r_ta_k)
+        return float(torch.cat(parts).mean())
 
 
 def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -31,6 +31,7 @@ from stapo.train.optimizer import build_optimizer
 from stapo.train.scoring import Scorer, length_mask, pad_rows
 
 _MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
+_PIECE = 2**22  # numbers whose squares exist at once
 
 
 @dataclass
@@ -273,8 +274,11 @@ class Updater:
                 selective.add(terms, extra)
                 if first:
                     # Apart, so that its size can be compared; the graph is that of the flagged rows alone.
-                    grads = torch.autograd.grad(extra, self.parameters, retain_graph=True, allow_unused=True)
-                    extra_grads = _sums(extra_grads, grads)
+                    grads: list[Tensor | None] = list(
+                        torch.autograd.grad(extra, self.parameters, retain_graph=True, allow_unused=True)
+                    )
+                    for i in range(len(grads)):
+                        extra_grads[i], grads[i] = _sum(extra_grads[i], grads[i]), None
                 else:
                     total = total + extra
                 clock.blind += time.perf_counter() - started
@@ -310,8 +314,9 @@ class Updater:
     def _add_measured(self, extra_grads: list[Tensor | None]) -> float | None:
         """Add the selective gradient to that of the base loss; returns the ratio of their norms over the mini-batch."""
         base_norm = _norm(p.grad for p in self.parameters)
-        for parameter, grad in zip(self.parameters, _sums([p.grad for p in self.parameters], extra_grads), strict=True):
-            parameter.grad = grad
+        # One weight after the other, so that no third set of gradients exists.
+        for parameter, extra in zip(self.parameters, extra_grads, strict=True):
+            parameter.grad = _sum(parameter.grad, extra)
         extra_norm = _norm(extra_grads)
         # Where all advantages are 0 the base gradient is rounding, and a ratio to it would say nothing.
         return extra_norm / base_norm if base_norm > 1e-6 * extra_norm else None
@@ -335,17 +340,18 @@ class Updater:
             return None
         rng = np.random.default_rng([*seed, 5])
         part = [differs[i] for i in rng.permutation(len(differs))[:_MEASURED_ROWS]]
-        kl = self.scorer.full_and_blind_kl(batch, part)
+        kl = self.scorer.full_and_blind_kl(batch, part, self.optim.micro_tokens)
         clock.blind += time.perf_counter() - started
         return kl
 
 
-def _sums(ones: Sequence[Tensor | None], others: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [b if a is None else a if b is None else a + b for a, b in zip(ones, others, strict=True)]
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def _norm(tensors: Iterable[Tensor | None]) -> float:
-    squares = [float(t.double().pow(2).sum()) for t in tensors if t is not None]
+    # In pieces: the squares of a whole embedding in float64 would take as much as its weight, moments and copy.
+    squares = [float(p.double().pow(2).sum()) for t in tensors if t is not None for p in t.flatten().split(_PIECE)]
     return math.sqrt(sum(squares))
 
 
