@@ -38,6 +38,13 @@ class Variant:
     changes: dict[str, Any]
     settings: dict[str, Any]
 
+    @property
+    def episodes(self) -> int:
+        """Training episodes of one run."""
+        rollout = self.settings["rollout"]
+        episodes: int = self.settings["optim"]["iterations"] * rollout["groups"] * rollout["group_size"]
+        return episodes
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -100,12 +107,7 @@ class Plan:
 
     def episodes(self) -> int:
         """Training episodes of all cells together."""
-        total = 0
-        for cell in self.cells:
-            settings = self.variant(cell.label).settings
-            rollout = settings["rollout"]
-            total += settings["optim"]["iterations"] * rollout["groups"] * rollout["group_size"]
-        return total
+        return sum(self.variant(cell.label).episodes for cell in self.cells)
 
     def start_settings(self, start: int) -> dict[str, Any]:
         """Configuration of the run that makes, and evaluates, a start."""

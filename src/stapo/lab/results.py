@@ -102,9 +102,7 @@ def _budgets(variants: Sequence[Variant]) -> list[str]:
     """That variants train on different amounts of experience, where they do."""
     sizes: dict[int, list[str]] = {}
     for variant in variants:
-        rollout, optim = variant.settings["rollout"], variant.settings["optim"]
-        episodes = optim["iterations"] * rollout["groups"] * rollout["group_size"]
-        sizes.setdefault(episodes, []).append(variant.label)
+        sizes.setdefault(variant.episodes, []).append(variant.label)
     if len(sizes) == 1:
         return []
     parts = "; ".join(f"{', '.join(labels)}: {episodes:,} episodes" for episodes, labels in sizes.items())

@@ -51,6 +51,7 @@ class Episode:
         self._tried: set[tuple[str, str]] = set()
         self._prompt: tuple[str, list[int], str, list[int]] = ("", [], "", [])
         self._masked: dict[str, list[int]] = {}
+        self._listed: tuple[str, ...] | None = None
         self._step: Step | None = None
 
     def begin(self, first: Observation) -> None:
@@ -63,6 +64,7 @@ class Episode:
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
         turns, earlier = self.memory.recall(), self.memory.recall_commands()
+        self._listed = listed_commands(self.admissible, self.agent)
         # The commands alone go first, then the oldest turns.
         shown = [(turns, earlier)] if earlier else []
         shown += [(turns[len(turns) - kept :], ()) for kept in range(len(turns), -1, -1)]
@@ -74,7 +76,7 @@ class Episode:
                 history=history,
                 observation=self.observation,
                 blind_observation=self.blind_observation,
-                admissible=self.shown_commands(),
+                admissible=self._listed,
                 earlier=commands,
             )
             text = render_prompt(fields, self.agent)
@@ -90,10 +92,6 @@ class Episode:
         self.done = True
         return None
 
-    def shown_commands(self) -> tuple[str, ...] | None:
-        """The commands a prompt lists, or None where actions are free text."""
-        return listed_commands(self.admissible, self.agent)
-
     def answer(self, sample: Sample) -> str | Trouble:
         """Take in a sampled response; returns the action to take, or why there is none."""
         wrong = _wrong_sample(sample)
@@ -101,9 +99,7 @@ class Episode:
             return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
             response = self.encoder.decode(sample.ids)
-            parsed = parse_response(
-                response, self.agent.response, self.agent.fallback_characters, self.shown_commands() or ()
-            )
+            parsed = parse_response(response, self.agent.response, self.agent.fallback_characters, self._listed or ())
             parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
@@ -168,7 +164,7 @@ class Episode:
 
 
 def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig) -> tuple[str, ...] | None:
-    """The offered commands that a prompt lists; where a number is the answer, those that are complete.
+    """The offered commands that a prompt lists, None for free text; where a number is the answer, the complete ones.
 
     Raises:
         ConfigError: a number is the answer, and there is nothing to choose from.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stapo.envs.paths import user_path
 from stapo.errors import ConfigError
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
@@ -156,7 +156,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     def whole(value: Any) -> Any:
         if not isinstance(value, str) or not value:
             return value
-        path = Path(os.path.expandvars(value))
+        path = user_path(value)
         return str(path.absolute()) if path.exists() else value
 
     options = {key: whole(value) for key, value in config.env.options.items()}

@@ -13,6 +13,7 @@ from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
+from stapo.envs.options import is_whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
@@ -56,12 +57,10 @@ class AlfworldEnv:
         demonstrator_memory: int | None = None,
         demonstrator_habit: float = 0.0,
     ) -> None:
-        if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
+        if not is_whole(max_steps, 1):
             raise ConfigError(f"max_steps must be a positive whole number, found {max_steps!r}.")
         self.max_steps = max_steps
-        if demonstrator_memory is not None and (
-            not isinstance(demonstrator_memory, int) or isinstance(demonstrator_memory, bool) or demonstrator_memory < 0
-        ):
+        if demonstrator_memory is not None and not is_whole(demonstrator_memory, 0):
             raise ConfigError(
                 f"demonstrator_memory must be a whole number of 0 or more, or None, found {demonstrator_memory!r}."
             )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.envs.options import is_whole
 from stapo.envs.paths import user_path
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 
@@ -184,7 +185,7 @@ def _open_path(path: Path) -> TaskSource:
 
 
 def _generated(scenes: str, games_per_type: int) -> TaskSource:
-    if not isinstance(games_per_type, int) or isinstance(games_per_type, bool) or games_per_type < 1:
+    if not is_whole(games_per_type, 1):
         raise ConfigError(f"games_per_type must be a positive whole number, found {games_per_type!r}.")
     # Imported on demand: users of recorded games never pay for the generator.
     module = importlib.import_module("stapo.envs.alfworld.generator")

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from stapo.envs.options import is_share, is_whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.judge import SearchJudge
@@ -92,13 +93,13 @@ class SearchEnv:
         limit = self._protocol.result_tokens if result_tokens is None else _whole("result_tokens", result_tokens, 0)
         self._token_limit = limit or None
         self._character_limit = _whole("result_characters", result_characters, 0) or None
-        if not _is_share(demonstrator_haste):
+        if not is_share(demonstrator_haste):
             raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
         self._haste = float(demonstrator_haste)
         self._reward = reward
         self._scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
         for part, score in self._scores.items():
-            if not _is_share(score):
+            if not is_share(score):
                 raise ConfigError(f"{part}_score is {score!r}, expected a number from 0 to 1.")
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
         if request not in (None, "batch", "single"):
@@ -265,11 +266,7 @@ class SearchEnv:
         return self._question
 
 
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
-
-
 def _whole(option: str, value: object, least: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value, least):
         raise ConfigError(f"{option} must be a whole number of at least {least}, found {value!r}.")
     return value

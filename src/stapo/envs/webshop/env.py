@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from stapo.envs.options import is_share, is_whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
 from stapo.envs.webshop.expert import best_plan
@@ -97,11 +98,7 @@ class WebShopEnv:
             ("price_seed", price_seed, 0),
         ):
             _whole(option, value, least)
-        if (
-            isinstance(demonstrator_haste, bool)
-            or not isinstance(demonstrator_haste, int | float)
-            or not 0 <= demonstrator_haste <= 1
-        ):
+        if not is_share(demonstrator_haste):
             raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
         if goals_per_product is not None:
             _whole("goals_per_product", goals_per_product, 1)
@@ -267,11 +264,11 @@ class WebShopEnv:
     def _texts(self, visit: Visit) -> tuple[str, str]:
         if self.observation == "text_rich":
             return visit.rich_text(), visit.rich_text(blind=True)
-        text = visit.text()
         if self.observation == "text":
-            return text, visit.text(blind=True)
+            return visit.text(), visit.text(blind=True)
+        text = visit.text(blind=True)
         if visit.page != "done":
-            shown = visit.text(blind=True).split(SEPARATOR)
+            shown = text.split(SEPARATOR)
             text = SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
         return text, text
 
@@ -299,7 +296,7 @@ def _capped(task_ids: Sequence[str], most: int) -> list[str]:
 
 
 def _whole(option: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not is_whole(value, least):
         raise ConfigError(f"{option} must be a whole number from {least}, found {value!r}.")
 
 

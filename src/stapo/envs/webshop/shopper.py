@@ -91,7 +91,7 @@ class Shopper:
         self.haste = haste
         self.ready = ready_queries(visit) if ready else []
         self.query = ""
-        self.asked: list[str] = []
+        self.tried: list[str] = []
         self.found_by: dict[int, str] = {}
         self.trusted: dict[int, bool] = {}
         self.wanted = _wanted_words(visit)
@@ -130,27 +130,24 @@ class Shopper:
         self.queries += 1
         if self.ready:
             # Another one each time; which comes first is left to chance, as a hasty shopper would leave it.
-            untried = [query for query in self.ready if query not in self.asked] or self.ready
-            self.asked.append(untried[int(self.rng.random() * len(untried))])
-            return f"search[{self.asked[-1]}]"
+            untried = [query for query in self.ready if query not in self.tried] or self.ready
+            self.tried.append(untried[int(self.rng.random() * len(untried))])
+            return f"search[{self.tried[-1]}]"
         nouns, attributes, options = self.wanted
         # Hasty at first, complete when that was not enough.
         hasty = self.queries == 1
         kept = {w for phrase in attributes if not hasty or self.rng.random() < 0.9 for w in phrase.split()}
         if not hasty or self.rng.random() < 0.7:
             kept |= {w for phrase in options for w in phrase.split()}
-        words = [word for word in _words(self._asked()) if word in kept or word in nouns]
-        return f"search[{query_of(' '.join(dict.fromkeys(words))) or query_of(self._asked())}]"
+        return f"search[{_query(self.visit, kept | nouns)}]"
 
     def _back_for(self, number: int) -> str:
         """One step on the way back to a product that was seen: pages with results have no search bar."""
         if self.visit.page != "start":
             return "click[back to search]"
-        title = query_of(self.visit.catalogue.product(number).title)
-        return f"search[{self.found_by.get(number) or self.ready[0] if self.ready else title}]"
-
-    def _asked(self) -> str:
-        return _PRICE_CLAUSE.sub("", self.visit.goal.instruction)
+        if self.ready:
+            return f"search[{self.found_by.get(number) or self.ready[0]}]"
+        return f"search[{query_of(self.visit.catalogue.product(number).title)}]"
 
     def _look_at_results(self) -> str:
         shown = [
@@ -252,14 +249,16 @@ class Shopper:
 def ready_queries(visit: Visit) -> list[str]:
     """Searches that the instruction suggests, sorted: for the thing, with its attributes, with its options, too."""
     nouns, attributes, options = _wanted_words(visit)
-    asked = _PRICE_CLAUSE.sub("", visit.goal.instruction)
     with_attributes = nouns | {w for phrase in attributes for w in phrase.split()}
     with_options = with_attributes | {w for phrase in options for w in phrase.split()}
-    found = set()
-    for kept in (nouns, with_attributes, with_options):
-        words = [word for word in _words(asked) if word in kept]
-        found.add(query_of(" ".join(dict.fromkeys(words))) or query_of(asked))
-    return sorted(found)
+    return sorted({_query(visit, kept) for kept in (nouns, with_attributes, with_options)})
+
+
+def _query(visit: Visit, kept: set[str]) -> str:
+    """The words of the instruction that are kept, each once, in its order; all of it where none is."""
+    asked = _PRICE_CLAUSE.sub("", visit.goal.instruction)
+    words = (word for word in _words(asked) if word in kept)
+    return query_of(" ".join(dict.fromkeys(words))) or query_of(asked)
 
 
 def _words(text: str) -> list[str]:
