@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -42,9 +43,12 @@ class Says:
 
 
 def numbered(prompt):
-    """Commands by number, as a reader of the prompt sees them."""
+    """Commands by number, as a reader of the prompt sees them: in the page before their links, or in the list."""
     lines = [line.partition(". ") for line in prompt.partition("\ncan\n")[2].splitlines()]
-    return {number: command for number, dot, command in lines if dot and number.isdigit()}
+    listed = {number: command for number, dot, command in lines if dot and number.isdigit()}
+    page = re.search(r"^now (.*)$", prompt, re.MULTILINE)[1]
+    links = [re.fullmatch(r"\[(\d+)\] (.*)", part) for part in page.split(" [SEP] ")]
+    return listed | {link[1]: f"click[{link[2].replace('*', '').lower()}]" for link in links if link}
 
 
 def test_a_number_plays_the_command_that_the_prompt_gave_it():
@@ -69,6 +73,27 @@ def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
     assert sum(command == "click[buy now]" for command in played) > 10
     for demo in demos:
         assert numbered(demo.prompt) == numbered(demo.blind_prompt) == numbered(demo.short_prompt)
+
+
+@pytest.mark.parametrize("marks", [False, True])
+def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order_of_the_page(marks):
+    env, agent = make("webshop", **SHOP), replace(AGENT, mark_goal_words=marks)
+    config = WarmStartConfig(steps=1, episodes=20)
+    pages = {d.prompt: d for d in demonstrate(env, agent, config, "train", "goal_history", 0)}
+    for prompt in pages:
+        found = numbered(prompt)
+        assert sorted(map(int, found)) == list(range(1, len(found) + 1))
+        assert len(set(found.values())) == len(found)
+        inline = [int(n) for n in re.findall(r"\[(\d+)\] ", prompt.split("\nstep")[0])]
+        assert inline == list(range(1, len(inline) + 1))
+    assert any("[SEP] [5] " in prompt for prompt in pages)
+    asking = [d for d in pages.values() if "\nasked " in d.prompt]
+    assert bool(asking) == marks
+    for demo in asking:
+        goal = demo.goal.lower()
+        for number in re.search(r"^asked (.*)$", demo.prompt, re.MULTILINE)[1].split():
+            assert all(word in goal for word in re.findall(r"[a-z0-9]+", numbered(demo.prompt)[number][6:-1]))
+    assert not any("*" in d.blind_prompt or "asked" in d.blind_prompt for d in pages.values())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
+from stapo.agent.pages import in_page_order
 from stapo.agent.parsing import ParsedResponse, parse_response, part_spans
 from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
 from stapo.agent.search_prompts import RESPONSE_BEGINS
@@ -14,6 +15,7 @@ __all__ = [
     "ParsedResponse",
     "PromptFields",
     "Turn",
+    "in_page_order",
     "parse_response",
     "part_spans",
     "render_prompt",

@@ -22,7 +22,8 @@ class AgentConfig:
             transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the same for tiny models.
         response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
             `choice` numbers the offered commands in the prompt and expects the number of one: no command has to be
-            spelled out, and none that takes a text of the agent's own can be given.
+            spelled out, and none that takes a text of the agent's own can be given. Compact prompts put the number of a
+            link in front of it in the page.
             `search_answer` passes on the text up to the first ``</search>`` (without one, the first ``</answer>``), and
             is valid with a search or an answer in it; `search_answer_single` is valid with exactly one of them.
         fallback_characters: a `think_action` response without action tags is invalid, and so many of its last
@@ -31,6 +32,10 @@ class AgentConfig:
         command_history: how many steps before those are shown by their command alone. An agent that searches has to
             know where it has been; what it saw there may be forgotten.
         hidden_commands: offered commands that prompts do not list; the world still takes them.
+        mark_goal_words: put a star behind every word of the current observation that the goal has, too, and in compact
+            prompts with `choice` say the numbers of the links whose words the goal has all. Blind prompts know no goal
+            and have none of it. For policies from scratch, which would have to learn first what a pretrained
+            model does unasked: to compare words.
         require_admissible: count a well-formed command that the world does not offer as invalid, too. A command offered
             with a placeholder, such as ``search[<your query>]``, offers every text in its place. The field's reference
             protocol checks the format only.
@@ -46,6 +51,7 @@ class AgentConfig:
     history_length: int = 2
     command_history: int = 0
     hidden_commands: tuple[str, ...] = ("help",)
+    mark_goal_words: bool = False
     require_admissible: bool = False
     max_prompt_characters: int | None = None
     max_prompt_tokens: int = 2048
@@ -74,6 +80,11 @@ class AgentConfig:
             value = getattr(self, field)
             if value < least:
                 raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")
+        if self.mark_goal_words and self.prompt.startswith("search-"):
+            raise ConfigError(
+                f"agent.mark_goal_words is true, but prompts of the style '{self.prompt}' have no marks. Set it to "
+                "false, or use standard, compact or webshop."
+            )
         if self.max_prompt_characters is not None and self.max_prompt_characters < 1:
             raise ConfigError(
                 f"agent.max_prompt_characters is {self.max_prompt_characters}, expected at least 1, "

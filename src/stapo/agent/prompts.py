@@ -13,7 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from stapo.agent.config import AgentConfig
+from stapo.agent.marking import mark_shared
 from stapo.agent.memory import Turn
+from stapo.agent.pages import number_links
 from stapo.agent.search_prompts import render_compact, render_growing, render_stepwise
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
@@ -58,7 +60,17 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
     if limit is not None and len(style(fields, config, False, False)) > limit:
         # Decided by the full prompt under every mask: both prompts of a row know the same history.
         fields = replace(fields, history=(), earlier=())
+    if config.mark_goal_words and not hide_goal:
+        fields = _with_marks(fields)
     return style(fields, config, hide_goal, hide_history)
+
+
+def _with_marks(f: PromptFields) -> PromptFields:
+    return replace(
+        f,
+        observation=mark_shared(f.observation, f.goal),
+        blind_observation=mark_shared(f.blind_observation, f.goal),
+    )
 
 
 def _standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
@@ -94,13 +106,21 @@ def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     if not hide_history:
         lines += [f"did {action}" for action in f.earlier]
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
-    lines.append(f"now {_flat(f.blind_observation)}")
+    now, listed, asked = _flat(f.blind_observation), [], []
     if f.admissible is not None:
-        choice = config.response == "choice"
-        lines += ["can", *(_marked(f.admissible, config) if choice else _grouped(f.admissible))]
+        listed = list(_marked(f.admissible, config) if config.response == "choice" else _grouped(f.admissible))
+        if config.response == "choice":
+            goal = f.goal if config.mark_goal_words and not hide_goal else None
+            now, found, asked = number_links(now, f.admissible, goal)
+            listed = [line for index, line in enumerate(listed) if index not in found]
+    lines.append(f"now {now}")
+    if listed:
+        lines += ["can", *listed]
     lines.append(f"step {f.step + 1}")
     if not hide_goal:
         lines.append(f"goal {f.goal}")
+    if asked:
+        lines.append("asked " + " ".join(map(str, asked)))
     if config.response == "think_action":
         lines.append("answer <think> </think><action> </action>")
     return "\n".join(lines) + "\n>"

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, parse_response, render_prompt
+from stapo.agent import (
+    AgentConfig,
+    BlindMask,
+    Memory,
+    PromptFields,
+    Turn,
+    in_page_order,
+    parse_response,
+    render_prompt,
+)
 from stapo.envs import Observation, StepResult
 from stapo.envs.guard import Trouble, raised, short
 from stapo.envs.offers import is_template, offers
@@ -64,7 +73,7 @@ class Episode:
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
         turns, earlier = self.memory.recall(), self.memory.recall_commands()
-        self._listed = listed_commands(self.admissible, self.agent)
+        self._listed = listed_commands(self.admissible, self.agent, self.blind_observation)
         # The commands alone go first, then the oldest turns.
         shown = [(turns, earlier)] if earlier else []
         shown += [(turns[len(turns) - kept :], ()) for kept in range(len(turns), -1, -1)]
@@ -163,7 +172,7 @@ class Episode:
                 self.trajectory.stop_reason = StopReason.FAILED
 
 
-def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig) -> tuple[str, ...] | None:
+def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig, page: str) -> tuple[str, ...] | None:
     """The offered commands that a prompt lists, None for free text; where a number is the answer, the complete ones.
 
     Raises:
@@ -179,7 +188,7 @@ def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig) -> tup
             + ("no list of commands" if shown is None else "no complete command to choose")
             + ". Use another response format; for webshop, --env.offered-queries true offers searches to choose from."
         )
-    return complete
+    return in_page_order(complete, page)
 
 
 def _wrong_sample(sample: Sample) -> str:

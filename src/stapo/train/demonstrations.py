@@ -97,7 +97,7 @@ def _play(
             action = ready[int(rng.integers(len(ready)))]
         fields = PromptFields(
             first.goal, step, memory.steps_taken, memory.recall(), seen, blind,
-            listed_commands(admissible, agent),
+            listed_commands(admissible, agent, blind),
             memory.recall_commands(),
         )  # fmt: skip
         if not wandering and (agent.response != "choice" or action in (fields.admissible or ())):

@@ -258,6 +258,17 @@ def test_buying(env):
     assert env.visit.score.details()["w_option"] == 0.5
 
 
+def test_the_reward_may_be_the_score(files):
+    env = WebShopEnv(products=files, reward="score")
+    env.reset("B0LAMP0001/000")
+    actions = ("search[brass]", "click[b0lamp0001]", "click[navy blue]")
+    assert [env.step(action).reward for action in actions] == [0, 0, 0]
+    partly = env.step("click[buy now]")
+    assert (partly.reward, partly.done, partly.won) == (0.75, True, False)
+    with pytest.raises(ConfigError, match=r"reward is 'scores'\. Did you mean 'score'\? Known: success, score\."):
+        WebShopEnv(products=files, reward="scores")
+
+
 def test_the_step_limit(files):
     env = WebShopEnv(products=files, max_steps=2)
     env.reset("B0LAMP0001/000")

@@ -39,6 +39,8 @@ class WebShopEnv:
             the instruction, each part quoted).
         splits: "disjoint" parts the products; "original" and "verl-agent" part the shuffled goals by position.
         noun_extractor: "builtin" or "spacy"; moves partial scores only.
+        reward: "success" rewards a perfect purchase with 1 and every other with nothing, as verl-agent does; "score"
+            rewards each with its score, 0 … 1, as the original engine does.
         max_steps: actions after which an episode ends without a purchase.
         page_size: products on a page of results; the original shows 10.
         show_attrs: item pages have a button `Attributes`, which leads to the product's attributes and categories.
@@ -84,10 +86,12 @@ class WebShopEnv:
         goals_per_product: int | None = None,
         demonstrator_haste: float = 0.0,
         offered_queries: bool = False,
+        reward: str = "success",
     ) -> None:
         _one_of("goals", goals, get_args(Kind))
         _one_of("observation", observation, OBSERVATIONS)
         _one_of("splits", splits, SPLIT_RULES)
+        _one_of("reward", reward, ("success", "score"))
         _one_of("noun_extractor", noun_extractor, tuple(EXTRACTORS))
         if verl_seed is not None:
             seed = price_seed = verl_seed
@@ -109,6 +113,7 @@ class WebShopEnv:
         if not isinstance(offered_queries, bool):
             raise ConfigError(f"offered_queries is {offered_queries!r}, expected true or false.")
         self._offers_queries = offered_queries
+        self._graded = reward == "score"
         self.max_steps = max_steps
         self.page_size = page_size
         self.show_attrs = show_attrs
@@ -173,17 +178,18 @@ class WebShopEnv:
         bought = visit.score
         truncated = bought is None and self._steps >= self.max_steps
         self._done = bought is not None or truncated
-        won = bought is not None and bought.total == 1
+        score = 0.0 if bought is None else bought.total
+        won = score == 1
         info: dict[str, Any] = {"truncated": truncated, "effect": effect}
         if self._done:
-            info["task_score"] = 0.0 if bought is None else bought.total
+            info["task_score"] = score
         if bought is not None:
             info["score_details"] = bought.details()
         text, blind = self._texts(visit)
         return StepResult(
             text=text,
             admissible=self._commands(visit),
-            reward=1.0 if won else 0.0,
+            reward=score if self._graded else float(won),
             done=self._done,
             won=won,
             info=info,
