@@ -99,6 +99,11 @@ def test_a_link_that_a_page_has_twice_gets_its_number_once():
     assert (page, found) == ("[1] red [SEP] Red", {0})
 
 
+def test_a_link_with_a_star_of_its_own_is_numbered_or_stays_in_the_list():
+    assert number_links("5* black [SEP] white", ("click[5* black]",), None)[:2] == ("[1] 5* black [SEP] white", {0})
+    assert number_links("5* black*", ("click[5* black]",), GOAL) == ("5* black*", frozenset(), [])
+
+
 def test_a_marked_page_keeps_its_links():
     page, found, asked = number_links(mark_shared(PAGE, GOAL), in_page_order(COMMANDS, PAGE), GOAL)
     assert "[4] 2* ounce*" in page

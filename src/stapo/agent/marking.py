@@ -79,7 +79,7 @@ def covers(goal: str, text: str) -> bool:
 
 
 def first_mention(goal: str, text: str) -> int:
-    """Index of the word of `goal` where `text` begins, or else of the first that is in `text`; past the end if none is."""
+    """Index of the word of `goal` at which `text` begins, else of the first that is in `text`, else past its last."""
     said, words = ([_plain(word) for word in _WORD.findall(part)] for part in (goal, text))
     places = range(len(said))
     together = (place for place in places if said[place : place + len(words)] == words)

@@ -38,9 +38,11 @@ def number_links(page: str, commands: Sequence[str], goal: str | None) -> tuple[
         link = _link(command)
         if link is not None:
             numbers.setdefault(link, index)
-    parts, found, asked = page.split(SEPARATOR), set(), []
+    parts, found = page.split(SEPARATOR), set[int]()
+    asked: list[tuple[int, int]] = []
     for place, part in enumerate(parts):
-        index = numbers.pop(part.replace(MARK, "").strip().casefold(), None)  # type: ignore[arg-type]
+        said = part.strip().casefold()
+        index = numbers.pop(said if said in numbers else said.replace(MARK, ""), None)
         if index is not None:
             found.add(index)
             parts[place] = f"[{index + 1}] {part}"

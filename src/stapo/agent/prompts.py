@@ -106,7 +106,8 @@ def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     if not hide_history:
         lines += [f"did {action}" for action in f.earlier]
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
-    now, listed, asked = _flat(f.blind_observation), [], []
+    now, listed = _flat(f.blind_observation), list[str]()
+    asked: list[int] = []
     if f.admissible is not None:
         listed = list(_marked(f.admissible, config) if config.response == "choice" else _grouped(f.admissible))
         if config.response == "choice":
