@@ -42,8 +42,9 @@ def number_links(page: str, commands: Sequence[str], goal: str | None) -> tuple[
     asked: list[tuple[int, int]] = []
     for place, part in enumerate(parts):
         said = part.strip().casefold()
-        index = numbers.pop(said if said in numbers else said.replace(MARK, ""), None)
-        if index is not None:
+        link = said if said in numbers else said.replace(MARK, "")
+        if link in numbers:
+            index = numbers.pop(link)
             found.add(index)
             parts[place] = f"[{index + 1}] {part}"
             if goal is not None and covers(goal, part):

@@ -106,17 +106,15 @@ def _compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     if not hide_history:
         lines += [f"did {action}" for action in f.earlier]
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
-    now, listed = _flat(f.blind_observation), list[str]()
-    asked: list[int] = []
-    if f.admissible is not None:
-        listed = list(_marked(f.admissible, config) if config.response == "choice" else _grouped(f.admissible))
-        if config.response == "choice":
-            goal = f.goal if config.mark_goal_words and not hide_goal else None
-            now, found, asked = number_links(now, f.admissible, goal)
-            listed = [line for index, line in enumerate(listed) if index not in found]
-    lines.append(f"now {now}")
-    if listed:
-        lines += ["can", *listed]
+    now, offers, asked = _flat(f.blind_observation), f.admissible, list[int]()
+    if offers is None:
+        lines.append(f"now {now}")
+    elif config.response != "choice":
+        lines += [f"now {now}", "can", *_grouped(offers)]
+    else:
+        now, found, asked = number_links(now, offers, f.goal if config.mark_goal_words and not hide_goal else None)
+        listed = [line for index, line in enumerate(_marked(offers, config)) if index not in found]
+        lines += [f"now {now}", *(["can", *listed] if listed else [])]
     lines.append(f"step {f.step + 1}")
     if not hide_goal:
         lines.append(f"goal {f.goal}")
