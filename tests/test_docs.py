@@ -22,9 +22,10 @@ PATH_PLACEHOLDERS = {"PATH": "games", "mine.yaml": "tiny"}
 
 
 def without_files(args):
-    """A comparison opens the files that it is given, and plays what is generated where none are."""
-    for option in ("--env.products", "--env.games"):
-        if option in args:
+    """A comparison opens the files that it is given, and plays what is generated, in its own splits, where none are."""
+    given = [option for option in ("--env.products", "--env.games") if option in args]
+    for option in (*given, "--eval.split"):
+        if given and option in args:
             place = args.index(option)
             args = args[:place] + args[place + 2 :]
     return args

@@ -13,13 +13,14 @@ import yaml
 from stapo.algo import ALGORITHMS, AlgorithmConfig, get_algorithm
 from stapo.cli.arguments import load_config, preset_names
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
+from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
 from stapo.train.config import EvalConfig, OptimConfig
 from stapo.train.loop import learning_rate_factor
 from stapo.train.preflight import require_playable
 from stapo.train.run_config import RunConfig, read_run_config
 from stapo.train.schema import from_data, read_yaml, to_data
-from stapo.train.tasks import TaskStream
+from stapo.train.tasks import TaskStream, drawn
 
 # -- schema ------------------------------------------------------------------------------------------------------------
 
@@ -194,6 +195,24 @@ def test_every_task_comes_first_sometimes():
 def test_a_stream_without_tasks():
     with pytest.raises(ConfigError, match="holds no task"):
         TaskStream([], 0)
+
+
+def test_some_tasks_are_drawn_by_the_seed():
+    tasks = [f"task/{i:03d}" for i in range(200)]
+    assert drawn(tasks, 0, 5) == drawn(tasks, 200, 5) == tasks
+    some = drawn(tasks, 20, 5)
+    assert some == drawn(tasks, 20, 5) == sorted(set(some) & set(tasks))
+    assert len(some) == 20
+    assert drawn(tasks, 20, 6) != some
+    often = Counter(task for seed in range(400) for task in drawn(tasks[:8], 2, seed))
+    assert min(often[task] for task in tasks[:8]) > 60
+
+
+def test_more_tasks_than_there_are():
+    with pytest.raises(ConfigError, match=r"rollout\.tasks is 9, but the training split holds 8 tasks"):
+        drawn(list("abcdefgh"), 9, 0)
+    with pytest.raises(ConfigError, match=r"rollout\.tasks is -1, expected at least 0"):
+        RolloutConfig(tasks=-1)
 
 
 # -- games -------------------------------------------------------------------------------------------------------------

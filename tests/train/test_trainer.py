@@ -192,6 +192,15 @@ def test_torchs_own_random_numbers_play_no_part(toy_model, tmp_path):
     assert same(weights(one), weights(two))
 
 
+def test_training_on_some_tasks_of_the_split(toy_model, tmp_path):
+    trainer, run = start(toy_model, tmp_path / "run", rollout__tasks=1)
+    trainer.iterate(1)
+    trainer.iterate(2)
+    assert len(trainer.tasks.tasks) == 1
+    played = {json.loads(line)["task_id"] for path in run.transcripts() for line in path.open()}
+    assert played == set(trainer.tasks.tasks)
+
+
 def test_every_iteration_draws_anew(toy_model, tmp_path):
     """The same task in the same place under (all but) the same weights: what is said differs all the same."""
     trainer, run = start(toy_model, tmp_path / "run", optim__learning_rate=1e-12)

@@ -39,6 +39,8 @@ class RolloutConfig:
     Attributes:
         groups: task groups per iteration.
         group_size: trajectories per group, N; all start from the same initial state.
+        tasks: train on so many tasks of the split, drawn by the seed; 0 trains on all. Few tasks in many passes show
+            whether a policy can learn at all.
         temperature: sampling temperature of training rollouts.
         reward_scale: environment rewards are multiplied by this; 1 and 10 are both in use in the field.
         anchor: what makes two states of one task the same. `observation` is the field's key; with
@@ -60,6 +62,7 @@ class RolloutConfig:
 
     groups: int = 16
     group_size: int = 8
+    tasks: int = 0
     temperature: float = 1.0
     reward_scale: float = 10.0
     anchor: AnchorKey = "observation"
@@ -76,7 +79,7 @@ class RolloutConfig:
         for name in ("groups", "group_size", "batch_tokens", "max_failures"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("workers", "retries"):
+        for name in ("tasks", "workers", "retries"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 0.")
         for name in ("temperature", "reward_scale", "env_deadline"):

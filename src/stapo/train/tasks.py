@@ -9,6 +9,23 @@ import numpy as np
 from stapo.errors import ConfigError
 
 
+def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:
+    """`count` of the tasks, chosen by the seed and in their order; all of them for 0.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    if count > len(tasks):
+        raise ConfigError(
+            f"rollout.tasks is {count}, but the training split holds {len(tasks)} tasks; ask for at most as many, or "
+            "for 0, which takes all."
+        )
+    if not count:
+        return list(tasks)
+    chosen = np.random.default_rng([seed, 16]).choice(len(tasks), size=count, replace=False)
+    return [tasks[i] for i in sorted(chosen.tolist())]
+
+
 class TaskStream:
     """Endless seeded order: each pass shows every task once, in a new order.
 
