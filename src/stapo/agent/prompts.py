@@ -15,7 +15,7 @@ from typing import Literal
 from stapo.agent.config import AgentConfig
 from stapo.agent.marking import mark_shared
 from stapo.agent.memory import Turn
-from stapo.agent.pages import number_links
+from stapo.agent.pages import SEPARATOR, number_links
 from stapo.agent.search_prompts import render_compact, render_growing, render_stepwise
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
@@ -171,7 +171,7 @@ def _quoted(page: str) -> str:
     """Every part of a page in quotation marks, since parts may hold commas and brackets."""
     if page.startswith("'") and page.endswith("'"):
         return page  # an environment that quotes by itself
-    return " [SEP] ".join(f"'{part}'" for part in page.split(" [SEP] "))
+    return SEPARATOR.join(f"'{part}'" for part in page.split(SEPARATOR))
 
 
 def _flat(text: str) -> str:

@@ -38,7 +38,7 @@ from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.sampling import Sampled, sample_groups
 from stapo.train.state import RunState, read_tensors, tasks_digest
-from stapo.train.tasks import TaskStream, drawn
+from stapo.train.tasks import training_stream
 from stapo.train.transcripts import write_transcript
 from stapo.train.update import Updater
 from stapo.train.watcher import Silent, Watcher
@@ -113,7 +113,7 @@ class Trainer:
         config = self.config
         self.collector = build_collector(config, self.policy, config.rollout.engine)
         probe = self.collector.make_env()
-        self.tasks = TaskStream(drawn(probe.tasks_of(config.env.split), config.rollout.tasks, config.seed), config.seed)
+        self.tasks = training_stream(probe.tasks_of(config.env.split), config)
         self.eval_tasks = list(probe.tasks_of(config.eval.split))
         probe.close()
         if not self.eval_tasks:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stapo.errors import ConfigError
+from stapo.train.run_config import RunConfig
 
 
 def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:
@@ -24,6 +25,15 @@ def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:
         return list(tasks)
     chosen = np.random.default_rng([seed, 16]).choice(len(tasks), size=count, replace=False)
     return [tasks[i] for i in sorted(chosen.tolist())]
+
+
+def training_stream(tasks: Sequence[str], run: RunConfig) -> TaskStream:
+    """What a run trains on, in its order, from all tasks of its training split.
+
+    Raises:
+        ConfigError: the split holds no task, or fewer than `rollout.tasks`.
+    """
+    return TaskStream(drawn(tasks, run.rollout.tasks, run.seed), run.seed)
 
 
 class TaskStream:

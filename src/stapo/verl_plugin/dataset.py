@@ -10,7 +10,7 @@ from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
 from stapo.train.playing import env_factory
 from stapo.train.run_config import RunConfig
-from stapo.train.tasks import TaskStream, drawn
+from stapo.train.tasks import training_stream
 from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
 from stapo.verl_plugin.settings import run_config_of
 
@@ -70,9 +70,7 @@ def training_tasks(run: RunConfig) -> list[str]:
     env = env_factory(run)()
     tasks = list(env.tasks_of(run.env.split))
     env.close()
-    return TaskStream(drawn(tasks, run.rollout.tasks, run.seed), run.seed).take(
-        run.optim.iterations * run.rollout.groups
-    )
+    return training_stream(tasks, run).take(run.optim.iterations * run.rollout.groups)
 
 
 def evaluation_tasks(run: RunConfig) -> list[str]:
