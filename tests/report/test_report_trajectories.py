@@ -10,7 +10,7 @@ from report_rows import step, trajectory
 from stapo.report import write_report
 from stapo.report.data import read_run
 from stapo.report.trajectories import Selection, place, prompt_lines, readable, select_trajectories, spread
-from stapo.report.visible import visible
+from stapo.texts import escape_control_chars
 
 
 def choose(run, budget: int) -> Selection:
@@ -111,7 +111,7 @@ def test_place_on_the_bar(value, expected):
     ],
 )
 def test_hidden_characters_become_visible(text, expected):
-    assert visible(text) == expected
+    assert escape_control_chars(text) == expected
 
 
 def test_endless_text_is_cut():

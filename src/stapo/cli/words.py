@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from stapo.errors import ConfigError, did_you_mean
-from stapo.report.visible import visible
+from stapo.texts import escape_control_chars
 
 
 def positional(args: list[str], most: int, command: str, flags: Collection[str] = ()) -> list[str]:
@@ -58,7 +58,7 @@ def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, li
 
 def foreign(text: object) -> Text:
     """Text from an environment for the terminal: never markup, no control sequence, no hidden direction change."""
-    return Text(visible(str(text)))
+    return Text(escape_control_chars(str(text)))
 
 
 def say(console: Console, text: str | Text, style: str = "") -> None:

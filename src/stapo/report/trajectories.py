@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.report.data import Row, RunLog, number, readable_rows
-from stapo.report.visible import visible
+from stapo.texts import escape_control_chars
 
 PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
 _MOST_FILES = 6
@@ -96,7 +96,7 @@ def readable(text: Any) -> str:
     cut = len(value) - _LONGEST_TEXT
     if cut > 0:
         value = f"{value[:_LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
-    return visible(value)
+    return escape_control_chars(value)
 
 
 def place(value: float) -> float:

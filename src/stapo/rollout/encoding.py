@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from stapo.agent import RESPONSE_BEGINS
+from stapo.texts import replace_surrogates
 
 
 class Encoder(Protocol):
@@ -39,7 +40,7 @@ class PromptEncoder:
         return list(self._encode(prompt))
 
     def _encode_uncached(self, prompt: str) -> tuple[int, ...]:
-        prompt, _, begun = _encodable(prompt).partition(RESPONSE_BEGINS)
+        prompt, _, begun = replace_surrogates(prompt).partition(RESPONSE_BEGINS)
         if self.uses_chat_template:
             text = self.tokenizer.apply_chat_template(
                 [{"role": "user", "content": prompt}], add_generation_prompt=True, tokenize=False
@@ -53,13 +54,8 @@ class PromptEncoder:
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of a demonstrated response, end token included."""
-        return [*self.tokenizer.encode(_encodable(text), add_special_tokens=False), self.tokenizer.eos_token_id]
+        return [*self.tokenizer.encode(replace_surrogates(text), add_special_tokens=False), self.tokenizer.eos_token_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the response text, special tokens dropped."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-
-
-def _encodable(text: str) -> str:
-    """Half characters, which a game file can hold, become "?": tokenizers take UTF-8 only."""
-    return text.encode("utf-8", "replace").decode("utf-8")
