@@ -38,8 +38,8 @@ def parse_yaml(text: str) -> Any:
     """Read one YAML document with plain values only (PyYAML's safe loader).
 
     Raises:
-        ValueError: it is not YAML, nested too deep, larger than any configuration once its aliases are followed, contains
-            itself, or has a value that is not what it looks like (`2024-13-45`, `!!int abc`).
+        ValueError: it is not YAML, nested too deep, larger than any configuration once its aliases are followed,
+            contains itself, or has a value that is not what it looks like (`2024-13-45`, `!!int abc`).
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
