@@ -62,9 +62,9 @@ def parse_yaml(text: str) -> Any:
 def _construct(root: yaml.Node) -> Any:
     loader = yaml.SafeLoader("")
     try:
-        return loader.construct_document(root)  # type: ignore[no-untyped-call]
+        return loader.construct_document(root)
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _count_nodes(root: yaml.Node) -> int:
