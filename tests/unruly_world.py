@@ -57,9 +57,43 @@ def _last_words() -> Any:
     os._exit(5)
 
 
+CHILD = [sys.executable, "-c", "import time; time.sleep(3600)  # left behind by unruly_world"]
+
+
 def _hang_with_a_child() -> Any:
-    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)  # left behind by unruly_world"])
+    subprocess.Popen(CHILD)
     time.sleep(3600)
+
+
+def _fork() -> None:
+    if os.fork() == 0:
+        os.execv(CHILD[0], CHILD)
+
+
+def _fork_without_exec() -> None:
+    """Keeps every descriptor of the worker open, the pipe of its answers included."""
+    if os.fork() == 0:
+        time.sleep(3600)
+
+
+def _daemon() -> None:
+    """Leaves parent, session and group, as servers do."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        if os.fork() == 0:
+            os.execv(CHILD[0], CHILD)
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+CHILDREN: dict[str, Any] = {
+    "forked": _fork,
+    "forked without exec": _fork_without_exec,
+    "daemon": _daemon,
+    "own session": lambda: subprocess.Popen(CHILD, start_new_session=True),
+}
+"""Ways in which environments start programs that outlive them, if nobody ends them."""
 
 
 def _result(**changes: Any) -> StepResult:
@@ -210,6 +244,16 @@ class CarryingEnv(UnrulyEnv):
         self.random.setstate((version, tuple(words), gauss))
 
 
+class ParentEnv(UnrulyEnv):
+    """Starts a program when it is built, in one of the ways of `CHILDREN`, and never ends it."""
+
+    name = "parent"
+
+    def __init__(self, way: str = "forked", **options: Any) -> None:
+        super().__init__(**options)
+        CHILDREN[way]()
+
+
 class OddEnv(UnrulyEnv):
     """Returns texts and facts that are hard to carry from one process to another, and disturbs its own pipes."""
 
@@ -228,5 +272,5 @@ class OddEnv(UnrulyEnv):
         return StepResult(text, None, np.float32(0.25), np.bool_(False), False, {**info, "effect": np.bool_(True)})  # type: ignore[arg-type]
 
 
-for _cls in (UnrulyEnv, CarryingEnv, OddEnv):
+for _cls in (UnrulyEnv, CarryingEnv, ParentEnv, OddEnv):
     ENVIRONMENTS.register(_cls.name, _cls)  # type: ignore[arg-type]

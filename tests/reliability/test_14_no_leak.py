@@ -3,6 +3,7 @@
 1. A thousand times reset and closed, an environment of this package leaves nothing.
 2. Neither does a pool of workers, opened and closed, whatever happened in between.
 3. Workers do not outlive their parent, however it ends and whatever they are doing.
+4. Nor do the programs that their environments start, those with a session of their own included.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import pytest
 from stapo.envs import ENVIRONMENTS, make
 from stapo.envs.guard import Started
 from stapo.envs.pool import LocalPool
+from stapo.envs.supervisor import descendants
 from stapo.envs.worker_pool import WorkerPool
-from unruly_world import TASKS
+from unruly_world import CHILDREN, TASKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what /proc tells")
 
@@ -112,7 +114,7 @@ def test_a_pool_that_is_forgotten_leaves_nothing():
     before = held()
     pool = WorkerPool("unruly", {}, 2, 20.0)
     use(pool)
-    pids = [worker.process.pid for worker in pool._workers]
+    pids = [pid for worker in pool._workers for pid in (worker.pid, worker.process.pid)]
     del pool
     gc.collect()
     assert gone(pids)
@@ -143,7 +145,7 @@ def test_a_worker_replaces_environments_without_piling_them_up(workers):
             for _ in range(count):
                 pool.reset([(0, task)])
                 pool.discard(0)
-            pid = pool._workers[0].process.pid if workers else os.getpid()
+            pid = pool._workers[0].pid if workers else os.getpid()
             return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
         before = cycles(100)
@@ -157,7 +159,7 @@ import os, signal, sys, threading, time
 sys.path[:0] = {path!r}
 import unruly_world
 from stapo.envs.worker_pool import WorkerPool
-pool = WorkerPool("unruly", {{"fault": {fault!r}}}, 2, 600.0)
+pool = WorkerPool({world!r}, {options!r}, 2, 600.0)
 pool.grow(2)
 def begin():
     pool.reset([(0, unruly_world.TASKS[0]), (1, unruly_world.TASKS[0])])
@@ -167,14 +169,14 @@ if {in_thread}:
     thread.join(60)
 else:
     begin()
-print(*[worker.process.pid for worker in pool._workers], flush=True)
+print(*[worker.pid for worker in pool._workers], flush=True)
 {then}
 """
 THEN = {
     "idle": ("", "time.sleep(600)"),
     "hangs": ("hang", "pool.step([(0, 'boom'), (1, 'hi')])"),
     "spins": ("spin", "pool.step([(0, 'boom'), (1, 'hi')])"),
-    "stopped": ("", "[os.kill(w.process.pid, signal.SIGSTOP) for w in pool._workers]; time.sleep(600)"),
+    "stopped": ("", "[os.kill(w.pid, signal.SIGSTOP) for w in pool._workers]; time.sleep(600)"),
 }
 
 
@@ -195,9 +197,9 @@ def alive(pid):
         return False
 
 
-def parent(fault, then, in_thread=False):
+def parent(fault, then, in_thread=False, world="unruly", **options):
     path = [entry for entry in sys.path if entry]
-    code = PARENT.format(path=path, fault=fault, in_thread=in_thread, then=then)
+    code = PARENT.format(path=path, world=world, options={"fault": fault, **options}, in_thread=in_thread, then=then)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     pids = [int(pid) for pid in process.stdout.readline().split()]
     assert len(pids) == 2
@@ -235,5 +237,52 @@ def test_a_thread_that_ends_takes_no_workers_along():
         thread.start()
         thread.join(60)
         time.sleep(0.2)
-        assert alive(pool._workers[0].process.pid)
+        assert alive(pool._workers[0].pid)
         pool.step([(0, "hi")])
+
+
+# -- 4 -----------------------------------------------------------------------------------------------------------------
+
+ENDS = {
+    "closed": lambda pool: pool.close(),
+    "exits": lambda pool: pool.step([(0, "boom")]),
+    "hangs": lambda pool: pool.step([(0, "boom")]),
+    "killed from outside": lambda pool: (os.kill(pool._workers[0].pid, signal.SIGKILL), pool.step([(0, "hi")])),
+}
+FAULT_OF = {"exits": "os_exit", "hangs": "hang"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to whom orphans fall")
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("way", CHILDREN)
+def test_what_a_worker_started_ends_with_it(way, end):
+    with closing(WorkerPool("parent", {"way": way, "fault": FAULT_OF.get(end, "")}, 1, 3.0, 60.0)) as pool:
+        pool.grow(1)
+        assert isinstance(pool.reset([(0, TASKS[0])])[0], Started)
+        started = [pid for pid in descendants(pool._workers[0].process.pid) if pid != pool._workers[0].pid]
+        assert started
+        assert all(map(alive, started))
+        ENDS[end](pool)
+        assert gone(started)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to whom orphans fall")
+@pytest.mark.parametrize("way", CHILDREN)
+def test_what_a_worker_started_ends_with_a_parent_that_is_killed(way):
+    process, pids = parent("", "time.sleep(600)", world="parent", way=way)
+    with process:
+        started = [pid for pid in descendants(process.pid) if pid not in pids]
+        assert len(started) == 4  # two supervisors, and what each environment has started
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=20)
+        assert gone(pids + started)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_to_everybody_are_left_to_the_pool(number):
+    """Schedulers send them to every process of a job; the run then stops at a safe point, with its workers."""
+    with closing(WorkerPool("unruly", {}, 1, 20.0)) as pool:
+        use(pool)
+        for pid in (pool._workers[0].process.pid, pool._workers[0].pid):
+            os.kill(pid, number)
+        assert [out.text for out in pool.step([(0, "hi")])] == ["It heard hi."]

@@ -55,7 +55,8 @@ NEVER = {"os.wait", "signal.pause", "signal.sigwait", "accept", "recv", "recv_by
 NEED_FLAG = {"os.waitpid": "WNOHANG", "fcntl.flock": "LOCK_NB", "fcntl.lockf": "LOCK_NB"}
 
 ALLOWED = {
-    ("envs/worker.py", "os.read"): "the thread that waits for the end of the parent; its return ends the process",
+    ("envs/worker.py", "os.read"): "the thread that waits for the end of the supervisor; its return ends the process",
+    ("envs/supervisor.py", "os.read"): "a pipe that does not block",
     ("envs/worker_process.py", "os.read"): "the pipes of the parent do not block",
 }
 
@@ -211,7 +212,9 @@ def signalled(number):
     def state():
         pool = begun()
         for worker in pool._workers:
-            os.kill(worker.process.pid, number)
+            os.kill(worker.pid, number)
+            if number != signal.SIGKILL:
+                os.kill(worker.process.pid, number)
         return pool
 
     return state

@@ -6,10 +6,7 @@ standard error. A worker ends when its pool closes it or dies, even in the middl
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import sys
 import threading
 from importlib import import_module
 from typing import Any, BinaryIO
@@ -27,8 +24,6 @@ from stapo.envs.guard import (
 )
 from stapo.envs.protocol import Env
 from stapo.envs.wire import dump, load, pack
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -82,12 +77,14 @@ class Worker:
             close_quietly(env)
 
 
-def main() -> None:
-    """Answer requests until there are no more."""
-    # Stopping is the pool's business. A handler, not SIG_IGN: programs that an environment starts would inherit that.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _ignore)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})
+def work(lifeline: int) -> None:
+    """Answer requests until there are no more.
+
+    Args:
+        lifeline: a pipe that has no writer any more when the supervisor is gone.
+    """
+    # The kernel ends this process then on Linux; the thread does elsewhere, if foreign code lets go of the interpreter.
+    threading.Thread(target=_wait_for_the_end, args=(lifeline,), name="lifeline", daemon=True).start()
     # Environments may print, read, and start programs that do: none of it may reach the requests and answers.
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -95,14 +92,13 @@ def main() -> None:
     os.close(nothing)
     os.dup2(2, 1)
     setup = load(requests.readline())
-    _die_with_parent(setup)
     try:
         worker = Worker(setup["target"], setup["options"])
     except (Exception, SystemExit) as err:
         failed = raised(err, f"importing '{setup['target']}'")
         _send(answers, dump([-1, ["settings", "ConfigError", failed.error]]))
         return
-    _send(answers, dump([-1, ["ready"]]))
+    _send(answers, dump([-1, ["ready", os.getpid()]]))
     for line in requests:
         number, slot, operation, argument, fresh = load(line)
         try:
@@ -129,24 +125,7 @@ def _line(number: int, answer: list[Any]) -> bytes:
         return dump([number, pack(raised(err, "writing the answer as JSON"))])
 
 
-def _ignore(number: int, frame: Any) -> None:
-    """Ignore a signal."""
-
-
-def _die_with_parent(setup: dict[str, Any]) -> None:
-    """End at once when the parent is gone, whatever an environment is doing then."""
-    lifeline: int = setup["lifeline"]
-    os.set_inheritable(lifeline, False)
-    threading.Thread(target=_wait_for_the_end, args=(lifeline,), name="lifeline", daemon=True).start()
-    # The thread needs the interpreter, which foreign code may hold for ever. The kernel needs nothing. But it counts
-    # the end of the thread that started this process as the end of the parent, hence only for the main thread.
-    if sys.platform == "linux" and setup["by_main_thread"]:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != setup["parent"]:
-        os._exit(1)
-
-
 def _wait_for_the_end(lifeline: int) -> None:
-    """Nothing is ever written to this pipe: reading returns when the last writer, the parent, is gone."""
+    """Nothing is ever written to this pipe: reading returns when the last writer is gone."""
     os.read(lifeline, 1)
     os._exit(1)

@@ -191,7 +191,7 @@ class WorkerPool:
                 if packed[0] == "settings":
                     raise _settings_error(*packed[1:])
                 if packed[0] == "ready":
-                    worker.ready = True
+                    worker.ready, worker.pid = True, int(packed[1])
                 elif number != worker.pending[0].index:
                     raise ValueError(f"answer {number} to request {worker.pending[0].index}")
                 else:

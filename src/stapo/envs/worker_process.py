@@ -8,21 +8,21 @@ import selectors
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import deque
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from stapo.envs.supervisor import descendants
 from stapo.envs.wire import dump, load
 from stapo.errors import DeadlineError
 
 # -P and -c: nothing in the working folder may stand in for a module of this package or of Python.
-_COMMAND = "import sys; sys.path[:] = sys.argv[1:]; from stapo.envs.worker import main; main()"
+_COMMAND = "import sys; sys.path[:] = sys.argv[3:]; from stapo.envs.supervisor import main; main()"
 _STDERR_KEPT = 4_096
 _READ = 1 << 16
 _REAP_SECONDS = 10.0
+_CLEAN_SECONDS = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,8 @@ class WorkerProcess:
         pending: requests that are not answered yet, in the order in which they will be.
         due: when the next sign of life is due, on the clock of `time.monotonic`.
         stderr: the last that it wrote to standard error.
+        process: its supervisor, which ends as the worker ends, and takes along what the worker has started.
+        pid: of the worker itself, once it is ready; 0 before.
 
     Args:
         setup: what the child needs to know: "target" and "options".
@@ -68,6 +70,7 @@ class WorkerProcess:
         self.due = 0.0
         self.stderr = b""
         self.process: subprocess.Popen[bytes] | None = None
+        self.pid = 0
         self.ready = False
         self.ended = False
         self._lifeline = -1
@@ -202,7 +205,14 @@ class WorkerProcess:
         if process is None:
             return
         try:
-            for pid in [process.pid, *_descendants(process.pid)] if process.poll() is None else []:
+            if process.poll() is None:
+                with contextlib.suppress(OSError):
+                    # The supervisor cleans up; one that somebody has stopped does so, too.
+                    os.kill(process.pid, signal.SIGCONT)
+                    os.write(self._lifeline, b"x")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=_CLEAN_SECONDS)
+            for pid in [process.pid, *descendants(process.pid)] if process.poll() is None else []:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             process.wait(timeout=_REAP_SECONDS)
@@ -218,19 +228,20 @@ class WorkerProcess:
             os.close(self._lifeline)
 
     def _start(self) -> None:
-        self.stderr, self.ready, self.ended = b"", False, False
+        self.stderr, self.pid, self.ready, self.ended = b"", 0, False, False
         reading, self._lifeline = os.pipe()
-        by_main_thread = threading.current_thread() is threading.main_thread()
         # Until the child has handlers of its own, a Ctrl-C at the terminal must not end it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        command = [sys.executable, "-u", "-P", "-X", "faulthandler", "-c", _COMMAND, str(reading), str(os.getpid())]
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-u", "-P", "-X", "faulthandler", "-c", _COMMAND, *sys.path],
+                [*command, *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=(reading,),
+                start_new_session=True,
             )
         except BaseException:
             os.close(self._lifeline)
@@ -241,8 +252,7 @@ class WorkerProcess:
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
-        setup = {**self.setup, "lifeline": reading, "parent": os.getpid(), "by_main_thread": by_main_thread}
-        self._to_send = bytearray(dump(setup))
+        self._to_send = bytearray(dump(self.setup))
 
 
 def _answer(line: bytes) -> tuple[int, list[Any]]:
@@ -256,13 +266,3 @@ def _read(descriptor: int) -> bytes | None:
         return os.read(descriptor, _READ)
     except BlockingIOError:
         return None
-
-
-def _descendants(pid: int) -> list[int]:
-    """Processes that a process started, and those started by them; none where the kernel does not tell."""
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for child in map(int, children.read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
