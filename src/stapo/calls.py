@@ -3,7 +3,7 @@
 A request may wait for a connection, for the next bytes, and in all; whichever ends first ends it. What is worth
 another try (a connection that failed, a status of 500 and above, a server that asks for patience) is tried again after
 a pause that grows and is never the same for two clients. Everything else is an error at once, and every failure has a
-kind that is counted.
+kind that is counted. An answer is never held whole before its size is known: it is read, and unpacked, up to a limit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ import asyncio
 import json
 import os
 import random
+import re
 import threading
+import zlib
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,13 +24,24 @@ from typing import Any, TypeVar
 import httpx2
 
 from stapo.errors import ConfigError
+from stapo.refusals import pause_asked, reason_in
+from stapo.texts import (
+    hide_known_secrets,
+    hide_secrets,
+    remember_secret,
+    replace_surrogates,
+    secret_in_address,
+)
 
 T = TypeVar("T")
 
 _GRACE_S = 5.0
-_LONGEST_REASON = 300
 _SAID_BYTES = 64 << 10
 _PATIENCE = ("http_408", "http_425", "http_429")
+_BLANKS = " \t\r\n\v\f\x85\xa0\ufeff\u200b\u2028\u2029"
+_LONGEST_KEY = 8192
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PACKED = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 
 
 class CallFailed(Exception):
@@ -37,11 +50,19 @@ class CallFailed(Exception):
     Attributes:
         kind: what went wrong, in one word: "refused", "timeout", "slow", "malformed", "closed", or "http_500" and the
             like.
+        passes: another try may help; None leaves that to the kind.
     """
 
-    def __init__(self, message: str, kind: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, kind: str, passes: bool | None = None) -> None:
+        super().__init__(hide_secrets(message))
         self.kind = kind
+        self.passes = passes
+
+    def may_pass(self) -> bool:
+        """Whether the same request may be answered at the next try."""
+        if self.passes is not None:
+            return self.passes
+        return self.kind == "refused" or self.kind.startswith("http_5") or self.kind in _PATIENCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,15 +103,71 @@ def read_address(url: str, what: str) -> httpx2.URL:
     """The address that `url` is.
 
     Raises:
-        ConfigError: it is none; `what` names whose it should be.
+        ConfigError: it is none, or holds a secret; `what` names whose it should be. No secret is in the message.
     """
+    secret = secret_in_address(url)
+    if secret:
+        raise ConfigError(
+            f"the address of the {what} holds {secret}, and addresses are written down; expected one without. Give "
+            "the key as an environment variable instead."
+        )
+    shown = url if len(url) <= 200 and not re.search("[?#@]", url) else url[:200].split("?")[0].split("#")[0]
+    shown = shown.rpartition("@")[2]
     try:
         address = httpx2.URL(url)
     except httpx2.InvalidURL as err:
-        raise ConfigError(f"{what} '{url}' is no address ({err}); expected e.g. http://127.0.0.1:8000.") from err
+        raise ConfigError(f"{what} '{shown}' is no address ({err}); expected e.g. http://127.0.0.1:8000.") from err
     if address.scheme not in ("http", "https") or not address.host or not 0 < (address.port or 80) < 65536:
-        raise ConfigError(f"{what} '{url}' is no address; expected e.g. http://127.0.0.1:8000.")
+        raise ConfigError(f"{what} '{shown}' is no address; expected e.g. http://127.0.0.1:8000.")
+    if address.userinfo or address.fragment:
+        part = "user name or password" if address.userinfo else "fragment ('#…')"
+        raise ConfigError(f"the address of the {what} has a {part}; expected one without.")
     return address
+
+
+def key_from(variable: str) -> str | None:
+    """The key that an environment variable holds, None where it is missing or empty.
+
+    Raises:
+        ConfigError: this is no name of a variable, or what it holds is no key. Neither is shown.
+    """
+    if not _VARIABLE.fullmatch(variable):
+        remember_secret(variable)
+        raise ConfigError(
+            "the name of the environment variable that holds the key is no name: expected letters, digits and '_', "
+            "such as STAPO_API_KEY. Give the name of the variable, not the key itself."
+        )
+    return checked_key(os.environ.get(variable), f"the environment variable {variable}")
+
+
+def checked_key(key: str | None, where: str) -> str | None:
+    """A key without the blanks around it, None where nothing is left.
+
+    Args:
+        key: as it was read.
+        where: what holds it, for messages.
+
+    Raises:
+        ConfigError: something else than visible ASCII characters, which no header could carry; or quotes, which come
+            from a file that was read with them; or more than any key. It is not shown.
+    """
+    remember_secret(key)
+    key = (key or "").strip(_BLANKS)
+    remember_secret(key)
+    if not key:
+        return None
+    if len(key) > _LONGEST_KEY:
+        raise ConfigError(f"{where} holds {len(key):,} characters, expected a key of at most {_LONGEST_KEY:,}.")
+    for what, pattern in (
+        ("a line end", r"[\r\n\v\f\x85\u2028\u2029]"),
+        ("a blank or a tab", r"[ \t\xa0]"),
+        ("a control character", r"[\x00-\x1f\x7f-\x9f]"),
+        ("a quote", "[\"'`]"),
+        ("a character that is not ASCII", r"[^\x00-\x7f]"),
+    ):
+        if re.search(pattern, key):
+            raise ConfigError(f"{where} holds {what} inside the key, expected the key alone; set it anew.")
+    return key
 
 
 class _Loop:
@@ -105,7 +182,7 @@ class _Loop:
         self.client = httpx2.AsyncClient(
             timeout=httpx2.Timeout(options.read_s, connect=options.connect_s, pool=None),
             limits=httpx2.Limits(max_connections=options.connections, max_keepalive_connections=options.connections),
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers={"Accept-Encoding": "gzip, deflate", **({"Authorization": f"Bearer {token}"} if token else {})},
             follow_redirects=False,
             # Proxies are for the world outside; a server is named by its address.
             trust_env=False,
@@ -144,7 +221,9 @@ class Caller:
         token: sent as a bearer token. No message holds it, whatever a server answers.
         reasons: quote what a server says of a request that it refuses.
         purpose: what one request is for, in messages.
-        largest: bytes of an answer at most.
+        largest: bytes of an answer at most, once it is unpacked.
+        cut: hand out the first `largest` bytes of a longer answer, instead of failing.
+        judge: looks at an answer of status 200 and returns why it is none, if so; that is a failure like others.
 
     Attributes:
         counts: failures by kind, retried ones included.
@@ -159,11 +238,15 @@ class Caller:
         reasons: bool = False,
         purpose: str = "one request",
         largest: int = 64 << 20,
+        cut: bool = False,
+        judge: Callable[[bytes], CallFailed | None] | None = None,
     ) -> None:
         self.who = who
         self.options = options
         self.counts: Counter[str] = Counter()
-        self._token = token
+        self._token = checked_key(token, f"the key for {who}")
+        self._cut = cut
+        self._judge = judge
         self._reasons = reasons
         self._purpose = purpose
         self._largest = largest
@@ -280,11 +363,10 @@ class Caller:
                     try:
                         return await self._send("POST", url, body, progress)
                     except CallFailed as err:
-                        again = err.kind == "refused" or err.kind.startswith("http_5") or err.kind in _PATIENCE
                         self.count(err.kind)
                         progress.last, progress.answering = err, False
-                        if not again or attempt == options.attempts:
-                            raise CallFailed(f"{err} (try {attempt} of {options.attempts})", err.kind) from err
+                        if not err.may_pass() or attempt == options.attempts:
+                            raise CallFailed(f"{err} (try {attempt} of {options.attempts})", err.kind, False) from err
                     pause = min(options.backoff_max_s, options.backoff_s * 2 ** (attempt - 1))
                     await asyncio.sleep(max(progress.patience_s, pause * self._random.uniform(0.5, 1.0)))
         except TimeoutError:
@@ -297,23 +379,27 @@ class Caller:
         raise CallFailed(f"{self.who} {what} after {options.total_s:g} s, the time for {self._purpose}.", kind)
 
     async def _send(self, method: str, url: str, body: Mapping[str, Any] | None, progress: _Progress) -> bytes:
-        client = self._loop().client
+        client, progress.patience_s = self._loop().client, 0.0
+        content = None if body is None else encoded(body)
+        headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            async with client.stream(method, url, json=body) as response:
+            async with client.stream(method, url, content=content, headers=headers) as response:
                 progress.answering = True
-                progress.patience_s = _seconds(response.headers.get("retry-after"))
+                progress.patience_s = pause_asked(response.headers)
                 if response.status_code != httpx2.codes.OK:
                     raise CallFailed(
                         f"{self.who} answered with status {response.status_code}, expected 200."
                         + (await self._said(response) if self._reasons else ""),
                         f"http_{response.status_code}",
                     )
-                data = bytearray()
-                async for block in response.aiter_bytes():
-                    data += block
-                    if len(data) > self._largest:
-                        raise CallFailed(f"{self.who} answered with more than {self._largest >> 20} MiB.", "malformed")
-                return bytes(data)
+                data = await _read(response, self._largest)
+                if len(data) > self._largest and not self._cut:
+                    raise CallFailed(f"{self.who} answered with more than {self._largest >> 20} MiB.", "malformed")
+                data = _without_secrets(data[: self._largest])
+                refused = None if self._judge is None or method != "POST" else self._judge(data)
+                if refused is not None:
+                    raise refused
+                return data
         except httpx2.TimeoutException as err:
             what = "no connection" if isinstance(err, httpx2.ConnectTimeout) else "nothing came"
             waited = self.options.connect_s if isinstance(err, httpx2.ConnectTimeout) else self.options.read_s
@@ -322,39 +408,58 @@ class Caller:
             raise CallFailed(
                 f"{self.who} cannot be reached ({str(err) or type(err).__name__}). Is it running?", "refused"
             ) from err
-        except httpx2.DecodingError as err:
+        except zlib.error as err:
             raise CallFailed(
                 f"{self.who} answered with bytes that are not as encoded as they say.", "malformed"
             ) from err
 
     async def _said(self, response: httpx2.Response) -> str:
         """The reason that a refusal gives, in the forms in use; "" for none."""
-        data = bytearray()
-        async for block in response.aiter_bytes():
-            data += block
-            if len(data) > _SAID_BYTES:
-                break
-        reason = _reason(bytes(data))
-        if self._token:
-            reason = reason.replace(self._token, "***")
+        reason = reason_in((await _read(response, _SAID_BYTES))[:_SAID_BYTES])
         return f" It says: {reason}" if reason else ""
 
 
-def _reason(data: bytes) -> str:
-    """What an error document gives as its reason: one line without control characters."""
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        return ""
-    for key in ("error", "detail", "message"):
-        if isinstance(found, dict) and key in found:
-            found = found[key]
-    if not isinstance(found, str):
-        return ""
-    words = " ".join("".join(c if c.isprintable() else " " for c in found).split())
-    return words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 1] + "…"
+def encoded(body: Mapping[str, Any]) -> bytes:
+    """The bytes that are sent for a body: JSON in UTF-8, which has no half characters."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return replace_surrogates(text).encode("utf-8")
 
 
-def _seconds(header: str | None) -> float:
-    """The pause that a server asks for; dates and nonsense ask for none."""
-    return float(header) if header is not None and header.isdecimal() and len(header) < 6 else 0.0
+async def _read(response: httpx2.Response, most: int) -> bytes:
+    """The first bytes of an answer, unpacked; more than `most` where there are more.
+
+    Raises:
+        zlib.error: they are not packed as the answer says, or not as was asked for.
+    """
+    data = bytearray()
+    async for block in _unpacked(response, most + 1):
+        data += block
+        if len(data) > most:
+            break
+    return bytes(data)
+
+
+async def _unpacked(response: httpx2.Response, most: int) -> AsyncIterator[bytes]:
+    """Blocks of an answer; none is larger than `most`, whatever a packed one would unpack to."""
+    packed = response.headers.get("content-encoding", "identity").strip().lower()
+    if packed in ("", "identity"):
+        async for block in response.aiter_raw():
+            yield block
+        return
+    if packed not in _PACKED:
+        raise zlib.error(f"packed as {packed}")
+    unpacking = zlib.decompressobj(_PACKED[packed])
+    async for block in response.aiter_raw():
+        yield unpacking.decompress(block, most)
+        # Where something is left to unpack, it would go beyond the limit, and the reader has stopped.
+        if unpacking.eof:
+            return
+    if not unpacking.eof:
+        raise zlib.error("it ends in the middle")
+
+
+def _without_secrets(data: bytes) -> bytes:
+    """An answer in which the server does not repeat a key that it was sent; unchanged where it does not."""
+    text = data.decode("utf-8", "surrogateescape")
+    hidden = hide_known_secrets(text)
+    return data if hidden == text else hidden.encode("utf-8", "surrogateescape")

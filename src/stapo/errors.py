@@ -10,9 +10,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from stapo.texts import hide_secrets
+
 
 class StapoError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose. No message of theirs holds a secret that is known."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(hide_secrets(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class ConfigError(StapoError, ValueError):

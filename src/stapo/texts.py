@@ -6,11 +6,36 @@ secret. Everything that lets such text out calls these functions instead of its 
 
 from __future__ import annotations
 
+import base64
+import html
+import json
+import os
 import re
 import unicodedata
+from collections.abc import Mapping
+from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
 _SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
 _HIDDEN_CATEGORIES = ("Cc", "Cs", "Co", "Cn")
+HIDDEN = "***"
+"""Stands in messages where a secret was."""
+
+SECRET_VARIABLES = (
+    "STAPO_API_KEY", "STAPO_RETRIEVER_TOKEN", "OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY",
+    "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "COMET_API_KEY", "NEPTUNE_API_TOKEN", "SWANLAB_API_KEY",
+)  # fmt: skip
+"""Environment variables whose values no message, row or page may show."""
+
+_PIECE = 8
+_SHORTEST = 4
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>`]+")
+_USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
+_SECRET_NAME = re.compile(
+    r"(key|token|secret|passw(or)?d|passphrase|pwd|pass|auth|authorization|sig|signature|credentials?|bearer|jwt|code)$",
+    re.IGNORECASE,
+)
+_KEY_LIKE = re.compile(r"\b(sk|pk|rk|gsk|hf|xai|ghp|gho|glpat|xox[abp]|nvapi|AIza)[-_]?(?=[\w-]{12})[\w-]*[0-9][\w-]*")
+_PARAMETER = re.compile(r"([?&#;][^=&#;\s]*?)=([^&#;\s'\"<>`]+)")
 _DIRECTION_CONTROLS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -29,3 +54,124 @@ def _spelled(match: re.Match[str]) -> str:
     if unicodedata.category(c) in _HIDDEN_CATEGORIES or c in _DIRECTION_CONTROLS:
         return f"\\u{{{ord(c):x}}}"
     return c
+
+
+class _Secrets:
+    """What must not be shown, in every form in which a library or a server may write it."""
+
+    def __init__(self) -> None:
+        self.forms: set[str] = set()
+        self.pieces: set[str] = set()
+        self.short: set[str] = set()
+
+    def add(self, secret: str) -> None:
+        if len(secret) < _SHORTEST or secret in self.forms or secret in self.short:
+            return
+        if len(secret) < _PIECE:
+            self.short.add(secret)
+            return
+        forms = {form for form in _forms(secret) if len(form) >= _PIECE}
+        self.forms |= forms
+        self.pieces |= {form[i : i + _PIECE] for form in forms for i in range(len(form) - _PIECE + 1)}
+
+    def hide(self, text: str, shortest: int) -> str:
+        if len(text) >= _PIECE and self.pieces:
+            text = self._without_pieces(text)
+        if shortest < _PIECE:
+            for secret in sorted(self.short, key=len, reverse=True):
+                text = text.replace(secret, HIDDEN)
+        return text
+
+    def _without_pieces(self, text: str) -> str:
+        """Every stretch that is made of pieces goes, so that what was cut out of a secret goes, too."""
+        pieces = self.pieces
+        found = [i for i in range(len(text) - _PIECE + 1) if text[i : i + _PIECE] in pieces]
+        if not found:
+            return text
+        kept, last, start = [], 0, found[0]
+        end = start + _PIECE
+        for i in [*found[1:], len(text) + 1]:
+            if i > end:
+                kept += [text[last:start], HIDDEN]
+                last, start = end, i
+            end = i + _PIECE
+        return "".join([*kept, text[last:]])
+
+
+_secrets = _Secrets()
+
+
+def remember_secret(secret: str | None) -> None:
+    """From now on `hide_secrets` takes this text out, whole and in pieces, however it is encoded."""
+    for form in {secret or "", (secret or "").strip()}:
+        _secrets.add(form)
+
+
+def remember_secrets_of(environment: Mapping[str, str] = os.environ) -> None:
+    """Remember the values of the variables that hold keys; see `SECRET_VARIABLES`."""
+    for name in SECRET_VARIABLES:
+        remember_secret(environment.get(name))
+
+
+def hide_secrets(text: str) -> str:
+    """Take secrets out of a message, before anything cuts it: what is left of a key after a cut cannot be recognized.
+
+    Credentials inside addresses go as well, known or not.
+    """
+    text = _secrets.hide(text, _SHORTEST)
+    return _ADDRESS.sub(_without_credentials, text) if "://" in text else text
+
+
+def hide_known_secrets(text: str) -> str:
+    """Take secrets out of a text from outside that is kept (a response, a page), and change nothing else in it.
+
+    Secrets of fewer than eight characters stay: a key such as "none" is a word in what a model says.
+    """
+    return _secrets.hide(text, _PIECE)
+
+
+def secret_in_address(text: str) -> str:
+    """What part of an address holds a secret, in words; "" where none does.
+
+    Args:
+        text: an address, or a text with addresses in it. One without a scheme ("user:password@host") counts, too.
+    """
+    for address in _ADDRESS.findall(text) or [text]:
+        rest = address.partition("://")[2] or address
+        authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
+        if authority.rpartition("@")[0] and ("://" in address or ":" in authority.rpartition("@")[0]):
+            return "a password or a user name before '@'"
+        if "://" not in address:
+            continue
+        after = rest[len(authority) :]
+        for mark, part in (("?", "query"), ("#", "fragment")):
+            values = after.partition(mark)[2].partition("#")[0] if mark == "?" else after.partition(mark)[2]
+            for name, value in parse_qsl(values.replace(";", "&"), keep_blank_values=True):
+                if value and _SECRET_NAME.search(name):
+                    return f"a key in its {part}"
+        if _KEY_LIKE.search(unquote(address)):
+            return "what looks like a key"
+    return ""
+
+
+def _without_credentials(match: re.Match[str]) -> str:
+    address = _USERINFO.sub(f"{HIDDEN}@", match.group())
+    return _PARAMETER.sub(lambda m: f"{m[1]}={HIDDEN}" if _SECRET_NAME.search(m[1]) else m[0], address)
+
+
+def _forms(secret: str) -> set[str]:
+    forms = {secret, json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]}
+    forms |= {html.escape(secret), secret.encode("unicode_escape").decode("ascii"), escape_control_chars(secret)}
+    data = secret.encode("utf-8", "surrogateescape" if _is_foreign_bytes(secret) else "replace")
+    percent = [quote(data, safe=""), quote(data), quote_plus(data)]
+    forms |= {*percent, *(re.sub(r"%..", lambda m: m[0].lower(), form) for form in percent), data.hex()}
+    # Inside "user:secret" the groups of three bytes begin anywhere; only those that are the secret's alone are known.
+    for before in range(3):
+        known = base64.b64encode(b"\0" * before + data).decode().rstrip("=")
+        known = known[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        forms |= {known, known.replace("+", "-").replace("/", "_")}
+    return forms
+
+
+def _is_foreign_bytes(text: str) -> bool:
+    return any("\udc80" <= c <= "\udcff" for c in text) and not any("\ud800" <= c < "\udc80" for c in text)

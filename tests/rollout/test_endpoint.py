@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import threading
 import time
+import tracemalloc
+import zlib
+from email.utils import formatdate
 
 import pytest
 
 from sick_server import SickServer, free_port, http
 from stapo.agent import RESPONSE_BEGINS, AgentConfig
 from stapo.calls import CallOptions
+from stapo.envs import Observation, StepResult
 from stapo.envs.guard import Trouble
+from stapo.envs.search.protocols import PROTOCOLS
 from stapo.errors import ConfigError, EndpointError, FailureLimitError
+from stapo.refusals import pause_asked
+from stapo.rollout.answers import read_message
 from stapo.rollout.collect import Collector
 from stapo.rollout.endpoint import EndpointSampler, read_answer
+from stapo.rollout.episode import Episode
 from stapo.rollout.evaluate import Protocol, evaluate, summarise
 from stapo.rollout.faults import Boundary
 from stapo.rollout.spelled import END, SpelledText, spell, unspell
-from stapo.rollout.types import StopReason
+from stapo.rollout.types import StopReason, Trajectory
 from toy_world import ToyEnv, small_policy
 
+THOUGHT = "<think>why</think>look"
 FAST = CallOptions(connect_s=0.5, read_s=2.0, total_s=3.0, attempts=3, backoff_s=0.01, connections=4)
 AGENT = AgentConfig(prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6)
 
@@ -167,6 +177,7 @@ def test_responses_are_text_without_numbers(serve):
         ({"content": "b", "reasoning_content": "why"}, "<think>why</think>b"),
         ({"content": "b", "reasoning": "why"}, "<think>why</think>b"),
         ({"content": "<think>x</think>b", "reasoning_content": "why"}, "<think>x</think>b"),
+        ({"content": "why</think>b"}, "<think>why</think>b"),
     ],
 )
 def test_what_the_model_wrote(message, text):
@@ -201,6 +212,280 @@ def test_malformed_answers_are_failures_of_the_endpoint(serve, body, said):
     assert asked.counts == {"malformed": 1}
 
 
+PARTS = [
+    ([{"type": "text", "text": "look"}], "look"),
+    ([{"type": "output_text", "text": "lo"}, "ok"], "look"),
+    ([{"text": "lo"}, None, {"type": "text", "text": {"value": "ok"}}, {"type": "image_url", "image_url": {}}], "look"),
+    ({"type": "text", "text": "look"}, "look"),
+    ([{"type": "thinking", "thinking": [{"type": "text", "text": "why"}]}, {"type": "text", "text": "look"}], THOUGHT),
+    ([{"type": "thinking", "thinking": "why"}, {"type": "text", "text": "look"}], THOUGHT),
+    ([{"type": "reasoning", "summary": [{"type": "summary_text", "text": "why"}]}, "look"], THOUGHT),
+    ([{"type": "reasoning", "text": "why"}, {"type": "redacted_thinking", "data": "x"}, {"text": "look"}], THOUGHT),
+    ([{"text": "why", "thought": True}, {"text": "look"}], THOUGHT),
+    ([], ""),
+]
+
+
+@pytest.mark.parametrize("content, text", PARTS)
+def test_content_may_be_a_list_of_parts(content, text):
+    assert read_answer(chat(content), "chat") == (text, True)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "why"},
+        {"reasoning": "why"},
+        {"reasoning": {"content": "why"}},
+        {"thinking": "why"},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "why", "signature": "x"}]},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "why"}]},
+        {"reasoning_content": "", "reasoning": None, "thinking": "why", "reasoning_details": 5},
+    ],
+)
+def test_a_thought_is_kept_wherever_the_server_puts_it(fields):
+    assert read_answer(chat("look", **fields), "chat") == (THOUGHT, True)
+
+
+@pytest.mark.parametrize(
+    "finish, ended",
+    [("stop", True), ("eos_token", True), ("end_turn", True), (None, True), (7, True), ("length", False),
+     ("MAX_TOKENS", False), ("model_context_window_exceeded", False), ({"type": "length", "length": 6}, False)],
+)  # fmt: skip
+def test_why_a_response_ended(finish, ended):
+    assert read_answer(chat("look", finish), "chat") == ("look", ended)
+
+
+@pytest.mark.parametrize(
+    "more", [{"refusal": None, "tool_calls": []}, {"tool_calls": [{"id": "1"}]}, {"refusal": "no"}]
+)
+def test_text_beside_what_is_no_text_is_the_response(serve, more):
+    (sample,) = ask(sampler(serve(lambda c, n, b: c.sendall(ok("look", **more)))), "p")
+    assert unspell(sample.ids) == "look"
+
+
+@pytest.mark.parametrize(
+    "answer, kind, said",
+    [
+        (chat("", "content_filter"), "content_filter", "a filter of the server"),
+        (chat("take th", "content_filter"), "content_filter", "a filter of the server"),
+        (chat(None, "SAFETY"), "content_filter", "a filter of the server"),
+        (chat(None, "stop", refusal="I cannot do that."), "refusal", "I cannot do that."),
+        (chat([{"type": "refusal", "refusal": "I cannot."}]), "refusal", "I cannot."),
+        (chat("", "refusal"), "refusal", "a refusal in the place of a text"),
+        (chat(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "go"}}]), "tool_calls", "no text"),
+        (chat("", "function_call", function_call={"name": "go"}), "tool_calls", "no text"),
+        (chat([{"type": "tool_use", "name": "go"}]), "tool_calls", "no text"),
+        (b'{"choices": [], "prompt_filter_results": [{"x": {"filtered": true}}]}', "content_filter", "held the prompt"),
+        (b'{"choices": [], "usage": {}}', "malformed", "without choices[0].message"),
+        (b'{"choices": null}', "malformed", "without choices[0].message"),
+        (b'{"choices": {"0": 1}}', "malformed", "without choices[0].message"),
+        (b'{"choices": [null]}', "malformed", "without choices[0].message"),
+        (b'{"choices": [{"message": {"content": [5]}}]}', "malformed", "content that is no text"),
+        (b'{"choices": [{"message": {"content": true}}]}', "malformed", "content that is no text"),
+        (b'{"choices": [{"message": {"content": "lo', "malformed", "no JSON"),
+        (b"\xff\xfe\x00", "malformed", "no JSON"),
+        (b"", "malformed", "no JSON"),
+        (b'{"a":' * 50_000, "malformed", "no JSON"),
+        (b"data: {}\n\ndata: [DONE]\n\n", "malformed", "no JSON"),
+    ],
+)
+def test_what_is_not_the_policys_is_a_failure_of_the_server(serve, answer, kind, said):
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", answer))))
+    (trouble,) = ask(asked, "p")
+    assert isinstance(trouble, Trouble)
+    assert trouble.boundary == Boundary.ENDPOINT
+    assert said in trouble.error
+    assert asked.counts == {kind: 1}
+
+
+@pytest.mark.parametrize("of", ["content", "reasoning_content", "text"])
+def test_an_answer_beyond_its_limit_is_cut_while_it_comes(serve, of):
+    """Eight megabytes for a limit of six tokens: what is kept is a multiple of the limit, and counted."""
+    field = "x" * (8 << 20)
+    message = {"text": field} if of == "text" else {"message": {"content": "", **{of: field}}}
+    api = "completions" if of == "text" else "chat"
+    answer = json.dumps({"choices": [{**message, "finish_reason": "stop"}]}).encode()
+    sent = http("200 OK", answer)
+    asked = sampler(serve(lambda c, n, b: c.sendall(sent)), api=api)
+    tracemalloc.start()
+    (sample,) = ask(asked, "p")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 6 <= len(unspell(sample.ids)) < 6 * 200
+    assert not sample.ended
+    assert asked.counts == {"cut": 1}
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("tail", ["\\u65e5", "\\ud83d\\ude00", "\\n", '\\"', "\\\\", "日"])
+def test_a_cut_falls_between_characters(tail):
+    """Wherever the bytes end, what is there is read; an escape that is cut is left out."""
+    whole = b'{"choices": [{"index": 0, "message": {"content": "' + (tail * 40).encode()
+    said = json.loads(f'"{tail * 40}"')
+    for length in range(60, len(whole) + 1):
+        found = read_message(whole[:length], "chat", 1000, cut=True)
+        assert said.startswith(found.said.rstrip("?")), length
+        assert found.cut
+        assert not found.ended
+
+
+def test_a_long_answer_without_text_is_a_failure(serve):
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", b" " * (1 << 20)))))
+    (trouble,) = ask(asked, "p")
+    assert "and no text at their beginning" in trouble.error
+    assert asked.counts == {"oversized": 1}
+
+
+@pytest.mark.parametrize("packing", ["gzip", "deflate", "x-gzip"])
+def test_packed_answers_are_read(serve, packing):
+    data = zlib.compress(chat("look")) if packing == "deflate" else gzip.compress(chat("look"))
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", data, f"Content-Encoding: {packing}"))))
+    assert unspell(ask(asked, "p")[0].ids) == "look"
+
+
+def test_a_packed_answer_is_unpacked_up_to_the_limit(serve):
+    """A bomb of 64 MB in 64 kB: its text is cut as any other, and never unpacked."""
+    bomb = gzip.compress(b'{"choices": [{"message": {"content": "' + bytes([120]) * (64 << 20), 9)
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", bomb, "Content-Encoding: gzip"))))
+    tracemalloc.start()
+    (sample,) = ask(asked, "p")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert unspell(sample.ids) == "x" * 6 * 128
+    assert peak < 8 << 20
+
+
+@pytest.mark.parametrize(
+    "data, packing", [(gzip.compress(gzip.compress(chat("a"))), "gzip, gzip"), (b"x", "br"), (b"no zip", "gzip"),
+                      (gzip.compress(chat("look" * 99))[:-30], "gzip")]
+)  # fmt: skip
+def test_answers_packed_otherwise_than_they_say_are_failures(serve, data, packing):
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", data, f"Content-Encoding: {packing}"))))
+    (trouble,) = ask(asked, "p")
+    assert "not as encoded as they say" in trouble.error
+    assert asked.counts == {"malformed": 1}
+
+
+# Half characters.
+
+
+@pytest.mark.parametrize("where", ["content", "reasoning_content", "parts"])
+def test_half_characters_of_a_server_are_replaced(serve, where):
+    given = {"content": '"content": "go \\ud800"', "parts": '"content": [{"type": "text", "text": "go \\udc00"}]'}
+    field = given.get(where, '"content": "", "reasoning_content": "go \\ud800"')
+    data = b'{"choices": [{"message": {' + field.encode() + b"}}]}"
+    (sample,) = ask(sampler(serve(lambda c, n, b: c.sendall(http("200 OK", data)))), "p")
+    assert "go ?" in unspell(sample.ids)
+
+
+def test_half_characters_of_a_page_do_not_reach_a_server(serve):
+    server = serve(lambda c, n, b: c.sendall(ok("look")))
+    (sample,) = ask(sampler(server), "a page \ud83d with \udc00 halves 😀")
+    assert unspell(sample.ids) == "look"
+    assert server.bodies[0]["messages"][0]["content"] == "a page ? with ? halves 😀"
+
+
+def test_an_evaluation_outlives_a_half_character(serve):
+    """Once, in the middle of an answer: what the model said goes into later prompts, rows and transcripts."""
+    half = http("200 OK", b'{"choices": [{"message": {"content": "eve\\ud800"}}]}')
+    server = serve(lambda c, n, b: c.sendall(half if n == 2 else ok("even")))
+    (trajectories,) = play(collector(sampler(server)))
+    assert summarise([trajectories])["errors"] == 0
+    assert sum(step.response == "eve?" for t in trajectories for step in t.steps) == 1
+
+
+# Thoughts.
+
+
+@pytest.mark.parametrize(
+    "text, thought, said",
+    [
+        ("why</think><action>look</action>", "<think>why</think>", "<action>look</action>"),
+        ("\nwhy\n</think>\n\n<action>look</action>", "<think>\nwhy\n</think>", "\n\n<action>look</action>"),
+        ("<think>why</think><action>look</action>", "<think>why</think>", "<action>look</action>"),
+        (" \n<THINK>why</THINK>look", " \n<THINK>why</THINK>", "look"),
+        ("<think>a <think> </think> b</think>look", "<think>a <think> </think> b</think>", "look"),
+        ("a <think> </think> b</think>look", "<think>a <think> </think> b</think>", "look"),
+        ("<think>I use <think> tags</think>look", "<think>I use <think> tags</think>", "look"),
+        ("</think>look", "<think></think>", "look"),
+        ("<think>never closed <action>go</action>", "", "<think>never closed <action>go</action>"),
+        ("<action>look</action><think>late</think>", "", "<action>look</action><think>late</think>"),
+        ("look", "", "look"),
+    ],
+)
+def test_where_a_thought_ends(text, thought, said):
+    found = read_message(chat(text), "chat")
+    assert (found.thought, found.said) == (thought, said)
+
+
+QUOTED = [
+    "the answer must look like <action> </action>",
+    "not <action>go north</action>, and no <think> tags </think> again",
+    "first <search>what</search> then <answer>that</answer>",
+    "<information>what a page said</information> </search></answer>",
+]
+
+
+def episode_of(served, agent):
+    trajectory = Trajectory("t", "", "", 0, 0)
+    playing = Episode(SpelledText(), agent, trajectory, blind_mask="goal", anchor="observation", reward_scale=1.0)
+    playing.begin(Observation("a page", "a goal", admissible=["go north", "look"]))
+    playing.prompt()
+    (sample,) = ask(served, "p")
+    action = playing.answer(sample)
+    playing.observe(StepResult("done", None, 0.0, done=True, won=True))
+    return action, trajectory.steps[0]
+
+
+@pytest.mark.parametrize("thought", QUOTED)
+@pytest.mark.parametrize(
+    "response, text, action",
+    [
+        ("think_action", "<action>look</action>", "look"),
+        ("action", "look", "look"),
+        ("choice", "2", "look"),
+        ("search_answer", "<search>who</search>", "<search>who</search>"),
+        ("search_answer_single", "<answer>it</answer>", "<answer>it</answer>"),
+    ],
+)
+@pytest.mark.parametrize("form", ["field", "parts", "block", "opened"])
+def test_a_thought_is_kept_and_never_read_as_a_command(serve, thought, response, text, action, form):
+    answers = {
+        "field": chat(text, reasoning_content=thought),
+        "parts": chat([{"type": "thinking", "thinking": thought}, {"type": "text", "text": text}]),
+        "block": chat(f"<think>{thought}</think>{text}"),
+        "opened": chat(f"{thought}</think>{text}"),
+    }
+    prompt = "search-r1" if response.startswith("search") else "standard"
+    agent = AgentConfig(prompt=prompt, response=response, max_prompt_tokens=900, max_response_tokens=200)
+    server = serve(lambda c, n, b: c.sendall(http("200 OK", answers[form])))
+    asked = EndpointSampler(server.url + "/v1", "m", 200, options=FAST)
+    taken, step = episode_of(asked, agent)
+    assert (step.valid, step.problem) == (True, "")
+    assert step.response == f"<think>{thought}</think>{text}"
+    if prompt == "standard":
+        assert taken == action
+    else:
+        assert taken.endswith(f"</think>{action}")
+        protocol = PROTOCOLS["search-r1"]
+        assert protocol.read(taken) == protocol.read(action)
+
+
+def test_a_thought_that_quotes_nothing_stays_as_it_is_in_what_a_search_agent_reads_on_from(serve):
+    agent = AgentConfig(prompt="search-r1", response="search_answer", max_prompt_tokens=900, max_response_tokens=50)
+    server = serve(lambda c, n, b: c.sendall(ok("<search>who</search> more", reasoning_content="a < b")))
+    action, _ = episode_of(sampler(server), agent)
+    assert action == "<think>a < b</think><search>who</search>"
+
+
+def test_without_an_action_nothing_is_taken_from_a_thought_apart(serve):
+    agent = AgentConfig(response="think_action", max_prompt_tokens=900, max_response_tokens=50)
+    server = serve(lambda c, n, b: c.sendall(ok("look", reasoning_content="<action>go north</action>")))
+    action, step = episode_of(sampler(server), agent)
+    assert (action, step.valid, step.problem) == ("look", False, "no_action_tag")
+
+
 # What fails.
 
 
@@ -230,6 +515,109 @@ def test_a_pause_that_the_server_asks_for_is_kept(serve):
     start = time.monotonic()
     ask(sampler(server), "p")
     assert time.monotonic() - start >= 1
+
+
+def in_a_second():
+    return formatdate(time.time() + 2, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    "header, least",
+    [(lambda: "Retry-After: 1", 1.0), (lambda: "Retry-After: 0.7", 0.7), (lambda: "retry-after-ms: 600", 0.6),
+     (lambda: f"Retry-After: {in_a_second()}", 0.9)],
+)  # fmt: skip
+@pytest.mark.parametrize("inside", [False, True])
+def test_every_form_of_a_pause_is_kept(serve, header, least, inside):
+    def behave(connection, number, body):
+        if number > 1:
+            connection.sendall(ok("look"))
+        elif inside:
+            document = b'{"error": {"message": "Rate limit exceeded", "code": 429}}'
+            connection.sendall(http("200 OK", document, header()))
+        else:
+            connection.sendall(http("429 Slow", b"", header()))
+
+    asked = sampler(serve(behave), options=CallOptions(total_s=60.0, backoff_s=0.01))
+    start = time.monotonic()
+    (sample,) = ask(asked, "p")
+    assert time.monotonic() - start >= least
+    assert unspell(sample.ids) == "look"
+    assert asked.counts == {"rate_limit" if inside else "http_429": 1, "answered": 1}
+
+
+@pytest.mark.parametrize(
+    "headers, pause",
+    [
+        ({"retry-after": "2"}, 2.0),
+        ({"retry-after": "1.5"}, 1.5),
+        ({"retry-after-ms": "250", "retry-after": "9"}, 0.25),
+        ({"x-ms-retry-after-ms": "1250.5"}, 1.2505),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:47 GMT"}, 10.0),
+        ({"retry-after": "Sunday, 06-Nov-94 08:49:47 GMT"}, 10.0),
+        ({"retry-after": "Sun Nov  6 08:49:47 1994"}, 10.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:49:47 GMT", "date": "Sun, 06 Nov 1994 08:49:40 GMT"}, 7.0),
+        ({"retry-after": "Sun, 06 Nov 1994 08:00:00 GMT"}, 0.0),
+        ({"retry-after": "99999999999"}, 86_400.0),
+        ({"retry-after": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86_400.0),
+        *(({"retry-after": odd}, 0.0) for odd in ("", "soon", "-3", "nan", "inf", "1e9", "٣", "9" * 400)),
+        ({}, 0.0),
+    ],
+)
+def test_pauses_are_understood_and_bounded(headers, pause):
+    assert pause_asked(headers, now=784_111_777.0) == pytest.approx(pause)
+
+
+PASSING = [
+    {"error": {"message": "Rate limit reached for m", "type": "requests", "code": "rate_limit_exceeded"}},
+    {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "slow down upstream"}}},
+    {"error": {"message": "Provider returned error", "code": 502}, "choices": []},
+    {"error": {"message": "hiccup", "code": "503"}, "choices": [{"message": {"content": "half an ans"}}]},
+    {"choices": [{"error": {"message": "bad gateway", "code": 502}, "message": {"content": "hal"}}]},
+    {"choices": [{"message": {"content": "half"}, "finish_reason": "error"}]},
+    {"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"message": "x", "code": 500}}]},
+    {"choices": [{"message": {"content": ""}, "finish_reason": "insufficient_system_resource"}]},
+    {"error": "Model is overloaded", "error_type": "overloaded"},
+    {"object": "error", "message": "engine is busy", "type": "ServiceUnavailable", "code": 503},
+    {"statusCode": 429, "message": "Rate limit is exceeded. Try again in 2 seconds."},
+    [{"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}],
+    {"error": True},
+]
+LASTING = [
+    ({"error": {"message": "model 'm' does not exist", "type": "invalid_request_error"}}, "does not exist"),
+    ({"error": "model 'm' not found, try pulling it first"}, "not found"),
+    ({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "current quota"),
+    ({"error": {"message": "No auth credentials found: invalid api key", "code": 401}}, "No auth credentials"),
+    ({"object": "error", "message": "maximum context length is 8", "type": "BadRequestError", "code": 400}, "is 8"),
+    ({"detail": [{"loc": ["body"], "msg": "Field required", "type": "missing"}]}, "Field required"),
+    ({"choices": [{"error": {"message": "flagged", "code": 403}, "message": {"content": ""}}]}, "flagged"),
+]
+
+
+@pytest.mark.parametrize("document", PASSING)
+def test_an_error_inside_an_answer_that_may_pass_is_tried_again(serve, document):
+    bad = http("200 OK", json.dumps(document).encode())
+    asked = sampler(serve(lambda c, n, b: c.sendall(bad if n < 3 else ok("look"))))
+    (sample,) = ask(asked, "p")
+    assert unspell(sample.ids) == "look"
+    assert asked.counts["answered"] == 1
+    assert asked.counts["rate_limit"] + asked.counts["provider_error"] == 2
+
+
+@pytest.mark.parametrize("document, quoted", LASTING)
+def test_an_error_inside_an_answer_that_stays_is_quoted_at_once(serve, document, quoted):
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", json.dumps(document).encode()))))
+    (trouble,) = ask(asked, "p")
+    assert trouble.boundary == Boundary.ENDPOINT
+    assert quoted in trouble.error
+    assert asked.counts == {"provider_error": 1}
+
+
+def test_an_error_that_stays_through_all_tries_is_quoted(serve):
+    document = {"error": {"message": "Provider returned error", "code": 429, "metadata": {"raw": "slow down, m"}}}
+    asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", json.dumps(document).encode()))))
+    (trouble,) = ask(asked, "p")
+    assert "Provider returned error: slow down, m (try 3 of 3)" in trouble.error
+    assert asked.counts == {"rate_limit": 3}
 
 
 def test_a_pause_does_not_outlast_the_deadline(serve):

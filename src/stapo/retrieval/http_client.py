@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from stapo.calls import Caller, CallFailed, CallOptions, read_address
+from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.errors import ConfigError, RetrieverError
 from stapo.retrieval.protocol import Closing, Passage, check_k
 from stapo.retrieval.wire import Shape, read_answer, requests_of
@@ -57,7 +56,7 @@ class HttpRetriever(Closing):
         address = read_address(url, "retriever")
         self.url = str(address.copy_with(path="/retrieve") if address.path in ("", "/") else address)
         self.options = options or HttpOptions(**settings)
-        token = self.options.token or os.environ.get(TOKEN_VARIABLE)
+        token = checked_key(self.options.token, "the option token") or key_from(TOKEN_VARIABLE)
         self._caller = Caller(f"retriever {self.url}", self.options, token=token, purpose="one search")
 
     @property

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol
 
-from stapo.agent import RESPONSE_BEGINS
+from stapo.agent import RESPONSE_BEGINS, AgentConfig, ParsedResponse, parse_response
 from stapo.texts import replace_surrogates
 
 
@@ -19,6 +19,10 @@ class Encoder(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a response."""
+        ...
+
+    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
+        """Read a response; `listed` are the commands to choose from, where a number is the answer."""
         ...
 
     def length(self, ids: Sequence[int]) -> int:
@@ -51,6 +55,10 @@ class PromptEncoder:
     def length(self, ids: Sequence[int]) -> int:
         """Tokens of a prompt."""
         return len(ids)
+
+    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
+        """Read a response as its text stands."""
+        return parse_response(self.decode(ids), agent.response, agent.fallback_characters, listed)
 
     def encode_response(self, text: str) -> list[int]:
         """Return the ids of a demonstrated response, end token included."""

@@ -6,26 +6,25 @@ it answers. A request that fails costs one episode; see `stapo.rollout.faults`.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from stapo.agent import RESPONSE_BEGINS
-from stapo.calls import Caller, CallFailed, CallOptions, read_address
+from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.envs.guard import Trouble
 from stapo.errors import ConfigError, EndpointError, did_you_mean
+from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
-from stapo.rollout.spelled import END, spell, unspell
-
-Api = Literal["chat", "completions"]
+from stapo.rollout.spelled import END, THOUGHT, THOUGHT_APART, spell, unspell
+from stapo.texts import hide_secrets, replace_surrogates
 
 KEY_VARIABLE = "STAPO_API_KEY"
 
 _PATHS: dict[str, str] = {"chat": "chat/completions", "completions": "completions"}
-_LARGEST_ANSWER = 8 << 20
+_ENVELOPE_BYTES = 256 << 10
+_BYTES_OF_A_CHARACTER = 12
 _NEWER_LIMIT = "max_completion_tokens"
 _SHUT = ("http_401", "http_403")
 
@@ -66,14 +65,15 @@ class EndpointSampler:
         send_seeds: bool = False,
     ) -> None:
         address = read_address(url, "endpoint")
-        if address.userinfo:
-            raise ConfigError(f"the endpoint's address holds a password; give the key as ${key_variable} instead.")
         if api not in get_args(Api):
             known = get_args(Api)
             raise ConfigError(f"api is '{api}', expected one of {', '.join(known)}.{did_you_mean(str(api), known)}")
         if not model:
             raise ConfigError("the endpoint's model has no name; expected the one that the server knows it by.")
-        self.url = str(address.copy_with(query=None, fragment=None)).rstrip("/")
+        self.url = str(address.copy_with(query=None)).rstrip("/")
+        self._query = f"?{address.query.decode('ascii')}" if address.query else ""
+        # Thought and text, each character escaped at its longest, and what servers say around them.
+        self._largest = _ENVELOPE_BYTES + 2 * _BYTES_OF_A_CHARACTER * CHARACTERS_OF_A_TOKEN * max_new_tokens
         self.model = model
         self.api: Api = api
         self._max_new_tokens = max_new_tokens
@@ -82,10 +82,12 @@ class EndpointSampler:
         self._caller = Caller(
             f"endpoint {self.url}",
             options or CallOptions(read_s=300.0, total_s=600.0, connections=16),
-            token=key or os.environ.get(key_variable) or None,
+            token=checked_key(key, "the key") or key_from(key_variable),
             reasons=True,
             purpose="one answer",
-            largest=_LARGEST_ANSWER,
+            largest=self._largest,
+            cut=True,
+            judge=self._failure,
         )
 
     @property
@@ -103,7 +105,7 @@ class EndpointSampler:
             EndpointError: it cannot be reached, or refuses the key.
         """
         try:
-            self._caller.get(f"{self.url}/models")
+            self._caller.get(f"{self.url}/models{self._query}")
         except CallFailed as err:
             if err.kind in _SHUT:
                 raise EndpointError(
@@ -125,7 +127,9 @@ class EndpointSampler:
         Raises:
             EndpointError: it was closed.
         """
-        bodies = [self._body(unspell(p), s, temperature) for p, s in zip(prompts, streams, strict=True)]
+        bodies = [
+            self._body(replace_surrogates(unspell(p)), s, temperature) for p, s in zip(prompts, streams, strict=True)
+        ]
         return [self._read(answer) for answer in self._ask(bodies)]
 
     def close(self) -> None:
@@ -147,7 +151,7 @@ class EndpointSampler:
         return body
 
     def _ask(self, bodies: list[dict[str, Any]]) -> list[bytes | CallFailed]:
-        url = f"{self.url}/{_PATHS[self.api]}"
+        url = f"{self.url}/{_PATHS[self.api]}{self._query}"
         try:
             answers = self._caller.each(url, [self._limited(body) for body in bodies])
             refused = [i for i, a in enumerate(answers) if isinstance(a, CallFailed) and self._wants_newer(a)]
@@ -168,20 +172,34 @@ class EndpointSampler:
         """Some models take the length limit under its newer name alone, and say so."""
         return self._limit_name != _NEWER_LIMIT and err.kind == "http_400" and _NEWER_LIMIT in str(err)
 
+    def _failure(self, data: bytes) -> CallFailed | None:
+        """Why an answer of status 200 is none, for what may be gone at the next try; the rest is read later."""
+        try:
+            self._answer(data)
+        except Unanswered as err:
+            return CallFailed(f"{self._caller.who} answered with {err}", err.kind, True) if err.passes else None
+        return None
+
+    def _answer(self, data: bytes) -> Answer:
+        return read_message(data, self.api, self._max_new_tokens, cut=len(data) >= self._largest)
+
     def _read(self, answer: bytes | CallFailed) -> Sample | Trouble:
         if isinstance(answer, CallFailed):
             return Trouble(Boundary.ENDPOINT, str(answer))
         try:
-            text, ended = read_answer(answer, self.api)
-        except ValueError as err:
-            self._caller.count("malformed")
-            return Trouble(Boundary.ENDPOINT, f"endpoint {self.url} answered with {err}")
-        self._caller.count("answered")
-        ids = spell(text)
-        if ended or not ids:
+            found = self._answer(answer)
+        except Unanswered as err:
+            self._caller.count(err.kind)
+            return Trouble(Boundary.ENDPOINT, hide_secrets(f"{self._caller.who} answered with {err}"))
+        self._caller.count("cut" if found.cut else "answered")
+        ids = spell(found.thought)
+        if ids:
+            ids.append(THOUGHT_APART if found.apart else THOUGHT)
+        ids += spell(found.said)
+        if found.ended or not ids:
             ids.append(END)
         absent = [float("nan")] * len(ids)
-        return Sample(ids, absent, list(absent), ended)
+        return Sample(ids, absent, list(absent), found.ended)
 
 
 def read_answer(data: bytes, api: Api) -> tuple[str, bool]:
@@ -192,25 +210,8 @@ def read_answer(data: bytes, api: Api) -> tuple[str, bool]:
     Raises:
         ValueError: anything but such an answer; the message goes on after "answered with".
     """
-    chat = api == "chat"
-    try:
-        choice = json.loads(data)["choices"][0]
-        said = choice["message"] if chat else choice
-        text = said.get("content") if chat else said["text"]
-        thought = said.get("reasoning_content") or said.get("reasoning") or ""
-        reason = choice.get("finish_reason")
-    except (ValueError, RecursionError) as err:
-        raise ValueError("something that is no JSON, expected a chat completion.") from err
-    except (LookupError, TypeError, AttributeError) as err:
-        where = "choices[0].message" if chat else "choices[0].text"
-        raise ValueError(f"a document without {where}. Is this the address of an OpenAI-compatible API?") from err
-    if text is None:
-        text = ""
-    if not isinstance(text, str) or not isinstance(thought, str):
-        raise ValueError("content that is no text.")
-    if thought and "<think>" not in text:
-        text = f"<think>{thought}</think>{text}"
-    return text, reason != "length"
+    found = read_message(data, api)
+    return found.text, found.ended
 
 
 def _seed(stream: tuple[int, ...]) -> int:

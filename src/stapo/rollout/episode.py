@@ -15,7 +15,6 @@ from stapo.agent import (
     PromptFields,
     Turn,
     in_page_order,
-    parse_response,
     render_prompt,
 )
 from stapo.envs import Observation, StepResult
@@ -108,7 +107,7 @@ class Episode:
             return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
             response = self.encoder.decode(sample.ids)
-            parsed = parse_response(response, self.agent.response, self.agent.fallback_characters, self._listed or ())
+            parsed = self.encoder.parse(sample.ids, self.agent, self._listed or ())
             parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)

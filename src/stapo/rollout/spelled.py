@@ -10,10 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from stapo.agent import AgentConfig, ParsedResponse, parse_response
 from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.thoughts import parse_spoken
 
 END = 0x110000
 """Stands for the end token of a response: the first number that is no character."""
+
+THOUGHT, THOUGHT_APART = END + 1, END + 2
+"""Stand where the thought of a response ends: one that was written into it, one that the server handed over apart."""
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the vocabularies in use, about."""
@@ -25,8 +30,8 @@ def spell(text: str) -> list[int]:
 
 
 def unspell(ids: Sequence[int]) -> str:
-    """The text of ids; end marks are dropped."""
-    return "".join(chr(i) for i in ids if i != END)
+    """The text of ids; marks are dropped."""
+    return "".join(chr(i) for i in ids if i < END)
 
 
 class SpelledText:
@@ -47,6 +52,14 @@ class SpelledText:
     def decode(self, ids: Sequence[int]) -> str:
         """The text that the characters make."""
         return unspell(ids)
+
+    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
+        """Read a response; its thought takes no part."""
+        for mark in (THOUGHT, THOUGHT_APART):
+            if mark in ids:
+                at = list(ids).index(mark)
+                return parse_spoken(unspell(ids[:at]), unspell(ids[at:]), agent, listed, mark == THOUGHT_APART)
+        return parse_response(unspell(ids), agent.response, agent.fallback_characters, listed)
 
     def length(self, ids: Sequence[int]) -> int:
         """Tokens of a prompt: counted, or estimated from its characters."""

@@ -37,6 +37,7 @@ from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.saves import SaveStore
 from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
+from stapo.texts import hide_known_secrets
 
 FORMAT_VERSION = 1
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
@@ -117,7 +118,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: it cannot be written; the old one stands.
         """
-        self._replace("run.json", json.dumps(info, indent=1) + "\n")
+        self._replace("run.json", hide_known_secrets(json.dumps(info, indent=1)) + "\n")
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace config.yaml in one step.
@@ -321,7 +322,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def jsonable(value: Any) -> Any:
-    """Turn NumPy scalars and non-finite floats into what strict JSON can hold."""
+    """Turn NumPy scalars and non-finite floats into what strict JSON can hold; no text of it shows a known secret."""
     if isinstance(value, Mapping):
         return {str(k): jsonable(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -330,7 +331,7 @@ def jsonable(value: Any) -> Any:
         return jsonable(value.tolist())
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return value
+    return hide_known_secrets(value) if isinstance(value, str) else value
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

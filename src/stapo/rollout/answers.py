@@ -1,0 +1,230 @@
+"""Documents of OpenAI-compatible servers: what the model wrote, or why there is nothing that it wrote.
+
+What a filter, a refusal or a call of a tool leaves without text is the server's failure and not an empty answer of the
+policy, and has a name of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stapo.documents import parse_json
+from stapo.refusals import Refusal, one_line, refusal_in, refusal_of
+from stapo.rollout.thoughts import thought_length, with_opening_tag
+from stapo.texts import replace_surrogates
+
+Api = Literal["chat", "completions"]
+
+CHARACTERS_OF_A_TOKEN = 128
+"""No token in use is longer; what a server sends beyond it has not kept the limit."""
+
+_FILTERED = ("content_filter", "content_filtered", "sensitive", "safety", "blocked", "blocklist", "prohibited_content",
+             "recitation", "spii", "guardrail_intervened", "guardrails", "image_safety")  # fmt: skip
+_BROKEN = ("error", "network_error", "insufficient_system_resource", "abort", "aborted", "cancelled", "canceled",
+           "failed", "timeout", "malformed_function_call", "backend_error")  # fmt: skip
+_CUT = ("length", "max_tokens", "max_length", "model_length", "model_context_window_exceeded", "max_output_tokens",
+        "context_length", "token_limit", "incomplete")  # fmt: skip
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details", "thought")
+_THOUGHT_KEYS = ("thinking", "reasoning", "text", "content", "summary", "thought")
+_DEEPEST = 8
+
+
+class Unanswered(ValueError):
+    """A document without a response.
+
+    Attributes:
+        kind: for counting: "malformed", "oversized", "content_filter", "refusal", "tool_calls", "rate_limit" or
+            "provider_error".
+        passes: another try may help.
+    """
+
+    def __init__(self, message: str, kind: str = "malformed", passes: bool = False) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.passes = passes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+        thought: the thought that it begins with, in think tags; "" for none.
+        said: what comes after it.
+        ended: the model ended it by itself.
+        apart: the thought came apart from the text.
+        cut: more came than the limit on its length allows.
+    """
+
+    thought: str
+    said: str
+    ended: bool
+    apart: bool = False
+    cut: bool = False
+
+    @property
+    def text(self) -> str:
+        """The whole response, as the model wrote it."""
+        return self.thought + self.said
+
+
+def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: bool = False) -> Answer:
+    """Read an answer.
+
+    Args:
+        data: the document.
+        api: "chat" or "completions".
+        most_tokens: limit that was sent with the request; a text far beyond it is cut.
+        cut: only the beginning of the document is there.
+
+    Raises:
+        Unanswered: there is no response in it; the message goes on after "answered with".
+    """
+    try:
+        document = parse_json(_completed(data) if cut else data)
+    except ValueError as err:
+        if cut:
+            raise Unanswered(f"more than {len(data) >> 10} KiB, and no text at their beginning.", "oversized") from err
+        raise Unanswered(f"something that is no JSON, expected a chat completion ({err}).") from err
+    _raise(refusal_in(document))
+    chat, where = api == "chat", "choices[0].message" if api == "chat" else "choices[0].text"
+    try:
+        choices = document["choices"]
+        choice = choices[0]
+        if choice.get("error"):
+            _raise(refusal_of(choice["error"], choice))
+        said = choice["message"] if chat or "text" not in choice else choice
+        given = said.get("content") if chat or "text" not in choice else said["text"]
+        fields = {key: said.get(key) for key in (*_THOUGHT_FIELDS, "refusal", "tool_calls", "function_call", "error")}
+        reason = choice.get("finish_reason")
+    except (LookupError, TypeError, AttributeError) as err:
+        _raise_for_filtered_prompt(document)
+        raise Unanswered(f"a document without {where}. Is this the address of an OpenAI-compatible API?") from err
+    text, thought, refused, called = _content(given)
+    if fields["error"]:
+        _raise(refusal_of(fields["error"], choice))
+    thought = thought or next(filter(None, (_thought(fields[key]) for key in _THOUGHT_FIELDS)), "")
+    why = _reason(reason)
+    _check(why, text, refused or fields["refusal"], called or fields["tool_calls"] or fields["function_call"])
+    return _answer(replace_surrogates(text), replace_surrogates(thought), why not in _CUT, most_tokens, cut)
+
+
+def _answer(text: str, thought: str, ended: bool, most_tokens: int | None, cut: bool) -> Answer:
+    most = None if most_tokens is None else most_tokens * CHARACTERS_OF_A_TOKEN
+    cut = cut or (most is not None and (len(text) > most or len(thought) > most))
+    text, thought = text[:most], thought[:most]
+    text = with_opening_tag(text)
+    length = thought_length(text)
+    if length or not thought:
+        return Answer(text[:length], text[length:], ended and not cut, False, cut)
+    return Answer(f"<think>{thought}</think>", text, ended and not cut, True, cut)
+
+
+def _check(why: str, text: str, refused: Any, called: Any) -> None:
+    """Raise for what has no text of the model's, or not all of it, through no choice of the policy."""
+    if why in _BROKEN:
+        raise Unanswered(f"finish_reason '{why}': the model's server broke off.", "provider_error", True)
+    if why in _FILTERED:
+        raise Unanswered(f"finish_reason '{why}': a filter of the server held the text back.", "content_filter")
+    if text.strip():
+        return
+    if why == "refusal" or (isinstance(refused, str) and refused.strip()):
+        said = one_line(refused) if isinstance(refused, str) else ""
+        raise Unanswered("a refusal in the place of a text" + (f": {said}" if said else "."), "refusal")
+    if called or why in ("tool_calls", "function_call", "tool_use"):
+        raise Unanswered("a call of a tool and no text; no tool was offered.", "tool_calls")
+
+
+def _raise(refusal: Refusal | None) -> None:
+    if refusal is not None:
+        said = f" It says: {refusal.reason}" if refusal.reason else " It gives no reason."
+        raise Unanswered(f"status 200 and an error inside.{said}", refusal.kind, refusal.passes)
+
+
+def _raise_for_filtered_prompt(document: Any) -> None:
+    found = document.get("prompt_filter_results") if isinstance(document, Mapping) else None
+    if found and '"filtered": true' in json.dumps(found):
+        raise Unanswered("no choices: a filter of the server held the prompt back.", "content_filter")
+
+
+def _reason(found: Any) -> str:
+    """The reason for the end in lower case; "" for none. Some servers wrap it into an object."""
+    if isinstance(found, Mapping):
+        found = found.get("type")
+    return found.lower() if isinstance(found, str) else ""
+
+
+def _content(found: Any) -> tuple[str, str, Any, bool]:
+    """Text, thought, refusal and whether a tool is called, of content in any of its forms.
+
+    Raises:
+        Unanswered: it is none of them.
+    """
+    if found is None or isinstance(found, str):
+        return found or "", "", None, False
+    parts = [found] if isinstance(found, Mapping) else found
+    if not isinstance(parts, list):
+        raise Unanswered("content that is no text.")
+    texts, thoughts, refused, called = [], [], None, False
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+        elif isinstance(part, Mapping):
+            kind = str(part.get("type", "text")).lower()
+            if part.get("thought") is True or any(word in kind for word in ("think", "reason", "thought", "summary")):
+                thoughts.append(_thought(part))
+            elif "refusal" in kind:
+                refused = refused or part.get("refusal") or part.get("text")
+            elif "tool" in kind or "function" in kind:
+                called = True
+            else:
+                texts.append(_text(part.get("text", part.get("content"))))
+        elif part is not None:
+            raise Unanswered("content that is no text.")
+    return "".join(texts), "\n".join(filter(None, thoughts)), refused, called
+
+
+def _text(found: Any) -> str:
+    if isinstance(found, Mapping):
+        found = found.get("value")
+    return found if isinstance(found, str) else ""
+
+
+def _thought(found: Any, depth: int = 0) -> str:
+    """The text of a thought in any of its forms, "" for none."""
+    if isinstance(found, str):
+        return found
+    if depth > _DEEPEST:
+        return ""
+    if isinstance(found, list):
+        return "\n".join(filter(None, (_thought(part, depth + 1) for part in found)))
+    if isinstance(found, Mapping):
+        return next((text for key in _THOUGHT_KEYS if (text := _thought(found.get(key), depth + 1))), "")
+    return ""
+
+
+def _completed(data: bytes) -> bytes:
+    """The beginning of a JSON document, with what it has opened closed, so that it can be read."""
+    text = data.decode("utf-8", "ignore")
+    open_, quoted, escape, until = list[str](), False, 0, 0
+    for i, c in enumerate(text):
+        if quoted:
+            if i < until:
+                # \uXXXX has six characters, every other escape two.
+                until = escape + 6 if c == "u" and i == escape + 1 else until
+            elif c == "\\":
+                escape, until = i, i + 2
+            elif c == '"':
+                quoted = False
+        elif c == '"':
+            quoted = True
+        elif c in "{[":
+            open_.append("}" if c == "{" else "]")
+        elif c in "}]" and open_:
+            open_.pop()
+    if quoted:
+        text = (text[:escape] if until > len(text) else text) + '"'
+    return (text + "".join(reversed(open_))).encode()
