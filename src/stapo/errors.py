@@ -103,7 +103,7 @@ class DeadlineError(StapoError, TimeoutError):
 
 
 class FailureLimitError(StapoError, RuntimeError):
-    """Too many episodes in a row failed for reasons that are not the policy's."""
+    """Too many episodes in a row, or all of an evaluation, failed for reasons that are not the policy's."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

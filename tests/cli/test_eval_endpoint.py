@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 import time
 
 import httpx2
@@ -92,8 +94,8 @@ def server():
         process.wait(20)
 
 
-def evaluated(capsys, *argv):
-    assert main(["eval", *map(str, argv), "--json"]) == 0
+def evaluated(capsys, *argv, status=0):
+    assert main(["eval", *map(str, argv), "--json"]) == status
     return json.loads(capsys.readouterr().out)
 
 
@@ -165,13 +167,76 @@ def test_a_server_that_refuses_every_request_stops_the_evaluation(models, refusi
 
 def test_failed_episodes_are_counted_and_shown(models, refusing, capsys):
     argv = [models / "toy.yaml", "--endpoint", refusing, "--model", "m", "--greedy"]
-    found = evaluated(capsys, *argv)
+    found = evaluated(capsys, *argv, status=1)
     assert (found["errors"], found["success"]) == (6, 0.0)
+    assert found["stop_reasons"] == {"error": 6}
+    assert "all 6 were ended by something else" in found["error"]
     assert found["failures"] == {"endpoint": 12}
     assert found["requests"] == {"http_404": 12}
-    assert main(["eval", *map(str, argv)]) == 0
-    out = capsys.readouterr().out
+    assert main(["eval", *map(str, argv)]) == 1
+    out, err = capsys.readouterr()
     assert "failures by boundary, retried ones included: endpoint 12; 6 episodes count as lost" in out
+    assert "episodes ended: error 6" in out
+    assert err.startswith("error: no episode says anything about the policy")
+    assert "by boundary: endpoint 6" in err
+    assert "It says: the model is not here" in err
+
+
+@pytest.fixture
+def answering():
+    body = json.dumps({"choices": [{"message": {"content": "even"}, "finish_reason": "stop"}]}).encode()
+    found = SickServer(lambda c, n, b: c.sendall(http("200 OK", body)))
+    yield found
+    found.close()
+
+
+def test_prompts_that_are_all_too_long_are_an_error_that_names_the_setting(models, answering, capsys):
+    argv = [models / "toy.yaml", "--endpoint", answering.url, "--model", "m", "--greedy"]
+    short = [*argv, "--agent.max_prompt_tokens", 8]
+    found = evaluated(capsys, *short, status=1)
+    assert found["stop_reasons"] == {"prompt_too_long": 6}
+    assert (found["success"], found["agent"]) == (0.0, {"max_prompt_tokens": 8})
+    assert "agent.max_prompt_tokens is 8" in found["error"]
+    assert answering.bodies == [{}]  # the list of models, and no prompt
+    assert main(["eval", *map(str, short)]) == 1
+    out, err = capsys.readouterr()
+    assert "episodes ended: prompt_too_long 6" in out
+    assert "agent.max_prompt_tokens 8" in out.splitlines()[1]
+    assert err.count("\n") == 1
+    proposed = re.search(r"Give (--agent.max_prompt_tokens) ([0-9]+) or more", err)
+    found = evaluated(capsys, *argv, *proposed.groups())
+    assert sum(found["stop_reasons"].values()) == 6
+    assert "prompt_too_long" not in found["stop_reasons"]
+    assert "error" not in found
+
+
+def test_some_episodes_of_the_policy_make_a_result(models, capsys):
+    """Too long for one task alone: said, and no error."""
+    guard, asked = threading.Lock(), []
+
+    def behave(connection, number, body):
+        with guard:
+            asked.append(number)
+        bad = http("404 Not Found", b"") if "blue" in str(body) else None
+        said = json.dumps({"choices": [{"message": {"content": "even"}}]}).encode()
+        connection.sendall(bad or http("200 OK", said))
+
+    server = SickServer(behave)
+    assert main(["eval", str(models / "toy.yaml"), "--endpoint", server.url, "--model", "m", "--greedy"]) == 0
+    out, err = capsys.readouterr()
+    server.close()
+    assert "1 of 6 episodes were ended by something else than the policy" in out
+    assert "episodes ended: " in out
+    assert "error 1" in out
+    assert err == ""
+
+
+def test_settings_of_the_agent_reach_the_prompts(models, answering, capsys):
+    argv = [models / "toy.yaml", "--endpoint", answering.url, "--model", "m", "--greedy"]
+    found = evaluated(capsys, *argv, "--agent.prompt=standard", "--agent.history-length", 0)
+    assert found["agent"] == {"prompt": "standard", "history_length": 0}
+    assert all(b["messages"][0]["content"].startswith("You act in a text world") for b in answering.bodies[1:])
+    assert "agent" not in evaluated(capsys, *argv)
 
 
 def test_a_frozen_model_under_the_settings_of_a_run(models, capsys, tmp_path):

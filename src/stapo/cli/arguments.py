@@ -20,6 +20,7 @@ from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, read_yaml, to_data
 
 ENV_PREFIX = "--env."
+AGENT_PREFIX = "--agent."
 
 
 def preset_names() -> list[str]:
@@ -131,13 +132,13 @@ def parse_run_config(config: RunConfig, args: list[str], prog: str) -> RunConfig
     return tyro.cli(RunConfig, prog=prog, args=args, default=config, description=RunConfig.__doc__)
 
 
-def split_env_args(args: list[str]) -> tuple[list[str], list[str]]:
-    """Part ``--env.…`` and the value after each from all other arguments; returns both lists, in order."""
+def split_env_args(args: list[str], prefix: str = ENV_PREFIX) -> tuple[list[str], list[str]]:
+    """Part ``--env.…`` (or what has another prefix) and the value after each from all other arguments, in order."""
     of_env: list[str] = []
     others: list[str] = []
     i = 0
     while i < len(args):
-        if not args[i].startswith(ENV_PREFIX):
+        if not args[i].startswith(prefix):
             others.append(args[i])
             i += 1
             continue

@@ -13,13 +13,13 @@ from rich.table import Table
 
 from stapo.cli.eval_subject import Served, Subject, frozen_model, saved_policy, served_model, settings_of
 from stapo.cli.words import foreign, positional, say
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, FailureLimitError
 
 if TYPE_CHECKING:
     from stapo.train.run_config import RunConfig
 
 _HELP = """usage: stapo eval RUN [--split NAME] [--episodes N] [--seeds 0 1 2] [--temperature T | --greedy]
-                      [--checkpoint NAME] [--env.OPTION VALUE ...] [--json] [--save]
+                      [--checkpoint NAME] [--env.OPTION VALUE ...] [--agent.SETTING VALUE ...] [--json] [--save]
        stapo eval RUN|PRESET|FILE --model FOLDER ...
        stapo eval RUN|PRESET|FILE --endpoint URL --model NAME [--api chat|completions] ...
 
@@ -39,6 +39,7 @@ arguments:
                        one is played
   --checkpoint NAME    start (before RL), final (the default) or one in between, such as iteration-00010
   --env.OPTION VALUE   change an option of the environment, e.g. --env.games DIR to play other games
+  --agent.SETTING VALUE  change a setting of prompts, memory or response format, e.g. --agent.max_prompt_tokens 4096
   --json               print one JSON document
   --save               append the result to RUN/extra-evals.jsonl
 
@@ -60,6 +61,9 @@ examples:
   stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
   stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
   stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
+
+Why the episodes ended is always shown. Where every one was ended by something else than the policy (prompts too long, a
+failing environment or server), the evaluation is an error, with exit status 1.
 
 ± is the standard deviation over seeds; with one seed there is none. The standard error counts episodes as independent
 coin flips, and is the least error that the number has.
@@ -92,24 +96,28 @@ def run(argv: list[str]) -> int:
     if any(arg in ("-h", "--help") for arg in argv):
         print(_HELP, end="")
         return 0
-    request, rest = _read(argv)
-    subject = _subject(request, rest)
+    request, rest, of_agent = _read(argv)
+    subject = _subject(request, rest, of_agent)
     result = _evaluate(subject, request)
-    if request.save and subject.run is not None:
+    failed = result.get("error")
+    if failed is None and request.save and subject.run is not None:
         subject.run.append("extra-evals", result)
     if request.as_json:
         print(json.dumps(result, indent=1))
     else:
         _show(result, subject.title)
+    if failed is not None:
+        raise FailureLimitError(failed)
     return 0
 
 
-def _read(argv: list[str]) -> tuple[_Request, list[str]]:
-    """Read the options; what starts with ``--env.`` is left for `_with_env_options`."""
-    from stapo.cli.arguments import ENV_PREFIX, split_env_args
+def _read(argv: list[str]) -> tuple[_Request, list[str], list[str]]:
+    """Read the options; what starts with ``--env.`` or ``--agent.`` comes back as it is."""
+    from stapo.cli.arguments import AGENT_PREFIX, ENV_PREFIX, split_env_args
     from stapo.cli.words import take_flag
 
     of_env, args = split_env_args(argv)
+    of_agent, args = split_env_args(args, AGENT_PREFIX)
     split, args = take_flag(args, "--split", needs="the name of a split")
     episodes, args = take_flag(args, "--episodes", needs="a number")
     temperature, args = take_flag(args, "--temperature", needs="a number")
@@ -123,7 +131,7 @@ def _read(argv: list[str]) -> tuple[_Request, list[str]]:
             serving[flag] = value
     seeds, args = _take_seeds(args)
     switches = {name: name in args for name in _SWITCHES}
-    options = (*_OPTIONS, f"{ENV_PREFIX}OPTION")
+    options = (*_OPTIONS, f"{ENV_PREFIX}OPTION", f"{AGENT_PREFIX}SETTING")
     words = positional([a for a in args if a not in switches], 1, "eval", options)
     if not words:
         raise ConfigError(
@@ -149,7 +157,7 @@ def _read(argv: list[str]) -> tuple[_Request, list[str]]:
         switches["--json"],
         switches["--save"],
     )
-    return request, of_env
+    return request, of_env, of_agent
 
 
 def _served(endpoint: str, given: dict[str, str], send_seeds: bool) -> Served:
@@ -207,17 +215,32 @@ def _temperature(text: str) -> float:
     return _number("--temperature", text, "a number of 0 (greedy) or more")
 
 
-def _subject(request: _Request, of_env: list[str]) -> Subject:
+def _subject(request: _Request, of_env: list[str], of_agent: list[str]) -> Subject:
     """Find out what is to be evaluated; nothing is loaded or asked yet."""
-    config, run = settings_of(request.source, request.model is not None)
-    config = _with_env_options(config, of_env)
+    from stapo.cli.arguments import parse_run_config
+
+    before, run = settings_of(request.source, request.model is not None)
+    config = _with_env_options(before, of_env)
+    if of_agent:
+        config = parse_run_config(config, of_agent, "stapo eval")
     if request.served is not None and request.model is not None:
-        return served_model(request.source, config, request.model, request.served)
-    if run is not None and request.model is None:
-        return saved_policy(run, config, request.checkpoint or "final")
-    if request.checkpoint is not None:
+        subject = served_model(request.source, config, request.model, request.served)
+    elif run is not None and request.model is None:
+        subject = saved_policy(run, config, request.checkpoint or "final")
+    elif request.checkpoint is not None:
         raise ConfigError(f"--checkpoint is for a run directory, and '{request.source}' is none.")
-    return frozen_model(request.source, config, request.model)
+    else:
+        subject = frozen_model(request.source, config, request.model)
+    changed = _changed(before, config)
+    return replace(subject, labels={**subject.labels, "agent": changed}) if changed else subject
+
+
+def _changed(before: RunConfig, config: RunConfig) -> dict[str, Any]:
+    """Settings of the agent that are not those of the run, preset or file."""
+    from stapo.train.schema import to_data
+
+    old, new = to_data(before.agent), to_data(config.agent)
+    return {key: value for key, value in new.items() if value != old.get(key)}
 
 
 def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
@@ -235,7 +258,7 @@ def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
 def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
     """Play the protocol; returns what is printed, saved or shown."""
     from stapo.cli.progress import ConsoleWatcher
-    from stapo.rollout.evaluate import Protocol, evaluate, summarise
+    from stapo.rollout.evaluate import Protocol, evaluate, nothing_played, stop_reasons, summarise
     from stapo.run.directory import jsonable
     from stapo.train.playing import env_factory
 
@@ -280,9 +303,13 @@ def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
         "temperature": temperature,
         "seeds": list(seeds),
         **summarise(played),
+        "stop_reasons": stop_reasons(played),
         "failures": dict(sorted(failures.items())),
         **({} if requests is None else {"requests": requests}),
     }
+    failed = nothing_played(played, config.agent)
+    if failed:
+        result["error"] = failed
     return dict(jsonable(result))
 
 
@@ -290,6 +317,7 @@ def _show(result: dict[str, Any], title: str) -> None:
     console = Console()
     options = {k: v for k, v in result["environment"].items() if k != "name"}
     world = result["environment"]["name"] + "".join(f", {k} {v}" for k, v in options.items())
+    world += "".join(f", agent.{k} {v}" for k, v in result.get("agent", {}).items())
     say(console, foreign(title), "bold")
     say(console, foreign(f"protocol: {result['protocol']}; {world}"))
     table = Table("task type")
@@ -314,6 +342,11 @@ def _show(result: dict[str, Any], title: str) -> None:
         "ended by the step limit": (result["step_limit"], ".1%"),
     }
     say(console, "; ".join(f"{k} {v:{form}}" for k, (v, form) in rates.items() if v is not None), "dim")
+    ended = result["stop_reasons"]
+    say(console, "episodes ended: " + ", ".join(f"{reason} {count}" for reason, count in ended.items()), "dim")
+    lost = sum(ended.get(reason, 0) for reason in ("prompt_too_long", "error"))
+    if lost:
+        say(console, f"{lost} of {result['episodes']} episodes were ended by something else than the policy", "bold")
     if result["failures"]:
         by = ", ".join(f"{boundary} {count}" for boundary, count in result["failures"].items())
         say(console, f"failures by boundary, retried ones included: {by}; {result['errors']} episodes count as lost")

@@ -89,14 +89,15 @@ class Episode:
             )
             text = render_prompt(fields, self.agent)
             ids = self.encoder.encode(text)
-            if self.encoder.length(ids) <= self.agent.max_prompt_tokens:
+            tokens = self.encoder.length(ids)
+            if tokens <= self.agent.max_prompt_tokens:
                 blind = render_prompt(fields, self.agent, self.blind_mask)
                 self._prompt = (text, ids, blind, self.encoder.encode(blind))
                 self._masked = {
                     mask: self.encoder.encode(render_prompt(fields, self.agent, mask)) for mask in self.masks
                 }
                 return ids
-        self.trajectory.stop_reason = StopReason.PROMPT_TOO_LONG
+        self.trajectory.stop_reason, self.trajectory.too_long = StopReason.PROMPT_TOO_LONG, tokens
         self.done = True
         return None
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
-from stapo.rollout.types import StopReason, Trajectory, mean_task_score
+from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, mean_task_score
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,45 @@ def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
     # The mean that papers on several data sets report: each set counts the same, whatever its size.
     summary["mean_of_types"] = fmean(part["success"] for part in summary["by_type"].values()) if types else None
     return summary
+
+
+def stop_reasons(played: Sequence[Sequence[Trajectory]]) -> dict[str, int]:
+    """Episodes by why they ended, in the order of `StopReason`; reasons that did not occur are left out."""
+    found = Counter(t.stop_reason for trajectories in played for t in trajectories)
+    return {reason.value: found[reason] for reason in StopReason if found[reason]}
+
+
+def nothing_played(played: Sequence[Sequence[Trajectory]], agent: AgentConfig) -> str:
+    """Why an evaluation says nothing about the policy and what to change; "" where any episode was the policy's own.
+
+    Args:
+        played: trajectories of each seed, from `evaluate`.
+        agent: the settings they were played with.
+    """
+    every = [t for trajectories in played for t in trajectories]
+    if not every or any(t.stop_reason not in NOT_THE_POLICYS for t in every):
+        return ""
+    said = [f"no episode says anything about the policy: all {len(every)} were ended by something else."]
+    lengths = [t.too_long for t in every if t.stop_reason is StopReason.PROMPT_TOO_LONG]
+    if lengths:
+        said.append(
+            f"In {len(lengths)} the prompt did not fit (prompt_too_long): without any history it takes up to "
+            f"{max(lengths)} tokens, and agent.max_prompt_tokens is {agent.max_prompt_tokens}. Give "
+            f"--agent.max_prompt_tokens {_round_up(max(lengths))} or more."
+        )
+    failures = [t.failure for t in every if t.failure is not None]
+    if failures:
+        by = Counter(failure.boundary.value for failure in failures)
+        last = failures[-1]
+        said.append(
+            f"{len(failures)} failed (error; by boundary: {', '.join(f'{name} {n}' for name, n in by.most_common())}). "
+            f"The last one, task '{last.task_id}': {last.error} Repair that and evaluate again."
+        )
+    return " ".join(said)
+
+
+def _round_up(tokens: int) -> int:
+    return -(-tokens * 5 // 4 // 256) * 256
 
 
 def episode_rows(played: Sequence[Sequence[Trajectory]], protocol: Protocol) -> Iterator[dict[str, Any]]:

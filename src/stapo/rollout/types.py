@@ -25,6 +25,10 @@ class StopReason(StrEnum):
     """Environment, model, parser, retriever or reward failed, and so did every retry; `Trajectory.failure` says how."""
 
 
+NOT_THE_POLICYS = (StopReason.PROMPT_TOO_LONG, StopReason.ERROR)
+"""Reasons that say nothing about a policy: it was not asked, or its answer came to nothing."""
+
+
 @dataclass(slots=True)
 class Step:
     """One agent step: one training row with its own prompt and response.
@@ -92,6 +96,7 @@ class Trajectory:
         task_score: how well the task was done, 0 … 1, where the environment judges by degrees; 0 where it does and the
             episode ended without a judgement, None where it does not.
         attempts: how often it was begun because of its own failures, 1 where nothing failed.
+        too_long: tokens of the prompt that did not fit, where the stop reason is that one, else 0.
     """
 
     task_id: str
@@ -105,6 +110,7 @@ class Trajectory:
     failure: Failure | None = None
     task_score: float | None = None
     attempts: int = 1
+    too_long: int = 0
 
     @property
     def score(self) -> float:
