@@ -10,7 +10,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -319,6 +321,22 @@ def test_help_teaches(capsys):
     out = capsys.readouterr().out
     for shown in ("usage: stapo diagnose RUN", "--against", "examples:", "diagnosis.html"):
         assert shown in out
+
+
+def test_the_page_shows_the_scores_of_its_steps(judged):
+    """Every H_n and A_S that steps.jsonl has is on the page as a number; what it lacks is a dash."""
+    rows = list(read_jsonl(judged / "steps.jsonl"))
+    by_place = {(r["task_id"], r["member"], r["step"]): r for r in rows}
+    page = html.unescape((judged / "diagnosis.html").read_text(encoding="utf-8"))
+    shown = re.findall(r"· (\S+) · member (\d+), step (\d+) · .*? H_n (\S+) · .* A_S (\S+?)</p>", page)
+    assert shown
+    numbers = 0
+    for task, member, step, h_n, a_s in shown:
+        row = by_place[task, int(member), int(step)]
+        for text, value in ((h_n, row["normalized_entropy"]), (a_s, row["step_advantage"])):
+            assert text == ("–" if value is None else f"{value:+.2f}")
+            numbers += value is not None
+    assert numbers > len(shown)
 
 
 # -- 6 -----------------------------------------------------------------------------------------------------------------

@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from stapo.report.data import lookup, number, smoothed, smoothing_window
-from stapo.report.drawing import bar_width, plain, render
+from stapo.report.drawing import bar_width, legend, plain, render
 
 
 def test_moving_mean_by_hand():
@@ -34,6 +35,79 @@ def test_lookup_and_number():
     assert lookup({"a": {"b": 1}}, "a.b") == 1
     assert lookup({"a": [1]}, "a.b") is None
     assert np.isnan([number(None), number("1"), number([])]).all()
+
+
+@pytest.mark.parametrize(
+    "value, expected",
+    [
+        (np.float32(0.5), 0.5), (np.float64(-2.0), -2.0), (np.int16(3), 3.0), (np.bool_(True), 1.0),
+        (np.array(1.5), 1.5), (np.array(7, dtype=np.uint8), 7.0), (torch.tensor(0.25), 0.25),
+        (torch.tensor(2, dtype=torch.int64), 2.0), (torch.tensor(0.5, dtype=torch.bfloat16), 0.5),
+    ],
+)  # fmt: skip
+def test_numbers_of_other_kinds_are_numbers(value, expected):
+    assert number(value) == expected
+
+
+@pytest.mark.parametrize("value", [np.array([1.0]), np.str_("1"), np.complex64(1), "nan", {}, 10**400, torch.ones(2)])
+def test_what_is_no_number(value):
+    assert np.isnan(number(value))
+
+
+@pytest.mark.parametrize("size", [5.5, 14.0])
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_markers_and_bars_at_the_edge_are_drawn_whole(size, scale):
+    found = []
+
+    def draw(figure, axes):
+        ax = axes[0]
+        ax.errorbar([1.0, 100.0], [1.0, 50.0], [0.1, 0.1], fmt="s", markersize=size, capsize=3)
+        ax.bar([1.0, 100.0], [1.0, 1.0], 0.9)
+        ax.set_xscale(scale)
+        ax.set_xlim(1.0, 100.0)
+        ax.set_ylim(1.0, 50.0)
+        found.append((figure, ax))
+
+    render("edge", "edge", draw)
+    figure, ax = found[0]
+    figure.canvas.draw()
+    box, points = ax.get_window_extent(), figure.dpi / 72
+    for x, y in ((1.0, 1.0), (100.0, 50.0)):
+        at = ax.transData.transform((x, y))
+        room = min(*(at - box.min), *(box.max - at))
+        assert room >= size / 2 * points
+    assert ax.get_xlim()[1] >= 100.45
+
+
+def test_limits_stay_where_nothing_is_cut():
+    found = []
+
+    def draw(figure, axes):
+        axes[0].plot([1, 2, 500], [0.5, 0.6, 0.7], "o")
+        axes[0].set_xlim(0, 10)
+        axes[0].set_ylim(0, 1)
+        axes[0].axhline(1.0)
+        found.append(axes[0])
+
+    render("kept", "kept", draw)
+    assert (found[0].get_xlim(), found[0].get_ylim()) == ((0, 10), (0, 1))
+
+
+def test_a_legend_of_long_labels_takes_more_rows():
+    found = []
+
+    def draw(figure, axes):
+        for n in range(4):
+            axes[0].plot([0, 1], [n, n], label=f"{n} " + "long label " * 3)
+        legend(figure, columns=4)
+        found.append(figure)
+
+    render("legend", "legend", draw)
+    figure = found[0]
+    figure.canvas.draw()
+    box, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert box.x0 >= whole.x0
+    assert box.x1 <= whole.x1
 
 
 def test_bars_leave_a_gap():

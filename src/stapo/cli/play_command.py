@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from contextlib import suppress
@@ -127,14 +128,16 @@ class Game:
             self._finish(result)
 
     def _finish(self, result: StepResult) -> None:
+        from stapo.report.data import number
+
         won, truncated = result.won, bool(result.info.get("truncated"))
         steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
         lost = f"Not won: {'the step limit ended it' if truncated else 'lost'} after {steps}."
         say(self.console, f"Won in {steps}." if won else lost, "bold green" if won else "bold red")
         if self.reward not in (0.0, 1.0):
             say(self.console, f"Reward {self.reward:g}.")
-        score = result.info.get("task_score")
-        if isinstance(score, float) and not won:
+        score = number(result.info.get("task_score"))
+        if math.isfinite(score) and not won:
             say(self.console, f"Score {score:.2f} of 1.")
         shortest = self._shortest()
         if shortest is not None:

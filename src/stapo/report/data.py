@@ -120,8 +120,16 @@ def lookup(data: Mapping[str, Any], path: str) -> Any:
 
 
 def number(value: Any) -> float:
-    """A float, NaN for whatever is not a number."""
-    return float(value) if isinstance(value, int | float) else float("nan")
+    """A float, NaN for whatever is not a number.
+
+    Built-in numbers, NumPy's scalars, and arrays and tensors of no dimension all are numbers, of any type.
+    """
+    if not isinstance(value, int | float) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+        value = value.item()
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:  # an integer of hundreds of digits, which JSON may hold
+        return float("nan")
 
 
 def smoothed(values: Floats, window: int) -> Floats:

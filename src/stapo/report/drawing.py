@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from stapo.report.data import Floats
@@ -51,6 +52,8 @@ _STYLE: dict[str, Any] = {
     "savefig.facecolor": "none",
 }
 
+_NEAR = 0.1
+"""What lies further outside than this share of an axis was left out on purpose."""
 _WIDTH, _HEIGHT, _PANEL_HEIGHT = 6.0, 3.3, 1.75  # inches of 72 units; about the width of a card, so text keeps its size
 
 
@@ -100,12 +103,48 @@ def render(key: str, label: str, draw: Callable[[Figure, list[Axes]], None], *, 
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = [ax for row in figure.subplots(panels, 1, sharex=True, squeeze=False) for ax in row]
         draw(figure, axes)
+        for ax in axes:
+            _keep_whole(ax)
         buffer = io.StringIO()
         with warnings.catch_warnings():
             # Letters are drawn by the browser, so it is no loss when the font that measures them lacks some.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _for_page(buffer.getvalue(), label)
+
+
+def _keep_whole(ax: Axes) -> None:
+    """Move the limits out where a marker or a bar at the edge would be cut; what lies far outside stays outside."""
+    for axis, width in ((0, 0.8 * 72 * _WIDTH), (1, 0.7 * 72 * _PANEL_HEIGHT)):
+        scale = (ax.xaxis if axis == 0 else ax.yaxis).get_transform()
+        limits = ax.get_xlim() if axis == 0 else ax.get_ylim()
+        low, high = sorted(float(v) for v in scale.transform(np.array(limits, dtype=float)))
+        if not low < high:
+            continue
+        least, most = low, high
+        for at, pad in _extents(ax, axis):
+            where = scale.transform(at)
+            room = pad * (high - low) / (width - 2 * pad)
+            near = where[(where > low - _NEAR * (high - low)) & (where < high + _NEAR * (high - low))]
+            if len(near):
+                least, most = min(least, float(near.min()) - room), max(most, float(near.max()) + room)
+        if (least, most) != (low, high):
+            ends = scale.inverted().transform(np.array([least, most]))
+            ends = ends if limits[0] < limits[1] else ends[::-1]
+            ax.set_xlim(*ends) if axis == 0 else ax.set_ylim(*ends)
+
+
+def _extents(ax: Axes, axis: int) -> Iterator[tuple[Floats, float]]:
+    """Places along one axis that have to be seen whole, each with the points that are drawn around it."""
+    for drawn in ax.lines:
+        marked = drawn.get_marker() not in ("", " ", "None", "none", None)
+        # Lines that span an axis, such as axhline, have shares of it for coordinates there.
+        if marked and drawn.get_transform() == ax.transData:
+            at = np.asarray((drawn.get_xdata(), drawn.get_ydata())[axis], dtype=float)
+            yield at[np.isfinite(at)], drawn.get_markersize() / 2 + drawn.get_markeredgewidth()
+    for patch in ax.patches if axis == 0 else ():
+        if isinstance(patch, Rectangle) and patch.get_transform().contains_branch(ax.transData):
+            yield np.array([patch.get_x(), patch.get_x() + patch.get_width()]), 0.0
 
 
 def _for_page(svg: str, label: str) -> Markup:
@@ -164,7 +203,9 @@ def legend(figure: Figure, *, columns: int = 3, axes: Sequence[Axes] | None = No
                 handles.append(handle)
                 labels.append(text)
     if handles:
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(labels)))
+        # A letter of the legend is about 5 points wide; a column is as wide as its longest label.
+        fitting = int(72 * _WIDTH / (5.0 * max(map(len, labels)) + 30))
+        figure.legend(handles, labels, loc="outside upper left", ncols=max(1, min(columns, fitting, len(labels))))
 
 
 def log_axis(ax: Axes, *, percent: bool = False) -> None:
