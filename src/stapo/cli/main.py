@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
 
 from stapo import __version__
+from stapo.cli import streams
 from stapo.envs.progress import listen
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
+from stapo.texts import escape_control_chars
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
@@ -28,6 +31,7 @@ _COMMANDS = {
     "serve-retriever": "answer searches over a corpus by HTTP",
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",
+    "runs": "list the runs in a folder: how far they are, how they ended",
 }
 
 _HELP = """usage: stapo COMMAND ...
@@ -43,7 +47,7 @@ start here:
   stapo train alfworld-tiny --env.games DIR  a small policy on real ALFWorld games
   stapo play                             try a task yourself
 
-'stapo COMMAND --help' explains a command and all its settings.
+'stapo help COMMAND' (or 'stapo COMMAND --help') explains a command and all its settings.
 """
 
 
@@ -54,7 +58,7 @@ def _say_now_and_then(last: float) -> Callable[[str, int], None]:
         nonlocal last
         if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{what}: {done:,} so far", file=sys.stderr, flush=True)
+            streams.complain(f"{what}: {done:,} so far")
 
     return say
 
@@ -62,9 +66,17 @@ def _say_now_and_then(last: float) -> Callable[[str, int], None]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 done, 1 a run that failed, 2 wrong input, 130 and 143 stopped by SIGINT and SIGTERM.
+    0 done, 1 a run that failed or output that could not be written, 2 wrong input, 130 and 143 stopped by SIGINT and
+    SIGTERM, 141 nobody reads the output any more.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    streams.prepare()
+    return streams.guarded(lambda: _run(args))
+
+
+def _run(args: list[str]) -> int:
+    if args[:1] == ["help"] and len(args) > 1:
+        args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, _COMMANDS))
         print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in _COMMANDS.items())))
@@ -74,24 +86,27 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     name = args[0]
     if name not in _COMMANDS:
-        print(
-            f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}.",
-            file=sys.stderr,
+        streams.complain(
+            f"error: unknown command '{escape_control_chars(name)}'.{did_you_mean(name, _COMMANDS)} "
+            f"Commands: {', '.join(_COMMANDS)}."
         )
         return 2
-    # Each command imports what it needs: `stapo --help` must not wait for torch.
-    command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
-    listen(_say_now_and_then(time.monotonic()))
     try:
+        # Each command imports what it needs: `stapo --help` must not wait for torch.
+        command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
+        listen(_say_now_and_then(time.monotonic()))
         return command(args[1:])
     except StapoError as err:
-        print(f"error: {err}", file=sys.stderr)
+        streams.complain(f"error: {_in_one_line(str(err))}")
         return 1 if isinstance(err, _FAILED_RUN) else 2
     except KeyboardInterrupt as err:
-        print(f"interrupted: {err}" if str(err) else "interrupted", file=sys.stderr)
+        streams.complain(f"interrupted: {err}" if str(err) else "interrupted")
         return int(getattr(err, "exit_code", 130))
-    except BrokenPipeError:
-        return 141
+
+
+def _in_one_line(text: str) -> str:
+    """The text with line ends as blanks and no control character that a terminal would obey."""
+    return escape_control_chars(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,118 @@
+"""`stapo runs [FOLDER] [--json]`."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from stapo.cli.run_folders import Found, find_runs
+from stapo.cli.words import foreign, positional, say
+from stapo.errors import ConfigError
+
+_HELP = """usage: stapo runs [FOLDER] [--json]
+
+List the run folders in FOLDER, also those of comparisons: how far each is, how it ended, how much room it takes.
+Nothing is written, and what is damaged is listed as damaged.
+
+arguments:
+  FOLDER               where to look (default: runs); a run, a folder of runs, or one that 'stapo compare' wrote
+  --json               machine-readable
+
+status:
+  done                 trained to its end
+  running              a process is writing it now
+  stopped              by a signal; 'stapo resume RUN' goes on
+  killed               ended without a word; 'stapo resume RUN' goes on
+  failed               ended with an error, which --json and 'stapo report RUN' name
+  damaged              its files cannot be read
+
+examples:
+  stapo runs
+  stapo runs runs/compare
+  stapo runs --json
+"""
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def run(argv: list[str]) -> int:
+    """Run the command; returns the exit code."""
+    if any(arg in ("-h", "--help") for arg in argv):
+        print(_HELP, end="")
+        return 0
+    words = positional([a for a in argv if a != "--json"], 1, "runs", ("--json", "--help"))
+    folder = Path(words[0] if words else "runs")
+    if not folder.is_dir():
+        if words or folder.exists():
+            raise ConfigError(
+                f"'{folder}' is not a folder. 'stapo runs FOLDER' lists the runs in it; 'stapo train' writes to runs."
+            )
+        found: list[Found] = []
+    else:
+        found = find_runs(folder)
+    if "--json" in argv:
+        print(json.dumps([_entry(f) for f in found], indent=1))
+        return 0
+    if not found:
+        print(f"no runs in '{folder}' yet; 'stapo train' makes one.")
+        return 0
+    _show(found)
+    return 0
+
+
+def _entry(found: Found) -> dict[str, Any]:
+    ended = None if found.changed is None else datetime.fromtimestamp(found.changed, UTC).isoformat(timespec="seconds")
+    fields = ("kind", "status", "reason", "preset", "algorithm", "environment", "done", "planned", "success", "bytes")
+    return {"folder": str(found.folder), **{name: getattr(found, name) for name in fields}, "changed": ended}
+
+
+def _show(found: list[Found]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    table = Table("folder", "status", "preset", "algorithm", "environment")
+    for heading in ("iterations", "success", "changed", "size"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.columns[0].overflow = "fold"
+    for f in found:
+        style = {"done": "green", "running": "cyan", "failed": "red", "damaged": "red"}.get(f.status, "yellow")
+        table.add_row(
+            foreign(f.folder), Text(f.status, style=style),
+            *(foreign(t or "–") for t in (f.preset, f.algorithm, f.environment)),
+            f"{_count(f.done)}/{_count(f.planned)}", "–" if f.success is None else f"{f.success:.3f}",
+            "–" if f.changed is None else f"{age(time.time() - f.changed)} ago", size(f.bytes),
+            style=None if f.kind == "run" else "bold",
+        )  # fmt: skip
+    console.print(table)
+    for f in found:
+        if f.reason:
+            say(console, foreign(f"{f.folder}: {f.reason}"), "dim")
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
+
+
+def age(seconds: float) -> str:
+    """A duration in its largest unit, such as 3 h."""
+    for length, unit in _UNITS:
+        if seconds >= length:
+            return f"{math.floor(seconds / length)} {unit}"
+    return "0 s"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that people read, such as 1.2 MB."""
+    value = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"

@@ -1,0 +1,120 @@
+"""Where output goes: a reader that leaves, a full device, another encoding, no stream at all. Never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stapo.cli.main import main
+
+PATIENCE = 300.0
+COMMANDS = {
+    "help": ["--help"],
+    "version": ["--version"],
+    "help of a command": ["help", "runs"],
+    "algorithms": ["algorithms"],
+    "envs": ["envs"],
+    "runs": ["runs", "--json"],
+}
+
+
+def stapo(args, **given):
+    env = {**os.environ, **given.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, *given.pop("python", []), "-m", "stapo.cli.main", *args],
+        capture_output="stdout" not in given, env=env, timeout=PATIENCE, **given,
+    )  # fmt: skip
+
+
+def closed_pipe():
+    """The end of a pipe that nobody reads."""
+    read, write = os.pipe()
+    os.close(read)
+    return write
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_reader_that_has_left(name):
+    write = closed_pipe()
+    done = stapo(COMMANDS[name], python=["-u"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize("name, unbuffered", [("help", []), ("help", ["-u"]), ("algorithms", []), ("runs", ["-u"])])
+def test_a_full_device(name, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = stapo(COMMANDS[name], python=unbuffered, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 1
+    assert done.stderr == b"error: the output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize("buffered", [[], ["-u"]])
+def test_a_reader_of_errors_that_has_left(buffered):
+    write = closed_pipe()
+    done = stapo(["trian"], python=buffered, stdout=subprocess.PIPE, stderr=write)
+    os.close(write)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.parametrize("name", ["help", "algorithms", "envs"])
+def test_another_encoding(name):
+    done = stapo(COMMANDS[name], env={"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.isascii()
+    assert b"stapo" in done.stdout or b"alfworld" in done.stdout
+
+
+def test_names_that_no_encoding_holds(tmp_path):
+    """A folder's name of bytes that are no text, on a terminal of ASCII and in an error."""
+    ascii_only = {"PYTHONIOENCODING": "ascii"}
+    done = stapo(["runs", os.fsencode(tmp_path) + b"/caf\xe9"], env=ascii_only)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: ")
+    assert done.stderr.isascii()
+    os.mkdir(os.fsencode(tmp_path) + b"/caf\xe9")
+    done = stapo(["runs", os.fsencode(tmp_path) + b"/caf\xe9"], env={"PYTHONIOENCODING": "utf-8"})
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_no_output_at_all():
+    code = (
+        "import os, sys; os.close(1); os.close(2); os.execv(sys.executable, [sys.executable, '-m', 'stapo.cli.main', "
+    )
+    done = subprocess.run([sys.executable, "-c", f"{code}'algorithms'])"], timeout=PATIENCE)
+    assert done.returncode == 0
+
+
+def test_a_line_of_error_is_one_line_that_no_terminal_obeys(capsys):
+    assert main(["\x1b[31mtrain\u202e"]) == 2
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert "\u202e" not in err
+    assert err.count("\n") == 1
+    assert main(["runs", "a\nb\x1b[2J"]) == 2
+    err = capsys.readouterr().err
+    assert (err.count("\n"), "\x1b" in err) == (1, False)
+
+
+def test_help_of_a_command_both_ways(capsys):
+    assert main(["help", "runs"]) == main(["runs", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out[: len(out) // 2] == out[len(out) // 2 :]
+    with pytest.raises(SystemExit) as end:
+        main(["help", "train"])
+    assert end.value.code == 0
+    assert "usage: stapo train" in capsys.readouterr().out
+    assert main(["help", "trian"]) == 2
+    assert "Did you mean 'train'?" in capsys.readouterr().err
+    assert main(["help"]) == 0
+
+
+def test_json_stays_json_in_any_encoding(tmp_path):
+    done = stapo(["runs", str(tmp_path), "--json"], env={"PYTHONIOENCODING": "ascii"})
+    assert json.loads(done.stdout) == []
