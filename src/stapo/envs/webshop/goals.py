@@ -259,10 +259,20 @@ def _draw(catalogue: Catalogue, kind: Kind, seed: int, drawn_before: int) -> tup
     return prices, np.array([_limit(rng, float(prices[p])) for p in asking for _ in range(int(requests[p]))])
 
 
+def highest_limit(price: float) -> float:
+    """The highest price limit that can be drawn for a product of a price."""
+    above = _steps_above(price)
+    return above[-1] * _STEP if len(above) >= 2 else NO_LIMIT
+
+
 def _limit(rng: random.Random, price: float) -> float:
-    # Steps are 10, 20 … 990 dollars; those above the price, strictly.
-    first = max(1, int(price // _STEP) + 1)
-    above = range(first, _STEPS + 1)[:_CHOICES]
+    above = _steps_above(price)
     if len(above) < 2:
         return NO_LIMIT
     return max(rng.sample(above, 2)) * _STEP
+
+
+def _steps_above(price: float) -> range:
+    # Steps are 10, 20 … 990 dollars; those above the price, strictly.
+    first = max(1, int(price // _STEP) + 1)
+    return range(first, _STEPS + 1)[:_CHOICES]

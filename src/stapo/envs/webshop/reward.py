@@ -21,7 +21,9 @@ from stapo.envs.webshop.product import Product
 Nouns = Callable[[str], Sequence[str]]
 """Gives the nouns of a title, lower-case, repeats included."""
 
-_CLOSE = 85
+CLOSE = 85
+"""Two texts are alike if the ratio of their words, rounded, is above this."""
+
 # Characters of the second half of Latin-1 are dropped before comparing, others are kept.
 _DROPPED = dict.fromkeys(range(128, 256))
 
@@ -122,8 +124,12 @@ def _has(product: Product, attribute: str) -> bool:
 
 
 def _matched_options(chosen: Sequence[str], wanted: Sequence[tuple[str, str]] | Sequence[str]) -> int:
-    own = [normalised(value) for value in chosen]
-    return sum(any(_close(value, _as_text(option)) for value in own) for option in wanted)
+    return sum(any(option_matches(value, option) for value in chosen) for option in wanted)
+
+
+def option_matches(chosen: str, wanted: tuple[str, str] | str) -> bool:
+    """Whether a chosen option value counts as a wanted one."""
+    return _close(normalised(chosen), _as_text(wanted))
 
 
 def _as_text(option: tuple[str, str] | str) -> str:
@@ -134,5 +140,9 @@ def _as_text(option: tuple[str, str] | str) -> str:
 
 
 def _close(one: str, other: str) -> bool:
-    ratio = token_set_ratio(default_process(one.translate(_DROPPED)), default_process(other.translate(_DROPPED)))
-    return round(ratio) > _CLOSE
+    return round(token_set_ratio(comparable(one), comparable(other))) > CLOSE
+
+
+def comparable(text: str) -> str:
+    """A text as the ratio sees it: lower-case words."""
+    return str(default_process(text.translate(_DROPPED)))

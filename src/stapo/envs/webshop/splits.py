@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from stapo.envs.webshop.goals import GoalBook
+from stapo.envs.webshop.substitutes import substitutes
 
 SplitRule = Literal["disjoint", "original", "verl-agent"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
@@ -22,9 +23,9 @@ def splits_of(book: GoalBook, rule: SplitRule, seed: int) -> dict[str, Sequence[
 
     Args:
         book: the goals.
-        rule: "disjoint" parts the products, so that no product of a test goal is wanted in training. "original" and
-            "verl-agent" part the shuffled list of goals by position, as these did: the same product occurs in
-            several splits.
+        rule: "disjoint" parts the products, so that neither a product of a test goal nor one that can be bought in its
+            stead is wanted in training. "original" and "verl-agent" part the shuffled list of goals by position, as
+            these did: the same product occurs in several splits.
         seed: of the shuffle; "disjoint" does not use it.
     """
     if rule == "disjoint":
@@ -41,16 +42,39 @@ def splits_of(book: GoalBook, rule: SplitRule, seed: int) -> dict[str, Sequence[
 
 
 def _disjoint(book: GoalBook) -> dict[str, Sequence[str]]:
-    """Products in the order of a hash of their ids: the first tenth is the test, the next the validation."""
+    """Groups of substitutes in the order of a hash of their products' ids: a tenth of the products each to test and valid.
+
+    A group that does not fit into what is left of its part goes to the next one, and to train in the end.
+    """
     asking = np.flatnonzero(book.counts)
     asins = book.catalogue.column("asins")[asking]
     keys = np.array([hashlib.sha256(f"webshop split {asin}".encode()).digest()[:8] for asin in asins], dtype="S8")
     ranked = asking[np.argsort(keys, kind="stable")]
     held = len(ranked) // _HELD_OUT if len(ranked) >= _HELD_OUT else int(len(ranked) > 2)
-    parts = {"train": ranked[2 * held :], "valid": ranked[held : 2 * held], "test": ranked[:held]}
+    groups: dict[int, list[int]] = {}
+    for product, group in zip(ranked.tolist(), substitutes(book).groups[ranked].tolist(), strict=True):
+        groups.setdefault(group, []).append(product)
+    left = list(groups.values())
+    test, left = _held_out(left, held)
+    valid, left = _held_out(left, held)
     found: dict[str, Sequence[str]] = {}
-    for name, products in parts.items():
+    for name, products in {"train": left, "valid": valid, "test": test}.items():
         mask = np.zeros(len(book.counts), dtype=bool)
-        mask[products] = True
+        mask[[product for group in products for product in group]] = True
         found[name] = book.ids(mask)
     return found
+
+
+def _held_out(groups: list[list[int]], most: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Groups of at most so many products together, and the rest of them; a smallest one where all are larger."""
+    taken: list[list[int]] = []
+    rest: list[list[int]] = []
+    for group in groups:
+        fits = sum(map(len, taken)) + len(group) <= most
+        (taken if fits else rest).append(group)
+    if most and not taken and len(rest) > 1:
+        smallest = min(rest, key=len)
+        if 2 * len(smallest) < sum(map(len, rest)):
+            rest.remove(smallest)
+            taken = [smallest]
+    return taken, rest
