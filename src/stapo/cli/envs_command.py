@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stapo.cli.words import foreign, positional, say
+from stapo.envs.progress import listen_to_notes
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import StapoError
 
@@ -42,6 +43,8 @@ def run(argv: list[str]) -> int:
         # Imported here, because the list alone must not wait for torch.
         from stapo.cli.arguments import take_env_options
 
+        # They stand below the table.
+        listen_to_notes(lambda _: None)
         options, rest = take_env_options(args[1:], args[0])
         positional(rest, 0, "envs", ("--json", "--help"))
         return _explain(args[0], options, as_json)
@@ -90,6 +93,8 @@ def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
         say(console, foreign(f"its tasks cannot be listed: {error}"), "red")
         return 2
     console.print(_task_table(facts["splits"]))
+    for text in facts["notes"]:
+        say(console, foreign(f"note: {text}"))
     say(console, f"episodes end after {facts['max_steps']} steps")
     if facts["example"]:
         say(console, foreign(f"example: {facts['example']['goal']}  ({facts['example']['task_id']})"))
@@ -134,7 +139,7 @@ def argument_meanings(doc: str) -> dict[str, str]:
 
 
 def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Splits with their tasks by type, and one task as an example."""
+    """Splits with their tasks by type, one task as an example, and what is odd about the data."""
     env = make(name, **options)
     try:
         splits: dict[str, Any] = {}
@@ -144,7 +149,8 @@ def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
             splits[split] = {"tasks": len(tasks), "by_type": dict(sorted(types.items()))}
         first = next((env.tasks_of(split)[0] for split in env.splits if len(env.tasks_of(split))), None)
         example = None if first is None else {"task_id": first, "goal": env.reset(first).goal}
-        return {"max_steps": env.max_steps, "splits": splits, "example": example}
+        notes = [str(text) for text in getattr(env, "notes", ())]
+        return {"max_steps": env.max_steps, "splits": splits, "example": example, "notes": notes}
     finally:
         env.close()
 

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from stapo import __version__
 from stapo.cli import streams
-from stapo.envs.progress import listen
+from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.texts import escape_control_chars
 
@@ -95,6 +95,7 @@ def _run(args: list[str]) -> int:
         # Each command imports what it needs: `stapo --help` must not wait for torch.
         command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
         listen(_say_now_and_then(time.monotonic()))
+        listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
         return command(args[1:])
     except StapoError as err:
         streams.complain(f"error: {_in_one_line(str(err))}")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 
 def plain_text(text: str) -> str:
@@ -17,3 +16,26 @@ def plain_text(text: str) -> str:
         end -= 1
     # A text of nothing but marks is what it is.
     return plain[:end] or plain
+
+
+def in_common(keys: Mapping[str, Iterable[str]], most: int = 3) -> list[tuple[str, str, int, int, list[str]]]:
+    """Which splits hold the same tasks.
+
+    Args:
+        keys: split -> a key for each of its tasks, equal for equal tasks.
+        most: examples of each pair.
+
+    Returns:
+        For each pair of splits with common keys: the first, the second, tasks of the second whose key is in the first,
+        all tasks of the second, and some of the keys, sorted.
+    """
+    listed = {split: list(every) for split, every in keys.items()}
+    names = list(listed)
+    found = []
+    for at, first in enumerate(names):
+        known = set(listed[first])
+        for second in names[at + 1 :]:
+            common = [key for key in listed[second] if key in known]
+            if common:
+                found.append((first, second, len(common), len(listed[second]), sorted(set(common))[:most]))
+    return found

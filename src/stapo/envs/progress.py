@@ -1,6 +1,7 @@
-"""How an environment tells that it is busy with something long: building a catalogue, say.
+"""How an environment tells what a user should know.
 
-Nobody listens unless asked to; the command line does.
+That is: that it is busy with something long (building a catalogue, say), and what is odd about its data (questions of
+the test that are in train, too). Nobody listens unless asked to; the command line does.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ Listener = Callable[[str, int], None]
 """Gets what is being done ("reading products") and how many are done."""
 
 _listeners: list[Listener] = []
+_note_listeners: list[Callable[[str], None]] = []
+_noted: set[str] = set()
 
 
 def listen(listener: Listener) -> None:
@@ -22,3 +25,17 @@ def tell(what: str, done: int) -> None:
     """Say how far something long has come; now and then is enough."""
     for listener in _listeners:
         listener(what, done)
+
+
+def listen_to_notes(listener: Callable[[str], None]) -> None:
+    """Give each note once to `listener`, and to nobody else, from now on."""
+    _note_listeners[:] = [listener]
+    _noted.clear()
+
+
+def note(text: str) -> None:
+    """Say what is odd about the data of an environment: one sentence, which stands by itself."""
+    if text not in _noted:
+        _noted.add(text)
+        for listener in _note_listeners:
+            listener(text)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from stapo.envs.options import is_share, is_whole
+from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
 from stapo.envs.webshop.expert import best_plan
@@ -19,7 +20,7 @@ from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.shopper import Shopper, ready_queries
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
-from stapo.envs.webshop.splits import SPLIT_RULES, splits_of
+from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
 from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
 
 OBSERVATIONS = ("text", "text_rich", "verl-agent")
@@ -37,7 +38,8 @@ class WebShopEnv:
         goals: "synthetic" (one per combination of options) or "human" (one per person's instruction).
         observation: "text" (text nodes joined by [SEP]), "text_rich" (marked buttons) or "verl-agent" ("text" without
             the instruction, each part quoted).
-        splits: "disjoint" parts the products; "original" and "verl-agent" part the shuffled goals by position.
+        splits: "disjoint" parts the products, those that can be bought for each other together; "original" and
+            "verl-agent" part the shuffled goals by position.
         noun_extractor: "builtin" or "spacy"; moves partial scores only.
         reward: "success" rewards a perfect purchase with 1 and every other with nothing, as verl-agent does; "score"
             rewards each with its score, 0 … 1, as the original engine does.
@@ -128,8 +130,9 @@ class WebShopEnv:
             source = file_source(products, attributes, human_goals, need_human=goals == "human")
         self._catalogue = open_catalogue(source)
         self._book = goal_book(self._catalogue, goals, price_seed)  # type: ignore[arg-type]
-        self._rule, self._seed = splits, seed
-        self._capped: dict[str, Sequence[str]] | None = None
+        self._rule: SplitRule = splits  # type: ignore[assignment]
+        self._seed = seed
+        self._played: dict[str, Sequence[str]] | None = None
         self._visit: Visit | None = None
         self._steps = 0
         self._done = False
@@ -150,6 +153,15 @@ class WebShopEnv:
         if split not in parts:
             raise unknown_name("split", split, parts)
         return parts[split]
+
+    @property
+    def notes(self) -> list[str]:
+        """What splits have in common, counted; empty where they share no purchase."""
+        parts = self._parts()
+        key = (self._rule, self._seed, self._most_goals)
+        if key not in self._book.notes:
+            self._book.notes[key] = notes_on(self._book, self._rule, parts)
+        return self._book.notes[key]
 
     def task_type(self, task_id: str) -> str:
         """Category of the product that the goal was made from."""
@@ -258,14 +270,16 @@ class WebShopEnv:
         return commands(visit)
 
     def _parts(self) -> dict[str, Sequence[str]]:
-        key = (self._rule, self._seed)
-        if key not in self._book.splits:
-            self._book.splits[key] = splits_of(self._book, self._rule, self._seed)  # type: ignore[arg-type]
-        if self._most_goals is None:
-            return self._book.splits[key]
-        if self._capped is None:
-            self._capped = {name: _capped(ids, self._most_goals) for name, ids in self._book.splits[key].items()}
-        return self._capped
+        if self._played is None:
+            key = (self._rule, self._seed)
+            if key not in self._book.splits:
+                self._book.splits[key] = splits_of(self._book, self._rule, self._seed)
+            whole = self._book.splits[key]
+            most = self._most_goals
+            self._played = whole if most is None else {name: _capped(ids, most) for name, ids in whole.items()}
+            for text in self.notes:
+                note(text)
+        return self._played
 
     def _texts(self, visit: Visit) -> tuple[str, str]:
         if self.observation == "text_rich":

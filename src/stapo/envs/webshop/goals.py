@@ -123,6 +123,7 @@ class GoalBook:
         counts: goals of each product.
         total: goals of all.
         splits: splits that were made of them, by rule and seed.
+        notes: what is to be said about splits, by rule, seed and most goals of a product.
 
     Raises:
         GameFileError: nobody asks for anything in this catalogue.
@@ -148,6 +149,7 @@ class GoalBook:
                 )
             )
         self.splits: dict[tuple[str, int], dict[str, Sequence[str]]] = {}
+        self.notes: dict[tuple[str, int, int | None], list[str]] = {}
         self.width = max(3, len(str(int(counts.max()) - 1)))
 
     @cached_property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
+from stapo.envs.overlap import in_common, plain_text
 from stapo.envs.webshop.goals import GoalBook
 from stapo.envs.webshop.substitutes import substitutes
 
@@ -16,6 +17,8 @@ SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
 
 _HELD_OUT = 10
 """One in so many products is held out for validation, and another for the test."""
+_MOST_COUNTED = 200_000
+"""Goals that are put into words to count what splits have in common."""
 
 
 def splits_of(book: GoalBook, rule: SplitRule, seed: int) -> dict[str, Sequence[str]]:
@@ -41,8 +44,43 @@ def splits_of(book: GoalBook, rule: SplitRule, seed: int) -> dict[str, Sequence[
     return {name: ids for name, ids in found.items() if len(ids)}
 
 
+def notes_on(book: GoalBook, rule: SplitRule, parts: Mapping[str, Sequence[str]]) -> list[str]:
+    """What is in common to training and what is held out, a sentence for each; none where nothing is.
+
+    Args:
+        book: the goals.
+        rule: how they were parted.
+        parts: split -> task ids, as `splits_of` gives them.
+    """
+    if rule == "disjoint":
+        if substitutes(book).compared:
+            return []
+        return [
+            f"{book.catalogue.source} has too many products to compare purchases: products whose goals are in the same "
+            "words are on one side of the splits, others that can be bought for each other may be on both."
+        ]
+    if sum(map(len, parts.values())) > _MOST_COUNTED:
+        return [f"goals are parted one by one (splits={rule}, as published), too many to count what splits share."]
+    goals = {split: [book.find(task) for task in ids] for split, ids in parts.items()}
+    worded = {split: [plain_text(book.goal(*goal).instruction) for goal in each] for split, each in goals.items()}
+    groups = substitutes(book).groups
+    wanted = {split: [str(groups[product]) for product, _ in each] for split, each in goals.items()}
+    return [
+        *(
+            f"{same} of {of} tasks of '{held}' are in '{first}' word for word (splits={rule}, as published)."
+            for first, held, same, of, _ in in_common(worded)
+        ),
+        *(
+            f"{same} of {of} tasks of '{held}' are for products that '{first}' asks for, too, or for ones that can be "
+            f"bought in their stead (splits={rule}, as published). splits=disjoint has none of both."
+            for first, held, same, of, _ in in_common(wanted)
+            if first == "train"
+        ),
+    ]
+
+
 def _disjoint(book: GoalBook) -> dict[str, Sequence[str]]:
-    """Groups of substitutes in the order of a hash of their products' ids: a tenth of the products each to test and valid.
+    """Groups of substitutes in the order of a hash of their products' ids; a tenth of the products each are held out.
 
     A group that does not fit into what is left of its part goes to the next one, and to train in the end.
     """

@@ -117,7 +117,7 @@ def _join_buyable(book: GoalBook, asking: np.ndarray, wanted: dict[str, int], gr
     low = np.asarray(book.catalogue.column("low"))[asking]
     for at, (product, row) in enumerate(zip(asking.tolist(), rows, strict=True)):
         limit = highest_limit(float(book.catalogue.column("high")[product]))
-        for goal in _goals(book, product, row):
+        for goal, wanted_options in _goals(book, product, row):
             maybe = low <= limit
             for attribute in goal.attributes:
                 maybe &= has[wanted[attribute]]
@@ -129,29 +129,28 @@ def _join_buyable(book: GoalBook, asking: np.ndarray, wanted: dict[str, int], gr
                     continue
                 bought = rows[other]
                 worth = score(bought, float(low[other]), [], alone, builtin_nouns)
-                if worth.total == 1 and _offers(bought, goal, row):
+                if worth.total == 1 and _offers(bought, wanted_options):
                     groups.join(buyable, product)
         if at % _TOLD == 0:
             tell("comparing products", at)
 
 
-def _goals(book: GoalBook, product: int, row: Product) -> Iterator[Goal]:
-    """One goal for all combinations of options, or each request of a person."""
+def _goals(
+    book: GoalBook, product: int, row: Product
+) -> Iterator[tuple[Goal, Sequence[Sequence[tuple[str, str] | str]]]]:
+    """Goals of a product, all combinations of its options as one, with the options that they ask for one of."""
     if book.kind == "synthetic":
-        yield book.goal(product, 0)
-    else:
-        for number in range(len(row.requests)):
-            yield book.goal(product, number)
+        yield book.goal(product, 0), [[(name, value) for value in values] for name, values in row.options.items()]
+        return
+    for number in range(len(row.requests)):
+        goal = book.goal(product, number)
+        yield goal, [[option] for option in goal.options]
 
 
-def _offers(bought: Product, goal: Goal, meant: Product) -> bool:
-    """Whether a product has all options of a goal, or those of some combination of the product that is meant."""
+def _offers(bought: Product, wanted: Sequence[Sequence[tuple[str, str] | str]]) -> bool:
+    """Whether a product has, of each list of options, one that counts."""
     values = [value for offered in bought.options.values() for value in offered]
-    if goal.options and not isinstance(goal.options[0], str):
-        choices = [[(name, value) for value in meant.options[name]] for name, _ in goal.options if name in meant.options]
-    else:
-        choices = [[option] for option in goal.options]
-    return all(any(option_matches(value, option) for option in choice for value in values) for choice in choices)
+    return all(any(option_matches(value, option) for option in options for value in values) for options in wanted)
 
 
 def _attributes(rows: Sequence[Product], wanted: dict[str, int]) -> np.ndarray:
@@ -168,7 +167,9 @@ def _attributes(rows: Sequence[Product], wanted: dict[str, int]) -> np.ndarray:
     at_row, of_name = np.array(owners, dtype=np.int64), np.array(own, dtype=np.int64)
     for first in range(0, len(asked) if names else 0, _ROWS):
         # Half a point below: the score rounds.
-        close = cdist(asked[first : first + _ROWS], list(names), scorer=token_set_ratio, dtype=np.float64) >= CLOSE + 0.5
+        close = (
+            cdist(asked[first : first + _ROWS], list(names), scorer=token_set_ratio, dtype=np.float64) >= CLOSE + 0.5
+        )
         for number, line in enumerate(close, start=first):
             has[number, at_row[line[of_name]]] = True
     texts = [_text(row) for row in rows]
