@@ -9,7 +9,7 @@ TORCH_INDEX_URL ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Touched when the set-up is complete; an edited pyproject.toml or constraints.txt makes it run again.
+# Touched when the set-up is complete; an edited pyproject.toml, constraints.txt or requirements.lock makes it run again.
 READY := $(VENV)/.ready
 VERL_VENV := .venv-verl
 VERL_READY := $(VERL_VENV)/.ready
@@ -70,15 +70,17 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of a
 clean: ## Remove .venv, .venv-verl and all caches; runs stay
 	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
-# torch first, on its own: its index may be another one, and everything else accepts the version it brings.
-$(READY): pyproject.toml constraints.txt
+# What is locked first, its files checked against the hashes; then torch, whose build and hash depend on the machine (what it
+# needs besides its CUDA packages is there already).
+$(READY): pyproject.toml constraints.txt requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "error: stapo needs Python 3.11, 3.12 or 3.13; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
 	    "Name another with PYTHON=, e.g. make $(or $(MAKECMDGOALS),quickstart) PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VERL_READY): pyproject.toml constraints-verl.txt
