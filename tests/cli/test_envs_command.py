@@ -50,7 +50,7 @@ def exploding(tmp_path, monkeypatch):
 
 
 def test_the_list_shows_a_broken_package_with_its_error(packages, exploding, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "300")
     assert main(["envs"]) == 0
     out = capsys.readouterr().out
     assert "RuntimeError: [no] licence" in out

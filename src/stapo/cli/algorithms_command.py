@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, AlgorithmConfig, algorithm_names, get_algorithm
-from stapo.errors import ConfigError
+from stapo.algo.presets import unusable_algorithms
+from stapo.cli.words import foreign
+from stapo.errors import ConfigError, StapoError
 
 
 def run(argv: list[str]) -> int:
@@ -21,7 +24,8 @@ def run(argv: list[str]) -> int:
     table.add_column("what sets it apart")
     table.add_column("paper", no_wrap=True)
     families: dict[str, tuple[AlgorithmConfig, ...]] = {**ALGORITHM_FAMILIES}
-    families["of other packages"] = tuple(get_algorithm(n) for n in algorithm_names() if n not in ALGORITHMS)
+    others, broken = _of_others()
+    families["of other packages"] = others
     for title, family in families.items():
         if not family:
             continue
@@ -30,7 +34,26 @@ def run(argv: list[str]) -> int:
         papers: list[str] = []
         for algorithm in family:
             paper = algorithm.paper.rpartition(", ")[2]
-            table.add_row(algorithm.name, algorithm.description, '"' if paper in papers[-1:] else paper)
+            table.add_row(
+                foreign(algorithm.name), foreign(algorithm.description), '"' if paper in papers[-1:] else foreign(paper)
+            )
             papers.append(paper)
+    if broken:
+        table.add_section()
+        table.add_row("that cannot be used", "", "", style="bold")
+        for name, problem in broken:
+            table.add_row(foreign(name), Text(foreign(problem).plain, style="red"), "")
     Console().print(table)
     return 0
+
+
+def _of_others() -> tuple[tuple[AlgorithmConfig, ...], list[tuple[str, str]]]:
+    """The algorithms of other packages, and (name or package, what is wrong) of those that cannot be used."""
+    found, broken = [], unusable_algorithms()
+    for name in algorithm_names():
+        if name not in ALGORITHMS:
+            try:
+                found.append(get_algorithm(name))
+            except StapoError as err:
+                broken.append((name, str(err)))
+    return tuple(found), broken

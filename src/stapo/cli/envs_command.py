@@ -54,13 +54,17 @@ def run(argv: list[str]) -> int:
 
 def _list(as_json: bool) -> int:
     found = [_entry(name) for name in ENVIRONMENTS.names()]
+    found += [
+        {"name": package, "summary": None, "from": None, "error": f"this package {problem}"}
+        for package, problem in ENVIRONMENTS.unusable()
+    ]
     if as_json:
         print(json.dumps(found, indent=1))
         return 0
     table = Table("name", "what it is", "from")
     table.columns[-1].overflow = "fold"
     for entry in found:
-        what = Text(entry["error"], style="red") if entry["error"] else foreign(entry["summary"])
+        what = Text(foreign(entry["error"]).plain, style="red") if entry["error"] else foreign(entry["summary"])
         table.add_row(foreign(entry["name"]), what, foreign(entry["from"] or "–"))
     console = Console()
     console.print(table)
@@ -71,9 +75,11 @@ def _list(as_json: bool) -> int:
 def _entry(name: str) -> dict[str, Any]:
     try:
         cls = ENVIRONMENTS.get(name)
-    except Exception as err:  # a foreign package may fail to import in any way, and must not hide the others
-        return {"name": name, "summary": None, "from": None, "error": f"{type(err).__name__}: {err}"}
-    return {"name": name, "summary": summary(cls), "from": f"{cls.__module__}:{cls.__qualname__}", "error": None}
+        about, origin = summary(cls), f"{cls.__module__}:{cls.__qualname__}"
+    except Exception as err:  # a foreign class may do anything when it is looked at, and must not hide the others
+        said = str(err) if isinstance(err, StapoError) else f"{type(err).__name__}: {err}"
+        return {"name": name, "summary": None, "from": None, "error": said}
+    return {"name": name, "summary": about, "from": origin, "error": None}
 
 
 def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:

@@ -5,9 +5,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from stapo.documents import shown
 from stapo.envs.protocol import Env
 from stapo.errors import ConfigError, did_you_mean
 from stapo.registry import Registry
+
+_EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
+
+
+def _no_class(obj: object) -> str | None:
+    return None if isinstance(obj, type) else f"{shown(obj)} and no class; expected a class that follows stapo.Env"
+
 
 ENVIRONMENTS: Registry[type[Env]] = Registry(
     "environment",
@@ -17,6 +25,7 @@ ENVIRONMENTS: Registry[type[Env]] = Registry(
         "search": "stapo.envs.search.env:SearchEnv",
         "webshop": "stapo.envs.webshop.env:WebShopEnv",
     },
+    _no_class,
 )
 
 
@@ -29,10 +38,14 @@ def make(name: str, **options: Any) -> Env:
 
     Raises:
         UnknownNameError: no environment has this name.
-        ConfigError: an option that the environment does not know.
+        ConfigError: an option that the environment does not know or lacks, or a class that is no environment.
     """
     cls = ENVIRONMENTS.get(name)
-    parameters = inspect.signature(cls).parameters
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"environment '{name}' does not say which options it takes: {err}.") from err
+    parameters = signature.parameters
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in options:
             if option not in parameters:
@@ -40,4 +53,15 @@ def make(name: str, **options: Any) -> Env:
                     f"environment '{name}' has no option '{option}'.{did_you_mean(option, parameters)} "
                     f"Options: {', '.join(sorted(parameters))}."
                 )
-    return cls(**options)
+    try:
+        signature.bind(**options)
+    except TypeError as err:
+        raise ConfigError(f"environment '{name}' cannot be built: {err}; give it as --env.OPTION VALUE.") from err
+    env = cls(**options)
+    lacking = [part for part in _EXPECTED if not hasattr(env, part)]
+    if lacking:
+        raise ConfigError(
+            f"environment '{name}' ({cls.__module__}:{cls.__qualname__}) has no {', '.join(lacking)}, so it is not an "
+            "environment; stapo.check_env says what is expected."
+        )
+    return env

@@ -40,6 +40,12 @@ def register_algorithm(algorithm: AlgorithmConfig) -> AlgorithmConfig:
     return algorithm
 
 
+def unusable_algorithms() -> list[tuple[str, str]]:
+    """What installed packages register as algorithms without effect: (package, what is wrong), for listings."""
+    taken = [name for name in _INSTALLED.names() if name in ALGORITHMS]
+    return _INSTALLED.unusable() + [("another package", f"registers '{n}', a name of stapo's own") for n in taken]
+
+
 def algorithm_names() -> list[str]:
     """All known names: the presets of this package, then those of others, sorted."""
     return [*ALGORITHMS, *(name for name in _INSTALLED.names() if name not in ALGORITHMS)]
