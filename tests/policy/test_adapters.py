@@ -150,7 +150,7 @@ def test_a_critic_of_such_a_policy_has_adapters_of_its_own():
 
 def test_without_peft_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ConfigError, match=r"pip install 'stapo\[lora\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[lora\]'"):
         small_policy().attach(LORA, 0)
     small_policy().attach(LoraConfig(), 0)
 

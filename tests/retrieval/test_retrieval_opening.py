@@ -134,8 +134,8 @@ def test_default_cache(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     "name, options, module, install",
     [
-        ("tantivy", {}, "tantivy", r"stapo\[retrieval\]"),
-        ("dense", {"embed": "some/model"}, "sentence_transformers", r"stapo\[dense\]"),
+        ("tantivy", {}, "tantivy", r"\.\[retrieval\]"),
+        ("dense", {"embed": "some/model"}, "sentence_transformers", r"\.\[dense\]"),
     ],
 )
 def test_missing_packages_are_named(tmp_path, monkeypatch, name, options, module, install):

@@ -295,4 +295,4 @@ def test_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):
 def test_command_without_its_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
     assert main(["serve-retriever", str(write_corpus(tmp_path / "c.jsonl")), "--port", "0"]) == 2
-    assert "pip install 'stapo[server]'" in capsys.readouterr().err
+    assert "pip install '.[server]'" in capsys.readouterr().err

@@ -181,7 +181,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path, toy_model, capsys):
     argv = ["train", str(tmp_path / "v.yaml"), "--out", str(tmp_path / "run")]
     monkeypatch.setitem(sys.modules, "vllm", None)
     assert main(argv) != 0
-    assert "pip install 'stapo[vllm]'" in capsys.readouterr().err
+    assert "pip install '.[vllm]'" in capsys.readouterr().err
     monkeypatch.setattr(adapter, "gpu_there", lambda: False)
     assert main(argv) != 0
     said = capsys.readouterr().err

@@ -36,7 +36,7 @@ def require_peft() -> Any:
     except ImportError as err:
         raise ConfigError(
             f"model.lora.rank is above 0, which needs the package 'peft' ({err}). Install it with: "
-            "pip install 'stapo[lora]'. Or train all weights with model.lora.rank 0."
+            "pip install '.[lora]' in a clone of the repository. Or train all weights with model.lora.rank 0."
         ) from err
 
 

@@ -18,5 +18,6 @@ def need(module: str, package: str, extra: str, purpose: str) -> Any:
         return import_module(module)
     except ImportError as err:
         raise ConfigError(
-            f"{purpose} needs the package '{package}' ({err}). Install it with: pip install 'stapo[{extra}]'"
+            f"{purpose} needs the package '{package}' ({err}). Install it with: pip install '.[{extra}]' "
+            "in a clone of the repository"
         ) from err

@@ -50,7 +50,7 @@ def require_vllm() -> Any:
     except ImportError as err:
         raise ConfigError(
             f"rollout.engine is 'vllm', which needs the package 'vllm' ({err}). Install it with: "
-            "pip install 'stapo[vllm]'. Or set rollout.engine to 'transformers'."
+            "pip install '.[vllm]' in a clone of the repository. Or set rollout.engine to 'transformers'."
         ) from err
 
 

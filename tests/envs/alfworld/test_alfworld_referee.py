@@ -14,7 +14,7 @@ from stapo.errors import ConfigError
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("textworld") is None or importlib.util.find_spec("alfworld") is None,
-    reason="TextWorld is not installed; pip install 'stapo[alfworld]'",
+    reason="TextWorld is not installed; pip install '.[alfworld]'",
 )
 
 

@@ -1,7 +1,7 @@
 """Plays a game side by side in TextWorld and natively, and reports where they differ.
 
 The rules and the wording come from the installed `alfworld` package, so this is a check against the
-original engine and not against a copy of it. Needs ``pip install 'stapo[alfworld]'`` (Python 3.11
+original engine and not against a copy of it. Needs ``pip install '.[alfworld]'`` (Python 3.11
 or 3.12 and a C++ compiler); about one second per game and 50 ms per step.
 """
 
@@ -78,7 +78,7 @@ class Original:
         except ImportError as err:
             raise ConfigError(
                 f"the referee needs TextWorld and alfworld ({err}). Install them with "
-                "pip install 'stapo[alfworld]' on Python 3.11 or 3.12."
+                "pip install '.[alfworld]' in a clone of the repository, on Python 3.11 or 3.12."
             ) from err
         wanted = textworld.EnvInfos(won=True, admissible_commands=True)
         self._env = wrappers.AlfredDemangler(pddl.PddlEnv(wanted))

@@ -93,7 +93,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         from pyarrow import ArrowException, parquet
     except ImportError as err:
         raise ConfigError(
-            f"'{path}' is a Parquet file, and reading it needs pyarrow: pip install 'stapo[parquet]'."
+            f"'{path}' is a Parquet file, and reading it needs pyarrow: pip install '.[parquet]' in a "
+            "clone of the repository."
         ) from err
     try:
         with parquet.ParquetFile(path) as file:
