@@ -7,6 +7,10 @@ read here. What the value should be (a mapping, a list of rows) is the caller's 
 from __future__ import annotations
 
 import json
+import os
+import re
+import stat
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -15,6 +19,38 @@ MOST_YAML_NODES = 20_000
 """Values in a YAML document once aliases are followed; a configuration has a few hundred."""
 
 _DEEPEST = 100
+_MEANT_OTHERWISE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9]+)+(\.[0-9_]*)?)")
+"""Numbers that YAML 1.1 reads in base 8 or 60."""
+
+
+def read_text(path: Path, most_bytes: int) -> str:
+    """Read a whole small text file; a byte order mark is left out.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        ValueError: it is no plain file (a folder, a pipe, a device), larger than `most_bytes`, or not UTF-8.
+    """
+    # Without waiting: opening a pipe that nobody writes into would never return.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a plain file")
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ValueError(f"larger than {most_bytes:,} bytes")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as err:
+        raise ValueError(f"not UTF-8: byte {data[err.start]:#04x} at offset {err.start}") from None
+
+
+def shown(value: object, most: int = 80) -> str:
+    """`repr` of a value from outside for a message: on one line, cut, and never an error of its own."""
+    try:
+        text = repr(value)
+    except Exception as err:  # an integer of 5,000 digits, a value that contains itself too deep
+        return f"<{type(value).__name__} that cannot be shown: {type(err).__name__}>"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -39,7 +75,8 @@ def parse_yaml(text: str) -> Any:
 
     Raises:
         ValueError: it is not YAML, nested too deep, larger than any configuration once its aliases are followed,
-            contains itself, or has a value that is not what it looks like (`2024-13-45`, `!!int abc`).
+            contains itself, gives a key twice, or has a value that is not what it looks like (`2024-13-45`,
+            `!!int abc`, `010`).
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -51,9 +88,9 @@ def parse_yaml(text: str) -> Any:
         raise ValueError("nested too deep") from None
     except yaml.MarkedYAMLError as err:
         where = f" at line {err.problem_mark.line + 1} column {err.problem_mark.column + 1}" if err.problem_mark else ""
-        raise ValueError(f"not YAML: {err.problem or err.context or 'unreadable'}{where}") from None
+        raise ValueError(f"not YAML: {(err.problem or err.context or 'unreadable')[:200]}{where}") from None
     except yaml.YAMLError as err:
-        raise ValueError(f"not YAML: {' '.join(str(err).split())}") from None
+        raise ValueError(f"not YAML: {' '.join(str(err).split())[:200]}") from None
     except (TypeError, OverflowError, AttributeError, KeyError, IndexError) as err:
         # The constructors of scalars raise what their conversion raises.
         raise ValueError(f"a value that cannot be read: {err}") from None
@@ -82,14 +119,41 @@ def _count_nodes(root: yaml.Node) -> int:
             raise ValueError("nested too deep")
         open_nodes.add(key)
         total = 1
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.ScalarNode):
+            _check_scalar(node)
+        elif isinstance(node, yaml.MappingNode):
+            _check_keys(node)
             total += sum(size(k, depth + 1) + size(v, depth + 1) for k, v in node.value)
         elif isinstance(node, yaml.SequenceNode):
             total += sum(size(item, depth + 1) for item in node.value)
         open_nodes.discard(key)
         if total > MOST_YAML_NODES:
-            raise ValueError(f"aliases unfold it to more than {MOST_YAML_NODES:,} values")
+            raise ValueError(f"more than {MOST_YAML_NODES:,} values, aliases followed")
         sizes[key] = total
         return total
 
     return size(root, 0)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """PyYAML keeps the last of two equal keys and says nothing."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+            name = (key.tag, key.value)
+            if name in seen:
+                raise ValueError(f"key {shown(key.value)} is given twice{_place(key)}")
+            seen.add(name)
+
+
+def _check_scalar(node: yaml.ScalarNode) -> None:
+    kind = node.tag.rpartition(":")[2]
+    if kind in ("int", "float") and node.value != "0" and _MEANT_OTHERWISE.fullmatch(node.value):
+        raise ValueError(
+            f"{shown(node.value)}{_place(node)} would be read in base {'60' if ':' in node.value else '8'}; write it "
+            "as a plain number, or in quotes"
+        )
+
+
+def _place(node: yaml.Node) -> str:
+    return f" at line {node.start_mark.line + 1} column {node.start_mark.column + 1}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from stapo.texts import hide_secrets
+from stapo.texts import escape_control_chars, hide_secrets
 
 
 class StapoError(Exception):
@@ -115,5 +115,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not among `known`, with the closest one and a short list."""
     names = sorted(known)
+    name = escape_control_chars(name if len(name) <= 80 else f"{name[:79]}…")
     shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
     return UnknownNameError(f"unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {shown or 'none'}.")

@@ -78,8 +78,8 @@ YAML = {
         "{agent: {response: action}, algorithm: {outlier: {tokens: think}}}", "which has no such part",
     ),
     "list": ("- seed\n- 1", "holds list, expected a mapping"),
-    "broken YAML": ("seed: [1\n x: {", "is not YAML at line 2"),
-    "code": ("seed: !!python/object/apply:os.system [touch PWNED]", "is not YAML at line 1"),
+    "broken YAML": ("seed: [1\n x: {", "not YAML: expected"),
+    "code": ("seed: !!python/object/apply:os.system [touch PWNED]", "at line 1"),
 }  # fmt: skip
 
 
@@ -126,12 +126,11 @@ def test_command_line(place, capsys, argv, said):
         (["--quite"], "Unrecognized options: --quite"),
     ],
 )
-def test_overrides_are_refused_by_tyro(place, capsys, argv, said):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", *argv])
-    assert stop.value.code == 2
-    assert said in " ".join(capsys.readouterr().err.replace("│", " ").split())
-    assert contents(place) == {}
+def test_overrides_are_refused_in_one_line(place, capsys, argv, said):
+    said_all = refused(capsys, ["train", *argv], place)
+    assert said_all.startswith("error: ")
+    assert said_all.count("\n") == 1
+    assert said in said_all
 
 
 def test_unknown_task(place, capsys):
@@ -361,7 +360,7 @@ def test_adapters_without_the_extra(place, capsys, toy_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     said = refused(capsys, train_with(place, toy_model, model__lora={"rank": 4}), place)
     assert "needs the package 'peft'" in said
-    assert "pip install 'stapo[lora]'" in said
+    assert "pip install '.[lora]'" in said
 
 
 def test_adapters_on_layers_that_are_not_there(place, capsys, toy_model):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stapo.documents import shown
 from stapo.errors import ConfigError, NonFiniteError
 
 
@@ -58,7 +59,7 @@ def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError unless `value` is one of the `allowed` names."""
     if value not in allowed:
         known = ", ".join(repr(a) for a in allowed)
-        raise ConfigError(f"{field} is {value!r}; expected one of {known}.")
+        raise ConfigError(f"{field} is {shown(value)}; expected one of {known}.")
 
 
 def check_number(
@@ -72,14 +73,16 @@ def check_number(
 ) -> None:
     """Raise ConfigError unless `value` is a finite number between `low` and `high`."""
     left, right = ("(" if open_low else "["), (")" if open_high else "]")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number:
-        x = float(value)  # type: ignore[arg-type]
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            x = float(value)
+        except OverflowError:
+            x = math.inf
         above = x > low if open_low else x >= low
         below = x < high if open_high else x <= high
         if math.isfinite(x) and above and below:
             return
-    raise ConfigError(f"{field} is {value!r}; expected a finite number in {left}{low:g}, {high:g}{right}.")
+    raise ConfigError(f"{field} is {shown(value)}; expected a finite number in {left}{low:g}, {high:g}{right}.")
 
 
 def check_integer(field: str, value: object, *, low: int, high: int | None = None) -> None:
@@ -88,10 +91,10 @@ def check_integer(field: str, value: object, *, low: int, high: int | None = Non
     if ok and value >= low and (high is None or value <= high):  # type: ignore[operator]
         return
     upper = "" if high is None else f" and at most {high}"
-    raise ConfigError(f"{field} is {value!r}; expected an integer of at least {low}{upper}.")
+    raise ConfigError(f"{field} is {shown(value)}; expected an integer of at least {low}{upper}.")
 
 
 def check_flag(field: str, value: object) -> None:
     """Raise ConfigError unless `value` is True or False."""
     if not isinstance(value, bool):
-        raise ConfigError(f"{field} is {value!r}; expected true or false.")
+        raise ConfigError(f"{field} is {shown(value)}; expected true or false.")

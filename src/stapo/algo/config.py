@@ -91,7 +91,7 @@ class AdvantageConfig:
         check_flag("advantage.step_advantage", self.step_advantage)
         check_choice("advantage.step_groups", self.step_groups, get_args(StepGroups))
         check_integer("advantage.history_depth", self.history_depth, low=0)
-        check_number("advantage.length_alpha", self.length_alpha)
+        check_number("advantage.length_alpha", self.length_alpha, low=-100, high=100)
         check_number("advantage.omega", self.omega, low=0)
         check_number("advantage.discount", self.discount, low=0, high=1)
         check_choice("advantage.episode_stats", self.episode_stats, get_args(EpisodeStats))
@@ -318,7 +318,7 @@ class CriticConfig:
         check_number("critic.discount", self.discount, low=0, high=1)
         check_number("critic.lam", self.lam, low=0, high=1)
         check_flag("critic.whiten", self.whiten)
-        check_number("critic.learning_rate", self.learning_rate, low=0, open_low=True)
+        check_number("critic.learning_rate", self.learning_rate, low=0, high=1, open_low=True)
         if self.value_clip is not None:
             check_number("critic.value_clip", self.value_clip, low=0, open_low=True)
         check_number("critic.value_coef", self.value_coef, low=0, open_low=True)
@@ -380,6 +380,11 @@ class AlgorithmConfig:
     def needs_critic(self) -> bool:
         """Whether values have to be estimated."""
         return self.advantage.episode == "gae"
+
+    @property
+    def needs_groups(self) -> bool:
+        """Whether all credit comes from comparing trajectories of one group, so that a group of one has none."""
+        return self.advantage.episode in ("grpo", "rloo", "none")
 
     @property
     def selective_on(self) -> bool:

@@ -3,39 +3,31 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import fields
 from fnmatch import fnmatchcase
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 import tyro
-import yaml
 
-from stapo.algo import algorithm_names, get_algorithm
+from stapo.algo import algorithm_names
+from stapo.cli.sources import merge as merge
+from stapo.cli.sources import own_knobs, read_source
+from stapo.cli.sources import preset_names as preset_names
 from stapo.cli.words import take_flag
+from stapo.documents import parse_yaml, shown
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, did_you_mean, unknown_name
 from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, read_yaml, to_data
+from stapo.train.schema import from_data
 
 ENV_PREFIX = "--env."
 AGENT_PREFIX = "--agent."
-
-
-def preset_names() -> list[str]:
-    """Names of the shipped run presets; those in a folder carry its name, as in "paper/alfworld-1.5b"."""
-
-    def under(folder: Traversable, prefix: str) -> list[str]:
-        found = []
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                found += under(entry, f"{prefix}{entry.name}/")
-            elif entry.name.endswith(".yaml"):
-                found.append(prefix + entry.name.removesuffix(".yaml"))
-        return found
-
-    return sorted(under(files("stapo.recipes"), ""))
 
 
 def name_of(source: str) -> str:
@@ -44,10 +36,6 @@ def name_of(source: str) -> str:
         return source.replace("/", "-")
     path = Path(source)
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
-
-
-_SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
-"""What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
 
 
 def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
@@ -64,18 +52,9 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
         UnknownNameError: neither a preset nor an existing file.
         ConfigError: unknown key or wrong value.
     """
-    source = _SMALL.get(source, source)
-    path = Path(source)
-    if source in preset_names():
-        data = yaml.safe_load((files("stapo.recipes") / f"{source}.yaml").read_text(encoding="utf-8"))
-    elif path.suffix in (".yaml", ".yml") or path.exists():
-        data = read_yaml(path)
-    else:
-        raise unknown_name("preset or file", source, preset_names())
-    if not isinstance(data, dict):
-        raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
+    data = read_source(source)
     if algorithm is not None:
-        data["algorithm"] = {**_own_knobs(data.get("algorithm")), "name": algorithm}
+        data["algorithm"] = {**own_knobs(data.get("algorithm")), "name": algorithm}
     data = _for_its_algorithm(data, source)
     if base:
         data = merge(data, base)
@@ -91,9 +70,12 @@ def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
     data = dict(data)
     chosen = data.pop("per_algorithm", {})
     given = data.get("algorithm", RunConfig().algorithm.name)
-    name = str(given.get("name", RunConfig().algorithm.name) if isinstance(given, dict) else given)
+    name = given.get("name", RunConfig().algorithm.name) if isinstance(given, dict) else given
+    name = name if isinstance(name, str) else shown(name)
     if not isinstance(chosen, dict) or not all(isinstance(settings, dict) for settings in chosen.values()):
-        raise ConfigError(f"per_algorithm of '{source}' is {chosen!r}, expected names of algorithms with settings.")
+        raise ConfigError(
+            f"per_algorithm of '{source}' is {shown(chosen)}, expected names of algorithms with settings."
+        )
     for pattern, settings in chosen.items():
         if not any(fnmatchcase(known, str(pattern)) for known in algorithm_names()):
             raise unknown_name("algorithm", str(pattern), algorithm_names())
@@ -104,32 +86,57 @@ def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
     return data
 
 
-def _own_knobs(given: Any) -> dict[str, Any]:
-    """The knobs of a file's algorithm that differ from the preset that the file names."""
-    if not isinstance(given, dict):
-        return {}
-    preset = to_data(get_algorithm(str(given.get("name", RunConfig().algorithm.name))))
-    groups = {key: value for key, value in given.items() if key not in ("name", "paper", "description")}
-    return {
-        key: {k: v for k, v in value.items() if k not in preset.get(key, {}) or v != preset[key][k]}
-        if isinstance(value, dict)
-        else value
-        for key, value in groups.items()
-    }
-
-
-def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
-    """Lay nested mapping `upper` over `lower`."""
-    merged = dict(lower)
-    for key, value in upper.items():
-        old = merged.get(key)
-        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def parse_run_config(config: RunConfig, args: list[str], prog: str) -> RunConfig:
-    """Apply `--dotted.overrides`; `--help` prints every setting with its value and explanation."""
-    return tyro.cli(RunConfig, prog=prog, args=args, default=config, description=RunConfig.__doc__)
+    """Apply `--dotted.overrides`; `--help` prints every setting with its value and explanation.
+
+    Raises:
+        ConfigError: a setting that does not exist, or a value that does not fit it.
+    """
+
+    def parse() -> RunConfig:
+        return tyro.cli(RunConfig, prog=prog, args=args, default=config, description=RunConfig.__doc__)
+
+    if any(arg in ("-h", "--help") for arg in args):
+        return parse()
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said), _wide():
+            return parse()
+    except SystemExit as err:
+        raise ConfigError(f"{_unboxed(said.getvalue())} See '{prog} --help'.") from err
+
+
+@contextmanager
+def _wide() -> Iterator[None]:
+    """Inside, tyro breaks no line of an error that `_unboxed` reads."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "4000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _unboxed(text: str) -> str:
+    """What an error of tyro says, without its box and its title, in one line."""
+    sections: list[list[str]] = [[]]
+    for line in (line.strip("│| ") for line in text.splitlines()):
+        if not line.strip("─-╭╮╰╯ ") or line[0] == "╭":  # a rule, or a title in the frame
+            sections.append([])
+        else:
+            sections[-1].append(line)
+    bodies = [" ".join(section) for section in sections if section]
+    framed = text.startswith("╭")  # where the terminal cannot show frames, the title is a section of its own
+    said = " ".join(next(iter(bodies if framed else bodies[1:]), "").split())
+    for name in ("RunConfig", *(f.name for f in fields(RunConfig))):
+        said = re.sub(rf"^Error parsing {name}(\.\w+)*: ", "", said)
+    said = said.removeprefix("Error parsing ").rstrip(".")
+    meant = re.findall(r"--[a-z][\w.-]+", text.partition("Perhaps you meant")[2])
+    guess = f" Did you mean '{meant[0]}'?" if meant else ""
+    return f"{said or 'the settings cannot be read'}.{guess}"
 
 
 def split_env_args(args: list[str], prefix: str = ENV_PREFIX) -> tuple[list[str], list[str]]:
@@ -174,13 +181,16 @@ def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], li
 def _plain_value(text: str) -> Any:
     """A number, true, false or null as YAML reads it; every other text as it stands."""
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = parse_yaml(text)
+    except ValueError:
         return text
     return value if value is None or isinstance(value, bool | int | float) else text
 
 
 def env_parameters(name: str) -> dict[str, inspect.Parameter]:
     """Options of an environment, from the signature of its class."""
-    signature = inspect.signature(ENVIRONMENTS.get(name))
+    try:
+        signature = inspect.signature(ENVIRONMENTS.get(name))
+    except (TypeError, ValueError) as err:
+        raise ConfigError(f"environment '{name}' does not say which options it takes: {err}.") from err
     return {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}

@@ -32,6 +32,7 @@ _COMMANDS = {
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",
     "runs": "list the runs in a folder: how far they are, how they ended",
+    "presets": "list the shipped presets: what is played, what is trained, how long",
 }
 
 _HELP = """usage: stapo COMMAND ...

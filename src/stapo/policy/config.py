@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 
 DType = Literal["float32", "bfloat16"]
@@ -14,6 +16,11 @@ Tokenization = Literal["phrases", "words", "names"]
 HeadKernel = Literal["eager", "compiled"]
 ReferencePlace = Literal["auto", "device", "cpu", "none"]
 ChatTemplate = Literal["auto", "none"]
+
+MOST_WEIGHTS = 4_000_000_000
+"""Weights of a model that is built from sizes; larger ones are loaded."""
+
+_DEVICE = re.compile(r"[a-z]+(:[0-9]{1,4})?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +43,8 @@ class LoraConfig:
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ConfigError(f"model.lora.rank is {self.rank}, expected 0 (train all weights) or more.")
+        if not 0 <= self.rank <= 65_536:
+            raise ConfigError(f"model.lora.rank is {self.rank}, expected 0 (train all weights) to 65,536.")
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise ConfigError(f"model.lora.alpha is {self.alpha}, expected a number above 0, or null.")
         if not 0 <= self.dropout < 1:
@@ -118,6 +125,10 @@ class ModelConfig:
                 f"model.reference is '{self.reference}', but with model.lora the reference is the model with its "
                 "adapters switched off, and there is no copy to place. Use 'auto' or 'none'."
             )
+        if self.path is not None and not self.path.strip():
+            raise ConfigError("model.path is empty; expected a folder or a hub name, or null for a small model.")
+        if not _DEVICE.fullmatch(self.device):
+            raise ConfigError(f"model.device is {shown(self.device)}, expected auto, cpu, cuda or the like of cuda:1.")
         for name in ("hidden_size", "layers", "heads", "intermediate_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}, expected at least 1.")
@@ -131,3 +142,11 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}, expected a number above 0.")
         if self.vocab_size < 300:
             raise ConfigError(f"model.vocab_size is {self.vocab_size}, expected at least 300 (bytes come first).")
+        weights = self.layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
+        weights += self.vocab_size * self.hidden_size
+        if self.path is None and weights > MOST_WEIGHTS:
+            raise ConfigError(
+                f"model.layers {self.layers:,}, model.hidden_size {self.hidden_size:,}, model.intermediate_size "
+                f"{self.intermediate_size:,} and model.vocab_size {self.vocab_size:,} make {weights:,} weights; "
+                f"expected at most {MOST_WEIGHTS:,} where no pretrained model is loaded (model.path)."
+            )

@@ -12,6 +12,9 @@ from stapo.rollout.faults import OnFailure
 AnchorKey = Literal["observation", "observation_and_admissible"]
 Engine = Literal["transformers", "vllm"]
 
+MOST_PROCESSES = 4096
+"""Worker processes or threads that one machine may be asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
@@ -82,6 +85,8 @@ class RolloutConfig:
         for name in ("tasks", "workers", "retries"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 0.")
+        if self.workers > MOST_PROCESSES:
+            raise ConfigError(f"rollout.workers is {self.workers}, expected at most {MOST_PROCESSES:,}.")
         for name in ("temperature", "reward_scale", "env_deadline"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected a number above 0.")

@@ -58,7 +58,9 @@ class OptimConfig:
         ):
             if getattr(self, field) < least:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected at least {least}.")
-        for field in ("learning_rate", "micro_tokens", "grad_clip"):
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigError(f"optim.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
+        for field in ("micro_tokens", "grad_clip"):
             if not 0 < getattr(self, field) < math.inf:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number above 0.")
         if not 0 <= self.weight_decay < math.inf:
@@ -96,6 +98,8 @@ class EvalConfig:
     batch: int = 128
 
     def __post_init__(self) -> None:
+        if not self.split:
+            raise ConfigError("eval.split is empty, expected a split of the environment.")
         for field, least in (("episodes", 0), ("every", 0), ("quick_episodes", 1), ("batch", 1)):
             if getattr(self, field) < least:
                 raise ConfigError(f"eval.{field} is {getattr(self, field)}, expected at least {least}.")
@@ -158,5 +162,9 @@ class WarmStartConfig:
         ):
             if getattr(self, field) < least:
                 raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected at least {least}.")
-        if not self.learning_rate > 0:
-            raise ConfigError(f"warm_start.learning_rate is {self.learning_rate}, expected a number above 0.")
+        if not 0 < self.learning_rate <= 1:
+            raise ConfigError(
+                f"warm_start.learning_rate is {self.learning_rate}, expected a number above 0, at most 1."
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"warm_start.weight_decay is {self.weight_decay}, expected a number of 0 or more.")

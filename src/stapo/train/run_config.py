@@ -10,9 +10,10 @@ from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
-from stapo.rollout.config import RolloutConfig
+from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
 from stapo.run import RunDirectory
 from stapo.train.config import EvalConfig, OptimConfig, WarmStartConfig
+from stapo.train.ranges import check_values
 from stapo.train.schema import from_data
 
 OnSaveError = Literal["stop", "continue"]
@@ -31,6 +32,11 @@ class EnvConfig:
     name: str = "alfworld"
     split: str = "train"
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("name", "split"):
+            if not getattr(self, name):
+                raise ConfigError(f"env.{name} is empty, expected a name; 'stapo envs' lists what there is.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,8 @@ class LogConfig:
         ):
             if getattr(self, name) < least:
                 raise ConfigError(f"log.{name} is {getattr(self, name)}, expected at least {least}.")
+        if self.threads > MOST_PROCESSES:
+            raise ConfigError(f"log.threads is {self.threads}, expected at most {MOST_PROCESSES:,}.")
         for name in ("save_seconds", "grace"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"log.{name} is {getattr(self, name)}, expected a number of 0 or more.")
@@ -109,8 +117,10 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        check_values(self)
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected 0 or more.")
+        self._check_group_size()
         if self.model.reference == "none" and self.algorithm.needs_reference:
             raise ConfigError(
                 f"model.reference is 'none', but algorithm '{self.algorithm.name}' compares with a reference: "
@@ -121,6 +131,21 @@ class RunConfig:
             raise ConfigError(
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
                 f"'{self.agent.response}', which has no such part; use tokens=response."
+            )
+
+    def _check_group_size(self) -> None:
+        if self.rollout.group_size > 1 or not self.optim.iterations:
+            return
+        if self.algorithm.needs_groups or self.algorithm.sampling.dynamic:
+            why = (
+                "compares the trajectories of a group with each other"
+                if self.algorithm.needs_groups
+                else "leaves out groups whose trajectories all scored the same (algorithm.sampling.dynamic)"
+            )
+            raise ConfigError(
+                f"rollout.group_size is 1, but algorithm '{self.algorithm.name}' {why}, so nothing would be learned. "
+                "Set rollout.group_size to 2 or more (the paper: 8), or take an algorithm that needs no groups, such "
+                "as ppo or reinforce++."
             )
 
 

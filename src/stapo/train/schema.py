@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
 from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.documents import parse_yaml, read_text, shown
 from stapo.errors import ConfigError, did_you_mean
 from stapo.policy import LoraConfig
 
 T = TypeVar("T")
+
+MOST_YAML_BYTES = 250_000
+"""Size of a configuration file; the longest that are written are 10 kB."""
+
+_BEYOND = 2**64
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
 
 
 def from_data(cls: type[T], data: Any, where: str = "", base: T | None = None) -> T:
@@ -34,16 +40,16 @@ def from_data(cls: type[T], data: Any, where: str = "", base: T | None = None) -
     if cls is AlgorithmConfig and isinstance(data, str):
         return get_algorithm(data)  # type: ignore[return-value]
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'configuration'} is {data!r}, expected a mapping of {cls.__name__} keys.")
+        raise ConfigError(f"{where or 'configuration'} is {shown(data)}, expected a mapping of {cls.__name__} keys.")
     if cls is AlgorithmConfig and "name" in data:
-        base = get_algorithm(str(data["name"]))  # type: ignore[assignment]
+        base = get_algorithm(_scalar(str, data["name"], _join(where, "name")))  # type: ignore[assignment]
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in known:
             raise ConfigError(
-                f"unknown key '{_join(where, str(key))}'.{did_you_mean(str(key), known)} "
+                f"unknown key '{_join(where, _key(key))}'.{did_you_mean(_key(key), known)} "
                 f"Keys here: {', '.join(sorted(known))}."
             )
         inner = getattr(base, key) if base is not None else _default(known[key])
@@ -68,17 +74,20 @@ def read_yaml(path: Path) -> Any:
     """Read one YAML file (safe loader).
 
     Raises:
-        ConfigError: missing, unreadable or not YAML; file and line are named.
+        ConfigError: missing, no plain file, too large or not YAML; file and line are named.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        found = parse_yaml(read_text(path, MOST_YAML_BYTES))
     except OSError as err:
         raise ConfigError(f"configuration file '{path}' cannot be read: {err.strerror or err}.") from err
-    except (yaml.YAMLError, UnicodeDecodeError) as err:
-        mark = getattr(err, "problem_mark", None)
-        line = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(err, "problem", None) or "not UTF-8 text"
-        raise ConfigError(f"configuration file '{path}' is not YAML{line}: {problem}.") from err
+    except ValueError as err:
+        raise ConfigError(f"configuration file '{path}' cannot be used: {err}. Expected a YAML mapping.") from err
+    return {} if found is None else found
+
+
+def _key(key: object) -> str:
+    text = key if isinstance(key, str) and key.isprintable() else shown(key)
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _default(field: Field[Any]) -> Any:
@@ -105,27 +114,29 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     if origin is Literal:
         if value not in get_args(hint):
             raise ConfigError(
-                f"{where} is {value!r}, expected one of {', '.join(map(repr, get_args(hint)))}."
-                + did_you_mean(str(value), map(str, get_args(hint)))
+                f"{where} is {shown(value)}, expected one of {', '.join(map(repr, get_args(hint)))}."
+                + did_you_mean(_key(value), map(str, get_args(hint)))
             )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where} is {value!r}, expected a list.")
+            raise ConfigError(f"{where} is {shown(value)}, expected a list.")
         return tuple(_convert(get_args(hint)[0], v, where, None) for v in value)
     if origin is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}, expected a mapping.")
+            raise ConfigError(f"{where} is {shown(value)}, expected a mapping.")
         return {**(base or {}), **value}
     return _scalar(hint, value, where)
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+    if hint is float and (type(value) in (int, float) or (isinstance(value, str) and _NUMBER.fullmatch(value))):
         try:
             return float(value)  # YAML reads 1e-3 as text
-        except (ValueError, OverflowError):
+        except OverflowError:
             pass
     elif hint is Any or (type(value) is hint and hint in (int, bool, str)):
+        if type(value) is int and abs(value) >= _BEYOND:
+            raise ConfigError(f"{where} is {shown(value)}, expected a number of at most 19 digits.")
         return value
-    raise ConfigError(f"{where} is {value!r}, expected {getattr(hint, '__name__', hint)}.")
+    raise ConfigError(f"{where} is {shown(value)}, expected {getattr(hint, '__name__', hint)}.")

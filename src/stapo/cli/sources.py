@@ -1,0 +1,168 @@
+"""Presets and YAML files as mappings: shipped ones, a user's own, and what a file says that it extends."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from stapo.algo import get_algorithm
+from stapo.documents import parse_yaml, shown
+from stapo.errors import ConfigError, unknown_name
+from stapo.train.run_config import RunConfig
+from stapo.train.schema import read_yaml, to_data
+
+SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
+"""What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
+
+_MOST_EXTENDED = 8
+_YAML = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A shipped preset, in one line.
+
+    Attributes:
+        name: as `stapo train NAME` takes it.
+        environment: what is played.
+        model: what is trained: a path or name, or the sizes of a small model.
+        size: iterations, groups and group size.
+        about: the first sentence of the comment at the top of the file.
+    """
+
+    name: str
+    environment: str
+    model: str
+    size: str
+    about: str
+
+
+def preset_names() -> list[str]:
+    """Names of the shipped run presets; those in a folder carry its name, as in "paper/alfworld-1.5b"."""
+
+    def under(folder: Traversable, prefix: str) -> list[str]:
+        found = []
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                found += under(entry, f"{prefix}{entry.name}/")
+            elif entry.name.endswith(".yaml"):
+                found.append(prefix + entry.name.removesuffix(".yaml"))
+        return found
+
+    return sorted(under(files("stapo.recipes"), ""))
+
+
+def describe_presets() -> list[Preset]:
+    """Every shipped preset, in one line each."""
+    from stapo.cli.arguments import load_config
+
+    found = []
+    for name in preset_names():
+        config = load_config(name)
+        model, rollout = config.model, config.rollout
+        found.append(
+            Preset(
+                name,
+                config.env.name,
+                model.path or f"small {model.architecture}, {model.layers} x {model.hidden_size}",
+                f"{config.optim.iterations} x {rollout.groups} x {rollout.group_size}",
+                _about(_preset_text(name)),
+            )
+        )
+    return found
+
+
+def read_source(source: str) -> dict[str, Any]:
+    """The mapping of a preset name, an environment's name or a YAML file, laid over what it extends.
+
+    Raises:
+        UnknownNameError: neither a preset nor an existing file.
+        ConfigError: it cannot be read, is no mapping, or extends itself, too many files, or what is not there.
+    """
+    return _read(source, Path(), ())
+
+
+def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    source = SMALL.get(source, source)
+    path = folder / Path(source).expanduser()
+    if source in preset_names():
+        key, data, inside = f"preset '{source}'", parse_yaml(_preset_text(source)), Path()
+    elif path.suffix in _YAML or (not above and os.path.exists(path)):  # Path.exists raises for a name that is too long
+        key, data, inside = f"'{os.path.realpath(path)}'", read_yaml(path), path.parent
+    else:
+        raise unknown_name("preset or file", source, preset_names())
+    if not isinstance(data, dict):
+        raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
+    if "extends" not in data:
+        return data
+    base = data.pop("extends")
+    if not isinstance(base, str) or not base or not base.isprintable():
+        raise ConfigError(f"extends of '{source}' is {shown(base)}, expected the name of a preset or a YAML file.")
+    chain = (*above, key)
+    if key in above:
+        raise ConfigError(f"'{source}' extends itself: {' extends '.join(chain)}.")
+    if len(chain) > _MOST_EXTENDED:
+        raise ConfigError(f"'{source}' is at the end of {len(chain)} files that extend each other; 8 are the most.")
+    try:
+        return extend(_read(base, inside, chain), data)
+    except ConfigError as err:
+        raise ConfigError(f"{err} ('{source}' extends '{base}'.)") if not above else err from err
+
+
+def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """Lay a file's mapping over the one that it extends.
+
+    Under another algorithm, those knobs of the base stay that differ from the base algorithm's own preset.
+    """
+    old, new = base.get("algorithm"), data.get("algorithm")
+    if isinstance(new, str):
+        new = {"name": new}
+    if isinstance(old, str):
+        old = {"name": old}
+    if isinstance(new, dict) and isinstance(old, dict):
+        if new.get("name", old.get("name")) != old.get("name"):
+            old = own_knobs(old)
+        base, data = {**base, "algorithm": old}, {**data, "algorithm": new}
+    return merge(base, data)
+
+
+def own_knobs(given: Any) -> dict[str, Any]:
+    """The knobs of a file's algorithm that differ from the preset that the file names."""
+    if not isinstance(given, dict):
+        return {}
+    name = given.get("name", RunConfig().algorithm.name)
+    preset = to_data(get_algorithm(name if isinstance(name, str) else shown(name)))
+    groups = {key: value for key, value in given.items() if key not in ("name", "paper", "description")}
+    return {
+        key: {k: v for k, v in value.items() if k not in preset.get(key, {}) or v != preset[key][k]}
+        if isinstance(value, dict)
+        else value
+        for key, value in groups.items()
+    }
+
+
+def merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Lay nested mapping `upper` over `lower`."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _preset_text(name: str) -> str:
+    return (files("stapo.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def _about(text: str) -> str:
+    comment = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
+    sentence, _, _ = " ".join(comment).partition(". ")
+    return sentence.rstrip(".:") + "." if sentence else "–"
