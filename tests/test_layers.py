@@ -20,6 +20,7 @@ PACKAGE = SOURCE / "stapo"
 
 MAY_IMPORT = {
     "texts": set(),
+    "tags": set(),
     "documents": set(),
     "lines": set(),
     "errors": {"texts"},
@@ -30,8 +31,8 @@ MAY_IMPORT = {
     "footprint": set(),
     "algo": {"errors", "texts", "documents", "registry"},
     "retrieval": {"errors", "texts", "documents", "lines", "registry", "durable", "calls"},
-    "envs": {"errors", "texts", "documents", "lines", "registry", "durable", "retrieval"},
-    "agent": {"errors", "texts", "documents"},
+    "envs": {"errors", "tags", "texts", "documents", "lines", "registry", "durable", "retrieval"},
+    "agent": {"errors", "tags", "texts", "documents"},
     "policy": {"errors", "texts", "documents", "footprint", "agent"},
     "rollout": {"errors", "texts", "documents", "refusals", "calls", "envs", "agent", "policy"},
     "run": {"errors", "texts", "documents", "durable"},

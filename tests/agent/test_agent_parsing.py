@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -61,7 +62,8 @@ def test_no_text_raises_and_valid_means_that_the_format_was_kept(text):
         assert parsed.action
         assert parsed.action == text[slice(*spans["action"])].lower().strip()[:1000]
     bare = parse_response(text, "action")
-    assert bare.valid == (0 < len(text.strip()) <= 1000 and "\n" not in text.strip() and "<" not in text)
+    tags = re.search(r"</?(think|action)>", text, re.IGNORECASE | re.ASCII)
+    assert bare.valid == (0 < len(text.strip()) <= 1000 and len(text.strip().splitlines()) == 1 and not tags)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,68 @@ def test_a_choice_among_nothing():
 )
 def test_part_spans_leave_the_tags_out(text, spans):
     assert part_spans(text) == spans
+
+
+SIGNS = [
+    "click[< prev]", "click[next >]", "search[smoked bacon price < 60.00]", "a <b> c", "x > y", "<", "a <", "</", "<3",
+    "<>", "</>", "< >", "<b>bold</b>", "search[<your query>]", "<think", "think>", "</action", "<thinking>",
+    "<actions>",
+    "<action-1>", "＜action＞look＜/action＞", "‹think›", "go → desk", "⟨x⟩", "`look`", "a << b >> c", "<ACTIONX>",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", SIGNS)
+def test_signs_are_text_and_no_tags(command):
+    parsed = parse_response(command, "action")
+    assert (parsed.action, parsed.valid, parsed.problem) == (command, True, "")
+    tagged = parse_response(f"<think>a < b</think><action>{command}</action>", "think_action")
+    # The first closing tag ends an action; "</action" is none.
+    assert (tagged.action, tagged.valid) == (command.lower(), True)
+    searched = parse_response(f"<think>x</think><search>{command}</search>", "search_answer_single")
+    assert searched.valid
+    assert searched.action == f"<think>x</think><search>{command}</search>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<action>look</action>", "<ACTION>look", "look</action>", "<think>a</think> look", "<Think> look",
+        "</THINK>look",
+        "< action >look", "</ think >look", "< / think>look", '<action type="x">look', "<think/>look", "<action\t>look",
+    ],
+)  # fmt: skip
+def test_tags_of_the_other_format_are_no_command(text):
+    assert parse_response(text, "action").problem == "not_one_line"
+
+
+@pytest.mark.parametrize(
+    "text, valid",
+    [
+        ("```\n<think>a</think>\n<action>look</action>\n```", True),
+        ("```xml\n<THINK>a</THINK>\n<Action>Look</ACTION>\n```", True),
+        ("<think>a</think><action>\nlook\n</action>", True),
+        # The published protocol takes the tags as they are written, and no others.
+        ("<think>a</think>< action >look</ action >", False),
+        ('<think>a</think><action type="x">look</action>', False),
+        ("<think >a</think><action>look</action>", False),
+        ("＜think＞a＜/think＞＜action＞look＜/action＞", False),
+        ("<think>a</think><action>look", False),
+        ("<think>a<action>look</action>", False),
+    ],
+)
+def test_tags_of_the_format_are_taken_strictly(text, valid):
+    assert parse_response(text, "think_action").valid is valid
+
+
+@pytest.mark.parametrize(
+    "line", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"]
+)
+def test_two_lines_are_no_bare_command(line):
+    assert parse_response(f"look{line}take pen 1", "action").problem == "not_one_line"
+
+
+@pytest.mark.parametrize(
+    "text", ["2.", "#2", "[2]", "<2>", "２", "`2`", "<action>2</action>", "2 < 3", "1\n2", "2\u2028"]
+)
+def test_a_choice_is_a_number_alone(text):
+    assert parse_response(text, "choice", listed=("a", "b")).valid == (text.strip() == "2")

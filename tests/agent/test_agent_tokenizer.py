@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
-from stapo.agent.tokenizer import EOS, PAD, train_tokenizer
+from stapo.agent.tokenizer import EOS, PAD, PHRASE, train_tokenizer
 from stapo.policy import ModelConfig, load_policy
 from toy_world import small_policy
 
@@ -45,6 +46,15 @@ def test_entities_and_phrases_are_single_tokens():
     assert len(TOKENIZER.encode(" cabinet 1")) == 1
     assert len(TOKENIZER.encode("go to cabinet 1")) <= 3
     assert len(TOKENIZER) <= 400
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.text(st.sampled_from("ab A1²١_-[<\nßé"), max_size=40))
+def test_the_cut_into_phrases_is_the_simple_pattern(text):
+    """The tokenizer's own pattern takes one pass where this one tries every letter anew."""
+    simple = pre_tokenizers.Split(Regex(r" ?[a-z]+ \d+"), behavior="isolated")
+    fast = pre_tokenizers.Split(Regex(PHRASE), behavior="isolated")
+    assert fast.pre_tokenize_str(text) == simple.pre_tokenize_str(text)
 
 
 def test_the_same_texts_give_the_same_tokens():

@@ -52,3 +52,33 @@ def test_the_affixes_of_a_template_do_not_overlap():
 
 def test_no_offer_no_command():
     assert not offers([], "look")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(f"search[a]{line}click[b]" for line in "\n\r\x0b\x0c\x1c\x85\u2028\u2029"),
+        *(f"search[a{line}]" for line in ("\n", "\u2028")),
+        "search[a\nb]",
+        "search[a] click[b]",
+        "search[a]click[b]",
+        "search[a]; click[b]",
+        "search[a[b]] click[c]",
+        "search[a] b",
+        "search[\t]",
+        "search[\u3000]",
+        "\nsearch[a]",
+        "search[a]\n",
+    ],
+)  # fmt: skip
+def test_a_placeholder_stands_for_one_line_and_for_no_second_command(command):
+    assert not offers(SHOP, command)
+
+
+@pytest.mark.parametrize("query", ["mug [blue]", "a [b] c [d]", "price < 60.00", "a]b", "x > y", "<b>", "→ café"])
+def test_signs_in_a_query_are_text(query):
+    assert offers(SHOP, f"search[{query}]")
+
+
+def test_no_placeholder_of_several_spans_lines():
+    assert not offers(["give <what> to <whom>"], "give mug\nto ann")

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stapo.agent.config import ResponseFormat
+from stapo.tags import first_block
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
-_SEARCH_BLOCK = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL)
-_ANY_SEARCH_BLOCK = re.compile(_SEARCH_BLOCK.pattern, re.DOTALL | re.IGNORECASE)
+_LOOSE_TAG = re.compile(r"<[ \t]*(?:/[ \t]*)?(?:think|action)(?:[ \t/][^<>]*)?>", re.IGNORECASE | re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _MAX_ACTION_CHARACTERS = 1000
 
@@ -42,9 +42,10 @@ def parse_response(
     `think_action` follows the field's reference protocol: lower-cased text between the first ``<action>`` and the
     first ``</action>``; without them the last `fallback_characters` are taken and the step is invalid, as it is when
     the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text, which must be
-    one non-empty line without tags. `choice` takes the number of one of the commands `listed`, counted from 1.
-    `search_answer` and `search_answer_single` take the text up to the first closing
-    tag of a search or an answer, thought included; their rules are those of Search-R1 and of verl-agent.
+    one non-empty line without think and action tags (other signs are text: ``click[< prev]``). `choice` takes the
+    number of one of the commands `listed`, counted from 1. `search_answer` and `search_answer_single` take the text up
+    to the first closing tag of a search or an answer, thought included; their rules are those of Search-R1 and of
+    verl-agent.
     """
     if response_format in ("search_answer", "search_answer_single"):
         return _parse_search(text, single=response_format == "search_answer_single")
@@ -93,8 +94,7 @@ def _parse_search(text: str, single: bool) -> ParsedResponse:
             break
     think = part_spans(text).get("think")
     thought = text[slice(*think)].strip() if think else ""
-    block = _ANY_SEARCH_BLOCK if single else _SEARCH_BLOCK
-    if not block.search(action):
+    if first_block(action, ("search", "answer"), ignore_case=single) is None:
         return ParsedResponse(action, thought, False, "no_search_or_answer")
     if single:
         searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
@@ -121,6 +121,7 @@ def _parse_bare(text: str) -> ParsedResponse:
         return ParsedResponse("", "", False, "empty_action")
     if len(action) > _MAX_ACTION_CHARACTERS:
         return ParsedResponse(shown, "", False, "too_long")
-    if "\n" in action or "<" in action:
+    # Signs are text, "click[< prev]" is a button; a tag of the other format means that the agent mistook the format.
+    if len(action.splitlines()) > 1 or _LOOSE_TAG.search(action):
         return ParsedResponse(shown, "", False, "not_one_line")
     return ParsedResponse(action, "", True)

@@ -12,11 +12,11 @@ what was retrieved stands in prompts alone. That is the masking of retrieved tex
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stapo.agent.config import AgentConfig
+from stapo.tags import first_block
 
 if TYPE_CHECKING:
     from stapo.agent.prompts import PromptFields
@@ -39,7 +39,6 @@ _STEPWISE_RULES = (
     "where a fact is missing; or give the final answer with <answer> answer </answer>, in a few words and without an "
     "explanation.",
 )
-_BLOCK = re.compile(r"<(search|answer)>.*?</\1>", re.DOTALL | re.IGNORECASE)
 
 
 def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
@@ -91,8 +90,8 @@ def _exchanges(f: PromptFields) -> Iterator[tuple[str, str]]:
 
 
 def _block(action: str) -> str:
-    found = _BLOCK.search(action)
-    return found[0] if found else ""
+    found = first_block(action, ("search", "answer"), ignore_case=True)
+    return action[found.start : found.end] if found else ""
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """Which commands a list of offered commands stands for.
 
 Most offered commands are literal. One with a placeholder in angle brackets, such as ``search[<your query>]``, is a
-template: it offers every command that has some text in the placeholder's stead.
+template: it offers every command that has some text in the placeholder's stead. That text is one line, and not the end
+of this command and the beginning of another: ``search[a] click[b]`` is two commands.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+_BRACKET = re.compile(r"[][]")
 _PLACEHOLDER = re.compile(r"<[^<>]+>")
 
 
@@ -34,7 +36,19 @@ def _fills(command: str, template: str) -> bool:
         and command.startswith(before)
         and command.endswith(after)
         and bool(inner.strip())
+        and len(command.splitlines()) == 1
+        and not (before.endswith("[") and after.startswith("]") and _leaves_brackets(inner))
     )
+
+
+def _leaves_brackets(inner: str) -> bool:
+    """Whether a text that stands in brackets closes them and opens others."""
+    depth = 0
+    for sign in _BRACKET.finditer(inner):
+        depth += 1 if sign[0] == "[" else -1
+        if depth < 0:
+            return "[" in inner[sign.end() :]
+    return False
 
 
 def _cut(template: str) -> tuple[str, str, str]:

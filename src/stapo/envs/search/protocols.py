@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stapo.retrieval.protocol import Passage
+from stapo.tags import first_block
 
 Kind = Literal["search", "answer", "invalid"]
 
-_BLOCK = re.compile(r"<(search|answer)>(.*?)</\1>", re.DOTALL)
-_SEARCH = re.compile(r"<search>(.*?)</search>", re.DOTALL | re.IGNORECASE)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
@@ -76,10 +74,10 @@ def cut_response(text: str) -> str:
 
 def read_search_r1(text: str) -> Act:
     """The first search or answer block of the cut response decides; without one the turn is wasted."""
-    block = _BLOCK.search(cut_response(text))
+    block = first_block(cut_response(text), ("search", "answer"))
     if block is None:
         return Act("invalid", "", False)
-    return Act("search" if block[1] == "search" else "answer", block[2].strip(), True)
+    return Act("search" if block.kind == "search" else "answer", block.text.strip(), True)
 
 
 def read_stepwise(text: str) -> Act:
@@ -90,10 +88,10 @@ def read_stepwise(text: str) -> Act:
     searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
     single = searches <= 1 and answers <= 1 and not (searches and answers)
     cut = cut_response(text)
-    for kind, pattern in (("search", _SEARCH), ("answer", _ANSWER)):
-        block = pattern.search(cut)
-        if block is not None:
-            return Act("search" if kind == "search" else "answer", block[1].strip(), single)
+    # A search anywhere goes before an answer.
+    block = first_block(cut, ("search",), ignore_case=True) or first_block(cut, ("answer",), ignore_case=True)
+    if block is not None:
+        return Act("search" if block.kind == "search" else "answer", block.text.strip(), single)
     return Act("invalid", "", False)
 
 

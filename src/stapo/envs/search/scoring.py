@@ -11,13 +11,13 @@ import re
 import string
 from collections.abc import Sequence
 
+from stapo.tags import blocks
+
 EXAMPLE_AND_ANSWER = 2
 """Answer blocks that a Search-R1 sequence needs: its prompt shows one."""
 
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-_INFORMATION = re.compile(r"<information>(.*?)</information>", re.DOTALL)
 _ASSISTANT = re.compile(r"<\|im_start\|>assistant\s*")
 _TAG = re.compile(r"(</?(?:think|search|information|answer)>)")
 # What each tag needs before it and leaves behind it. Text stands inside a pair of tags alone.
@@ -57,8 +57,8 @@ def extract_answer(solution: str, least: int = 1) -> str | None:
     A block reaches from an opening tag to the next closing tag, so an opening tag inside it belongs to its text. Tags
     are lower-case.
     """
-    blocks: list[str] = _ANSWER.findall(solution)
-    return blocks[-1].strip() if len(blocks) >= max(1, least) else None
+    answers = [block.text for block in blocks(solution, "answer")]
+    return answers[-1].strip() if len(answers) >= max(1, least) else None
 
 
 def is_valid_sequence(solution: str) -> bool:
@@ -87,8 +87,8 @@ def is_well_formed(sequence: str) -> bool:
 
 def retrieval_correct(solution: str, golds: str | Sequence[str]) -> bool:
     """Does an ``<information>`` block contain a gold answer, both normalised?"""
-    blocks = [normalize_answer(block) for block in _INFORMATION.findall(solution)]
-    return any(normalize_answer(gold) in block for gold in _all(golds) for block in blocks)
+    results = [normalize_answer(block.text) for block in blocks(solution, "information")]
+    return any(normalize_answer(gold) in result for gold in _all(golds) for result in results)
 
 
 def em_reward(solution: str, golds: str | Sequence[str], least: int = EXAMPLE_AND_ANSWER) -> float:
