@@ -18,10 +18,26 @@ from small_corpus import PASSAGES, Echo, write_corpus
 from stapo.cli.main import main
 from stapo.errors import ConfigError
 from stapo.retrieval import open_retriever
-from stapo.retrieval.server import Refusal, ServerOptions, create_app, is_loopback, listen, read_request
+from stapo.retrieval.server import (
+    Refusal,
+    ServerOptions,
+    create_app,
+    is_loopback,
+    listen,
+    read_request,
+    settings_of_uvicorn,
+)
 
 pytest.importorskip("starlette")
 uvicorn = pytest.importorskip("uvicorn")
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Nothing that a client does may leave a trace in the log, unless a test expects one."""
+    yield
+    traces = [r for r in caplog.get_records("call") if r.exc_info and "a search failed" not in r.getMessage()]
+    assert traces == []
 
 
 class Running:
@@ -30,8 +46,8 @@ class Running:
     def __init__(self, **limits):
         self.listening = listen("127.0.0.1", 0, token=limits.get("token"))
         self.port = self.listening.getsockname()[1]
-        app = create_app(limits.pop("retriever", None) or Echo(), ServerOptions(**limits))
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        app = create_app(limits.pop("retriever", None) or Echo(), options := ServerOptions(**limits))
+        self.server = uvicorn.Server(settings_of_uvicorn(app, options))
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True)
         self.thread.start()
 

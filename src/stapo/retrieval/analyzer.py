@@ -73,7 +73,8 @@ def _word_pattern() -> str:
         rf"|{number}(?:{in_number}(?={number}))?|(?<={hebrew})'{follow})+"
     )
     part = rf"(?:{run}|(?:{katakana})+)"
-    word = rf"(?:{joiner})*{part}(?:(?:{joiner})+{part})*(?:{joiner})*"
+    joiners = rf"(?:{joiner})"
+    word = rf"{joiners}*+{part}(?:{joiners}++{part})*{joiners}*+"
     # Scripts without blanks: South East Asian runs stay whole, ideographs and hiragana are single.
     runs = rf"(?:\p{{LB=Complex_Context}}{follow})+"
     single = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{follow}"
@@ -81,19 +82,22 @@ def _word_pattern() -> str:
     variant = r"(?!\uFE0E)(?:\uFE0F\u20E3?|\p{Emoji_Modifier})?[\U000E0020-\U000E007F]*"
     picture = rf"[\p{{Extended_Pictographic}}{_PICTURES}]{variant}"
     emoji = rf"[0-9#*]\uFE0F?\u20E3|\p{{RI}}\p{{RI}}{follow}|{picture}(?:\u200D{picture})*{follow}"
-    return rf"{emoji}|{word}|{runs}|{single}"
+    # Joiners that join nothing are passed over at once: a search from each of them would be quadratic.
+    return rf"({emoji}|{word}|{runs}|{single})|{joiners}++"
 
 
 _WORD = regex.compile(_word_pattern())
 # The same rules where every character is ASCII: no marks, no scripts, no emoji. Several times faster.
 _RUN_ASCII = r"(?:[A-Za-z]+(?:[:.'](?=[A-Za-z]))?|[0-9]+(?:[.,;'](?=[0-9]))?)+"
-_WORD_ASCII = regex.compile(rf"_*{_RUN_ASCII}(?:_+{_RUN_ASCII})*_*")
+_WORD_ASCII = regex.compile(rf"(_*+{_RUN_ASCII}(?:_++{_RUN_ASCII})*_*+)|_++")
 _APOSTROPHES = "'\u2019\uff07"
 
 
 def words(text: str) -> Iterator[str]:
     """The words of a text as Lucene's standard tokenizer finds them, case and all."""
     for word in (_WORD_ASCII if text.isascii() else _WORD).findall(text):
+        if not word:
+            continue
         if len(word) <= LONGEST_TOKEN:
             yield word
         else:

@@ -11,9 +11,17 @@ import numpy as np
 
 from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval.analyzer import Analyzer, LuceneAnalyzer
-from stapo.retrieval.index_files import Manifest, open_array, read_manifest, written_whole
+from stapo.retrieval.index_files import (
+    VERIFIED_BYTES,
+    Manifest,
+    count_of,
+    open_array,
+    read_manifest,
+    written_whole,
+)
 from stapo.retrieval.postings import Postings, Terms, build_postings
 from stapo.retrieval.ranking import rank
+from stapo.texts import escape_control_chars
 
 KIND = "bm25"
 VERSION = 1
@@ -79,7 +87,10 @@ class BM25Index:
             raise ConfigError(f"k is {k}, expected at least 1.")
         rows = {self._terms.find(term): times for term, times in Counter(self.analyzer(query)).items()}
         rows.pop(-1, None)
-        ids, scores = rank(self._postings, rows, k)
+        try:
+            ids, scores = rank(self._postings, rows, k)
+        except (IndexError, ValueError) as err:
+            raise IndexFileError("the index is damaged: its lists do not belong together. Build it anew.") from err
         return list(zip(ids.tolist(), scores.tolist(), strict=True))
 
     def search_many(self, queries: Sequence[str], k: int = 10) -> list[list[tuple[int, float]]]:
@@ -123,17 +134,17 @@ class BM25Index:
         analyzer = analyzer or LuceneAnalyzer()
         facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
         if facts.get("analyzer") != analyzer.name:
-            raise IndexFileError(
-                f"index {folder} was built with the analyzer '{facts.get('analyzer')}', asked for '{analyzer.name}'."
-            )
+            built = escape_control_chars(str(facts.get("analyzer"))[:80])
+            raise IndexFileError(f"index {folder} was built with the analyzer '{built}', asked for '{analyzer.name}'.")
         terms = Terms(
             open_array(folder / "term_text.npy", np.uint8),
             open_array(folder / "term_starts.npy", np.int64),
         )
+        documents = count_of(facts, "documents", folder)
         try:
-            documents, k1, b = int(facts["documents"]), float(facts["k1"]), float(facts["b"])
-        except (KeyError, TypeError, ValueError) as err:
-            raise IndexFileError(f"index {folder} is damaged: its manifest lacks {err}. Build it anew.") from err
+            k1, b = float(facts["k1"]), float(facts["b"])
+        except (KeyError, TypeError, ValueError, OverflowError) as err:
+            raise IndexFileError(f"index {folder} is damaged: its manifest has no k1 or b. Build it anew.") from err
         postings = Postings(
             documents,
             open_array(folder / "starts.npy", np.int64),
@@ -141,7 +152,9 @@ class BM25Index:
             open_array(folder / "impacts.npy", np.float32),
             open_array(folder / "bounds.npy", np.float32),
         )
-        if not len(terms) == len(postings.starts_t) - 1 == len(postings.bound_t):
+        if not len(terms) == len(postings.starts_t) - 1 == len(postings.bound_t) or not postings.fits(
+            thorough=postings.doc_p.nbytes <= VERIFIED_BYTES
+        ):
             raise IndexFileError(f"index {folder} is damaged: its files disagree. Build it anew.")
         return cls(terms, postings, k1=k1, b=b, analyzer=analyzer)
 

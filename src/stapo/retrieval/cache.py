@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from stapo.documents import parse_json
 from stapo.durable import digest_of
 from stapo.errors import CorpusError, IndexFileError
 from stapo.retrieval.corpus import Corpus, scan
-from stapo.retrieval.index_files import Manifest, open_array, read_manifest, written_whole
+from stapo.retrieval.index_files import VERIFIED_BYTES, Manifest, open_array, read_manifest, written_whole
 
 CACHE_VARIABLE = "STAPO_CACHE"
 
@@ -50,9 +52,10 @@ def known_digest(path: Path, cache: Path) -> str:
     found, name = path.stat(), str(path.resolve())
     facts = [name, found.st_size, found.st_mtime_ns, found.st_ino]
     note = cache / "digests" / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    with suppress(OSError, ValueError):
-        *known, remembered = json.loads(note.read_text(encoding="utf-8"))
-        if known == facts:
+    with suppress(OSError, ValueError, TypeError):
+        *known, remembered = parse_json(note.read_bytes())
+        # It becomes the name of a folder.
+        if known == facts and re.fullmatch("[0-9a-f]{64}", str(remembered)):
             return str(remembered)
     digest = digest_of(path)
     # A file that was written a moment ago may be written again within the same tick of its clock.
@@ -147,7 +150,15 @@ class IndexCache:
             with written_whole(folder, Manifest("passages", _VERSION, {"passages": len(starts) - 1})) as inside:
                 np.save(inside / "starts.npy", starts, allow_pickle=False)
 
-        folder = self.get("passages", build, lambda folder: read_manifest(folder, "passages", _VERSION))
+        def check(folder: Path) -> None:
+            read_manifest(folder, "passages", _VERSION)
+            starts = open_array(folder / "starts.npy", np.int64)
+            size = self.path.stat().st_size
+            falling = starts.nbytes <= VERIFIED_BYTES and (np.diff(starts) <= 0).any()
+            if len(starts) < 2 or starts[0] < 0 or starts[-1] != size or falling:
+                raise IndexFileError(f"index {folder} is damaged: its places are not in the corpus.")
+
+        folder = self.get("passages", build, check)
         return Corpus(self.path, open_array(folder / "starts.npy", np.int64))
 
     def get(self, name: str, build: Callable[[Path], None], check: Callable[[Path], object]) -> Path:

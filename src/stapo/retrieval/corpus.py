@@ -1,33 +1,53 @@
 """Passages on disk: read by place in the file, never all at once.
 
 A corpus is a JSONL file with an object per line that has ``id`` and ``contents``, which is the title in quotes, a line
-feed and the text, as in Search-R1's; further keys are ignored. What is kept in memory is a map of the places where the
-lines start: 21 million passages cost no memory to speak of, and any number of processes share the pages they read.
+feed and the text, as in Search-R1's, or ``id``, ``title`` and ``text``; further keys are ignored. What is kept in
+memory is a map of the places where the lines start: 21 million passages cost no memory to speak of, and any number of
+processes share the pages they read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from stapo.documents import parse_json
 from stapo.errors import CorpusError
-from stapo.retrieval.protocol import Passage, split_contents
+from stapo.lines import compression_of, read_lines
+from stapo.retrieval.protocol import Passage, bare_title, id_of
+from stapo.texts import replace_surrogates
 
-_EXPECTED = 'expected {"id": "0", "contents": "\\"Title\\"\\ntext"} on every line'
+MOST_LINE_BYTES = 8 << 20
+"""Bytes of a line; a long novel has 3 MB, a passage a thousandth of that."""
+
+_EXPECTED = (
+    'expected {"id": "0", "contents": "\\"Title\\"\\ntext"} or {"id": "0", "title": "Title", "text": "text"} '
+    "on every line"
+)
+_BOM = b"\xef\xbb\xbf"
+_UNPACK = {".gz": "gzip -d", ".xz": "xz -d", ".bz2": "bzip2 -d", ".zst": "zstd -d"}
 
 
 class Line(NamedTuple):
-    """What one line of a corpus says."""
+    """What one line of a corpus says.
+
+    Attributes:
+        id: its id.
+        contents: title and text in one.
+        title: of a line that names it apart from its text, else None.
+        text: of such a line, else "".
+    """
 
     id: str
     contents: str
+    title: str | None = None
+    text: str = ""
 
 
 def parse_line(raw: bytes, name: str, number: int) -> Line:
@@ -42,18 +62,67 @@ def parse_line(raw: bytes, name: str, number: int) -> Line:
         CorpusError: not JSON, no contents, or no id; with the number of the line.
     """
     try:
-        record = json.loads(raw)
+        record = parse_json(raw)
     except ValueError as err:
         raise CorpusError(f"corpus {name}, line {number}: no JSON ({err}); {_EXPECTED}.") from None
     if not isinstance(record, dict):
         raise CorpusError(f"corpus {name}, line {number}: a {type(record).__name__}; {_EXPECTED}.")
-    contents, identity = record.get("contents"), record.get("id")
-    if not isinstance(contents, str) or not contents.strip():
-        found = "no 'contents'" if contents is None else f"'contents' is {str(contents)[:40]!r}"
-        raise CorpusError(f"corpus {name}, line {number}: {found}; {_EXPECTED}.")
-    if not isinstance(identity, str | int) or isinstance(identity, bool):
+    contents, title, text = record.get("contents"), None, ""
+    if contents is None and record.get("text") is not None:
+        title, text = _title_of(record, name, number), _text_of(record, "text", name, number)
+        contents = f'"{title}"\n{text}' if title else text
+        if not title and not text.strip():
+            raise CorpusError(f"corpus {name}, line {number}: neither title nor text; {_EXPECTED}.")
+    elif contents is None:
+        raise CorpusError(f"corpus {name}, line {number}: no 'contents'; {_EXPECTED}.")
+    else:
+        contents = _text_of(record, "contents", name, number)
+        if not contents.strip():
+            raise CorpusError(f"corpus {name}, line {number}: 'contents' is {contents[:40]!r}; {_EXPECTED}.")
+    identity = id_of(record)
+    if identity is None:
         raise CorpusError(f"corpus {name}, line {number}: no 'id'; {_EXPECTED}.")
-    return Line(str(identity), contents)
+    return Line(replace_surrogates(identity), contents, title, text)
+
+
+def _text_of(record: dict[str, Any], key: str, name: str, number: int) -> str:
+    found = record[key]
+    if isinstance(found, str):
+        return replace_surrogates(found)
+    # Whatever is nested in it may be too deep or too long to be spelt out.
+    shown = repr(str(found)[:40]) if isinstance(found, int | float) else f"a {type(found).__name__}"
+    raise CorpusError(f"corpus {name}, line {number}: '{key}' is {shown}; {_EXPECTED}.")
+
+
+def _title_of(record: dict[str, Any], name: str, number: int) -> str:
+    found = record.get("title")
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        found = str(found)
+    return "" if found is None else bare_title(_text_of({"title": found}, "title", name, number))
+
+
+def _passages(path: Path) -> Iterator[tuple[int, bytes, Line | None]]:
+    """Number, bytes and passage of every line, None for a blank one.
+
+    Raises:
+        CorpusError: the file cannot be read, or a line is no passage.
+    """
+    try:
+        compressed = compression_of(path)
+        if compressed:
+            raise CorpusError(
+                f"corpus {path} is compressed, and passages are looked up by their place in the file; unpack it first: "
+                f"{_UNPACK[compressed]} {path}"
+            )
+        for number, raw in read_lines(path, MOST_LINE_BYTES):
+            blank = not (raw.removeprefix(_BOM) if number == 1 else raw).strip()
+            yield number, raw, None if blank else parse_line(raw, str(path), number)
+    except CorpusError:
+        raise
+    except ValueError as err:
+        raise CorpusError(f"corpus {path}, {err}; {_EXPECTED}.") from None
+    except OSError as err:
+        raise CorpusError(f"corpus {path} cannot be read: {err.strerror or err}.") from err
 
 
 def scan(path: Path) -> np.ndarray:
@@ -67,15 +136,10 @@ def scan(path: Path) -> np.ndarray:
         CorpusError: the file cannot be read, a line is no passage, or there is none.
     """
     starts, place = array("q"), 0
-    try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if raw.strip():
-                    parse_line(raw, str(path), number)
-                    starts.append(place)
-                place += len(raw)
-    except OSError as err:
-        raise CorpusError(f"corpus {path} cannot be read: {err.strerror or err}.") from err
+    for _, raw, found in _passages(path):
+        if found is not None:
+            starts.append(place)
+        place += len(raw)
     if not starts:
         raise CorpusError(f"corpus {path} has no passage; {_EXPECTED}.")
     starts.append(place)
@@ -122,24 +186,26 @@ class Corpus:
         if self._descriptor is None:
             raise CorpusError(f"corpus {self.path} is closed.")
         start, end = int(self._starts[i]), int(self._starts[i + 1])
-        raw = os.pread(self._descriptor, end - start, start)
+        # Blank lines that follow belong to the passage, however many.
+        size = max(0, min(end - start, MOST_LINE_BYTES)) if start >= 0 else 0
         try:
-            return parse_line(raw, str(self.path), i + 1)
-        except CorpusError as err:
+            raw = os.pread(self._descriptor, size, start) if size else b""
+            return parse_line(raw.partition(b"\n")[0], str(self.path), i + 1)
+        except (CorpusError, OSError, OverflowError) as err:
             raise CorpusError(f"{err} The file may have changed since its index was built; open it anew.") from err
 
     def passage(self, i: int, score: float = 0.0) -> Passage:
         """Passage i, with a score; raises as `line` does."""
         found = self.line(i)
-        return Passage(found.id, *split_contents(found.contents), score)
+        if found.title is not None:
+            return Passage(found.id, found.title, found.text, score)
+        return Passage.of_contents(found.id, found.contents, score)
 
     def texts(self) -> Iterator[str]:
         """Title and text of every passage in order, reading the file from start to end."""
-        name = str(self.path)
-        with self.path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                if raw.strip():
-                    yield parse_line(raw, name, number).contents
+        for _, _, found in _passages(self.path):
+            if found is not None:
+                yield found.contents
 
     def close(self) -> None:
         """Close the file; more than once is fine."""

@@ -20,9 +20,10 @@ from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval.analyzer import LuceneAnalyzer
 from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.extras import need
-from stapo.retrieval.index_files import Manifest, read_manifest, written_whole
-from stapo.retrieval.local import CorpusRetriever
+from stapo.retrieval.index_files import Manifest, count_of, read_manifest, written_whole
+from stapo.retrieval.local import CorpusRetriever, check_size
 from stapo.retrieval.ranking import best
+from stapo.texts import escape_control_chars, replace_surrogates
 
 KIND = "dense"
 VERSION = 1
@@ -150,6 +151,7 @@ class DenseIndex:
             raw = inside / "vectors.f32"
             with raw.open("wb") as file:
                 for batch in _batches(documents, _BATCH):
+                    batch = [replace_surrogates(text) for text in batch]
                     vectors = checked_vectors(embed(batch), len(batch), size or None)
                     size = vectors.shape[1]
                     file.write(vectors.tobytes())
@@ -173,14 +175,19 @@ class DenseIndex:
         folder = Path(folder)
         facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
         if facts.get("embedder") != name_of(embed):
-            raise IndexFileError(
-                f"index {folder} was built with the embedder '{facts.get('embedder')}', asked for '{name_of(embed)}'."
-            )
-        documents, size = int(facts.get("documents", 0)), int(facts.get("size", 0))
+            built = escape_control_chars(str(facts.get("embedder"))[:120])
+            raise IndexFileError(f"index {folder} was built with the embedder '{built}', asked for '{name_of(embed)}'.")
+        documents, size = count_of(facts, "documents", folder), count_of(facts, "size", folder)
         if facts.get("faiss"):
             faiss = _faiss()
-            clusters = faiss.read_index(str(folder / "clusters.faiss"), faiss.IO_FLAG_MMAP)
-            clusters.nprobe = _LOOK_AT
+            try:
+                clusters = faiss.read_index(str(folder / "clusters.faiss"), faiss.IO_FLAG_MMAP)
+                clusters.nprobe = _LOOK_AT
+                fits = (clusters.ntotal, clusters.d) == (documents, size)
+            except (RuntimeError, MemoryError, AttributeError) as err:
+                raise IndexFileError(f"index {folder} is damaged: faiss cannot read it. Build it anew.") from err
+            if not fits:
+                raise IndexFileError(f"index {folder} is damaged: clusters.faiss has another size. Build it anew.")
             return cls(documents, size, embed, vectors_nd=None, clusters=clusters)
         raw = folder / "vectors.f32"
         if not raw.is_file() or raw.stat().st_size != 4 * documents * size:
@@ -201,7 +208,9 @@ class DenseIndex:
         """
         if not queries or not len(self):
             return [[] for _ in queries]
-        query_qd = checked_vectors(self._embed_queries(queries), len(queries), self.size)
+        query_qd = checked_vectors(
+            self._embed_queries([replace_surrogates(query) for query in queries]), len(queries), self.size
+        )
         k = min(k, len(self))
         if self._vectors_nd is None:
             score_qk, id_qk = self._clusters.search(query_qd, k)
@@ -322,6 +331,6 @@ def open_dense(
     folder = store.get(
         f"dense-{short}-{blake2b(name.encode(), digest_size=6).hexdigest()}",
         lambda folder: DenseIndex.build(passages.texts(), folder, embedder),
-        lambda folder: DenseIndex.open(folder, embedder),
+        lambda folder: check_size(DenseIndex.open(folder, embedder), passages, folder),
     )
     return CorpusRetriever(passages, DenseIndex.open(folder, embedder, verify=False))

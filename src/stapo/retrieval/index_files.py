@@ -7,6 +7,7 @@ every other file. Arrays are plain `.npy` files, opened as memory maps and never
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -17,13 +18,19 @@ from typing import Any
 
 import numpy as np
 
+from stapo.documents import parse_json
 from stapo.durable import digest_of, sync
 from stapo.errors import IndexFileError
+from stapo.texts import escape_control_chars
 
 MANIFEST = "manifest.json"
 
 VERIFIED_BYTES = 1 << 28
 """Indexes of at most this size are compared with their hashes at each opening unless told otherwise (256 MiB)."""
+
+_MOST_MANIFEST_BYTES = 1 << 20
+_MOST_DOCUMENTS = 1 << 40
+_HEADER_BYTES = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +119,20 @@ def read_manifest(folder: Path, kind: str, version: int, *, verify: bool | None 
     """
     path = folder / MANIFEST
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _MOST_MANIFEST_BYTES:
+            raise ValueError(f"more than {_MOST_MANIFEST_BYTES:,} bytes")
+        record = parse_json(path.read_bytes())
         files = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in record["files"].items()}
-        found = Manifest(str(record["kind"]), int(record["version"]), dict(record["facts"]))
+        found = Manifest(_word(record["kind"]), int(record["version"]), dict(record["facts"]))
+        if outside := next((name for name in files if Path(name).is_absolute() or ".." in Path(name).parts), None):
+            raise ValueError(f"it names {_word(outside)}, which is not in its folder")
     except FileNotFoundError:
         raise IndexFileError(f"no index in {folder}: it has no {MANIFEST}. Build one there first.") from None
     except OSError as err:
         raise IndexFileError(f"index {folder} cannot be read: {err.strerror or err}.") from err
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        raise IndexFileError(f"index {folder} is damaged: {MANIFEST} is no manifest ({err}). Build it anew.") from err
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
+        said = escape_control_chars(" ".join(str(err).split()))[:200]
+        raise IndexFileError(f"index {folder} is damaged: {MANIFEST} is no manifest ({said}). Build it anew.") from err
     if found.kind != kind:
         raise IndexFileError(f"index {folder} is of kind '{found.kind}', expected '{kind}'.")
     if found.version != version:
@@ -130,16 +142,33 @@ def read_manifest(folder: Path, kind: str, version: int, *, verify: bool | None 
     if verify is None:
         verify = sum(size for size, _ in files.values()) <= VERIFIED_BYTES
     for name, (size, digest) in files.items():
-        file = folder / name
+        file, shown = folder / name, _word(name)
         if not file.is_file():
-            raise IndexFileError(f"index {folder} is damaged: {name} is missing. Build it anew.")
+            raise IndexFileError(f"index {folder} is damaged: {shown} is missing. Build it anew.")
         if file.stat().st_size != size:
             raise IndexFileError(
-                f"index {folder} is damaged: {name} has {file.stat().st_size} bytes, expected {size}. Build it anew."
+                f"index {folder} is damaged: {shown} has {file.stat().st_size} bytes, expected {_word(size)}. "
+                "Build it anew."
             )
         if verify and digest_of(file) != digest:
-            raise IndexFileError(f"index {folder} is damaged: {name} does not match its hash. Build it anew.")
+            raise IndexFileError(f"index {folder} is damaged: {shown} does not match its hash. Build it anew.")
     return found
+
+
+def count_of(facts: Mapping[str, Any], key: str, folder: Path) -> int:
+    """A whole number from 0 among the facts of a manifest.
+
+    Raises:
+        IndexFileError: it is missing, or no such number.
+    """
+    found = facts.get(key)
+    if isinstance(found, bool) or not isinstance(found, int) or not 0 <= found <= _MOST_DOCUMENTS:
+        raise IndexFileError(f"index {folder} is damaged: its manifest has no usable '{key}'. Build it anew.")
+    return found
+
+
+def _word(text: object) -> str:
+    return escape_control_chars(str(text)[:80])
 
 
 def open_array(path: Path, dtype: Any, ndim: int = 1) -> np.ndarray:
@@ -149,13 +178,27 @@ def open_array(path: Path, dtype: Any, ndim: int = 1) -> np.ndarray:
         IndexFileError: no such file, or not such an array.
     """
     try:
-        # An empty array has no bytes to map.
-        mode: Any = "r" if path.stat().st_size > 128 else None
-        array = np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as err:
-        raise IndexFileError(f"index file {path} cannot be read: {err}. Build the index anew.") from err
+        if path.stat().st_size > _HEADER_BYTES:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        else:
+            array = _empty_array(path)
+    # The header is a Python literal, and its reader lets through whatever the parser of Python raises.
+    except Exception as err:
+        said = escape_control_chars(" ".join(str(err).split()))[:200] or type(err).__name__
+        raise IndexFileError(f"index file {path} cannot be read: {said}. Build the index anew.") from err
     if array.dtype != np.dtype(dtype) or array.ndim != ndim:
         raise IndexFileError(
             f"index file {path} holds {array.dtype} with {array.ndim} axes, expected {np.dtype(dtype)} with {ndim}."
         )
     return np.asarray(array)
+
+
+def _empty_array(path: Path) -> np.ndarray:
+    """An array without bytes, which cannot be mapped; one that claims to have some would be given memory for them."""
+    with path.open("rb") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("another version of the format")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    if math.prod(shape):
+        raise ValueError("it ends before its values")
+    return np.empty(shape, dtype)

@@ -14,6 +14,7 @@ from stapo.retrieval.bm25_scoring import idf, impacts, length_codes, length_fact
 
 _LARGEST_TF = 0xFFFF
 _CHUNK = 1 << 22
+_MOST_DOCUMENTS = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,21 @@ class Postings:
         """Documents and impacts of one term."""
         rows = slice(int(self.starts_t[term]), int(self.starts_t[term + 1]))
         return self.doc_p[rows], self.impact_p[rows]
+
+    def fits(self, *, thorough: bool) -> bool:
+        """Whether the arrays belong together.
+
+        Args:
+            thorough: look at every posting, too, which reads the files whole.
+        """
+        postings = len(self.doc_p)
+        if self.documents > _MOST_DOCUMENTS or len(self.impact_p) != postings or not len(self.starts_t):
+            return False
+        if self.starts_t[0] != 0 or self.starts_t[-1] != postings:
+            return False
+        if not thorough:
+            return True
+        return bool((np.diff(self.starts_t) > 0).all()) and (not postings or int(self.doc_p.max()) < self.documents)
 
 
 def build_postings(documents: Iterable[str], analyzer: Analyzer, k1: float, b: float) -> tuple[Terms, Postings]:

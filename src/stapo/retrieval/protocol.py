@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from stapo.errors import ConfigError
+
+_ID_KEYS = ("id", "_id", "docid", "doc_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +21,26 @@ class Passage:
         title: title of the article, without quotes; may be empty.
         text: the passage without its title.
         score: larger is better; comparable inside one answer only.
+        heading: the first line of its contents as the corpus has it; None stands for the title in quotes.
     """
 
     id: str
     title: str
     text: str
     score: float = 0.0
+    heading: str | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of_contents(cls, identity: str, contents: str, score: float = 0.0) -> Passage:
+        """The passage with these contents, which it gives back exactly as they stand."""
+        first, line_feed, _ = contents.partition("\n")
+        return cls(identity, *split_contents(contents), score, first if line_feed else None)
 
     @property
     def contents(self) -> str:
-        """Title and text in one, as Search-R1's corpora have them: ``"Title"``, a line feed, the text."""
+        """Title and text in one, as the corpus has them; by default ``"Title"``, a line feed, the text."""
+        if self.heading is not None:
+            return f"{self.heading}\n{self.text}"
         return f'"{self.title}"\n{self.text}' if self.title else self.text
 
 
@@ -37,8 +49,24 @@ def split_contents(contents: str) -> tuple[str, str]:
     first, line_feed, rest = contents.partition("\n")
     if not line_feed:
         return "", contents
-    title = first.strip()
-    return (title[1:-1] if len(title) > 1 and title[0] == title[-1] == '"' else title), rest
+    return bare_title(first), rest
+
+
+def bare_title(title: str) -> str:
+    """A title on one line, without the quotes around it."""
+    title = " ".join(title.splitlines()).strip()
+    return title[1:-1] if len(title) > 1 and title[0] == title[-1] == '"' else title
+
+
+def id_of(document: Mapping[str, Any]) -> str | None:
+    """The id of a passage, under any of the names in use; numbers are ids, too. None where there is none."""
+    for key in _ID_KEYS:
+        found = document.get(key)
+        if isinstance(found, float) and found.is_integer():
+            found = int(found)
+        if isinstance(found, str | int) and not isinstance(found, bool):
+            return str(found)
+    return None
 
 
 @runtime_checkable

@@ -1,33 +1,41 @@
 """A retriever behind HTTP: ``POST /retrieve`` in both published shapes, ``GET /health``.
 
-Nothing is believed: the size of a body, the number of queries and passages are bounded, and so is the time that a
-client takes to send its body. An answer holds passages or one line of error, never a trace. Searches run in threads;
-when too many wait, clients are told to come again.
+Nothing is believed: who asks, the size of a body, the number of queries, their words and the passages are bounded, and
+so is the time for each stage of a request. An answer holds passages or one line of error, never a trace. Decided
+elsewhere: whom it listens to (`gate`), how long a connection may take (`connections`), how searches run (`searching`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
 import json
 import logging
+import math
 import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from itertools import islice
 from types import FrameType
 from typing import Any
 
-from stapo.errors import ConfigError
+from stapo.documents import parse_json
+from stapo.errors import ConfigError, StapoError
+from stapo.retrieval.analyzer import words
+from stapo.retrieval.connections import Deadlines, connection_class, connections_for
 from stapo.retrieval.extras import need
-from stapo.retrieval.protocol import Retriever
+from stapo.retrieval.gate import Gate, Receive, Refusal, drained, is_loopback
+from stapo.retrieval.protocol import Passage, Retriever
+from stapo.retrieval.searching import Searches
 from stapo.retrieval.wire import answer_of
+from stapo.texts import escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
-_LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
+# Bodies that are being received, all together.
+_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +50,42 @@ class ServerOptions:
         max_queries: queries of a request.
         max_topk: passages per query.
         max_query: characters of a query.
+        max_terms: words of a query.
+        max_characters: characters of all queries of a request.
+        max_answer: characters of an answer.
+        max_connections: connections at once; fewer where the system allows fewer open files.
+        head_s: seconds that a client may take to send the headers of a request.
         body_s: seconds that a client may take to send its request.
+        search_s: seconds that a request may wait for a thread, and that its search may take then.
+        write_s: seconds that a client may take to receive its answer.
+        idle_s: seconds that a connection may stay open without a request.
         stop_s: seconds that requests under way may still take when the server is stopped.
     """
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     threads: int = 4
     waiting: int = 256
     max_body: int = 1 << 20
     max_queries: int = 512
     max_topk: int = 100
     max_query: int = 10_000
+    max_terms: int = 512
+    max_characters: int = 200_000
+    max_answer: int = 64 << 20
+    max_connections: int = 1024
+    head_s: float = 10.0
     body_s: float = 10.0
+    search_s: float = 60.0
+    write_s: float = 30.0
+    idle_s: float = 30.0
     stop_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("threads", "waiting", "max_body", "max_queries", "max_topk", "max_query", "body_s", "stop_s"):
-            if not getattr(self, name) > 0:
+        for name in (one.name for one in fields(self) if one.name != "token"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0.")
         if self.token is not None and (not self.token.isascii() or not self.token.strip()):
             raise ConfigError("the token is blank or has characters outside ASCII, which no client could send.")
-
-
-class Refusal(Exception):
-    """A request that is not answered with passages.
-
-    Attributes:
-        status: the HTTP status.
-        reason: what the client is told.
-    """
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +104,8 @@ def read_request(data: bytes, options: ServerOptions) -> Request:
         Refusal: it cannot be answered.
     """
     try:
-        body = json.loads(data)
-    except (ValueError, RecursionError):
+        body = parse_json(data)
+    except ValueError:
         raise Refusal(400, "the body is no JSON") from None
     if not isinstance(body, dict):
         raise Refusal(400, "the body is no JSON object")
@@ -108,6 +118,13 @@ def read_request(data: bytes, options: ServerOptions) -> Request:
         raise Refusal(400, f"{len(queries)} queries, expected 1 to {options.max_queries}")
     if max(map(len, queries)) > options.max_query:
         raise Refusal(400, f"a query of {max(map(len, queries))} characters, expected at most {options.max_query}")
+    if sum(map(len, queries)) > options.max_characters:
+        raise Refusal(
+            400, f"queries of {sum(map(len, queries))} characters in all, expected at most {options.max_characters}"
+        )
+    # A query has no more words than characters.
+    if any(_has_more_words(query, options.max_terms) for query in queries if len(query) > options.max_terms):
+        raise Refusal(400, f"a query of more than {options.max_terms} words")
     k = 3 if body.get("topk") is None else body["topk"]
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= options.max_topk:
         raise Refusal(400, f"expected 'topk' to be a whole number from 1 to {options.max_topk}")
@@ -117,14 +134,18 @@ def read_request(data: bytes, options: ServerOptions) -> Request:
     return Request(queries, k, scores)
 
 
+def _has_more_words(query: str, most: int) -> bool:
+    return sum(1 for _ in islice(words(query), most + 1)) > most
+
+
 class _Service:
     """Answers requests; one per application."""
 
     def __init__(self, retriever: Retriever, options: ServerOptions) -> None:
         self.retriever = retriever
         self.options = options
-        self.pool = ThreadPoolExecutor(options.threads, thread_name_prefix="stapo-search")
-        self.under_way = 0
+        self.searches = Searches(options.threads, options.waiting, options.search_s)
+        self.held = 0
 
     async def retrieve(self, request: Any) -> bytes:
         """The body of an answer.
@@ -134,39 +155,73 @@ class _Service:
         """
         self._check_token(request)
         asked = read_request(await self._body(request), self.options)
-        if self.under_way >= self.options.threads + self.options.waiting:
-            raise Refusal(503, "too many requests at once; try again")
-        self.under_way += 1
+        gone = threading.Event()
+        watching = asyncio.ensure_future(_until_gone(request.receive, gone))
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.pool, self._search, asked)
+            return await self.searches.run(lambda given_up: self._search(asked, given_up), gone)
+        except StapoError as err:
+            _LOG.error("a search failed: %s", escape_control_chars(str(err)))
+            raise Refusal(500, "the search failed; the server's log says why") from None
+        except Refusal:
+            raise
         except Exception as err:
             _LOG.error("a search failed", exc_info=err)
             raise Refusal(500, "the search failed; the server's log says why") from None
         finally:
-            self.under_way -= 1
+            watching.cancel()
 
-    def _search(self, asked: Request) -> bytes:
-        found = self.retriever.search(asked.queries, asked.k)
-        return json.dumps(answer_of(found, scores=asked.scores), ensure_ascii=False).encode("utf-8", "replace")
+    def _search(self, asked: Request, given_up: Callable[[], bool]) -> bytes:
+        portion = getattr(self.retriever, "portion", None) or len(asked.queries)
+        found: list[list[Passage]] = []
+        size = 0
+        for start in range(0, len(asked.queries), portion):
+            if given_up():
+                raise Refusal(504, f"the search took more than {self.options.search_s:g} s and was given up")
+            found += self.retriever.search(asked.queries[start : start + portion], asked.k)
+            size += sum(len(p.contents) for one in found[start:] for p in one)
+            if size > self.options.max_answer:
+                raise Refusal(400, f"the answer has more than {self.options.max_answer} characters; ask for less")
+        text = json.dumps(answer_of(found, scores=asked.scores), ensure_ascii=False)
+        return replace_surrogates(text).encode("utf-8")
 
     def _check_token(self, request: Any) -> None:
         if self.options.token is None:
             return
         sent = request.headers.get("authorization", "")
         if not hmac.compare_digest(sent.encode(), f"Bearer {self.options.token}".encode()):
-            raise Refusal(401, "expected the header 'Authorization: Bearer TOKEN' with the token of this server")
+            raise Refusal(
+                401, "expected the header 'Authorization: Bearer TOKEN' with the token of this server", unread=True
+            )
 
     async def _body(self, request: Any) -> bytes:
         data = bytearray()
         try:
             async with asyncio.timeout(self.options.body_s):
-                async for block in request.stream():
+                more = True
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refusal(400, "the client has left")
+                    more = message.get("more_body", False)
+                    block = message.get("body", b"")
+                    self.held += len(block)
                     data += block
                     if len(data) > self.options.max_body:
-                        raise Refusal(413, f"the body has more than {self.options.max_body} bytes")
+                        raise Refusal(413, f"the body has more than {self.options.max_body} bytes", unread=more)
+                    if self.held > max(_HELD_BYTES, 2 * self.options.max_body):
+                        raise Refusal(503, "too many large requests at once; try again", unread=more)
         except TimeoutError:
-            raise Refusal(408, f"the body did not come within {self.options.body_s:g} s") from None
+            raise Refusal(408, f"the body did not come within {self.options.body_s:g} s", unread=True) from None
+        finally:
+            self.held -= len(data)
         return bytes(data)
+
+
+async def _until_gone(receive: Receive, gone: threading.Event) -> None:
+    """Set `gone` as soon as the client hangs up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
 
 
 def create_app(retriever: Retriever, options: ServerOptions | None = None) -> Any:
@@ -177,21 +232,23 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
     """
     starlette = need("starlette.applications", "starlette", "server", "the retrieval server")
     responses, routing = need_starlette("responses"), need_starlette("routing")
-    middleware, hosts = need_starlette("middleware"), need_starlette("middleware.trustedhost")
+    middleware = need_starlette("middleware")
     options = options or ServerOptions()
     service = _Service(retriever, options)
 
-    def refused(status: int, reason: str) -> Any:
+    def refused(status: int, reason: str, *, close: bool = False) -> Any:
         headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
-        # What is left of the body is not read, so the connection is of no further use.
-        closing = {"Connection": "close"} if status in (401, 408, 413) else {}
+        closing = {"Connection": "close"} if close else {}
         return responses.JSONResponse({"error": reason}, status, headers={**headers, **closing})
 
     async def retrieve(request: Any) -> Any:
         try:
             return responses.Response(await service.retrieve(request), media_type="application/json")
         except Refusal as refusal:
-            return refused(refusal.status, refusal.reason)
+            # What is left of the body is read, so that the client gets to hear why.
+            late = refusal.status == 408
+            whole = not refusal.unread or (not late and await drained(request.scope["headers"], request.receive))
+            return refused(refusal.status, refusal.reason, close=not whole)
 
     async def health(request: Any) -> Any:
         return responses.JSONResponse({"status": "ok"})
@@ -202,14 +259,14 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
     async def failed(request: Any, err: Exception) -> Any:
         return refused(500, "the request failed; the server's log says why")
 
-    # A web page that has its own name point here must not read passages: without a token only local names are served.
-    guards = [] if options.token else [middleware.Middleware(hosts.TrustedHostMiddleware, allowed_hosts=_LOCAL_NAMES)]
     return starlette.Starlette(
         routes=[
             routing.Route("/retrieve", retrieve, methods=["POST"]),
             routing.Route("/health", health, methods=["GET"]),
         ],
-        middleware=guards,
+        # A web page that has its own name point here must not read passages: without a token only local names are
+        # served. A page does not know the token.
+        middleware=[middleware.Middleware(Gate, local_names_only=options.token is None)],
         exception_handlers={404: missing, 405: missing, Exception: failed},
     )
 
@@ -217,16 +274,6 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
 def need_starlette(module: str) -> Any:
     """A module of starlette."""
     return need(f"starlette.{module}", "starlette", "server", "the retrieval server")
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def listen(host: str, port: int, *, token: str | None) -> socket.socket:
@@ -261,6 +308,36 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     return listening
 
 
+def settings_of_uvicorn(app: Any, options: ServerOptions) -> Any:
+    """How uvicorn serves an application here.
+
+    Raises:
+        ConfigError: uvicorn is not installed.
+    """
+    uvicorn = need("uvicorn", "uvicorn", "server", "the retrieval server")
+    most, at_once = connections_for(options.max_connections)
+    deadlines = Deadlines(
+        head=options.head_s,
+        body=2 * options.body_s,
+        answer=2 * options.search_s + options.write_s,
+        idle=options.idle_s,
+    )
+    return uvicorn.Config(
+        app,
+        http=connection_class(deadlines, most),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        timeout_keep_alive=math.ceil(options.idle_s),
+        timeout_graceful_shutdown=math.ceil(options.stop_s),
+        h11_max_incomplete_event_size=1 << 16,
+        backlog=at_once,
+    )
+
+
 def serve(app: Any, listening: socket.socket, options: ServerOptions, ready: Callable[[], None]) -> int | None:
     """Answer requests until SIGTERM or SIGINT; those under way are still answered.
 
@@ -277,18 +354,7 @@ def serve(app: Any, listening: socket.socket, options: ServerOptions, ready: Cal
         ConfigError: uvicorn is not installed.
     """
     uvicorn = need("uvicorn", "uvicorn", "server", "the retrieval server")
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        lifespan="off",
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=options.stop_s,
-        h11_max_incomplete_event_size=1 << 16,
-        backlog=1024,
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(settings_of_uvicorn(app, options))
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

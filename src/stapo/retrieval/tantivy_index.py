@@ -15,8 +15,9 @@ from stapo.errors import ConfigError, CorpusError, IndexFileError
 from stapo.retrieval.analyzer import STOP_WORDS
 from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.extras import need
-from stapo.retrieval.index_files import Manifest, read_manifest, written_whole
-from stapo.retrieval.local import CorpusRetriever
+from stapo.retrieval.index_files import Manifest, count_of, read_manifest, written_whole
+from stapo.retrieval.local import CorpusRetriever, check_size
+from stapo.texts import replace_surrogates
 
 KIND = "tantivy"
 VERSION = 1
@@ -51,7 +52,7 @@ class TantivyIndex:
         tantivy = _tantivy()
         folder = Path(folder)
         facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
-        self.documents = int(facts.get("documents", 0))
+        self.documents = count_of(facts, "documents", folder)
         self._tantivy = tantivy
         try:
             self._index = tantivy.Index.open(str(folder / "index"))
@@ -89,7 +90,7 @@ class TantivyIndex:
                 for row, text in enumerate(documents):
                     document = tantivy.Document()
                     document.add_unsigned("row", row)
-                    document.add_text("text", text)
+                    document.add_text("text", replace_surrogates(text))
                     writer.add_document(document)
                     facts["documents"] = row + 1
                 writer.commit()
@@ -105,7 +106,7 @@ class TantivyIndex:
         return self.documents
 
     def _query(self, text: str) -> Any:
-        tantivy = self._tantivy
+        tantivy, text = self._tantivy, replace_surrogates(text)
         words = text.lower().split()
         kept = [word for word in words if word.strip(".,;:!?'\"()") not in QUERY_STOP_WORDS]
         terms = self._analyzer.analyze(" ".join(kept)) or self._analyzer.analyze(text)
@@ -162,5 +163,9 @@ def open_tantivy(*, corpus: Path | str, cache: Path | str | None = None) -> Corp
     _tantivy()
     store = IndexCache(Path(corpus), cache)
     passages = store.corpus()
-    folder = store.get(KIND, lambda folder: TantivyIndex.build(passages.texts(), folder), TantivyIndex)
-    return CorpusRetriever(passages, TantivyIndex(folder, verify=False))
+    folder = store.get(
+        KIND,
+        lambda folder: TantivyIndex.build(passages.texts(), folder),
+        lambda folder: check_size(TantivyIndex(folder), passages, folder),
+    )
+    return CorpusRetriever(passages, TantivyIndex(folder, verify=False), portion=8)

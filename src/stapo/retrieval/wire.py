@@ -8,21 +8,24 @@ asked for.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from stapo.documents import parse_json
 from stapo.errors import RetrieverError
-from stapo.retrieval.protocol import Passage, split_contents
+from stapo.retrieval.protocol import Passage, bare_title, id_of
+from stapo.texts import replace_surrogates
 
 Shape = Literal["batch", "single"]
+
+_LARGEST_SCORE = 1e300
 
 
 def requests_of(queries: Sequence[str], k: int, shape: Shape) -> list[dict[str, Any]]:
     """The bodies that ask for k passages per query: one for all in the shape "batch", one for each in "single"."""
+    queries = [replace_surrogates(query) for query in queries]
     if shape == "batch":
-        return [{"queries": list(queries), "topk": k, "return_scores": True}]
+        return [{"queries": queries, "topk": k, "return_scores": True}]
     return [{"query": query, "topk": k, "return_scores": True} for query in queries]
 
 
@@ -34,7 +37,7 @@ def answer_of(found: Sequence[Sequence[Passage]], *, scores: bool) -> dict[str, 
 
 
 def _document(passage: Passage) -> dict[str, str]:
-    return {"id": passage.id, "contents": passage.contents}
+    return {"id": replace_surrogates(passage.id), "contents": replace_surrogates(passage.contents)}
 
 
 def read_answer(data: bytes, queries: int, k: int, name: str) -> list[list[Passage]]:
@@ -50,8 +53,8 @@ def read_answer(data: bytes, queries: int, k: int, name: str) -> list[list[Passa
         RetrieverError: of kind "malformed" or "empty".
     """
     try:
-        record = json.loads(data)
-    except (ValueError, RecursionError) as err:
+        record = parse_json(data)
+    except ValueError as err:
         raise _malformed(name, f"no JSON ({err})") from None
     result = record.get("result") if isinstance(record, dict) else None
     if not isinstance(result, list):
@@ -72,16 +75,18 @@ def _passage(hit: Any, name: str) -> Passage:
     if not isinstance(document, dict):
         raise _malformed(name, "a passage that is no object")
     score = hit.get("score", 0.0)
-    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise _malformed(name, f"the score {str(score)[:40]!r}, which is no number")
+    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST_SCORE:
+        found = str(score)[:40] if isinstance(score, str | float) else type(score).__name__
+        raise _malformed(name, f"the score {found!r}, which is no number")
+    identity = replace_surrogates(id_of(document) or "")
     contents = document.get("contents")
+    if isinstance(contents, str):
+        return Passage.of_contents(identity, replace_surrogates(contents), float(score))
     title: Any = document.get("title", "")
     text: Any = document.get("text")
-    if isinstance(contents, str):
-        title, text = split_contents(contents)
     if not isinstance(text, str) or not isinstance(title, str):
         raise _malformed(name, "a passage without contents")
-    return Passage(str(document.get("id", "")), title, text, float(score))
+    return Passage(identity, replace_surrogates(bare_title(title)), replace_surrogates(text), float(score))
 
 
 def _malformed(name: str, found: str) -> RetrieverError:

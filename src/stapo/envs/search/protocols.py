@@ -102,8 +102,9 @@ def project_stepwise(text: str) -> tuple[str, bool]:
 
 
 def page_search_r1(passages: Sequence[Passage]) -> str:
-    """The passages of a result, one block each, with the title in brackets."""
-    return "\n".join(f'Doc {i}(Title: "{p.title}") {p.text}' for i, p in enumerate(passages, start=1))
+    """The passages of a result, one block each, with the title in brackets: the first line as the corpus has it."""
+    lines = [passage.contents.partition("\n") for passage in passages]
+    return "\n".join(f"Doc {i}(Title: {title.strip()}) {text}" for i, (title, _, text) in enumerate(lines, start=1))
 
 
 def page_stepwise(passages: Sequence[Passage]) -> str:

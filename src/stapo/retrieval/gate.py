@@ -1,0 +1,169 @@
+"""Whom the retrieval server listens to: programs of this machine, or clients with its token, and no web pages.
+
+A page that somebody has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the
+content type of JSON without asking first, and reaches a local server under a name of its own at best; all three are
+looked at before a request is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+_CLOSE = (b"connection", b"close")
+
+
+class Refusal(Exception):
+    """A request that is not answered with passages.
+
+    Attributes:
+        status: the HTTP status.
+        reason: what the client is told.
+        unread: there may be more of its body to come.
+    """
+
+    def __init__(self, status: int, reason: str, *, unread: bool = False) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.unread = unread
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_head(method: str, headers: list[tuple[bytes, bytes]], *, local_names_only: bool) -> None:
+    """Look at the headers of a request, names in lower case.
+
+    Args:
+        method: of the request.
+        headers: of the request.
+        local_names_only: refuse a Host that is no name of this machine.
+
+    Raises:
+        Refusal: it is a web page's, or not clearly one request of JSON.
+    """
+    found: dict[str, list[str]] = {}
+    for name, value in headers:
+        found.setdefault(name.decode("latin-1"), []).append(value.decode("latin-1").strip())
+    host = ",".join(found.get("host", []))
+    if local_names_only and not is_loopback(_name_of(host)):
+        raise Refusal(400, "expected the header 'Host' to name this machine: 127.0.0.1, [::1] or localhost")
+    if "transfer-encoding" in found and "content-length" in found:
+        raise Refusal(400, "the request gives its length in two ways")
+    origins = found.get("origin", [])
+    if any(origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}") for origin in origins):
+        raise Refusal(403, "requests of web pages of other origins are not answered")
+    if any(site not in ("same-origin", "none") for site in found.get("sec-fetch-site", [])):
+        raise Refusal(403, "requests of web pages of other origins are not answered")
+    if method == "POST":
+        _check_content(found, from_page=bool(origins) or any(name.startswith("sec-fetch-") for name in found))
+
+
+def _check_content(found: Mapping[str, list[str]], *, from_page: bool) -> None:
+    types = found.get("content-type", [])
+    kinds = {part.partition(";")[0].strip().lower() for part in types}
+    # Scripts that send none are as old as the protocol; a page may leave it out as well, but names its origin.
+    if (types or from_page) and (len(kinds) != 1 or not all(_is_json(kind) for kind in kinds)):
+        raise Refusal(415, "expected the header 'Content-Type: application/json'")
+    if any(encoding.lower() != "identity" for encoding in found.get("content-encoding", [])):
+        raise Refusal(415, "the body is compressed; expected it as it is")
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def _name_of(host: str) -> str:
+    """The name in a Host header, without its port."""
+    if host.startswith("["):
+        name, _, rest = host[1:].partition("]")
+        return name if "]" in host and (not rest or rest.startswith(":")) else ""
+    return host.partition(":")[0].rstrip(".").lower()
+
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Receive, Send], Awaitable[None]]
+
+
+class Gate:
+    """An ASGI application around another one: refuses what `check_head` refuses, and answers when the server stops."""
+
+    def __init__(self, app: App, *, local_names_only: bool) -> None:
+        self.app = app
+        self.local_names_only = local_names_only
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            check_head(scope["method"], scope["headers"], local_names_only=self.local_names_only)
+        except Refusal as refusal:
+            whole = await drained(scope["headers"], receive)
+            await send_refusal(send, refusal, close=not whole)
+            return
+        try:
+            await self.app(scope, receive, watched)
+        except asyncio.CancelledError:
+            # The server stops, and has waited for this request for long enough.
+            if not begun:
+                await send_refusal(send, Refusal(503, "the server stops"), close=True)
+
+
+async def send_refusal(send: Send, refusal: Refusal, *, close: bool) -> None:
+    """Answer with a status and one line."""
+    body = json.dumps({"error": refusal.reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [_CLOSE] if close else []
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def drained(
+    headers: list[tuple[bytes, bytes]], receive: Receive, most: int = 8 << 20, seconds: float = 5.0
+) -> bool:
+    """Read what is left of a body that nobody wants; True if that was all of it.
+
+    A connection that is closed with bytes unread is reset, and its client sees that instead of the answer.
+    """
+    known = dict(headers)
+    # A client that waits for a go-ahead has sent nothing yet; where a body of two lengths ends is anybody's guess.
+    if b"expect" in known or (b"transfer-encoding" in known and b"content-length" in known):
+        return False
+    length = known.get(b"content-length", b"0")
+    if not length.isdigit() or len(length) > 12 or int(length) > most:
+        return False
+    seen = 0
+    try:
+        async with asyncio.timeout(seconds):
+            while seen <= most:
+                message = await receive()
+                if message["type"] != "http.request":
+                    return False
+                seen += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return True
+    except TimeoutError:
+        pass
+    return False
