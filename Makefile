@@ -3,6 +3,7 @@
 PYTHON ?= python3
 RUN ?= runs/quickstart
 PYTEST_ARGS ?=
+TEST_WORKERS ?= 2
 ARGS ?=
 # An index of torch builds, for users who want another build than their platform's default; see `make help`.
 TORCH_INDEX_URL ?=
@@ -30,6 +31,7 @@ help: ## List the targets
 	@echo "  RUN              run directory of quickstart (default: $(RUN))"
 	@echo "  ARGS             further arguments of quickstart's 'stapo train', e.g. ARGS='--seed 1'"
 	@echo "  PYTEST_ARGS      further arguments of pytest, e.g. PYTEST_ARGS='tests/algo -x'"
+	@echo "  TEST_WORKERS     processes that share the tests, one core each (default: $(TEST_WORKERS)); 0 for --pdb and -s"
 
 setup: $(READY) ## Create .venv and install everything (the other targets do it when needed)
 
@@ -37,7 +39,7 @@ quickstart: $(READY) ## Train a small agent with STAPO on generated household ta
 	@STAPO=$(BIN)/stapo sh scripts/quickstart.sh "$(RUN)" $(ARGS)
 
 test: $(READY) ## Run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(READY) ## Lint, formatting, types
 	$(BIN)/ruff check .
