@@ -25,11 +25,11 @@ from stapo.retrieval.server import (
     is_loopback,
     listen,
     read_request,
-    settings_of_uvicorn,
+    server_of,
 )
 
 pytest.importorskip("starlette")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ class Running:
         self.listening = listen("127.0.0.1", 0, token=limits.get("token"))
         self.port = self.listening.getsockname()[1]
         app = create_app(limits.pop("retriever", None) or Echo(), options := ServerOptions(**limits))
-        self.server = uvicorn.Server(settings_of_uvicorn(app, options))
+        self.server = server_of(app, options)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True)
         self.thread.start()
 

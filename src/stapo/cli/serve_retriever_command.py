@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from stapo.retrieval.opening import RETRIEVERS
 
 _HELP = """usage: stapo serve-retriever CORPUS [--retriever NAME] [--host ADDRESS] [--port N] [--token TOKEN]
                              [--cache DIR] [--embed MODEL] [--threads N] [--max-topk N] [--max-queries N]
-                             [--max-body BYTES]
+                             [--max-body BYTES] [--max-connections N] [--search-seconds S]
 
 Answer searches over HTTP: POST /retrieve in the request shapes of Search-R1 and of verl-agent, GET /health.
 The index is built on first use and kept in the cache. Stop it with Ctrl-C or SIGTERM; requests under way are answered.
@@ -32,6 +31,8 @@ arguments:
   --max-topk N        passages per query at most (default: 100)
   --max-queries N     queries per request at most (default: 512)
   --max-body BYTES    size of a request at most (default: 1048576)
+  --max-connections N connections at once (default: 1024, or fewer where the system allows fewer open files)
+  --search-seconds S  seconds that a search may take (default: 60)
 
 example:
   stapo serve-retriever corpus.jsonl --retriever tantivy --port 8000
@@ -49,6 +50,8 @@ _FLAGS = {
     "--max-topk": "a whole number",
     "--max-queries": "a whole number",
     "--max-body": "a whole number",
+    "--max-connections": "a whole number",
+    "--search-seconds": "a number of seconds",
 }
 
 
@@ -65,20 +68,25 @@ def run(argv: list[str]) -> int:
     if not words:
         raise ConfigError("'stapo serve-retriever' needs a corpus: a JSONL file with id and contents per line.")
 
+    from stapo.calls import checked_key, key_from
     from stapo.retrieval.http_client import TOKEN_VARIABLE
-    from stapo.retrieval.opening import open_retriever
+    from stapo.retrieval.opening import check_sources, open_retriever
     from stapo.retrieval.server import ServerOptions, create_app, listen, serve
 
+    text = found["--search-seconds"]
+    seconds: dict[str, Any] = {} if text is None else {"search_s": _seconds("--search-seconds", text)}
     limits = {
         flag.removeprefix("--").replace("-", "_"): _number(flag, text)
-        for flag in ("--threads", "--max-topk", "--max-queries", "--max-body")
+        for flag in ("--threads", "--max-topk", "--max-queries", "--max-body", "--max-connections")
         if (text := found[flag]) is not None
     }
-    options = ServerOptions(token=found["--token"] or os.environ.get(TOKEN_VARIABLE) or None, **limits)
+    token = checked_key(found["--token"], "--token") or key_from(TOKEN_VARIABLE)
+    options = ServerOptions(token=token, **limits, **seconds)
     host = found["--host"] or "127.0.0.1"
     name = found["--retriever"] or "bm25"
     if name not in RETRIEVERS.names():
         RETRIEVERS.get(name)
+    check_sources(name, words[0])
     port = found["--port"]
     # Before the index: whoever waited an hour for it does not want to hear then that the port is taken.
     listening = listen(host, 8000 if port is None else _number("--port", port), token=options.token)
@@ -104,6 +112,13 @@ def run(argv: list[str]) -> int:
         return 0
     print("stopped", file=sys.stderr)
     return 128 + signum
+
+
+def _seconds(flag: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{flag} is '{text}', expected a number of seconds.") from None
 
 
 def _number(flag: str, text: str) -> int:

@@ -18,7 +18,7 @@ from stapo.retrieval.extras import need
 _CLOSING_S = 2.0
 _LEAST_CONNECTIONS = 8
 # What the process itself has open: the corpus, files of an index, the listening socket, standard streams.
-_OWN_DESCRIPTORS = 64
+_OWN_DESCRIPTORS = 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +42,10 @@ def connections_for(most: int) -> tuple[int, int]:
     """How many connections there may be, and how many may be accepted at once, so that descriptors do not run out."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft in (resource.RLIM_INFINITY, -1):
-        return most, 1024
-    at_once = max(_LEAST_CONNECTIONS, min(1024, soft // 4))
-    return max(_LEAST_CONNECTIONS, min(most, soft - at_once - _OWN_DESCRIPTORS)), at_once
+        return most, 256
+    at_once = max(4, min(256, soft // 16))
+    # Those that were accepted and are not counted yet, and those that make room for them, are open for a moment more.
+    return max(_LEAST_CONNECTIONS, min(most, soft - 4 * at_once - _OWN_DESCRIPTORS)), at_once
 
 
 def connection_class(deadlines: Deadlines, most: int) -> type:

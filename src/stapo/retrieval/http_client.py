@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
@@ -13,6 +14,7 @@ from stapo.retrieval.protocol import Closing, Passage, check_k
 from stapo.retrieval.wire import Shape, read_answer, requests_of
 
 TOKEN_VARIABLE = "STAPO_RETRIEVER_TOKEN"
+HOST_VARIABLE = "STAPO_RETRIEVER_HOST"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,13 +24,18 @@ class HttpOptions(CallOptions):
     Attributes:
         shape: "batch" sends all queries in one request, as Search-R1 does; "single" sends one per query, as verl-agent
             does.
-        token: sent as a bearer token; by default `$STAPO_RETRIEVER_TOKEN`.
+        token: sent as a bearer token; by default `$STAPO_RETRIEVER_TOKEN`, which goes to `$STAPO_RETRIEVER_HOST` alone
+            where that is set.
+        answer_bytes: bytes of an answer at most; what is longer is not received to its end.
     """
 
     shape: Shape = "batch"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
+    answer_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
+        if self.answer_bytes < 1:
+            raise ConfigError(f"answer_bytes is {self.answer_bytes}, expected at least 1.")
         if self.shape not in get_args(Shape):
             raise ConfigError(f"shape is {self.shape!r}, expected one of {', '.join(get_args(Shape))}.")
         CallOptions.__post_init__(self)
@@ -56,8 +63,17 @@ class HttpRetriever(Closing):
         address = read_address(url, "retriever")
         self.url = str(address.copy_with(path="/retrieve") if address.path in ("", "/") else address)
         self.options = options or HttpOptions(**settings)
-        token = checked_key(self.options.token, "the option token") or key_from(TOKEN_VARIABLE)
-        self._caller = Caller(f"retriever {self.url}", self.options, token=token, purpose="one search")
+        self._shown = self.url.partition("?")[0]
+        token = checked_key(self.options.token, "the option token")
+        if token is None and _is_meant(address, os.environ.get(HOST_VARIABLE, "")):
+            token = key_from(TOKEN_VARIABLE)
+        self._caller = Caller(
+            f"retriever {self._shown}",
+            self.options,
+            token=token,
+            purpose="one search",
+            largest=self.options.answer_bytes,
+        )
 
     @property
     def counts(self) -> Counter[str]:
@@ -82,7 +98,7 @@ class HttpRetriever(Closing):
         found: list[list[Passage]] = []
         for body, data in zip(bodies, answers, strict=True):
             try:
-                found += read_answer(data, len(body.get("queries", [0])), k, self.url)
+                found += read_answer(data, len(body.get("queries", [0])), k, self._shown)
             except RetrieverError as err:
                 self._caller.count(err.kind)
                 raise
@@ -92,3 +108,10 @@ class HttpRetriever(Closing):
     def close(self) -> None:
         """Close all connections; more than once is fine. Searches that are under way fail."""
         self._caller.close()
+
+
+def _is_meant(address: Any, host: str) -> bool:
+    """Whether the token is for this address: `host`, "name" or "name:port", says so, or nothing is said."""
+    host = host.strip().lower()
+    port = address.port or (443 if address.scheme == "https" else 80)
+    return host in ("", address.host.lower(), f"{address.host.lower()}:{port}", f"[{address.host.lower()}]:{port}")

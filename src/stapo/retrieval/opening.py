@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from stapo.errors import ConfigError, UnknownNameError, did_you_mean
 from stapo.registry import Registry
 from stapo.retrieval.protocol import Retriever
+from stapo.texts import secret_in_address
 
 RETRIEVERS: Registry[Callable[..., Retriever]] = Registry(
     "retriever",
@@ -42,7 +44,8 @@ def open_retriever(
         CorpusError: the corpus cannot be read.
         IndexFileError: the index could not be written.
     """
-    if spec.startswith(("http://", "https://")):
+    check_sources(spec, corpus)
+    if is_address(spec):
         # Here, because it takes as long to import as everything else together.
         from stapo.retrieval.http_client import HttpOptions, HttpRetriever
 
@@ -56,6 +59,32 @@ def open_retriever(
         raise ConfigError(f"retriever '{spec}' needs a corpus: a JSONL file with id and contents per line.")
     _check_options(spec, factory, options)
     return factory(corpus=corpus, cache=cache, **options)
+
+
+def check_sources(spec: str, corpus: Path | str | os.PathLike[str] | None) -> None:
+    """Look at what a retriever is opened with, before any message or file shows it.
+
+    Raises:
+        ConfigError: a secret in it, or a corpus that is an address. Neither is shown.
+    """
+    _check_secrets("retriever", spec)
+    if corpus is not None:
+        _check_secrets("corpus", os.fspath(corpus))
+        if "://" in os.fspath(corpus):
+            raise ConfigError("corpus is an address, expected a JSONL file of this machine; download it first.")
+
+
+def is_address(spec: str) -> bool:
+    """Whether it is the address of a server, and no name."""
+    return spec.lower().startswith(("http://", "https://"))
+
+
+def _check_secrets(what: str, text: str) -> None:
+    if held := secret_in_address(text):
+        raise ConfigError(
+            f"{what} holds {held}, and is written down; expected it without. A token goes into the environment "
+            "variable STAPO_RETRIEVER_TOKEN."
+        )
 
 
 def _check_options(spec: str, factory: Callable[..., Any], options: dict[str, Any]) -> None:

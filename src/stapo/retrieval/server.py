@@ -36,6 +36,8 @@ from stapo.texts import escape_control_chars, replace_surrogates
 _LOG = logging.getLogger("stapo.retrieval.server")
 # Bodies that are being received, all together.
 _HELD_BYTES = 64 << 20
+# Connections that the system keeps until they are accepted.
+_QUEUE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,7 +300,7 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(1024)
+        listening.listen(_QUEUE)
     except OSError as err:
         listening.close()
         raise ConfigError(
@@ -308,8 +310,8 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     return listening
 
 
-def settings_of_uvicorn(app: Any, options: ServerOptions) -> Any:
-    """How uvicorn serves an application here.
+def server_of(app: Any, options: ServerOptions) -> Any:
+    """The server of uvicorn for an application, with the limits of this one.
 
     Raises:
         ConfigError: uvicorn is not installed.
@@ -322,7 +324,17 @@ def settings_of_uvicorn(app: Any, options: ServerOptions) -> Any:
         answer=2 * options.search_s + options.write_s,
         idle=options.idle_s,
     )
-    return uvicorn.Config(
+
+    base: Any = uvicorn.Server
+
+    class Server(base):  # type: ignore[misc]
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets=sockets)
+            # uvicorn takes one number for how many are accepted in one go and how many may queue up for that.
+            for one in sockets or []:
+                one.listen(_QUEUE)
+
+    config = uvicorn.Config(
         app,
         http=connection_class(deadlines, most),
         ws="none",
@@ -336,6 +348,7 @@ def settings_of_uvicorn(app: Any, options: ServerOptions) -> Any:
         h11_max_incomplete_event_size=1 << 16,
         backlog=at_once,
     )
+    return Server(config)
 
 
 def serve(app: Any, listening: socket.socket, options: ServerOptions, ready: Callable[[], None]) -> int | None:
@@ -353,8 +366,7 @@ def serve(app: Any, listening: socket.socket, options: ServerOptions, ready: Cal
     Raises:
         ConfigError: uvicorn is not installed.
     """
-    uvicorn = need("uvicorn", "uvicorn", "server", "the retrieval server")
-    server = uvicorn.Server(settings_of_uvicorn(app, options))
+    server = server_of(app, options)
     stopped: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:

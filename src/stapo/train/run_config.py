@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
 from stapo.run import RunDirectory
+from stapo.texts import secret_in_address
 from stapo.train.config import EvalConfig, OptimConfig, WarmStartConfig
 from stapo.train.ranges import check_values
 from stapo.train.schema import from_data
@@ -37,6 +39,26 @@ class EnvConfig:
         for name in ("name", "split"):
             if not getattr(self, name):
                 raise ConfigError(f"env.{name} is empty, expected a name; 'stapo envs' lists what there is.")
+        # Settings are written down in many places, and most environments are opened after the first of them.
+        for option, text in _texts_in(self.options):
+            if held := secret_in_address(text):
+                raise ConfigError(
+                    f"env.options.{option} holds {held}, and settings are written down; expected it without. A token "
+                    "for a retrieval server goes into the environment variable STAPO_RETRIEVER_TOKEN."
+                )
+
+
+def _texts_in(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Option and text of every address among the options, in lists and mappings, too."""
+    pending: list[tuple[str, Any]] = [(str(option), value) for option, value in options.items()]
+    while pending:
+        option, value = pending.pop()
+        if isinstance(value, dict):
+            pending += [(option, inner) for pair in value.items() for inner in pair]
+        elif isinstance(value, list | tuple):
+            pending += [(option, inner) for inner in value]
+        elif isinstance(value, str) and ("://" in value or option == "retriever"):
+            yield option, value
 
 
 @dataclass(frozen=True, kw_only=True)

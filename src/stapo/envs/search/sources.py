@@ -15,7 +15,7 @@ from stapo.envs.search.world import generate_world
 from stapo.errors import ConfigError, GameFileError
 from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.http_client import HttpOptions
-from stapo.retrieval.opening import open_retriever
+from stapo.retrieval.opening import check_sources, is_address, open_retriever
 from stapo.retrieval.protocol import Closing, Passage, Retriever
 
 Paths = str | os.PathLike[str] | Sequence[str] | None
@@ -70,23 +70,20 @@ def open_search(
     """
     if not isinstance(retriever, str) or not retriever:
         raise ConfigError(f"retriever must be a name or an address, found {retriever!r}.")
+    check_sources(retriever, corpus)
     path = None if corpus is None else user_path(corpus)
     if path is not None and not path.exists():
         raise GameFileError(f"corpus '{path}' does not exist; expected a .jsonl file with a passage per line.")
     if path is None and questions is None and retriever == "bm25":
         return _world_search(size, seed)
-    if path is None and not _is_address(retriever):
+    if path is None and not is_address(retriever):
         raise ConfigError(
             f"retriever '{retriever}' needs passages to search: give env.corpus a .jsonl file, or env.retriever the "
             "address of a server."
         )
-    if _is_address(retriever):
+    if is_address(retriever):
         return _server(retriever, request, seconds)
     return _opened(retriever, str(path), _stamps([str(path)]))
-
-
-def _is_address(retriever: str) -> bool:
-    return retriever.startswith(("http://", "https://"))
 
 
 def _paths(questions: str | os.PathLike[str] | Sequence[str]) -> list[str]:
