@@ -8,6 +8,7 @@ import random
 import pytest
 
 import stapo
+from stapo.envs import progress
 from stapo.envs.search import env as module
 from stapo.envs.search.env import SearchEnv
 from stapo.errors import ConfigError, EnvError, GameFileError, RetrieverError, UnknownNameError
@@ -154,6 +155,46 @@ def test_form_is_not_paid_for_a_loose_sequence(files):
         assert env.step(f"<think>t</think><answer>{last}</answer>").reward == paid
 
 
+NONSENSE = "la la"
+SEARCHES = [f"<think>t</think><search>Rex {i}</search>" for i in range(5)]
+
+
+@pytest.mark.parametrize(
+    "turns, own, published",
+    [
+        # A passage holds an answer block: the last one, and right.
+        (["<think>t</think><search>land with</search>"] * 5, 0.0, 0.8),
+        # The notice about an invalid turn names the tags of an answer.
+        ([NONSENSE] * 5, 0.0, 0.1),
+        (SEARCHES, 0.0, 0.0),
+        ([SEARCHES[0], "<think>t</think><answer>a trap</answer>"], 1.0, 1.0),
+        # Tags in a passage do not break the form of what the policy wrote.
+        (["<think>t</think><search>land with</search>", "<think>t</think><answer>a trap</answer>"], 1.0, 0.8),
+        ([NONSENSE, "<think>t</think><answer>a trap</answer>"], 0.8, 0.8),
+        ([SEARCHES[0], "<think>t</think><answer>no</answer>"], 0.2, 0.2),
+    ],
+)
+def test_form_is_paid_for_what_the_policy_wrote(tmp_path, files, turns, own, published):
+    questions = tmp_path / "trap_train.jsonl"
+    questions.write_text(json.dumps({"question": "What is it?", "golden_answers": ["a trap"], "data_source": "nq"}))
+    files = {**files, "questions": str(questions)}
+    for options, paid in (({}, own), ({"format_scored": "transcript"}, published)):
+        env = begin(files, reward="format", **options)
+        for turn in turns:
+            out = env.step(turn)
+        assert out.done
+        assert out.reward == pytest.approx(paid)
+
+
+def test_what_was_retrieved_is_not_what_the_policy_claims(files):
+    env = begin(files, reward="format", retrieval_score=0.3)
+    env.step("<think><information>Low Land</information></think><search>Max</search>")
+    assert env.step("<think>t</think><answer>no</answer>").reward == pytest.approx(0.1)
+    env = begin(files, reward="format", retrieval_score=0.3, topk=1)
+    env.step("<think>t</think><search>Max</search>")
+    assert env.step("<think>t</think><answer>no</answer>").reward == pytest.approx(0.2)
+
+
 def test_limits_of_results(files):
     env = begin(files, topk=1, result_tokens=7)
     assert env.step("<search>Rex</search>").text == '\n\n<information>Doc 1(Title: "Rex</information>\n\n'
@@ -217,6 +258,35 @@ def test_heldout_questions_by_content(tmp_path):
     assert 30 < len(first) < 70
     path.write_text("\n".join(map(json.dumps, reversed(rows[:100]))))
     assert set(SearchEnv(questions=str(path), corpus=corpus, heldout=0.25).tasks_of("heldout")) <= first
+
+
+def test_held_out_questions_are_in_training_under_no_other_spelling(tmp_path):
+    words = ["who is it", "Who is it?", " who  is IT ?", "who is \uff49t."]
+    rows = [{"question": f"{i} {text}", "golden_answers": ["x"]} for i in range(60) for text in words]
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    env = SearchEnv(questions=str(path), retriever="http://127.0.0.1:9", heldout=0.4)
+    sides = {split: {env._questions.question(i).text.split()[0] for i in env.tasks_of(split)} for split in env.splits}
+    assert set(sides) == {"train", "heldout"}
+    assert not sides["train"] & sides["heldout"]
+    assert env.notes == []
+
+
+def test_questions_of_two_files_are_counted_once_and_said(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(progress, "_note_listeners", [told.append])
+    monkeypatch.setattr(progress, "_noted", set())
+    for name, texts in (
+        ("a_train", ["Who wrote It?", "only here"]),
+        ("b_test", ["who wrote  it", "WHO WROTE IT.", "only there"]),
+    ):
+        rows = [{"question": text, "golden_answers": ["x"]} for text in texts]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    for _ in range(2):
+        env = SearchEnv(questions=str(tmp_path), retriever="http://127.0.0.1:9")
+    assert [len(env.tasks_of(split)) for split in ("train", "test")] == [2, 3]
+    assert told == env.notes
+    assert "2 of 3 questions of split 'test' are in split 'train'" in told[0]
 
 
 def test_types_are_data_sets(files):

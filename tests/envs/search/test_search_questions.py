@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import sys
 
 import pytest
@@ -25,7 +27,7 @@ def only(questions):
 def test_flashrag_and_plain_lines(tmp_path):
     write(
         tmp_path / "nq_test.jsonl",
-        {"id": "test_0", "question": " who? ", "golden_answers": ["A", "b"], "metadata": {}},
+        {"id": "test_0", "question": " who? ", "golden_answers": ["Ann", "b"], "metadata": {}},
         "",
         {"question": "how many?", "golden_answers": 7},
     )
@@ -34,7 +36,7 @@ def test_flashrag_and_plain_lines(tmp_path):
     assert questions.splits == ["valid", "test"]
     assert {questions.question(i).source for i in questions.of_split("test")} == {"nq"}
     by_text = {q.text: q for q in map(questions.question, questions.ids)}
-    assert by_text["who?"].golds == ("A", "b")
+    assert by_text["who?"].golds == ("Ann", "b")
     assert by_text["how many?"].golds == ("7",)
     assert (by_text["where?"].source, by_text["where?"].golds) == ("mine", ("here",))
     assert questions.ids == sorted(questions.ids)
@@ -45,11 +47,11 @@ def test_rows_of_search_r1_and_verl_agent(tmp_path):
         "data_source": "hotpotqa",
         "prompt": [{"role": "user", "content": "Answer ... who?"}],
         "question": "who?",
-        "reward_model": {"style": "rule", "ground_truth": {"target": ["A"]}},
+        "reward_model": {"style": "rule", "ground_truth": {"target": ["Ann"]}},
         "extra_info": {"split": "test", "index": 3},
     }
     assert only(read_questions([write(tmp_path / "a.jsonl", r1)])) == Question(
-        only(read_questions([tmp_path / "a.jsonl"])).task_id, "who?", ("A",), "hotpotqa", "test"
+        only(read_questions([tmp_path / "a.jsonl"])).task_id, "who?", ("Ann",), "hotpotqa", "test"
     )
     verl = {
         "data_source": "searchR1_2wikimultihopqa",
@@ -67,7 +69,7 @@ def test_parquet(tmp_path):
         {
             "data_source": "nq",
             "question": f"q{i}?",
-            "golden_answers": ["a", "b"][: i + 1],
+            "golden_answers": ["ann", "b"][: i + 1],
             "reward_model": {"style": "rule", "ground_truth": {"target": ["no"]}},
             "extra_info": {"split": "train", "index": i},
         }
@@ -92,7 +94,7 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
         read_questions([tmp_path / "x.parquet"])
 
 
-GOOD = {"question": "q", "golden_answers": ["a"]}
+GOOD = {"question": "q", "golden_answers": ["ann"]}
 
 
 @pytest.mark.parametrize(
@@ -100,9 +102,9 @@ GOOD = {"question": "q", "golden_answers": ["a"]}
     [
         ([GOOD, '{"question": "q"'], "line 2: no JSON"),
         ([GOOD, "[1]"], "line 2: found list, expected a JSON object"),
-        ([GOOD, {"golden_answers": ["a"]}], "line 2, column 'question': found nothing, expected a text"),
-        ([{"question": " ", "golden_answers": ["a"]}], "line 1, column 'question': found ' '"),
-        ([{"question": 3, "golden_answers": ["a"]}], "line 1, column 'question': found 3"),
+        ([GOOD, {"golden_answers": ["ann"]}], "line 2, column 'question': found nothing, expected a text"),
+        ([{"question": " ", "golden_answers": ["ann"]}], "line 1, column 'question': found ' '"),
+        ([{"question": 3, "golden_answers": ["ann"]}], "line 1, column 'question': found 3"),
         ([{"question": "q"}], "line 1, column 'golden_answers': found nothing, expected at least one right answer"),
         ([{"question": "q", "golden_answers": []}], r"column 'golden_answers': found \[\]"),
         ([{"question": "q", "golden_answers": ["a", None]}], "column 'golden_answers': found .*None"),
@@ -140,16 +142,16 @@ def test_missing_places(tmp_path):
 
 
 def test_ids_depend_on_the_content_alone(tmp_path):
-    one = {"question": "q1", "golden_answers": ["a", "b"], "data_source": "nq"}
-    two = {"question": "q2", "golden_answers": ["a"], "data_source": "nq"}
+    one = {"question": "q1", "golden_answers": ["ann", "b"], "data_source": "nq"}
+    two = {"question": "q2", "golden_answers": ["ann"], "data_source": "nq"}
     first = read_questions([write(tmp_path / "a.jsonl", one, two)]).ids
-    again = {**one, "golden_answers": ["b", "a"], "id": "other", "metadata": {"x": 1}}
+    again = {**one, "golden_answers": ["b", "ann"], "id": "other", "metadata": {"x": 1}}
     assert read_questions([write(tmp_path / "b.jsonl", two, again)]).ids == first
     assert len(first) == 2
     twice = read_questions([write(tmp_path / "d.jsonl", two, again, two)]).ids
     assert sorted(set(twice) - set(first)) == [f"{i}-2" for i in twice if f"{i}-2" in twice]
     assert len(twice) == 3
-    changed = {**one, "golden_answers": ["a"]}
+    changed = {**one, "golden_answers": ["ann"]}
     assert len(set(read_questions([write(tmp_path / "c.jsonl", changed, two)]).ids) & set(first)) == 1
 
 
@@ -189,3 +191,176 @@ def test_recorded_questions(shared):
     everything = read_questions([folder / "questions"])
     assert {"train", "dev", "test"} <= set(everything.splits)
     assert {everything.question(i).source for i in everything.ids} == set(EVALUATION_SETS)
+
+
+VERL = {
+    "data_source": "searchR1_nq",
+    "prompt": [
+        {"role": "system", "content": "You are a helpful assistant."},
+        {"role": "user", "content": "Answer the given question. … <answer> Beijing </answer>. Question: who is it?\n"},
+    ],
+    "ability": "fact-reasoning",
+    "reward_model": {"style": "rule", "ground_truth": {"target": ["Ann", "Bea"]}},
+    "extra_info": {
+        "index": 0,
+        "need_tools_kwargs": True,
+        "question": "who is it?",
+        "split": "test",
+        "tools_kwargs": {
+            "search": {"create_kwargs": {"data_source": "searchR1_nq", "question": "who is it?", "ground_truth": "Ann"}}
+        },
+    },
+    "metadata": None,
+}
+
+
+def without(row, *path):
+    """A copy of a row that lacks one key."""
+    copy = json.loads(json.dumps(row))
+    place = copy
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    return copy
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        VERL,
+        without(VERL, "extra_info", "question"),
+        without(without(VERL, "extra_info", "question"), "extra_info", "tools_kwargs"),
+        without(VERL, "prompt"),
+        {**VERL, "extra_info": json.dumps(VERL["extra_info"]), "reward_model": json.dumps(VERL["reward_model"])},
+    ],
+)
+def test_verls_own_preprocessing(tmp_path, row):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "test.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    for found in (only(read_questions([path])), only(read_questions([write(tmp_path / "x.jsonl", row)]))):
+        assert (found.text, found.golds, found.source, found.split) == ("who is it?", ("Ann", "Bea"), "nq", "test")
+
+
+@pytest.mark.parametrize(
+    "answers, golds",
+    [
+        ({"golden_answers": "Ann"}, ("Ann",)),
+        ({"answer": "Ann"}, ("Ann",)),
+        ({"answer": "Ann", "answer_aliases": ["Annie"]}, ("Ann", "Annie")),
+        ({"answer": {"value": "Ann", "aliases": ["Annie"], "normalized_value": "ann"}}, ("Ann", "Annie")),
+        ({"answers": ["Ann", 5]}, ("Ann", "5")),
+        ({"answers": {"text": ["Ann"], "answer_start": [3]}}, ("Ann",)),
+        ({"target": ["Ann"]}, ("Ann",)),
+        ({"possible_answers": '["Ann", "Annie"]'}, ("Ann", "Annie")),
+        ({"ground_truth": {"target": "Ann"}}, ("Ann",)),
+        ({"reward_model": {"ground_truth": "Ann"}}, ("Ann",)),
+        ({"extra_info": {"golden_answers": ["Ann"]}}, ("Ann",)),
+        ({"golden_answers": None, "answer": "Ann"}, ("Ann",)),
+        ({"answer": "[1]"}, ("[1]",)),
+    ],
+)
+def test_forms_of_right_answers(tmp_path, answers, golds):
+    assert only(read_questions([write(tmp_path / "x.jsonl", {"question": "who?", **answers})])).golds == golds
+
+
+def test_folders_of_flashrag(tmp_path):
+    row = {"id": "0", "question": "who?", "golden_answers": ["Ann"]}
+    for place in ("nq/test.jsonl", "nq/train.jsonl", "my_set/test.jsonl", "hotpotqa/data/dev-00000-of-00001.jsonl"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write(tmp_path / place, row)
+    write(tmp_path / "nq" / "dataset_info.json", {"description": "no question"})
+    write(tmp_path / "nq" / ".hidden.jsonl", "broken")
+    questions = read_questions([tmp_path])
+    found = {tuple(i.split("/")[:2]) for i in questions.ids}
+    assert found == {("nq", "test"), ("nq", "train"), ("my_set", "test"), ("hotpotqa", "dev")}
+    one = read_questions([tmp_path / "nq" / "test.jsonl"])
+    assert only(one).source == "nq"
+    # Both are called test: the folders tell them apart.
+    two = read_questions([tmp_path / "nq" / "test.jsonl", tmp_path / "my_set" / "test.jsonl"])
+    assert {two.question(i).source for i in two.ids} == {"nq", "my_set"}
+
+
+def test_a_split_of_a_folder_below_the_one_that_was_given(tmp_path):
+    (tmp_path / "test" / "validation").mkdir(parents=True)
+    path = write(tmp_path / "test" / "validation" / "own.jsonl", {"question": "who?", "golden_answers": ["Ann"]})
+    assert only(read_questions([tmp_path / "test"])).split == "valid"
+    # Where the file was given by itself, the folders above it say nothing.
+    assert only(read_questions([path])).split == "train"
+
+
+def test_lists_and_compressed_lines(tmp_path):
+    rows = [{"question": "who?", "answer": "Ann"}, {"question": "where?", "answer": "here"}]
+    (tmp_path / "musique_dev.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(rows).encode())
+    (tmp_path / "lines_dev.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "packed_dev.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    for name, source in (
+        ("musique_dev.json", "musique"),
+        ("lines_dev.json", "lines_dev"),
+        ("packed_dev.jsonl.gz", "packed_dev"),
+    ):
+        questions = read_questions([tmp_path / name])
+        assert sorted(questions.question(i).text for i in questions.ids) == ["where?", "who?"]
+        assert {(questions.question(i).source, questions.question(i).split) for i in questions.ids} == {(source, "dev")}
+
+
+@pytest.mark.parametrize("gold", ["A", "The", "?!", " an ", "the - a"])
+def test_answers_that_an_empty_one_would_match_are_taken_out_and_counted(tmp_path, gold):
+    rows = [
+        {"question": "odd?", "golden_answers": [gold]},
+        {"question": "half?", "golden_answers": [gold, "The Band"]},
+        {"question": "fine?", "golden_answers": ["Ann"]},
+    ]
+    questions = read_questions([write(tmp_path / "x.jsonl", *rows)])
+    assert {questions.question(i).text: questions.question(i).golds for i in questions.ids} == {
+        "half?": ("The Band",),
+        "fine?": ("Ann",),
+    }
+    assert ["1 questions are left out" in text and "odd?" in text for text in questions.notes] == [True, False]
+    assert "half?" in questions.notes[1]
+    with pytest.raises(GameFileError, match="no question that can be scored"):
+        read_questions([write(tmp_path / "y.jsonl", rows[0])])
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (b'{"question": ' + b"[" * 100_000, "line 1: no JSON"),
+        (b'{"question": "q", "golden_answers": ' + b"9" * 10_000 + b"}", "line 1: no JSON"),
+        (b'{"question": "q", "golden_answers": [NaN]}', "line 1, column 'golden_answers'"),
+        (b'{"question": "q", "golden_answers": 1e999}', "line 1, column 'golden_answers'"),
+        (b'{"question": "q", "golden_answers": ' + b"[" * 90 + b'"a"' + b"]" * 90 + b"}", "column 'golden_answers'"),
+        (b"\x00\x01\x02\xff", "line 1: no JSON"),
+        (b"\xef\xbb\xbf", "holds no question"),
+        (b"", "holds no question"),
+        (b"null", "found NoneType"),
+    ],
+)
+def test_damage_is_one_error(tmp_path, content, said):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(GameFileError, match=rf"bad.jsonl'.*{said}"):
+        read_questions([path])
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("bomb.jsonl.xz", lzma.compress(b"\0" * (40 << 20)), "line 1: longer than"),
+        ("cut.jsonl.gz", gzip.compress(b'{"question": "q"}' * 99)[:-9], "damaged or cut off"),
+        ("bad.json", b"[" + b"[" * 100_000, "nested too deeply"),
+        ("cut.json", b'[{"question": "q", "answer": "a"}', "end of the file"),
+    ],
+)
+def test_damaged_archives_and_lists(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(GameFileError, match=said):
+        read_questions([tmp_path / name])
+
+
+def test_half_characters_are_kept_and_played(tmp_path):
+    row = '{"question": "who \\ud800 is it?", "golden_answers": ["Ann\\udfff"], "data_source": "n\\ud801"}'
+    found = only(read_questions([write(tmp_path / "x.jsonl", row)]))
+    assert (found.text, found.golds) == ("who \ud800 is it?", ("Ann\udfff",))

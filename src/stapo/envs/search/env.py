@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from stapo.envs.options import is_share, is_whole
+from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.judge import SearchJudge
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     from stapo.envs.search.demonstrator import Demonstrator
 
 REWARDS = ("em", "sub_em", "format")
+FORMAT_SCORED = ("policy", "transcript")
 
 _WAITING = "A question is waiting. Nothing was looked up yet."
 _UNREACHABLE = "No result: the search engine could not be reached."
 _EMPTY = "No result."
+_RESULT = "<information></information>"
 
 
 class SearchEnv:
@@ -48,6 +51,9 @@ class SearchEnv:
         structure_score: with reward "format", for a well-formed sequence.
         final_score: with reward "format", for an answer at all.
         retrieval_score: with reward "format", for a right answer in a result.
+        format_scored: with reward "format", "policy" looks for the answer in what the policy wrote, and for right
+            answers in what was retrieved; "transcript" takes everything for either, as published: a passage can answer,
+            and the notice about an invalid turn counts as an answer.
         demonstrator_haste: share of turns in which the demonstrator does not look any further and guesses: a warm start
             that can search, but has yet to learn that it pays.
         heldout: share of the questions of split train that become a split heldout.
@@ -77,12 +83,17 @@ class SearchEnv:
         structure_score: float = 0.2,
         final_score: float = 0.1,
         retrieval_score: float = 0.0,
+        format_scored: str = "policy",
         demonstrator_haste: float = 0.0,
         heldout: float = 0.0,
         size: str = "tiny",
         seed: int = 0,
     ) -> None:
-        for option, value, known in (("protocol", protocol, PROTOCOLS), ("reward", reward, REWARDS)):
+        for option, value, known in (
+            ("protocol", protocol, PROTOCOLS),
+            ("reward", reward, REWARDS),
+            ("format_scored", format_scored, FORMAT_SCORED),
+        ):
             if value not in known:
                 raise ConfigError(
                     f"{option} is '{value}', expected one of {', '.join(known)}.{did_you_mean(str(value), known)}"
@@ -97,11 +108,14 @@ class SearchEnv:
             raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
         self._haste = float(demonstrator_haste)
         self._reward = reward
+        self._scores_transcript = format_scored == "transcript"
         self._scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
         for part, score in self._scores.items():
             if not is_share(score):
                 raise ConfigError(f"{part}_score is {score!r}, expected a number from 0 to 1.")
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
+        for text in self.notes:
+            note(text)
         if request not in (None, "batch", "single"):
             raise ConfigError(f"request is '{request}', expected 'batch' or 'single'.")
         if (
@@ -122,6 +136,8 @@ class SearchEnv:
         self._question: Question | None = None
         self._transcript: list[str] = []
         self._responses: list[str] = []
+        self._form: list[str] = []
+        self._results: list[str] = []
         self._done = False
 
     @property
@@ -138,6 +154,11 @@ class SearchEnv:
         """Sorted task ids of one split."""
         return self._questions.of_split(split)
 
+    @property
+    def notes(self) -> list[str]:
+        """What is odd about the questions: those that several splits ask, and right answers that cannot be scored."""
+        return list(self._questions.notes)
+
     def task_type(self, task_id: str) -> str:
         """The data set that a question belongs to."""
         return self._questions.question(task_id).source
@@ -146,6 +167,7 @@ class SearchEnv:
         """Start the episode of a question. Raises UnknownNameError for an id that does not exist."""
         self._question = question = self._questions.question(task_id)
         self._transcript, self._responses, self._done = [], [], False
+        self._form, self._results = [], []
         return Observation(text=f"Question: {question.text}", goal=question.text, blind_text=_WAITING)
 
     def step(self, action: str) -> StepResult:
@@ -160,12 +182,17 @@ class SearchEnv:
         act = self._protocol.read(text)
         self._responses.append(self._protocol.written(text))
         self._transcript.append(cut_response(text))
+        self._form.append(cut_response(text))
         last = len(self._responses) >= self.max_steps
         info: dict[str, Any] = {"kind": act.kind, "valid": act.valid}
         if act.kind == "answer" or last:
             return self._finish(question, act, info)
         seen = self._look_up(act, info) if act.kind == "search" else self._protocol.invalid
         self._transcript.append(seen)
+        # Tags in a result must neither break the form nor mend it.
+        self._form.append(_RESULT if act.kind == "search" else seen)
+        if act.kind == "search":
+            self._results.append(seen)
         return StepResult(seen, None, 0.0, False, False, {**info, "truncated": False, "effect": act.kind == "search"})
 
     def close(self) -> None:
@@ -249,14 +276,26 @@ class SearchEnv:
         sub_em = answer is not None and scoring.sub_exact_match(answer, question.golds)
         won = sub_em if self._reward == "sub_em" else em
         if self._reward == "format":
-            whole = "<|im_start|>assistant\n" + "".join(self._transcript)
-            reward = scoring.format_reward(whole, question.golds, **self._scores, least=1)
+            reward = self._format_reward(question, answer)
         else:
             reward = float(won)
         self._done = True
         truncated = act.kind != "answer" and not won
         info |= {"truncated": truncated, "effect": act.kind == "answer", "answer": answer, "em": em, "sub_em": sub_em}
         return StepResult("", None, float(reward), True, won, info)
+
+    def _format_reward(self, question: Question, answer: str | None) -> float:
+        if self._scores_transcript:
+            whole = "<|im_start|>assistant\n" + "".join(self._transcript)
+            return scoring.format_reward(whole, question.golds, **self._scores, least=1)
+        found = any(scoring.retrieval_correct(result, question.golds) for result in self._results)
+        return scoring.form_reward(
+            right=answer is not None and scoring.exact_match(answer, question.golds),
+            answered=answer is not None,
+            well_formed=scoring.is_well_formed("".join(self._form)),
+            found=found,
+            **self._scores,
+        )
 
     def _playing(self, what: str) -> Question:
         if self._question is None:

@@ -1,48 +1,107 @@
-"""Reading questions: JSON lines (ours and FlashRAG's) and the Parquet files of Search-R1 and verl-agent.
+"""Reading questions: JSON lines (ours, FlashRAG's), JSON lists, the Parquet files of Search-R1, verl and verl-agent.
 
 A row needs a question and its right answers; everything else is optional. What is missing or damaged is named with
-file, line and column, and nothing is left out in silence.
+file, line and column, and nothing is left out in silence. Which columns hold what is in `stapo.envs.search.rows`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stapo.documents import parse_json
+from stapo.envs.overlap import in_common, plain_text
 from stapo.envs.paths import user_path
 from stapo.envs.search.questions import Question, QuestionSet, digest_of
+from stapo.envs.search.rows import golds_of, question_of, said_source, said_split
+from stapo.envs.search.scoring import normalize_answer
+from stapo.envs.webshop.streaming import iter_list
 from stapo.errors import ConfigError, GameFileError
+from stapo.lines import compression_of, read_lines
 
 EVALUATION_SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique", "bamboogle")
 """The seven sets that the field reports: three that one look-up answers, four that need several."""
 
-_SUFFIXES = (".jsonl", ".parquet")
-_SPLIT_WORDS = {word: word for word in ("train", "dev", "valid", "test", "heldout")} | {"validation": "valid"}
+_BOM = b"\xef\xbb\xbf"
+_PACKED = (".gz", ".xz", ".bz2", ".zst")
+_SUFFIXES = (".jsonl", ".json", ".parquet", *(f".jsonl{packed}" for packed in _PACKED))
+_SPLIT_WORDS = {word: word for word in ("train", "dev", "valid", "test", "heldout")} | {
+    "validation": "valid",
+    "val": "valid",
+}
+# Folders between a data set's own and its files.
+_NO_NAMES = frozenset(("data", "default", "raw", "parquet", "jsonl", "json", "questions", "dataset", "datasets", ""))
+_MOST_LIST_BYTES = 1 << 30
+_EXAMPLES = 3
 
 
 def read_questions(paths: Sequence[str | os.PathLike[str]]) -> QuestionSet:
-    """Read files, or folders of ``*.jsonl`` and ``*.parquet`` files.
+    """Read files (JSON lines, JSON lists, Parquet; JSON lines may be compressed), or folders of them, nested ones too.
 
     The split of a question is what its row says (``split`` or ``extra_info.split``), else the word train, dev, valid,
-    test or heldout in the name of its file, else train. Its source is ``data_source`` of the row, else the known set
-    that the name of the file begins with, else that name.
+    test or heldout in the name of its file or, below a folder that was given, of its folder, else train. Its source is
+    ``data_source`` of the row, else the known set that the name of the file begins with, else that name; where the name
+    is the split's alone (``nq/test.jsonl``), the folder's.
+
+    Right answers of which nothing is left to compare ("The", "?!") are taken out: an empty answer would win. A question
+    without any other is left out. Both, and questions that several splits ask, are counted in the `notes` of the set.
 
     Raises:
         GameFileError: a file that is missing, of another kind, damaged or without questions.
         ConfigError: a Parquet file, and pyarrow is not installed.
     """
     found: list[Question] = []
-    for path in [file for given in paths for file in _files(given)]:
-        rows = _parquet_rows(path) if path.suffix == ".parquet" else _jsonl_rows(path)
-        before = len(found)
-        found += [_question(row, path, place) for place, row in rows]
-        if len(found) == before:
+    left_out: list[str] = []
+    thinned: list[str] = []
+    for path, folders in [file for given in paths for file in _files(given)]:
+        rows = _parquet_rows(path) if path.suffix == ".parquet" else _rows(path)
+        kept = seen = 0
+        for place, row in rows:
+            seen += 1
+            question = _question(row, path, place, folders)
+            golds = tuple(gold for gold in question.golds if normalize_answer(gold))
+            if len(golds) < len(question.golds):
+                (thinned if golds else left_out).append(f"{question.text!r:.60} ({path.name}, {place})")
+            if golds:
+                kept += 1
+                found.append(replace(question, golds=golds))
+        if not seen:
             raise GameFileError(f"'{path}' holds no question; expected one per line.")
-    return QuestionSet(found)
+        if not kept:
+            raise GameFileError(
+                f"'{path}' holds no question that can be scored: of its right answers nothing is left without case, "
+                'punctuation and articles ("A", "The", "?!"). Write them out.'
+            )
+    return QuestionSet(found, [*_said(left_out, thinned), *overlap_notes(found)])
+
+
+def overlap_notes(questions: Iterable[Question]) -> list[str]:
+    """Which splits ask the same questions, compared without case, width, blanks and the marks at the end."""
+    texts: dict[str, list[str]] = {}
+    for question in questions:
+        texts.setdefault(question.split, []).append(plain_text(question.text))
+    ranked = sorted(texts, key=lambda split: split != "train")
+    return [
+        f"{same} of {of} questions of split '{other}' are in split '{first}', too, but for case, blanks and final "
+        f"marks: {', '.join(repr(text)[:60] for text in examples)}."
+        for first, other, same, of, examples in in_common({split: texts[split] for split in ranked})
+    ]
+
+
+def _said(left_out: Sequence[str], thinned: Sequence[str]) -> Iterator[str]:
+    why = "nothing is left without case, punctuation and articles, so that an empty answer would win"
+    if left_out:
+        yield f"{len(left_out)} questions are left out, for of their right answers {why}: {_some(left_out)}."
+    if thinned:
+        yield f"{len(thinned)} questions have a right answer less, for of one {why}: {_some(thinned)}."
+
+
+def _some(entries: Sequence[str]) -> str:
+    return ", ".join(entries[:_EXAMPLES]) + (", …" if len(entries) > _EXAMPLES else "")
 
 
 def source_name(name: str) -> str:
@@ -51,41 +110,73 @@ def source_name(name: str) -> str:
     return next((known for known in EVALUATION_SETS if re.match(rf"{known}(multihopqa|[_\-.]|$)", plain)), name.strip())
 
 
-def _files(given: str | os.PathLike[str]) -> list[Path]:
+def _files(given: str | os.PathLike[str]) -> list[tuple[Path, tuple[str, ...]]]:
+    """Files of a path, each with the folders between it and the folder that was given."""
     path = user_path(given)
     if path.is_dir():
-        inside = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
+        inside = sorted(file for file in path.rglob("*") if _is_shown(file.relative_to(path)) and _suffix(file))
+        # Beside lines, a .json file is rather a description of the data set.
+        lines = [file for file in inside if file.suffix != ".json"]
         if not inside:
             raise GameFileError(f"no questions in folder '{path}'; expected *.jsonl or *.parquet files.")
-        return inside
+        return [(file, file.relative_to(path).parts[:-1]) for file in lines or inside if file.is_file()]
     if not path.exists():
         raise GameFileError(
             f"questions '{path}' do not exist; expected a .jsonl or .parquet file, or a folder of them. "
             "Leave questions out to play a generated world."
         )
-    if path.suffix not in _SUFFIXES:
+    if not _suffix(path):
         raise GameFileError(f"'{path}' is no .jsonl and no .parquet file; convert it, or name it by what it holds.")
-    return [path]
+    return [(path, ())]
 
 
-def _jsonl_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _is_shown(path: Path) -> bool:
+    return not any(part.startswith(".") for part in path.parts)
+
+
+def _suffix(path: Path) -> str:
+    return next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), "")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of JSON lines, or of a JSON list."""
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                place = f"line {number}"
-                try:
-                    row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except (ValueError, RecursionError) as err:
-                    raise GameFileError(
-                        f"'{path}', {place}: no JSON ({err}); expected one object per line. Repair or remove the line."
-                    ) from err
-                if not isinstance(row, dict):
-                    raise GameFileError(f"'{path}', {place}: found {type(row).__name__}, expected a JSON object.")
-                yield place, row
+        if _suffix(path) == ".json" and not compression_of(path) and _starts_a_list(path):
+            if path.stat().st_size > _MOST_LIST_BYTES:
+                raise GameFileError(f"'{path}' is a JSON list of more than a gigabyte; write it as JSON lines.")
+            for number, row in enumerate(iter_list(path, "question")):
+                yield f"entry {number}", _object(row, path, f"entry {number}")
+            return
+        for number, line in read_lines(path):
+            place = f"line {number}"
+            if number == 1:
+                line = line.removeprefix(_BOM)
+            if not line.strip():
+                continue
+            try:
+                row = parse_json(line)
+            except ValueError as err:
+                raise GameFileError(
+                    f"'{path}', {place}: no JSON ({err}); expected one object per line. Repair or remove the line."
+                ) from err
+            yield place, _object(row, path, place)
     except OSError as err:
         raise GameFileError(f"'{path}' cannot be read: {err.strerror or err}.") from err
+    except GameFileError:
+        raise
+    except ValueError as err:
+        raise GameFileError(f"'{path}', {err}. Get the file again.") from err
+
+
+def _starts_a_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4_096).removeprefix(_BOM).lstrip().startswith(b"[")
+
+
+def _object(row: Any, path: Path, place: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise GameFileError(f"'{path}', {place}: found {type(row).__name__}, expected a JSON object.")
+    return row
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -107,54 +198,44 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise GameFileError(f"'{path}' is no Parquet file that can be read: {err}") from err
 
 
-def _question(row: Mapping[str, Any], path: Path, place: str) -> Question:
-    nested = row.get("env_kwargs")
-    extra = nested if isinstance(nested, Mapping) else {}
-    text = row.get("question", extra.get("question"))
+def _question(row: Mapping[str, Any], path: Path, place: str, folders: tuple[str, ...]) -> Question:
+    text = question_of(row)
     if not isinstance(text, str) or not text.strip():
         raise _wrong(path, place, "question", text, "a text", row)
-    golds = _golds(row, extra, path, place)
-    given = row.get("data_source", extra.get("data_source"))
-    source = source_name(given if isinstance(given, str) and given.strip() else path.stem)
-    info = row.get("extra_info")
-    said = row.get("split") or (info.get("split") if isinstance(info, Mapping) else None)
+    column, golds = golds_of(row)
+    if not isinstance(golds, tuple):
+        raise _wrong(path, place, column, golds, "at least one right answer, as texts", row)
+    source = source_name(said_source(row) or _set_name(path))
     text = text.strip()
-    split = _split(said, path)
+    split = _split(said_split(row), path, folders)
     return Question(f"{source}/{split}/{digest_of(text, golds)}", text, golds, source, split)
 
 
-def _golds(row: Mapping[str, Any], extra: Mapping[str, Any], path: Path, place: str) -> tuple[str, ...]:
-    """From ``golden_answers``, else from the ground truth of a reward model or of an environment."""
-    column, value = "golden_answers", row.get("golden_answers")
-    if value is None:
-        reward = row.get("reward_model")
-        truth = reward.get("ground_truth") if isinstance(reward, Mapping) else extra.get("ground_truth")
-        if truth is not None:
-            column = "reward_model.ground_truth.target" if isinstance(reward, Mapping) else "env_kwargs.ground_truth"
-            value = truth.get("target") if isinstance(truth, Mapping) else truth
-    answers = [value] if isinstance(value, str | int | float) else value
-    fine = isinstance(answers, Sequence) and answers and all(_is_answer(answer) for answer in answers)
-    if not fine or answers is None:
-        raise _wrong(path, place, column, value, "at least one right answer, as texts", row)
-    return tuple(str(answer) for answer in answers)
+def _stem(path: Path) -> str:
+    return path.name[: -len(_suffix(path))] if _suffix(path) else path.stem
 
 
-def _is_answer(value: object) -> bool:
-    return (isinstance(value, str) and bool(value.strip())) or (
-        isinstance(value, int | float) and not isinstance(value, bool)
-    )
+def _set_name(path: Path) -> str:
+    """The name of the file, or of a folder above it where the file's tells the split and nothing else."""
+    stem = _stem(path)
+    parts = [part for part in re.split(r"[^a-z]+", stem.lower()) if part and part != "of"]
+    if parts and all(part in _SPLIT_WORDS for part in parts):
+        above = (folder.name for folder in path.resolve().parents)
+        # An unpacked snapshot of a hub has a folder "data" between the set and its files.
+        return next((name for name in above if name.lower() not in _NO_NAMES | _SPLIT_WORDS.keys()), stem)
+    return stem
 
 
-def _split(said: object, path: Path) -> str:
-    words = [said] if isinstance(said, str) and said else re.split(r"[^a-z]+", path.stem.lower())
-    return next((_SPLIT_WORDS[word.lower()] for word in words if word.lower() in _SPLIT_WORDS), "") or (
-        said if isinstance(said, str) and said else "train"
-    )
+def _split(said: str, path: Path, folders: tuple[str, ...]) -> str:
+    words = [said] if said else re.split(r"[^a-z]+", _stem(path).lower())
+    if not said:
+        words += [name.lower() for name in reversed(folders)]
+    return next((_SPLIT_WORDS[word.lower()] for word in words if word.lower() in _SPLIT_WORDS), "") or said or "train"
 
 
 def _wrong(path: Path, place: str, column: str, value: object, expected: str, row: Mapping[str, Any]) -> GameFileError:
     found = "nothing" if value is None else repr(value)[:60]
-    columns = ", ".join(sorted(str(key) for key in row)[:12])
+    columns = ", ".join(sorted(str(key)[:30] for key in row)[:12])
     return GameFileError(
         f"'{path}', {place}, column '{column}': found {found}, expected {expected}. The columns here: {columns}."
     )

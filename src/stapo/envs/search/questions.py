@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from stapo.errors import unknown_name
+from stapo.texts import replace_surrogates
 
 SPLIT_ORDER = ("train", "dev", "valid", "test", "heldout")
 
@@ -52,7 +53,7 @@ class Question:
 
 def digest_of(text: str, golds: Sequence[str]) -> str:
     """Twelve characters that depend on a question and its right answers alone."""
-    return hashlib.sha256("\0".join([text, *sorted(golds)]).encode("utf-8", "replace")).hexdigest()[:12]
+    return hashlib.sha256(replace_surrogates("\0".join([text, *sorted(golds)])).encode()).hexdigest()[:12]
 
 
 class QuestionSet:
@@ -61,9 +62,16 @@ class QuestionSet:
     Args:
         questions: all are kept: an id that is there already gets a number, since published sets hold repeats, and
             whoever reports their numbers plays them all.
+        notes: what is odd about them, a sentence each.
+
+    Attributes:
+        ids: all task ids, sorted.
+        splits: names of the splits, train first.
+        notes: as given.
     """
 
-    def __init__(self, questions: Iterable[Question]) -> None:
+    def __init__(self, questions: Iterable[Question], notes: Sequence[str] = ()) -> None:
+        self.notes = list(notes)
         rank = {name: i for i, name in enumerate(SPLIT_ORDER)}
         self._by_id: dict[str, Question] = {}
         times: Counter[str] = Counter()

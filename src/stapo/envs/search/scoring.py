@@ -132,12 +132,26 @@ def format_reward(
         least: answer blocks that are needed.
     """
     answer = extract_answer(solution, least)
-    valid = is_valid_sequence(solution)
-    if answer is not None and exact_match(answer, golds):
-        return 1.0 if valid else 1.0 - structure
-    if valid:
-        return structure + (retrieval if retrieval_correct(solution, golds) else 0.0)
-    return 0.0 if answer is None else final
+    return form_reward(
+        right=answer is not None and exact_match(answer, golds),
+        answered=answer is not None,
+        well_formed=is_valid_sequence(solution),
+        found=bool(retrieval) and retrieval_correct(solution, golds),
+        structure=structure,
+        final=final,
+        retrieval=retrieval,
+    )
+
+
+def form_reward(
+    *, right: bool, answered: bool, well_formed: bool, found: bool, structure: float, final: float, retrieval: float
+) -> float:
+    """The table of `format_reward`."""
+    if right:
+        return 1.0 if well_formed else 1.0 - structure
+    if well_formed:
+        return structure + (retrieval if found else 0.0)
+    return final if answered else 0.0
 
 
 def _all(golds: str | Sequence[str]) -> Sequence[str]:

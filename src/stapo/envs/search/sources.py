@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from stapo.envs.overlap import plain_text
 from stapo.envs.paths import user_path
-from stapo.envs.search.loading import read_questions
-from stapo.envs.search.questions import Question, QuestionSet, digest_of
+from stapo.envs.search.loading import overlap_notes, read_questions
+from stapo.envs.search.questions import QuestionSet, digest_of
 from stapo.envs.search.world import generate_world
 from stapo.errors import ConfigError, GameFileError
 from stapo.retrieval.bm25 import BM25Index
@@ -101,7 +102,7 @@ def _stamps(paths: Sequence[str]) -> tuple[object, ...]:
     found: list[object] = []
     for given in paths:
         path = user_path(given)
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
             if file.exists():
                 found.append((str(file.resolve()), file.stat().st_mtime_ns, file.stat().st_size))
     return tuple(found)
@@ -114,14 +115,22 @@ def _read(paths: tuple[str, ...], stamps: tuple[object, ...], heldout: float) ->
     if not heldout:
         return found
     every = [found.question(i) for i in found.ids]
-    return QuestionSet(
-        replace(q, split="heldout") if q.split == "train" and _position(q) < heldout else q for q in every
-    )
+    # A text that is another's but for case, blanks and final marks goes where the first of them goes.
+    spelled: dict[str, str] = {}
+    for question in every:
+        plain = plain_text(question.text)
+        spelled[plain] = min(question.text, spelled.get(plain, question.text))
+    parted = [
+        replace(q, split="heldout") if q.split == "train" and _position(spelled[plain_text(q.text)]) < heldout else q
+        for q in every
+    ]
+    odd = [text for text in found.notes if text not in overlap_notes(every)]
+    return QuestionSet(parted, [*odd, *overlap_notes(parted)])
 
 
-def _position(question: Question) -> float:
+def _position(text: str) -> float:
     """A number in [0, 1) that depends on the text alone: the same text is never on both sides."""
-    return int(digest_of(question.text, ()), 16) / 16**12
+    return int(digest_of(text, ()), 16) / 16**12
 
 
 @lru_cache(maxsize=4)

@@ -101,7 +101,7 @@ class _Text:
 
 def _opened(path: Path, what: str, read: Callable[[_Text], Iterator[Any]]) -> Iterator[Any]:
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             yield from read(_Text(path, file, what))
     except UnicodeDecodeError as err:
         raise GameFileError(f"'{path}' is no text in UTF-8 ({err}); expected a JSON file. Get it again.") from err
