@@ -24,7 +24,6 @@ SHOP = ["click[buy now]", "click[next >]", "click[< prev]", "search[<your query>
         ("search[red\u2028mug]", False),
         ("search[red mug] click[buy now]", False),
         ("search[red mug]search[blue mug]", False),
-        ("search[red [mug]", False),
         ("search[]", False),
         ("search[  ]", False),
         ("search[red", False),

@@ -65,7 +65,7 @@ def read_questions(paths: Sequence[str | os.PathLike[str]]) -> QuestionSet:
             question = _question(row, path, place, folders)
             golds = tuple(gold for gold in question.golds if normalize_answer(gold))
             if len(golds) < len(question.golds):
-                (thinned if golds else left_out).append(f"{question.text!r:.60} ({path.name}, {place})")
+                (thinned if golds else left_out).append(f"{question.text[:60]!r} ({path.name}, {place})")
             if golds:
                 kept += 1
                 found.append(replace(question, golds=golds))
@@ -87,7 +87,7 @@ def overlap_notes(questions: Iterable[Question]) -> list[str]:
     ranked = sorted(texts, key=lambda split: split != "train")
     return [
         f"{same} of {of} questions of split '{other}' are in split '{first}', too, but for case, blanks and final "
-        f"marks: {', '.join(repr(text)[:60] for text in examples)}."
+        f"marks: {', '.join(repr(text[:60]) for text in examples)}."
         for first, other, same, of, examples in in_common({split: texts[split] for split in ranked})
     ]
 
