@@ -90,7 +90,7 @@ def test_parquet(tmp_path):
 def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     (tmp_path / "x.parquet").write_bytes(b"")
-    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install 'stapo\[parquet\]'"):
+    with pytest.raises(ConfigError, match=r"needs pyarrow: pip install '\.\[parquet\]'"):
         read_questions([tmp_path / "x.parquet"])
 
 
