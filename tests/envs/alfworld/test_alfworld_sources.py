@@ -136,6 +136,98 @@ def test_an_empty_split_is_named(tmp_path):
         open_source(tmp_path)
 
 
+MUG, CUP = "pick_and_place_simple-Mug-None-Desk-1/trial_1", "pick_and_place_simple-Cup-None-Desk-1/trial_1"
+
+
+def test_games_of_a_split_of_another_name_are_played(tmp_path):
+    released_game(tmp_path)
+    released_game(tmp_path, split="valid_train", name=CUP)
+    env = AlfworldEnv(games=tmp_path)
+    assert env.splits == ("train", "valid_train")
+    assert list(env.tasks_of("valid_train")) == [f"valid_train/{CUP}"]
+    assert env.reset(f"valid_train/{CUP}").goal == "put a mug in desk."
+
+
+def test_a_tree_without_any_published_split(tmp_path):
+    released_game(tmp_path, split="mine", name=CUP)
+    assert AlfworldEnv(games=tmp_path).splits == ("mine",)
+
+
+def test_what_cannot_be_played_is_said(tmp_path):
+    released_game(tmp_path)
+    (released_game(tmp_path, split="tests_seen", name=CUP) / "game.tw-pddl").unlink()
+    env = AlfworldEnv(games=tmp_path)
+    assert env.splits == ("train",)
+    assert len(env.notes) == 1
+    assert "tests_seen' holds 1 games and none that can be played" in env.notes[0]
+    (tmp_path / "train" / MUG / "game.tw-pddl").unlink()
+    with pytest.raises(GameFileError, match="holds no playable game"):
+        ReleaseTree(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given, splits",
+    [
+        ("", ("train",)),
+        ("json_2.1.1", ("train",)),
+        ("json_2.1.1/train", ("train",)),
+        (f"json_2.1.1/train/{MUG}", ("games",)),
+        (f"json_2.1.1/train/{MUG}".rpartition("/")[0], ("games",)),
+    ],
+)
+def test_any_folder_of_a_tree_can_be_given(tmp_path, given, splits):
+    released_game(tmp_path / "data" / "json_2.1.1")
+    (tmp_path / "data" / "logic").mkdir()
+    env = AlfworldEnv(games=tmp_path / "data" / given)
+    assert env.splits == splits
+    assert env.reset(env.tasks[0]).goal == "put a mug in desk."
+    # One more folder around it.
+    if not given:
+        assert AlfworldEnv(games=tmp_path).splits == ("train",)
+
+
+def test_games_that_two_splits_share_are_counted(tmp_path):
+    released_game(tmp_path)
+    released_game(tmp_path, split="valid_seen", name=CUP)
+    released_game(tmp_path, split="valid_seen", name=MUG, game={"grammar": '"Your task is to: put some mug on desk."'})
+    env = AlfworldEnv(games=tmp_path)
+    assert env.notes == ["1 of 2 games of split 'valid_seen' are in split 'train', too."]
+    rows = [
+        {**record(kitchen().game()), "id": name, "split": split}
+        for name, split in (("a", "train"), ("b", "valid_seen"), ("c", "valid_seen"))
+    ]
+    rows[2]["pddl_problem"] += "\n"
+    path = tmp_path / "games_own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert AlfworldEnv(games=path).notes == ["2 of 2 games of split 'valid_seen' are in split 'train', too."]
+
+
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("games_a.jsonl", b'{"id": ' + b"[" * 100_000, "line 1: not valid JSON .nested too deep"),
+        ("games_a.jsonl", b'{"id": ' + b"9" * 10_000 + b"}", "line 1: not valid JSON"),
+        ("games_a.jsonl", b'{"id": NaN, "split": 1}', "line 1: key 'id' must be a non-empty text"),
+        ("games_a.jsonl", b"\x00\xff\xfe", "line 1: not valid JSON"),
+        ("games_a.jsonl", b"\xef\xbb\xbf\n", "holds no games"),
+        ("games_a.jsonl.xz", lzma.compress(b"\0" * (40 << 20)), "line 1: longer than"),
+        ("games_a.jsonl.xz", b"", "damaged or cut off"),
+    ],
+)
+def test_hostile_lines_are_one_error(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(GameFileError, match=said):
+        open_source(tmp_path)
+
+
+def test_a_hostile_released_game_is_one_error(tmp_path):
+    folder = released_game(tmp_path)
+    (folder / "game.tw-pddl").write_bytes(b'{"grammar": ' + b"[" * 100_000 + b', "solvable": true}')
+    env = AlfworldEnv(games=tmp_path)
+    with pytest.raises(GameFileError, match=r"not valid JSON \(nested too deep"):
+        env.reset(env.tasks[0])
+
+
 def test_a_truncated_released_game_is_named(tmp_path):
     folder = released_game(tmp_path)
     source = open_source(tmp_path)
@@ -207,10 +299,10 @@ def test_a_truncated_archive(tmp_path):
     whole = lzma.compress(plain.read_bytes())
     path = tmp_path / "games.jsonl.xz"
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(GameFileError, match=r"games\.jsonl\.xz is truncated or damaged after line \d+"):
+    with pytest.raises(GameFileError, match=r"games\.jsonl\.xz, line \d+: the compressed data is damaged or cut off"):
         open_source(path)
     path.write_bytes(b"not an archive at all")
-    with pytest.raises(GameFileError, match="truncated or damaged after line 0"):
+    with pytest.raises(GameFileError, match="line 1: the compressed data is damaged"):
         open_source(path)
 
 

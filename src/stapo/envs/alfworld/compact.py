@@ -6,16 +6,18 @@ parsed on demand.
 
 from __future__ import annotations
 
-import json
-import lzma
+import hashlib
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stapo.documents import parse_json
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
 from stapo.errors import GameFileError, did_you_mean, unknown_name
+from stapo.lines import read_lines
 
+_BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".jsonl", ".jsonl.xz")
 REQUIRED = ("id", "split", "task_type", "goal", "pddl_problem")
 
@@ -30,6 +32,7 @@ class _Record(NamedTuple):
     task_type: TaskType
     goal: str
     packed: bytes
+    digest: str
 
 
 class CompactGames:
@@ -80,6 +83,10 @@ class CompactGames:
         problem = zlib.decompress(record.packed).decode("utf-8", "surrogatepass")
         return Game(task_id, record.split, record.task_type, record.goal, problem)
 
+    def content(self) -> dict[str, list[str]]:
+        """Split -> a digest of each game, equal for equal problems and goals."""
+        return {split: [self._records[i].digest for i in ids] for split, ids in self._ids.items()}
+
     def _record(self, task_id: str) -> _Record:
         record = self._records.get(task_id)
         if record is None:
@@ -90,23 +97,22 @@ class CompactGames:
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     if not file.name.endswith(SUFFIXES):
         raise GameFileError(f"{file}: unknown kind of file; expected a name ending in {' or '.join(SUFFIXES)}.")
-    number = 0
     try:
-        with lzma.open(file, "rb") if file.name.endswith(".xz") else file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
-                if line.strip():
-                    yield number, line
-    except (lzma.LZMAError, EOFError) as err:
-        raise GameFileError(
-            f"{file} is truncated or damaged after line {number}: {err} Copy or download the file again."
-        ) from err
+        for number, raw in read_lines(file):
+            line = raw.removeprefix(_BOM) if number == 1 else raw
+            if line.strip():
+                yield number, line
     except OSError as err:
         raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
+    except GameFileError:
+        raise
+    except ValueError as err:
+        raise GameFileError(f"{file}, {err}. Copy or download the file again.") from err
 
 
 def _read(file: Path, number: int, line: bytes) -> tuple[str, _Record]:
     try:
-        data: Any = json.loads(line)
+        data: Any = parse_json(line)
     except ValueError as err:
         raise GameFileError(
             f"{file}, line {number}: not valid JSON ({err}); the line may be cut short. Copy the file again."
@@ -128,5 +134,10 @@ def _read(file: Path, number: int, line: bytes) -> tuple[str, _Record]:
             f"'{task_type}'.{did_you_mean(task_type, TASK_TYPES)} "
             f"Expected one of {', '.join(TASK_TYPES)}."
         )
-    packed = zlib.compress(data["pddl_problem"].encode("utf-8", "surrogatepass"), 1)
-    return data["id"], _Record(data["split"], task_type, data["goal"], packed)
+    problem = data["pddl_problem"].encode("utf-8", "surrogatepass")
+    return data["id"], _Record(data["split"], task_type, data["goal"], zlib.compress(problem, 1), digest(problem))
+
+
+def digest(problem: bytes) -> str:
+    """Equal for problems that differ in nothing but blanks."""
+    return hashlib.sha256(b" ".join(problem.split())).hexdigest()[:16]

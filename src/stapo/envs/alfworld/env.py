@@ -11,9 +11,10 @@ from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.playable import Playable, playable
-from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, open_source, ordered_splits, types_named
+from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.options import is_whole
+from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
@@ -72,6 +73,8 @@ class AlfworldEnv:
         if task_types is not None:
             self._source = ChosenTypes(self._source, types_named(task_types))
         self._splits = ordered_splits(self._source.splits())
+        for text in self.notes:
+            note(text)
         self._tasks: list[str] | None = None
         self._game: Playable | None = None
         self._state: State | None = None
@@ -97,6 +100,11 @@ class AlfworldEnv:
         if split not in self._splits:
             raise unknown_name("split", split, self._splits)
         return self._source.ids(split)
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd about the games: those that several splits have in common, folders that were left out."""
+        return notes_on(self._source)
 
     def task_type(self, task_id: str) -> str:
         """The family of a task, one of six."""

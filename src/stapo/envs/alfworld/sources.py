@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
 from stapo.envs.options import is_whole
+from stapo.envs.overlap import in_common
 from stapo.envs.paths import user_path
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 
@@ -52,10 +53,13 @@ class ChosenTypes:
     Args:
         source: where they come from.
         types: families to keep.
+
+    Attributes:
+        whole: the other source.
     """
 
     def __init__(self, source: TaskSource, types: Collection[TaskType]) -> None:
-        self._source = source
+        self.whole = self._source = source
         self._types = frozenset(types)
         kept = {split: [i for i in source.ids(split) if self.task_type(i) in self._types] for split in source.splits()}
         self._ids = {split: ids for split, ids in kept.items() if ids}
@@ -108,6 +112,25 @@ def types_named(names: str | int | Iterable[str | int]) -> tuple[TaskType, ...]:
     if not chosen:
         raise ConfigError("task_types is empty; name at least one family, or leave it out for all.")
     return tuple(dict.fromkeys(chosen))
+
+
+_NOTES: weakref.WeakKeyDictionary[TaskSource, list[str]] = weakref.WeakKeyDictionary()
+
+
+def notes_on(source: TaskSource) -> list[str]:
+    """What is odd about the games of a source, a sentence each; found once."""
+    whole = source.whole if isinstance(source, ChosenTypes) else source
+    if whole not in _NOTES:
+        content: Callable[[], Mapping[str, Sequence[str]]] | None = getattr(whole, "content", None)
+        parts = {} if content is None else content()
+        _NOTES[whole] = [
+            *getattr(whole, "notes", ()),
+            *(
+                f"{same} of {of} games of split '{other}' are in split '{first}', too."
+                for first, other, same, of, _ in in_common({split: parts[split] for split in ordered_splits(parts)})
+            ),
+        ]
+    return _NOTES[whole]
 
 
 def ordered_splits(names: Iterable[str]) -> list[str]:
