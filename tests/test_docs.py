@@ -76,6 +76,18 @@ def test_links_lead_somewhere(path):
             assert anchor in {slug(h) for h in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)}, target
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.html")), ids=name_of)
+def test_links_of_shipped_pages_lead_somewhere(path):
+    page = path.read_text(encoding="utf-8")
+    names = set(re.findall(r'\bid="([^"]+)"', page))
+    for target in re.findall(r'<(?:a|link|img|script)\b[^>]*?\b(?:href|src)="([^"]+)"', page):
+        if re.match(r"https?:", target):
+            continue
+        file, _, anchor = target.partition("#")
+        assert not file or (path.parent / file).exists(), f"{name_of(path)} links to {target}"
+        assert file or anchor in names, f"{name_of(path)} has no place '{anchor}'"
+
+
 def test_there_are_commands():
     assert len(COMMANDS) > 15
     assert {shlex.split(line)[1] for _, line in COMMANDS} >= {"train", "eval", "play", "report", "envs"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import numpy as np
@@ -153,6 +154,8 @@ def test_nothing_done_yet(tmp_path):
 def test_the_page_stands_alone(tmp_path):
     plan = plan_for()
     write_runs(tmp_path, plan)
+    for folder in (cell_folder(tmp_path, plan.cells[-1]), start_folder(tmp_path, plan.starts[0])):
+        (folder / "report.html").write_text("x")
     page = write_page(plan, tmp_path, results(plan, tmp_path, {}, "grpo")).read_text()
     assert "default-src 'none'" in page
     assert "<script" not in page
@@ -230,3 +233,13 @@ def test_labels():
     assert label_of("x", {"a.b": "../up", "a.c": True, "a.d": None}) == "x,b=.._up,c=true,d=none"
     with pytest.raises(ConfigError, match="would be called 'grpo'"):
         plan_for(labels=("grpo", "grpo"))
+
+
+def test_a_run_is_a_link_only_where_its_report_is(tmp_path):
+    plan = plan_for()
+    write_runs(tmp_path, plan)
+    there = cell_folder(tmp_path, plan.cells[0])
+    (there / "report.html").write_text("x")
+    page = write_page(plan, tmp_path, results(plan, tmp_path, {}, "grpo")).read_text(encoding="utf-8")
+    links = [target for target in re.findall(r'<a href="([^"]+)"', page) if not target.startswith("#")]
+    assert links == [f"{there.relative_to(tmp_path).as_posix()}/report.html"]

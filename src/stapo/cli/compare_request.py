@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from stapo.algo import get_algorithm
 from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options
+from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag
 from stapo.errors import ConfigError
 from stapo.lab.plan import Plan, Variant, label_of, plan_of
@@ -119,6 +121,8 @@ def plan_from(request: Request, command: str) -> Plan:
             raise ConfigError(f"{path} is given by --vary and by --{path}; give it once.")
     source = request.source or "tiny"
     base = _config(source, None, request)
+    if chosen := pretrained_settings(source, load_config(source), list(request.overrides)):
+        print(said(chosen, list(request.overrides)), file=sys.stderr)
     variants = [
         _variant(name, _changes(request.vary, values), source, request)
         for name in request.algorithms
@@ -136,8 +140,9 @@ def _config(source: str, algorithm: str | None, request: Request) -> RunConfig:
     env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
     config = load_config(source, algorithm)
     options, args = take_env_options(args, env_name or config.env.name)
-    if options:
-        config = load_config(source, algorithm, {"env": {"options": options}})
+    chosen = pretrained_settings(source, config, args)
+    if options or chosen:
+        config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
     return parse_run_config(config, args, "stapo compare")
 
 

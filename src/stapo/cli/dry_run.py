@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from stapo.cli.progress import duration
 from stapo.cli.words import foreign, say
 from stapo.errors import ModelError
 from stapo.estimate.costs import Workload, activations, memory, seconds
-from stapo.estimate.devices import GIB, Device, find_device
+from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
+from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.train.run_config import RunConfig
 
 EXPECTED = 0.5
 """Share of the limits (steps, prompt, response) that an episode is expected to use."""
 
 _STEPS = 30
+_TASKS = 140
+"""Tasks of a split that is not counted for an estimate; ALFWorld's have 134 and 140."""
 
 
 def show_estimate(config: RunConfig, gpu: str | None) -> None:
@@ -25,12 +31,13 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
 
     Args:
         config: the resolved run.
-        gpu: name of the device; None takes an H100, or a CPU for a small model that is built.
+        gpu: name of the device; None takes this machine, and says of the others whether they have room, and how long
+            they take.
 
     Raises:
         UnknownNameError: no such device.
     """
-    device = find_device(gpu or ("cpu" if config.model.path is None else "h100"))
+    named = None if gpu is None else find_device(gpu)
     console = Console(stderr=True)
     try:
         shape = shape_of_run(config)
@@ -38,11 +45,80 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
         console.print(_summary(config, None))
         say(console, f"no estimate: {err}")
         return
-    work = workload(config)
+    work, around = workload(config), around_of(config)
     console.print(_summary(config, shape))
-    console.print(_costs(shape, work, device))
-    for line in advice(shape, work, device):
+    if named is not None:
+        console.print(_costs(shape, work, named, seconds(shape, work, named)))
+        _say_whole(console, config, run_seconds(shape, work, around, named))
+        lines = advice(shape, work, named)
+    else:
+        device, speed = _measured(config, shape, work)
+        console.print(_costs(shape, work, device, measured_seconds(work, speed)))
+        _say_whole(console, config, run_seconds(shape, work, around, speed))
+        lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
+    for line in [*lines, *disk(config, shape, work, around)]:
         say(console, line)
+
+
+def around_of(config: RunConfig) -> Around:
+    """What a run does beside its iterations."""
+    warm, plan, log, n = config.warm_start, config.eval, config.log, config.optim.iterations
+    modes = 1 + (plan.greedy and plan.temperature > 0)
+    full = (plan.episodes or _TASKS) * modes * (1 + plan.at_start)
+    between = (n - 1) // plan.every if plan.every and n else 0
+    # Blind prompts are imitated, too; measurements for `stop_at` play episodes.
+    probes = warm.steps // warm.probe_every * warm.probe_episodes if warm.steps and warm.stop_at < 1 else 0
+    return Around(
+        warm_steps=warm.steps,
+        warm_rows=round(warm.batch_size * (1 + warm.blind_fraction)),
+        warm_save_seconds=log.save_seconds,
+        full_evaluations=full,
+        quick_evaluations=between * plan.quick_episodes * modes + probes,
+        saves=-(-n // log.save_every),
+        keep_saves=log.keep_saves,
+        checkpoints=2 + (n // log.checkpoint_every if log.checkpoint_every else 0),
+    )
+
+
+def elsewhere(shape: ModelShape, work: Workload, around: Around) -> list[str]:
+    """A line for every device of the table: whether the run has room there, and how long it would take."""
+    lines = ["on other devices, by their data sheets:"]
+    for device in DEVICES.values():
+        room = memory(shape, work)["peak"] <= device.memory * (1 - work.vllm_share)
+        hours = run_seconds(shape, work, around, device)["all"]
+        lines.append(f"  {device.name}: {'fits' if room else 'does NOT fit'}, about {duration(hours)}")
+    return lines
+
+
+def disk(config: RunConfig, shape: ModelShape, work: Workload, around: Around) -> list[str]:
+    """What the run folder takes, against what is free where runs are written."""
+    found = disk_bytes(shape, work, around)
+    free = shutil.disk_usage(Path.cwd()).free
+    line = (
+        f"disk: about {found['kept'] / 1e9:.2f} GB at the end, {found['most'] / 1e9:.2f} GB at most: "
+        f"{around.checkpoints} checkpoints, {around.keep_saves} saves of {found['one save'] / 1e9:.2f} GB "
+        f"(log.keep_saves), one every {_iterations(config.log.save_every)}; {free / 1e9:.0f} GB are free here."
+    )
+    return [line if found["most"] < free else f"{line} It does NOT fit."]
+
+
+def _iterations(count: int) -> str:
+    return "iteration" if count == 1 else f"{count} iterations"
+
+
+def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Device, Speed]:
+    from stapo.cli.this_machine import gpu_of, measured, this_machine
+
+    gpu = gpu_of(config.model.device)
+    together = int(max(1, min(work.episodes, work.batch_tokens // work.prompt)))
+    speed = measured(shape, work.bytes_per_weight == 2, config.log.threads, together, int(work.prompt), gpu)
+    return this_machine(gpu), speed
+
+
+def _say_whole(console: Console, config: RunConfig, stages: dict[str, float]) -> None:
+    parts = ", ".join(f"{name} {duration(value)}" for name, value in stages.items() if name != "all" and value)
+    guess = "" if config.eval.episodes else f" (eval.episodes 0 plays each task once; {_TASKS} tasks are supposed)"
+    say(console, f"the whole run: about {duration(stages['all'])}: {parts}{guess}", "bold")
 
 
 def shape_of_run(config: RunConfig) -> ModelShape:
@@ -148,7 +224,7 @@ def _summary(config: RunConfig, shape: ModelShape | None) -> Table:
     return table
 
 
-def _costs(shape: ModelShape, work: Workload, device: Device) -> Table:
+def _costs(shape: ModelShape, work: Workload, device: Device, times: dict[str, float]) -> Table:
     table = Table(title=f"estimate for {device.name}, at half of every limit", title_justify="left")
     for heading, justify in (("memory", "left"), ("GiB", "right"), ("time", "left"), ("seconds", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
@@ -157,8 +233,8 @@ def _costs(shape: ModelShape, work: Workload, device: Device) -> Table:
     with_or_without = "with" if not work.checkpointing else "without"
     left = [(name, f"{value / GIB:.2f}") for name, value in space.items()]
     left.insert(6, (f"  ({with_or_without} checkpointing)", f"({other / GIB:.2f})"))
-    right = [(name, f"{value:,.1f}") for name, value in seconds(shape, work, device).items()]
-    right[-1] = (f"all {work.iterations} iterations", f"{float(right[-1][1].replace(',', '')) / 3600:,.1f} h")
+    right = [(name, f"{value:,.1f}") for name, value in times.items()]
+    right[-1] = (f"all {work.iterations} iterations", duration(times["run"]))
     for i in range(max(len(left), len(right))):
         row = [*(left[i] if i < len(left) else ("", "")), *(right[i] if i < len(right) else ("", ""))]
         table.add_row(*row, style="bold" if row[0] == "peak" else None)

@@ -29,7 +29,7 @@ arguments:
 examples:
   stapo envs
   stapo envs alfworld
-  stapo envs alfworld --env.games ../shared/data/alfworld
+  stapo envs alfworld --env.games $ALFWORLD_DATA
 """
 
 

@@ -1,30 +1,108 @@
-"""What a person sees while a run goes on: progress bars on a terminal, lines elsewhere."""
+"""What a person sees while a run goes on: progress bars on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_EVERY = 30.0
+"""Seconds between lines of a stage where there is no terminal."""
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people read."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass
+class Pace:
+    """How fast a stage goes, from where it was first seen: a stage that is gone on with began elsewhere."""
+
+    started: float
+    first: int
+    said: float
+
+    def left(self, now: float, done: int, total: int) -> float | None:
+        """Seconds that are left at this pace; None while nothing is known."""
+        if done <= self.first or now <= self.started:
+            return None
+        return (total - done) * (now - self.started) / (done - self.first)
+
+
+class Lines:
+    """Says in lines how far stages are: the first after half a minute, then one every half a minute.
+
+    Args:
+        say: prints a line.
+        clock: seconds of a clock that never goes back.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._paces: dict[str, Pace] = {}
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Note how far a stage is; what stands in brackets in its name may change."""
+        kind, now = name.split(" (")[0], self._clock()
+        pace = self._paces.setdefault(kind, Pace(now, done, now))
+        if done >= total:
+            del self._paces[kind]
+        elif now - pace.said >= LINE_EVERY:
+            pace.said = now
+            left = pace.left(now, done, total)
+            self._say(f"{name}: {done:,} of {total:,}" + ("" if left is None else f", about {duration(left)} left"))
+
+
+class _Console(Console):
+    """A console on which a reader that has left ends nothing."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
 
 
 class ConsoleWatcher:
     """Shows stages as bars, iterations and evaluations as lines.
 
+    Output that cannot be written does not end a run: it goes on in silence.
+
     Args:
         quiet: no bars, lines only.
         iterations: length of the run.
+        clock: seconds of a clock that never goes back.
     """
 
-    def __init__(self, *, quiet: bool = False, iterations: int = 0) -> None:
-        self.console = Console(stderr=True)
+    def __init__(
+        self, *, quiet: bool = False, iterations: int = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.console = _Console(stderr=True)
         self.iterations = iterations
+        self._clock = clock
+        self._pace: Pace | None = None
+        self._lines = Lines(self.notice, clock)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TimeRemainingColumn(),
             console=self.console,
             disable=quiet or not self.console.is_terminal,
             transient=True,
@@ -42,10 +120,14 @@ class ConsoleWatcher:
 
     def notice(self, text: str) -> None:
         """Print a line."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError):
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Move the bar of a stage; it disappears when it is full."""
+        """Move the bar of a stage, which disappears when it is full; without bars, a line now and then."""
+        if self._progress.disable:
+            self._lines.stage(name, done, total)
+            return
         kind = name.split(" (")[0]
         if kind not in self._tasks:
             self._tasks[kind] = self._progress.add_task(name, total=total)
@@ -55,12 +137,15 @@ class ConsoleWatcher:
 
     def iteration(self, row: dict[str, Any]) -> None:
         """Print the line of an iteration."""
-        outlier = row["outlier"]
+        outlier, number, now = row["outlier"], row["iteration"], self._clock()
+        # The first line tells how long it took itself; evaluations in between are part of the pace after it.
+        self._pace = self._pace or Pace(now - row["seconds"]["total"], number - 1, now)
+        left = self._pace.left(now, number, self.iterations)
         self.notice(
-            f"iteration {row['iteration']:>4}/{self.iterations}  success {row['success']:.2f}  "
+            f"iteration {number:>4}/{self.iterations}  success {row['success']:.2f}  "
             f"length {row['episode_length']:4.1f}  valid {row['valid_actions']:.2f}  "
             f"entropy {row['entropy']['mean'] or 0:.2f}  outliers {100 * outlier['flagged_share']:.1f}%  "
-            f"{row['seconds']['total']:.1f} s"
+            f"{row['seconds']['total']:.1f} s" + (f", about {duration(left)} left" if left else "")
         )
 
     def evaluation(self, row: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
+from stapo.cli.pretrained import pretrained_settings, said, warning
 from stapo.cli.words import foreign, say, take_flag
 from stapo.errors import ConfigError
 
@@ -30,16 +31,19 @@ arguments:
                        unfinished run with the same settings
   --algorithm NAME     any of 'stapo algorithms'; changes the method and nothing else
   --env.OPTION VALUE   an option of the environment, e.g. --env.games DIR; 'stapo envs NAME' lists them
-  --dry-run            print the resolved configuration as YAML (stdout), the run in short and an estimate of memory and
-                       time (stderr), and stop
-  --gpu NAME           device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu (default: h100; for
-                       small models that are built cpu)
+  --model.path MODEL   train a pretrained model; settings that a preset made for small models from scratch are then
+                       chosen anew, and said (docs/models.md)
+  --dry-run            print the resolved configuration as YAML (stdout), the run in short and an estimate of memory,
+                       disk and time (stderr), and stop
+  --gpu NAME           device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu, a laptop (default:
+                       this machine, by a short measurement, with the others beside it)
   --quiet              one line per iteration instead of progress bars
 
 examples:
   stapo train --seed 1
   stapo train tiny --algorithm grpo --optim.iterations 20
-  stapo train alfworld-tiny --env.games ../shared/data/alfworld --eval.split valid_unseen
+  stapo train alfworld-tiny --env.games $ALFWORLD_DATA --eval.split valid_unseen
+  stapo train alfworld --model.path MODEL --dry-run
   stapo train paper/alfworld-7b --dry-run --gpu h200
   stapo train --dry-run > mine.yaml && stapo train mine.yaml
 
@@ -66,9 +70,13 @@ def run(argv: list[str]) -> int:
     env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
     config = load_config(source, algorithm)
     options, args = take_env_options(args, env_name or config.env.name)
-    if options:
-        config = load_config(source, algorithm, {"env": {"options": options}})
+    chosen = pretrained_settings(source, config, args)
+    if options or chosen:
+        config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
     config = parse_run_config(config, args, "stapo train")
+    for line in (said(chosen, args) if chosen else "", warning(config)):
+        if line:
+            print(line, file=sys.stderr)
 
     from stapo.train.schema import to_data
 

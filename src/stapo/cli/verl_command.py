@@ -7,6 +7,7 @@ import shlex
 import sys
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
+from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag
 from stapo.errors import ConfigError
 
@@ -59,9 +60,12 @@ def run(argv: list[str]) -> int:
     env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
     config = load_config(source, algorithm)
     options, args = take_env_options(args, env_name or config.env.name)
-    if options:
-        config = load_config(source, algorithm, {"env": {"options": options}})
+    chosen = pretrained_settings(source, config, args)
+    if options or chosen:
+        config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
     config = parse_run_config(config, args, "stapo verl")
+    if chosen:
+        print(said(chosen, args), file=sys.stderr)
     machines = Machines(_number("--nodes", nodes, 1), _number("--gpus-per-node", gpus, 8))
     name = name or f"{name_of(source)}-{config.algorithm.name}"
     overrides = verl_overrides(config, machines, name, out or f"runs/verl/{name}") + foreign

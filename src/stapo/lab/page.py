@@ -35,7 +35,9 @@ def write_page(plan: Plan, folder: Path, found: Row) -> Path:
         RunDirectoryError: it cannot be written.
     """
     path = folder / FILE_NAME
-    page = render_page(found, [_curves(plan, folder, variant) for variant in found["variants"]], folder.resolve().name)
+    page = render_page(
+        found, [_curves(plan, folder, variant) for variant in found["variants"]], folder.resolve().name, folder
+    )
     try:
         write_durably(path, page.encode(errors="replace"))
     except OSError as err:
@@ -43,13 +45,21 @@ def write_page(plan: Plan, folder: Path, found: Row) -> Path:
     return path
 
 
-def render_page(found: Row, curves: list[Curves], name: str) -> str:
-    """The page as text."""
+def render_page(found: Row, curves: list[Curves], name: str, folder: Path | None = None) -> str:
+    """The page as text.
+
+    Args:
+        found: results.
+        curves: what the runs logged.
+        name: of the comparison.
+        folder: of the comparison; a run is a link where its report is there, and a name elsewhere.
+    """
     loader = ChoiceLoader([PackageLoader("stapo.lab", "templates"), PackageLoader("stapo.report", "templates")])
     environment = Environment(loader=loader, autoescape=True)
     environment.filters.update(readable=readable, percent=_percent, points=_points, interval=_interval, href=_href)
     return environment.get_template("compare.html.jinja").render(
         found=found,
+        linked=_linked(found, folder),
         name=name,
         version=__version__,
         modes=list(found["protocols"]),
@@ -58,6 +68,17 @@ def render_page(found: Row, curves: list[Curves], name: str) -> str:
         problems=_problems(found),
         plots=figures(found, curves),
     )
+
+
+def _linked(found: Row, folder: Path | None) -> set[str]:
+    """Folders of runs whose reports are there."""
+    if folder is None:
+        return set()
+    named = [
+        *(s["folder"] for s in found["starts"].values()),
+        *(r["folder"] for v in found["variants"] for r in v["runs"]),
+    ]
+    return {name for name in named if (folder / name / FILE_NAME).is_file()}
 
 
 def _curves(plan: Plan, folder: Path, variant: Row) -> Curves:

@@ -1,0 +1,127 @@
+"""What a preset for models from scratch becomes where a pretrained model is given: one rule, said when it is used.
+
+A preset that has a warm start and no `model.path` was tuned for a small model that knows nothing: thousands of
+supervised steps at rates that would wreck a pretrained model, limits in tokens of a tokenizer made for the environment,
+float32. With `--model.path` these settings, and no others, are chosen anew, by the size of the model and by the device.
+Whatever the user gives wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stapo.cli.arguments import preset_names
+from stapo.cli.words import take_flag
+from stapo.errors import ModelError
+from stapo.estimate.machine import has_bfloat16
+from stapo.estimate.shapes import find_shape
+from stapo.train.run_config import RunConfig
+
+SMALL = 1_000_000_000
+"""Weights below which a model needs demonstrations first, and answers with the command alone.
+
+From 1.5 billion on the published runs begin with the instruction-tuned model itself.
+"""
+_CHAT_PROMPTS = {
+    "alfworld": {"prompt": "standard", "response": "think_action", "fallback_characters": 30},
+    "webshop": {
+        "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
+    },
+    "search": {"prompt": "search-stepwise", "response": "search_answer"},
+}  # fmt: skip
+_NO_GPU = ("cpu",)
+_SCRATCH_RATE = 1e-3
+
+
+def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict[str, Any]:
+    """The settings that a pretrained model of the command line asks for instead of the preset's; {} where none does.
+
+    Args:
+        source: where the settings come from; what a file of the user says stands.
+        preset: the settings of the source.
+        args: the command line, whose own settings are laid over these.
+    """
+    path, _ = take_flag(args, "--model.path", needs="a folder or a name")
+    if path in (None, "None", "null") or preset.model.path or not preset.warm_start.steps or _is_file(source):
+        return {}
+    rank, _ = take_flag(args, "--model.lora.rank", needs="a number")
+    device, _ = take_flag(args, "--model.device", needs="a device")
+    on_gpu = device not in _NO_GPU and _has_gpu(device)
+    size = weights_of(str(path))
+    small = size is not None and size < SMALL
+    adapters = bool(rank and rank.isdecimal() and int(rank))
+    chosen: dict[str, Any] = {
+        "agent": _agent(preset, small),
+        "model": {"dtype": "bfloat16" if on_gpu or has_bfloat16() else "float32"},
+        "warm_start": {"steps": 0},
+        "optim": {
+            "learning_rate": (1e-5 if small else 1e-6) * (10 if adapters else 1),
+            "micro_tokens": 16_384 if on_gpu else 4096,
+        },
+        # A save of such a model takes many seconds, and gigabytes are written.
+        "log": {"threads": 0, "save_seconds": 300.0},
+    }
+    if small:
+        chosen["warm_start"] = {
+            "steps": 200, "episodes": 400, "batch_size": 16, "learning_rate": 1e-4, "curriculum": 0.0, "stop_at": 1.0,
+        }  # fmt: skip
+    if not on_gpu:
+        # Two thousand episodes an iteration are minutes for a small model from scratch, and days for this one.
+        chosen["rollout"] = {"groups": 4}
+        chosen["optim"] |= {"iterations": 20, "mini_batch": 128}
+        chosen["eval"] = {"episodes": 32, "quick_episodes": 32, "greedy": False}
+    return chosen
+
+
+def said(chosen: Mapping[str, Any], args: list[str]) -> str:
+    """What was chosen, without what the command line sets itself, in a line."""
+    given = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in args if arg.startswith("--")}
+    given |= {name.replace(".no_", ".") for name in given}
+    flat = {f"{group}.{name}": value for group, values in chosen.items() for name, value in values.items()}
+    shown = ", ".join(f"{name} {value}" for name, value in flat.items() if name not in given)
+    return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. --warm-start.steps 0."
+
+
+def weights_of(path: str) -> int | None:
+    """Weights of a model by its shape, or by the size of its files; None where nothing is known."""
+    try:
+        return find_shape(path).parameters
+    except ModelError:
+        files = Path(path).expanduser().glob("*.safetensors")
+        # Half precision is the usual type of released files.
+        return sum(f.stat().st_size for f in files) // 2 or None
+
+
+def _agent(preset: RunConfig, small: bool) -> dict[str, Any]:
+    agent, env = preset.agent, preset.env.name
+    if small or env not in _CHAT_PROMPTS:
+        # A general tokenizer cuts the environment's set sentences into two to three times as many pieces.
+        return {
+            "max_prompt_tokens": max(1024, 3 * agent.max_prompt_tokens),
+            "max_response_tokens": max(32, 3 * agent.max_response_tokens),
+        }
+    return {**_CHAT_PROMPTS[env], "max_prompt_tokens": 2048 if env == "alfworld" else 4096, "max_response_tokens": 512}
+
+
+def _has_gpu(device: str | None) -> bool:
+    import torch
+
+    return torch.cuda.is_available() or (device or "auto").startswith(("cuda", "mps"))
+
+
+def _is_file(source: str) -> bool:
+    return source not in preset_names() and (source.endswith((".yaml", ".yml")) or Path(source).exists())
+
+
+def warning(config: RunConfig) -> str:
+    """What to say of a warm start that would wreck a pretrained model; "" where there is none."""
+    warm = config.warm_start
+    if config.model.path is None or not warm.steps or warm.learning_rate < _SCRATCH_RATE:
+        return ""
+    return (
+        f"warning: {warm.steps} supervised steps at a learning rate of {warm.learning_rate:g} are meant for a small "
+        "model from scratch; model.path is a pretrained one. Usual are some 200 at 1e-4 (warm_start.steps, "
+        "warm_start.learning_rate)."
+    )

@@ -1,0 +1,116 @@
+"""Time and disk of a whole run: warm start, rollouts and updates, evaluations, saves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from stapo.estimate.costs import Workload, forward_flops, seconds
+from stapo.estimate.devices import Device
+from stapo.estimate.shapes import ModelShape
+
+WRITING = 150e6
+"""Bytes a second that a save is written, hashed and forced onto the disk with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Around:
+    """What a run does beside its iterations.
+
+    Attributes:
+        warm_steps: optimizer steps of the warm start.
+        warm_rows: rows of each.
+        warm_save_seconds: seconds between its saves.
+        full_evaluations: episodes of the evaluations at the start and at the end, all modes together.
+        quick_evaluations: episodes of those in between.
+        saves: times that the state is saved in RL.
+        keep_saves: saves that stay.
+        checkpoints: policies that stay, start and end among them.
+    """
+
+    warm_steps: int
+    warm_rows: int
+    warm_save_seconds: float
+    full_evaluations: int
+    quick_evaluations: int
+    saves: int
+    keep_saves: int
+    checkpoints: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a machine was measured to do with a model.
+
+    Attributes:
+        read: seconds for a token of a prompt, or of a forward pass that is scored.
+        train: seconds for a token of an update, forward and backward.
+        step: seconds for a token of each of the episodes that are answered together, whatever their number.
+        answered: seconds that each of them adds.
+    """
+
+    read: float
+    train: float
+    step: float
+    answered: float
+
+
+def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
+    """Seconds of an iteration by part from measured speeds; the parts are those of `costs.seconds`."""
+    rows, length = w.episodes * w.steps, w.prompt + w.response
+    together = max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
+    forward = rows * length * speed.read
+    train = (rows * length * speed.train + (forward if w.checkpointing else 0.0)) * w.epochs
+    parts = {
+        "generation": rows * w.prompt * speed.read
+        + rows / together * w.response * (speed.step + together * speed.answered),
+        "old log-probs": 0.0,
+        "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
+        "update": train,
+        "blind passes": 0.01 * (train + w.epochs * forward) if w.blind else 0.0,
+        "critic": train + forward if w.critic else 0.0,
+    }
+    parts["iteration"] = sum(parts.values())
+    parts["run"] = parts["iteration"] * w.iterations
+    return parts
+
+
+def run_seconds(shape: ModelShape, w: Workload, around: Around, how: Device | Speed) -> dict[str, float]:
+    """Seconds of a whole run by stage; "all" is their sum."""
+    parts = measured_seconds(w, how) if isinstance(how, Speed) else seconds(shape, w, how)
+    one = replace(w, episodes=1)
+    batched = replace(w, episodes=max(1, min(128, around.full_evaluations)))
+    evaluated = measured_seconds(batched, how) if isinstance(how, Speed) else seconds(shape, batched, how)
+    per_episode = evaluated["generation"] / batched.episodes
+    tokens = around.warm_rows * (one.prompt + one.response)
+    if isinstance(how, Speed):
+        step = tokens * how.train
+    else:
+        step = 3 * forward_flops(shape, tokens, one.prompt, around.warm_rows * one.response) / (0.35 * how.flops)
+    warm = around.warm_steps * step
+    size = save_bytes(shape, w)
+    saves = around.saves + (warm / around.warm_save_seconds if around.warm_save_seconds else around.warm_steps)
+    stages = {
+        "warm start": warm,
+        "iterations": parts["run"],
+        "evaluations": per_episode * (around.full_evaluations + around.quick_evaluations),
+        "saves": (saves * size if around.warm_steps or w.iterations else 0.0) / WRITING,
+    }
+    stages["all"] = sum(stages.values())
+    return stages
+
+
+def save_bytes(shape: ModelShape, w: Workload) -> float:
+    """Bytes that one save adds: policy and optimizer, and a critic with its own. The reference is a hard link."""
+    adapters = shape.adapter_parameters(w.lora_rank) if w.lora_rank else 0
+    state = 8.0 * adapters if adapters else (8.0 if w.bytes_per_weight == 4 else 12.0) * shape.parameters
+    policy = 4.0 * adapters if adapters else float(w.bytes_per_weight * shape.parameters)
+    return (policy + state) * (2 if w.critic else 1)
+
+
+def disk_bytes(shape: ModelShape, w: Workload, around: Around) -> dict[str, float]:
+    """Bytes of the run folder at the end, and while a save is written, when one more is there."""
+    model = float(shape.parameters * w.bytes_per_weight)
+    one = save_bytes(shape, w)
+    reference = model if w.reference != "none" or w.lora_rank else 0.0
+    kept = around.checkpoints * model + reference + around.keep_saves * one
+    return {"checkpoints": around.checkpoints * model, "one save": one, "kept": kept, "most": kept + one}

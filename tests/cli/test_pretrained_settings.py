@@ -1,0 +1,120 @@
+"""A preset for models from scratch with a pretrained model: settings are chosen for it, said, and may be overridden."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from stapo.cli import pretrained
+from stapo.cli.arguments import load_config
+from stapo.cli.main import main
+from stapo.estimate.machine import cpu_flags, has_bfloat16
+from stapo.train.schema import to_data
+
+SIZES = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True}
+
+
+@pytest.fixture
+def models(tmp_path):
+    """Folders with shapes of 4 million and of 1.6 billion weights; a dry run reads no more."""
+    for name, hidden, inner, layers, vocabulary in (("small", 128, 512, 4, 1000), ("large", 2048, 8192, 24, 1000)):
+        (tmp_path / name).mkdir()
+        sizes = {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers}
+        (tmp_path / name / "config.json").write_text(json.dumps({**SIZES, **sizes, "vocab_size": vocabulary}))
+    return tmp_path
+
+
+def resolved(capsys, *argv):
+    assert main(["train", *map(str, argv), "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    return yaml.safe_load(out), " ".join(err.split())
+
+
+@pytest.mark.parametrize("preset", ["alfworld", "webshop-tiny", "search"])
+def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, preset):
+    found, said = resolved(capsys, preset, "--model.path", models / "small", "--model.device", "cpu")
+    scratch = to_data(load_config(preset))
+    warm = found["warm_start"]
+    assert (warm["steps"], warm["learning_rate"], warm["stop_at"]) == (200, 1e-4, 1.0)
+    assert found["optim"]["learning_rate"] == 1e-5
+    assert found["agent"]["max_prompt_tokens"] >= 1024
+    assert found["agent"]["prompt"] == scratch["agent"]["prompt"]
+    assert found["rollout"]["groups"] == 4
+    assert found["log"]["threads"] == 0
+    assert found["env"] == scratch["env"]
+    assert "settings chosen for a pretrained model:" in said
+    assert "warm_start.steps 200" in said
+
+
+def test_a_large_one_begins_with_rl_by_the_published_prompts(models, capsys):
+    found, _ = resolved(capsys, "alfworld", "--model.path", models / "large")
+    assert found["warm_start"]["steps"] == 0
+    assert found["optim"]["learning_rate"] == 1e-6
+    assert (found["agent"]["prompt"], found["agent"]["response"]) == ("standard", "think_action")
+    found, _ = resolved(capsys, "alfworld", "--model.path", models / "large", "--model.lora.rank", 16)
+    assert found["optim"]["learning_rate"] == pytest.approx(1e-5)
+    found, _ = resolved(capsys, "webshop", "--model.path", models / "large")
+    assert found["agent"]["prompt"] == "webshop"
+
+
+def test_what_the_user_gives_wins_and_is_not_said(models, capsys):
+    given = ["--warm-start.steps", 7, "--optim.learning_rate=3e-4", "--model.dtype", "float32", "--eval.greedy"]
+    found, said = resolved(capsys, "alfworld", f"--model.path={models / 'small'}", *given)
+    assert (found["warm_start"]["steps"], found["optim"]["learning_rate"]) == (7, 3e-4)
+    assert (found["model"]["dtype"], found["eval"]["greedy"]) == ("float32", True)
+    said = said.partition("Each can be set")[0]
+    for name in ("warm_start.steps", "optim.learning_rate", "model.dtype", "eval.greedy"):
+        assert name not in said
+
+
+@pytest.mark.parametrize("preset", ["tiny", "alfworld-tiny", "memory", "webshop-tiny", "search-tiny"])
+def test_without_a_model_presets_are_what_they_were(capsys, preset):
+    found, said = resolved(capsys, preset)
+    assert found == to_data(load_config(preset))
+    assert "chosen" not in said
+
+
+@pytest.mark.parametrize("preset", ["paper/alfworld-1.5b", "webshop-1000", "search-r1"])
+def test_presets_for_pretrained_models_stay(models, capsys, preset):
+    found, said = resolved(capsys, preset, "--model.path", models / "large")
+    expected = to_data(load_config(preset))
+    expected["model"]["path"] = str(models / "large")
+    assert found == expected
+    assert "chosen" not in said
+
+
+def test_a_file_of_the_users_own_stands_and_is_warned_of(models, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("warm_start: {steps: 3800, learning_rate: 3.0e-3}")
+    found, said = resolved(capsys, "mine.yaml", "--model.path", models / "small")
+    assert found["warm_start"]["steps"] == 3800
+    assert "warning: 3800 supervised steps at a learning rate of 0.003 are meant for a small model from scratch" in said
+
+
+@pytest.mark.parametrize(
+    "flags, native",
+    [("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_tile amx_bf16", True), ("", False)],
+)
+def test_bfloat16_only_where_the_cpu_multiplies_it(tmp_path, monkeypatch, models, capsys, flags, native):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: other\n")
+    assert has_bfloat16(info) is native
+    monkeypatch.setattr(pretrained, "has_bfloat16", lambda: has_bfloat16(info))
+    found, _ = resolved(capsys, "alfworld", "--model.path", models / "small", "--model.device", "cpu")
+    assert found["model"]["dtype"] == ("bfloat16" if native else "float32")
+
+
+def test_a_system_that_says_nothing_of_its_cpu(tmp_path):
+    assert cpu_flags(tmp_path / "nothing") == frozenset()
+    (tmp_path / "arm").write_text("Features\t: fp asimd bf16\n")
+    assert has_bfloat16(tmp_path / "arm")
+
+
+def test_a_comparison_chooses_the_same(models, capsys):
+    argv = ["compare", "alfworld", "--algorithms", "grpo", "gigpo", "--seeds", "0", "--dry-run", "--model.path"]
+    assert main([*argv, str(models / "small")]) == 0
+    _, err = capsys.readouterr()
+    assert err.count("settings chosen for a pretrained model") == 1
+    assert "warm_start.steps 200" in err

@@ -1,0 +1,88 @@
+"""What is said while something long goes on, with a clock that the test moves."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from stapo.cli.progress import ConsoleWatcher, Lines, duration
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_line_every_half_minute_with_the_time_that_is_left():
+    clock, said = Clock(), []
+    lines = Lines(said.append, clock)
+    for second in range(0, 100):
+        clock.now = 100.0 + second
+        lines.stage(f"warm start (loss {second / 100:.2f})", 10 + second, 210)
+    # 30 of 200 in 30 s; 60 in 60; 90 in 90.
+    assert said == [
+        "warm start (loss 0.30): 40 of 210, about 3 min left",
+        "warm start (loss 0.60): 70 of 210, about 2 min left",
+        "warm start (loss 0.90): 100 of 210, about 2 min left",
+    ]
+
+
+def test_a_stage_that_is_done_says_no_more_and_may_begin_anew():
+    clock, said = Clock(), []
+    lines = Lines(said.append, clock)
+    lines.stage("demonstrations", 0, 10)
+    clock.now += 40
+    lines.stage("demonstrations", 10, 10)
+    lines.stage("demonstrations", 0, 10)
+    clock.now += 40
+    lines.stage("demonstrations", 0, 10)
+    assert said == ["demonstrations: 0 of 10"]
+
+
+def row(number, seconds=2.0):
+    return {
+        "iteration": number, "success": 0.5, "episode_length": 3.0, "valid_actions": 1.0, "entropy": {"mean": 0.1},
+        "outlier": {"flagged_share": 0.01}, "seconds": {"total": seconds},
+    }  # fmt: skip
+
+
+def test_iterations_say_how_long_the_rest_takes(capsys):
+    clock = Clock()
+    watcher = ConsoleWatcher(quiet=True, iterations=5, clock=clock)
+    for number in (3, 4, 5):
+        clock.now += 60.0
+        watcher.iteration(row(number, 60.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("%  ")[2] for line in lines] == [
+        "60.0 s, about 2 min left",
+        "60.0 s, about 60 s left",
+        "60.0 s",
+    ]
+
+
+class Gone(io.StringIO):
+    def write(self, text):
+        raise self.error
+
+    def flush(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "gone"), OSError(28, "full")])
+def test_output_that_is_gone_ends_no_run(error):
+    watcher = ConsoleWatcher(quiet=True, iterations=2)
+    stream = Gone()
+    stream.error = error
+    watcher.console.file = stream
+    for _ in range(2):
+        watcher.notice("still there")
+        watcher.iteration(row(1))
+    assert isinstance(watcher.console, Console)
+
+
+def test_durations():
+    assert [duration(s) for s in (0.4, 89, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]

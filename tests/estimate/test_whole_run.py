@@ -1,0 +1,105 @@
+"""A whole run by hand-worked numbers: warm start, evaluations, saves, disk; and this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from stapo.cli.arguments import load_config
+from stapo.cli.dry_run import around_of, disk, elsewhere
+from stapo.cli.main import main
+from stapo.cli.this_machine import measured, this_machine
+from stapo.estimate.costs import Workload
+from stapo.estimate.devices import DEVICES
+from stapo.estimate.shapes import ModelShape
+from stapo.estimate.whole import WRITING, Around, Speed, disk_bytes, measured_seconds, run_seconds, save_bytes
+
+SMALL = ModelShape(hidden=4, inner=8, layers=2, heads=2, kv_heads=1, head_dim=2, vocabulary=10, tied=True, bias=True)
+WORK = Workload(
+    episodes=4, steps=5, prompt=10, response=2, longest_prompt=20, longest_response=4, iterations=7, epochs=1,
+    mini_batch=40, micro_tokens=48, batch_tokens=40, bytes_per_weight=2, lora_rank=0, reference="device",
+    scored_by_reference=True, checkpointing=False, blind=False, critic=False,
+)  # fmt: skip
+AROUND = Around(
+    warm_steps=10, warm_rows=3, warm_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
+    checkpoints=3,
+)  # fmt: skip
+SPEED = Speed(read=0.1, train=0.5, step=1.0, answered=0.25)
+
+
+def test_an_iteration_by_hand():
+    found = measured_seconds(WORK, SPEED)
+    # 20 rows of 10 + 2 tokens; four are answered together, two tokens each: 5 x 2 steps of 1 + 4 * 0.25 seconds.
+    assert found["generation"] == pytest.approx(200 * 0.1 + 10 * 2)
+    assert found["reference"] == pytest.approx(240 * 0.1)
+    assert found["update"] == pytest.approx(240 * 0.5)
+    assert found["run"] == pytest.approx(7 * (40 + 24 + 120))
+    assert measured_seconds(replace(WORK, critic=True), SPEED)["critic"] == pytest.approx(240 * 0.6)
+
+
+def test_a_whole_run_by_hand():
+    found = run_seconds(SMALL, WORK, AROUND, SPEED)
+    assert found["warm start"] == pytest.approx(10 * 3 * 12 * 0.5)
+    assert found["iterations"] == pytest.approx(7 * 184)
+    # Eight episodes of five steps, of which four fit a batch: 400 tokens read, 40 / 4 * 2 steps.
+    assert found["evaluations"] == pytest.approx((400 * 0.1 + 20 * 2) / 8 * 10)
+    # 364 weights: 2 bytes each, 12 of the optimizer. Seven saves, and 180 s of warm start with one in 100 s.
+    assert save_bytes(SMALL, WORK) == 364 * 14
+    assert found["saves"] == pytest.approx((7 + 1.8) * 364 * 14 / WRITING)
+    assert found["all"] == pytest.approx(sum(v for k, v in found.items() if k != "all"))
+    assert run_seconds(SMALL, WORK, AROUND, DEVICES["h100"])["all"] > 0
+
+
+def test_disk_by_hand():
+    found = disk_bytes(SMALL, WORK, AROUND)
+    assert found["kept"] == 3 * 728 + 728 + 2 * 364 * 14
+    assert found["most"] == found["kept"] + 364 * 14
+    # Adapters: 384 of rank 3, 4 bytes and 8 of moments; the model beneath them is there once.
+    assert save_bytes(SMALL, replace(WORK, lora_rank=3)) == 384 * 12
+    assert save_bytes(SMALL, replace(WORK, bytes_per_weight=4)) == 364 * 12
+
+
+def test_what_a_preset_does_beside_its_iterations():
+    found = around_of(load_config("tiny"))
+    assert (found.warm_steps, found.warm_rows) == (3800, 35)
+    # 500 episodes, sampled and greedy, before and after; 120 of both after 10, 20 and 30 iterations.
+    assert (found.full_evaluations, found.quick_evaluations) == (2000, 3 * 240)
+    assert (found.saves, found.keep_saves, found.checkpoints) == (40, 2, 2)
+    stopping = around_of(load_config("webshop-tiny"))
+    assert stopping.quick_evaluations == 2 * 240 + 20 * 64
+
+
+def test_every_other_device_has_a_line():
+    lines = elsewhere(SMALL, WORK, AROUND)
+    assert [line.split(":")[0].strip() for line in lines[1:]] == list(DEVICES)
+    assert all("fits" in line for line in lines[1:])
+
+
+def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config("tiny")
+    assert "does NOT fit" not in disk(config, SMALL, WORK, AROUND)[0]
+    assert "It does NOT fit" in disk(config, SMALL, WORK, replace(AROUND, keep_saves=10**15))[0]
+
+
+def test_this_machine_is_measured_and_comes_first(capsys):
+    shape = ModelShape(hidden=64, inner=256, layers=2, heads=2, kv_heads=2, head_dim=32, vocabulary=640, tied=True)
+    speed = measured(shape, False, 1, 32, 200, False)
+    assert 0 < speed.read < speed.train
+    assert speed.step > 0
+    assert measured(shape, False, 1, 32, 200, False) is speed
+    assert this_machine(False).memory > 1e8
+    deeper = measured(replace(shape, layers=40), False, 1, 32, 200, False)
+    assert deeper.train > 4 * speed.train
+    assert main(["train", "tiny", "--dry-run"]) == 0
+    err = capsys.readouterr().err
+    for shown in (
+        "estimate for this machine (cpu)",
+        "the whole run: about",
+        "warm start",
+        "evaluations",
+        "disk: about",
+    ):
+        assert shown in err
+    assert err.index("this machine") < err.index("h100")
