@@ -24,7 +24,7 @@ SMALL = 1_000_000_000
 
 From 1.5 billion on the published runs begin with the instruction-tuned model itself.
 """
-_CHAT_PROMPTS = {
+_CHAT_PROMPTS: dict[str, dict[str, Any]] = {
     "alfworld": {"prompt": "standard", "response": "think_action", "fallback_characters": 30},
     "webshop": {
         "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
