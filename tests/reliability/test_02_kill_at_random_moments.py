@@ -26,7 +26,7 @@ def unfinished_save(folder):
 
 def kill_inside_a_save(pid, folder, delay):
     """Kill the child once it saves; returns its exit code if it ended before."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while time.monotonic() < end:
         if unfinished_save(folder):
             time.sleep(delay)

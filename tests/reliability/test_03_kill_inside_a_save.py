@@ -44,7 +44,7 @@ def in_child(work):
             work()
         finally:
             os._exit(0)
-    return wait(pid, 60)
+    return wait(pid, 600)
 
 
 def fill(text):

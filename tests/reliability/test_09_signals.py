@@ -149,7 +149,7 @@ def test_as_a_process_of_its_own_with_workers(tmp_path):
     children = workers_of(process.pid)
     assert len(children) == 2
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=600)
     assert process.returncode == 143, said
     wait_for(lambda: not any(os.path.exists(f"/proc/{child}") for child in children), 10)
 

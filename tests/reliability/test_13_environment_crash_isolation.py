@@ -63,7 +63,7 @@ def with_boom(group, member, step):
     return "boom" if ((group, member), step) == (STRUCK, 1) else sayings(group, member, step)
 
 
-def collector(options=None, say=with_boom, player=None, workers=0, deadline=30.0, name="unruly", **settings):
+def collector(options=None, say=with_boom, player=None, workers=0, deadline=600.0, name="unruly", **settings):
     options = options or {}
     rollout = RolloutConfig(workers=workers, env_deadline=deadline)
     return Collector(
@@ -144,7 +144,7 @@ CASES = [(0, fault) for fault in RAISED] + [(2, fault) for fault in (RAISED | IN
 @pytest.mark.parametrize("workers, fault", CASES)
 def test_a_step_that_fails_costs_its_episode(workers, fault):
     boundary, error = (RAISED | IN_WORKERS_ONLY)[fault]
-    trajectories, failures = play({"fault": fault}, workers=workers, deadline=1.0 if fault in ("hang", "spin") else 30)
+    trajectories, failures = play({"fault": fault}, workers=workers, deadline=1.0 if fault in ("hang", "spin") else 600)
     assert others(trajectories) == others(UNDISTURBED)
     one, twin = struck(trajectories), struck(UNDISTURBED)
     assert (one.stop_reason, one.won, one.attempts, one.steps) == (StopReason.ERROR, False, 1, twin.steps[:1])
@@ -173,7 +173,7 @@ RESET_FAULTS = ["raise", "exit", "retriever", "nothing", "loud", "wrong_observat
 def test_a_reset_that_fails_costs_its_episode(workers, fault):
     """Groups of one: the second task cannot be reset."""
     trajectories, failures = play(
-        {"fault": fault, "call": "reset"}, size=1, workers=workers, deadline=1.0 if fault == "hang" else 30.0
+        {"fault": fault, "call": "reset"}, size=1, workers=workers, deadline=1.0 if fault == "hang" else 600.0
     )
     alone, _ = play(size=1, say=sayings)
     assert [trajectories[0], trajectories[2]] == [alone[0], alone[2]]
@@ -278,7 +278,7 @@ def test_a_response_that_is_none_costs_its_episode(spoil, boundary, error):
 )
 def test_a_fault_that_passes_is_cured_by_a_retry(workers, fault, tmp_path):
     options = {"fault": fault, "marks": str(tmp_path), "times": 1}
-    trajectories, failures = play(options, workers=workers, deadline=1.0 if fault == "hang" else 30.0, retries=1)
+    trajectories, failures = play(options, workers=workers, deadline=1.0 if fault == "hang" else 600.0, retries=1)
     assert struck(trajectories).attempts == 2
     struck(trajectories).attempts = 1
     assert trajectories == UNDISTURBED

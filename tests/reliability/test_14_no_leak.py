@@ -166,7 +166,7 @@ def begin():
 if {in_thread}:
     thread = threading.Thread(target=begin)
     thread.start()
-    thread.join(60)
+    thread.join(600)
 else:
     begin()
 print(*[worker.pid for worker in pool._workers], flush=True)
@@ -217,7 +217,7 @@ def test_workers_end_with_a_parent_that_is_killed(state, in_thread):
         time.sleep(0.3)
         assert all(map(alive, pids))
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=300)
         assert gone(pids)
 
 
@@ -225,7 +225,7 @@ def test_workers_end_with_a_parent_that_is_killed(state, in_thread):
 def test_workers_end_with_a_parent_that_forgets_them(then):
     process, pids = parent("", then)
     with process:
-        process.wait(timeout=20)
+        process.wait(timeout=300)
         assert gone(pids)
 
 
@@ -235,7 +235,7 @@ def test_a_thread_that_ends_takes_no_workers_along():
     with closing(pool):
         thread = threading.Thread(target=use, args=(pool,))
         thread.start()
-        thread.join(60)
+        thread.join(600)
         time.sleep(0.2)
         assert alive(pool._workers[0].pid)
         pool.step([(0, "hi")])
@@ -274,7 +274,7 @@ def test_what_a_worker_started_ends_with_a_parent_that_is_killed(way):
         started = [pid for pid in descendants(process.pid) if pid not in pids]
         assert len(started) == 4  # two supervisors, and what each environment has started
         process.send_signal(signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=300)
         assert gone(pids + started)
 
 
