@@ -44,7 +44,7 @@ def request(body, *more):
 
 
 def test_headers_that_do_not_end(start):  # noqa: F811
-    server = start(head_s=0.5)
+    server = start(head_s=2.0)
     with connect(server) as silent, connect(server) as half, connect(server) as dripping:
         half.sendall(HEAD)
         start_s = time.monotonic()
@@ -56,7 +56,7 @@ def test_headers_that_do_not_end(start):  # noqa: F811
             pytest.fail("the connection is still open after a minute")
         except (BrokenPipeError, ConnectionResetError):
             pass
-        assert time.monotonic() - start_s >= 0.4
+        assert time.monotonic() - start_s >= 1.5
         assert answer_on(half).startswith(b"HTTP/1.1 408 ")
         assert answer_on(silent) == b""
 
@@ -88,7 +88,7 @@ def test_a_body_that_nobody_reads_ends_as_well(start):  # noqa: F811
 
 
 def test_idle_connections_are_closed(start):  # noqa: F811
-    server = start(idle_s=0.3)
+    server = start(idle_s=2.0)
     with connect(server) as raw:
         for _ in range(2):
             raw.sendall(request({"query": "a"}))
@@ -106,9 +106,9 @@ class Large(Echo):
 
 
 def test_an_answer_that_nobody_takes(start):  # noqa: F811
-    server = start(retriever=Large(), search_s=0.2, write_s=0.2, idle_s=60.0)
+    server = start(retriever=Large(), search_s=1.5, write_s=0.2, idle_s=60.0)
     with connect(server) as raw:
-        raw.sendall(request({"query": "a", "topk": 50}))
+        raw.sendall(request({"query": "a", "topk": 20}))
         deadline = time.monotonic() + 60
         while server.server.server_state.connections and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -213,11 +213,11 @@ class Hanging(Echo):
 
 def test_searches_that_hang_are_given_up_and_hold_nothing(start):  # noqa: F811
     hanging = Hanging()
-    server = start(retriever=hanging, threads=1, search_s=0.5)
+    server = start(retriever=hanging, threads=1, search_s=1.0)
     for _ in range(3):
         status, answer = server.ask({"query": "hang"})
         assert status == 504
-        assert "more than 0.5 s" in answer["error"]
+        assert "more than 1 s" in answer["error"]
         assert server.ask({"query": "a"})[0] == 200
     assert server.ask({"query": "hang"})[0] == 504
     # Not more than a few threads are lost to it.
@@ -243,7 +243,7 @@ def test_a_search_in_portions_stops_in_between(start):  # noqa: F811
             return super().search(queries, k)
 
     slow = Slow()
-    server = start(retriever=slow, search_s=0.3)
+    server = start(retriever=slow, search_s=1.5)
     assert server.ask({"queries": ["a"] * 40})[0] == 504
     time.sleep(0.5)
     assert slow.asked < 40
