@@ -44,7 +44,7 @@ def config(style, **changes):
 @pytest.mark.parametrize("style", STYLES)
 def test_choices_are_numbered_under_every_mask(style):
     for mask in ("none", "goal_history", "goal", "history"):
-        text = render_prompt(FIELDS, config(style, response="choice"), mask)
+        text = render_prompt(FIELDS, config(style, response="choice"), mask).shown
         first, second = text.index("1. "), text.index("2. ")
         assert first < text.index("clean mug 2 with sinkbasin 1", first) < second < text.index("look", second)
         assert style == "compact" or "the number of" in text.rpartition("\n\n")[2]
@@ -52,7 +52,7 @@ def test_choices_are_numbered_under_every_mask(style):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_full_prompt_shows_everything(style):
-    text = render_prompt(FIELDS, config(style))
+    text = render_prompt(FIELDS, config(style)).shown
     for shown in (
         GOAL, "You pick up the mug 2.", "clean mug 2 with sinkbasin 1", "look", "go to sinkbasin 1",
         "take mug 2 from sinkbasin 1", "A kitchen.", "You arrive at sinkbasin 1.",
@@ -63,7 +63,7 @@ def test_the_full_prompt_shows_everything(style):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_first_prompt_has_no_history(style):
-    text = render_prompt(FIRST, config(style))
+    text = render_prompt(FIRST, config(style)).shown
     assert text.count(GOAL) >= 1
     assert "A kitchen." in text
     assert "You have taken" not in text
@@ -72,14 +72,14 @@ def test_the_first_prompt_has_no_history(style):
 @pytest.mark.parametrize("style", STYLES)
 def test_every_offered_command_is_listed(style):
     commands = ("close drawer 1", "examine mug 1", "go to shelf 1", "inventory", "put mug 1 in/on desk 1")
-    text = render_prompt(replace(FIELDS, admissible=commands), config(style))
+    text = render_prompt(replace(FIELDS, admissible=commands), config(style)).shown
     assert all(word in text for command in commands for word in command.split())
     assert all(command in text for command in commands if not command.startswith("go to"))
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_free_text_worlds_list_no_commands(style):
-    text = render_prompt(replace(FIELDS, admissible=None), config(style))
+    text = render_prompt(replace(FIELDS, admissible=None), config(style)).shown
     assert "clean mug 2 with" not in text
     assert "Commands" not in text
 
@@ -87,15 +87,15 @@ def test_free_text_worlds_list_no_commands(style):
 @pytest.mark.parametrize("style", STYLES)
 def test_the_format_rules_name_the_tags_where_tags_are_expected(style):
     for mask in ("none", "goal_history"):
-        tagged = render_prompt(FIELDS, config(style, response="think_action"), mask)
-        bare = render_prompt(FIELDS, config(style, response="action"), mask)
+        tagged = render_prompt(FIELDS, config(style, response="think_action"), mask).shown
+        bare = render_prompt(FIELDS, config(style, response="action"), mask).shown
         assert "<action>" in tagged
         assert "<think>" in tagged
         assert "<" not in bare
 
 
 def test_the_standard_prompt_counts_steps():
-    text = render_prompt(FIELDS, config("standard"))
+    text = render_prompt(FIELDS, config("standard")).shown
     assert "You have taken 5 steps. The last 2, oldest first:" in text
     assert "[4] You did: go to sinkbasin 1" in text
     assert "[5] You did: take mug 2 from sinkbasin 1" in text
@@ -109,8 +109,8 @@ def test_the_standard_prompt_counts_steps():
 @pytest.mark.parametrize("fields", [FIELDS, FIRST], ids=["late", "first"])
 @pytest.mark.parametrize("mask", ["goal_history", "goal", "history", "none"])
 def test_masks_hide_their_part_and_nothing_else(style, fields, mask):
-    text = render_prompt(fields, config(style), mask)
-    full = render_prompt(fields, config(style))
+    text = render_prompt(fields, config(style), mask).shown
+    full = render_prompt(fields, config(style)).shown
     assert (GOAL in text) == (mask in ("history", "none"))
     assert ("Your task is to" in text) <= ("Your task is to" in full)
     has_history = bool(fields.history)
@@ -172,13 +172,13 @@ def test_games_that_differ_in_the_goal_alone_have_one_blind_prompt(tmp_path, sce
             for steps in zip(*walks, strict=True):
                 assert len({f.goal for f in steps}) == 3
                 for mask in ("goal_history", "goal"):
-                    texts = {render_prompt(f, agent, mask) for f in steps}
+                    texts = {render_prompt(f, agent, mask).shown for f in steps}
                     assert len(texts) == 1
                     text = texts.pop().lower()
                     assert not any(f.goal.rstrip(".") in text for f in steps)
                     assert "your task is to" not in text
-                assert len({render_prompt(f, agent) for f in steps}) == 3
-                assert len({render_prompt(f, agent, "history") for f in steps}) == 3
+                assert len({render_prompt(f, agent).shown for f in steps}) == 3
+                assert len({render_prompt(f, agent, "history").shown for f in steps}) == 3
 
 
 @pytest.mark.parametrize("style", STYLES)
@@ -187,9 +187,9 @@ def test_goals_of_recorded_games_do_not_leak(shared, style):
     agent = config(style, history_length=3)
     for task in list(env.tasks)[::7]:
         for fields in walk(env, task, agent, random.Random(task), steps=5):
-            assert fields.goal in render_prompt(fields, agent)
+            assert fields.goal in render_prompt(fields, agent).shown
             for mask in ("goal_history", "goal"):
-                text = render_prompt(fields, agent, mask).lower()
+                text = render_prompt(fields, agent, mask).shown.lower()
                 assert fields.goal.rstrip(".") not in text
                 assert "your task is to" not in text
 

@@ -30,12 +30,12 @@ FIELDS = PromptFields(
 
 
 def test_compact():
-    text = render_prompt(FIELDS, AgentConfig(prompt="compact", response="action"))
+    text = render_prompt(FIELDS, AgentConfig(prompt="compact", response="action")).shown
     assert text.startswith("did go to bed 1\ndid open safe 1\nsaw You arrive at desk 3.\ndid go to desk 3\n")
 
 
 def test_standard():
-    text = render_prompt(FIELDS, AgentConfig())
+    text = render_prompt(FIELDS, AgentConfig()).shown
     assert "\n\nBefore that you did, oldest first: go to bed 1; open safe 1.\n\n" in text
     assert text.index("You saw: You arrive at desk 3.") < text.index("Before that") < text.index("You see: A desk.")
 
@@ -43,7 +43,7 @@ def test_standard():
 @pytest.mark.parametrize("prompt", ["compact", "standard"])
 @pytest.mark.parametrize("mask", ["goal_history", "history", "goal", "none"])
 def test_a_history_that_is_hidden_is_hidden_whole(prompt, mask):
-    text = render_prompt(FIELDS, AgentConfig(prompt=prompt), mask)
+    text = render_prompt(FIELDS, AgentConfig(prompt=prompt), mask).shown
     assert ("open safe 1" in text) == (mask in ("goal", "none"))
 
 

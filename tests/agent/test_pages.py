@@ -120,12 +120,12 @@ def test_marks_are_where_the_goal_is(style, response):
     plain = AgentConfig(prompt=style, response=response)
     marking = replace(plain, mark_goal_words=True)
     for mask in ("none", "history"):
-        text = render_prompt(FIELDS, marking, mask)
+        text = render_prompt(FIELDS, marking, mask).shown
         assert "Jar* of Gold*" in text
         assert ("\nasked 4\n" in text) == (style == "compact" and response == "choice")
-        assert "*" not in render_prompt(FIELDS, plain, mask)
+        assert "*" not in render_prompt(FIELDS, plain, mask).shown
     for mask in ("goal", "goal_history"):
-        assert render_prompt(FIELDS, marking, mask) == render_prompt(FIELDS, plain, mask)
+        assert render_prompt(FIELDS, marking, mask).shown == render_prompt(FIELDS, plain, mask).shown
 
 
 def test_prompts_of_questions_refuse_marks():

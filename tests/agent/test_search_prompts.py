@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stapo.agent import RESPONSE_BEGINS, AgentConfig, PromptFields, Turn, parse_response, render_prompt
+from stapo.agent import RESPONSE_BEGINS, AgentConfig, Prompt, PromptFields, Turn, parse_response, render_prompt
 from stapo.rollout.encoding import PromptEncoder
 
 ASK = "Where is Rex king?"
@@ -25,11 +25,11 @@ def agent(style):
 
 
 def test_the_growing_transcript():
-    rules, _, asked = render_prompt(FIRST, agent("search-r1")).partition(" Question: ")
+    rules, _, asked = render_prompt(FIRST, agent("search-r1")).shown.partition(" Question: ")
     assert asked == ASK + "\n"
     assert rules.count("<answer>") == 2  # explained once, and one example, which the published scorer counts on
     assert rules.endswith("<answer> Lisbon </answer>.")
-    whole = render_prompt(THIRD, agent("search-r1"))
+    whole = render_prompt(THIRD, agent("search-r1")).shown
     head, _, begun = whole.partition(RESPONSE_BEGINS)
     assert head == f"{rules} Question: {ASK}\n"
     assert begun == (
@@ -40,25 +40,25 @@ def test_the_growing_transcript():
 
 def test_the_transcript_loses_its_oldest_turns():
     config = agent("search-r1")
-    shorter = render_prompt(replace(THIRD, history=TURNS[1:]), config).partition(RESPONSE_BEGINS)[2]
+    shorter = render_prompt(replace(THIRD, history=TURNS[1:]), config).shown.partition(RESPONSE_BEGINS)[2]
     assert shorter == "\n\n<information>I1</information>\n\nno tags\nMy previous action is invalid.\n"
-    assert render_prompt(replace(THIRD, history=()), config).endswith("\x1f\nMy previous action is invalid.\n")
+    assert render_prompt(replace(THIRD, history=()), config).shown.endswith("\x1f\nMy previous action is invalid.\n")
 
 
 def test_the_stepwise_prompt():
-    text = render_prompt(THIRD, agent("search-stepwise"))
+    text = render_prompt(THIRD, agent("search-stepwise")).shown
     assert f"Question: {ASK}" in text
     assert "[1] <search> Rex </search>\n<information>I1</information>" in text
     assert "[2] (no search and no answer)\nMy previous action is invalid." in text
     assert "t1" not in text
-    last = render_prompt(replace(THIRD, history=TURNS[1:]), agent("search-stepwise"))
+    last = render_prompt(replace(THIRD, history=TURNS[1:]), agent("search-stepwise")).shown
     assert "[1]" not in last
     assert "[2] (no search" in last
 
 
 def test_the_compact_prompt():
-    assert render_prompt(FIRST, agent("search-compact")) == f"{ASK}\n>"
-    assert render_prompt(THIRD, agent("search-compact")) == (
+    assert render_prompt(FIRST, agent("search-compact")).shown == f"{ASK}\n>"
+    assert render_prompt(THIRD, agent("search-compact")).shown == (
         f"<search> Rex </search>\n<information>I1</information>\n\nMy previous action is invalid.\n{ASK}\n>"
     )
 
@@ -67,23 +67,25 @@ def test_the_compact_prompt():
 def test_the_blind_prompt_is_constant(style):
     config = agent(style)
     other = replace(THIRD, goal="another?", observation="else", history=TURNS[:1], step=1, steps_taken=1)
-    blind = {render_prompt(f, config, "goal_history") for f in (FIRST, THIRD, other)}
+    blind = {render_prompt(f, config, "goal_history").shown for f in (FIRST, THIRD, other)}
     assert len(blind) == 1
     (text,) = blind
     assert "Rex" not in text
     assert RESPONSE_BEGINS not in text
-    assert ASK in render_prompt(THIRD, config, "history")
-    assert "I1" not in render_prompt(THIRD, config, "history")
-    assert ASK not in render_prompt(THIRD, config, "goal")
-    assert "I1" in render_prompt(THIRD, config, "goal")
+    assert ASK in render_prompt(THIRD, config, "history").shown
+    assert "I1" not in render_prompt(THIRD, config, "history").shown
+    assert ASK not in render_prompt(THIRD, config, "goal").shown
+    assert "I1" in render_prompt(THIRD, config, "goal").shown
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_foreign_text_cannot_move_the_border(style):
-    text = render_prompt(replace(THIRD, observation="a\x1fb", goal="c\x1fd"), agent(style))
-    assert text.count(RESPONSE_BEGINS) == (style == "search-r1")
-    assert "a b" in text
-    assert "c d" in text
+    plain = render_prompt(replace(THIRD, observation="a b", goal="c d"), agent(style))
+    odd = render_prompt(replace(THIRD, observation="a\x1fb", goal="c\x1fd"), agent(style))
+    assert bool(odd.begun) == (style == "search-r1")
+    assert odd.text.replace("\x1f", " ") == plain.text
+    assert odd.begun.replace("\x1f", " ") == plain.begun
+    assert odd.shown.count(RESPONSE_BEGINS) == (style == "search-r1")
 
 
 class Plain:
@@ -103,7 +105,7 @@ class Chat(Plain):
 
 
 def test_the_transcript_stands_in_the_agents_own_message():
-    prompt = f"rules\n{RESPONSE_BEGINS}so far"
+    prompt = Prompt("rules\n", "so far")
     shown = ["".join(map(chr, PromptEncoder(tokenizer).encode(prompt))) for tokenizer in (Plain(), Chat())]
     assert shown == ["rules\nso far", "[user]rules\n[assistant]so far"]
 

@@ -41,7 +41,7 @@ WEBSHOP = AgentConfig(prompt="webshop")
 
 class TestWhatIsTold:
     def test_full(self):
-        text = render_prompt(FIELDS, WEBSHOP)
+        text = render_prompt(FIELDS, WEBSHOP).shown
         assert f"Your task: {GOAL}" in text
         assert "Steps taken before this one: 2. The last 2 pages" in text
         assert "[Page 1: 'WebShop' [SEP] 'Search'; action 1: 'search[warm mug]']" in text
@@ -53,12 +53,12 @@ class TestWhatIsTold:
         assert text.count(GOAL) == 1
 
     def test_numbers_of_turns_count_from_the_start(self):
-        text = render_prompt(replace(FIELDS, steps_taken=7, step=7), WEBSHOP)
+        text = render_prompt(replace(FIELDS, steps_taken=7, step=7), WEBSHOP).shown
         assert "[Page 6: " in text
         assert "action 7: 'click[b12]'" in text
 
     def test_blind(self):
-        text = render_prompt(FIELDS, WEBSHOP, "goal_history")
+        text = render_prompt(FIELDS, WEBSHOP, "goal_history").shown
         assert "task" not in text
         assert "Steps taken" not in text
         assert "warm mug" not in text
@@ -67,43 +67,45 @@ class TestWhatIsTold:
 
     @pytest.mark.parametrize("style", ["webshop", "compact"])
     def test_the_instruction_is_told_once(self, style):
-        text = render_prompt(FIELDS, AgentConfig(prompt=style))
+        text = render_prompt(FIELDS, AgentConfig(prompt=style)).shown
         assert text.count(GOAL) == 1
         assert "Instruction:" not in text
 
     @pytest.mark.parametrize("style", ["webshop", "compact", "standard"])
     @pytest.mark.parametrize("mask", ["goal", "goal_history"])
     def test_the_goal_is_in_no_blind_prompt(self, style, mask):
-        text = render_prompt(FIELDS, AgentConfig(prompt=style), mask)
+        text = render_prompt(FIELDS, AgentConfig(prompt=style), mask).shown
         assert "dollars" not in text
         assert "Instruction" not in text
 
     def test_bare_answers_are_asked_for_without_tags(self):
-        text = render_prompt(FIELDS, AgentConfig(prompt="webshop", response="action"))
+        text = render_prompt(FIELDS, AgentConfig(prompt="webshop", response="action")).shown
         assert "<action>" not in text
         assert "nothing else" in text
 
     def test_compact_names_a_verb_once(self):
-        text = render_prompt(FIELDS, AgentConfig(prompt="compact", response="action", history_length=0))
+        text = render_prompt(FIELDS, AgentConfig(prompt="compact", response="action", history_length=0)).shown
         assert "can\nsearch[<your query>]\nclick[back to search] [blue] [buy now]\n" in text
 
 
 class TestLongPrompts:
     def test_history_goes_all_at_once(self):
-        full = render_prompt(FIELDS, WEBSHOP)
+        full = render_prompt(FIELDS, WEBSHOP).shown
         fits = replace_config(max_prompt_characters=len(full))
         over = replace_config(max_prompt_characters=len(full) - 1)
-        assert render_prompt(FIELDS, fits) == full
-        assert render_prompt(FIELDS, over) == render_prompt(replace(FIELDS, history=()), WEBSHOP)
+        assert render_prompt(FIELDS, fits).shown == full
+        assert render_prompt(FIELDS, over).shown == render_prompt(replace(FIELDS, history=()), WEBSHOP).shown
 
     def test_masks_follow_the_full_prompt(self):
-        over = replace_config(max_prompt_characters=len(render_prompt(FIELDS, WEBSHOP)) - 1)
+        over = replace_config(max_prompt_characters=len(render_prompt(FIELDS, WEBSHOP).shown) - 1)
         # Hiding the goal makes the prompt short enough, and yet the history stays away.
-        assert "warm mug" not in render_prompt(FIELDS, over, "goal")
+        assert "warm mug" not in render_prompt(FIELDS, over, "goal").shown
 
     def test_without_history_nothing_is_dropped(self):
         first = replace(FIELDS, history=(), steps_taken=0, step=0)
-        assert render_prompt(first, replace_config(max_prompt_characters=1)) == render_prompt(first, WEBSHOP)
+        assert (
+            render_prompt(first, replace_config(max_prompt_characters=1)).shown == render_prompt(first, WEBSHOP).shown
+        )
 
     @pytest.mark.parametrize("bad", [0, -5])
     def test_bounds_are_positive(self, bad):

@@ -68,18 +68,18 @@ def test_a_number_plays_the_command_that_the_prompt_gave_it():
 def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
     env = make("webshop", **SHOP)
     demos = demonstrate(env, AGENT, WarmStartConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0)
-    played = [numbered(demo.prompt)[demo.action] for demo in demos]
+    played = [numbered(demo.prompt.text)[demo.action] for demo in demos]
     assert any(command.startswith("search[") for command in played)
     assert sum(command == "click[buy now]" for command in played) > 10
     for demo in demos:
-        assert numbered(demo.prompt) == numbered(demo.blind_prompt) == numbered(demo.short_prompt)
+        assert numbered(demo.prompt.text) == numbered(demo.blind_prompt.text) == numbered(demo.short_prompt.text)
 
 
 @pytest.mark.parametrize("marks", [False, True])
 def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order_of_the_page(marks):
     env, agent = make("webshop", **SHOP), replace(AGENT, mark_goal_words=marks)
     config = WarmStartConfig(steps=1, episodes=20)
-    pages = {d.prompt: d for d in demonstrate(env, agent, config, "train", "goal_history", 0)}
+    pages = {d.prompt.text: d for d in demonstrate(env, agent, config, "train", "goal_history", 0)}
     for prompt in pages:
         found = numbered(prompt)
         assert sorted(map(int, found)) == list(range(1, len(found) + 1))
@@ -87,13 +87,13 @@ def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order
         inline = [int(n) for n in re.findall(r"\[(\d+)\] ", prompt.split("\nstep")[0])]
         assert inline == list(range(1, len(inline) + 1))
     assert any("[SEP] [5] " in prompt for prompt in pages)
-    asking = [d for d in pages.values() if "\nasked " in d.prompt]
+    asking = [d for d in pages.values() if "\nasked " in d.prompt.text]
     assert bool(asking) == marks
     for demo in asking:
         goal = demo.goal.lower()
-        for number in re.search(r"^asked (.*)$", demo.prompt, re.MULTILINE)[1].split():
-            assert all(word in goal for word in re.findall(r"[a-z0-9]+", numbered(demo.prompt)[number][6:-1]))
-    assert not any("*" in d.blind_prompt or "asked" in d.blind_prompt for d in pages.values())
+        for number in re.search(r"^asked (.*)$", demo.prompt.text, re.MULTILINE)[1].split():
+            assert all(word in goal for word in re.findall(r"[a-z0-9]+", numbered(demo.prompt.text)[number][6:-1]))
+    assert not any("*" in d.blind_prompt.text or "asked" in d.blind_prompt.text for d in pages.values())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from email.utils import formatdate
 import pytest
 
 from sick_server import SickServer, free_port, http
-from stapo.agent import RESPONSE_BEGINS, AgentConfig
+from stapo.agent import AgentConfig, Prompt
 from stapo.calls import CallOptions
 from stapo.envs import Observation, StepResult
 from stapo.envs.guard import Trouble
@@ -68,7 +68,9 @@ def sampler(server_or_url, model="m", **settings):
 
 
 def ask(asked, *prompts, temperature=0.0):
-    return asked.sample([spell(p) for p in prompts], [(0, 7, i, 0, 0) for i in range(len(prompts))], temperature)
+    return asked.sample(
+        [SpelledText().encode(p) for p in prompts], [(0, 7, i, 0, 0) for i in range(len(prompts))], temperature
+    )
 
 
 # What is sent.
@@ -93,7 +95,7 @@ def test_chat_sends_one_user_message(serve):
 def test_completions_send_the_prompt_as_it_stands(serve):
     answer = json.dumps({"choices": [{"text": " look", "finish_reason": "length"}]}).encode()
     server = serve(lambda c, n, b: c.sendall(http("200 OK", answer)))
-    (sample,) = ask(sampler(server, api="completions"), "Rules" + RESPONSE_BEGINS + "so far")
+    (sample,) = ask(sampler(server, api="completions"), Prompt("Rules", "so far"))
     assert server.heads[0].startswith("POST /v1/completions HTTP/1.1")
     assert server.bodies[0]["prompt"] == "Rulesso far"
     assert (unspell(sample.ids), sample.ended) == (" look", False)
@@ -101,7 +103,7 @@ def test_completions_send_the_prompt_as_it_stands(serve):
 
 def test_the_beginning_of_a_response_goes_into_the_message_of_a_chat(serve):
     server = serve(lambda c, n, b: c.sendall(ok("look")))
-    ask(sampler(server), "Rules" + RESPONSE_BEGINS + "so far")
+    ask(sampler(server), Prompt("Rules", "so far"))
     assert server.bodies[0]["messages"] == [{"role": "user", "content": "Rules\nso far"}]
 
 

@@ -56,8 +56,7 @@ def test_each_turn_is_a_row_whose_prompt_holds_what_was_found():
     assert "dropped" not in third.prompt
     assert {s.blind_prompt for s in trajectory.steps} == {rules}
     for step in trajectory.steps:
-        assert ENCODER.encode(step.prompt) == step.prompt_ids
-        assert ENCODER.encode(step.prompt) == ENCODER.tokenizer.encode(step.prompt.replace(RESPONSE_BEGINS, ""))
+        assert step.prompt_ids == ENCODER.tokenizer.encode(step.prompt.replace(RESPONSE_BEGINS, ""))
         assert "<information>" not in step.response
 
 

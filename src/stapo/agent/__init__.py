@@ -1,11 +1,12 @@
 """The agent's text side: what it is shown, what it remembers, how its answers are read."""
 
+from stapo.agent.bounds import cut_commands, cut_text
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
 from stapo.agent.pages import in_page_order
 from stapo.agent.parsing import ParsedResponse, parse_response, part_spans
+from stapo.agent.prompt import RESPONSE_BEGINS, Prompt
 from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
-from stapo.agent.search_prompts import RESPONSE_BEGINS
 
 __all__ = [
     "RESPONSE_BEGINS",
@@ -13,8 +14,11 @@ __all__ = [
     "BlindMask",
     "Memory",
     "ParsedResponse",
+    "Prompt",
     "PromptFields",
     "Turn",
+    "cut_commands",
+    "cut_text",
     "in_page_order",
     "parse_response",
     "part_spans",

@@ -39,6 +39,11 @@ class AgentConfig:
         require_admissible: count a well-formed command that the world does not offer as invalid, too. A command offered
             with a placeholder, such as ``search[<your query>]``, offers every text in its place. The field's reference
             protocol checks the format only.
+        mask_own_queries: blind prompts that hide the goal and show the history hide the agent's own queries, too, which
+            repeat the goal: ``search[…]`` is left of them, and of a response of the search formats its tags alone.
+        max_observation_characters: an observation or a goal that is longer is cut, with a mark that says so, and of
+            offered commands only as many are listed as have no more together. Counted in the metrics as `cut_texts`.
+        max_commands: longest list of offered commands that a prompt shows.
         max_prompt_characters: longer prompts are shown without any history, as in the published WebShop protocol
             (13,000); None sets no bound.
         max_prompt_tokens: longer prompts lose their oldest history entries, then are an error.
@@ -53,6 +58,9 @@ class AgentConfig:
     hidden_commands: tuple[str, ...] = ("help",)
     mark_goal_words: bool = False
     require_admissible: bool = False
+    mask_own_queries: bool = False
+    max_observation_characters: int = 50_000
+    max_commands: int = 2_000
     max_prompt_characters: int | None = None
     max_prompt_tokens: int = 2048
     max_response_tokens: int = 512
@@ -74,6 +82,8 @@ class AgentConfig:
             ("history_length", 0),
             ("command_history", 0),
             ("fallback_characters", 0),
+            ("max_observation_characters", 1),
+            ("max_commands", 1),
             ("max_prompt_tokens", 8),
             ("max_response_tokens", 1),
         ):

@@ -8,7 +8,8 @@ ALFWorld contains the task sentence, so the masked renderer uses the goal-free w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +17,11 @@ from stapo.agent.config import AgentConfig
 from stapo.agent.marking import mark_shared
 from stapo.agent.memory import Turn
 from stapo.agent.pages import SEPARATOR, number_links
+from stapo.agent.prompt import Prompt
 from stapo.agent.search_prompts import render_compact, render_growing, render_stepwise
+from stapo.tags import first_block
+
+_OWN_WORDS = re.compile(r"\Asearch\[.*\]\Z", re.DOTALL)
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
 
@@ -46,8 +51,8 @@ class PromptFields:
     earlier: tuple[str, ...] = ()
 
 
-def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "none") -> str:
-    """Render the prompt text of one step.
+def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "none") -> Prompt:
+    """Render the prompt of one step.
 
     Args:
         fields: what is known at this step.
@@ -57,12 +62,30 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
     hide_goal = mask in ("goal_history", "goal")
     hide_history = mask in ("goal_history", "history")
     style, limit = _STYLES[config.prompt], config.max_prompt_characters
-    if limit is not None and len(style(fields, config, False, False)) > limit:
+    if limit is not None and len(_prompt(style(fields, config, False, False)).shown) > limit:
         # Decided by the full prompt under every mask: both prompts of a row know the same history.
         fields = replace(fields, history=(), earlier=())
     if config.mark_goal_words and not hide_goal:
         fields = _with_marks(fields)
-    return style(fields, config, hide_goal, hide_history)
+    if config.mask_own_queries and hide_goal:
+        fields = replace(
+            fields,
+            history=tuple(replace(t, action=without_query(t.action, config)) for t in fields.history),
+            earlier=tuple(without_query(action, config) for action in fields.earlier),
+        )
+    return _prompt(style(fields, config, hide_goal, hide_history))
+
+
+def without_query(action: str, config: AgentConfig) -> str:
+    """A past action without the words that the agent chose itself: they repeat the goal that it was given."""
+    if config.prompt.startswith("search-"):
+        block = first_block(action, ("search", "answer"), ignore_case=True)
+        return f"<{block.kind}> … </{block.kind}>" if block else ""
+    return _OWN_WORDS.sub("search[…]", action)
+
+
+def _prompt(rendered: Prompt | str) -> Prompt:
+    return Prompt(rendered) if isinstance(rendered, str) else rendered
 
 
 def _with_marks(f: PromptFields) -> PromptFields:
@@ -188,7 +211,7 @@ def _grouped(admissible: tuple[str, ...]) -> list[str]:
     )
 
 
-_STYLES = {
+_STYLES: dict[str, Callable[[PromptFields, AgentConfig, bool, bool], Prompt | str]] = {
     "standard": _standard,
     "compact": _compact,
     "webshop": _webshop,

@@ -16,16 +16,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from stapo.agent.config import AgentConfig
+from stapo.agent.prompt import Prompt
 from stapo.tags import first_block
 
 if TYPE_CHECKING:
     from stapo.agent.prompts import PromptFields
-
-RESPONSE_BEGINS = "\x1f"
-"""Stands in a prompt where the agent's own response begins: what follows was written in earlier turns.
-
-A chat template puts it into the agent's message; without a template it is left out. Text from outside never holds it.
-"""
 
 _R1_RULES = (
     "Answer the question. First reason inside <think> and </think>, each time you learn something new. When you lack a "
@@ -41,20 +36,20 @@ _STEPWISE_RULES = (
 )
 
 
-def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> Prompt:
     """Search-R1's prompt: rules, question, and the transcript so far."""
     text = _R1_RULES
     if not hide_goal:
-        text += f" Question: {_plain(f.goal)}\n"
+        text += f" Question: {f.goal}\n"
     if hide_history or not f.step:
-        return text
+        return Prompt(text)
     parts = []
     for number, turn in enumerate(f.history):
         # The first observation of an episode is the question, which stands above.
         if number or len(f.history) < f.steps_taken:
             parts.append(turn.observation)
         parts.append(turn.action)
-    return text + RESPONSE_BEGINS + _plain("".join([*parts, f.observation]))
+    return Prompt(text, "".join([*parts, f.observation]))
 
 
 def render_stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
@@ -68,7 +63,7 @@ def render_stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_
         for number, (action, result) in enumerate(_exchanges(f), start=first + 1):
             lines.append(f"[{number}] {_block(action) or '(no search and no answer)'}\n{result.strip()}".strip())
     lines.append(_STEPWISE_RULES[1])
-    return _plain("\n\n".join(lines))
+    return "\n\n".join(lines)
 
 
 def render_compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
@@ -79,7 +74,7 @@ def render_compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_h
             lines += [" ".join(_block(action).split()), " ".join(result.split())]
     if not hide_goal:
         lines.append(f.goal)
-    return _plain("\n".join([*lines, ">"]))
+    return "\n".join([*lines, ">"])
 
 
 def _exchanges(f: PromptFields) -> Iterator[tuple[str, str]]:
@@ -92,7 +87,3 @@ def _exchanges(f: PromptFields) -> Iterator[tuple[str, str]]:
 def _block(action: str) -> str:
     found = first_block(action, ("search", "answer"), ignore_case=True)
     return action[found.start : found.end] if found else ""
-
-
-def _plain(text: str) -> str:
-    return text.replace(RESPONSE_BEGINS, " ")

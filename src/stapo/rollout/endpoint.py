@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from stapo.agent import RESPONSE_BEGINS
+from stapo.agent import Prompt
 from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.envs.guard import Trouble
 from stapo.errors import ConfigError, EndpointError, did_you_mean
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
-from stapo.rollout.spelled import END, THOUGHT, THOUGHT_APART, spell, unspell
+from stapo.rollout.spelled import END, THOUGHT, THOUGHT_APART, prompt_of, spell
 from stapo.texts import hide_secrets, replace_surrogates
 
 KEY_VARIABLE = "STAPO_API_KEY"
@@ -127,17 +127,15 @@ class EndpointSampler:
         Raises:
             EndpointError: it was closed.
         """
-        bodies = [
-            self._body(replace_surrogates(unspell(p)), s, temperature) for p, s in zip(prompts, streams, strict=True)
-        ]
+        bodies = [self._body(prompt_of(p), s, temperature) for p, s in zip(prompts, streams, strict=True)]
         return [self._read(answer) for answer in self._ask(bodies)]
 
     def close(self) -> None:
         """Close all connections; more than once is fine."""
         self._caller.close()
 
-    def _body(self, prompt: str, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
-        text, _, begun = prompt.partition(RESPONSE_BEGINS)
+    def _body(self, prompt: Prompt, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
+        text, begun = replace_surrogates(prompt.text), replace_surrogates(prompt.begun)
         body: dict[str, Any] = {"model": self.model}
         if self.api == "chat":
             # What the response has begun with cannot be put into the mouth of every server's model.

@@ -5,6 +5,7 @@ It never calls an environment: what an environment returns is handed in, and the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,8 +13,11 @@ from stapo.agent import (
     AgentConfig,
     BlindMask,
     Memory,
+    Prompt,
     PromptFields,
     Turn,
+    cut_commands,
+    cut_text,
     in_page_order,
     render_prompt,
 )
@@ -27,6 +31,7 @@ from stapo.rollout.faults import Boundary
 from stapo.rollout.parts import token_parts
 from stapo.rollout.sampler import Sample
 from stapo.rollout.types import Step, StopReason, Trajectory
+from stapo.texts import replace_surrogates
 
 
 class Episode:
@@ -53,21 +58,21 @@ class Episode:
         self.mark_parts = mark_parts
         self.masks = masks
         self.memory = Memory(agent.history_length, agent.command_history)
-        self.observation = self.blind_observation = ""
+        self.observation = self.blind_observation = self._whole_observation = ""
         self.admissible: list[str] | None = None
         self.done = False
         self._tried: set[tuple[str, str]] = set()
-        self._prompt: tuple[str, list[int], str, list[int]] = ("", [], "", [])
+        self._prompt: tuple[Prompt, list[int], Prompt, list[int]] = (Prompt(""), [], Prompt(""), [])
         self._masked: dict[str, list[int]] = {}
         self._listed: tuple[str, ...] | None = None
         self._step: Step | None = None
+        self._goal_cut = False
 
     def begin(self, first: Observation) -> None:
         """Take in what the episode begins with."""
-        self.trajectory.goal = first.goal
-        self.observation = first.text
-        self.blind_observation = first.blind
-        self.admissible = first.admissible
+        self._goal_cut = len(first.goal) > self.agent.max_observation_characters
+        self.trajectory.goal = cut_text(first.goal, self.agent.max_observation_characters)
+        self._see(first)
 
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
@@ -87,12 +92,12 @@ class Episode:
                 admissible=self._listed,
                 earlier=commands,
             )
-            text = render_prompt(fields, self.agent)
-            ids = self.encoder.encode(text)
+            full = render_prompt(fields, self.agent)
+            ids = self.encoder.encode(full)
             tokens = self.encoder.length(ids)
             if tokens <= self.agent.max_prompt_tokens:
                 blind = render_prompt(fields, self.agent, self.blind_mask)
-                self._prompt = (text, ids, blind, self.encoder.encode(blind))
+                self._prompt = (full, ids, blind, self.encoder.encode(blind))
                 self._masked = {
                     mask: self.encoder.encode(render_prompt(fields, self.agent, mask)) for mask in self.masks
                 }
@@ -109,15 +114,19 @@ class Episode:
         try:
             response = self.encoder.decode(sample.ids)
             parsed = self.encoder.parse(sample.ids, self.agent, self._listed or ())
-            parts = token_parts(sample.ids, self.encoder.decode) if self.mark_parts else {}
+            opening = self.encoder.opening(sample.ids) if self.mark_parts else ""
+            parts = token_parts(sample.ids, lambda ids: opening + self.encoder.decode(ids)) if self.mark_parts else {}
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
         valid, problem = parsed.valid, parsed.problem
         offered = self.admissible if self.agent.require_admissible else None
         if valid and offered is not None and not offers(offered, parsed.action):
             valid, problem = False, "not_admissible"
-        text, ids, blind, blind_ids = self._prompt
+        full, ids, blind, blind_ids = self._prompt
         anchor = self.observation
+        if anchor != self._whole_observation:
+            # States that differ only behind the cut are two states.
+            anchor += hashlib.sha256(replace_surrogates(self._whole_observation).encode()).hexdigest()
         if self.anchor == "observation_and_admissible" and self.admissible is not None:
             anchor += "\n" + "\n".join(self.admissible)
         self._step = Step(
@@ -126,8 +135,8 @@ class Episode:
             response_ids=sample.ids,
             logprobs=sample.logprobs,
             entropies=sample.entropies,
-            prompt=text,
-            blind_prompt=blind,
+            prompt=full.shown,
+            blind_prompt=blind.shown,
             response=response,
             action=parsed.action,
             valid=valid,
@@ -138,6 +147,7 @@ class Episode:
             repeated=(anchor, parsed.action) in self._tried,
             parts=parts,
             masked=self._masked,
+            cut_texts=self._cut_texts(),
         )
         return parsed.action
 
@@ -157,9 +167,7 @@ class Episode:
         self.trajectory.steps.append(step)
         self._tried.add((step.anchor, step.action))
         self.memory.add(Turn(self.observation, self.blind_observation, step.action))
-        self.observation = out.text
-        self.blind_observation = out.blind
-        self.admissible = out.admissible
+        self._see(out)
         if out.done:
             self.done = True
             self.trajectory.won = out.won
@@ -171,6 +179,21 @@ class Episode:
             else:
                 self.trajectory.stop_reason = StopReason.FAILED
 
+    def _see(self, seen: Observation | StepResult) -> None:
+        """Take in what the world shows, as much of it as prompts may hold."""
+        limit = self.agent.max_observation_characters
+        self._whole_observation = seen.text
+        self.observation, self.blind_observation = cut_text(seen.text, limit), cut_text(seen.blind, limit)
+        self.admissible = seen.admissible
+
+    def _cut_texts(self) -> int:
+        """How many of goal, observation and list of commands this step's prompt does not show whole."""
+        choice = self.agent.response == "choice"
+        shown = (c for c in self.admissible or () if c not in self.agent.hidden_commands)
+        offered = sum(not (choice and is_template(c)) for c in shown)
+        commands = self._listed is not None and len(self._listed) < offered
+        return self._goal_cut + (self.observation != self._whole_observation) + commands
+
 
 def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig, page: str) -> tuple[str, ...] | None:
     """The offered commands that a prompt lists, None for free text; where a number is the answer, the complete ones.
@@ -180,7 +203,7 @@ def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig, page: 
     """
     shown = None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands)
     if agent.response != "choice":
-        return shown
+        return None if shown is None else cut_commands(shown, agent.max_commands, agent.max_observation_characters)
     complete = tuple(c for c in shown or () if not is_template(c))
     if not complete:
         raise ConfigError(
@@ -188,7 +211,7 @@ def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig, page: 
             + ("no list of commands" if shown is None else "no complete command to choose")
             + ". Use another response format; for webshop, --env.offered-queries true offers searches to choose from."
         )
-    return in_page_order(complete, page)
+    return in_page_order(cut_commands(complete, agent.max_commands, agent.max_observation_characters), page)
 
 
 def _wrong_sample(sample: Sample) -> str:

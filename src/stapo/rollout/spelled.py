@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stapo.agent import AgentConfig, ParsedResponse, parse_response
+from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
+from stapo.rollout.control import ControlTokens
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.thoughts import parse_spoken
 
@@ -19,6 +20,9 @@ END = 0x110000
 
 THOUGHT, THOUGHT_APART = END + 1, END + 2
 """Stand where the thought of a response ends: one that was written into it, one that the server handed over apart."""
+
+BEGUN = END + 3
+"""Stands where a prompt's beginning of the response begins."""
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the vocabularies in use, about."""
@@ -34,6 +38,14 @@ def unspell(ids: Sequence[int]) -> str:
     return "".join(chr(i) for i in ids if i < END)
 
 
+def prompt_of(ids: Sequence[int]) -> Prompt:
+    """The prompt that was spelled by `SpelledText.encode`."""
+    if BEGUN not in ids:
+        return Prompt(unspell(ids))
+    at = list(ids).index(BEGUN)
+    return Prompt(unspell(ids[:at]), unspell(ids[at + 1 :]))
+
+
 class SpelledText:
     """Does for plain text what `PromptEncoder` does for tokens.
 
@@ -43,11 +55,19 @@ class SpelledText:
     """
 
     def __init__(self, tokenizer: Any | None = None) -> None:
+        # The server reads control tokens in what it is sent; those of its model are not known, the usual ones are.
+        self._control = ControlTokens()
         self._counting = None if tokenizer is None else PromptEncoder(tokenizer)
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, prompt: Prompt | str) -> list[int]:
         """The prompt's characters."""
-        return spell(prompt)
+        prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
+        text, begun = (spell(self._control.break_up(part)) for part in (prompt.text, prompt.begun))
+        return [*text, BEGUN, *begun] if begun else text
+
+    def opening(self, ids: Sequence[int]) -> str:
+        """Nothing: a server's answer has its thought marked."""
+        return ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that the characters make."""
@@ -64,5 +84,5 @@ class SpelledText:
     def length(self, ids: Sequence[int]) -> int:
         """Tokens of a prompt: counted, or estimated from its characters."""
         if self._counting is not None:
-            return len(self._counting.encode(unspell(ids)))
+            return len(self._counting.encode(prompt_of(ids)))
         return -int(-len(ids) // CHARACTERS_PER_TOKEN)

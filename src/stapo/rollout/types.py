@@ -55,6 +55,7 @@ class Step:
             without it.
         parts: token range (first, end) of the response's "think" and "action" part; empty where it was not asked for.
         masked: tokens of further prompts, by what they leave out; empty where none were asked for.
+        cut_texts: how many of goal, observation and list of commands were too long for the prompt to show whole.
     """
 
     prompt_ids: list[int]
@@ -77,6 +78,7 @@ class Step:
     retriever_error: str | None = None
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     masked: dict[str, list[int]] = field(default_factory=dict)
+    cut_texts: int = 0
 
 
 @dataclass(slots=True)

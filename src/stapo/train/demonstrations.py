@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stapo.agent import AgentConfig, BlindMask, Memory, PromptFields, Turn, render_prompt
+from stapo.agent import AgentConfig, BlindMask, Memory, Prompt, PromptFields, Turn, cut_text, render_prompt
 from stapo.envs import Env
 from stapo.envs.offers import is_template
 from stapo.errors import ConfigError
@@ -26,9 +26,9 @@ class DemoStep:
     """One demonstrated step: three renderings of its prompt, the task sentence in it, and the command."""
 
     goal: str
-    prompt: str
-    short_prompt: str
-    blind_prompt: str
+    prompt: Prompt
+    short_prompt: Prompt
+    blind_prompt: Prompt
     action: str
 
 
@@ -84,7 +84,8 @@ def _play(
 ) -> list[DemoStep]:
     first = env.reset(task)
     memory = Memory(agent.history_length, agent.command_history)
-    seen, blind = first.text, first.blind
+    limit = agent.max_observation_characters
+    goal, seen, blind = (cut_text(text, limit) for text in (first.goal, first.text, first.blind))
     admissible, demos = first.admissible, []
     expert = env.demonstrator(random.Random(int(rng.integers(2**63))))  # type: ignore[attr-defined]
     for step in range(env.max_steps):
@@ -96,14 +97,14 @@ def _play(
         if wandering:
             action = ready[int(rng.integers(len(ready)))]
         fields = PromptFields(
-            first.goal, step, memory.steps_taken, memory.recall(), seen, blind,
+            goal, step, memory.steps_taken, memory.recall(), seen, blind,
             listed_commands(admissible, agent, blind),
             memory.recall_commands(),
         )  # fmt: skip
         if not wandering and (agent.response != "choice" or action in (fields.admissible or ())):
             demos.append(
                 DemoStep(
-                    first.goal,
+                    goal,
                     render_prompt(fields, agent),
                     render_prompt(replace(fields, admissible=_nearby(fields.admissible, agent)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
@@ -113,7 +114,7 @@ def _play(
         out = env.step(action)
         expert.played(action, bool(out.info.get("effect", True)))
         memory.add(Turn(seen, blind, action))
-        seen, blind = out.text, out.blind
+        seen, blind = cut_text(out.text, limit), cut_text(out.blind, limit)
         admissible = out.admissible
         if out.done:
             break
@@ -141,7 +142,7 @@ def tokenizer_texts(demos: list[DemoStep]) -> Iterator[str]:
     The task sentence is given word by word: whole sentences would become tokens that no held-out task ever uses.
     """
     for demo in demos:
-        head, _, goal = demo.prompt.partition(demo.goal)
+        head, _, goal = demo.prompt.shown.partition(demo.goal)
         yield head
         yield goal
         yield demo.action

@@ -46,6 +46,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "ineffective_actions": fmean(not e for e in known) if known else None,
         "retriever_errors": dict(sorted(Counter(s.retriever_error for s in steps if s.retriever_error).items())),
         "truncated_responses": fmean(s.truncated for s in steps),
+        **({"cut_texts": cut} if (cut := sum(s.cut_texts for s in steps)) else {}),
         "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
         "equal_reward_groups": _equal_reward_share(played),
         "entropy": {
