@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+import stapo
 from stapo.envs import Observation, StepResult, check_env
 from stapo.envs.alfworld.env import AlfworldEnv
 from stapo.errors import EnvError, unknown_name
@@ -62,12 +63,12 @@ class Counter:
 
 def test_a_sound_environment_passes_every_check():
     passed = check_env(Counter())
-    assert len(passed) == len(set(passed)) == 10
+    assert len(passed) == len(set(passed)) == 11
     assert passed[-1] == "closing twice"
 
 
 def test_the_built_in_environment_passes():
-    assert len(check_env(AlfworldEnv(games_per_type=2))) == 11
+    assert len(check_env(AlfworldEnv(games_per_type=2))) == 12
 
 
 class Lazy(Counter):
@@ -246,6 +247,80 @@ def test_each_violation_is_named(kind, expected):
         check_env(kind())
     assert expected in str(caught.value)
     assert "environment 'counter' breaks the protocol" in str(caught.value)
+
+
+class Forgetful(Counter):
+    """Says the task in every text and has no blind text; each task has a goal of its own."""
+
+    words = "reach three from {}"
+
+    def reset(self, task_id):
+        seen = super().reset(task_id)
+        self.goal = self.words.format(("nought", "one")[int(task_id[-1])])
+        return replace(seen, text=f"TASK:  {self.goal.upper()}!\n{seen.text}", goal=f"{self.goal}.", blind_text=None)
+
+    def step(self, action):
+        out = super().step(action)
+        return replace(out, text=f"{out.text} (Task: {self.goal})")
+
+
+class ForgetfulLater(Forgetful):
+    def reset(self, task_id):
+        return replace(super().reset(task_id), blind_text="At a number.")
+
+
+class OneWord(Forgetful):
+    words = "{}"
+
+
+class Hinting(Counter):
+    def __init__(self):
+        super().__init__()
+        self.goal = ""
+
+    def reset(self, task_id):
+        super().reset(task_id)
+        self.goal = f"count from {task_id[-1]}"
+        return Observation("At a number.", self.goal, [f"finish: {self.goal}", "up"])
+
+    def step(self, action):
+        return replace(super().step(action), admissible=[f"finish: {self.goal}", "up"])
+
+
+class Fixed(Hinting):
+    """The goals are commands of every task."""
+
+    def reset(self, task_id):
+        return replace(super().reset(task_id), admissible=["count from 0", "count from 1", "up"])
+
+    def step(self, action):
+        return replace(super().step(action), admissible=["count from 0", "count from 1", "up"])
+
+
+@pytest.mark.parametrize(
+    "kind, where",
+    [
+        (Forgetful, "an observation"),
+        (ForgetfulLater, "an observation"),
+        (OneWord, "an observation"),
+        (Hinting, "an offered command"),
+    ],
+)
+def test_a_goal_that_the_blind_prompt_shows_is_named(kind, where):
+    with pytest.raises(EnvError) as caught:
+        check_env(kind())
+    assert f"the goal is hidden: found the goal of 'from 0' in {where}" in str(caught.value)
+
+
+def test_a_goal_that_every_task_shows_gives_nothing_away():
+    assert "the goal is hidden" in check_env(Fixed())
+
+
+@pytest.mark.parametrize(
+    "options", [{"name": "webshop"}, {"name": "search"}, {"name": "search", "protocol": "stepwise"}]
+)
+def test_the_other_built_in_environments_pass(options):
+    assert "the goal is hidden" in check_env(stapo.make(**options, size="tiny"))
 
 
 def test_all_violations_are_listed_at_once():

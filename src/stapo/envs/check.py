@@ -7,6 +7,7 @@ does not follow the protocol, with what was found, what was expected and what to
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -18,6 +19,8 @@ from stapo.errors import EnvError, UnknownNameError
 
 GARBAGE = ("", " ", "xyzzy", "\n\t", "\x00\x07", "\ud800", "🤖 go", "None", "a" * 100_000)
 """Texts that a model may produce; none may raise."""
+
+_WORD = re.compile(r"\w+")
 
 _NO_SUCH = "no such name: stapo.check_env"
 _LONGEST_EPISODE = 1_000
@@ -154,6 +157,49 @@ def _observations(env: Any) -> Problems:
             yield f"found blind_text {seen.blind_text!r:.60}; expected a text or None. Fill it in."
         elif seen.goal and seen.goal.strip(" .").lower() in seen.blind_text.lower():
             yield (f"found the goal inside blind_text of '{task}'; expected no trace of it. Cut the task sentence out.")
+
+
+def _nothing_given_away(env: Any) -> Problems:
+    """The goal in texts that the trajectory-blind prompt shows: those without a blind text of their own, and commands.
+
+    A goal that stands in the world of other tasks just the same tells nothing: "go to desk 1" may be a command of all.
+    """
+    tasks = _sample(env)
+    stories = {task: _play(env, task) for task in tasks}
+    goals = {task: _said(getattr(stories[task][0], "goal", "")) for task in tasks}
+    for task, story in stories.items():
+        goal = goals[task]
+        if not goal:
+            continue
+        others = [other for name, other in stories.items() if goals[name] != goal]
+        for what, advice, shown in (
+            ("an observation", "Give blind_text, the same without the task sentence", _blind_texts),
+            ("an offered command", "Offer commands that do not repeat the task sentence", _offered),
+        ):
+            if _tells(goal, shown(story)) and not any(_tells(goal, shown(other)) for other in others):
+                yield f"found the goal of '{task}' in {what} that blind prompts show; expected no trace. {advice}."
+
+
+def _said(text: object) -> str:
+    """Words alone, as they are compared: case, blanks and marks make no difference."""
+    return " ".join(_WORD.findall(text.casefold())) if isinstance(text, str) else ""
+
+
+def _tells(goal: str, shown: list[list[str]]) -> bool:
+    """Whether the goal stands in the texts of one of these steps; a single word, which may name a thing, in all."""
+    found = [any(f" {goal} " in f" {_said(text)} " for text in texts) for texts in shown]
+    return any(found) if len(goal.split()) > 1 else len(found) > 1 and all(found)
+
+
+def _blind_texts(story: list[Any]) -> list[list[str]]:
+    # A blind text of its own is looked at by the checks of observations and results.
+    bare = [seen for seen in story if not getattr(seen, "done", False) and getattr(seen, "blind_text", None) is None]
+    return [[seen.text] for seen in bare if isinstance(seen.text, str)]
+
+
+def _offered(story: list[Any]) -> list[list[str]]:
+    lists = [getattr(seen, "admissible", None) for seen in story if not getattr(seen, "done", False)]
+    return [[command for command in commands if isinstance(command, str)] for commands in lists if commands]
 
 
 def _commands(admissible: object, where: str) -> Problems:
@@ -325,6 +371,7 @@ _CHECKS: dict[str, Callable[[Any], Problems]] = {
     "task types": _task_types,
     "first observations": _observations,
     "step results": _results,
+    "the goal is hidden": _nothing_given_away,
     "same actions, same episode": _determinism,
     "any text is tolerated": _garbage,
     "episodes end": _ending,
