@@ -53,10 +53,12 @@ def make(name: str, **options: Any) -> Env:
                     f"environment '{name}' has no option '{option}'.{did_you_mean(option, parameters)} "
                     f"Options: {', '.join(sorted(parameters))}."
                 )
-    try:
-        signature.bind(**options)
-    except TypeError as err:
-        raise ConfigError(f"environment '{name}' cannot be built: {err}; give it as --env.OPTION VALUE.") from err
+    needed = [
+        n for n, p in parameters.items() if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    lacking = [option for option in needed if option not in options]
+    if lacking:
+        raise ConfigError(f"environment '{name}' needs the option {', '.join(lacking)}; give it as --env.OPTION VALUE.")
     env = cls(**options)
     lacking = [part for part in _EXPECTED if not hasattr(env, part)]
     if lacking:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,9 +13,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
+from stapo.documents import shown
 from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
+from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
 from stapo.policy.model import Policy, finish_policy
+from stapo.policy.try_tokenizer import MESSAGE
 
 _EXPECTED = "Expected a folder written by save_pretrained: config.json, model.safetensors and the tokenizer files."
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
@@ -26,14 +29,14 @@ def check_model(path: str) -> None:
     """Look whether `path` can be a model at all, without reading the weights.
 
     Raises:
-        ModelError: a folder that does not exist, or that lacks configuration, safetensors weights or tokenizer; a hub
-            name that cannot be found; a kind of model that transformers does not know.
+        ModelError: a folder that does not exist, that lacks configuration, safetensors weights or tokenizer, or whose
+            files say what cannot be; a hub name that cannot be found; a kind of model that transformers does not know.
     """
     folder = Path(path).expanduser()
-    if folder.exists():
+    if os.path.lexists(folder):
         _check_folder(path, folder)
     elif _is_path(path):
-        raise ModelError(f"model folder '{path}' does not exist. {_EXPECTED}")
+        raise ModelError(f"model folder {shown(path)} does not exist. {_EXPECTED}")
     try:
         AutoConfig.from_pretrained(source_of(path), trust_remote_code=False)
     except Exception as err:  # transformers raises what it likes
@@ -57,11 +60,8 @@ def _check_folder(path: str, folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(f"'{path}' holds no config.json, so it is not a saved model. {_EXPECTED}")
-    try:
-        described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as err:
-        raise ModelError(f"'{folder / 'config.json'}' cannot be read: {err}.") from err
-    if not isinstance(described, dict) or not described.get("model_type"):
+    described = read_object(path, folder / "config.json")
+    if not isinstance(described.get("model_type"), str) or not described["model_type"]:
         raise ModelError(
             f"'{folder / 'config.json'}' names no model_type, so it does not describe a model. {_EXPECTED}"
         )
@@ -76,15 +76,19 @@ def _check_folder(path: str, folder: Path) -> None:
         raise ModelError(f"'{path}' holds no weights. {_EXPECTED}")
     if not any((folder / name).is_file() for name in _TOKENIZERS):
         raise ModelError(f"'{path}' holds no tokenizer. {_EXPECTED}")
+    check_sizes(path, folder, described)
+    check_generation(path, folder)
 
 
 def check_chat_template(path: str) -> None:
     """Look whether the tokenizer of a model has a chat template.
 
     Raises:
-        ModelError: it has none, or cannot be loaded.
+        ModelError: it has none, one that cannot be used, or cannot be loaded.
     """
-    if not getattr(load_tokenizer(path), "chat_template", None):
+    tokenizer = load_tokenizer(path)
+    require_template(path, tokenizer)
+    if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
             f"the tokenizer of model '{path}' has no chat template, but the prompts of this run (agent.prompt) are "
             "written for a chat model, which is given them as a user's message. Take the model's instruction-tuned "
@@ -120,6 +124,8 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
         ) from err
     model, found = loaded
     _require_all_weights(path, found)
+    if config.chat_template != "none":
+        require_template(path, tokenizer)
     return finish_policy(model, tokenizer, config)
 
 
@@ -127,15 +133,41 @@ def load_tokenizer(path: str) -> Any:
     """The tokenizer of a model folder or hub name, without its weights.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or its files say what cannot be.
     """
     try:
-        return _load_tokenizer(source_of(path))
-    except Exception as err:  # what a broken file makes transformers raise has no common base
+        return _load_tokenizer(path, source_of(path))
+    except (ModelError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as err:  # no common base: transformers raises what it likes, and Rust code panics
         raise ModelError(
             f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}. Expected a folder with "
             "tokenizer.json and tokenizer_config.json, or a hub name."
         ) from err
+
+
+def require_template(path: str, tokenizer: Any) -> None:
+    """Check that the chat template of a tokenizer, if it has one, shows the model what it is asked.
+
+    Raises:
+        ModelError: it fails, or leaves out the user's message.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        return
+    try:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": MESSAGE}], add_generation_prompt=True, tokenize=False
+        )
+    except Exception as err:  # a template can fail in any way
+        raise ModelError(
+            f"the chat template of model '{path}' cannot be used: {_first_line(err)}. Repair it, or set "
+            "model.chat_template to 'none' to train on bare prompts."
+        ) from err
+    if not isinstance(text, str) or not all(line in text for line in MESSAGE.splitlines()):
+        raise ModelError(
+            f"the chat template of model '{path}' leaves out the user's message: it makes {shown(text)} of "
+            f"{shown(MESSAGE)}. Repair it, or set model.chat_template to 'none' to train on bare prompts."
+        )
 
 
 def _require_all_weights(path: str, found: dict[str, Any]) -> None:
@@ -168,9 +200,9 @@ def source_of(path: str) -> str:
     return str(folder) if folder.is_dir() else path
 
 
-def _first_line(err: Exception) -> str:
+def _first_line(err: BaseException) -> str:
     lines = str(err).strip().splitlines()
-    return lines[0].rstrip(".") if lines else type(err).__name__
+    return lines[0][:300].rstrip(".") if lines else type(err).__name__
 
 
 def _is_path(path: str) -> bool:
@@ -188,18 +220,18 @@ def _file_of(source: str, name: str) -> Path | None:
     return None if found is None else Path(found)
 
 
-def _load_tokenizer(path: str) -> Any:
+def _load_tokenizer(path: str, source: str) -> Any:
     """Load the tokenizer that `path` holds, as it was saved.
 
     For some model types `AutoTokenizer` overrules a saved generic fast tokenizer with the class of the model family,
     whose pre-tokenizer cuts text differently: the same file, other ids, no warning. What names the generic class is
     therefore loaded by that class, from a folder and from the hub.
     """
-    described = _file_of(path, "tokenizer_config.json")
-    if described is not None and _file_of(path, "tokenizer.json") is not None:
-        settings = json.loads(described.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
-            raise ValueError(f"{described.name} holds {type(settings).__name__}, expected an object")
+    described, fast = _file_of(source, "tokenizer_config.json"), _file_of(source, "tokenizer.json")
+    if described is not None or fast is not None:
+        check_tokenizer(path, (described or fast).parent)  # type: ignore[union-attr]
+    if described is not None and fast is not None:
+        settings = read_object(path, described)
         if settings.get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast"):
-            return PreTrainedTokenizerFast.from_pretrained(path)
-    return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            return PreTrainedTokenizerFast.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
