@@ -60,7 +60,8 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not UTF-8, not JSON, or nested too deep to be read.
     """
     try:
-        return json.loads(text)
+        # `json` alone would guess at UTF-16 and UTF-32, too, which nobody reads behind it.
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     except UnicodeDecodeError as err:

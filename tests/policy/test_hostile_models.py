@@ -155,6 +155,8 @@ FILES = {
     "generation, a list": (lambda f: (f / "generation_config.json").write_text("[]"), "holds list"),
     "generation, deep": (lambda f: (f / "generation_config.json").write_text(deep(5000)), "nested"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no weights"),
+    "a tokenizer without a vocabulary": (lambda f: (f / "tokenizer.json").unlink(), "holds no tokenizer"),
+    "generation, UTF-16": (lambda f: (f / "generation_config.json").write_bytes("{}".encode("utf-16")), "not UTF-8"),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "holds no tokenizer"),
     "no configuration": (lambda f: (f / "config.json").unlink(), "holds no config.json"),
 }  # fmt: skip

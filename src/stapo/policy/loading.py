@@ -22,7 +22,7 @@ from stapo.policy.try_tokenizer import MESSAGE
 
 _EXPECTED = "Expected a folder written by save_pretrained: config.json, model.safetensors and the tokenizer files."
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
 def check_model(path: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 MESSAGE = "Look around the kitchen\nand take the 2 mugs."
 _SLOW = 1.0
-_TEMPLATE_SECONDS = 2
+_TEMPLATE_SECONDS = 1
 _MOST_RENDERED = 200_000
 
 

@@ -16,7 +16,7 @@ from stapo.policy import LoraConfig
 
 T = TypeVar("T")
 
-MOST_YAML_BYTES = 250_000
+MOST_YAML_BYTES = 100_000
 """Size of a configuration file; the longest that are written are 10 kB."""
 
 _BEYOND = 2**64
