@@ -287,7 +287,7 @@ def questions() -> Iterator[Case]:
         if what not in ("a list",):
             contents[f"golden_answers is {what}"] = (
                 row(QUESTION, golden_answers=value),
-                "either" if what in ("a number", "a huge number") else "refused",
+                "either" if what in ("a number", "a huge number", "NaN") else "refused",  # read as text
             )
         contents[f"id is {what}"] = (row(QUESTION, id=value), "either")
         contents[f"data_source is {what}"] = (row(QUESTION, data_source=value), "either")
