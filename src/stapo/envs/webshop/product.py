@@ -18,6 +18,7 @@ NO_ATTRIBUTES = "DUMMY_ATTR"
 """The one attribute of a product that the attributes file does not tell any of."""
 
 _LONGEST_ID = 10
+_AMOUNT = re.compile(r"\d[\d,]{0,12}(\.\d{1,4})?")
 _NOT_PRICE = re.compile(r"[^\d.]")
 
 
@@ -133,6 +134,13 @@ def read_prices(pricing: Any, where: str) -> list[float]:
     """
     if not pricing:
         return [NO_PRICE]
+    # Mirrors of the files have numbers, amounts without a sign, and lists of amounts.
+    if isinstance(pricing, list) and all(isinstance(part, str) for part in pricing):
+        pricing = " to ".join(pricing)
+    if (isinstance(pricing, int | float) and not isinstance(pricing, bool) and 0 < pricing < float("inf")) or (
+        isinstance(pricing, str) and _AMOUNT.fullmatch(pricing.strip())
+    ):
+        pricing = f"${pricing}"
     try:
         found = [float(Decimal(_NOT_PRICE.sub("", part))) for part in pricing.split("$")[1:]]
     except (InvalidOperation, AttributeError) as err:
@@ -198,7 +206,7 @@ def _options(raw: Any, where: str) -> dict[str, list[str]]:
         return {}
     try:
         return {
-            name.lower(): [entry["value"].strip().replace("/", " | ").lower() for entry in entries]
+            name.lower(): [_value_of(entry).strip().replace("/", " | ").lower() for entry in entries]
             for name, entries in raw.items()
             if entries is not None
         }
@@ -207,6 +215,11 @@ def _options(raw: Any, where: str) -> dict[str, list[str]]:
             f"{where} has the customization_options {raw!r:.60}, expected option names with lists of "
             '{"value": text}. Repair them or take the product out.'
         ) from err
+
+
+def _value_of(entry: Any) -> str:
+    value: str = entry if isinstance(entry, str) else entry["value"]
+    return value
 
 
 def _asked(extra: Any, where: str) -> dict[str, Any]:
