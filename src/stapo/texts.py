@@ -13,7 +13,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, quote, quote_plus, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 _SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
 _HIDDEN_CATEGORIES = ("Cc", "Cs", "Co", "Cn")
@@ -29,6 +29,7 @@ SECRET_VARIABLES = (
 _PIECE = 8
 _SHORTEST = 4
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>`]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{2,}")
 _USERINFO = re.compile(r"(?<=://)[^/?#\s]+@")
 _SECRET_NAME = re.compile(
     r"(key|token|secret|passw(or)?d|passphrase|pwd|pass|auth|authorization|sig|signature|credentials?|bearer|jwt|code)$",
@@ -133,23 +134,23 @@ def hide_known_secrets(text: str) -> str:
 def secret_in_address(text: str) -> str:
     """What part of an address holds a secret, in words; "" where none does.
 
+    A password may hold anything, slashes, blanks and quotes included, so everything between the scheme and the next
+    address counts.
+
     Args:
         text: an address, or a text with addresses in it. One without a scheme ("user:password@host") counts, too.
     """
-    for address in _ADDRESS.findall(text) or [text]:
-        rest = address.partition("://")[2] or address
-        authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
-        if authority.rpartition("@")[0] and ("://" in address or ":" in authority.rpartition("@")[0]):
+    starts = [match.end() for match in _SCHEME.finditer(text)]
+    for start, end in zip(starts or [0], [*starts[1:], len(text)], strict=True):
+        rest = text[start:end]
+        if "@" in rest:
             return "a password or a user name before '@'"
-        if "://" not in address:
-            continue
-        after = rest[len(authority) :]
         for mark, part in (("?", "query"), ("#", "fragment")):
-            values = after.partition(mark)[2].partition("#")[0] if mark == "?" else after.partition(mark)[2]
-            for name, value in parse_qsl(values.replace(";", "&"), keep_blank_values=True):
-                if value and _SECRET_NAME.search(name):
+            for given in re.split("[?&#;]", rest.partition(mark)[2]):
+                # Also without a value: it may go on behind a mark that ends it.
+                if _SECRET_NAME.search(unquote(given.partition("=")[0]).strip()):
                     return f"a key in its {part}"
-        if _KEY_LIKE.search(unquote(address)):
+        if starts and _KEY_LIKE.search(unquote(rest)):
             return "what looks like a key"
     return ""
 

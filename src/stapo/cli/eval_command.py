@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stapo.cli.eval_subject import Served, Subject, frozen_model, saved_policy, served_model, settings_of
-from stapo.cli.words import foreign, positional, say
+from stapo.cli.words import foreign, is_set, positional, say
 from stapo.errors import ConfigError, FailureLimitError
 
 if TYPE_CHECKING:
@@ -163,6 +163,11 @@ def _read(argv: list[str]) -> tuple[_Request, list[str], list[str]]:
 def _served(endpoint: str, given: dict[str, str], send_seeds: bool) -> Served:
     from stapo.rollout.endpoint import KEY_VARIABLE
 
+    if "--key-variable" in given and not is_set(given["--key-variable"]):
+        raise ConfigError(
+            "the environment variable that --key-variable names is not set, or empty; set it to the API key. The name "
+            "is wanted here, not the key itself."
+        )
     timeout = _number("--timeout", given.get("--timeout", "600"), "seconds above 0")
     if timeout == 0:
         raise ConfigError("--timeout is '0', expected seconds above 0.")

@@ -10,6 +10,7 @@ from importlib import import_module
 
 from stapo import __version__
 from stapo.cli import streams
+from stapo.cli.words import guard_secrets
 from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.texts import escape_control_chars
@@ -93,6 +94,7 @@ def _run(args: list[str]) -> int:
         )
         return 2
     try:
+        guard_secrets(args[1:])
         # Each command imports what it needs: `stapo --help` must not wait for torch.
         command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
         listen(_say_now_and_then(time.monotonic()))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, get_args
 
 from stapo.agent import AgentConfig
@@ -139,6 +139,14 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
+        for path, text in _texts(self, ""):
+            secret = secret_in_address(text) if "://" in text else ""
+            if secret:
+                raise ConfigError(
+                    f"{path} is an address that holds {secret}, and settings are written into files and reports; "
+                    "expected one without. Give the key as an environment variable instead, for a retriever as "
+                    "STAPO_RETRIEVER_TOKEN."
+                )
         check_values(self)
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}, expected 0 or more.")
@@ -169,6 +177,21 @@ class RunConfig:
                 "Set rollout.group_size to 2 or more (the paper: 8), or take an algorithm that needs no groups, such "
                 "as ppo or reinforce++."
             )
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every text among settings, with the dotted path to it."""
+    if isinstance(value, str):
+        yield path, value
+    elif is_dataclass(value):
+        for part in fields(value):
+            yield from _texts(getattr(value, part.name), f"{path}.{part.name}" if path else part.name)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _texts(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, path)
 
 
 def read_run_config(run: RunDirectory) -> RunConfig:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stapo.errors import ConfigError
+from stapo.texts import hide_secrets, remember_secret, secret_in_address
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 _PLAIN_TEXT = re.compile(r"[A-Za-z_/][\w/.-]*")
+_SECRET_KEY = re.compile(
+    r"(api_?key|access_?key|(hf|hub|auth|access|api|bearer)_token|(^|[.+])token|secret|passw(or)?d)$", re.IGNORECASE
+)
 _WORDS = {"true", "false", "null", "nan", "inf"}
 
 
@@ -44,6 +48,25 @@ def override(key: str, value: Any, *, new: bool = False) -> str:
     return f"{'+' if new else ''}{key}={literal(value)}"
 
 
+def refuse_secrets(overrides: Sequence[str]) -> None:
+    """Look for secrets among overrides: a command line is seen by every user of the machine, and logged.
+
+    Raises:
+        ConfigError: a setting that is named like a key has a value, or a value is an address with a key in it. The
+            value is not shown.
+    """
+    for text in overrides:
+        name, _, value = text.partition("=")
+        given = value.strip("'\"")
+        named = _SECRET_KEY.search(name) and given.lower() not in ("", "null", "true", "false")
+        if named or ("://" in value and secret_in_address(value)):
+            remember_secret(given)
+            raise ConfigError(
+                f"verl's setting '{name.lstrip('+~')}' would hold a secret, and command lines are seen and logged. "
+                "Give it as an environment variable that verl or its logger reads."
+            )
+
+
 def _key(key: Any) -> str:
     if isinstance(key, str) and _PLAIN_KEY.fullmatch(key) and key.lower() not in _WORDS:
         return key
@@ -55,7 +78,8 @@ def _text(text: str) -> str:
         return text
     if "\n" in text or "${" in text:
         raise ConfigError(
-            f"the text {text[:60]!r} cannot be handed to verl, whose configuration has neither line ends nor '${{'."
+            f"the text {hide_secrets(text)[:60]!r} cannot be handed to verl, whose configuration has neither line ends "
+            "nor '${'."
         )
     # A quote is escaped by a backslash, and so are backslashes before a quote or the end.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)

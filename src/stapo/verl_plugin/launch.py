@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import NoReturn
 
 from stapo.errors import EngineError
+from stapo.verl_plugin.hydra import refuse_secrets
 
 VERL_VERSION = "0.9.1"
 """The one version that the plugin was written for and tested with."""
@@ -23,7 +24,12 @@ _ENVIRONMENT = {"VERL_ENGINE_VENDOR": "stapo"}
 
 
 def command(overrides: Sequence[str], python: str = "python") -> list[str]:
-    """The words of verl's command line."""
+    """The words of verl's command line.
+
+    Raises:
+        ConfigError: a secret is among them.
+    """
+    refuse_secrets(overrides)
     return [python, "-m", "verl.trainer.main_ppo", *overrides]
 
 
