@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names
 from stapo.cli.words import foreign, say
+from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def _folder(name: str, plan: Plan) -> Path:
             continue
         if (old.base, old.variants, old.cells) == (plan.base, plan.variants, plan.cells) and not is_locked(path):
             try:
-                complete = json.loads((path / RESULTS).read_text())["complete"]
-            except (OSError, ValueError, KeyError):
+                complete = parse_json((path / RESULTS).read_bytes())["complete"]
+            except (OSError, ValueError, KeyError, TypeError):
                 complete = False
             if not complete:
                 return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stapo.calls import CallOptions
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
+from stapo.texts import escape_control_chars
 
 if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
@@ -105,6 +107,8 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> Subje
     """A checkpoint of a run."""
 
     def check() -> None:
+        for said in run.remarks():
+            print(f"warning: {escape_control_chars(said)}", file=sys.stderr)
         checkpoints = run.checkpoints()
         if not checkpoints:
             raise RunDirectoryError(f"'{run.path}' has no checkpoint yet; 'stapo train' saves the first before RL.")

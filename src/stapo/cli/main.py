@@ -104,7 +104,7 @@ def _run(args: list[str]) -> int:
         streams.complain(f"error: {_in_one_line(str(err))}")
         return 1 if isinstance(err, _FAILED_RUN) else 2
     except KeyboardInterrupt as err:
-        streams.complain(f"interrupted: {err}" if str(err) else "interrupted")
+        streams.complain(f"interrupted: {_in_one_line(str(err))}" if str(err) else "interrupted")
         return int(getattr(err, "exit_code", 130))
 
 

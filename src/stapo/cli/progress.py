@@ -20,6 +20,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from stapo.texts import escape_control_chars
+
 LINE_EVERY = 30.0
 """Seconds between lines of a stage where there is no terminal."""
 
@@ -120,8 +122,9 @@ class ConsoleWatcher:
 
     def notice(self, text: str) -> None:
         """Print a line."""
+        text = escape_control_chars(text)
         with suppress(OSError):
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Move the bar of a stage, which disappears when it is full; without bars, a line now and then."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stapo.cli.words import positional
 from stapo.errors import ConfigError
+from stapo.texts import escape_control_chars
 
 _HELP = """usage: stapo report RUN [--open]
 
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> int:
     from stapo.run import RunDirectory
 
     path = write_report(RunDirectory.open(Path(words[0])))
-    print(path)
+    print(escape_control_chars(str(path)))
     if show and not webbrowser.open(path.resolve().as_uri()):
         print("no web browser was found here; open the file yourself")
     return 0

@@ -94,4 +94,6 @@ def foreign(text: object) -> Text:
 
 def say(console: Console, text: str | Text, style: str = "") -> None:
     """Print text without reading markup, emoji codes or numbers into it; only a terminal gets it wrapped."""
+    if isinstance(text, str):
+        text = escape_control_chars(text)
     console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)

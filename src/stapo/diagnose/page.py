@@ -6,14 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader
-
 from stapo import __version__
 from stapo.diagnose.measure import Measured
 from stapo.diagnose.plots import plots
 from stapo.diagnose.records import Case
 from stapo.diagnose.tables import Table, tables
 from stapo.report.data import number
+from stapo.report.pages import page_environment
 from stapo.report.trajectories import prompt_lines, readable
 
 
@@ -27,8 +26,7 @@ def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Ca
         comparison: other policies beside this one.
     """
     # The look is that of the report.
-    loader = ChoiceLoader([PackageLoader("stapo.diagnose", "templates"), PackageLoader("stapo.report", "templates")])
-    environment = Environment(loader=loader, autoescape=True)
+    environment = page_environment("stapo.diagnose")
     environment.filters.update(num=_num, signed=_signed, readable=readable, case_lines=_case_lines)
     return environment.get_template("diagnosis.html.jinja").render(
         version=__version__,

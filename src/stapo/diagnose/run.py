@@ -16,11 +16,11 @@ from stapo.diagnose.protocol import Protocol
 from stapo.diagnose.ranking import estimate
 from stapo.diagnose.records import step_records, worst_cases
 from stapo.diagnose.tables import Table, comparison_table
-from stapo.durable import reason_of, write_durably
+from stapo.durable import oddity, reason_of, temporary_of, write_durably
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.run.directory import jsonable, versions
+from stapo.run.directory import jsonable, require_plain, versions
 from stapo.train.loop import set_threads
 from stapo.train.run_config import RunConfig
 
@@ -76,11 +76,15 @@ def require_writable(folder: Path) -> None:
     Raises:
         RunDirectoryError: it holds something else, or no folder can be made there.
     """
+    found = oddity(folder)
+    if found is not None:
+        raise RunDirectoryError(f"'{folder}' is {found}, expected a folder; choose another place with --out.")
     above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         why = "cannot be written" if above.is_dir() else "is not a folder"
         raise RunDirectoryError(f"'{above}' {why}; choose another place with --out.")
-    there = {p.name.removesuffix(".tmp") for p in folder.iterdir()} if folder.is_dir() else set()
+    require_plain(folder, FILES)
+    there = {temporary_of(p.name) or p.name for p in folder.iterdir()} if folder.is_dir() else set()
     if there and FILES[0] not in there and not there <= set(FILES):
         raise RunDirectoryError(
             f"'{folder}' holds other files ({', '.join(sorted(there)[:3])}) and no diagnosis. Nothing was touched; "
@@ -160,7 +164,7 @@ def _document(subject: Subject, protocol: Protocol, measured: Measured, numbers:
             "task_ids": list(protocol.tasks),
         },
         "versions": versions(),
-        "remarks": [*protocol.remarks, *measured.remarks],
+        "remarks": [*protocol.remarks, *measured.remarks, *subject.run.remarks()],
         **numbers.document,
     }
 

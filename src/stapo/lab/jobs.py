@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+from stapo.durable import open_alone
 from stapo.run.lock import is_locked
 from stapo.train.interrupt import SIGNALS, RunInterrupted
 
@@ -128,7 +129,7 @@ class Jobs:
 
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
-        with job.log.open("ab") as log:
+        with os.fdopen(open_alone(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
             # A group of its own: Ctrl-C at the terminal comes from here, once, and not from the terminal, too. But no
             # session of its own: Linux may share cores among sessions first, and `nice` would then mean nothing.
             process = subprocess.Popen(

@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader
 
 from stapo import __version__
 from stapo.durable import write_durably
@@ -16,6 +15,8 @@ from stapo.errors import RunDirectoryError
 from stapo.lab.figures import Curves, figures
 from stapo.lab.plan import Plan, cell_folder, start_folder
 from stapo.lab.results import judged
+from stapo.report.data import number
+from stapo.report.pages import page_environment
 from stapo.report.trajectories import readable
 from stapo.run import RunDirectory
 
@@ -54,8 +55,7 @@ def render_page(found: Row, curves: list[Curves], name: str, folder: Path | None
         name: of the comparison.
         folder: of the comparison; a run is a link where its report is there, and a name elsewhere.
     """
-    loader = ChoiceLoader([PackageLoader("stapo.lab", "templates"), PackageLoader("stapo.report", "templates")])
-    environment = Environment(loader=loader, autoescape=True)
+    environment = page_environment("stapo.lab")
     environment.filters.update(readable=readable, percent=_percent, points=_points, interval=_interval, href=_href)
     return environment.get_template("compare.html.jinja").render(
         found=found,
@@ -87,9 +87,25 @@ def _curves(plan: Plan, folder: Path, variant: Row) -> Curves:
         if run["status"] == "done":
             log = RunDirectory(cell_folder(folder, cell))
             curves.training.append(np.array([float(row["success"]) for row in log.rows("metrics")]))
-            start = [row for row in RunDirectory(start_folder(folder, cell.start)).rows("evals") if row["final"]]
-            curves.evaluations.append([*start, *(row for row in log.rows("evals") if row["iteration"] > 0)])
+            start = [row for row in _evaluations(start_folder(folder, cell.start)) if row.get("final")]
+            later = [row for row in _evaluations(cell_folder(folder, cell)) if row["iteration"] > 0]
+            curves.evaluations.append([*start, *later])
     return curves
+
+
+def _evaluations(folder: Path) -> list[Row]:
+    """Rows of evaluations that can be drawn; what else stands there is named among what is missing."""
+    try:
+        rows = RunDirectory(folder).rows("evals")
+    except RunDirectoryError:
+        return []
+    return [
+        row
+        for row in rows
+        if isinstance(row.get("iteration"), int)
+        and isinstance(row.get("mode"), str)
+        and math.isfinite(number(row.get("success")))
+    ]
 
 
 def _problems(found: Row) -> list[str]:

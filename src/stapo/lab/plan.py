@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,16 +11,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stapo.durable import write_durably
+from stapo.documents import parse_json
+from stapo.durable import open_plain, reason_of, temporary_of, write_durably
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
-from stapo.run.directory import versions
+from stapo.run.directory import require_plain, versions
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from stapo.train.state import differing
 
 FILE_NAME = "compare.json"
 FORMAT_VERSION = 1
+NAMES = (".lock", FILE_NAME, "results.json", "report.html", "settings", "logs", "warm", "runs")
+"""What there may be in the folder of a comparison."""
+
 MOST_STARTS = 3
+_LABEL = re.compile(r"\w[\w.+=,-]*")
+_LONGEST_LABEL = 200  # bytes; files are named after it with a few letters more
+_MOST_SEED = 10**18
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,10 @@ def plan_of(
         ConfigError: two variants with one label.
     """
     for label in (v.label for v in variants):
+        if not _is_label(label):
+            raise ConfigError(
+                f"a variant would be called '{label[:200]}', which cannot name a folder: vary fewer settings."
+            )
         if sum(v.label == label for v in variants) > 1:
             raise ConfigError(f"two variants would be called '{label}'; give each algorithm and value once.")
     count = starts if starts is not None else min(len(seeds), MOST_STARTS)
@@ -205,6 +217,11 @@ def label_of(algorithm: str, changes: Mapping[str, Any]) -> str:
     return ",".join([algorithm, *parts])
 
 
+def _is_label(text: object) -> bool:
+    """Whether a text can be a label, and so the name of a folder: no way out of one, and short enough for a file."""
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None and len(text.encode()) <= _LONGEST_LABEL
+
+
 def _plain(value: Any) -> str:
     return re.sub(r"[^\w.+-]", "_", str(value).lower() if isinstance(value, bool | None) else str(value))
 
@@ -215,6 +232,7 @@ def require_place(folder: Path) -> None:
     Raises:
         RunDirectoryError: it holds something else.
     """
+    require_plain(folder, NAMES)
     if (folder / FILE_NAME).is_file() or not folder.exists():
         return
     if not folder.is_dir():
@@ -225,7 +243,7 @@ def require_place(folder: Path) -> None:
             f"'{folder}' holds a single run, as 'stapo train' writes it, and no comparison. Nothing was touched; "
             "choose another folder with --out."
         )
-    if names - {".lock", f"{FILE_NAME}.tmp"}:
+    if {name for name in names if temporary_of(name) != FILE_NAME} - {".lock"}:
         raise RunDirectoryError(
             f"'{folder}' is not empty and holds no comparison (no {FILE_NAME}). Nothing was touched; choose another "
             "folder with --out."
@@ -259,30 +277,62 @@ def read_plan(folder: Path) -> Plan:
     Raises:
         RunDirectoryError: there is none, or it cannot be read.
     """
+    require_plain(folder, NAMES)
     path = folder / FILE_NAME
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+            data = parse_json(file.read())
+        if not isinstance(data, dict):
+            raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected an object.")
         if data["format"] != FORMAT_VERSION:
             raise RunDirectoryError(
                 f"'{path}' has format {data['format']}, this version reads format {FORMAT_VERSION}. Go on with the "
                 "version that wrote it."
             )
-        return Plan(
+        plan = Plan(
             _completed(data["base"]),
             tuple(replace(v, settings=_completed(v.settings)) for v in (Variant(**v) for v in data["variants"])),
             tuple(Cell(**c) for c in data["cells"]),
-            tuple(data["commands"]),
-            data["versions"],
-            data["created"],
+            tuple(map(str, data["commands"])),
+            {str(name): str(found) for name, found in data["versions"].items()},
+            str(data["created"]),
         )
+        _check_names(plan)
+        return plan
     except FileNotFoundError:
         raise RunDirectoryError(
             f"'{folder}' holds no comparison: expected {FILE_NAME} in it, as 'stapo compare' writes."
         ) from None
     except StapoError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as err:
+    except OSError as err:
+        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    except (ValueError, KeyError, TypeError, AttributeError) as err:
         raise RunDirectoryError(f"'{path}' cannot be read: {type(err).__name__}: {err}.") from err
+
+
+def _check_names(plan: Plan) -> None:
+    """Check what folders and files are named after, as the command line is checked.
+
+    Raises:
+        ValueError: a label, seed or start that no command line could have given.
+    """
+    for variant in plan.variants:
+        if not _is_label(variant.label):
+            raise ValueError(f"label {variant.label!r:.200} cannot name a folder")
+        if not isinstance(variant.changes, dict) or variant.label != label_of(variant.algorithm, variant.changes):
+            raise ValueError(f"label '{variant.label}' is not that of its algorithm and changes")
+    labels = [variant.label for variant in plan.variants]
+    if not labels or len(set(labels)) < len(labels):
+        raise ValueError("its variants are none, or one is there twice")
+    for cell in plan.cells:
+        if cell.label not in labels:
+            raise ValueError(f"a run belongs to no variant: {cell.label!r:.200}")
+        for what, number in (("seed", cell.seed), ("start", cell.start)):
+            if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_SEED:
+                raise ValueError(f"{what} {number!r:.200} is no whole number of 0 or more")
+    if len(set(plan.cells)) < len(plan.cells):
+        raise ValueError("a run is there twice")
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,14 @@ from stapo.run.directory import jsonable
 FILE_NAME = "results.json"
 FORMAT_VERSION = 1
 Row = dict[str, Any]
+_UNREADABLE = (
+    StapoError,
+    OSError,
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)  # rows that are not ours raise these
 
 PAIRING = (
     "Episodes are paired by seed, task and turn: both variants trained with the same seed, from the same start, on the "
@@ -56,7 +64,13 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
     """
     starts = {n: _start(start_folder(folder, n), ended.get(f"start {n:02d}")) for n in plan.starts}
     runs = {cell: _run(plan, cell, folder, ended.get(cell.name)) for cell in plan.cells}
-    episodes = {cell: _episodes(cell_folder(folder, cell)) for cell, run in runs.items() if run["status"] == "done"}
+    episodes: dict[Cell, dict[str, list[Row]]] = {}
+    for cell, run in runs.items():
+        if run["status"] == "done":
+            try:
+                episodes[cell] = _episodes(cell_folder(folder, cell))
+            except _UNREADABLE as err:
+                runs[cell] = run | {"status": "damaged", "error": _said(err), "final": {}}
     modes = list(dict.fromkeys(mode for run in runs.values() for mode in run["final"]))
     variants = []
     for variant in plan.variants:
@@ -87,7 +101,7 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
                 "protocols": _protocols(folder, plan, episodes),
                 "pairing": PAIRING,
                 "interval": INTERVAL,
-                "remarks": _budgets(plan.variants),
+                "remarks": [*_budgets(plan.variants), *_damaged_rows(folder, runs)],
                 "seeds": plan.seeds,
                 "starts": {f"{n:02d}": start for n, start in starts.items()},
                 "variants": variants,
@@ -111,6 +125,16 @@ def _budgets(variants: Sequence[Variant]) -> list[str]:
     ]
 
 
+def _damaged_rows(folder: Path, runs: Mapping[Cell, Row]) -> list[str]:
+    """Files of rows that are not what their run has written."""
+    done = (cell for cell, run in runs.items() if run["status"] in ("done", "damaged"))
+    return [said for cell in done for said in RunDirectory(cell_folder(folder, cell)).remarks()]
+
+
+def _said(err: Exception) -> str:
+    return str(err) if isinstance(err, StapoError) else f"its rows are not those of a run: {type(err).__name__}: {err}"
+
+
 def judged(found: Row) -> bool:
     """Whether tasks are judged by degrees, so that a mean score says more than the share of full successes."""
     return any(final and final["task_score"] for v in found["variants"] for final in v["final"].values())
@@ -119,14 +143,24 @@ def judged(found: Row) -> bool:
 def _start(folder: Path, ended: Ended | None) -> Row:
     info = _info(folder)
     status = _status(info, ended)
-    final = _evaluations(folder, info.get("iterations", 0)) if status == "done" else {}
+    final, error = {}, ended.error if ended is not None else ""
+    try:
+        if status == "done":
+            final = _evaluations(folder, info.get("iterations", 0))
+    except _UNREADABLE as err:
+        status, error = "damaged", _said(err)
     return {
         "status": status,
-        "error": ended.error if ended is not None else "",
+        "error": error,
         "folder": "/".join(folder.parts[-2:]),
         "final": final,
-        "seconds": info.get("seconds", {}),
+        "seconds": _seconds(info),
     }
+
+
+def _seconds(info: Row) -> dict[str, float]:
+    found = info.get("seconds")
+    return {str(k): v for k, v in found.items() if isinstance(v, int | float)} if isinstance(found, dict) else {}
 
 
 def _run(plan: Plan, cell: Cell, folder: Path, ended: Ended | None) -> Row:
@@ -146,10 +180,19 @@ def _run(plan: Plan, cell: Cell, folder: Path, ended: Ended | None) -> Row:
     }
     if status != "done":
         return run
+    try:
+        return run | _reached(place, iterations, info)
+    except _UNREADABLE as err:
+        return run | {"status": "damaged", "error": _said(err)}
+
+
+def _reached(place: Path, iterations: int, info: Row) -> Row:
     metrics = RunDirectory(place).rows("metrics")
     flagged = [(row["outlier"]["flagged_share"], row["rows"]) for row in metrics]
     steps = sum(row["rows"] for row in metrics)
-    return run | {
+    for row in metrics:
+        float(row["success"])
+    return {
         "final": _evaluations(place, iterations),
         "iterations": len(metrics),
         "episodes": sum(row["episodes"] for row in metrics),
@@ -157,7 +200,7 @@ def _run(plan: Plan, cell: Cell, folder: Path, ended: Ended | None) -> Row:
         # A mean over whole numbers, times how many there are, is a whole number again.
         "generated_tokens": sum(round(row["response_tokens"] * row["rows"]) for row in metrics),
         "flagged_share": sum(share * rows for share, rows in flagged) / steps if steps else None,
-        "seconds": info.get("seconds", {}),
+        "seconds": _seconds(info),
     }
 
 
@@ -181,16 +224,22 @@ def _evaluations(folder: Path, iterations: int) -> Row:
     found: Row = {}
     for row in RunDirectory(folder).rows("evals"):
         if row["final"] and row["iteration"] == iterations:
-            types = {name: part["success"] for name, part in row["by_type"].items()}
-            found[row["mode"]] = {
-                "success": row["success"],
-                "task_score": row.get("task_score"),
-                "episodes": row["episodes"],
-                "errors": row.get("errors", 0),
-                "by_type": types,
-                "protocol": row["protocol"],
+            score = row.get("task_score")
+            found[str(row["mode"])] = {
+                "success": _a_number(row["success"]),
+                "task_score": None if score is None else _a_number(score),
+                "episodes": _a_number(row["episodes"]),
+                "errors": _a_number(row.get("errors", 0)),
+                "by_type": {name: _a_number(part["success"]) for name, part in row["by_type"].items()},
+                "protocol": str(row["protocol"]),
             }
     return found
+
+
+def _a_number(value: Any) -> Any:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.100} is no number")
+    return value
 
 
 def _episodes(folder: Path) -> dict[str, list[Row]]:
@@ -200,6 +249,10 @@ def _episodes(folder: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row["iteration"] == last:
+            episode = row["episode"], row["task_id"], row["task_type"], row["mode"]
+            if not isinstance(episode[0], int) or not all(isinstance(text, str) for text in episode[1:]):
+                raise TypeError(f"{episode!r:.200} names no episode")
+            float(row["won"])
             found.setdefault(row["mode"], []).append(row)
     return found
 

@@ -91,6 +91,9 @@ class Policy:
         else:
             self.model.save_pretrained(folder, state_dict=self.adapter.merged_state(self.model))
             self.adapter.save(folder / "adapter", base or "")
+        # Where it was loaded from is no part of it: a resumed run's checkpoints equal those of an undisturbed one.
+        for key in ("is_local", "local_files_only"):
+            self.tokenizer.init_kwargs.pop(key, None)
         self.tokenizer.save_pretrained(folder)
 
     def save_trained(self, folder: Path) -> None:

@@ -67,10 +67,10 @@ class RunLog:
 
 def read_run(run: RunDirectory) -> RunLog:
     """Read everything the report needs, except the transcripts themselves."""
-    remarks: list[str] = []
+    remarks: list[str] = run.remarks()
     try:
         config = run.config()
-    except Exception as err:  # YAML, encoding and type errors have no common base, and none may cost the page
+    except RunDirectoryError as err:
         config = {}
         remarks.append(f"config.yaml cannot be read ({type(err).__name__}), so names and settings are missing.")
     rows = {name: readable_rows(run.path / f"{name}.jsonl", remarks) for name in ("metrics", "evals", "warm_start")}
@@ -85,7 +85,7 @@ def read_run(run: RunDirectory) -> RunLog:
         name=run.path.resolve().name,
         info=run.info(),
         config=config,
-        config_text=_text(run.path / "config.yaml"),
+        config_text=_text(run.path / "config.yaml") if config else "",
         metrics=metrics if step == 1 else [*metrics[:-1:step], metrics[-1]],
         thinned=step,
         iterations_done=metrics[-1]["iteration"] if metrics else 0,
@@ -103,7 +103,7 @@ def readable_rows(path: Path, remarks: list[str]) -> list[Row]:
         return rows
     try:
         rows.extend(row for row in read_jsonl(path) if isinstance(row, dict))
-    except (RunDirectoryError, UnicodeDecodeError) as err:
+    except RunDirectoryError as err:
         reason = str(err).replace(f"'{path}'", "").strip()
         remarks.append(f"{path.name} is damaged ({reason}); what precedes the damage is shown.")
     return rows
@@ -124,7 +124,7 @@ def number(value: Any) -> float:
 
     Built-in numbers, NumPy's scalars, and arrays and tensors of no dimension all are numbers, of any type.
     """
-    if not isinstance(value, int | float) and getattr(value, "shape", None) == () and hasattr(value, "item"):
+    if hasattr(type(value), "item") and getattr(value, "shape", None) == ():
         value = value.item()
     try:
         return float(value) if isinstance(value, int | float) else float("nan")

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment
 from markupsafe import Markup
 
 from stapo import __version__
+from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError
 from stapo.report.data import RunLog, number, read_run
 from stapo.report.drawing import Plot
 from stapo.report.outcome_plots import outcome_plots
 from stapo.report.outlier_plots import outlier_plots
+from stapo.report.pages import page_environment
 from stapo.report.signs import signs
 from stapo.report.summary import comparisons, facts, protocols, sentences, success_table, title
 from stapo.report.trajectories import place, prompt_lines, readable, select_trajectories
@@ -38,11 +40,9 @@ def write(run: RunDirectory) -> Path:
     """See `stapo.report.write_report`."""
     path = run.path / FILE_NAME
     page = render_report(read_run(run))
-    temporary = path.with_suffix(".html.tmp")
     try:
         # Sampled text may hold lone surrogates, which UTF-8 cannot.
-        temporary.write_text(page, encoding="utf-8", errors="replace")
-        temporary.replace(path)
+        write_durably(path, page.encode("utf-8", "replace"))
     except OSError as err:
         raise RunDirectoryError(f"report '{path}' cannot be written: {err.strerror or err}.") from err
     return path
@@ -79,7 +79,7 @@ def render_report(log: RunLog) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(loader=PackageLoader("stapo.report", "templates"), autoescape=True)
+    environment = page_environment()
     environment.filters.update(num=_num, signed=_signed, place=place, readable=readable, prompt_lines=prompt_lines)
     return environment
 

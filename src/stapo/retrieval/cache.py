@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from stapo.documents import parse_json
-from stapo.durable import digest_of
+from stapo.durable import digest_of, open_plain, write_durably
 from stapo.errors import CorpusError, IndexFileError
 from stapo.retrieval.corpus import Corpus, scan
 from stapo.retrieval.index_files import VERIFIED_BYTES, Manifest, open_array, read_manifest, written_whole
@@ -62,9 +62,7 @@ def known_digest(path: Path, cache: Path) -> str:
     if time.time_ns() - found.st_mtime_ns > 2_000_000_000:
         with suppress(OSError):
             note.parent.mkdir(parents=True, exist_ok=True)
-            temporary = note.with_name(f"{note.name}.{os.getpid()}")
-            temporary.write_text(json.dumps([*facts, digest]), encoding="utf-8")
-            temporary.replace(note)
+            write_durably(note, json.dumps([*facts, digest]).encode())
     return digest
 
 
@@ -82,7 +80,7 @@ def turn(lock: Path, seconds: float) -> Iterator[bool]:
     Raises:
         OSError: the file cannot be made.
     """
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    descriptor = open_plain(lock, os.O_RDWR | os.O_CREAT)
     end, held = time.monotonic() + seconds, False
     try:
         while not held and time.monotonic() < end:

@@ -31,10 +31,23 @@ from typing import Any
 
 import yaml
 
-from stapo.durable import append_whole, reason_of, remove_folder, sync, write_durably
+from stapo.documents import parse_json, parse_yaml
+from stapo.durable import (
+    append_whole,
+    cut_off,
+    oddities,
+    open_plain,
+    reason_of,
+    remove_folder,
+    sweep_temporaries,
+    sync,
+    temporary_of,
+    write_durably,
+)
 from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
+from stapo.run.rows import RowHashes, damages, read_record
 from stapo.run.saves import SaveStore
 from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
 from stapo.texts import hide_known_secrets
@@ -42,7 +55,22 @@ from stapo.texts import hide_known_secrets
 FORMAT_VERSION = 1
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
 TRAINING_ROWS = ("warm_start", "metrics", "evals", "eval_episodes", "failures")
-_UNFINISHED = {LOCK_NAME, "config.yaml", "config.yaml.tmp", "run.json.tmp"}
+ROW_FILES = tuple(f"{name}.jsonl" for name in (*TRAINING_ROWS, "extra-evals"))
+NAMES = (
+    LOCK_NAME,
+    "config.yaml",
+    "run.json",
+    "report.html",
+    *ROW_FILES,
+    "transcripts",
+    "checkpoints",
+    "saves",
+    "diagnosis",
+)
+"""What there may be in a run directory; other files are somebody's own, and nothing here touches them."""
+
+_UNFINISHED = {LOCK_NAME, "config.yaml"}
+_MOST_CONFIG, _MOST_INFO = 1 << 18, 1 << 26  # bytes; a configuration has 4,000, and YAML is slow to read
 _PACKAGES = ("stapo", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -51,6 +79,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._hashes = RowHashes(path)
 
     @classmethod
     def create(cls, path: Path, config: Mapping[str, Any], command: list[str]) -> RunDirectory:
@@ -85,10 +114,12 @@ class RunDirectory:
         """Open an existing run directory.
 
         Raises:
-            RunDirectoryError: missing, not a run, or written by a later version.
+            RunDirectoryError: missing, not a run, written by a later version, or with links, pipes or devices in the
+                place of its files.
         """
         if not path.exists():
             raise RunDirectoryError(f"run directory '{path}' does not exist. Runs are made by 'stapo train'.")
+        require_plain(path, NAMES)
         run = cls(path)
         if not (path / "run.json").is_file() or not (path / "config.yaml").is_file():
             raise RunDirectoryError(
@@ -105,9 +136,9 @@ class RunDirectory:
     def info(self) -> dict[str, Any]:
         """Contents of run.json."""
         try:
-            data = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+            data = parse_json(_text(self.path / "run.json", _MOST_INFO))
         except (OSError, ValueError) as err:
-            raise RunDirectoryError(f"'{self.path / 'run.json'}' cannot be read: {err}.") from err
+            raise RunDirectoryError(f"'{self.path / 'run.json'}' cannot be read: {reason_of(err)}.") from err
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{self.path / 'run.json'}' holds {type(data).__name__}, expected an object.")
         return data
@@ -146,7 +177,9 @@ class RunDirectory:
         """Note in run.json that the run goes on, from which save and after which iteration."""
         info = {k: v for k, v in self.info().items() if k not in ("ended", "reason")}
         entry = {"time": _now(), "command": command, "save": source, "iteration": iteration, "versions": versions()}
-        self.write_info({**info, "status": "running", "resumed": [*info.get("resumed", []), entry]})
+        earlier = info.get("resumed")
+        resumed = [*(earlier if isinstance(earlier, list) else []), entry]
+        self.write_info({**info, "status": "running", "resumed": resumed})
 
     def lock(self) -> RunLock:
         """A context in which this process alone may write the run."""
@@ -165,10 +198,9 @@ class RunDirectory:
         """
         path = self.path / "config.yaml"
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
-            reason = " ".join(str(err).split())
-            raise RunDirectoryError(f"'{path}' cannot be read: {reason}.") from err
+            data = parse_yaml(_text(path, _MOST_CONFIG))
+        except (OSError, ValueError) as err:
+            raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected a mapping of settings.")
         return data
@@ -205,14 +237,50 @@ class RunDirectory:
         return path
 
     def row_positions(self) -> dict[str, int]:
-        """Bytes of each file of training rows, forced onto the disk first."""
-        positions = {}
-        for name in TRAINING_ROWS:
-            path = self.path / f"{name}.jsonl"
-            if path.is_file():
-                sync(path)
-                positions[name] = path.stat().st_size
+        """Bytes of each file of training rows, forced onto the disk first; `row_record` is then up to them."""
+        sizes = self._hashes.catch_up([*ROW_FILES, *(f"transcripts/{path.name}" for path in self.transcripts())])
+        positions = {name: sizes[f"{name}.jsonl"] for name in TRAINING_ROWS if f"{name}.jsonl" in sizes}
+        for name in positions:
+            sync(self.path / f"{name}.jsonl")
         return positions
+
+    def row_record(self) -> bytes:
+        """Hashes of all files of rows as of the last call of `row_positions`; a save keeps them."""
+        return self._hashes.record()
+
+    def row_damage(self, save: Path, *, training: bool) -> list[str]:
+        """Files of rows that are not what they were when `save` was written, each with its first damaged line.
+
+        Args:
+            save: a save of this run.
+            training: rows that the rest of the run depends on, or those that are only read.
+
+        Raises:
+            SaveError: what the save says of them was changed.
+        """
+        record = read_record(save)
+        own = {
+            name: facts for name, facts in record.items() if (name.removesuffix(".jsonl") in TRAINING_ROWS) == training
+        }
+        return [found.said for found in damages(self.path, own)]
+
+    def remarks(self) -> list[str]:
+        """What a reader of the run has to be told of its files of rows: those that are not what was written."""
+        newest = self.saves.complete()[:1]
+        if not newest:
+            return []
+        try:
+            record = read_record(newest[0])
+            done = self.info().get("status") == "done"
+        except (SaveError, RunDirectoryError) as err:
+            return [f"The files of rows cannot be checked: {err}"]
+        ours = {name: facts for name, facts in record.items() if name in ROW_FILES or name.startswith("transcripts/")}
+        # Evaluations may be added to a run that is done.
+        found = [
+            *damages(self.path, {k: v for k, v in ours.items() if k != "extra-evals.jsonl"}, whole=done),
+            *damages(self.path, {k: v for k, v in ours.items() if k == "extra-evals.jsonl"}),
+        ]
+        return [f"{damage.said}." for damage in found]
 
     def holds(self, positions: Mapping[str, int]) -> str | None:
         """None where every file of rows is at least as long as `positions` say, else the first that is not."""
@@ -227,9 +295,10 @@ class RunDirectory:
         for name in TRAINING_ROWS:
             path = self.path / f"{name}.jsonl"
             if path.is_file() and name in positions:
-                os.truncate(path, positions[name])
+                cut_off(path, positions[name])
             else:
                 path.unlink(missing_ok=True)
+        sweep_temporaries(self.path, NAMES)
         for path in self.transcripts():
             if _number(path.stem) > iteration:
                 path.unlink()
@@ -296,7 +365,8 @@ def require_free(path: Path) -> None:
             counts as empty.
     """
     names = {p.name for p in path.iterdir()} if path.is_dir() else set()
-    unfinished = LOCK_NAME in names and names <= _UNFINISHED
+    made = {name for name in names if temporary_of(name) not in ("config.yaml", "run.json")}
+    unfinished = LOCK_NAME in names and made <= _UNFINISHED
     if path.exists() and (names or not path.is_dir()) and not unfinished:
         kind = "is not empty" if path.is_dir() else "is not a folder"
         raise RunDirectoryError(
@@ -311,14 +381,55 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RunDirectoryError: a line that is not JSON; file and line are named.
     """
-    with path.open(encoding="utf-8") as file:
+    try:
+        file = os.fdopen(open_plain(path, os.O_RDONLY), "rb")
+    except OSError as err:
+        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    with file:
         for number, line in enumerate(file, start=1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = parse_json(_decoded(line.rstrip()))
             except ValueError as err:
-                raise RunDirectoryError(f"'{path}' line {number} is not JSON: {err}.") from err
+                verb = "is" if str(err).startswith("n") else "cannot be read:"
+                raise RunDirectoryError(f"'{path}' line {number} {verb} {err}.") from err
+            if not isinstance(row, dict):
+                raise RunDirectoryError(f"'{path}' line {number} holds {type(row).__name__}, expected an object.")
+            yield row
+
+
+def require_plain(path: Path, names: Iterable[str]) -> None:
+    """Check that no link, pipe, socket or device stands where a file or folder of ours belongs.
+
+    Args:
+        path: a folder; it may itself be a link, since its user has named it.
+        names: entries of it that are ours, with all that is in them.
+
+    Raises:
+        RunDirectoryError: there is one; it is named.
+    """
+    found = next(oddities(path, list(names)), None)
+    if found is not None:
+        raise RunDirectoryError(
+            f"'{found[0]}' is {found[1]}, expected a file or folder of its own: nothing is read or written through it. "
+            "Put what it stands for in its place, or remove it. Nothing was touched."
+        )
+
+
+def _text(path: Path, most: int) -> str:
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return _decoded(data)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise ValueError(f"not UTF-8: byte {data[err.start]:#04x} at offset {err.start}") from None
 
 
 def jsonable(value: Any) -> Any:

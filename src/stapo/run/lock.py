@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
+from stapo.durable import open_plain, reason_of
 from stapo.errors import RunDirectoryError
 
 FILE_NAME = ".lock"
@@ -25,11 +26,16 @@ class RunLock:
 
     def __enter__(self) -> RunLock:
         try:
-            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT)
         except OSError as err:
             raise RunDirectoryError(
-                f"run directory '{self.path.parent}' cannot be written: {err.strerror or err}."
+                f"run directory '{self.path.parent}' cannot be written: '{self.path}': {reason_of(err)}."
             ) from err
+        if os.fstat(descriptor).st_nlink > 1:
+            os.close(descriptor)
+            raise RunDirectoryError(
+                f"'{self.path}' has further names (hard links), and a lock is written to. Remove it; it is made anew."
+            )
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:

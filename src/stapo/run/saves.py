@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from stapo.durable import reason_of, remove_folder
 from stapo.errors import SaveError
 from stapo.run.sealed import check_sealed, is_sealed, write_sealed
+
+_NAME = re.compile(r"[0-9]{6,12}")
 
 
 class SaveStore:
@@ -24,7 +27,7 @@ class SaveStore:
         """Finished saves, newest first. What was not finished is never listed."""
         if not self.folder.is_dir():
             return []
-        found = [p for p in self.folder.iterdir() if p.name.isdecimal() and is_sealed(p)]
+        found = [p for p in self.folder.iterdir() if _NAME.fullmatch(p.name) and is_sealed(p)]
         return sorted(found, key=lambda p: int(p.name), reverse=True)
 
     def write(self, fill: Callable[[Path], None], keep: int) -> Path:
@@ -68,8 +71,9 @@ class SaveStore:
                 return path, reasons
         if reasons:
             raise SaveError(
-                "no save of this run can be used: " + " ".join(reasons) + " Put back what is missing, or remove the "
-                "run's folder and give the same command again to start anew."
+                "no save of this run can be used: " + " ".join(dict.fromkeys(reasons)) + " Put the files back as they "
+                "were, or remove the run's folder and give the same command again to start anew; until then it can be "
+                "reported and evaluated."
             )
         return None, []
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from stapo.durable import digest_of, remove_folder, sync, write_durably
+from stapo.documents import parse_json
+from stapo.durable import digest_of, oddity, remove_folder, sync, write_durably
 from stapo.errors import SaveError
 
 MANIFEST = "manifest.json"
@@ -63,12 +65,14 @@ def _seal(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MARKER)
+    # What is no folder, whatever it is: a link to a file that is not there is foreign, too.
+    return sorted(p for p in folder.rglob("*") if (oddity(p) or not p.is_dir()) and p != folder / MARKER)
 
 
 def is_sealed(folder: Path) -> bool:
     """Whether the folder was finished; says nothing about its contents."""
-    return not folder.name.startswith(".") and (folder / MARKER).is_file()
+    marker = folder / MARKER
+    return not folder.name.startswith(".") and oddity(folder) is None and oddity(marker) is None and marker.is_file()
 
 
 def check_sealed(folder: Path, *, strangers: bool = False) -> None:
@@ -83,6 +87,20 @@ def check_sealed(folder: Path, *, strangers: bool = False) -> None:
     """
     if not is_sealed(folder):
         raise SaveError(f"'{folder}' has no file {MARKER}: it was never finished, or it is not one of ours.")
+    listed = manifest_of(folder)
+    for name, facts in listed.items():
+        _check_file(folder / name, facts)
+    foreign = [p for p in _files(folder) if p.relative_to(folder).as_posix() not in {*listed, MANIFEST}]
+    if foreign and not strangers:
+        raise SaveError(f"'{foreign[0]}' is a foreign file: {MANIFEST} does not list it. Move it out of the folder.")
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file of a sealed folder, by its path in the folder.
+
+    Raises:
+        SaveError: the manifest cannot be read, was changed, or lists what no manifest of ours lists.
+    """
     manifest = folder / MANIFEST
     try:
         expected = (folder / MARKER).read_text(encoding="utf-8", errors="replace").strip()
@@ -91,12 +109,27 @@ def check_sealed(folder: Path, *, strangers: bool = False) -> None:
         raise SaveError(f"'{manifest}' cannot be read: {err.strerror or err}.") from err
     if hashlib.sha256(text).hexdigest() != expected:
         raise SaveError(f"'{manifest}' or '{folder / MARKER}' was changed since it was written: the hash differs.")
-    listed = json.loads(text)["files"]
-    for name, facts in listed.items():
-        _check_file(folder / name, facts)
-    foreign = [p for p in _files(folder) if p.relative_to(folder).as_posix() not in {*listed, MANIFEST}]
-    if foreign and not strangers:
-        raise SaveError(f"'{foreign[0]}' is a foreign file: {MANIFEST} does not list it. Move it out of the folder.")
+    try:
+        data = parse_json(text)
+    except ValueError as err:
+        raise SaveError(f"'{manifest}' cannot be read: {err}.") from err
+    listed = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(listed, dict) or not all(_is_entry(name, facts) for name, facts in listed.items()):
+        raise SaveError(f"'{manifest}' is no manifest of ours: expected sizes and SHA-256 of files in this folder.")
+    return listed
+
+
+def _is_entry(name: str, facts: object) -> bool:
+    path = PurePosixPath(name)
+    return (
+        not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+        and path.as_posix() == name
+        and isinstance(facts, dict)
+        and isinstance(facts.get("bytes"), int)
+        and isinstance(facts.get("sha256"), str)
+    )
 
 
 def unchanged_files(folder: Path) -> list[Path]:
@@ -108,7 +141,7 @@ def unchanged_files(folder: Path) -> list[Path]:
     root = next((p for p in (folder, *folder.parents) if (p / MANIFEST).is_file()), None)
     if root is None:
         raise SaveError(f"'{folder}' has no {MANIFEST}: it was never finished, or it is not one of ours.")
-    listed = json.loads((root / MANIFEST).read_bytes())["files"]
+    listed = manifest_of(root)
     found = [root / name for name in sorted(listed) if (root / name).parent == folder]
     for file in found:
         _check_file(file, listed[file.relative_to(root).as_posix()])
@@ -116,6 +149,9 @@ def unchanged_files(folder: Path) -> list[Path]:
 
 
 def _check_file(file: Path, facts: dict[str, object]) -> None:
+    found_there = oddity(file)
+    if found_there is not None:
+        raise SaveError(f"'{file}' is {found_there}, expected a file.")
     if not file.is_file():
         raise SaveError(f"'{file}' is missing, though {MANIFEST} lists it.")
     size = file.stat().st_size

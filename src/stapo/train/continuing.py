@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
 from stapo.run import RunDirectory, require_free
+from stapo.run.directory import versions
 from stapo.run.lock import is_locked
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
@@ -48,11 +49,28 @@ class Restart:
         folder: the save.
         state: its contents, apart from tensors.
         reasons: why newer saves were passed over.
+        remarks: what the user has to be told besides, as sentences.
     """
 
     folder: Path
     state: RunState
     reasons: list[str]
+    remarks: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run that is done has come to.
+
+    Attributes:
+        evaluations: evaluation rows of start and end.
+        seconds: wall time of each stage.
+        remarks: what the user has to be told besides, as sentences.
+    """
+
+    evaluations: list[dict[str, Any]]
+    seconds: dict[str, float]
+    remarks: list[str]
 
 
 def is_run(path: Path) -> bool:
@@ -65,6 +83,41 @@ def is_finished(run: RunDirectory, config: RunConfig) -> bool:
     # Not config.yaml: a run that is being made longer has its new length there before anything is trained.
     info = run.info()
     return info.get("status") == "done" and info.get("iterations") == config.optim.iterations
+
+
+def finished(run: RunDirectory) -> Finished:
+    """What run.json says of a run that is done.
+
+    Raises:
+        RunDirectoryError: it lacks the evaluations that every run ends with, or they are something else.
+    """
+    info = run.info()
+    evaluations, seconds = info.get("evaluations"), info.get("seconds")
+    if not isinstance(evaluations, list) or not evaluations or not all(map(_is_evaluation, evaluations)):
+        wrong = "evaluations"
+    elif not isinstance(seconds, dict) or not all(_is_number(seconds.get(name)) for name in ("warm_start", "rl")):
+        wrong = "seconds"
+    else:
+        return Finished(evaluations, seconds, run.remarks())
+    raise RunDirectoryError(
+        f"'{run.path / 'run.json'}' says that the run is done, but its {wrong} are missing or not what a run leaves. "
+        "Put the file back as it was; 'stapo report' and 'stapo eval' work without."
+    )
+
+
+def _is_evaluation(row: object) -> bool:
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(key), str) for key in ("mode", "protocol"))
+        and _is_number(row.get("success"))
+        and all(row.get(key) is None or _is_number(row.get(key)) for key in ("success_standard_error", "task_score"))
+        and isinstance(row.get("by_type"), dict)
+        and all(isinstance(part, dict) and _is_number(part.get("success")) for part in row["by_type"].values())
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _changes(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any, Any]]:
@@ -109,10 +162,13 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
         lost = run.holds(state.rows)
         if lost:
             raise SaveError(f"{lost}; '{folder}' cannot be used without it.")
+        damage = run.row_damage(folder, training=True)
+        if damage:
+            raise SaveError(f"{'; '.join(damage)}. The rows before a save have to be those that it was taken after.")
 
     folder, reasons = run.saves.newest_good(check)
     if folder is None:
-        if run.rows("metrics"):
+        if _has_rows(run):
             raise SaveError(
                 f"the run in '{run.path}' has iterations but no saves: an earlier version made it, or its folder "
                 "saves/ was removed. It can be evaluated and reported, not gone on with. Nothing was touched; choose "
@@ -125,7 +181,37 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
             f"the run in '{run.path}' has done {state.iteration} iterations, and optim.iterations is "
             f"{config.optim.iterations}. Ask for at least as many as are done."
         )
-    return Restart(folder, state, reasons)
+    try:
+        run.rows("metrics")  # saves of earlier versions have no hashes; the warnings of what follows rest on these rows
+    except RunDirectoryError as err:
+        raise SaveError(f"{err} The run cannot be gone on with; put the file back as it was.") from err
+    return Restart(folder, state, reasons, [*_other_versions(state), *_only_read(run, folder)])
+
+
+def _has_rows(run: RunDirectory) -> bool:
+    try:
+        return (run.path / "metrics.jsonl").stat().st_size > 0
+    except OSError:
+        return False
+
+
+def _other_versions(state: RunState) -> list[str]:
+    now = versions()
+    other = [f"{name} {was} then, {now[name]} now" for name, was in state.versions.items() if now.get(name, was) != was]
+    if not other:
+        return []
+    return [
+        f"versions have changed since the save: {', '.join(other)}. Numbers may differ from those of an undisturbed "
+        "run; run.json notes it."
+    ]
+
+
+def _only_read(run: RunDirectory, folder: Path) -> list[str]:
+    """Damage of what nothing depends on, which is no reason to lose a run."""
+    return [
+        f"{said}. The run goes on; nothing in it depends on this file."
+        for said in run.row_damage(folder, training=False)
+    ]
 
 
 def _require_same(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:

@@ -11,6 +11,7 @@ from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run import RunDirectory
 from stapo.run.directory import versions
+from stapo.run.rows import FILE_NAME as RECORD
 from stapo.train.randomness import random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
@@ -55,13 +56,19 @@ def keep_state(
         SaveError: it could not be written, and `log.on_save_error` is `stop`.
     """
     plain, _ = random_state()
-    whole = replace(
-        state, rows=run.row_positions(), random=plain, config=to_data(config), versions=versions()
-    )  # rows first reach the disk, then the save that counts on them
     try:
-        return run.saves.write(
-            lambda folder: write_state(folder, whole, policy, optimizer, reference, critic), config.log.keep_saves
-        )
+        # Rows first reach the disk, then the save that counts on them.
+        rows, record = run.row_positions(), run.row_record()
+    except OSError as err:
+        raise SaveError(f"the rows of the run in '{run.path}' cannot be saved: {err.strerror or err}.") from err
+    whole = replace(state, rows=rows, random=plain, config=to_data(config), versions=versions())
+
+    def fill(folder: Path) -> None:
+        write_state(folder, whole, policy, optimizer, reference, critic)
+        (folder / RECORD).write_bytes(record)
+
+    try:
+        return run.saves.write(fill, config.log.keep_saves)
     except SaveError as err:
         if config.log.on_save_error == "stop":
             raise

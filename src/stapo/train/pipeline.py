@@ -17,6 +17,7 @@ from stapo.train.continuing import (
     check_place,
     check_same_run,
     find_restart,
+    finished,
     is_finished,
     is_run,
     make_folder,
@@ -87,8 +88,10 @@ def _train(
     run: RunDirectory, config: RunConfig, command: list[str], watcher: Attentive, interrupts: Interrupts
 ) -> Outcome:
     if is_finished(run, config):
-        info = run.info()
-        return Outcome(run, info["evaluations"], info["seconds"], was_finished=True)
+        found = finished(run)
+        for said in found.remarks:
+            watcher.notice(said)
+        return Outcome(run, found.evaluations, found.seconds, was_finished=True)
     changes = check_same_run(run, config)
     restart = find_restart(run, config)
     _tidy(run, config, restart)
@@ -136,6 +139,8 @@ def _announce(
             else f"iteration {state.iteration}"
         )
         watcher.notice(f"going on with the run in {run.path} after {where}, from {restart.folder.name} of its saves")
+        for said in restart.remarks:
+            watcher.notice(said)
         run.note_resume(command, restart.folder.name, state.iteration)
     elif run.info().get("status") != "running" or "resumed" in run.info():
         run.note_resume(command, "", 0)

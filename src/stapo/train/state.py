@@ -4,6 +4,7 @@
     optimizer.safetensors   moments, step counts and float32 copies of half-precision weights, by name of the weight
     random.safetensors      torch's random states
     policy/                 weights and tokenizer; with adapters, those alone
+    rows.json               hashes of the files of rows (`stapo.run.rows`)
     critic/                 weights and optimizer of the critic, where the algorithm has one
     reference/              the frozen starting policy, where the algorithm uses one or adapters rest on it: hard links
 
@@ -15,13 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 
+from stapo.documents import parse_json
 from stapo.durable import link_or_copy
 from stapo.errors import SaveError
 from stapo.policy import Policy
@@ -132,7 +134,7 @@ def read_state(folder: Path) -> RunState:
     """
     path = folder / "state.json"
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_bytes())
     except (OSError, ValueError) as err:
         raise SaveError(f"'{path}' cannot be read: {err}.") from err
     found = data.get("format") if isinstance(data, dict) else None
@@ -144,7 +146,24 @@ def read_state(folder: Path) -> RunState:
     missing = {f.name for f in fields(RunState)} - data.keys() - LATER
     if missing:
         raise SaveError(f"'{path}' lacks {', '.join(sorted(missing))}; the run cannot be continued from it.")
+    wrong = [f.name for f in fields(RunState) if f.name in data and not _fits(f, data[f.name])]
+    if wrong:
+        raise SaveError(f"'{path}' has something else than expected in {', '.join(wrong)}; it is not one of ours.")
     return RunState(**{f.name: data[f.name] for f in fields(RunState) if f.name in data})
+
+
+def _fits(setting: Field[Any], value: object) -> bool:
+    """Whether a value has the type of its default; every number of a state is a whole one, and no less than 0."""
+    if setting.name == "stage":
+        return value in ("warm_start", "rl")
+    if setting.name == "warm_end" and value is None:
+        return True
+    kind = str(setting.type).partition("[")[0].partition(" ")[0]
+    if kind == "int":
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if setting.name in ("rows", "seconds"):
+        return isinstance(value, dict) and all(isinstance(v, int | float) and v >= 0 for v in value.values())
+    return type(value).__name__ == kind
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

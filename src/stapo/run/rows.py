@@ -1,0 +1,159 @@
+"""Whether files of rows are still what a run has written.
+
+Every save holds `rows.json`: for each file of rows its size, the SHA-256 of all of it, and a short hash of each line,
+so that damage can be named to the line. The hashes grow with the files; nothing is read twice while a run goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stapo.documents import parse_json
+from stapo.durable import open_plain, reason_of
+from stapo.errors import SaveError
+from stapo.run.sealed import manifest_of
+
+FILE_NAME = "rows.json"
+_OURS = re.compile(r"(transcripts/)?[\w-]+\.jsonl")
+_LINE_DIGITS = 8  # of the hash of a line: enough to name it; the hash of the whole file decides
+
+
+@dataclass
+class _Written:
+    """What was hashed of a file so far."""
+
+    inode: int
+    size: int = 0
+    digest: Any = field(default_factory=hashlib.sha256)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what was written.
+
+    Attributes:
+        name: its path in the run directory.
+        said: what is wrong, file and line named, without a full stop.
+    """
+
+    name: str
+    said: str
+
+
+class RowHashes:
+    """Running hashes of the files of rows of one run.
+
+    Args:
+        folder: the run directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._written: dict[str, _Written] = {}
+
+    def catch_up(self, names: Iterable[str]) -> dict[str, int]:
+        """Hash what was added since the last call; returns the size of each file that is there.
+
+        Args:
+            names: paths in the run directory.
+        """
+        self._written = {name: self._caught_up(name) for name in names if (self._folder / name).is_file()}
+        return {name: written.size for name, written in self._written.items()}
+
+    def record(self) -> bytes:
+        """The contents of `rows.json`."""
+        files = {
+            name: {"bytes": w.size, "sha256": w.digest.hexdigest(), "lines": "".join(w.lines)}
+            for name, w in sorted(self._written.items())
+        }
+        return (json.dumps({"files": files}) + "\n").encode()
+
+    def _caught_up(self, name: str) -> _Written:
+        with os.fdopen(open_plain(self._folder / name, os.O_RDONLY), "rb") as file:
+            facts = os.fstat(file.fileno())
+            written = self._written.get(name)
+            # A file that was written anew is another file.
+            if written is None or written.inode != facts.st_ino or written.size > facts.st_size:
+                written = _Written(facts.st_ino)
+            file.seek(written.size)
+            for line in file:
+                written.digest.update(line)
+                written.lines.append(_digest_of_line(line))
+                written.size += len(line)
+        return written
+
+
+def read_record(save: Path) -> dict[str, dict[str, Any]]:
+    """What a save says of the files of rows, by path in the run directory; {} for saves before there was any.
+
+    Raises:
+        SaveError: it was changed since it was written.
+    """
+    facts = manifest_of(save).get(FILE_NAME)
+    if facts is None:
+        return {}
+    path = save / FILE_NAME
+    try:
+        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+            text = file.read(int(facts["bytes"]) + 1)
+    except OSError as err:
+        raise SaveError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    if hashlib.sha256(text).hexdigest() != facts["sha256"]:
+        raise SaveError(f"'{path}' was changed since it was written: its SHA-256 differs.")
+    try:
+        files = parse_json(text)["files"]
+        return {
+            name: {"bytes": int(facts["bytes"]), "sha256": str(facts["sha256"]), "lines": str(facts["lines"])}
+            for name, facts in files.items()
+            if _OURS.fullmatch(name)
+        }
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise SaveError(f"'{path}' is no record of ours: {err}.") from err
+
+
+def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: bool = False) -> list[Damage]:
+    """Files of rows that are not what was written, each with its first damaged line.
+
+    Args:
+        folder: the run directory.
+        record: see `read_record`.
+        whole: nothing may have been added since.
+    """
+    return [Damage(name, said) for name, facts in record.items() if (said := _damage(folder / name, facts, whole))]
+
+
+def _damage(path: Path, facts: Mapping[str, Any], whole: bool) -> str:
+    try:
+        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+            digest, left, number, lines = hashlib.sha256(), facts["bytes"], 0, facts["lines"]
+            while left > 0:
+                line = file.readline(left)
+                number += 1
+                if not line:
+                    return f"'{path}' ends before line {number}, which was written: it was cut short"
+                expected = lines[(number - 1) * _LINE_DIGITS : number * _LINE_DIGITS]
+                if _digest_of_line(line) != expected:
+                    return f"'{path}' line {number} is not what was written: it was changed, added, moved or removed"
+                digest.update(line)
+                left -= len(line)
+            if digest.hexdigest() != facts["sha256"]:
+                return f"'{path}' is not what was written: its SHA-256 differs"
+            if whole and file.read(1):
+                return f"'{path}' line {number + 1} was added after the run's end"
+    except FileNotFoundError:
+        return f"'{path}' is missing"
+    except OSError as err:
+        return f"'{path}' cannot be read: {reason_of(err)}"
+    return ""
+
+
+def _digest_of_line(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:_LINE_DIGITS]
