@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "rollout": {"errors", "texts", "documents", "refusals", "calls", "envs", "agent", "policy"},
     "run": {"errors", "texts", "documents", "durable"},
     "train": {"errors", "texts", "documents", "durable", "algo", "envs", "agent", "policy", "rollout", "run"},
-    "report": {"errors", "texts", "documents", "run"},
+    "report": {"errors", "texts", "documents", "durable", "run"},
     "lab": {"errors", "texts", "documents", "durable", "run", "train", "report"},
     "diagnose": {
         "errors",
