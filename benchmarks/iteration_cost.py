@@ -33,8 +33,8 @@ from stapo.rollout.sampler import Sample, Sampler
 from stapo.run import RunDirectory
 from stapo.train.batch import build_batch
 from stapo.train.loop import Silent, build_collector, set_threads
-from stapo.train.pipeline import prepare_policy
 from stapo.train.playing import env_factory
+from stapo.train.preparation import prepare_policy
 from stapo.train.run_config import RunConfig, read_run_config
 from stapo.train.schema import from_data, to_data
 from stapo.train.tasks import TaskStream

@@ -25,7 +25,7 @@ from stapo.envs.pool import EnvPool, Started
 from stapo.rollout.pools import build_pool
 from stapo.run import RunDirectory
 from stapo.train.loop import Trainer, set_threads
-from stapo.train.pipeline import prepare_policy
+from stapo.train.preparation import prepare_policy
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
 from stapo.train.watcher import Silent

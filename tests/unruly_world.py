@@ -57,11 +57,11 @@ def _last_words() -> Any:
     os._exit(5)
 
 
-CHILD = [sys.executable, "-c", "import time; time.sleep(3600)  # left behind by unruly_world"]
+CHILD = [sys.executable, "-c", "import time; time.sleep(300)  # started by unruly_world"]
 
 
 def _hang_with_a_child() -> Any:
-    subprocess.Popen(CHILD)
+    subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)  # left behind by unruly_world"])
     time.sleep(3600)
 
 
@@ -73,7 +73,7 @@ def _fork() -> None:
 def _fork_without_exec() -> None:
     """Keeps every descriptor of the worker open, the pipe of its answers included."""
     if os.fork() == 0:
-        time.sleep(3600)
+        time.sleep(300)
 
 
 def _daemon() -> None:

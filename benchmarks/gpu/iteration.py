@@ -32,6 +32,7 @@ from stapo.agent import AgentConfig
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.algo.head import HeadKernel, flagged_scores
+from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError
 from stapo.estimate.costs import forward_flops
 from stapo.estimate.devices import DEVICES
@@ -66,7 +67,7 @@ def build(folder: Path, config: RunConfig, small: bool) -> Any:
     """Save a model with random weights and its tokenizer; returns its shape."""
     env = env_factory(config)()
     warm = WarmStartConfig(episodes=12)
-    demos = demonstrate(env, config.agent, warm, "train", "goal_history", 0, lambda done, total: None)
+    demos = demonstrate(LocalPool(lambda: env), config.agent, warm, "train", "goal_history", 0)
     tokenizer = train_tokenizer(tokenizer_texts(demos), 2048)
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}\n{% endif %}"

@@ -166,7 +166,7 @@ def test_a_dead_worker_says_how_it_ended(fault, said):
 def test_a_worker_that_was_killed_between_two_batches_is_replaced():
     with pool_of(2) as pool:
         begin(pool)
-        os.kill(pool._workers[1].process.pid, signal.SIGKILL)
+        os.kill(pool._workers[1].pid, signal.SIGKILL)
         outs = pool.step([(slot, "hi") for slot in range(6)])
         assert [type(o) for o in outs] == [StepResult, Trouble, StepResult, Lost, StepResult, Lost]
         begin(pool)
@@ -183,7 +183,7 @@ def test_ctrl_c_is_not_the_workers_business():
     with pool_of(2) as pool:
         pool.reset([(0, TASKS[0])])
         for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(pool._workers[0].process.pid, number)
+            os.kill(pool._workers[0].pid, number)
         time.sleep(0.1)
         assert isinstance(pool.step([(0, "hi")])[0], StepResult)
 

@@ -43,7 +43,9 @@ def test_stops_at_a_safe_point_and_goes_on(tmp_path, undisturbed, signum, where)
     os.kill(pid, signum)
     assert wait(pid, 40) == SIGNALS[signum], log.read_text()
     text = log.read_text()
-    assert f"{signum.name}: stopping after what is in progress, in 30 s at the latest" in text
+    # A step of the warm start is dropped, and done again; an iteration is brought to its end.
+    at_once, at_its_end = "stopped within the warm start", f"{signum.name}: stopping after what is in progress, in 30 s"
+    assert at_its_end in text or (where == "warm start" and at_once in text)
     assert "Traceback" not in text
     made = RunDirectory(folder)
     assert made.info()["status"] == "stopped"

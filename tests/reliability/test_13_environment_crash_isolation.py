@@ -4,7 +4,8 @@
 2. A fault that passes is cured by a retry, and leaves no trace in the numbers.
 3. What training sees after a failure is what the settings ask for; an evaluation counts the episode as lost.
 4. Too many failures in a row stop the run, with the last error shown.
-5. Cancel and Ctrl-C are never swallowed, and neither is a number that is not finite.
+5. Ctrl-C is never swallowed, nor a number that is not finite; what is no `Exception` is a failure like others.
+   Demonstrations and preflight fail by the same rules, and settings of the process are put back.
 6. Nothing depends on where environments run, or on which of them answers first.
 """
 
@@ -18,20 +19,28 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 
+import numpy as np
 import pytest
+import torch
 from reliable import ENVIRONMENTS
 
 from fragile_worlds import FRAGILE
 from stapo.agent import AgentConfig
 from stapo.envs import make
+from stapo.envs.pool import LocalPool
+from stapo.envs.registry import ENVIRONMENTS as ENVIRONMENT_REGISTRY
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError
 from stapo.rollout import Boundary, StopReason, settle
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
+from stapo.train.config import WarmStartConfig
+from stapo.train.demonstrations import demonstrate
+from stapo.train.preflight import require_playable
 from toy_world import small_policy
 from unruly_world import FAULTS, TASKS, UnrulyEnv
 
@@ -389,15 +398,110 @@ def test_an_episode_that_ends_normally_starts_the_count_anew():
 # -- 5 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
-@pytest.mark.parametrize("call", ["step", "reset", "task_type", "__init__"])
-def test_cancel_and_ctrl_c_pass_through_an_environment(error, call):
+class Odd(BaseException):
+    """No `Exception`."""
+
+
+def raising_env(error, call):
     def raising(self, *_):
         raise error
 
-    env = type("Env", (UnrulyEnv,), {call: raising})
-    with pytest.raises(error):
-        Collector(env, ENCODER, Player(sayings), AGENT).collect(TASKS, 2, 1.0, (0, 1))
+    return type("Env", (UnrulyEnv,), {call: raising})
+
+
+@pytest.mark.parametrize("call", ["step", "reset", "task_type", "__init__"])
+def test_ctrl_c_passes_through_an_environment(call):
+    with pytest.raises(KeyboardInterrupt):
+        Collector(raising_env(KeyboardInterrupt, call), ENCODER, Player(sayings), AGENT).collect(TASKS, 2, 1.0, (0, 1))
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError, GeneratorExit, SystemExit, Odd])
+@pytest.mark.parametrize("call", ["step", "reset", "task_type", "__init__"])
+def test_everything_else_is_a_failure_of_the_environment(error, call):
+    c = Collector(raising_env(error, call), ENCODER, Player(sayings), AGENT, retries=0)
+    (episode,) = c.collect(TASKS[:1], 1, 1.0, (0, 1))
+    assert episode.stop_reason is StopReason.ERROR
+    assert f"raised {error.__name__}" in episode.failure.error
+
+
+DEMOS = WarmStartConfig(steps=1, episodes=6)
+
+
+class Shown(UnrulyEnv):
+    """Its demonstrator says the action that breaks it, in the second task."""
+
+    name = "shown"
+
+    def reset(self, task_id):
+        self.task = task_id
+        return super().reset(task_id)
+
+    def demonstrator(self, rng):
+        env = self
+
+        class Expert:
+            def action(self):
+                return "boom" if env.task == TASKS[1] else "say"
+
+            def played(self, action, effect):
+                pass
+
+        return Expert()
+
+
+ENVIRONMENT_REGISTRY.register("shown", Shown)
+
+
+@pytest.mark.parametrize("workers, fault", [(0, "raise"), (0, "exit"), (1, "raise"), (1, "os_exit")])
+def test_a_demonstration_that_fails_is_left_out(workers, fault):
+    pool = build_pool("shown", {"fault": fault}, RolloutConfig(workers=workers))
+    attempts = Attempts(retries=1, limit=4)
+    try:
+        demos = demonstrate(pool, AGENT, DEMOS, "train", "goal_history", 0, attempts=attempts)
+    finally:
+        pool.close()
+    assert demos
+    assert not any(TASKS[1] in demo.goal for demo in demos)
+    assert {f.task_id for f in attempts.failures} == {TASKS[1]}
+    assert [f.outcome for f in attempts.failures][:2] == ["retried", "left out"]
+
+
+def test_demonstrations_that_fail_in_a_row_are_one_error():
+    pool = LocalPool(type("Env", (Shown,), {"reset": raising_env(ValueError("no"), "reset").reset}))
+    with pytest.raises(FailureLimitError, match="3 episodes in a row failed"):
+        demonstrate(pool, AGENT, DEMOS, "train", "goal_history", 0, attempts=Attempts(0, 3))
+
+
+def test_games_that_break_their_environment_are_counted_in_preflight():
+    attempts = Attempts(0, 4)
+    require_playable(LocalPool(raising_env(ValueError("no"), "reset")), TASKS, attempts=attempts)
+    assert [f.task_id for f in attempts.failures] == TASKS
+    with pytest.raises(FailureLimitError, match="3 episodes in a row failed"):
+        require_playable(LocalPool(raising_env(ValueError("no"), "reset")), TASKS, attempts=Attempts(0, 3))
+
+
+class Meddler(UnrulyEnv):
+    """Changes settings of the whole process."""
+
+    def step(self, action):
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.set_grad_enabled(False)
+        np.seterr(all="raise")
+        return super().step(action)
+
+
+def test_settings_of_the_process_are_put_back_and_said_once(caplog):
+    def now():
+        return torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), np.geterr()
+
+    before = now()
+    c = Collector(Meddler, ENCODER, Player(sayings), AGENT, pool=LocalPool(Meddler, "meddler"))
+    assert c.collect(TASKS, 2, 1.0, (0, 1)) == UNDISTURBED
+    assert now() == before
+    said = [record.getMessage() for record in caplog.records if "environment 'meddler'" in record.getMessage()]
+    assert len(said) == 4
+    assert sum("torch's default number type" in line for line in said) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError, NonFiniteError, ZeroDivisionError])

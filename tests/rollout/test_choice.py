@@ -9,6 +9,7 @@ import pytest
 
 from stapo.agent import AgentConfig
 from stapo.envs import make
+from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
@@ -67,7 +68,9 @@ def test_a_number_plays_the_command_that_the_prompt_gave_it():
 
 def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
     env = make("webshop", **SHOP)
-    demos = demonstrate(env, AGENT, WarmStartConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0)
+    demos = demonstrate(
+        LocalPool(lambda: env), AGENT, WarmStartConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0
+    )
     played = [numbered(demo.prompt.text)[demo.action] for demo in demos]
     assert any(command.startswith("search[") for command in played)
     assert sum(command == "click[buy now]" for command in played) > 10
@@ -79,7 +82,8 @@ def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
 def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order_of_the_page(marks):
     env, agent = make("webshop", **SHOP), replace(AGENT, mark_goal_words=marks)
     config = WarmStartConfig(steps=1, episodes=20)
-    pages = {d.prompt.text: d for d in demonstrate(env, agent, config, "train", "goal_history", 0)}
+    demos = demonstrate(LocalPool(lambda: env), agent, config, "train", "goal_history", 0)
+    pages = {d.prompt.text: d for d in demos}
     for prompt in pages:
         found = numbered(prompt)
         assert sorted(map(int, found)) == list(range(1, len(found) + 1))
@@ -106,4 +110,4 @@ def test_nothing_to_choose_from_is_said_at_once(name, options, found):
     with pytest.raises(ConfigError, match=f"the environment offers {found}"):
         collector.collect(env.tasks_of("train")[:1], 1, 1.0, (0, 1))
     with pytest.raises(ConfigError, match="the environment offers"):
-        demonstrate(env, agent, WarmStartConfig(steps=1, episodes=6), "train", "goal_history", 0)
+        demonstrate(LocalPool(lambda: env), agent, WarmStartConfig(steps=1, episodes=6), "train", "goal_history", 0)

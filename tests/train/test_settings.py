@@ -12,6 +12,7 @@ import yaml
 
 from stapo.algo import ALGORITHMS, AlgorithmConfig, get_algorithm
 from stapo.cli.arguments import load_config, preset_names
+from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
 from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
@@ -235,13 +236,13 @@ class Games:
 
 def test_good_games_pass():
     told = []
-    require_playable(Games(), ["fine1", "solved2"], lambda done, total: told.append((done, total)))
+    require_playable(LocalPool(Games), ["fine1", "solved2"], lambda done, total: told.append((done, total)))
     assert told == [(1, 2), (2, 2)]
 
 
 def test_games_that_cannot_be_played_or_won_are_named():
     with pytest.raises(GameFileError) as found:
-        require_playable(Games(), ["fine1", "corrupt2", "hopeless3", "fine4", "corrupt5", "hopeless6"])
+        require_playable(LocalPool(Games), ["fine1", "corrupt2", "hopeless3", "fine4", "corrupt5", "hopeless6"])
     assert str(found.value) == (
         "4 of the 6 games that this run would play cannot be used: game 'corrupt2': nonsense; game 'hopeless3': no "
         "sequence of actions reaches its goal; game 'corrupt5': nonsense; and 1 more. Take them out of the files."

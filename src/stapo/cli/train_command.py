@@ -114,7 +114,14 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
             f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
             f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
         )
-        outcome = train_run(config, folder, command, watcher)
+        try:
+            outcome = train_run(config, folder, command, watcher, env)
+        except KeyboardInterrupt:
+            if (folder / "run.json").is_file():
+                watcher.notice(f"go on with it: stapo resume {shlex.quote(str(folder))}")
+            raise
+        finally:
+            env.rest()
         if outcome.was_finished:
             watcher.notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
         report = write_report(outcome.run)

@@ -1,7 +1,8 @@
 """Calls into environments that may raise, exit or return garbage.
 
-What goes wrong becomes a value with a name: `Trouble`. Nothing here catches `KeyboardInterrupt` or a cancellation.
-Values are checked where they enter the package, so that nothing behind this line has to doubt them.
+What goes wrong becomes a value with a name: `Trouble`. That holds for every exception, those that are no `Exception`
+included: a cancelled task, an exit, classes of the environment's own. `KeyboardInterrupt` alone passes, since it is how
+a user stops a run. Values are checked where they enter the package, so that nothing behind this line has to doubt them.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def start(env: Env, task_id: str) -> Started | Trouble:
     try:
         task_type, seen = env.task_type(task_id), env.reset(task_id)
         wrong = _wrong_observation(seen) or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
-    except (Exception, SystemExit) as err:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:
         return raised(err, call)
     return Trouble("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type)
 
@@ -85,7 +88,9 @@ def advance(env: Env, action: str) -> StepResult | Trouble:
         out = _with_plain_numbers(out)
         wrong = _wrong_result(out)
         unpaid = "" if wrong else _wrong_reward(out.reward)
-    except (Exception, SystemExit) as err:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:
         return raised(err, f"step({short(action)})")
     if wrong:
         return Trouble("environment", f"step({short(action)}) returned {wrong}")
@@ -104,7 +109,9 @@ def build(make_env: Callable[[], Env]) -> Env | Trouble:
         return make_env()
     except SETTINGS_ERRORS:
         raise
-    except (Exception, SystemExit) as err:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:
         return raised(err, "building the environment")
 
 
@@ -112,7 +119,9 @@ def close_quietly(env: Env) -> None:
     """Close an environment that nobody asks anything any more; what it raises then is of no use to anybody."""
     try:
         env.close()
-    except (Exception, SystemExit):
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
         return
 
 
@@ -130,24 +139,25 @@ def load_state(env: Env, state: Any) -> None:
 def raised(err: BaseException, call: str) -> Trouble:
     """The value for an exception."""
     boundary = "retriever" if isinstance(err, RetrieverError) else "environment"
-    try:
-        said = str(err)
-    except Exception:
-        said = "(its text cannot be shown)"
-    try:
-        detail = "".join(traceback.format_exception(err))[-_DETAIL:]
-    except Exception:
-        detail = ""
+    said = _shown(lambda: str(err), "(its text cannot be shown)")
+    detail = _shown(lambda: "".join(traceback.format_exception(err))[-_DETAIL:], "")
     return Trouble(boundary, f"{call} raised {type(err).__name__}" + (f": {said}" if said else ""), detail)
 
 
 def short(value: object) -> str:
     """A value as it is shown in a message, of at most 80 characters or so."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"(an unprintable {type(value).__name__})"
+    text = _shown(lambda: repr(value), f"(an unprintable {type(value).__name__})")
     return text if len(text) <= _SHORT else text[: _SHORT - 2] + " …"
+
+
+def _shown(text: Callable[[], str], otherwise: str) -> str:
+    """What foreign code says of itself; it may fail at that, too."""
+    try:
+        return text()
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        return otherwise
 
 
 def scalar(value: Any) -> Any:

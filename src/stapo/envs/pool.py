@@ -12,18 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from stapo.envs.guard import (
-    Lost,
-    Started,
-    Trouble,
-    advance,
-    build,
-    close_quietly,
-    load_state,
-    raised,
-    start,
-    state_of,
-)
+from stapo.envs.ambient import kept
+from stapo.envs.bench import About, Bench, Question
+from stapo.envs.guard import Lost, Started, Trouble
 from stapo.envs.protocol import Env, StepResult
 from stapo.errors import EnvError
 
@@ -60,8 +51,20 @@ class EnvPool(Protocol):
         """
         ...
 
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+        """Ask the environment of a slot something beside its episode.
+
+        Returns:
+            the answer, in JSON's types; after `Trouble` and `Lost` the slot needs a reset.
+
+        Raises:
+            ConfigError: or another settings error: it cannot be built, or it says so of a split, a demonstrator or a
+                judge.
+        """
+        ...
+
     def discard(self, slot: int) -> None:
-        """Throw the environment of a slot away; the next reset builds a fresh one."""
+        """Throw the environment of a slot away; the next call builds a fresh one."""
         ...
 
     def state(self) -> list[Any]:
@@ -91,44 +94,53 @@ class LocalPool:
     They are called one after the other. One that hangs hangs the run, and one that ends the process ends it: those
     belong into workers.
 
+    What their code changes of the whole process, torch's number type, say, is put back, and warned of once.
+
     Args:
         make_env: builds a fresh environment.
+        name: of the environment, for warnings.
     """
 
-    def __init__(self, make_env: Callable[[], Env]) -> None:
+    def __init__(self, make_env: Callable[[], Env], name: str = "") -> None:
         self.make_env = make_env
-        self._envs: list[Env | None] = []
+        self.name = name or getattr(make_env, "__name__", "of a test")
+        self._benches: list[Bench] = []
 
     def grow(self, count: int) -> None:
         """Offer at least `count` slots; see `EnvPool.grow`."""
-        self._envs += [None] * (count - len(self._envs))
+        self._benches += [Bench(self.make_env) for _ in range(count - len(self._benches))]
 
     def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | Trouble | Lost]:
         """Start episodes; see `EnvPool.reset`."""
-        return [self._start(slot, task_id) for slot, task_id in requests]
+        with kept(self.name):
+            return [self._benches[slot].reset(task_id) for slot, task_id in requests]
 
     def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | Trouble | Lost]:
         """Take one action per slot; see `EnvPool.step`."""
-        envs = self._envs
-        return [
-            Lost("the slot was not reset") if (env := envs[slot]) is None else advance(env, action)
-            for slot, action in requests
-        ]
+        benches = self._benches
+        with kept(self.name):
+            return [
+                Lost("the slot was not reset") if benches[slot].env is None else benches[slot].step(action)
+                for slot, action in requests
+            ]
+
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+        """Ask an environment something; see `EnvPool.ask`."""
+        with kept(self.name):
+            return self._benches[slot].ask(question, argument)
 
     def discard(self, slot: int) -> None:
         """Throw the environment of a slot away; see `EnvPool.discard`."""
-        env, self._envs[slot] = self._envs[slot], None
-        if env is not None:
-            close_quietly(env)
+        with kept(self.name):
+            self._benches[slot].drop()
 
     def state(self) -> list[Any]:
         """What the environments carry; see `EnvPool.state`."""
-        states = []
-        for slot, env in enumerate(self._envs):
-            try:
-                states.append(None if env is None else state_of(env))
-            except (Exception, SystemExit) as err:
-                raise state_error(slot, raised(err, "state_dict()")) from err
+        with kept(self.name):
+            states = [bench.state() for bench in self._benches]
+        for slot, state in enumerate(states):
+            if isinstance(state, Trouble):
+                raise state_error(slot, state)
         return states
 
     def restore(self, states: Sequence[Any]) -> None:
@@ -137,33 +149,49 @@ class LocalPool:
         for slot, state in enumerate(states):
             if state is None:
                 continue
-            env = self._env(slot)
-            if isinstance(env, Trouble):
-                raise state_error(slot, env)
-            try:
-                load_state(env, state)
-            except (Exception, SystemExit) as err:
-                raise state_error(slot, raised(err, "load_state_dict()")) from err
+            with kept(self.name):
+                wrong = self._benches[slot].restore(state)
+            if wrong is not None:
+                raise state_error(slot, wrong)
 
     def close(self) -> None:
         """Close every environment; see `EnvPool.close`."""
-        while self._envs:
-            env = self._envs.pop(0)
-            if env is not None:
-                close_quietly(env)
+        with kept(self.name):
+            while self._benches:
+                self._benches.pop(0).drop()
 
-    def _env(self, slot: int) -> Env | Trouble:
-        env = self._envs[slot]
-        if env is None:
-            built = build(self.make_env)
-            if isinstance(built, Trouble):
-                return built
-            env = self._envs[slot] = built
-        return env
 
-    def _start(self, slot: int, task_id: str) -> Started | Trouble:
-        env = self._env(slot)
-        return env if isinstance(env, Trouble) else start(env, task_id)
+def insist(pool: EnvPool, slot: int, question: Question, argument: Any = None, retries: int = 1) -> Any:
+    """The answer to a question, asked again in a fresh environment where that fails.
+
+    Raises:
+        EnvError: it failed every time.
+        ConfigError: or another settings error; see `EnvPool.ask`.
+    """
+    said = ""
+    for _ in range(retries + 1):
+        out = pool.ask(slot, question, argument)
+        if isinstance(out, Trouble):
+            said = f"{out.error}. {out.detail.strip()}" if out.detail else f"{out.error}."
+        elif isinstance(out, Lost):
+            said = f"{out.reason}."
+        else:
+            return out
+        pool.discard(slot)
+    raise EnvError(
+        f"the environment could not say what it was asked in {retries + 1} attempts; expected an answer. The last "
+        f"one: {said}"
+    )
+
+
+def about(pool: EnvPool, slot: int, retries: int = 1) -> About:
+    """What the environment of a slot is.
+
+    Raises:
+        EnvError: it could not say.
+        ConfigError: or another settings error; see `EnvPool.ask`.
+    """
+    return About(*insist(pool, slot, "about", None, retries))
 
 
 def state_error(slot: int, trouble: Trouble) -> EnvError:

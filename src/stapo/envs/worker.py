@@ -11,18 +11,8 @@ import threading
 from importlib import import_module
 from typing import Any, BinaryIO
 
-from stapo.envs.guard import (
-    SETTINGS_ERRORS,
-    Trouble,
-    advance,
-    build,
-    close_quietly,
-    load_state,
-    raised,
-    start,
-    state_of,
-)
-from stapo.envs.protocol import Env
+from stapo.envs.bench import Bench
+from stapo.envs.guard import SETTINGS_ERRORS, Trouble, raised
 from stapo.envs.wire import dump, load, pack
 
 
@@ -40,41 +30,34 @@ class Worker:
         for part in name.split("."):
             found = getattr(found, part)
         self.make_env = lambda: found(**options)
-        self.envs: dict[int, Env] = {}
+        self.benches: dict[int, Bench] = {}
 
     def answer(self, slot: int, operation: str, argument: Any, fresh: bool) -> list[Any]:
         """Do what was asked for; returns the packed answer.
 
         Raises:
-            ConfigError: or another settings error, if no environment can be built.
+            ConfigError: or another settings error, if no environment can be built, or it says so itself.
         """
+        bench = self.benches.setdefault(slot, Bench(self.make_env))
         if fresh:
-            self.drop(slot)
-        if operation == "state" and slot not in self.envs:
-            return ["state", None]
-        if slot not in self.envs:
-            built = build(self.make_env)
-            if isinstance(built, Trouble):
-                return pack(built)
-            self.envs[slot] = built
-        env = self.envs[slot]
+            bench.drop()
         if operation == "reset":
-            return pack(start(env, argument))
+            return pack(bench.reset(argument))
         if operation == "step":
-            return pack(advance(env, argument))
-        try:
-            if operation == "restore":
-                load_state(env, argument)
-                return ["state", None]
-            return ["state", state_of(env)]
-        except (Exception, SystemExit) as err:
-            return pack(raised(err, "load_state_dict()" if operation == "restore" else "state_dict()"))
+            return pack(bench.step(argument))
+        if operation == "state":
+            out = bench.state()
+        elif operation == "restore":
+            out = bench.restore(argument)
+        else:
+            question, argument = argument
+            out = bench.ask(question, argument)
+        return pack(out) if isinstance(out, Trouble) else ["answer", out]
 
-    def drop(self, slot: int) -> None:
-        """Close the environment of a slot, if there is one."""
-        env = self.envs.pop(slot, None)
-        if env is not None:
-            close_quietly(env)
+    def close(self) -> None:
+        """Close every environment."""
+        for bench in self.benches.values():
+            bench.drop()
 
 
 def work(lifeline: int) -> None:
@@ -94,7 +77,7 @@ def work(lifeline: int) -> None:
     setup = load(requests.readline())
     try:
         worker = Worker(setup["target"], setup["options"])
-    except (Exception, SystemExit) as err:
+    except BaseException as err:
         failed = raised(err, f"importing '{setup['target']}'")
         _send(answers, dump([-1, ["settings", "ConfigError", failed.error]]))
         return
@@ -109,8 +92,7 @@ def work(lifeline: int) -> None:
             # The signal is not delivered here, so the environment raised it.
             answer = pack(raised(err, operation))
         _send(answers, _line(number, answer))
-    for slot in list(worker.envs):
-        worker.drop(slot)
+    worker.close()
 
 
 def _send(answers: BinaryIO, line: bytes) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from stapo import errors
+from stapo.envs.bench import OF_AN_EPISODE, Question, describe
 from stapo.envs.guard import Lost, Started, Trouble, short
 from stapo.envs.pool import state_error
 from stapo.envs.protocol import StepResult
@@ -88,6 +89,16 @@ class WorkerPool:
         for request, out in zip(asked, self._exchange(asked), strict=True):
             results[request.index] = out
         return results
+
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+        """Ask an environment something; see `EnvPool.ask`."""
+        if question in OF_AN_EPISODE and slot not in self._live:
+            return Lost("its worker had to be replaced, or the slot was not reset")
+        call = describe(question, argument)
+        asked = Asked(0, slot, "ask", [question, argument], call, slot in self._stale)
+        self._stale.discard(slot)
+        (out,) = self._exchange([asked])
+        return out if isinstance(out, Trouble | Lost) else out[0]
 
     def discard(self, slot: int) -> None:
         """Throw the environment of a slot away; see `EnvPool.discard`."""
@@ -195,7 +206,7 @@ class WorkerPool:
                 elif number != worker.pending[0].index:
                     raise ValueError(f"answer {number} to request {worker.pending[0].index}")
                 else:
-                    out = packed[1:] if packed[0] == "state" else unpack(packed)
+                    out = packed[1:] if packed[0] == "answer" else unpack(packed)
                     asked = worker.pending.popleft()
                     results[asked.index] = out
                     if isinstance(out, Started):

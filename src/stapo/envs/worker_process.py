@@ -32,8 +32,8 @@ class Asked:
     Attributes:
         index: its place in the batch.
         slot: which environment it asks.
-        operation: "reset", "step", "state" or "restore".
-        argument: task id, action or state.
+        operation: "reset", "step", "ask", "state" or "restore".
+        argument: task id, action, question with its argument, or state.
         call: the request as a message names it.
         fresh: throw the environment that is there away first.
     """

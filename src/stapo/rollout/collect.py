@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
 from stapo.envs.guard import Lost, Started, Trouble
-from stapo.envs.pool import EnvPool, LocalPool
-from stapo.errors import FailureLimitError
+from stapo.envs.pool import EnvPool, LocalPool, insist
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
-from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
+from stapo.rollout.faults import Boundary, Failure, Outcome, first_line, too_many
 from stapo.rollout.sampler import OwnWeights, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
@@ -36,7 +35,7 @@ class Collector:
     """Plays groups of episodes with one sampler.
 
     Args:
-        make_env: builds a fresh environment, for whoever wants to ask one about its tasks.
+        make_env: builds a fresh environment.
         encoder: prompt text to ids and back.
         sampler: answers prompts.
         agent: prompt style, response format, memory.
@@ -161,6 +160,17 @@ class Collector:
             t.task_type = t.task_type or self._task_types.get(t.task_id, _UNKNOWN_TYPE)
         return trajectories
 
+    def tasks_of(self, split: str) -> list[str]:
+        """Sorted task ids of a split, asked of an environment of the pool.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            EnvError: the environment failed at it every time.
+            ConfigError: or another settings error, if the environment cannot be built.
+        """
+        self.pool.grow(1)
+        return list(insist(self.pool, 0, "tasks", split, self.retries))
+
     def take_failures(self) -> list[Failure]:
         """Every failure since this was last called, those cured by a retry included, in the order they were seen."""
         taken, self._failures = self._failures, []
@@ -248,10 +258,4 @@ class Collector:
         self.failures_in_a_row += 1
         if self.failures_in_a_row < self.max_failures:
             return
-        detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
-        raise FailureLimitError(
-            f"{self.failures_in_a_row} episodes in a row failed for reasons that are not the policy's; expected fewer "
-            f"than {self.max_failures}. The last one: task '{failure.task_id}', group {failure.group}, member "
-            f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
-            f"{trouble.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
-        )
+        raise too_many(self.failures_in_a_row, self.max_failures, failure, trouble)

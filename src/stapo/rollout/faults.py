@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, get_args
+
+from stapo.envs.guard import Lost, Trouble
+from stapo.errors import FailureLimitError
 
 if TYPE_CHECKING:
     from stapo.rollout.types import Trajectory
@@ -70,6 +73,63 @@ def first_line(error: str) -> str:
     """The first line of a message that has text, at most 500 characters."""
     lines = error.strip().splitlines()
     return lines[0][:_LONGEST_ERROR] if lines else "(no message)"
+
+
+def too_many(count: int, limit: int, failure: Failure, trouble: Trouble) -> FailureLimitError:
+    """The error for `count` failures in a row, of which this is the last."""
+    detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
+    return FailureLimitError(
+        f"{count} episodes in a row failed for reasons that are not the policy's; expected fewer "
+        f"than {limit}. The last one: task '{failure.task_id}', group {failure.group}, member "
+        f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
+        f"{trouble.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
+    )
+
+
+@dataclass
+class Attempts:
+    """What happens to one thing after the other that an environment is asked to do, each tried more than once.
+
+    Attributes:
+        retries: how often each is tried again.
+        limit: so many in a row that fail for good are too many.
+        in_a_row: that have failed for good since one last went well.
+        failures: all of them, those cured by a retry included.
+    """
+
+    retries: int
+    limit: int
+    in_a_row: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def went_well(self) -> None:
+        """Start the count anew."""
+        self.in_a_row = 0
+
+    def failed(self, out: Trouble | Lost, task_id: str, number: int, step: int, attempt: int) -> bool:
+        """Note a failure; returns whether there is another attempt.
+
+        Raises:
+            FailureLimitError: there is none, and it is one too many.
+        """
+        trouble = out if isinstance(out, Trouble) else Trouble(Boundary.ENVIRONMENT, out.reason)
+        again = attempt <= self.retries
+        failure = Failure(
+            Boundary(trouble.boundary),
+            first_line(trouble.error),
+            task_id,
+            number,
+            0,
+            step,
+            attempt,
+            Outcome.RETRIED if again else Outcome.LEFT_OUT,
+        )
+        self.failures.append(failure)
+        if not again:
+            self.in_a_row += 1
+            if self.in_a_row >= self.limit:
+                raise too_many(self.in_a_row, self.limit, failure, trouble)
+        return again
 
 
 def settle(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:

@@ -24,5 +24,5 @@ def build_pool(name: str, options: dict[str, Any], rollout: RolloutConfig) -> En
         ConfigError: an environment or options that cannot be handed to a worker.
     """
     if rollout.workers == 0:
-        return LocalPool(partial(make, name, **options))
+        return LocalPool(partial(make, name, **options), name)
     return WorkerPool(name, options, rollout.workers, rollout.env_deadline)

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stapo.durable import remove_folder
 from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
 from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
+from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
@@ -39,6 +41,17 @@ MAY_CHANGE = (
 )
 """Settings that a continued run may have otherwise than before: its length, and what decides memory, speed and what is
 written down. Everything else would make it another run."""
+
+
+_OF_A_START = {
+    "run.json",
+    "config.yaml",
+    "warm_start.jsonl",
+    "failures.jsonl",
+    "saves",
+    "checkpoints",
+    "transcripts",
+} | {LOCK_NAME}
 
 
 @dataclass(frozen=True)
@@ -222,6 +235,58 @@ def _require_same(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> 
         raise SaveError(f"'{folder}' belongs to another run: its {path} is {old!r}, this run's is {new!r}.")
 
 
+def trained_nothing(run: RunDirectory) -> bool:
+    """Whether a start came to nothing: no save, no iteration, no evaluation, nothing that could be lost.
+
+    It failed, or was stopped before its first save. What it has written says how far it came, and no more.
+    """
+    if not {entry.name for entry in run.path.iterdir()} <= _OF_A_START:
+        return False
+    if any(_holds_rows(run.path / f"{name}.jsonl") for name in ("metrics", "evals", "eval_episodes")):
+        return False
+    warm_start = run.config().get("warm_start")
+    if isinstance(warm_start, Mapping) and warm_start.get("steps") == 0:
+        return True
+    # A hidden folder is one that was not finished. A damaged save was one.
+    held = [p for kind in ("saves", "checkpoints") if (run.path / kind).is_dir() for p in (run.path / kind).iterdir()]
+    return all(p.name.startswith(".") for p in held)
+
+
+def _holds_rows(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def open_or_begin(path: Path, config: RunConfig, command: list[str]) -> RunDirectory:
+    """The run in `path`, or a new one; a start that trained nothing gives its place to one with other settings.
+
+    Args:
+        path: whose lock is held.
+        config: of the run.
+        command: how it was asked for.
+
+    Raises:
+        RunDirectoryError: it cannot be written.
+    """
+    if not is_run(path):
+        return RunDirectory.create(path, to_data(config), command)
+    run = RunDirectory.open(path)
+    if not _is_same(run, config) and trained_nothing(run):
+        run.cut_back({}, -1)
+        for kind in ("saves", "checkpoints", "transcripts"):
+            remove_folder(path / kind)
+        # First: without it the folder is none of a run, whatever happens then.
+        (path / "run.json").unlink()
+        return RunDirectory.create(path, to_data(config), command)
+    return run
+
+
+def _is_same(run: RunDirectory, config: RunConfig) -> bool:
+    try:
+        return not [c for c in _changes(run.config(), config) if c[0] not in MAY_CHANGE]
+    except StapoError:
+        return False
+
+
 def check_place(path: Path, config: RunConfig) -> None:
     """Check that a run with these settings may be started, or gone on with, in `path`.
 
@@ -229,10 +294,13 @@ def check_place(path: Path, config: RunConfig) -> None:
         RunDirectoryError: it holds something else than a run.
         ConfigError: it holds a run with other settings.
     """
-    if is_run(path):
-        check_same_run(RunDirectory.open(path), config)
-    else:
+    if not is_run(path):
         require_free(path)
+        return
+    run = RunDirectory.open(path)
+    # Another process that has just begun has trained nothing either.
+    if is_locked(path) or not trained_nothing(run):
+        check_same_run(run, config)
 
 
 def make_folder(path: Path) -> None:

@@ -7,17 +7,21 @@ it wants is always where it arrives.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from stapo.agent import AgentConfig, BlindMask, Memory, Prompt, PromptFields, Turn, cut_text, render_prompt
-from stapo.envs import Env
+from stapo.envs import StepResult
+from stapo.envs.bench import About, Question
+from stapo.envs.guard import Lost, Started, Trouble
 from stapo.envs.offers import is_template
-from stapo.errors import ConfigError
+from stapo.envs.pool import EnvPool, about, insist
+from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
+from stapo.rollout.faults import Attempts
 from stapo.train.config import WarmStartConfig
 
 
@@ -32,44 +36,105 @@ class DemoStep:
     action: str
 
 
+class _Failed(Exception):
+    """A demonstration that could not be played to its end.
+
+    Attributes:
+        out: why.
+        step: steps that were played.
+    """
+
+    def __init__(self, out: Trouble | Lost, step: int) -> None:
+        super().__init__()
+        self.out = out
+        self.step = step
+
+
 def demonstrate(
-    env: Env,
+    pool: EnvPool,
     agent: AgentConfig,
     config: WarmStartConfig,
     split: str,
     blind_mask: BlindMask,
     seed: int,
     progress: Callable[[int, int], None] | None = None,
+    *,
+    attempts: Attempts | None = None,
+    left_out: Collection[int] = (),
+    slot: int = 0,
 ) -> list[DemoStep]:
     """Let the environment's expert play tasks of `split` and record its steps.
 
+    A demonstration that fails is played again from its start with the same random numbers, in a fresh environment, and
+    left out when it fails every time.
+
+    Args:
+        pool: has the environment.
+        agent: prompts and response format.
+        config: how many, of which tasks.
+        split: where the tasks are from.
+        blind_mask: what the blind prompt hides.
+        seed: of the choice of tasks and of everything that is drawn.
+        progress: called with (finished, all) demonstrations.
+        attempts: counts failures; left out, the first that fails for good ends it all.
+        left_out: numbers of demonstrations that are not to be played: they failed when the run began.
+        slot: of the pool.
+
     Raises:
         ConfigError: the environment offers no expert.
+        FailureLimitError: too many in a row failed, or all.
+        EnvError: the environment cannot say which tasks it has.
     """
-    if not hasattr(env, "demonstrator"):
+    pool.grow(slot + 1)
+    counted = Attempts(0, 1) if attempts is None else attempts
+    what = about(pool, slot, counted.retries)
+    if not what.demonstrates:
         raise ConfigError(
-            f"environment '{env.name}' has no demonstrator(), so it cannot demonstrate. Set warm_start.steps to 0 or "
+            f"environment '{what.name}' has no demonstrator(), so it cannot demonstrate. Set warm_start.steps to 0 or "
             "start from a pretrained model."
         )
     rng = np.random.default_rng([seed, 11])
-    tasks = _pick_tasks(env, config, split, rng)
+    tasks = _pick_tasks(pool, slot, config, split, rng, counted.retries)
     demos: list[DemoStep] = []
-    for done, task in enumerate(tasks):
-        demos += _play(env, agent, config, task, blind_mask, rng)
+    for number, task in enumerate(tasks):
+        before = rng.bit_generator.state
+        attempt, again = 1, number not in left_out
+        while again:
+            try:
+                demos += _play(pool, slot, agent, config, task, blind_mask, rng)
+            except _Failed as err:
+                rng.bit_generator.state = before
+                pool.discard(slot)
+                again = counted.failed(err.out, task, number, err.step, attempt)
+                attempt += 1
+            else:
+                counted.went_well()
+                again = False
         if progress is not None:
-            progress(done + 1, len(tasks))
+            progress(number + 1, len(tasks))
+    if not demos and counted.failures:
+        last = counted.failures[-1]
+        raise FailureLimitError(
+            f"each of the {len(tasks)} demonstrations failed, the last one in its {last.boundary} (task "
+            f"'{last.task_id}'): {last.error}. Repair the environment, or set warm_start.steps to 0."
+        )
     return demos
 
 
-def _pick_tasks(env: Env, config: WarmStartConfig, split: str, rng: np.random.Generator) -> list[str]:
+def _pick_tasks(
+    pool: EnvPool, slot: int, config: WarmStartConfig, split: str, rng: np.random.Generator, retries: int
+) -> list[str]:
     by_type: dict[str, list[str]] = {}
-    for task in env.tasks_of(split):
-        by_type.setdefault(env.task_type(task), []).append(task)
+    every = insist(pool, slot, "tasks", split, retries)
+    for task, task_type in zip(every, insist(pool, slot, "types", every, retries), strict=True):
+        by_type.setdefault(task_type, []).append(task)
     unknown = set(config.scarce_types) - set(by_type)
     if unknown:
         raise ConfigError(
             f"warm_start.scarce_types names {sorted(unknown)}, but split '{split}' has {sorted(by_type)}."
         )
+    if not by_type:
+        raise ConfigError(f"split '{split}' holds no task to demonstrate; choose another with env.split.")
     share = config.episodes / len(by_type)
     picked: list[str] = []
     for task_type, tasks in sorted(by_type.items()):
@@ -80,16 +145,31 @@ def _pick_tasks(env: Env, config: WarmStartConfig, split: str, rng: np.random.Ge
 
 
 def _play(
-    env: Env, agent: AgentConfig, config: WarmStartConfig, task: str, blind_mask: BlindMask, rng: np.random.Generator
+    pool: EnvPool,
+    slot: int,
+    agent: AgentConfig,
+    config: WarmStartConfig,
+    task: str,
+    blind_mask: BlindMask,
+    rng: np.random.Generator,
 ) -> list[DemoStep]:
-    first = env.reset(task)
+    def ask(question: Question, argument: Any, step: int) -> Any:
+        out = pool.ask(slot, question, argument)
+        if isinstance(out, Trouble | Lost):
+            raise _Failed(out, step)
+        return out
+
+    (begun,) = pool.reset([(slot, task)])
+    if not isinstance(begun, Started):
+        raise _Failed(begun, 0)
+    first = begun.observation
     memory = Memory(agent.history_length, agent.command_history)
     limit = agent.max_observation_characters
     goal, seen, blind = (cut_text(text, limit) for text in (first.goal, first.text, first.blind))
     admissible, demos = first.admissible, []
-    expert = env.demonstrator(random.Random(int(rng.integers(2**63))))  # type: ignore[attr-defined]
-    for step in range(env.max_steps):
-        action = expert.action()
+    ask("expert", int(rng.integers(2**63)), 0)
+    for step in range(About(*ask("about", None, 0)).max_steps):
+        action = ask("advice", None, step)
         if action is None:
             break
         ready = [c for c in admissible or () if not is_template(c)]
@@ -111,8 +191,10 @@ def _play(
                     _demonstrated(action, agent, fields.admissible or ()),
                 )
             )
-        out = env.step(action)
-        expert.played(action, bool(out.info.get("effect", True)))
+        (out,) = pool.step([(slot, action)])
+        if not isinstance(out, StepResult):
+            raise _Failed(out, step)
+        ask("played", [action, bool(out.info.get("effect", True))], step + 1)
         memory.add(Turn(seen, blind, action))
         seen, blind = cut_text(out.text, limit), cut_text(out.blind, limit)
         admissible = out.admissible

@@ -2,7 +2,8 @@
 
 The first signal asks for a stop. Training ends at its next safe point (after the iteration or the evaluation in
 progress), with its state saved; if that takes longer than `grace` seconds, what is in progress is given up, and the
-last save is where the run goes on. A second signal stops at once. The handlers that were there come back at the end.
+last save is where the run goes on. The warm start drops the step in progress, which is done again, and saves. A second
+signal stops at once. The handlers that were there come back at the end.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -48,6 +51,7 @@ class Interrupts:
         self.announce = announce
         self.signum: int | None = None
         self._deadline = 0.0
+        self._at_once = ""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -71,6 +75,8 @@ class Interrupts:
         if self.signum is not None:
             raise RunInterrupted(signum, "stopped at once by a second signal")
         self.signum, self._deadline = signum, time.monotonic() + self.grace
+        if self._at_once:
+            raise RunInterrupted(signum, self._at_once)
         # For what never comes to a checkpoint of its own accord: one long operation, an environment that hangs.
         signal.signal(signal.SIGALRM, self._on_deadline)
         signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.grace))
@@ -82,6 +88,23 @@ class Interrupts:
 
     def _on_deadline(self, signum: int, frame: FrameType | None) -> None:
         self.check()
+
+    @contextmanager
+    def at_once(self, what: str) -> Iterator[None]:
+        """A context that a stop ends at once, wherever it is: what is done there costs little, or nothing, to do again.
+
+        Args:
+            what: is said then.
+
+        Raises:
+            RunInterrupted: a stop was asked for, before or meanwhile.
+        """
+        before, self._at_once = self._at_once, what
+        try:
+            self.leave(what)
+            yield
+        finally:
+            self._at_once = before
 
     @property
     def requested(self) -> bool:
@@ -97,11 +120,14 @@ class Interrupts:
         if self.signum is not None and time.monotonic() >= self._deadline - 1e-3:
             raise RunInterrupted(self.signum, f"what was in progress did not end within {self.grace:g} s")
 
-    def leave(self) -> None:
+    def leave(self, what: str = "stopped at a safe point, with everything saved") -> None:
         """At a safe point, with everything saved: stop if that was asked for.
+
+        Args:
+            what: is said then.
 
         Raises:
             RunInterrupted: it was.
         """
         if self.signum is not None:
-            raise RunInterrupted(self.signum, "stopped at a safe point, with everything saved")
+            raise RunInterrupted(self.signum, what)

@@ -39,7 +39,7 @@ from stapo.train.run_config import RunConfig
 from stapo.train.sampling import Sampled, sample_groups
 from stapo.train.state import RunState, read_tensors, tasks_digest
 from stapo.train.tasks import training_stream
-from stapo.train.transcripts import write_transcript
+from stapo.train.transcripts import write_raw_transcript, write_transcript
 from stapo.train.update import Updater
 from stapo.train.watcher import Silent, Watcher
 
@@ -112,10 +112,12 @@ class Trainer:
     def __post_init__(self) -> None:
         config = self.config
         self.collector = build_collector(config, self.policy, config.rollout.engine)
-        probe = self.collector.make_env()
-        self.tasks = training_stream(probe.tasks_of(config.env.split), config)
-        self.eval_tasks = list(probe.tasks_of(config.eval.split))
-        probe.close()
+        try:
+            self.tasks = training_stream(self.collector.tasks_of(config.env.split), config)
+            self.eval_tasks = self.collector.tasks_of(config.eval.split)
+        except BaseException:
+            self.collector.close()
+            raise
         if not self.eval_tasks:
             raise ConfigError(f"evaluation split '{config.eval.split}' holds no task; choose another with eval.split.")
         if self.policy.adapter is None:
@@ -295,7 +297,11 @@ class Trainer:
         values = None if critic is None else critic.values([s for t in trajectories for s in t.steps])
         valued = time.perf_counter()
         seed = (config.seed, 3, iteration)
-        batch = build_batch(trajectories, self.algorithm, seed=seed, states=self.states, value_b=values)
+        try:
+            batch = build_batch(trajectories, self.algorithm, seed=seed, states=self.states, value_b=values)
+        except NonFiniteError as err:
+            path = write_raw_transcript(self.run, trajectories, iteration)
+            raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
         self.states = batch.outliers.states or {}
         before["advantages"] = time.perf_counter() - valued
         factor = learning_rate_factor(config, iteration)

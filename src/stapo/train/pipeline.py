@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stapo.policy import Policy, build_policy, load_policy
-from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.train.continuing import (
     Restart,
@@ -19,23 +17,17 @@ from stapo.train.continuing import (
     find_restart,
     finished,
     is_finished,
-    is_run,
     make_folder,
+    open_or_begin,
 )
-from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.train.interrupt import Interrupts, RunInterrupted
-from stapo.train.keeping import keep_state
-from stapo.train.loop import Trainer, build_collector, set_threads
-from stapo.train.optimizer import restore_optimizer
-from stapo.train.playing import env_factory
-from stapo.train.randomness import restore_random_state, seed_all
+from stapo.train.loop import Trainer, set_threads
+from stapo.train.playing import RunEnv
+from stapo.train.preparation import prepare_policy, seconds_of
+from stapo.train.randomness import seed_all
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
-from stapo.train.state import RunState, read_tensors
-from stapo.train.warmstart import WarmStart
 from stapo.train.watcher import Attentive, Watcher
-
-_LOGGED_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -55,11 +47,18 @@ class Outcome:
     was_finished: bool = False
 
 
-def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher) -> Outcome:
+def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher, env: RunEnv | None = None) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
     A run that was stopped, killed or has failed goes on from its newest undamaged save, and ends with the numbers that
     it would have had anyway.
+
+    Args:
+        config: of the run.
+        out: its folder.
+        command: how it was asked for.
+        watcher: who looks on.
+        env: the environment, where somebody has asked it already.
 
     Raises:
         RunDirectoryError: `out` holds something else than a run, cannot be written, or another process is writing it.
@@ -71,21 +70,27 @@ def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher
         RunInterrupted: SIGTERM or SIGINT asked for a stop.
     """
     set_threads(config.log.threads)
-    env = env_factory(config)()
-    # Both splits are looked up before anything is written: a typo costs a second, not a warm start.
-    env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
-    env.close()
     with ExitStack() as stack:
+        if env is None:
+            env = RunEnv(config)
+            stack.callback(env.close)
+        # Both splits are looked up before anything is written: a typo costs a second, not a warm start.
+        env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
         interrupts = stack.enter_context(Interrupts(config.log.grace, watcher.notice))
         check_place(out, config)
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
-        run = RunDirectory.open(out) if is_run(out) else RunDirectory.create(out, to_data(config), command)
-        return _train(run, config, command, Attentive(watcher, interrupts), interrupts)
+        run = open_or_begin(out, config, command)
+        return _train(run, config, command, Attentive(watcher, interrupts), interrupts, env)
 
 
 def _train(
-    run: RunDirectory, config: RunConfig, command: list[str], watcher: Attentive, interrupts: Interrupts
+    run: RunDirectory,
+    config: RunConfig,
+    command: list[str],
+    watcher: Attentive,
+    interrupts: Interrupts,
+    env: RunEnv,
 ) -> Outcome:
     if is_finished(run, config):
         found = finished(run)
@@ -98,7 +103,7 @@ def _train(
     _announce(run, command, restart, changes, watcher)
     try:
         seed_all(config.seed)
-        trainer = _prepare(run, config, restart, watcher, interrupts)
+        trainer = _prepare(run, config, restart, watcher, interrupts, env)
         evaluations = trainer.train()
     except RunInterrupted as err:
         run.finish("stopped", reason=str(err))
@@ -106,7 +111,7 @@ def _train(
     except KeyboardInterrupt:
         run.finish("stopped", reason="interrupted")
         raise
-    except Exception as err:
+    except BaseException as err:  # whatever it is, a run that ended is not running
         run.finish("failed", reason=f"{type(err).__name__}: {err}")
         raise
     run.finish("done", iterations=config.optim.iterations, seconds=trainer.seconds, evaluations=evaluations)
@@ -149,12 +154,17 @@ def _announce(
 
 
 def _prepare(
-    run: RunDirectory, config: RunConfig, restart: Restart | None, watcher: Attentive, interrupts: Interrupts
+    run: RunDirectory,
+    config: RunConfig,
+    restart: Restart | None,
+    watcher: Attentive,
+    interrupts: Interrupts,
+    env: RunEnv,
 ) -> Trainer:
     """The trainer, with the policy that the warm start leaves or the save holds."""
     started = time.perf_counter()
     if restart is None or restart.state.stage == "warm_start":
-        policy, seconds = prepare_policy(config, run, watcher, interrupts, restart), _seconds(restart)
+        policy, seconds = prepare_policy(config, run, watcher, interrupts, restart, env), seconds_of(restart)
         seconds["warm_start"] += time.perf_counter() - started
         return Trainer(config, policy, run, watcher, interrupts, seconds=seconds)
     policy, reference = _saved_policy(restart.folder, config)
@@ -176,114 +186,3 @@ def _saved_policy(folder: Path, config: RunConfig) -> tuple[Policy, Any | None]:
         return policy, None
     place = replace(config.model, device="cpu") if config.model.reference == "cpu" else config.model
     return policy, load_policy(str(folder / "reference"), place).model
-
-
-def _seconds(restart: Restart | None) -> dict[str, float]:
-    return {"warm_start": 0.0, "rl": 0.0, **({} if restart is None else restart.state.seconds)}
-
-
-def prepare_policy(
-    config: RunConfig,
-    run: RunDirectory,
-    watcher: Watcher,
-    interrupts: Interrupts | None = None,
-    restart: Restart | None = None,
-) -> Policy:
-    """Load the pretrained model, or build a small one on environment text; then warm-start it if configured.
-
-    Args:
-        config: of the run.
-        run: gets rows of loss, and saves.
-        watcher: who looks on.
-        interrupts: requests to stop.
-        restart: a save of the warm start to go on from.
-    """
-    policy = None
-    if restart is not None:
-        policy = load_policy(str(restart.folder / "policy"), config.model)
-    elif config.model.path is not None:
-        policy = load_policy(config.model.path, config.model)
-    demos: list[DemoStep] = []
-    if policy is None or config.warm_start.steps:
-        demos = _demonstrations(config, watcher)
-    if policy is None:
-        longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
-        policy = build_policy(config.model, tokenizer_texts(demos), longest, config.seed)
-    if config.warm_start.steps:
-        _warm_start(policy, demos, config, run, watcher, interrupts or Interrupts(0.0), restart)
-    return policy
-
-
-def _demonstrations(config: RunConfig, watcher: Watcher) -> list[DemoStep]:
-    env = env_factory(config)()
-    demos = demonstrate(
-        env,
-        config.agent,
-        config.warm_start,
-        config.env.split,
-        config.algorithm.selective.blind_mask,
-        config.seed,
-        lambda done, total: watcher.stage("demonstrations", done, total),
-    )
-    env.close()
-    return demos
-
-
-def _warm_start(
-    policy: Policy,
-    demos: list[DemoStep],
-    config: RunConfig,
-    run: RunDirectory,
-    watcher: Watcher,
-    interrupts: Interrupts,
-    restart: Restart | None,
-) -> None:
-    training = WarmStart(policy, config.warm_start, config.seed)
-    spent, started = _seconds(restart), time.perf_counter()
-    if restart is not None:
-        restore_optimizer(training.optimizer, policy.model, read_tensors(restart.folder / "optimizer.safetensors"))
-        training.step, training.end = restart.state.warm_step, restart.state.warm_end
-        restore_random_state(restart.state.random, read_tensors(restart.folder / "random.safetensors"))
-    losses: list[float] = []
-    saved = time.monotonic()
-
-    def after_step(loss: float) -> None:
-        nonlocal saved
-        losses.append(loss)
-        step = training.step
-        watcher.stage(f"warm start (loss {loss:.2f})", step, config.warm_start.steps)
-        if step % _LOGGED_STEPS and step < config.warm_start.steps:
-            return
-        run.append("warm_start", {"step": step, "loss": sum(losses) / len(losses)})
-        losses.clear()
-        if step < config.warm_start.steps and (
-            interrupts.requested or time.monotonic() - saved >= config.log.save_seconds
-        ):
-            seconds = {**spent, "warm_start": spent["warm_start"] + time.perf_counter() - started}
-            state = RunState(stage="warm_start", warm_step=step, warm_end=training.end, seconds=seconds)
-            keep_state(run, config, state, policy, training.optimizer, None, watcher)
-            saved = time.monotonic()
-            interrupts.leave()
-
-    training.run(demos, after_step=after_step, probe=_probe(config, policy, run))
-    if losses:  # a warm start that `stop_at` ended between two rows
-        run.append("warm_start", {"step": training.step, "loss": sum(losses) / len(losses)})
-
-
-def _probe(config: RunConfig, policy: Policy, run: RunDirectory) -> Callable[[int], float]:
-    """A function that measures sampled success on training tasks; held-out tasks take no part in when to stop."""
-    env = env_factory(config)()
-    tasks = list(env.tasks_of(config.env.split))
-    env.close()
-
-    def measure(step: int) -> float:
-        protocol = Protocol(
-            config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
-        )
-        collector = build_collector(config, policy)
-        success = float(summarise(evaluate(collector, tasks, protocol))["success"])
-        collector.close()
-        run.append("warm_start", {"step": step, "train_success": success})
-        return success
-
-    return measure

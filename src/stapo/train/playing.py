@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from stapo.envs import Env, make
+from stapo.envs.pool import insist
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import Encoder
+from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sampler
 from stapo.train.run_config import RunConfig
@@ -16,6 +19,51 @@ from stapo.train.run_config import RunConfig
 def env_factory(config: RunConfig) -> Callable[[], Env]:
     """Return a function that builds the configured environment."""
     return partial(make, config.env.name, **config.env.options)
+
+
+class RunEnv:
+    """The environment of a run, asked about its tasks and for demonstrations: in a worker where rollouts have workers.
+
+    Args:
+        config: of the run.
+
+    Attributes:
+        pool: two slots, one for questions, and `PLAYED` for what is played before there is a policy.
+        attempts: what failed there.
+
+    Raises:
+        UnknownNameError: no environment has the configured name.
+        ConfigError: options that the environment does not have.
+    """
+
+    PLAYED = 1
+
+    def __init__(self, config: RunConfig) -> None:
+        rollout = replace(config.rollout, workers=min(1, config.rollout.workers))
+        self.name = config.env.name
+        self.in_worker = rollout.workers > 0
+        self.pool = build_pool(config.env.name, config.env.options, rollout)
+        self.attempts = Attempts(rollout.retries, rollout.max_failures)
+        self._retries = rollout.retries
+
+    def tasks_of(self, split: str) -> list[str]:
+        """Sorted task ids of a split.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            EnvError: the environment failed at it every time.
+        """
+        self.pool.grow(1)
+        return list(insist(self.pool, 0, "tasks", split, self._retries))
+
+    def rest(self) -> None:
+        """End a worker that is not needed for now; in this process the environment stays, for the games it has read."""
+        if self.in_worker:
+            self.pool.close()
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.pool.close()
 
 
 def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Collector:

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
-from stapo.envs import Env
+from stapo.envs.guard import Lost, Trouble
+from stapo.envs.pool import EnvPool
 from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
+from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
 from stapo.train.continuing import check_place, is_run
-from stapo.train.playing import env_factory
+from stapo.train.playing import RunEnv
 from stapo.train.run_config import RunConfig
 from stapo.train.tasks import TaskStream
 
 
-def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> Env:
+def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnv:
     """Check run directory, model, environment, splits and games; a typo then costs a second instead of a warm start.
 
     Of a run that is there already the games were checked when it began.
@@ -27,7 +30,7 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         progress: called with (checked, all) games.
 
     Returns:
-        the environment. As long as it lives, further ones share the games it has read.
+        the environment. As long as it lives, further ones in this process share the games it has read.
 
     Raises:
         RunDirectoryError: `out` exists and is not empty.
@@ -35,6 +38,8 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         ConfigError, UnknownNameError: an extra is not installed, no such environment, option or split, a split without
             tasks, or a run is there that was made with other settings.
         GameFileError: games that cannot be read, or that cannot be won.
+        EnvError: the environment cannot say which tasks it has.
+        FailureLimitError: its code failed at too many games in a row.
     """
     check_place(out, config)
     there = is_run(out)
@@ -44,13 +49,19 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         require_vllm()
     if config.model.path is not None and not there:
         check_fit(config.model.path, config)
-    env = env_factory(config)()
-    for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
-        if not len(env.tasks_of(split)):
-            raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}.")
-    # Generated games are solvable by construction; those of a file may hold anything.
-    if config.env.options.get("games") is not None and not there:
-        require_playable(env, tasks_of_run(config, env), progress)
+    env = RunEnv(config)
+    try:
+        for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
+            if not env.tasks_of(split):
+                raise ConfigError(
+                    f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}."
+                )
+        # Generated games are solvable by construction; those of a file may hold anything.
+        if config.env.options.get("games") is not None and not there:
+            require_playable(env.pool, tasks_of_run(config, env), progress, env.attempts)
+    except BaseException:
+        env.close()
+        raise
     return env
 
 
@@ -82,7 +93,15 @@ def check_fit(path: str, config: RunConfig) -> None:
     )
 
 
-def tasks_of_run(config: RunConfig, env: Env) -> list[str]:
+class HasTasks(Protocol):
+    """An environment, or whoever asks one."""
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of a split."""
+        ...
+
+
+def tasks_of_run(config: RunConfig, env: HasTasks) -> list[str]:
     """The tasks that RL and evaluations will play, each once."""
     stream = TaskStream(env.tasks_of(config.env.split), config.seed)
     sampling = config.algorithm.sampling
@@ -92,23 +111,43 @@ def tasks_of_run(config: RunConfig, env: Env) -> list[str]:
     return list(dict.fromkeys(training + pick_tasks(held_out, config.eval.episodes)))
 
 
-def require_playable(env: Env, tasks: Sequence[str], progress: Callable[[int, int], None] | None = None) -> None:
+def require_playable(
+    pool: EnvPool,
+    tasks: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
+    attempts: Attempts | None = None,
+) -> None:
     """Reset every task and, where the environment has an expert, ask it for a plan.
+
+    Code that fails at a task says nothing against its game: that is counted, and costs what it costs in a rollout.
+
+    Args:
+        pool: has the environment, in its first slot.
+        tasks: what is tried.
+        progress: called with (tried, all).
+        attempts: counts failures; left out, the first one ends it.
 
     Raises:
         GameFileError: tasks that cannot be played or won; the first few are named with their reasons.
+        FailureLimitError: too many failures in a row.
     """
     problems: list[str] = []
-    plan = getattr(env, "expert_plan", None)
-    for number, task in enumerate(tasks, start=1):
-        try:
-            env.reset(task)
-            if plan is not None and plan() is None:
-                problems.append(f"game '{task}': no sequence of actions reaches its goal")
-        except GameFileError as err:
-            problems.append(str(err).rstrip("."))
+    counted = Attempts(0, 1) if attempts is None else attempts
+    pool.grow(1)
+    for number, task in enumerate(tasks):
+        attempt, again = 1, True
+        while again:
+            said = pool.ask(0, "playable", task)
+            if isinstance(said, Trouble | Lost):
+                pool.discard(0)
+                again = counted.failed(said, task, number, 0, attempt)
+                attempt += 1
+            else:
+                counted.went_well()
+                problems += [said] if said else []
+                again = False
         if progress is not None:
-            progress(number, len(tasks))
+            progress(number + 1, len(tasks))
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise GameFileError(

@@ -32,7 +32,7 @@ from stapo.train.optimizer import optimizer_tensors
 from stapo.train.randomness import random_state
 
 FORMAT = 1
-LATER = {"states"}
+LATER = {"states", "warm_losses"}
 """What saves of this format have not always had; without it, its default is meant."""
 
 Stage = Literal["warm_start", "rl"]
@@ -46,6 +46,7 @@ class RunState:
         stage: warm start or RL.
         warm_step: optimizer steps of the warm start that are done.
         warm_end: the step at which it will stop, where `warm_start.stop_at` was reached.
+        warm_losses: losses of its steps since the last row.
         iteration: iterations of RL that are done.
         evaluated: the evaluation due after that iteration is done, too.
         task_position: training tasks handed out so far.
@@ -65,6 +66,7 @@ class RunState:
     stage: Stage
     warm_step: int = 0
     warm_end: int | None = None
+    warm_losses: list[float] = field(default_factory=list)
     iteration: int = 0
     evaluated: bool = False
     task_position: int = 0

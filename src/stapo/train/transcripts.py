@@ -2,13 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.train.batch import RowBatch
+
+_COMPUTED = (
+    "return",
+    "advantage",
+    "episode_advantage",
+    "step_advantage",
+    "entropy",
+    "normalized_entropy",
+    "outlier",
+    "acted_on",
+    "anchor_group",
+    "anchor_size",
+    "tokens",
+    "logprob",
+)
+
+
+def _told(number: int, step: Step) -> dict[str, Any]:
+    """What was seen, said and paid in a step."""
+    return {
+        "step": number,
+        "observation": step.observation,
+        "prompt": step.prompt,
+        "blind_prompt": step.blind_prompt,
+        "response": step.response,
+        "action": step.action,
+        "valid": step.valid,
+        "problem": step.problem,
+        "repeated": step.repeated,
+        "effect": step.effect,
+        "reward": step.reward,
+    }
+
+
+def _of_trajectory(t: Trajectory, iteration: int) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "task_id": t.task_id,
+        "task_type": t.task_type,
+        "goal": t.goal,
+        "group": t.group,
+        "member": t.member,
+        "won": t.won,
+        "score": t.score,
+        "task_score": t.task_score,
+        "stop_reason": t.stop_reason.value,
+    }
 
 
 def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dict[str, Any]]:
@@ -26,17 +75,7 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
             b = int(first_row[j]) + k
             steps.append(
                 {
-                    "step": k,
-                    "observation": s.observation,
-                    "prompt": s.prompt,
-                    "blind_prompt": s.blind_prompt,
-                    "response": s.response,
-                    "action": s.action,
-                    "valid": s.valid,
-                    "problem": s.problem,
-                    "repeated": s.repeated,
-                    "effect": s.effect,
-                    "reward": s.reward,
+                    **_told(k, s),
                     "return": adv.return_b[b],
                     "advantage": adv.total_b[b],
                     "episode_advantage": adv.episode_b[b],
@@ -51,23 +90,23 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
                     "logprob": sum(s.logprobs),
                 }
             )
-        records.append(
-            {
-                "iteration": iteration,
-                "task_id": t.task_id,
-                "task_type": t.task_type,
-                "goal": t.goal,
-                "group": t.group,
-                "member": t.member,
-                "won": t.won,
-                "score": t.score,
-                "task_score": t.task_score,
-                "stop_reason": t.stop_reason.value,
-                "fences": fences,
-                "steps": steps,
-            }
-        )
+        records.append({**_of_trajectory(t, iteration), "fences": fences, "steps": steps})
     return records
+
+
+def write_raw_transcript(run: RunDirectory, trajectories: Sequence[Trajectory], iteration: int) -> Path:
+    """Write the transcript of rows that cannot be computed with, a reward that is not finite, say; returns its path.
+
+    It has every trajectory, and null for each number that would have been computed.
+    """
+    records = []
+    for t in trajectories:
+        steps = [
+            {**_told(k, s), **dict.fromkeys(_COMPUTED), "tokens": len(s.response_ids)} for k, s in enumerate(t.steps)
+        ]
+        fences = dict.fromkeys(("q1", "q3", "lower", "upper"))
+        records.append({**_of_trajectory(t, iteration), "fences": fences, "steps": steps})
+    return run.write_rows(f"transcripts/iteration-{iteration:05d}", records)
 
 
 def write_transcript(run: RunDirectory, batch: RowBatch, iteration: int, groups: int) -> Path:

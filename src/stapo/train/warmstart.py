@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ class WarmStart:
         optimizer: AdamW; its state belongs to a save.
         step: optimizer steps done.
         end: step at which training will stop, once `stop_at` was reached; None before.
+        losses: of the steps done, until somebody takes them.
+        probe_due: the probe after the steps done is still to come, as in a save that was made meanwhile.
     """
 
     def __init__(self, policy: Policy, config: WarmStartConfig, seed: int) -> None:
@@ -43,6 +46,8 @@ class WarmStart:
         self.seed = seed
         self.step = 0
         self.end: int | None = None
+        self.losses: list[float] = []
+        self.probe_due = False
         self.optimizer = build_optimizer(
             policy.model.parameters(), config.learning_rate, (0.9, 0.95), config.weight_decay
         )
@@ -51,42 +56,65 @@ class WarmStart:
         self,
         demos: list[DemoStep],
         *,
-        after_step: Callable[[float], None],
+        after_step: Callable[[], None],
         probe: Callable[[int], float] | None = None,
+        droppable: Callable[[], AbstractContextManager[None]] = nullcontext,
+        encoded: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         """Train until the end, from `step` on.
 
         Args:
             demos: from `demonstrate`; the same as before where a warm start is gone on with.
-            after_step: called after every optimizer step with its loss (nats per token).
+            after_step: called after every optimizer step; `losses` then ends with its loss (nats per token).
             probe: returns the policy's success on training tasks; called with the steps done. Needed for `stop_at`.
+            droppable: a context for what leaves the weights as they are after `step` steps, and may be left by an
+                exception at any point.
+            encoded: called with (done, all) as demonstrations become tokens.
 
         Raises:
             NonFiniteError: the loss is not finite; the step is named and the weights are those before it.
         """
         config, model = self.config, self.policy.model
-        batches = _batches(demos, PromptEncoder(self.policy.tokenizer), config, self.seed)
-        for _ in range(self.step):
-            next(batches)
+        with droppable():
+            batches = _batches(demos, PromptEncoder(self.policy.tokenizer), config, self.seed, encoded)
+            for _ in range(self.step):
+                next(batches)
         model.train()
+        if self.probe_due and probe is not None:
+            self._ask(probe)
+            after_step()
         while self.step < config.steps and self.step != self.end:
-            for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * _schedule(self.step, config, self.end)
-            loss = self._loss(next(batches))
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the warm start's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            with droppable():
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _schedule(self.step, config, self.end)
+                loss = self._loss(next(batches))
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(
+                        f"the warm start's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
+                    )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             self.optimizer.step()
             self.step += 1
-            if self.end is None and probe is not None and _time_to_probe(self.step, config):
-                if probe(self.step) >= config.stop_at:
-                    self.end = self.step + config.anneal_steps
-                model.train()
-            after_step(float(loss.detach()))
+            self.losses.append(float(loss.detach()))
+            if probe is not None and self.wants_probe():
+                self.probe_due = True
+                self._ask(probe)
+            after_step()
+
+    def wants_probe(self) -> bool:
+        """Whether success is to be probed after the steps done."""
+        config = self.config
+        if self.end is not None or config.stop_at >= 1:
+            return False
+        return self.step > config.curriculum * config.steps and self.step % config.probe_every == 0
+
+    def _ask(self, probe: Callable[[int], float]) -> None:
+        if probe(self.step) >= self.config.stop_at:
+            self.end = self.step + self.config.anneal_steps
+        self.probe_due = False
+        self.policy.model.train()
 
     def _loss(self, rows: list[RowTokens]) -> torch.Tensor:
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
@@ -99,12 +127,6 @@ class WarmStart:
         return -logp_n.mean()
 
 
-def _time_to_probe(step: int, config: WarmStartConfig) -> bool:
-    if config.stop_at >= 1:
-        return False
-    return step > config.curriculum * config.steps and step % config.probe_every == 0
-
-
 def _schedule(step: int, config: WarmStartConfig, end: int | None) -> float:
     if step < _RAMP_STEPS:
         return (step + 1) / _RAMP_STEPS
@@ -115,14 +137,21 @@ def _schedule(step: int, config: WarmStartConfig, end: int | None) -> float:
 
 
 def _batches(
-    demos: list[DemoStep], encoder: PromptEncoder, config: WarmStartConfig, seed: int
+    demos: list[DemoStep],
+    encoder: PromptEncoder,
+    config: WarmStartConfig,
+    seed: int,
+    encoded: Callable[[int, int], None],
 ) -> Iterator[list[RowTokens]]:
     """Endless shuffled batches; each comes from one stretch of similar lengths, so little of it is padding."""
     rng = np.random.default_rng([seed, 12])
-    full = [encoder.encode(d.prompt) for d in demos]
-    short = [encoder.encode(d.short_prompt) for d in demos]
-    blind = [encoder.encode(d.blind_prompt) for d in demos]
-    answers = [encoder.encode_response(d.action) for d in demos]
+    full, short, blind, answers = [], [], [], []
+    for number, demo in enumerate(demos, start=1):
+        full.append(encoder.encode(demo.prompt))
+        short.append(encoder.encode(demo.short_prompt))
+        blind.append(encoder.encode(demo.blind_prompt))
+        answers.append(encoder.encode_response(demo.action))
+        encoded(number, len(demos))
     size, step = config.batch_size, 0
     while True:
         chosen = short if step < config.curriculum * config.steps else full

@@ -1,0 +1,251 @@
+"""What comes before RL: demonstrations, and the warm start as a stage of a run that can be stopped and gone on with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from functools import partial
+
+from stapo.policy import Policy, build_policy, load_policy
+from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.rollout.faults import Failure, Outcome
+from stapo.run import RunDirectory
+from stapo.train.continuing import Restart
+from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
+from stapo.train.interrupt import Interrupts, RunInterrupted
+from stapo.train.keeping import keep_state
+from stapo.train.loop import build_collector
+from stapo.train.optimizer import restore_optimizer
+from stapo.train.playing import RunEnv
+from stapo.train.randomness import restore_random_state
+from stapo.train.run_config import RunConfig
+from stapo.train.state import RunState, read_tensors
+from stapo.train.warmstart import WarmStart
+from stapo.train.watcher import Watcher
+
+_LOGGED_STEPS = 10
+_PHASE = "demonstrations"
+
+
+def prepare_policy(
+    config: RunConfig,
+    run: RunDirectory,
+    watcher: Watcher,
+    interrupts: Interrupts | None = None,
+    restart: Restart | None = None,
+    env: RunEnv | None = None,
+) -> Policy:
+    """Load the pretrained model, or build a small one on environment text; then warm-start it if configured.
+
+    Args:
+        config: of the run.
+        run: gets rows of loss, and saves.
+        watcher: who looks on.
+        interrupts: requests to stop.
+        restart: a save of the warm start to go on from.
+        env: the environment, where somebody has asked it already.
+    """
+    interrupts = interrupts or Interrupts(0.0)
+    with ExitStack() as stack:
+        if env is None:
+            env = RunEnv(config)
+            stack.callback(env.close)
+        with interrupts.at_once("stopped before there was anything to save" if restart is None else "stopped; the last "
+                                "save stands"):  # fmt: skip
+            policy, demos, tasks = _ready(config, run, watcher, restart, env)
+        # Collectors have environments of their own from here on.
+        env.rest()
+        if config.warm_start.steps:
+            WarmStage(config, run, policy, watcher, interrupts, restart).run(demos, tasks)
+    return policy
+
+
+def _ready(
+    config: RunConfig, run: RunDirectory, watcher: Watcher, restart: Restart | None, env: RunEnv
+) -> tuple[Policy, list[DemoStep], list[str]]:
+    """Policy, demonstrations and training tasks, as the warm start needs them."""
+    policy = None
+    if restart is not None:
+        policy = load_policy(str(restart.folder / "policy"), config.model)
+    elif config.model.path is not None:
+        policy = load_policy(config.model.path, config.model)
+    demos: list[DemoStep] = []
+    if policy is None or config.warm_start.steps:
+        demos = _demonstrations(config, run, watcher, restart, env)
+    if policy is None:
+        longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
+        policy = build_policy(config.model, tokenizer_texts(demos), longest, config.seed)
+    return policy, demos, env.tasks_of(config.env.split) if config.warm_start.steps else []
+
+
+def _demonstrations(
+    config: RunConfig, run: RunDirectory, watcher: Watcher, restart: Restart | None, env: RunEnv
+) -> list[DemoStep]:
+    """Demonstrations of the run; those that failed when it began are left out again, and noted once."""
+    left_out = frozenset(
+        row["group"] for row in run.rows("failures") if row.get("phase") == _PHASE and row.get("outcome") == "left out"
+    )
+
+    before = len(env.attempts.failures)
+    if restart is None:
+        note_failures(run, env.attempts.failures, "preflight")
+    try:
+        demos = demonstrate(
+            env.pool,
+            config.agent,
+            config.warm_start,
+            config.env.split,
+            config.algorithm.selective.blind_mask,
+            config.seed,
+            partial(watcher.stage, "demonstrations"),
+            attempts=env.attempts,
+            left_out=left_out,
+            slot=env.PLAYED,
+        )
+    finally:
+        failures = env.attempts.failures[before:]
+        if restart is None:
+            note_failures(run, failures, _PHASE)
+    lost = [failure for failure in failures if failure.outcome is Outcome.LEFT_OUT]
+    if lost:
+        last = lost[-1]
+        watcher.notice(
+            f"{len(lost)} of the demonstrations failed and are left out, the last one in its {last.boundary} (task "
+            f"'{last.task_id}'): {last.error}"
+            + ("; they succeeded when the run began, so this is not the same run any more" if restart else "")
+        )
+    return demos
+
+
+def note_failures(run: RunDirectory, failures: Sequence[Failure], phase: str) -> None:
+    """Write failures that were met before RL, one row each."""
+    run.append_rows("failures", [{"iteration": 0, "phase": phase, **asdict(failure)} for failure in failures])
+
+
+class WarmStage:
+    """The warm start as a stage of a run: rows, progress, saves by the clock, a stop within a step.
+
+    Args:
+        config: of the run.
+        run: gets rows and saves.
+        policy: is trained.
+        watcher: who looks on.
+        interrupts: requests to stop.
+        restart: a save of the warm start to go on from.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunDirectory,
+        policy: Policy,
+        watcher: Watcher,
+        interrupts: Interrupts,
+        restart: Restart | None,
+    ) -> None:
+        self.config = config
+        self.run_directory = run
+        self.policy = policy
+        self.watcher = watcher
+        self.interrupts = interrupts
+        self.training = WarmStart(policy, config.warm_start, config.seed)
+        self._spent, self._started = seconds_of(restart), time.perf_counter()
+        self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
+        if restart is not None:
+            self._restore(restart)
+
+    def run(self, demos: list[DemoStep], tasks: Sequence[str]) -> None:
+        """Train; `tasks` are those of the training split, for probes.
+
+        Raises:
+            RunInterrupted: a stop was asked for; what was trained is saved.
+            NonFiniteError: before the weights move on a non-finite number.
+        """
+        self.training.run(
+            demos,
+            after_step=self._after_step,
+            probe=partial(self._probe, tasks),
+            droppable=self._droppable,
+            encoded=partial(self.watcher.stage, "reading demonstrations"),
+        )
+        self._write_row()  # a warm start that `stop_at` ended between two rows
+
+    def _restore(self, restart: Restart) -> None:
+        training, state = self.training, restart.state
+        restore_optimizer(training.optimizer, self.policy.model, read_tensors(restart.folder / "optimizer.safetensors"))
+        training.step, training.end = state.warm_step, state.warm_end
+        training.losses = list(state.warm_losses)
+        rows = self.run_directory.rows("warm_start")
+        probed = any(row.get("step") == state.warm_step and "train_success" in row for row in rows)
+        training.probe_due = training.wants_probe() and not probed
+        restore_random_state(state.random, read_tensors(restart.folder / "random.safetensors"))
+        self._saved_step = state.warm_step
+
+    def _after_step(self) -> None:
+        training, steps = self.training, self.config.warm_start.steps
+        self.watcher.stage(f"warm start (loss {training.losses[-1]:.2f})", training.step, steps)
+        if training.step % _LOGGED_STEPS == 0 or training.step == steps:
+            self._write_row()
+        # A save that takes long comes less often, so that it costs a tenth of the time at most.
+        patience = max(self.config.log.save_seconds, 10 * self._cost)
+        if training.step < steps and time.monotonic() - self._saved_at >= patience:
+            self._save()
+
+    @contextmanager
+    def _droppable(self) -> Iterator[None]:
+        """What is done here is dropped when a stop is asked for, and done again; what was trained before is saved."""
+        try:
+            with self.interrupts.at_once("stopped within the warm start, with everything saved"):
+                yield
+        except RunInterrupted:
+            if self.training.step != self._saved_step:
+                self._save()
+            raise
+
+    def _save(self) -> None:
+        began = time.monotonic()
+        training = self.training
+        seconds = {**self._spent, "warm_start": self._spent["warm_start"] + time.perf_counter() - self._started}
+        state = RunState(
+            stage="warm_start",
+            warm_step=training.step,
+            warm_end=training.end,
+            warm_losses=list(training.losses),
+            seconds=seconds,
+        )
+        keep_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.watcher)
+        self._saved_step, self._saved_at = training.step, time.monotonic()
+        self._cost = self._saved_at - began
+
+    def _write_row(self) -> None:
+        losses = self.training.losses
+        if losses:
+            row = {"step": self.training.step, "loss": sum(losses) / len(losses)}
+            self.run_directory.append("warm_start", row)
+            losses.clear()
+
+    def _probe(self, tasks: Sequence[str], step: int) -> float:
+        """Sampled success on training tasks; held-out tasks take no part in when to stop."""
+        config = self.config
+        protocol = Protocol(
+            config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
+        )
+        collector = build_collector(config, self.policy)
+
+        progress = partial(self.watcher.stage, "probing the warm start")
+        try:
+            with self._droppable():
+                played = evaluate(collector, tasks, protocol, progress=progress)
+        finally:
+            collector.close()
+        note_failures(self.run_directory, collector.take_failures(), "warm start")
+        success = float(summarise(played)["success"])
+        self.run_directory.append("warm_start", {"step": step, "train_success": success})
+        return success
+
+
+def seconds_of(restart: Restart | None) -> dict[str, float]:
+    """Wall time of each stage so far."""
+    return {"warm_start": 0.0, "rl": 0.0, **({} if restart is None else restart.state.seconds)}
