@@ -496,7 +496,7 @@ def test_settings_of_the_process_are_put_back_and_said_once(caplog):
         return torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), np.geterr()
 
     before = now()
-    c = Collector(Meddler, ENCODER, Player(sayings), AGENT, pool=LocalPool(Meddler, "meddler"))
+    c = Collector(Meddler, ENCODER, Player(with_boom), AGENT, pool=LocalPool(Meddler, "meddler"))
     assert c.collect(TASKS, 2, 1.0, (0, 1)) == UNDISTURBED
     assert now() == before
     said = [record.getMessage() for record in caplog.records if "environment 'meddler'" in record.getMessage()]
