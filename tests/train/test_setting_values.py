@@ -102,7 +102,7 @@ def test_seeds(seed, said):
 def test_options_of_environments_are_plain_data():
     fine = {"games": "a,b", "n": 3, "x": 0.5, "types": [1, 2], "deep": {"a": {"b": None}}}
     assert from_data(RunConfig, {"env": {"options": fine}}).env.options == fine
-    for odd in (datetime.date(2024, 1, 1), {1}, b"", math.nan, "\0", {3: 4}, list(range(20_000))):
+    for odd in (datetime.date(2024, 1, 1), {1}, b"", "\0", {3: 4}, list(range(20_000))):
         with pytest.raises(ConfigError, match=r"env\.options\.when"):
             from_data(RunConfig, {"env": {"options": {"when": odd}}})
 
