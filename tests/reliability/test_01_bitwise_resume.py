@@ -2,17 +2,24 @@
 
 Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each way through
 the trainer and each environment, and in a soak for each algorithm in each environment; and for each kind of weights,
-all or adapters, float32 or half. The cut is made by putting the folder back to what it was right after a save.
+all or adapters, float32 or half; and where the chat template writes the date. The cut is made by putting the folder
+back to what it was right after a save.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 from reliable import WEIGHTS, assert_same, cases, contents, copying, run, settings, train, weight_cases, write_settings
 
+from dated import LLAMA, at
+from stapo.policy import ModelConfig, build_policy
 from stapo.run import RunDirectory
+from toy_world import TEXTS
+
+SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300}
 
 
 @pytest.mark.parametrize("environment, algorithm", cases())
@@ -40,6 +47,40 @@ def cut_off_and_gone_on_with(tmp_path, data, every):
         assert run(["resume", str(copy), "--quiet"], log) == 0, log.read_text()
         assert_same(expected, contents(RunDirectory(copy)))
         shutil.rmtree(copy)
+
+
+def test_a_template_that_writes_the_date(tmp_path):
+    """The run is stopped within its warm start and within RL, and gone on with on other days."""
+    policy = build_policy(ModelConfig(device="cpu", **SMALL), TEXTS, 1300, 0)
+    policy.tokenizer.chat_template = LLAMA
+    policy.save(tmp_path / "model")
+    data = settings("alfworld", "grpo", agent__max_prompt_tokens=1200)
+    data["model"] = {"path": str(tmp_path / "model"), "device": "cpu"}
+    data["warm_start"] |= {"steps": 20, "episodes": 6}
+    data["env"]["options"]["max_steps"] = 2
+    data["optim"]["iterations"] = 2
+    data["eval"] = {"episodes": 2}
+    log, source = tmp_path / "log", write_settings(tmp_path, data)
+    (tmp_path / "copies").mkdir()
+
+    def before():
+        at("2026-01-31 23:50")()
+        copying(tmp_path)
+
+    assert run(["train", str(source), "--quiet", "--out", str(tmp_path / "whole")], log, before) == 0, log.read_text()
+    expected = contents(RunDirectory(tmp_path / "whole"))
+    copies = sorted((tmp_path / "copies").iterdir())
+    stages = [json.loads((c / "saves" / c.name / "state.json").read_text())["stage"] for c in copies]
+    for copy in (copies[0], copies[stages.index("rl")]):
+        assert run(["resume", str(copy), "--quiet"], log, at("2026-02-03 00:10")) == 0, log.read_text()
+        assert_same(expected, contents(RunDirectory(copy)))
+    assert stages[0] == "warm_start"
+    # The date does reach the numbers: another run, of another day, is another one.
+    argv = ["train", str(source), "--quiet", "--out", str(tmp_path / "later"), "--optim.iterations", "0"]
+    assert run(argv, log, at("2026-02-03 00:10")) == 0, log.read_text()
+    later = contents(RunDirectory(tmp_path / "later"))
+    assert len(later["warm_start"]) == len(expected["warm_start"])
+    assert later["warm_start"] != expected["warm_start"]
 
 
 def test_the_comparison_sees_a_difference(tmp_path):

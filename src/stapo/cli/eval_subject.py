@@ -14,6 +14,7 @@ from stapo.texts import escape_control_chars
 
 if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
+    from stapo.rollout.encoding import Clock
     from stapo.run import RunDirectory
     from stapo.train.run_config import RunConfig
 
@@ -117,7 +118,11 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> Subje
 
     labels = {"run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name}
     title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
-    return Subject(config, labels, title, check, lambda: _local(config, str(run.check_checkpoint(checkpoint))), run=run)
+
+    def collector() -> Collector:
+        return _local(config, str(run.check_checkpoint(checkpoint)), run.started)
+
+    return Subject(config, labels, title, check, collector, run=run)
 
 
 def frozen_model(source: str, config: RunConfig, model: str | None) -> Subject:
@@ -171,12 +176,13 @@ def served_model(source: str, config: RunConfig, model: str, served: Served) -> 
     )
 
 
-def _local(config: RunConfig, path: str) -> Collector:
+def _local(config: RunConfig, path: str, clock: Clock | None = None) -> Collector:
     from transformers.utils import logging as transformers_logging
 
     from stapo.policy import load_policy
+    from stapo.rollout.encoding import utc_now
     from stapo.train.loop import build_collector, set_threads
 
     set_threads(config.log.threads)
     transformers_logging.disable_progress_bar()
-    return build_collector(config, load_policy(path, config.model))
+    return build_collector(config, load_policy(path, config.model), clock=clock or utc_now)

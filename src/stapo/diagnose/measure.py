@@ -15,6 +15,7 @@ from stapo.diagnose.scoring import BOTH, SINGLE, Attribution, attribute
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, settle
+from stapo.rollout.encoding import Clock, utc_now
 from stapo.train.batch import RowBatch, build_batch
 from stapo.train.loop import build_collector
 from stapo.train.playing import env_factory
@@ -60,7 +61,9 @@ class Measured:
         return np.array([bool(f) if name is None else name in (f or ()) for f in self.faults], dtype=bool)
 
 
-def measure(policy: Policy, own: RunConfig, protocol: Protocol, stage: Stage | None = None) -> Measured:
+def measure(
+    policy: Policy, own: RunConfig, protocol: Protocol, stage: Stage | None = None, clock: Clock = utc_now
+) -> Measured:
     """Play `policy`, judge what it did, and score it.
 
     Args:
@@ -68,6 +71,7 @@ def measure(policy: Policy, own: RunConfig, protocol: Protocol, stage: Stage | N
         own: settings of its run; prompts, memory and response format are its own.
         protocol: everything else.
         stage: told about progress.
+        clock: date and time for chat templates; of a run's policy `RunDirectory.started`.
 
     Raises:
         FailureLimitError: every episode failed for reasons that are not the policy's.
@@ -76,7 +80,7 @@ def measure(policy: Policy, own: RunConfig, protocol: Protocol, stage: Stage | N
     """
     tell = stage or (lambda name, done, total: None)
     config = replace(protocol.config, agent=own.agent, model=own.model, algorithm=protocol.algorithm)
-    played = _play(policy, config, protocol, tell)
+    played = _play(policy, config, protocol, tell, clock)
     kept, failures = settle(played, "shrink")
     if not kept:
         raise FailureLimitError(f"every episode failed, the last one with: {failures[-1].error}.")
@@ -126,8 +130,8 @@ def suspicion(batch: RowBatch, attribution: Attribution, protocol: Protocol) -> 
     return {name: score for name, score in scores.items() if np.isfinite(score).any()}
 
 
-def _play(policy: Policy, config: RunConfig, protocol: Protocol, tell: Stage) -> list[Trajectory]:
-    collector = build_collector(config, policy)
+def _play(policy: Policy, config: RunConfig, protocol: Protocol, tell: Stage, clock: Clock) -> list[Trajectory]:
+    collector = build_collector(config, policy, clock=clock)
     assert collector.blind_mask == BOTH
     collector.masks = SINGLE
     at_once = max(1, config.eval.batch // protocol.group_size)

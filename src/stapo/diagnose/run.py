@@ -121,7 +121,7 @@ def diagnose(subjects: Sequence[Subject], protocol: Protocol, stage: Stage | Non
     for subject in subjects:
         set_threads(subject.config.log.threads)
         policy = load_policy(str(subject.run.check_checkpoint(subject.checkpoint)), subject.config.model)
-        measured = measure(policy, subject.config, protocol, stage)
+        measured = measure(policy, subject.config, protocol, stage, subject.run.started)
         numbers = summarise(measured, protocol.seed, protocol.resamples)
         found.append((subject, measured, numbers, _document(subject, protocol, measured, numbers)))
     first = found[0][2]

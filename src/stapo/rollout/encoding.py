@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
@@ -10,6 +11,14 @@ from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
 from stapo.rollout.control import ControlTokens, break_up_surfaces
 from stapo.rollout.thoughts import with_opening_tag
 from stapo.texts import replace_surrogates
+
+Clock = Callable[[], datetime]
+"""Tells the date and time that prompts are written at."""
+
+
+def utc_now() -> datetime:
+    """The present date and time in UTC."""
+    return datetime.now(UTC)
 
 
 class Encoder(Protocol):
@@ -39,12 +48,24 @@ class Encoder(Protocol):
 class PromptEncoder:
     """Encodes prompts with the tokenizer's chat template where it has one, and decodes responses.
 
-    No text of a prompt or of a demonstrated response becomes a control token, whatever it holds.
+    No text of a prompt or of a demonstrated response becomes a control token, whatever it holds. A chat template that
+    writes today's date writes the same one into every prompt of an encoder.
+
+    Args:
+        tokenizer: of the model.
+        clock: the date and time for chat templates, asked once and at once, and only where the template wants one. That
+            of a run's start makes all prompts of a run those of one day.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, clock: Clock = utc_now) -> None:
         self.tokenizer = tokenizer
-        self.uses_chat_template = bool(getattr(tokenizer, "chat_template", None))
+        template = getattr(tokenizer, "chat_template", None)
+        self.uses_chat_template = bool(template)
+        # Templates that name no date are called as ever: some tokenizers refuse arguments that they do not know.
+        self._dated: dict[str, Callable[[str], str]] = {}
+        if "strftime_now" in str(template):
+            # Without its zone, as transformers hands it to templates.
+            self._dated["strftime_now"] = clock().astimezone(UTC).replace(tzinfo=None).strftime
         self.control = ControlTokens(tokenizer)
         # Siblings of a group share their first prompts, and loops show the same prompt again and again.
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
@@ -94,7 +115,7 @@ class PromptEncoder:
     def _chat(self, text: str) -> str:
         return str(
             self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False, **self._dated
             )
         )
 

@@ -31,7 +31,7 @@ from typing import Any
 
 import yaml
 
-from stapo.documents import parse_json, parse_yaml
+from stapo.documents import parse_json, parse_yaml, shown
 from stapo.durable import (
     append_whole,
     cut_off,
@@ -142,6 +142,24 @@ class RunDirectory:
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{self.path / 'run.json'}' holds {type(data).__name__}, expected an object.")
         return data
+
+    def started(self) -> datetime:
+        """When the run began; the date that its chat templates write, however often it is gone on with.
+
+        Raises:
+            RunDirectoryError: run.json does not tell.
+        """
+        said = self.info().get("started")
+        try:
+            found = datetime.fromisoformat(said)  # type: ignore[arg-type]  # foreign text: anything
+            # A date without a zone is UTC, as all of ours; near the first and last year there is no other zone.
+            return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        except (TypeError, ValueError, OverflowError) as err:
+            raise RunDirectoryError(
+                f"'{self.path / 'run.json'}' does not tell when the run began: started is {shown(said)}, expected a "
+                "time such as 2026-01-31T12:00:00+00:00. The model's chat template writes that date into every prompt; "
+                "put it back."
+            ) from err
 
     def write_info(self, info: Mapping[str, Any]) -> None:
         """Replace run.json in one step.

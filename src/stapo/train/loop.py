@@ -17,7 +17,7 @@ from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveErr
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
 from stapo.rollout.evaluate import Protocol as EvalProtocol
 from stapo.rollout.evaluate import episode_rows, evaluate, summarise
 from stapo.rollout.faults import Failure, Outcome, settle
@@ -46,13 +46,16 @@ from stapo.train.watcher import Silent, Watcher
 _QUIET = 10  # iterations in which a warning is not said again
 
 
-def build_collector(config: RunConfig, policy: Policy, engine: Engine = "transformers") -> Collector:
+def build_collector(
+    config: RunConfig, policy: Policy, engine: Engine = "transformers", clock: Clock = utc_now
+) -> Collector:
     """Return a collector that plays `policy` in the configured environment.
 
     Args:
         config: of the run.
         policy: who plays.
         engine: what generates; training takes `rollout.engine`.
+        clock: date and time for chat templates; a run's policy is given `RunDirectory.started`.
 
     Raises:
         ConfigError: prompt and response may be longer than the model can read, or the engine is not there.
@@ -77,7 +80,7 @@ def build_collector(config: RunConfig, policy: Policy, engine: Engine = "transfo
             config.agent.max_response_tokens,
             config.rollout.batch_tokens,
         )
-    return collector_of(config, PromptEncoder(policy.tokenizer), sampler)
+    return collector_of(config, PromptEncoder(policy.tokenizer, clock), sampler)
 
 
 @dataclass
@@ -111,7 +114,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.collector = build_collector(config, self.policy, config.rollout.engine)
+        self.collector = build_collector(config, self.policy, config.rollout.engine, self.run.started)
         try:
             self.tasks = training_stream(self.collector.tasks_of(config.env.split), config)
             self.eval_tasks = self.collector.tasks_of(config.eval.split)

@@ -150,7 +150,7 @@ class WarmStage:
         self.policy = policy
         self.watcher = watcher
         self.interrupts = interrupts
-        self.training = WarmStart(policy, config.warm_start, config.seed)
+        self.training = WarmStart(policy, config.warm_start, config.seed, run.started)
         self._spent, self._started = seconds_of(restart), time.perf_counter()
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
         if restart is not None:
@@ -232,7 +232,7 @@ class WarmStage:
         protocol = Protocol(
             config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
         )
-        collector = build_collector(config, self.policy)
+        collector = build_collector(config, self.policy, clock=self.run_directory.started)
 
         progress = partial(self.watcher.stage, "probing the warm start")
         try:

@@ -16,7 +16,7 @@ import torch
 from stapo.algo import score_tokens
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, RowTokens, head_of, hidden_states
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
 from stapo.train.config import WarmStartConfig
 from stapo.train.demonstrations import DemoStep
 from stapo.train.optimizer import build_optimizer
@@ -31,6 +31,7 @@ class WarmStart:
         policy: trained in place.
         config: settings.
         seed: of the order of the demonstrations, and of dropout where the model has any.
+        clock: date and time for chat templates.
 
     Attributes:
         optimizer: AdamW; its state belongs to a save.
@@ -40,10 +41,11 @@ class WarmStart:
         probe_due: the probe after the steps done is still to come, as in a save that was made meanwhile.
     """
 
-    def __init__(self, policy: Policy, config: WarmStartConfig, seed: int) -> None:
+    def __init__(self, policy: Policy, config: WarmStartConfig, seed: int, clock: Clock = utc_now) -> None:
         self.policy = policy
         self.config = config
         self.seed = seed
+        self.clock = clock
         self.step = 0
         self.end: int | None = None
         self.losses: list[float] = []
@@ -76,7 +78,7 @@ class WarmStart:
         """
         config, model = self.config, self.policy.model
         with droppable():
-            batches = _batches(demos, PromptEncoder(self.policy.tokenizer), config, self.seed, encoded)
+            batches = _batches(demos, PromptEncoder(self.policy.tokenizer, self.clock), config, self.seed, encoded)
             for _ in range(self.step):
                 next(batches)
         model.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 from uuid import uuid4
@@ -12,7 +13,7 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 
 from stapo.errors import EngineError
 from stapo.rollout import Trajectory
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import PromptEncoder, utc_now
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
 from stapo.train.run_config import RunConfig
@@ -126,4 +127,10 @@ def _outputs(played: Trajectory, position: int, answers: list[_Answer]) -> list[
 @lru_cache(maxsize=2)
 def _encoder(tokenizer: Any) -> PromptEncoder:
     """One encoder for all episodes of a process, so that its cache of prompts is shared."""
-    return PromptEncoder(tokenizer)
+    return PromptEncoder(tokenizer, _began)
+
+
+@lru_cache(maxsize=1)
+def _began() -> datetime:
+    """When this process first made a prompt: verl keeps no time of a run's start that its agent loops could read."""
+    return utc_now()
