@@ -50,8 +50,8 @@ format: $(READY) ## Format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and environment; it must end as if undisturbed
-	STAPO_SOAK=1 $(BIN)/python -m pytest tests/reliability/test_01_bitwise_resume.py tests/reliability/test_02_kill_at_random_moments.py -s $(PYTEST_ARGS)
+soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and environment; it must end as if undisturbed; then workers with every disease in every stage
+	STAPO_SOAK=1 $(BIN)/python -m pytest tests/reliability/test_01_bitwise_resume.py tests/reliability/test_02_kill_at_random_moments.py tests/reliability/test_21_worker_diseases.py -s $(PYTEST_ARGS)
 
 guards: $(READY) ## Remove each guard of the reliability suite in a copy, and see its test fail
 	$(BIN)/python scripts/check_guards.py $(ARGS)
