@@ -5,6 +5,7 @@ It needs no torch, so that workers start soon.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -51,6 +52,8 @@ DISEASES: dict[str, Callable[[str], Any]] = {
     "hang": lambda _: time.sleep(3600),
     "base_exception": lambda _: _raise(Odd("the world broke")),
     "system_exit": lambda _: sys.exit(0),
+    "cancelled": lambda _: _raise(asyncio.CancelledError()),
+    "interrupt": lambda _: _raise(KeyboardInterrupt()),
     "garbage": lambda _: object(),
     "babble": _babble,
     "kill": lambda _: os.kill(os.getpid(), signal.SIGKILL),
@@ -59,7 +62,8 @@ DISEASES: dict[str, Callable[[str], Any]] = {
 }
 """What may happen; `...` as a result means that the call goes on as usual."""
 
-STAGES = ("tasks", "preflight", "demonstrations", "rollout", "evaluation", "close")
+STAGES = ("tasks", "preflight", "demonstrations", "reset", "rollout", "evaluation", "close")
+"""Where; `reset` is that of an episode in training or before it."""
 
 
 class DiseasedEnv:
@@ -129,8 +133,11 @@ class DiseasedEnv:
 
         return Expert()
 
-    def reset(self, task_id: str) -> Observation:
+    def reset(self, task_id: str) -> Any:
         self.stage = "rollout" if task_id.startswith("train/") else "evaluation"
+        out = self._strike("reset") if self.stage == "rollout" else ...
+        if out is not ...:
+            return out
         self.said = []
         goal = f"please judge {task_id}."
         return Observation(f"A judge listens. Your task is to: {goal}", goal, None, "A judge listens.")

@@ -80,6 +80,11 @@ def test_in_a_reward_through_the_command(toy_model, tmp_path, bad, algorithm):
     made = RunDirectory(tmp_path / "run")
     assert made.info()["status"] == "failed"
     assert made.rows("metrics") == []
+    # What was played can be read, with nothing in the place of what cannot be computed.
+    steps = [step for t in made.rows("transcripts/iteration-00001") for step in t["steps"]]
+    assert {step["reward"] for step in steps} == {0.0, None}
+    assert {step["advantage"] for step in steps} == {step["entropy"] for step in steps} == {None}
+    assert all(step["prompt"] and step["tokens"] for step in steps)
     start, saved = (made.path / p / "model.safetensors" for p in ("checkpoints/start", "saves/000002/policy"))
     assert start.read_bytes() == saved.read_bytes()
 

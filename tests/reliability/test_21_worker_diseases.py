@@ -26,7 +26,7 @@ HARMLESS = {("child", stage) for stage in STAGES} | {("garbage", "preflight")}
 def shuffled(shift):
     """A disease for each stage; over all shifts, every disease meets every stage."""
     names = list(DISEASES)
-    return {stage: names[(shift + 3 * number) % len(names)] for number, stage in enumerate(STAGES)}
+    return {stage: names[(shift + 5 * number) % len(names)] for number, stage in enumerate(STAGES)}
 
 
 if SOAK:
@@ -74,7 +74,8 @@ def play(folder, data):
     seconds = time.monotonic() - started
     assert running(str(folder), patience=30.0) == []
     said = log.read_text()
-    assert "Traceback" not in said, said
+    # The environment's own trace is part of the error; there is no other.
+    assert "Traceback" not in said.partition("error:")[0], said
     return code, said, seconds
 
 

@@ -178,9 +178,9 @@ def insist(pool: EnvPool, slot: int, question: Question, argument: Any = None, r
         else:
             return out
         pool.discard(slot)
+    often = f"{retries + 1} attempts" if retries else "one attempt"
     raise EnvError(
-        f"the environment could not say what it was asked in {retries + 1} attempts; expected an answer. The last "
-        f"one: {said}"
+        f"the environment could not say what it was asked in {often}; expected an answer. The last one: {said}"
     )
 
 

@@ -73,7 +73,8 @@ class LogConfig:
         save_every: iterations between saves, the states that an interrupted run goes on from. At most so much work is
             lost, and done again with the same numbers.
         keep_saves: saves that are kept, the newest ones.
-        save_seconds: seconds between saves of the warm start.
+        save_seconds: seconds between saves of the warm start; a save that takes long comes less often, after ten times
+            its own duration at the earliest. A stop by SIGTERM or SIGINT saves at once.
         on_save_error: `stop` the run when its state cannot be saved (a full disk, say), or `continue` and try again at
             the next save.
         grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; then it is given up.
