@@ -164,6 +164,7 @@ SIGNS = [
     "click[< prev]", "click[next >]", "search[smoked bacon price < 60.00]", "a <b> c", "x > y", "<", "a <", "</", "<3",
     "<>", "</>", "< >", "<b>bold</b>", "search[<your query>]", "<think", "think>", "</action", "<thinking>",
     "<actions>",
+    "search[< action figures > 3]", "click[<action figures>]", "search[<think tank> book]", "</ think tank>",
     "<action-1>", "＜action＞look＜/action＞", "‹think›", "go → desk", "⟨x⟩", "`look`", "a << b >> c", "<ACTIONX>",
 ]  # fmt: skip
 
@@ -186,6 +187,7 @@ def test_signs_are_text_and_no_tags(command):
         "<action>look</action>", "<ACTION>look", "look</action>", "<think>a</think> look", "<Think> look",
         "</THINK>look",
         "< action >look", "</ think >look", "< / think>look", '<action type="x">look', "<think/>look", "<action\t>look",
+        "<think />look", "< action id = '1' >look", "<action type=x/>look",
     ],
 )  # fmt: skip
 def test_tags_of_the_other_format_are_no_command(text):

@@ -12,7 +12,10 @@ from stapo.tags import first_block
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
-_LOOSE_TAG = re.compile(r"<[ \t]*(?:/[ \t]*)?(?:think|action)(?:[ \t/][^<>]*)?>", re.IGNORECASE | re.ASCII)
+# With an attribute, too; "< action figures >" is text.
+_LOOSE_TAG = re.compile(
+    r"<[ \t]*(?:/[ \t]*)?(?:think|action)[ \t]*(?:/[ \t]*|(?<=[ \t])[^<>=]*=[^<>]*)?>", re.IGNORECASE | re.ASCII
+)
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _MAX_ACTION_CHARACTERS = 1000
 
