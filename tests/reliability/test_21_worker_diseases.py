@@ -123,6 +123,9 @@ def test_falling_ill_every_time_is_one_clear_error(tmp_path, toy_model, healthy,
         toy_model, tmp_path, {stage: disease}, rollout__max_failures=2, rollout__retries=4 if stage == "close" else 0
     )
     data["env"]["options"]["once"] = False
+    if stage == "reset":
+        # Preflight resets, too; here the run is to begin.
+        data["env"]["options"]["games"] = None
     code, said, seconds = play(tmp_path, data)
     made = RunDirectory(tmp_path / "run")
     if stage == "close" or (disease, stage) in HARMLESS:
