@@ -1,6 +1,6 @@
 """Damage run folders in hundreds of ways, give them to every command that reads a run, and print what came of it.
 
-    python scripts/try_damaged_runs.py [--every N] [--first N] [--commands NAME ...]
+    python scripts/try_damaged_runs.py [--every N] [--first N] [--rotate N] [--commands NAME ...]
 
 One tiny run is trained. For each of its files, at its beginning, middle and end, copies get a flipped byte, a NUL, a
 byte that is not UTF-8, a cut, a removed, doubled or added line; whole files become empty, random, JSON or YAML of other
@@ -167,10 +167,17 @@ def remove(path: Path) -> None:
         path.unlink()
 
 
+def most_read(name: Path) -> int:
+    """The order of files: those that every command reads come first."""
+    if len(name.parts) == 1 and name.suffix in (".jsonl", ".json", ".yaml"):
+        return 0
+    return 1 if "checkpoints" not in name.parts else 2
+
+
 def damages(run: Path) -> Iterator[tuple[str, str, Damage]]:
     """(path in the run, kind of damage, what does it) for every file and folder of a run."""
     rng = random.Random(7)
-    for path in sorted(run.rglob("*")):
+    for path in sorted(run.rglob("*"), key=lambda path: (most_read(path.relative_to(run)), path)):
         name = path.relative_to(run).as_posix()
         if path.is_dir():
             for kind, damage in (("link", as_link), ("dangling", as_dangling), ("file", as_file), ("gone", remove)):
@@ -328,6 +335,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--every", type=int, default=1, help="take every N-th case only")
     parser.add_argument("--first", type=int, default=0, help="begin with this case")
+    parser.add_argument("--rotate", type=int, help="give each case to N of the commands only, in turn")
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
     args = parser.parse_args()
     import stapo.cli.resume_command
@@ -343,13 +351,19 @@ def main() -> int:
         # Stopped early, it prints what came of the cases so far.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            for case in list(damages(folder / "good"))[args.first :: args.every]:
-                for command, found, text in attempt(folder, settings, good, case, tuple(args.commands)):
+            chosen = list(damages(folder / "good"))[args.first :: args.every]
+            print(f"{len(chosen)} cases", flush=True)
+            for n, case in enumerate(chosen):
+                taken = args.rotate or len(args.commands)
+                turn = tuple(args.commands[(n * taken + k) % len(args.commands)] for k in range(taken))
+                for command, found, text in attempt(folder, settings, good, case, turn):
                     counts[command][found] += 1
                     if found in ("traceback", "silent", "hang"):
                         last = text.strip().splitlines()[-3:] if text.strip() else []
                         print(f"{found}: {command}, {case[0]}, {case[1]}: {' | '.join(last)[:500]}", flush=True)
                 cases += 1
+                if cases % 25 == 0:
+                    print(f"{cases} of {len(chosen)}", file=sys.stderr, flush=True)
     print(f"{cases} damaged runs")
     heads = ("said", "unharmed", "traceback", "silent", "hang")
     print("| command | " + " | ".join(heads) + " |\n| --- |" + " ---: |" * len(heads))

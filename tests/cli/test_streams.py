@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -118,3 +119,28 @@ def test_help_of_a_command_both_ways(capsys):
 def test_json_stays_json_in_any_encoding(tmp_path):
     done = stapo(["runs", str(tmp_path), "--json"], env={"PYTHONIOENCODING": "ascii"})
     assert json.loads(done.stdout) == []
+
+
+def test_names_of_folders_do_not_act_on_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    odd = "a\x1b]0;b\x07\u202e"
+    Path(odd).mkdir()
+    options = ["--algorithms", "grpo", "stapo", "--seeds", "0", "--out", f"{odd}/cmp", "--dry-run"]
+    for argv in (["runs", odd], ["compare", "tiny", *options]):
+        assert main(argv) == 0
+        shown = "".join(capsys.readouterr())
+        assert r"a\u{1b}]0;b\u{7}\u{202e}" in shown
+        assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
+def test_no_command_prints_composed_text_as_it_is():
+    """What is put together from values may hold text of others; `write_line` and `say` make it harmless."""
+    folder = Path(sys.modules["stapo.cli.main"].__file__).parent
+    plain = [
+        f"{path.name}:{call.lineno}"
+        for path in sorted(folder.glob("*.py"))
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "print"
+        if any(isinstance(part, ast.JoinedStr) for argument in call.args for part in ast.walk(argument))
+    ]
+    assert plain == []

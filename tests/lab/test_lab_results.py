@@ -112,6 +112,31 @@ def test_what_is_missing_counts_for_nothing_and_is_named(tmp_path):
     assert "<bread>" not in page
 
 
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("eval_episodes.jsonl", '{"iteration": 2, "mode": "sampled", "seed": 0}\n'),
+        ("evals.jsonl", '{"iteration": 2, "mode": "sampled", "final": true, "success": "all"}\n'),
+        ("metrics.jsonl", "[7]\n"),
+        ("metrics.jsonl", '{"iteration": 2, "rows": "many"}\n'),
+    ],
+)
+def test_a_damaged_run_counts_for_nothing_and_costs_no_other(tmp_path, name, text):
+    plan = plan_for()
+    write_runs(tmp_path, plan)
+    cell = next(c for c in plan.cells if (c.label, c.seed) == ("stapo", 1))
+    (cell_folder(tmp_path, cell) / name).write_text(text)
+    found = results(plan, tmp_path, {}, "grpo")
+    grpo, stapo = found["variants"]
+    assert [run["status"] for run in grpo["runs"] + stapo["runs"]] == ["done", "done", "done", "damaged"]
+    assert stapo["runs"][1]["error"]
+    assert stapo["runs"][1]["final"] == {}
+    assert (found["complete"], stapo["done"]) == (False, 1)
+    assert stapo["final"]["sampled"]["mean"] == 0.75
+    assert stapo["difference"]["sampled"]["seeds"] == [0]
+    assert "stapo, seed 1: damaged. " in write_page(plan, tmp_path, found).read_text()
+
+
 def test_scores_of_tasks_that_are_judged_by_degrees(tmp_path, capsys):
     plan = plan_for()
     write_runs(tmp_path, plan)

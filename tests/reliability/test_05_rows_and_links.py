@@ -213,6 +213,16 @@ def test_the_run_itself_may_be_named_by_a_link(run, tmp_path):
     assert (run / "report.html").is_file()
 
 
+def test_the_name_of_the_folder_does_not_act_on_the_terminal(run, capsys):
+    odd = run.with_name("a\x1b]0;b\x07\u202e")
+    run.rename(odd)
+    assert main(["resume", str(odd), "--quiet"]) == 0
+    shown = "".join(capsys.readouterr())
+    assert r"run directory: " in shown
+    assert r"a\u{1b}]0;b\u{7}\u{202e}" in shown
+    assert not {"\x1b", "\x07", "\u202e"} & set(shown)
+
+
 def test_old_temporary_names_are_no_way_out(run, tmp_path):
     target = tmp_path / "outside" / "mine"
     target.write_text("mine")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names
-from stapo.cli.words import foreign, say
+from stapo.cli.words import foreign, say, write_line
 from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 
@@ -141,18 +141,18 @@ def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
 
     works = work_of(plan, out, _entry())
     kind = "starts" if plan.makes_starts else "evaluation of the given model"
-    print(f"folder:      {out}")
-    print(f"variants:    {', '.join(v.label for v in plan.variants)}")
-    print(f"seeds:       {', '.join(map(str, plan.seeds))}")
-    print(f"{kind + ':':<12} {len(plan.starts)}")
-    print(f"runs:        {len(plan.cells)}, {jobs} at a time")
-    print(f"episodes:    {plan.episodes():,} in training")
+    write_line(f"folder:      {out}")
+    write_line(f"variants:    {', '.join(v.label for v in plan.variants)}")
+    write_line(f"seeds:       {', '.join(map(str, plan.seeds))}")
+    write_line(f"{kind + ':':<12} {len(plan.starts)}")
+    write_line(f"runs:        {len(plan.cells)}, {jobs} at a time")
+    write_line(f"episodes:    {plan.episodes():,} in training")
     done = sum(work.finished for work in works)
     if done:
-        print(f"done:        {done} of {len(works)} starts and runs")
-    print("commands:")
+        write_line(f"done:        {done} of {len(works)} starts and runs")
+    write_line("commands:")
     for work in works:
-        print(f"  {shlex.join(work.command)}" + ("  # done" if work.finished else ""))
+        write_line(f"  {shlex.join(work.command)}" + ("  # done" if work.finished else ""))
 
 
 def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as_json: bool) -> int:

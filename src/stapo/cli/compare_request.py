@@ -15,7 +15,7 @@ import yaml
 from stapo.algo import get_algorithm
 from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said
-from stapo.cli.words import take_flag
+from stapo.cli.words import take_flag, write_line
 from stapo.errors import ConfigError
 from stapo.lab.plan import Plan, Variant, label_of, plan_of
 from stapo.train.run_config import RunConfig
@@ -122,7 +122,7 @@ def plan_from(request: Request, command: str) -> Plan:
     source = request.source or "tiny"
     base = _config(source, None, request)
     if chosen := pretrained_settings(source, load_config(source), list(request.overrides)):
-        print(said(chosen, list(request.overrides)), file=sys.stderr)
+        write_line(said(chosen, list(request.overrides)), sys.stderr)
     variants = [
         _variant(name, _changes(request.vary, values), source, request)
         for name in request.algorithms

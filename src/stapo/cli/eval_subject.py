@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stapo.calls import CallOptions
+from stapo.cli.words import write_line
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
-from stapo.texts import escape_control_chars
 
 if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
@@ -109,7 +109,7 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> Subje
 
     def check() -> None:
         for said in run.remarks():
-            print(f"warning: {escape_control_chars(said)}", file=sys.stderr)
+            write_line(f"warning: {said}", sys.stderr)
         checkpoints = run.checkpoints()
         if not checkpoints:
             raise RunDirectoryError(f"'{run.path}' has no checkpoint yet; 'stapo train' saves the first before RL.")

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from stapo import __version__
 from stapo.cli import streams
-from stapo.cli.words import guard_secrets
+from stapo.cli.words import guard_secrets, write_line
 from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.texts import escape_control_chars
@@ -81,10 +81,10 @@ def _run(args: list[str]) -> int:
         args = [args[1], "--help"]
     if not args or args[0] in ("-h", "--help", "help"):
         width = max(map(len, _COMMANDS))
-        print(_HELP.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in _COMMANDS.items())))
+        write_line(_HELP.format(commands="\n".join(f"  {name:<{width}}  {what}" for name, what in _COMMANDS.items())))
         return 0
     if args[0] in ("-V", "--version"):
-        print(f"stapo {__version__}")
+        print("stapo", __version__)
         return 0
     name = args[0]
     if name not in _COMMANDS:

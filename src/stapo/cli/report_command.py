@@ -5,9 +5,8 @@ from __future__ import annotations
 import webbrowser
 from pathlib import Path
 
-from stapo.cli.words import positional
+from stapo.cli.words import positional, write_line
 from stapo.errors import ConfigError
-from stapo.texts import escape_control_chars
 
 _HELP = """usage: stapo report RUN [--open]
 
@@ -37,7 +36,7 @@ def run(argv: list[str]) -> int:
     from stapo.run import RunDirectory
 
     path = write_report(RunDirectory.open(Path(words[0])))
-    print(escape_control_chars(str(path)))
+    write_line(str(path))
     if show and not webbrowser.open(path.resolve().as_uri()):
         print("no web browser was found here; open the file yourself")
     return 0

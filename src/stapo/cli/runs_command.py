@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stapo.cli.run_folders import Found, find_runs
-from stapo.cli.words import foreign, positional, say
+from stapo.cli.words import foreign, positional, say, write_line
 from stapo.errors import ConfigError
 
 _HELP = """usage: stapo runs [FOLDER] [--json]
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
         print(json.dumps([_entry(f) for f in found], indent=1))
         return 0
     if not found:
-        print(f"no runs in '{folder}' yet; 'stapo train' makes one.")
+        write_line(f"no runs in '{folder}' yet; 'stapo train' makes one.")
         return 0
     _show(found)
     return 0

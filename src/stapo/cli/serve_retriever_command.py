@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from stapo.cli.words import positional, take_flag
+from stapo.cli.words import positional, take_flag, write_line
 from stapo.errors import ConfigError
 from stapo.retrieval.opening import RETRIEVERS
 
@@ -102,7 +102,7 @@ def run(argv: list[str]) -> int:
     shown = f"[{address}]" if ":" in address else address
 
     def ready() -> None:
-        print(f"{name} over {corpus} answers on http://{shown}:{number}/retrieve", flush=True)
+        write_line(f"{name} over {corpus} answers on http://{shown}:{number}/retrieve", flush=True)
 
     try:
         signum = serve(create_app(retriever, options), listening, options, ready)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TextIO
 
+from stapo.texts import escape_control_chars
+
 READER_LEFT = 141
 """Exit code where nobody reads the output any more: 128 and SIGPIPE."""
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -30,7 +32,7 @@ def prepare() -> None:
 def complain(text: str) -> None:
     """Print to standard error, which may be gone."""
     with suppress(OSError, ValueError):
-        print(text, file=sys.stderr, flush=True)
+        print(escape_control_chars(text), file=sys.stderr, flush=True)
 
 
 def guarded(command: Callable[[], int]) -> int:

@@ -12,7 +12,7 @@ import yaml
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said, warning
-from stapo.cli.words import foreign, say, take_flag
+from stapo.cli.words import foreign, say, take_flag, write_line
 from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
     config = parse_run_config(config, args, "stapo train")
     for line in (said(chosen, args) if chosen else "", warning(config)):
         if line:
-            print(line, file=sys.stderr)
+            write_line(line, sys.stderr)
 
     from stapo.train.schema import to_data
 
@@ -127,8 +127,8 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
         report = write_report(outcome.run)
         env.close()
     _print_outcome(outcome.evaluations, outcome.seconds)
-    print(f"run directory: {folder}\nreport:        {report}")
-    print(f"evaluate more: stapo eval {shlex.quote(str(folder))} --seeds 0 1 2")
+    write_line(f"run directory: {folder}\nreport:        {report}")
+    write_line(f"evaluate more: stapo eval {shlex.quote(str(folder))} --seeds 0 1 2")
     return 0
 
 
@@ -146,7 +146,7 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
     for mode in modes:
         rows = [row for row in evaluations if row["mode"] == mode]
         for when, row in (("before", rows[0]), ("after", rows[-1]))[-len(rows) :]:  # eval.at_start may be off
-            table.add_column(f"{mode},\n{when}", justify="right")
+            table.add_column(foreign(f"{mode},\n{when}"), justify="right")
             cells["all"].append(f"{row['success']:.3f}")
             cells["  standard error"].append(f"{row['success_standard_error'] or 0:.3f}")
             for task_type, part in row["by_type"].items():

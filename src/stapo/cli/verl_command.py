@@ -8,7 +8,7 @@ import sys
 
 from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said
-from stapo.cli.words import take_flag
+from stapo.cli.words import take_flag, write_line
 from stapo.errors import ConfigError
 
 _HELP = """usage: stapo verl PRESET or FILE [--nodes N] [--gpus-per-node M] [--print] [--overrides ...] [key=value ...]
@@ -65,16 +65,16 @@ def run(argv: list[str]) -> int:
         config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
     config = parse_run_config(config, args, "stapo verl")
     if chosen:
-        print(said(chosen, args), file=sys.stderr)
+        write_line(said(chosen, args), sys.stderr)
     machines = Machines(_number("--nodes", nodes, 1), _number("--gpus-per-node", gpus, 8))
     name = name or f"{name_of(source)}-{config.algorithm.name}"
     overrides = verl_overrides(config, machines, name, out or f"runs/verl/{name}") + foreign
     if not shown:
         require_verl()
     for line in differences(config):
-        print(f"note: {line}", file=sys.stderr)
+        write_line(f"note: {line}", sys.stderr)
     if shown:
-        print("VERL_ENGINE_VENDOR=stapo " + " \\\n  ".join(map(shlex.quote, command(overrides))))
+        write_line("VERL_ENGINE_VENDOR=stapo " + " \\\n  ".join(map(shlex.quote, command(overrides))))
         return 0
     launch(overrides)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -90,6 +91,11 @@ def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, li
 def foreign(text: object) -> Text:
     """Text from an environment for the terminal: never markup, no control sequence, no hidden direction change."""
     return Text(escape_control_chars(str(text)))
+
+
+def write_line(text: str, file: TextIO | None = None, *, flush: bool = False) -> None:
+    """Print a line that may hold text of others (paths, names, settings), for a terminal or a script."""
+    print(escape_control_chars(text), file=file, flush=flush)
 
 
 def say(console: Console, text: str | Text, style: str = "") -> None:
