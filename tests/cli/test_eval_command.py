@@ -175,7 +175,7 @@ def _truncate_unsealed(run):
         (lambda run: (run / "config.yaml").write_text("env: {name: gone}"), "unknown environment 'gone'"),
         (lambda run: (run / "run.json").write_text("{"), "run.json' cannot be read"),
         (_truncate, "model.safetensors' has"),
-        (_truncate_unsealed, "cannot be loaded: Error while deserializing"),
+        (_truncate_unsealed, "is said to lie at"),
     ],
 )
 def test_a_damaged_run_is_one_line(copied, capsys, damage, said):

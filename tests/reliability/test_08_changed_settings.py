@@ -45,7 +45,7 @@ def test_all_differences_at_once_and_what_may_change(made, tmp_path):
     argv = ["train", str(folder / "settings.yaml"), "--out", str(run_.path), "--seed", "8", "--rollout.groups", "5"]
     assert run(argv, tmp_path / "log") == 2
     text = (tmp_path / "log").read_text()
-    assert "\n  rollout.groups: 2 in the run, 5 now\n  seed: 3 in the run, 8 now\n" in text
+    assert ": rollout.groups: 2 in the run, 5 now; seed: 3 in the run, 8 now; " in text
     for name in MAY_CHANGE:
         assert name in text
     assert f"stapo resume {run_.path}" in text

@@ -21,7 +21,7 @@ import pytest
 from test_17_malformed_model_output import COUNT, PROBLEMS, joined, outputs
 
 import stapo
-from stapo.agent import AgentConfig, parse_response
+from stapo.agent import AgentConfig, Prompt, parse_response
 from stapo.algo import get_algorithm
 from stapo.report import write_report
 from stapo.report.trajectories import readable
@@ -47,11 +47,24 @@ def texts():
 # -- 1 -----------------------------------------------------------------------------------------------------------------
 
 
+def names_a_tag(text):
+    """Whether a think or action tag stands in the text: plain, closing, or with an attribute."""
+    for piece in text.translate(ASCII_LOWER).split("<")[1:]:
+        inside, closed, _ = piece.partition(">")
+        inside = inside.lstrip(" \t").removeprefix("/").lstrip(" \t")
+        for name in ("think", "action"):
+            rest = inside.removeprefix(name)
+            bare = rest.strip(" \t").removesuffix("/").strip(" \t") == ""
+            if closed and rest != inside and (bare or (rest[0] in " \t" and "=" in rest)):
+                return True
+    return False
+
+
 def keeps_the_format(text, response):
     """The documented rules, read with str.find instead of expressions."""
     if response == "action":
         bare = text.strip()
-        return 0 < len(bare) <= 1000 and "\n" not in bare and "<" not in bare
+        return 0 < len(bare) <= 1000 and len(bare.splitlines()) == 1 and not names_a_tag(bare)
     low = text.translate(ASCII_LOWER)
     first, end = low.find("<action>"), low.find("</action>")
     if first < 0 or end < first + len("<action>") or "<think>" not in low or "</think>" not in low:
@@ -79,7 +92,7 @@ class Table:
         self.said = said
 
     def encode(self, prompt):
-        assert isinstance(prompt, str)
+        assert isinstance(prompt, Prompt)
         return [1, 2, 3]
 
     def length(self, ids):
@@ -87,6 +100,12 @@ class Table:
 
     def decode(self, ids):
         return "".join(self.said[i] for i in ids)
+
+    def opening(self, ids):
+        return ""
+
+    def parse(self, ids, agent, listed):
+        return parse_response(self.decode(ids), agent.response, agent.fallback_characters, listed)
 
 
 def play(said, response):

@@ -109,8 +109,10 @@ def _run(args: list[str]) -> int:
 
 
 def _in_one_line(text: str) -> str:
-    """The text with line ends as blanks and no control character that a terminal would obey."""
-    return escape_control_chars(re.sub(r"\s*[\r\n]+\s*", " ", text.strip()))
+    """The text without line ends, a list of lines with semicolons, and nothing that a terminal would obey."""
+    stripped = text.strip()
+    joined = re.sub(r"\s*[\r\n]+\s*", lambda m: " " if stripped[max(0, m.start() - 1)] in ".:;,!?" else "; ", stripped)
+    return escape_control_chars(joined)
 
 
 if __name__ == "__main__":

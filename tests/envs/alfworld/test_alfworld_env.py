@@ -203,8 +203,8 @@ def test_validation_names_every_game_that_cannot_be_won(tmp_path):
 
 
 def test_it_passes_the_conformance_check(env, shared):
-    assert len(check_env(env)) == 11
-    assert len(check_env(AlfworldEnv(games=shared / "data" / "alfworld", grammar="put"))) == 11
+    assert len(check_env(env)) == 12
+    assert len(check_env(AlfworldEnv(games=shared / "data" / "alfworld", grammar="put"))) == 12
 
 
 def test_it_can_be_pickled_for_worker_processes(env):

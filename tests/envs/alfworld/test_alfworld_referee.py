@@ -58,7 +58,7 @@ def test_without_textworld_the_message_says_what_to_install(monkeypatch):
         raise ImportError(f"No module named '{name}'")
 
     monkeypatch.setattr(referee, "import_module", missing)
-    with pytest.raises(ConfigError, match=r"pip install 'stapo\[alfworld\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[alfworld\]'"):
         compare(kitchen().game(), ["look"])
 
 

@@ -431,4 +431,4 @@ def test_options(options, message):
 
 @pytest.mark.parametrize("observation", ["text", "text_rich", "verl-agent"])
 def test_follows_the_protocol(files, observation):
-    assert len(stapo.check_env(WebShopEnv(products=Path(files), observation=observation))) == 11
+    assert len(stapo.check_env(WebShopEnv(products=Path(files), observation=observation))) == 12
