@@ -26,7 +26,12 @@ _LONGEST_REASON = 300
 _LONGEST_PAUSE_S = 86_400.0
 _DEEPEST = 6
 _CODES = ("code", "status", "status_code", "statusCode", "type", "error_type", "error_code", "kind")
-_TEXTS = ("error", "message", "msg", "detail", "error_description", "description", "reason", "errors", "title")
+_SAID = ("detail", "message", "msg", "error_message", "error_msg", "errmsg", "status_msg")
+_TEXTS = (
+    "error", "message", "msg", "detail", "error_message", "error_msg", "errmsg", "status_msg", "error_description",
+    "description", "reason", "errors", "title",
+)  # fmt: skip
+_AROUND = ("base_resp", "fault", "exception", "failure")
 _LASTING = re.compile(
     r"insufficient[_ ]quota|exceeded your current quota|billing|credits?\b|payment|api[_ -]?key|unauthori[sz]ed|"
     r"authenti|permission|forbidden|not[_ ]found|no such|does not exist|unknown|invalid|not supported|unsupported|"
@@ -101,7 +106,11 @@ def refusal_in(document: Any) -> Refusal | None:
             return refusal_of(document[key], document)
     if document.get("choices") is not None:
         return None
-    if document.get("object") == "error" or any(document.get(key) for key in ("detail", "message", "msg")):
+    for key in _AROUND:
+        if isinstance(document.get(key), Mapping):
+            return refusal_of(document[key], document)
+    coded = any((_status(document.get(key)) or 0) >= 400 for key in _CODES)
+    if coded or document.get("object") == "error" or any(document.get(key) for key in _SAID):
         return refusal_of(document, document)
     return None
 

@@ -583,10 +583,14 @@ PASSING = [
     {"statusCode": 429, "message": "Rate limit is exceeded. Try again in 2 seconds."},
     [{"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}}],
     {"error": True},
+    {"base_resp": {"status_code": 1002, "status_msg": "rate limit"}, "choices": None},
+    {"error_code": 18, "error_msg": "Open api qps request limit reached, try again"},
+    {"status": 503},
 ]
 LASTING = [
     ({"error": {"message": "model 'm' does not exist", "type": "invalid_request_error"}}, "does not exist"),
     ({"error": "model 'm' not found, try pulling it first"}, "not found"),
+    ({"base_resp": {"status_code": 1004, "status_msg": "invalid api key"}}, "invalid api key"),
     ({"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}, "current quota"),
     ({"error": {"message": "No auth credentials found: invalid api key", "code": 401}}, "No auth credentials"),
     ({"object": "error", "message": "maximum context length is 8", "type": "BadRequestError", "code": 400}, "is 8"),

@@ -249,6 +249,7 @@ def test_verls_own_preprocessing(tmp_path, row):
     [
         ({"golden_answers": "Ann"}, ("Ann",)),
         ({"answer": "Ann"}, ("Ann",)),
+        ({"Answer": "Ann"}, ("Ann",)),
         ({"answer": "Ann", "answer_aliases": ["Annie"]}, ("Ann", "Annie")),
         ({"answer": {"value": "Ann", "aliases": ["Annie"], "normalized_value": "ann"}}, ("Ann", "Annie")),
         ({"answers": ["Ann", 5]}, ("Ann", "5")),

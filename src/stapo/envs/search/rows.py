@@ -18,7 +18,7 @@ from typing import Any
 from stapo.documents import parse_json
 
 _MARK = "Question:"
-_COLUMNS = ("answers", "answer", "target", "golden_answer", "possible_answers", "ground_truth")
+_COLUMNS = ("answers", "answer", "Answer", "Answers", "target", "golden_answer", "possible_answers", "ground_truth")
 # Keys of objects that hold answers: Search-R1, TriviaQA, SQuAD.
 _INSIDE = ("value", "aliases", "text", "answers", "answer", "ground_truth")
 _DEEPEST = 4
@@ -28,7 +28,7 @@ def question_of(row: Mapping[str, Any]) -> Any:
     """The question of a row, or what stands in its place; None where there is nothing."""
     info = _mapping(row.get("extra_info"))
     places = (row, _mapping(row.get("env_kwargs")), info, *(kwargs for _, kwargs in _tools(info)))
-    for key in ("question", "query"):
+    for key in ("question", "query", "Question", "Query"):
         for place in places:
             if place.get(key) is not None:
                 return place[key]
