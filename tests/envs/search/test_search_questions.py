@@ -77,7 +77,7 @@ def test_parquet(tmp_path):
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     questions = read_questions([tmp_path / "x.parquet"])
-    assert sorted(questions.question(i).golds for i in questions.of_split("train")) == [("a",), ("a", "b")]
+    assert sorted(questions.question(i).golds for i in questions.of_split("train")) == [("ann",), ("ann", "b")]
 
     parquet.write_table(pyarrow.Table.from_pylist([{"q": 1}]), tmp_path / "y.parquet")
     with pytest.raises(GameFileError, match=r"y.parquet', row 0, column 'question': found nothing.*columns here: q\."):
