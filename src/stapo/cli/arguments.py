@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -134,9 +134,31 @@ def _unboxed(text: str) -> str:
     for name in ("RunConfig", *(f.name for f in fields(RunConfig))):
         said = re.sub(rf"^Error parsing {name}(\.\w+)*: ", "", said)
     said = said.removeprefix("Error parsing ").rstrip(".")
+    if odd := re.match(r"(\S+): (invalid literal for int|could not convert string to float).*?'(.*)'", said):
+        kind = "a whole number" if "int" in odd[2] else "a number"
+        return f"{odd[1]} is '{odd[3]}', expected {kind}."
+    if odd := re.match(r"invalid choice '(.*)' for argument '(.*?)'\. Expected one of \((.*)\)", said):
+        choices = re.findall(r"'(.*?)'", odd[3])
+        return f"{odd[2]} is '{odd[1]}', expected one of {', '.join(choices)}.{did_you_mean(odd[1], choices)}"
+    if odd := re.match(r"Unrecognized options: (--[\w-]+)(?![\w.-])", said):
+        # Its name without its group is what a setting is called in talk; tyro guesses by letters alone.
+        name = odd[1].lstrip("-").replace("_", "-")
+        alike = [flag for flag in _flags(RunConfig()) if flag.rpartition(".")[2] == name]
+        if alike:
+            return f"{said}. Did you mean {' or '.join(repr(f'--{flag}') for flag in alike[:3])}?"
     meant = re.findall(r"--[a-z][\w.-]+", text.partition("Perhaps you meant")[2])
     guess = f" Did you mean '{meant[0]}'?" if meant else ""
     return f"{said or 'the settings cannot be read'}.{guess}"
+
+
+def _flags(config: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all settings, as the command line spells them."""
+    for field in fields(config):
+        name, value = prefix + field.name.replace("_", "-"), getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _flags(value, f"{name}.")
+        else:
+            yield name
 
 
 def split_env_args(args: list[str], prefix: str = ENV_PREFIX) -> tuple[list[str], list[str]]:
