@@ -11,7 +11,8 @@ from rich.table import Table
 
 from stapo.cli.progress import duration
 from stapo.cli.words import foreign, say
-from stapo.errors import ModelError
+from stapo.documents import shown
+from stapo.errors import ConfigError, ModelError
 from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
@@ -148,9 +149,11 @@ def workload(config: RunConfig) -> Workload:
     """What a run asks of its model, at half of every limit."""
     algorithm, agent, model = config.algorithm, config.agent, config.model
     steps = config.env.options.get("max_steps")
+    if steps is not None and (type(steps) is not int or steps < 1):
+        raise ConfigError(f"env.options.max_steps is {shown(steps)}, expected a positive whole number.")
     return Workload(
         episodes=config.rollout.groups * config.rollout.group_size,
-        steps=max(1.0, EXPECTED * (steps if isinstance(steps, int) else _STEPS)),
+        steps=max(1.0, EXPECTED * (_STEPS if steps is None else steps)),
         prompt=EXPECTED * agent.max_prompt_tokens,
         response=EXPECTED * agent.max_response_tokens,
         longest_prompt=agent.max_prompt_tokens,
