@@ -276,7 +276,7 @@ def verdict(code: int | None, text: str, rows: dict[str, bytes], good: dict[str,
         return "traceback"
     if code != 0:
         # A comparison names a run that does not count, and its exit code is not 0.
-        return "said" if "error: " in text or ": damaged: " in text else "traceback"
+        return "said" if any(word in text for word in ("error: ", ": damaged: ", ": failed: ")) else "traceback"
     wrong = [name for name in good if rows.get(name) != good[name]]
     # A file that nobody reads any more is no difference; every row that differs has to be named.
     unsaid = [name for name in wrong if Path(name).name not in text and Path(name).name not in page]
