@@ -341,14 +341,14 @@ def test_a_long_answer_without_text_is_a_failure(serve):
 
 @pytest.mark.parametrize("packing", ["gzip", "deflate", "x-gzip"])
 def test_packed_answers_are_read(serve, packing):
-    data = zlib.compress(chat("look")) if packing == "deflate" else gzip.compress(chat("look"))
+    data = zlib.compress(chat("look")) if packing == "deflate" else gzip.compress(chat("look"), mtime=0)
     asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", data, f"Content-Encoding: {packing}"))))
     assert unspell(ask(asked, "p")[0].ids) == "look"
 
 
 def test_a_packed_answer_is_unpacked_up_to_the_limit(serve):
     """A bomb of 64 MB in 64 kB: its text is cut as any other, and never unpacked."""
-    bomb = gzip.compress(b'{"choices": [{"message": {"content": "' + bytes([120]) * (64 << 20), 9)
+    bomb = gzip.compress(b'{"choices": [{"message": {"content": "' + bytes([120]) * (64 << 20), 9, mtime=0)
     asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", bomb, "Content-Encoding: gzip"))))
     tracemalloc.start()
     (sample,) = ask(asked, "p")
@@ -359,8 +359,8 @@ def test_a_packed_answer_is_unpacked_up_to_the_limit(serve):
 
 
 @pytest.mark.parametrize(
-    "data, packing", [(gzip.compress(gzip.compress(chat("a"))), "gzip, gzip"), (b"x", "br"), (b"no zip", "gzip"),
-                      (gzip.compress(chat("look" * 99))[:-30], "gzip")]
+    "data, packing", [(gzip.compress(gzip.compress(chat("a")), mtime=0), "gzip, gzip"), (b"x", "br"), (b"no zip", "gzip"),
+                      (gzip.compress(chat("look" * 99), mtime=0)[:-30], "gzip")]
 )  # fmt: skip
 def test_answers_packed_otherwise_than_they_say_are_failures(serve, data, packing):
     asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", data, f"Content-Encoding: {packing}"))))

@@ -296,7 +296,7 @@ def test_lists_and_compressed_lines(tmp_path):
     rows = [{"question": "who?", "answer": "Ann"}, {"question": "where?", "answer": "here"}]
     (tmp_path / "musique_dev.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(rows).encode())
     (tmp_path / "lines_dev.json").write_text("\n".join(map(json.dumps, rows)))
-    (tmp_path / "packed_dev.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    (tmp_path / "packed_dev.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode(), mtime=0))
     for name, source in (
         ("musique_dev.json", "musique"),
         ("lines_dev.json", "lines_dev"),
@@ -350,7 +350,7 @@ def test_damage_is_one_error(tmp_path, content, said):
     "name, content, said",
     [
         ("bomb.jsonl.xz", lzma.compress(b"\0" * (40 << 20)), "line 1: longer than"),
-        ("cut.jsonl.gz", gzip.compress(b'{"question": "q"}' * 99)[:-9], "damaged or cut off"),
+        ("cut.jsonl.gz", gzip.compress(b'{"question": "q"}' * 99, mtime=0)[:-9], "damaged or cut off"),
         ("bad.json", b"[" + b"[" * 100_000, "nested too deeply"),
         ("cut.json", b'[{"question": "q", "answer": "a"}', "end of the file"),
     ],
