@@ -19,6 +19,7 @@ from stapo.diagnose.tables import Table, comparison_table
 from stapo.durable import oddity, reason_of, temporary_of, write_durably
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
 from stapo.policy import load_policy
+from stapo.report.pages import replace_page
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
 from stapo.train.loop import set_threads
@@ -177,8 +178,7 @@ def _write(subject: Subject, measured: Measured, document: dict[str, Any], compa
     try:
         subject.folder.mkdir(parents=True, exist_ok=True)
         RunDirectory(subject.folder).write_rows("steps", records)
-        # Sampled text may hold lone surrogates, which UTF-8 cannot.
-        write_durably(subject.folder / "diagnosis.html", page.encode("utf-8", "replace"))
+        replace_page(subject.folder / "diagnosis.html", page)
         text = json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
         write_durably(subject.folder / "diagnosis.json", text.encode())
     except OSError as err:

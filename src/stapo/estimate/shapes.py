@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from stapo.documents import parse_json
 from stapo.errors import ModelError, did_you_mean
 
 _KINDS = ("qwen2", "qwen3", "llama")
@@ -104,7 +105,7 @@ def find_shape(path: str) -> ModelShape:
     described = Path(path).expanduser() / "config.json"
     if described.is_file():
         try:
-            return shape_of(json.loads(described.read_text(encoding="utf-8")))
+            return shape_of(parse_json(described.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError) as err:
             raise ModelError(f"'{described}' gives no shape to reckon with: {err}.") from err
     known = known_shapes()

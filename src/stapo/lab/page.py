@@ -10,13 +10,12 @@ from urllib.parse import quote
 import numpy as np
 
 from stapo import __version__
-from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError
 from stapo.lab.figures import Curves, figures
 from stapo.lab.plan import Plan, cell_folder, start_folder
 from stapo.lab.results import judged
 from stapo.report.data import number
-from stapo.report.pages import page_environment
+from stapo.report.pages import page_environment, replace_page
 from stapo.report.trajectories import readable
 from stapo.run import RunDirectory
 
@@ -40,7 +39,7 @@ def write_page(plan: Plan, folder: Path, found: Row) -> Path:
         found, [_curves(plan, folder, variant) for variant in found["variants"]], folder.resolve().name, folder
     )
     try:
-        write_durably(path, page.encode(errors="replace"))
+        replace_page(path, page)
     except OSError as err:
         raise RunDirectoryError(f"'{path}' cannot be written: {err.strerror or err}.") from err
     return path

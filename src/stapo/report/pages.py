@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
+from stapo.durable import write_durably
 from stapo.texts import escape_control_chars
 
 
@@ -23,3 +25,12 @@ def page_environment(*packages: str) -> Environment:
 def shown(value: Any) -> Any:
     """What a template puts into the page for a value."""
     return escape_control_chars(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def replace_page(path: Path, page: str) -> None:
+    """Replace a page in one step; lone surrogates, which sampled text may hold and UTF-8 cannot, become "?".
+
+    Raises:
+        OSError: it cannot be written; the old page stands.
+    """
+    write_durably(path, page.encode("utf-8", "replace"))

@@ -13,13 +13,12 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from stapo import __version__
-from stapo.durable import write_durably
 from stapo.errors import RunDirectoryError
 from stapo.report.data import RunLog, number, read_run
 from stapo.report.drawing import Plot
 from stapo.report.outcome_plots import outcome_plots
 from stapo.report.outlier_plots import outlier_plots
-from stapo.report.pages import page_environment
+from stapo.report.pages import page_environment, replace_page
 from stapo.report.signs import signs
 from stapo.report.summary import comparisons, facts, protocols, sentences, success_table, title
 from stapo.report.trajectories import place, prompt_lines, readable, select_trajectories
@@ -41,8 +40,7 @@ def write(run: RunDirectory) -> Path:
     path = run.path / FILE_NAME
     page = render_report(read_run(run))
     try:
-        # Sampled text may hold lone surrogates, which UTF-8 cannot.
-        write_durably(path, page.encode("utf-8", "replace"))
+        replace_page(path, page)
     except OSError as err:
         raise RunDirectoryError(f"report '{path}' cannot be written: {err.strerror or err}.") from err
     return path
