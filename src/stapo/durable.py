@@ -13,9 +13,10 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -89,12 +90,18 @@ def write_durably(path: Path, data: bytes) -> None:
     Raises:
         OSError: the contents could not be written; the old file is untouched and nothing is left beside it.
     """
+    _replace(path, lambda file: file.write(data))
+    sync(path.parent)
+
+
+def _replace(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Put a new file in the place of `path` once `fill` has written it and it is on the disk."""
     # A name that nobody can have put there before, and that is made by us or not at all.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            fill(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -102,7 +109,6 @@ def write_durably(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
-    sync(path.parent)
 
 
 def temporary_of(name: str) -> str | None:
@@ -160,12 +166,7 @@ def open_alone(path: Path, flags: int) -> int:
     os.close(descriptor)
     source = open_plain(path, os.O_RDONLY)
     with os.fdopen(source, "rb") as file:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        with os.fdopen(open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as copy:
-            shutil.copyfileobj(file, copy)
-            copy.flush()
-            os.fsync(copy.fileno())
-    temporary.replace(path)
+        _replace(path, lambda copy: shutil.copyfileobj(file, copy))
     return open_plain(path, flags)
 
 

@@ -19,14 +19,8 @@ from stapo.run.directory import jsonable
 FILE_NAME = "results.json"
 FORMAT_VERSION = 1
 Row = dict[str, Any]
-_UNREADABLE = (
-    StapoError,
-    OSError,
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-)  # rows that are not ours raise these
+_UNREADABLE = (StapoError, OSError, KeyError, TypeError, ValueError, AttributeError)
+"""What rows that are not ours raise."""
 
 PAIRING = (
     "Episodes are paired by seed, task and turn: both variants trained with the same seed, from the same start, on the "
