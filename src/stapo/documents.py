@@ -11,7 +11,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -38,8 +38,17 @@ def read_text(path: Path, most_bytes: int) -> str:
         data = file.read(most_bytes + 1)
     if len(data) > most_bytes:
         raise ValueError(f"larger than {most_bytes:,} bytes")
+    return decoded(data, "utf-8-sig")
+
+
+def decoded(data: bytes, encoding: Literal["utf-8", "utf-8-sig"] = "utf-8") -> str:
+    """Bytes as text; with `utf-8-sig`, a byte order mark is left out.
+
+    Raises:
+        ValueError: they are not UTF-8; the first wrong byte is named.
+    """
     try:
-        return data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as err:
         raise ValueError(f"not UTF-8: byte {data[err.start]:#04x} at offset {err.start}") from None
 
@@ -61,11 +70,9 @@ def parse_json(text: str | bytes) -> Any:
     """
     try:
         # `json` alone would guess at UTF-16 and UTF-32, too, which nobody reads behind it.
-        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        return json.loads(decoded(text, "utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    except UnicodeDecodeError as err:
-        raise ValueError(f"not UTF-8: byte {err.object[err.start]:#04x} at offset {err.start}") from None
     except json.JSONDecodeError as err:
         raise ValueError(f"not JSON: {err.msg} at line {err.lineno} column {err.colno}") from None
     # An integer of thousands of digits is a ValueError of Python's own, and says so.

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -82,6 +82,11 @@ def open_plain(path: Path, flags: int) -> int:
         os.close(descriptor)
         raise OSError(errno.EINVAL, f"{oddity(path) or 'a folder'} stands in the place of a file", str(path))
     return descriptor
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a file to read it, as `open_plain` does."""
+    return os.fdopen(open_plain(path, os.O_RDONLY), "rb")
 
 
 def write_durably(path: Path, data: bytes) -> None:
@@ -164,8 +169,7 @@ def open_alone(path: Path, flags: int) -> int:
     if os.fstat(descriptor).st_nlink == 1:
         return descriptor
     os.close(descriptor)
-    source = open_plain(path, os.O_RDONLY)
-    with os.fdopen(source, "rb") as file:
+    with open_to_read(path) as file:
         _replace(path, lambda copy: shutil.copyfileobj(file, copy))
     return open_plain(path, flags)
 

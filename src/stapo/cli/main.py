@@ -13,7 +13,6 @@ from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
 from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
-from stapo.texts import escape_control_chars
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
@@ -89,8 +88,7 @@ def _run(args: list[str]) -> int:
     name = args[0]
     if name not in _COMMANDS:
         streams.complain(
-            f"error: unknown command '{escape_control_chars(name)}'.{did_you_mean(name, _COMMANDS)} "
-            f"Commands: {', '.join(_COMMANDS)}."
+            f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
         )
         return 2
     try:
@@ -109,10 +107,9 @@ def _run(args: list[str]) -> int:
 
 
 def _in_one_line(text: str) -> str:
-    """The text without line ends, a list of lines with semicolons, and nothing that a terminal would obey."""
+    """The text without line ends, a list of lines with semicolons."""
     stripped = text.strip()
-    joined = re.sub(r"\s*[\r\n]+\s*", lambda m: " " if stripped[max(0, m.start() - 1)] in ".:;,!?" else "; ", stripped)
-    return escape_control_chars(joined)
+    return re.sub(r"\s*[\r\n]+\s*", lambda m: " " if stripped[max(0, m.start() - 1)] in ".:;,!?" else "; ", stripped)
 
 
 if __name__ == "__main__":

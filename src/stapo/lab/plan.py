@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.documents import parse_json
-from stapo.durable import open_plain, reason_of, temporary_of, write_durably
+from stapo.durable import open_to_read, reason_of, temporary_of, write_durably
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.run.directory import require_plain, versions
 from stapo.train.run_config import RunConfig
@@ -280,7 +279,7 @@ def read_plan(folder: Path) -> Plan:
     require_plain(folder, NAMES)
     path = folder / FILE_NAME
     try:
-        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        with open_to_read(path) as file:
             data = parse_json(file.read())
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected an object.")

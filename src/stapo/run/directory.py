@@ -31,12 +31,12 @@ from typing import Any
 
 import yaml
 
-from stapo.documents import parse_json, parse_yaml, shown
+from stapo.documents import decoded, parse_json, parse_yaml, shown
 from stapo.durable import (
     append_whole,
     cut_off,
     oddities,
-    open_plain,
+    open_to_read,
     reason_of,
     remove_folder,
     sweep_temporaries,
@@ -400,7 +400,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         RunDirectoryError: a line that is not JSON; file and line are named.
     """
     try:
-        file = os.fdopen(open_plain(path, os.O_RDONLY), "rb")
+        file = open_to_read(path)
     except OSError as err:
         raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
     with file:
@@ -408,7 +408,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                row = parse_json(_decoded(line.rstrip()))
+                row = parse_json(decoded(line.rstrip()))
             except ValueError as err:
                 verb = "is" if str(err).startswith("n") else "cannot be read:"
                 raise RunDirectoryError(f"'{path}' line {number} {verb} {err}.") from err
@@ -436,18 +436,11 @@ def require_plain(path: Path, names: Iterable[str]) -> None:
 
 
 def _text(path: Path, most: int) -> str:
-    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+    with open_to_read(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
-    return _decoded(data)
-
-
-def _decoded(data: bytes) -> str:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as err:
-        raise ValueError(f"not UTF-8: byte {data[err.start]:#04x} at offset {err.start}") from None
+    return decoded(data)
 
 
 def jsonable(value: Any) -> Any:

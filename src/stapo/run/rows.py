@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.documents import parse_json
-from stapo.durable import open_plain, reason_of
+from stapo.durable import open_to_read, reason_of
 from stapo.errors import SaveError
 from stapo.run.sealed import manifest_of
 
@@ -77,7 +77,7 @@ class RowHashes:
         return (json.dumps({"files": files}) + "\n").encode()
 
     def _caught_up(self, name: str) -> _Written:
-        with os.fdopen(open_plain(self._folder / name, os.O_RDONLY), "rb") as file:
+        with open_to_read(self._folder / name) as file:
             facts = os.fstat(file.fileno())
             written = self._written.get(name)
             # A file that was written anew is another file.
@@ -102,7 +102,7 @@ def read_record(save: Path) -> dict[str, dict[str, Any]]:
         return {}
     path = save / FILE_NAME
     try:
-        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        with open_to_read(path) as file:
             text = file.read(int(facts["bytes"]) + 1)
     except OSError as err:
         raise SaveError(f"'{path}' cannot be read: {reason_of(err)}.") from err
@@ -132,7 +132,7 @@ def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: boo
 
 def _damage(path: Path, facts: Mapping[str, Any], whole: bool) -> str:
     try:
-        with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        with open_to_read(path) as file:
             digest, left, number, lines = hashlib.sha256(), facts["bytes"], 0, facts["lines"]
             while left > 0:
                 line = file.readline(left)
