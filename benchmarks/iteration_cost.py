@@ -32,8 +32,8 @@ from stapo.rollout import Trajectory
 from stapo.rollout.sampler import Sample, Sampler
 from stapo.run import RunDirectory
 from stapo.train.batch import build_batch
-from stapo.train.loop import Silent, build_collector, set_threads
-from stapo.train.playing import env_factory
+from stapo.train.factories import env_factory
+from stapo.train.loop import SilentCallback, build_collector, set_threads
 from stapo.train.preparation import prepare_policy
 from stapo.train.run_config import RunConfig, read_run_config
 from stapo.train.schema import from_data, to_data
@@ -94,7 +94,7 @@ def warm_policy(config: RunConfig, steps: int) -> Policy:
     brief = replace(config, warm_start=warm)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", to_data(brief), [])
-        return prepare_policy(brief, run, Silent())
+        return prepare_policy(brief, run, SilentCallback())
 
 
 def play(config: RunConfig, policy: Policy, count: int) -> list[Rollout]:

@@ -1,4 +1,4 @@
-"""Summarise finished runs: a table of success before and after RL, and their learning curves.
+"""Summarize finished runs: a table of success before and after RL, and their learning curves.
 
     python benchmarks/learning_curves.py runs/a runs/b runs/c --svg docs/images/quickstart.svg
 
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from stapo.run import RunDirectory
 
-_COLOURS = {"sampled": "#1f6feb", "greedy": "#d97706", "training": "#8b949e"}
+_COLORS = {"sampled": "#1f6feb", "greedy": "#d97706", "training": "#8b949e"}
 
 
 def spread(values: list[float]) -> str:
@@ -53,14 +53,14 @@ def figure(runs: list[RunDirectory]) -> Figure:
     for run in runs:
         rows = run.rows("metrics")
         smooth = [fmean(r["success"] for r in rows[max(0, i - 2) : i + 3]) for i in range(len(rows))]
-        left.plot([r["iteration"] for r in rows], smooth, color=_COLOURS["training"], alpha=0.9)
+        left.plot([r["iteration"] for r in rows], smooth, color=_COLORS["training"], alpha=0.9)
         for mode in ("sampled", "greedy"):
             evals = [r for r in run.rows("evals") if r["mode"] == mode]
             right.errorbar(
                 [r["iteration"] for r in evals],
                 [r["success"] for r in evals],
                 yerr=[r["success_standard_error"] for r in evals],
-                color=_COLOURS[mode],
+                color=_COLORS[mode],
                 alpha=0.8,
                 marker="o",
                 markersize=3,
@@ -69,7 +69,7 @@ def figure(runs: list[RunDirectory]) -> Figure:
     left.set(title="training tasks, sampled", xlabel="iteration", ylabel="success", ylim=(0, 1))
     right.set(title="held-out tasks", xlabel="iteration")
     for mode in ("sampled", "greedy"):
-        right.plot([], [], color=_COLOURS[mode], marker="o", markersize=3, label=mode)
+        right.plot([], [], color=_COLORS[mode], marker="o", markersize=3, label=mode)
     right.legend(loc="lower right", frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.25)

@@ -24,19 +24,19 @@ from stapo.envs import make
 from stapo.envs.pool import EnvPool, Started
 from stapo.rollout.pools import build_pool
 from stapo.run import RunDirectory
+from stapo.train.callbacks import SilentCallback
 from stapo.train.loop import Trainer, set_threads
 from stapo.train.preparation import prepare_policy
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import to_data
-from stapo.train.watcher import Silent
 
 
 def cost_of_saves(config: RunConfig, iterations: int, folder: Path) -> None:
     """Print the time of a save beside that of the iteration before it, medians."""
     brief = replace(config, warm_start=replace(config.warm_start, steps=1, episodes=60))
     run = RunDirectory.create(folder / "run", to_data(brief), [])
-    policy = prepare_policy(brief, run, Silent())
-    trainer = Trainer(brief, policy, run, Silent())
+    policy = prepare_policy(brief, run, SilentCallback())
+    trainer = Trainer(brief, policy, run, SilentCallback())
     run.write_checkpoint("start", policy.save)
     spent: list[float] = []
     saved: list[float] = []

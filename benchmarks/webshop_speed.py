@@ -1,9 +1,9 @@
-"""How fast the shop is, and how much memory a large catalogue takes.
+"""How fast the shop is, and how much memory a large catalog takes.
 
     python benchmarks/webshop_speed.py [--products items_shuffle.json] [--generated 100000 1000000]
 
-Each catalogue is built in a process of its own, in a cache of its own, and opened in another one: the figures are not
-those of a warm start. Times are the process's own (CPU), so that neighbours do not count; resident memory is its peak,
+Each catalog is built in a process of its own, in a cache of its own, and opened in another one: the figures are not
+those of a warm start. Times are the process's own (CPU), so that neighbors do not count; resident memory is its peak,
 mapped files included.
 """
 
@@ -28,8 +28,8 @@ EPISODES = 300
 def options(args: argparse.Namespace, count: int | None) -> dict[str, Any]:
     """Options of the environment for a row."""
     if count is None:
-        return {"products": args.products} if args.products else {"catalogue_products": 1_000}
-    return {"catalogue_products": count}
+        return {"products": args.products} if args.products else {"catalog_products": 1_000}
+    return {"catalog_products": count}
 
 
 def build(found: dict[str, Any]) -> dict[str, float]:
@@ -51,7 +51,7 @@ def play(found: dict[str, Any]) -> dict[str, float]:
     rng = random.Random(0)
     tasks = [env.tasks[rng.randrange(len(env.tasks))] for _ in range(EPISODES)]
     goals = [env.reset(task).goal for task in tasks]
-    index, queries = env.catalogue.index, []
+    index, queries = env.catalog.index, []
     for goal in goals:
         begun = time.process_time()
         index.search(goal, 50)
@@ -83,7 +83,7 @@ def peak() -> float:
 
 
 def main() -> None:
-    """Print one row per catalogue."""
+    """Print one row per catalog."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--products", help="items_shuffle*.json for the first row; by default a generated shop of 1,000"

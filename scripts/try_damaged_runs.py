@@ -340,7 +340,7 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
     args = parser.parse_args()
     import stapo.cli.resume_command
-    import stapo.diagnose
+    import stapo.diagnosis
     import stapo.report
     import stapo.train.pipeline  # noqa: F401 (forks begin with everything imported)
 

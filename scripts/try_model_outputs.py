@@ -27,7 +27,7 @@ from dataclasses import asdict
 import stapo
 from stapo.agent import AgentConfig, parse_response
 from stapo.agent.tokenizer import train_tokenizer
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode
@@ -144,7 +144,7 @@ class Table:
         ends = []
         for env, episode in zip(self.envs, self.episodes, strict=True):
             action = episode.answer(Sample(ids, [-1.0] * len(ids), [0.5] * len(ids), True))
-            if isinstance(action, Trouble):
+            if isinstance(action, EnvFailure):
                 raise RuntimeError(f"{action.boundary}: {action.error}")
             out = env.step(action)
             episode.observe(out)

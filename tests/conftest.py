@@ -36,7 +36,7 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Built catalogues and indexes of the suite do not go into the user's cache, nor come from there."""
+    """Built catalogs and indexes of the suite do not go into the user's cache, nor come from there."""
     os.environ["STAPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 

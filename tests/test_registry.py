@@ -28,7 +28,7 @@ FINE = """
         def close(self): return None
 """
 BROKEN = {
-    "exception": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+    "exception": ("raise RuntimeError('no license')", "RuntimeError: no license"),
     "exit": ("raise SystemExit(3)", "SystemExit: 3"),
     "sys_exit": ("import sys; sys.exit('bye')", "SystemExit: bye"),
     "base": ("class Odd(BaseException): pass\nraise Odd('odd')", "Odd: odd"),

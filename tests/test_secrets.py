@@ -15,9 +15,9 @@ import yaml
 
 from sick_server import SickServer, http
 from stapo import texts
-from stapo.calls import CallFailed, checked_key, key_from, read_address
 from stapo.cli.main import main
 from stapo.errors import ConfigError, EndpointError, RunDirectoryError, UnknownNameError
+from stapo.http_client import CallFailed, checked_key, key_from, read_address
 from stapo.retrieval.http_client import HttpRetriever
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.run import RunDirectory

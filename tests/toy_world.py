@@ -11,7 +11,7 @@ from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import unknown_name
 from stapo.policy import ModelConfig, Policy, build_policy
 
-COLOURS = ("red", "green", "blue", "grey", "pink", "teal")
+COLORS = ("red", "green", "blue", "grey", "pink", "teal")
 
 
 class ToyEnv:
@@ -47,7 +47,7 @@ class ToyEnv:
     def tasks_of(self, split: str) -> Sequence[str]:
         if split not in ("train", "heldout"):
             raise unknown_name("split", split, self.splits)
-        return [] if split == self.empty else [f"toy/{split}/{colour}" for colour in sorted(COLOURS)]
+        return [] if split == self.empty else [f"toy/{split}/{color}" for color in sorted(COLORS)]
 
     def task_type(self, task_id: str) -> str:
         return "warm" if task_id.rpartition("/")[2] in ("red", "pink") else "cold"
@@ -82,7 +82,7 @@ def register_toy() -> None:
 
 
 TEXTS = [
-    f"now The judge heard something even.\nstep {i}\ngoal please the {c} judge.\n>" for i in range(3) for c in COLOURS
+    f"now The judge heard something even.\nstep {i}\ngoal please the {c} judge.\n>" for i in range(3) for c in COLORS
 ]
 
 

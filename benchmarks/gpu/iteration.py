@@ -42,10 +42,10 @@ from stapo.rollout.collect import RolloutTimes
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.types import Trajectory
 from stapo.train.batch import build_batch
-from stapo.train.config import OptimConfig, WarmStartConfig
+from stapo.train.config import OptimConfig, SFTConfig
 from stapo.train.demonstrations import demonstrate, tokenizer_texts
+from stapo.train.factories import env_factory
 from stapo.train.loop import build_collector
-from stapo.train.playing import env_factory
 from stapo.train.run_config import EnvConfig, RunConfig
 from stapo.train.update import Updater
 
@@ -66,7 +66,7 @@ def settings(small: bool, groups: int, group_size: int, steps: int, response: in
 def build(folder: Path, config: RunConfig, small: bool) -> Any:
     """Save a model with random weights and its tokenizer; returns its shape."""
     env = env_factory(config)()
-    warm = WarmStartConfig(episodes=12)
+    warm = SFTConfig(episodes=12)
     demos = demonstrate(LocalPool(lambda: env), config.agent, warm, "train", "goal_history", 0)
     tokenizer = train_tokenizer(tokenizer_texts(demos), 2048)
     tokenizer.chat_template = (

@@ -51,9 +51,9 @@ class TestRloo:
         expected = np.repeat([26 / 3, -14 / 3, -14 / 3, 2 / 3], 2)
         assert advantages("rloo").total_b == pytest.approx(expected, abs=1e-5)
 
-    def test_it_is_n_over_n_minus_1_times_the_centred_return(self):
-        centred = advantages("dr-grpo").total_b
-        assert advantages("rloo").total_b == pytest.approx(4 / 3 * centred, abs=1e-5)
+    def test_it_is_n_over_n_minus_1_times_the_centered_return(self):
+        centered = advantages("dr-grpo").total_b
+        assert advantages("rloo").total_b == pytest.approx(4 / 3 * centered, abs=1e-5)
 
     def test_a_penalty_stays_with_its_row(self):
         valid = np.ones(8, bool)
@@ -111,7 +111,7 @@ class TestReinforcePlusPlus:
 
 
 class TestDrGrpo:
-    def test_centred_only(self):
+    def test_centered_only(self):
         assert advantages("dr-grpo").total_b == pytest.approx(np.repeat([6.5, -3.5, -3.5, 0.5], 2))
 
     def test_tokens_are_summed_and_divided_by_a_constant(self):

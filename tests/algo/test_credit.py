@@ -14,7 +14,7 @@ from stapo.algo import (
     compute_advantages,
     episode_advantages,
     episode_returns,
-    group_normalise,
+    group_normalize,
     group_statistics,
     step_advantages,
     step_returns,
@@ -94,8 +94,8 @@ def test_population_spread_and_no_spread():
     reward, group, traj = [10, 0], [0, 0], [0, 1]
     population = episode_advantages(reward, group, traj, AdvantageConfig(ddof=0))
     np.testing.assert_allclose(population, [1, -1], atol=1e-6)
-    centred = episode_advantages(reward, group, traj, AdvantageConfig(advantage_norm="none"))
-    np.testing.assert_allclose(centred, [5, -5])
+    centered = episode_advantages(reward, group, traj, AdvantageConfig(advantage_norm="none"))
+    np.testing.assert_allclose(centered, [5, -5])
 
 
 def test_step_advantage_by_hand():
@@ -107,8 +107,8 @@ def test_step_advantage_by_hand():
 def test_total_by_hand_with_omega_and_penalty():
     """Two trajectories of one task meet in one state; the failing one acts invalidly there."""
     args = ([10.0, 0.0], [True, False], [0, 0], [0, 1], [0, 0], [0, 0], None)
-    centred = AdvantageConfig(advantage_norm="none", omega=0.5)
-    out = compute_advantages(*args, centred)
+    centered = AdvantageConfig(advantage_norm="none", omega=0.5)
+    out = compute_advantages(*args, centered)
     # Episode: mean 5 without the penalty -> 5 and -5.1. Step: returns 10 and -0.1, mean 4.95.
     np.testing.assert_allclose(out.return_b, [10, -0.1], atol=1e-6)
     np.testing.assert_allclose(out.episode_return_b, [10, -0.1], atol=1e-6)
@@ -116,21 +116,21 @@ def test_total_by_hand_with_omega_and_penalty():
     np.testing.assert_allclose(out.step_b, [5.05, -5.05], atol=1e-6)
     np.testing.assert_allclose(out.total_b, [7.525, -7.625], atol=1e-6)
     np.testing.assert_array_equal(out.anchor_size_b, [2, 2])
-    over_steps = compute_advantages(*args, dataclasses.replace(centred, episode_stats="step"))
+    over_steps = compute_advantages(*args, dataclasses.replace(centered, episode_stats="step"))
     np.testing.assert_allclose(over_steps.episode_b, [5.05, -5.05], atol=1e-6)
-    flat = compute_advantages(*args, dataclasses.replace(centred, invalid_penalty_on="advantage"))
+    flat = compute_advantages(*args, dataclasses.replace(centered, invalid_penalty_on="advantage"))
     np.testing.assert_allclose(flat.return_b, [10, 0])
     np.testing.assert_allclose(flat.total_b, [7.5, -7.6], atol=1e-6)
 
 
 def test_the_penalty_trap_and_its_remedy():
-    """In an all-failed anchor group the normalised penalty grows to units; a flat one stays 0.1."""
+    """In an all-failed anchor group the normalized penalty grows to units; a flat one stays 0.1."""
     n = 16
     valid = np.ones(n, bool)
     valid[0] = False
     args = ([0.0] * n, valid, [0] * n, range(n), [0] * n, [0] * n, None)
-    normalised = compute_advantages(*args, PAPER)
-    assert normalised.step_b[0] == pytest.approx(-3.75, abs=1e-3)
+    normalized = compute_advantages(*args, PAPER)
+    assert normalized.step_b[0] == pytest.approx(-3.75, abs=1e-3)
     flat = compute_advantages(*args, AdvantageConfig(invalid_penalty_on="advantage"))
     np.testing.assert_allclose(flat.total_b, [-0.1] + [0] * (n - 1), atol=1e-7)
     floored = compute_advantages(*args, AdvantageConfig(std_floor=0.05))
@@ -214,7 +214,7 @@ def test_step_advantages_are_shift_invariant():
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=30))
 @settings(max_examples=100, deadline=None)
 def test_a_z_score_is_bounded_by_its_group_size(values):
-    z = group_normalise(values, [0] * len(values))
+    z = group_normalize(values, [0] * len(values))
     n = len(values)
     assert np.all(np.abs(z) <= (n - 1) / np.sqrt(n) + 1e-4)
     assert abs(z.astype(np.float64).sum()) < 1e-3 * n
@@ -222,7 +222,7 @@ def test_a_z_score_is_bounded_by_its_group_size(values):
 
 @pytest.mark.parametrize(("n", "bound"), [(5, 1.79), (8, 2.47), (10, 2.85), (16, 3.75)])
 def test_the_bound_is_reached(n, bound):
-    assert group_normalise([1.0] + [0.0] * (n - 1), [0] * n)[0] == pytest.approx(bound, abs=0.006)
+    assert group_normalize([1.0] + [0.0] * (n - 1), [0] * n)[0] == pytest.approx(bound, abs=0.006)
 
 
 class TestDegenerate:
@@ -237,12 +237,12 @@ class TestDegenerate:
             assert out.total_b[0] == 0
 
     def test_a_spread_below_the_floor_gives_zero(self):
-        assert not group_normalise([1.0, 1.0 + 1e-9], [0, 0]).any()
-        assert group_normalise([1.0, 1.0 + 1e-6], [0, 0]).any()
+        assert not group_normalize([1.0, 1.0 + 1e-9], [0, 0]).any()
+        assert group_normalize([1.0, 1.0 + 1e-6], [0, 0]).any()
 
     def test_zero_eps_and_zero_floor_still_never_divide_by_zero(self):
         with np.errstate(all="raise"):
-            assert not group_normalise([3.0, 3.0], [0, 0], eps=0.0, std_floor=0.0).any()
+            assert not group_normalize([3.0, 3.0], [0, 0], eps=0.0, std_floor=0.0).any()
 
     def test_all_padding_and_no_rows(self):
         out = compute_advantages([np.nan] * 2, [True] * 2, [0, 1], [0, 0], [0, 0], [0, 0], [0, 0], PAPER)

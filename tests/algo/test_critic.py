@@ -1,6 +1,6 @@
 """Advantages from values, and the loss of the values themselves.
 
-1. Generalised advantage estimation by hand, for several discounts; its two limits.
+1. Generalized advantage estimation by hand, for several discounts; its two limits.
 2. Trajectories do not see each other, order and padding do not matter.
 3. What an invalid action costs, and what whitening does.
 4. The clipped value loss by hand; cut into parts it is the same.

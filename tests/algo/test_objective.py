@@ -136,16 +136,16 @@ def train(batch, config, *, cuts=1, updates=1, lr=0.0):
     policy, reference = Policy(0), Policy(9)
     rows = Rows(batch, policy, config)
     whole = LossDenominators.of(rows.mask, rows.traj)
-    optimiser = torch.optim.SGD(policy.parameters(), lr=lr)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=lr)
     losses = []
     for _ in range(updates):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         shares = []
         for index in torch.arange(batch.n).chunk(cuts):
             share = loss_of(policy, reference, rows, config, index, whole)
             share.backward()
             shares.append(share.item())
-        optimiser.step()
+        optimizer.step()
         losses.append(sum(shares))
     grad = torch.cat([p.grad.flatten() for p in policy.parameters()])
     weights = torch.cat([p.detach().flatten() for p in policy.parameters()])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.algo import OutlierConfig, normalised_entropy, select_outliers, step_entropy
+from stapo.algo import OutlierConfig, normalized_entropy, select_outliers, step_entropy
 from stapo.errors import NonFiniteError
 
 G1 = [0.20, 0.22, 0.18, 0.21, 0.19, 0.20, 0.23, 0.17, 0.20, 0.21, 0.19, 0.65]
@@ -111,9 +111,9 @@ class TestKnobs:
     def test_std_floor_silences_a_tiny_spread(self):
         entropy = np.array([0.2, 0.2 + 1e-4, 0.2 - 1e-4, 0.4, 0.5, 0.9])
         anchor = [0, 0, 0, 1, 1, 1]
-        loud, _, _ = normalised_entropy(entropy, anchor, None, OutlierConfig())
+        loud, _, _ = normalized_entropy(entropy, anchor, None, OutlierConfig())
         assert abs(loud[1]) > 0.9
-        quiet, _, _ = normalised_entropy(entropy, anchor, None, OutlierConfig(std_floor=1e-3))
+        quiet, _, _ = normalized_entropy(entropy, anchor, None, OutlierConfig(std_floor=1e-3))
         np.testing.assert_array_equal(quiet[:3], 0)
         assert quiet[3:].any()
 

@@ -28,7 +28,7 @@ TINY = {
     "eval": {"episodes": 24, "greedy": False},
     "log": {"transcript_every": 1, "transcript_groups": 2, "grace": 20.0, "save_seconds": 0.0},
 }  # fmt: skip
-"""Runs of a second or two. They win nothing: what the numbers mean is tested in tests/lab."""
+"""Runs of a second or two. They win nothing: what the numbers mean is tested in tests/comparison."""
 
 
 @pytest.fixture(scope="module")

@@ -22,11 +22,11 @@ import yaml
 
 from stapo.algo import ALGORITHMS, OutlierConfig, get_algorithm
 from stapo.cli.main import main
-from stapo.diagnose import make_protocol
-from stapo.diagnose.measure import measure
-from stapo.diagnose.numbers import summarise
-from stapo.diagnose.protocol import measuring, stateless_metrics
-from stapo.diagnose.records import step_records, worst_cases
+from stapo.diagnosis import make_spec
+from stapo.diagnosis.measure import measure
+from stapo.diagnosis.numbers import summarize
+from stapo.diagnosis.protocol import measuring, stateless_metrics
+from stapo.diagnosis.records import step_records, worst_cases
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
@@ -231,9 +231,9 @@ def test_every_algorithm(runs, name):
     run = RunDirectory.open(runs["judged"])
     config = replace(read_run_config(run), algorithm=get_algorithm(name))
     tasks = [f"toy/heldout/{c}" for c in ("blue", "red")]
-    protocol = make_protocol(config, tasks, "heldout", group_size=3)
+    protocol = make_spec(config, tasks, "heldout", group_size=3)
     measured = measure(load_policy(str(run.checkpoint("final")), config.model), config, protocol)
-    document = summarise(measured, 0, 50).document
+    document = summarize(measured, 0, 50).document
     assert document["steps"] == 18
     assert np.isfinite(document["kl"]["all"].value)
     assert set(stateless_metrics()) <= set(document["ranking"]["any"]["auc"])
@@ -356,7 +356,7 @@ def test_foreign_text_is_text(judged):
 def test_worst_cases(runs):
     run = RunDirectory.open(runs["judged"])
     config = read_run_config(run)
-    protocol = make_protocol(config, [f"toy/heldout/{c}" for c in ("blue", "red", "teal")], "heldout")
+    protocol = make_spec(config, [f"toy/heldout/{c}" for c in ("blue", "red", "teal")], "heldout")
     measured = measure(load_policy(str(run.checkpoint("final")), config.model), config, protocol)
     records = step_records(measured)
     cases = worst_cases(measured, records, most=5)

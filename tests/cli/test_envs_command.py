@@ -45,7 +45,7 @@ def packages(monkeypatch):
 
 @pytest.fixture
 def exploding(tmp_path, monkeypatch):
-    (tmp_path / "stapo_test_exploding.py").write_text("raise RuntimeError('[no] licence')\n")
+    (tmp_path / "stapo_test_exploding.py").write_text("raise RuntimeError('[no] license')\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -53,7 +53,7 @@ def test_the_list_shows_a_broken_package_with_its_error(packages, exploding, cap
     monkeypatch.setenv("COLUMNS", "300")
     assert main(["envs"]) == 0
     out = capsys.readouterr().out
-    assert "RuntimeError: [no] licence" in out
+    assert "RuntimeError: [no] license" in out
     assert "No module named 'stapo_no_such_module'" in out
     assert "Cannot be built without a path. [bold]" in out
     assert "alfworld" in out
@@ -64,7 +64,7 @@ def test_the_list_as_json(packages, exploding, capsys):
     assert main(["envs", "--json"]) == 0
     found = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert found["alfworld"]["error"] is None
-    assert "licence" in found["explodes"]["error"]
+    assert "license" in found["explodes"]["error"]
     assert found["needy"]["from"].endswith(":Needy")
 
 

@@ -23,10 +23,10 @@ from stapo.cli.arguments import load_config
 from stapo.cli.main import main
 from stapo.policy import load_policy
 from stapo.rollout.endpoint import EndpointSampler
-from stapo.rollout.evaluate import Protocol, evaluate
-from stapo.rollout.spelled import SpelledText
+from stapo.rollout.evaluate import EvalProtocol, evaluate
+from stapo.rollout.text_codec import SpelledText
+from stapo.train.factories import collector_of
 from stapo.train.loop import build_collector
-from stapo.train.playing import collector_of
 from toy_world import ToyEnv, small_policy, toy_settings
 
 SAME = (
@@ -121,7 +121,7 @@ def test_the_answers_behind_the_tables_are_the_same(models, server):
     local = build_collector(config, load_policy(str(models / "chat"), config.model))
     sampler = EndpointSampler(server, str(models / "chat"), config.agent.max_response_tokens)
     served = collector_of(config, SpelledText(), sampler)
-    protocol = Protocol("heldout", 0, 0.0, (0,))
+    protocol = EvalProtocol("heldout", 0, 0.0, (0,))
     texts = [
         [(s.prompt, s.response, s.action, s.truncated) for t in played for s in t.steps]
         for played_by in (local, served)

@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from stapo.envs import ENVIRONMENTS, make
-from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import LocalPool
 from stapo.envs.protocol import StepResult
 from stapo.envs.wire import dump, load
@@ -66,10 +66,10 @@ def test_answers_come_in_the_order_of_the_requests(workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_slot_that_was_not_reset_has_no_episode(workers):
     with pool_of(workers) as pool:
-        assert [type(o) for o in pool.step([(0, "hi")])] == [Lost]
+        assert [type(o) for o in pool.step([(0, "hi")])] == [EpisodeLost]
         begin(pool)
         pool.discard(3)
-        assert [type(o) for o in pool.step([(2, "hi"), (3, "hi"), (4, "hi")])] == [StepResult, Lost, StepResult]
+        assert [type(o) for o in pool.step([(2, "hi"), (3, "hi"), (4, "hi")])] == [StepResult, EpisodeLost, StepResult]
         begin(pool, [3])
         assert [type(o) for o in pool.step([(3, "hi")])] == [StepResult]
 
@@ -122,16 +122,16 @@ def test_the_slot_whose_answer_was_due_is_to_blame():
     with pool_of(2, deadline=1.0, fault="hang") as pool:
         begin(pool)
         outs = pool.step([(slot, "boom" if slot == 2 else "hi") for slot in range(6)])
-        assert [type(o) for o in outs] == [StepResult, StepResult, Trouble, StepResult, Lost, StepResult]
+        assert [type(o) for o in outs] == [StepResult, StepResult, EnvFailure, StepResult, EpisodeLost, StepResult]
         assert outs[2].error == (
             "environment 'unruly', slot 2: step('boom') gave no answer within 1 s (rollout.env_deadline)"
         )
         # What slot 0 had begun is gone with the worker, though its last answer came.
         assert [type(o) for o in pool.step([(s, "hi") for s in range(6) if s != 2])] == [
-            Lost,
+            EpisodeLost,
             StepResult,
             StepResult,
-            Lost,
+            EpisodeLost,
             StepResult,
         ]
         begin(pool, [0, 2, 4])
@@ -158,7 +158,7 @@ def test_a_dead_worker_says_how_it_ended(fault, said):
     with pool_of(2, fault=fault) as pool:
         begin(pool)
         outs = pool.step([(slot, "boom" if slot == 3 else "hi") for slot in range(6)])
-        assert [type(o) for o in outs] == [StepResult] * 3 + [Trouble, StepResult, Lost]
+        assert [type(o) for o in outs] == [StepResult] * 3 + [EnvFailure, StepResult, EpisodeLost]
         assert "environment 'unruly', slot 3: step('boom') " in outs[3].error
         assert outs[3].error.endswith(said)
 
@@ -168,14 +168,14 @@ def test_a_worker_that_was_killed_between_two_batches_is_replaced():
         begin(pool)
         os.kill(pool._workers[1].pid, signal.SIGKILL)
         outs = pool.step([(slot, "hi") for slot in range(6)])
-        assert [type(o) for o in outs] == [StepResult, Trouble, StepResult, Lost, StepResult, Lost]
+        assert [type(o) for o in outs] == [StepResult, EnvFailure, StepResult, EpisodeLost, StepResult, EpisodeLost]
         begin(pool)
 
 
 def test_what_a_hanging_environment_started_goes_with_it():
     with pool_of(1, deadline=1.0, fault="hang_with_a_child") as pool:
         begin(pool)
-        assert isinstance(pool.step([(0, "boom")])[0], Trouble)
+        assert isinstance(pool.step([(0, "boom")])[0], EnvFailure)
         assert running("left behind by unruly_world") == []
 
 
@@ -327,7 +327,7 @@ def test_starting_has_a_deadline_of_its_own():
         pool.grow(2)
         first, second = pool.reset([(0, TASKS[0]), (1, TASKS[0])])
         assert "waited in vain for its worker to start and to import the environment within 0.001 s" in first.error
-        assert isinstance(second, Lost)
+        assert isinstance(second, EpisodeLost)
 
 
 def test_workers_start_only_when_needed_and_without_torch():
@@ -350,12 +350,12 @@ def test_results_cross_the_wire_whole():
 @pytest.mark.parametrize("score", [1.5, -0.1, float("nan"), "much"])
 def test_a_task_score_is_a_number_from_0_to_1(score):
     from stapo.envs import StepResult
-    from stapo.envs.guard import Trouble, advance
+    from stapo.envs.guard import EnvFailure, advance
 
     class Env:
         def step(self, action):
             return StepResult("seen", None, 0.0, True, False, {"task_score": score})
 
     found = advance(Env(), "x")
-    assert isinstance(found, Trouble)
+    assert isinstance(found, EnvFailure)
     assert "task_score" in found.error

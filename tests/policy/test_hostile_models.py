@@ -300,7 +300,7 @@ TEMPLATES = {
     "doubling": "{% set n = namespace(t='aaaaaaaaaa') %}{% for i in range(60) %}{% set n.t = n.t + n.t %}{% endfor %}{{ n.t }}",
     "recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "padding": "{{ '%999999999999d' % 3 }}",
-    "centre": "{{ 'a'.center(999999999999) }}",
+    "center": "{{ 'a'.center(999999999999) }}",
     "no template": "{% for %}",
     "unclosed": "{{ messages",
     "unknown filter": "{{ messages | nope }}",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stapo.errors import ModelError
-from stapo.footprint import ModelSize
+from stapo.memory_model import ModelSize
 from stapo.policy import LoraConfig, ModelConfig, memory, require_memory
 from stapo.policy.memory import available_bytes, memory_need, model_size, parts_in_words
 from toy_world import small_policy

@@ -49,7 +49,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
     },
     "webshop": {
-        "env": {"name": "webshop", "options": {"size": "tiny", "catalogue_products": 20, "max_steps": 5}},
+        "env": {"name": "webshop", "options": {"size": "tiny", "catalog_products": 20, "max_steps": 5}},
         "agent": {
             "prompt": "compact",
             "response": "action",

@@ -11,7 +11,7 @@ import stat
 import pytest
 from reliable import assert_same, contents, run, settings, train, wait, write_settings
 
-from stapo import durable
+from stapo import atomic_io
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
@@ -114,7 +114,7 @@ def test_a_delete_that_fails_is_survived(tmp_path, monkeypatch):
         raise OSError(errno.EBUSY, "Device or resource busy")
 
     with monkeypatch.context() as patch:
-        patch.setattr(durable.shutil, "rmtree", stuck)
+        patch.setattr(atomic_io.shutil, "rmtree", stuck)
         newest = store.write(fill, 2)
     assert store.complete()[0] == newest
     assert len(store.complete()) == 2

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from reliable import COMMON, ENVIRONMENTS
 
+from stapo.atomic_io import append_whole, cut_off, write_durably
 from stapo.cli.main import main
-from stapo.durable import append_whole, cut_off, write_durably
 from stapo.errors import RunDirectoryError
 from stapo.report.pages import page_environment
 from stapo.run import RunDirectory

@@ -19,7 +19,7 @@ from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.train import loop
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from toy_world import toy_settings
@@ -30,7 +30,7 @@ BAD = [math.nan, math.inf]
 def trainer(model, out, **changes):
     config = from_data(RunConfig, toy_settings(model, **changes))
     made = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), made, Silent())
+    return Trainer(config, load_policy(str(model), config.model), made, SilentCallback())
 
 
 def weights(made):

@@ -2,7 +2,7 @@
 
 Documented: where all returns of a group are equal, or a group has one member, the episode advantage is 0; where a state
 was seen once, or always led to the same return, the step advantage is 0; entropies that are all equal have z-score 0.
-With a critic the same holds where it says the same of every state: its advantages are centred over the batch.
+With a critic the same holds where it says the same of every state: its advantages are centered over the batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from reliable import FLAGGING
 from stapo.algo import ALGORITHMS, anchor_groups, compute_advantages, get_algorithm, select_outliers
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from toy_world import toy_settings
@@ -111,7 +111,7 @@ def test_a_run_goes_through(toy_model, tmp_path, name, flags, reward):
         )  # fmt: skip
         config = from_data(RunConfig, settings)
         made = RunDirectory.create(tmp_path / str(group_size), to_data(config), ["test"])
-        trainer = Trainer(config, load_policy(str(toy_model), config.model), made, Silent())
+        trainer = Trainer(config, load_policy(str(toy_model), config.model), made, SilentCallback())
         with np.errstate(divide="raise", invalid="raise"):
             row = trainer.iterate(1)
         update = {k: v for k, v in row["update"].items() if v is not None}

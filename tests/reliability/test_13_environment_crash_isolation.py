@@ -30,15 +30,15 @@ from stapo.envs import make
 from stapo.envs.pool import LocalPool
 from stapo.envs.registry import ENVIRONMENTS as ENVIRONMENT_REGISTRY
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError
-from stapo.rollout import Boundary, StopReason, settle
+from stapo.rollout import Boundary, StopReason, drop_failed
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
-from stapo.train.config import WarmStartConfig
+from stapo.train.config import SFTConfig
 from stapo.train.demonstrations import demonstrate
 from stapo.train.preflight import require_playable
 from toy_world import small_policy
@@ -326,23 +326,23 @@ def test_failures_are_handed_out_once():
 
 def test_groups_shrink_or_are_dropped():
     trajectories, _ = play({"fault": "raise"})
-    kept, failures = settle(trajectories, "shrink")
+    kept, failures = drop_failed(trajectories, "shrink")
     assert [(t.group, t.member) for t in kept] == [(0, 0), (0, 1), (1, 1), (2, 0), (2, 1)]
     assert failures == [struck(trajectories).failure]
-    kept, failures = settle(trajectories, "drop")
+    kept, failures = drop_failed(trajectories, "drop")
     assert [(t.group, t.member) for t in kept] == [(0, 0), (0, 1), (2, 0), (2, 1)]
     assert failures == [struck(trajectories).failure]
     for policy in ("shrink", "drop"):
-        assert settle(UNDISTURBED, policy) == (UNDISTURBED, [])
+        assert drop_failed(UNDISTURBED, policy) == (UNDISTURBED, [])
     with pytest.raises(ValueError, match="on_failure is 'keep', expected one of shrink, drop"):
-        settle(trajectories, "keep")
+        drop_failed(trajectories, "keep")
 
 
 def test_an_evaluation_counts_failures_as_lost():
     say = lambda g, m, s: "boom" if g == 1 else "go"  # noqa: E731
     for fault, errors, success in (("", 0, 1.0), ("raise", 2, 4 / 6)):
         c = collector({"fault": fault}, say=say)
-        found = summarise(evaluate(c, TASKS, Protocol("train", 0, 1.0, (0, 1))))
+        found = summarize(evaluate(c, TASKS, EvalProtocol("train", 0, 1.0, (0, 1))))
         assert found["errors"] == errors
         assert found["success"] == pytest.approx(success)
         assert found["episodes"] == 6
@@ -424,7 +424,7 @@ def test_everything_else_is_a_failure_of_the_environment(error, call):
     assert f"raised {error.__name__}" in episode.failure.error
 
 
-DEMOS = WarmStartConfig(steps=1, episodes=6)
+DEMOS = SFTConfig(steps=1, episodes=6)
 
 
 class Shown(UnrulyEnv):

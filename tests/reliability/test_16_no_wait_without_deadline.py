@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from stapo.envs import worker_pool
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.envs.worker_pool import WorkerPool
 from unruly_world import TASKS
 
@@ -321,6 +321,6 @@ def test_what_is_waited_for_in_vain_is_named(options, ask, said):
     with closing(begun(1.0, **options)) as pool:
         started = time.monotonic()
         (out,) = ask(pool)
-        assert isinstance(out, Trouble)
+        assert isinstance(out, EnvFailure)
         assert f"environment 'unruly', {said} (rollout.env_deadline)" in out.error
         assert 1.0 <= time.monotonic() - started < 6.0

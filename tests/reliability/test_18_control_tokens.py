@@ -18,7 +18,7 @@ from stapo.agent import AgentConfig, Prompt, PromptFields, Turn, parse_response,
 from stapo.rollout.control import ControlTokens
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.parts import token_parts
-from stapo.rollout.spelled import SpelledText, prompt_of
+from stapo.rollout.text_codec import SpelledText, prompt_of
 from toy_world import small_policy
 
 TEMPLATE = (

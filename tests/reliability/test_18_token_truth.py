@@ -1,10 +1,10 @@
 """18. The tokens that are trained are the tokens that were sampled.
 
-1. Every row of an update holds the ids that the sampler drew for its prompt, end token included and never tokenised
+1. Every row of an update holds the ids that the sampler drew for its prompt, end token included and never tokenized
    again; the mask is one on them and nowhere else.
 2. Log-probabilities of the update are those of sampling: within 2e-5 in float32 on a CPU (other shapes of batch, other
    order of sums; measured: 3e-6), and those of a plain forward pass of one row. Equal batches give equal bits.
-3. Step entropies and normalised entropies do not depend on how rows are ordered, padded, or put together: within 2e-5
+3. Step entropies and normalized entropies do not depend on how rows are ordered, padded, or put together: within 2e-5
    and 2e-4 (a z-score divides by a spread that may be small; measured: 2e-6 and 2e-5), with the same steps flagged.
 4. The entropy that is logged is the mean over tokens, however rows are cut into micro-batches.
 """
@@ -118,7 +118,7 @@ def test_rows_hold_what_was_sampled(policy, played):
             assert not set(sample.ids[:-1]) & set(policy.eos_ids)
             cut += step.truncated
             again += policy.tokenizer.encode(step.response, add_special_tokens=False) != sample.ids
-    # The test would say little if all responses ended, or if their text were tokenised to the same ids anyway.
+    # The test would say little if all responses ended, or if their text were tokenized to the same ids anyway.
     assert 0 < cut < len(answers)
     assert again > len(answers) / 2
 
@@ -261,7 +261,7 @@ def assert_same_scores(first, second):
 
 
 def test_the_order_of_trajectories_does_not_matter(played):
-    """Normalised entropy by hand: eq. 2 with the sample spread, plain entropy where a state was seen once."""
+    """Normalized entropy by hand: eq. 2 with the sample spread, plain entropy where a state was seen once."""
     trajectories = played[0]
     order = np.random.default_rng(1).permutation(len(trajectories)).tolist()
     first, second = build_batch(trajectories, STAPO), build_batch([trajectories[i] for i in order], STAPO)

@@ -14,7 +14,7 @@ from stapo.errors import ConfigError
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import Sample
-from stapo.train.config import WarmStartConfig
+from stapo.train.config import SFTConfig
 from stapo.train.demonstrations import demonstrate
 from toy_world import small_policy
 
@@ -69,7 +69,7 @@ def test_a_number_plays_the_command_that_the_prompt_gave_it():
 def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
     env = make("webshop", **SHOP)
     demos = demonstrate(
-        LocalPool(lambda: env), AGENT, WarmStartConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0
+        LocalPool(lambda: env), AGENT, SFTConfig(steps=1, episodes=20, wander=0.1), "train", "goal_history", 0
     )
     played = [numbered(demo.prompt.text)[demo.action] for demo in demos]
     assert any(command.startswith("search[") for command in played)
@@ -81,7 +81,7 @@ def test_demonstrations_are_numbers_of_what_the_demonstrator_does():
 @pytest.mark.parametrize("marks", [False, True])
 def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order_of_the_page(marks):
     env, agent = make("webshop", **SHOP), replace(AGENT, mark_goal_words=marks)
-    config = WarmStartConfig(steps=1, episodes=20)
+    config = SFTConfig(steps=1, episodes=20)
     demos = demonstrate(LocalPool(lambda: env), agent, config, "train", "goal_history", 0)
     pages = {d.prompt.text: d for d in demos}
     for prompt in pages:
@@ -110,4 +110,4 @@ def test_nothing_to_choose_from_is_said_at_once(name, options, found):
     with pytest.raises(ConfigError, match=f"the environment offers {found}"):
         collector.collect(env.tasks_of("train")[:1], 1, 1.0, (0, 1))
     with pytest.raises(ConfigError, match="the environment offers"):
-        demonstrate(LocalPool(lambda: env), agent, WarmStartConfig(steps=1, episodes=6), "train", "goal_history", 0)
+        demonstrate(LocalPool(lambda: env), agent, SFTConfig(steps=1, episodes=6), "train", "goal_history", 0)

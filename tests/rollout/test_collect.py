@@ -74,7 +74,7 @@ def test_the_tokens_kept_are_the_tokens_sampled():
     trajectories = Collector(ToyEnv, encoder, Spy(), AGENT).collect(TASKS, 4, 1.0, (0, 1))
     steps = {(0, 1, t.group, t.member, k): s for t in trajectories for k, s in enumerate(t.steps)}
     assert len(seen) == len(steps) == 36
-    retokenised = 0
+    retokenized = 0
     for stream, prompt, sample in seen:
         step = steps[stream]
         assert (step.prompt_ids, step.response_ids) == (prompt, sample.ids)
@@ -82,9 +82,9 @@ def test_the_tokens_kept_are_the_tokens_sampled():
         assert step.truncated == (sample.ids[-1] not in policy.eos_ids)
         assert step.prompt_ids == encoder.encode(step.prompt)
         assert step.blind_ids == encoder.encode(step.blind_prompt)
-        retokenised += encoder.tokenizer.encode(step.response) != [i for i in sample.ids if i not in policy.eos_ids]
+        retokenized += encoder.tokenizer.encode(step.response) != [i for i in sample.ids if i not in policy.eos_ids]
     # The point of the exercise: encoding the text anew would have given other tokens.
-    assert retokenised > 10
+    assert retokenized > 10
 
 
 # -- 2 -----------------------------------------------------------------------------------------------------------------

@@ -15,19 +15,19 @@ import pytest
 
 from sick_server import SickServer, free_port, http
 from stapo.agent import AgentConfig, Prompt
-from stapo.calls import CallOptions
 from stapo.envs import Observation, StepResult
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.envs.search.protocols import PROTOCOLS
 from stapo.errors import ConfigError, EndpointError, FailureLimitError
+from stapo.http_client import CallOptions
 from stapo.refusals import pause_asked
 from stapo.rollout.answers import read_message
 from stapo.rollout.collect import Collector
 from stapo.rollout.endpoint import EndpointSampler, read_answer
 from stapo.rollout.episode import Episode
-from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
-from stapo.rollout.spelled import END, SpelledText, spell, unspell
+from stapo.rollout.text_codec import END, SpelledText, spell, unspell
 from stapo.rollout.types import StopReason, Trajectory
 from toy_world import ToyEnv, small_policy
 
@@ -208,7 +208,7 @@ def test_an_empty_response_is_a_response(serve):
 def test_malformed_answers_are_failures_of_the_endpoint(serve, body, said):
     asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", body))))
     (trouble,) = ask(asked, "p")
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, EnvFailure)
     assert trouble.boundary == Boundary.ENDPOINT
     assert said in trouble.error
     assert asked.counts == {"malformed": 1}
@@ -295,7 +295,7 @@ def test_text_beside_what_is_no_text_is_the_response(serve, more):
 def test_what_is_not_the_policys_is_a_failure_of_the_server(serve, answer, kind, said):
     asked = sampler(serve(lambda c, n, b: c.sendall(http("200 OK", answer))))
     (trouble,) = ask(asked, "p")
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, EnvFailure)
     assert trouble.boundary == Boundary.ENDPOINT
     assert said in trouble.error
     assert asked.counts == {kind: 1}
@@ -393,7 +393,7 @@ def test_an_evaluation_outlives_a_half_character(serve):
     half = http("200 OK", b'{"choices": [{"message": {"content": "eve\\ud800"}}]}')
     server = serve(lambda c, n, b: c.sendall(half if n == 2 else ok("even")))
     (trajectories,) = play(collector(sampler(server)))
-    assert summarise([trajectories])["errors"] == 0
+    assert summarize([trajectories])["errors"] == 0
     assert sum(step.response == "eve?" for t in trajectories for step in t.steps) == 1
 
 
@@ -690,7 +690,7 @@ def collector(asked, **settings):
 
 
 def play(played_by, episodes=6):
-    return evaluate(played_by, ToyEnv().tasks_of("heldout"), Protocol("heldout", episodes, 0.0, (0,)))
+    return evaluate(played_by, ToyEnv().tasks_of("heldout"), EvalProtocol("heldout", episodes, 0.0, (0,)))
 
 
 def test_episodes_are_played(serve):
@@ -699,7 +699,7 @@ def test_episodes_are_played(serve):
     (trajectories,) = play(collector(sampler(server)))
     assert [t.won for t in trajectories] == ["blue" not in t.task_id for t in trajectories]
     assert {s.action for t in trajectories for s in t.steps} == {"odd", "even"}
-    assert summarise([trajectories])["errors"] == 0
+    assert summarize([trajectories])["errors"] == 0
 
 
 def test_a_failure_costs_one_episode_under_its_own_boundary(serve):

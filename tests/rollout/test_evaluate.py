@@ -12,7 +12,7 @@ from stapo.agent import AgentConfig
 from stapo.rollout import Step, StopReason, Trajectory
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import Protocol, evaluate, pick_tasks, summarise
+from stapo.rollout.evaluate import EvalProtocol, evaluate, pick_tasks, summarize
 from stapo.rollout.sampler import HFSampler
 from toy_world import ToyEnv, small_policy
 
@@ -44,10 +44,10 @@ def test_tasks_are_cycled_or_evenly_thinned(episodes, picked):
 
 
 def test_the_protocol_is_stated_in_words():
-    assert Protocol("heldout", 0, 0.0, (0,)).describe(6) == (
+    assert EvalProtocol("heldout", 0, 0.0, (0,)).describe(6) == (
         "6 episodes on 6 of the 6 tasks of split 'heldout' per seed, 1 seed (0), greedy"
     )
-    assert Protocol("valid_seen", 100, 0.4, (0, 1, 2)).describe(140) == (
+    assert EvalProtocol("valid_seen", 100, 0.4, (0, 1, 2)).describe(140) == (
         "100 episodes on 100 of the 140 tasks of split 'valid_seen' per seed, 3 seeds (0, 1, 2), "
         "sampled at temperature 0.4"
     )
@@ -58,21 +58,21 @@ def responses(played):
 
 
 def test_seeds_play_the_same_tasks_with_their_own_numbers(collector):
-    one, two = evaluate(collector, TASKS, Protocol("heldout", 8, 1.0, (0, 1)))
+    one, two = evaluate(collector, TASKS, EvalProtocol("heldout", 8, 1.0, (0, 1)))
     assert [t.task_id for t in one] == [t.task_id for t in two] == [*TASKS, *TASKS[:2]]
     assert responses([one]) != responses([two])
     # A task that is played twice is not played alike.
     assert responses([one])[0][0] != responses([one])[0][6]
-    assert responses(evaluate(collector, TASKS, Protocol("heldout", 8, 1.0, (1,)))) == responses([two])
+    assert responses(evaluate(collector, TASKS, EvalProtocol("heldout", 8, 1.0, (1,)))) == responses([two])
 
 
 def test_greedy_play_is_the_same_for_every_seed(collector):
-    one, two = evaluate(collector, TASKS, Protocol("heldout", 0, 0.0, (0, 1)))
+    one, two = evaluate(collector, TASKS, EvalProtocol("heldout", 0, 0.0, (0, 1)))
     assert responses([one]) == responses([two])
 
 
 def test_the_batch_does_not_matter(collector):
-    protocol = Protocol("heldout", 8, 1.0, (0, 1))
+    protocol = EvalProtocol("heldout", 8, 1.0, (0, 1))
     whole = evaluate(collector, TASKS, protocol)
     told = []
     parts = evaluate(collector, TASKS, protocol, batch=3, progress=lambda done, total: told.append((done, total)))
@@ -94,7 +94,7 @@ def trajectory(task_type, won, valid=(True, True), effect=(True, False), reason=
 def test_summary_of_two_seeds():
     first = [trajectory("a", True), trajectory("a", True), trajectory("b", False), trajectory("b", True)]
     second = [trajectory("a", False), trajectory("a", True), trajectory("b", False), trajectory("b", False)]
-    found = summarise([first, second])
+    found = summarize([first, second])
     assert found["episodes"] == 8
     assert found["success"] == 0.5
     assert found["success_by_seed"] == [0.75, 0.25]
@@ -118,8 +118,8 @@ def test_task_scores_are_averaged_where_tasks_are_judged_by_degrees():
     first, second = [trajectory("a", True), trajectory("b", False)], [trajectory("a", False), trajectory("b", False)]
     for t, score in zip([*first, *second], (1.0, 0.5, 0.25, None), strict=True):
         t.task_score = score
-    found = summarise([first, second])
-    # (1 + 0.5) / 2 and (0.25 + 0) / 2: an episode that ended without a judgement counts 0.
+    found = summarize([first, second])
+    # (1 + 0.5) / 2 and (0.25 + 0) / 2: an episode that ended without a judgment counts 0.
     assert found["task_score"] == pytest.approx((0.75 + 0.125) / 2)
     assert found["by_type"]["a"]["task_score"] == pytest.approx(0.625)
     assert found["by_type"]["b"]["task_score"] == pytest.approx(0.25)
@@ -127,12 +127,12 @@ def test_task_scores_are_averaged_where_tasks_are_judged_by_degrees():
 
 def test_each_type_counts_the_same_in_the_mean_of_types():
     played = [trajectory("a", True), trajectory("a", True), trajectory("a", True), trajectory("b", False)]
-    found = summarise([played])
+    found = summarize([played])
     assert (found["success"], found["mean_of_types"]) == (0.75, 0.5)
 
 
 def test_summary_of_one_seed_has_no_spread():
-    found = summarise([[trajectory("a", True), trajectory("a", False, (False,), (None,), StopReason.FAILED)]])
+    found = summarize([[trajectory("a", True), trajectory("a", False, (False,), (None,), StopReason.FAILED)]])
     assert found["success_std_over_seeds"] is None
     assert found["by_type"]["a"]["success_std_over_seeds"] is None
     assert found["valid_actions"] == pytest.approx(2 / 3)
@@ -140,7 +140,7 @@ def test_summary_of_one_seed_has_no_spread():
 
 
 def test_summary_of_episodes_without_steps():
-    found = summarise([[trajectory("a", False, (), (), StopReason.PROMPT_TOO_LONG)]])
+    found = summarize([[trajectory("a", False, (), (), StopReason.PROMPT_TOO_LONG)]])
     assert (found["success"], found["episode_length"]) == (0, 0)
     assert found["valid_actions"] is None
     assert found["ineffective_actions"] is None

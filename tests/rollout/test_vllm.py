@@ -21,7 +21,7 @@ import yaml
 
 import fake_vllm
 from stapo.cli.main import main
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import LoraConfig, load_policy
 from stapo.rollout import vllm as adapter
@@ -29,10 +29,10 @@ from stapo.rollout.config import RolloutConfig, VllmConfig
 from stapo.rollout.sampler import HFSampler, OwnWeights
 from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
+from stapo.train.callbacks import SilentCallback
 from stapo.train.loop import Trainer
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data
-from stapo.train.watcher import Silent
 from toy_world import TEXTS, small_policy, toy_settings
 
 SETTINGS = {"rollout__engine": "vllm", "eval__greedy": False, "log__transcript_every": 0}
@@ -82,7 +82,7 @@ def assert_scored(policy, prompts, samples, temperature):
 def trainer_of(tmp_path, model, **changes):
     config = from_data(RunConfig, toy_settings(model, **SETTINGS, **changes))
     run = RunDirectory.create(tmp_path / "run", {}, [])
-    return Trainer(config, load_policy(str(model), config.model), run, Silent())
+    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
 
 
 # -- 1, 2, 3 -----------------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_answers_that_are_none():
     with pytest.raises(NonFiniteError, match="while vLLM generates"):
         ours._read(SimpleNamespace(**answer))
     trouble = ours._read(SimpleNamespace(**answer | {"finish_reason": "abort"}))
-    assert isinstance(trouble, Trouble)
+    assert isinstance(trouble, EnvFailure)
     assert trouble.error == "vLLM ended a response of 1 tokens with 'abort'"
 
 

@@ -25,7 +25,7 @@ from stapo.run import RunDirectory
 from stapo.train.batch import build_batch
 from stapo.train.config import OptimConfig
 from stapo.train.critic import CriticLearner
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
@@ -38,7 +38,7 @@ def start(model, out, **changes):
     changes = {"algorithm": {"name": "ppo", "critic": {"learning_rate": 0.01}}, **changes}
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, Silent())
+    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
 
 
 def state(module):

@@ -13,16 +13,16 @@ from datetime import UTC, datetime
 
 import pytest
 
-import stapo.diagnose.run as diagnoses
+import stapo.diagnosis.run as diagnoses
 from dated import GRANITE, LLAMA, at
 from stapo.cli.eval_subject import frozen_model, saved_policy
-from stapo.diagnose.protocol import make_protocol
+from stapo.diagnosis.protocol import make_spec
 from stapo.errors import RunDirectoryError
 from stapo.policy import load_policy
 from stapo.rollout.encoding import PromptEncoder
 from stapo.run import RunDirectory
 from stapo.train.interrupt import Interrupts
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.preparation import WarmStage
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
@@ -104,16 +104,16 @@ def test_a_template_without_a_date_is_called_as_ever():
 def test_whatever_is_done_with_a_run_has_its_date(model, tmp_path, on_day, monkeypatch):
     on_day(START)
     config, run = begin(model, tmp_path / "run", optim__iterations=1)
-    first = Trainer(config, load_policy(str(model), config.model), run, Silent())
+    first = Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
     first.train()
     on_day("2026-02-03T00:10:00")
-    again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path), Silent())
-    stage = WarmStage(config, run, again.policy, Silent(), Interrupts(0.0), None)
+    again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path), SilentCallback())
+    stage = WarmStage(config, run, again.policy, SilentCallback(), Interrupts(0.0), None)
     evaluated = saved_policy(run, config, "final").collector()
     asked = []
     monkeypatch.setattr(diagnoses, "measure", recording(diagnoses.measure, asked))
-    subject = diagnoses.Subject(run, config, "final", tmp_path / "diagnosis")
-    diagnoses.diagnose([subject], make_protocol(config, ["toy/heldout/red"], "heldout", group_size=2))
+    subject = diagnoses.DiagnosisTarget(run, config, "final", tmp_path / "diagnosis")
+    diagnoses.diagnose([subject], make_spec(config, ["toy/heldout/red"], "heldout", group_size=2))
     expected = first.collector.encoder.encode("hello")
     assert first_line(first.collector.encoder) == BEFORE
     assert again.collector.encoder.encode("hello") == expected
@@ -154,12 +154,12 @@ def test_a_run_that_does_not_tell_when_it_began(model, toy_model, tmp_path, said
     config, run = begin(model, tmp_path / "run")
     run.write_info({**run.info(), "started": said})
     with pytest.raises(RunDirectoryError, match="when the run began") as caught:
-        Trainer(config, load_policy(str(model), config.model), run, Silent())
+        Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     plain, other = begin(toy_model, tmp_path / "plain")
     other.write_info({**other.info(), "started": said})
-    trainer = Trainer(plain, load_policy(str(toy_model), plain.model), other, Silent())
+    trainer = Trainer(plain, load_policy(str(toy_model), plain.model), other, SilentCallback())
     assert not trainer.collector.encoder.uses_chat_template
     trainer.collector.close()
 

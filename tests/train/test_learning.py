@@ -10,7 +10,7 @@ import pytest
 from stapo.algo import ALGORITHMS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
@@ -28,7 +28,7 @@ def test_the_toy_world_is_learned(tmp_path, name):
     )  # fmt: skip
     config = from_data(RunConfig, settings)
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
-    Trainer(config, load_policy(str(tmp_path / "model"), config.model), run, Silent()).train()
+    Trainer(config, load_policy(str(tmp_path / "model"), config.model), run, SilentCallback()).train()
     before, after = (row["success"] for row in run.rows("evals"))
     assert before < 0.8
     assert after > 0.9

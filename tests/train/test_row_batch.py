@@ -162,7 +162,7 @@ def test_empg_bends_the_advantage_of_grpo():
     members = [[step(reward=1.0, entropies=(0.1,))], [step(entropies=(0.9,))]]
     grpo, empg = (build_batch(episodes(members), get_algorithm(name)).advantages for name in ("grpo", "empg"))
     assert empg.episode_b == pytest.approx(grpo.total_b)
-    # Scales 2 / (1 + 1/e) and its 1/e-th on +-.7071, centred: both are off by half of their sum.
+    # Scales 2 / (1 + 1/e) and its 1/e-th on +-.7071, centered: both are off by half of their sum.
     scale = 2 / (1 + np.exp(-1))
     half = 0.70711 * scale * (1 + np.exp(-1)) / 2
     assert empg.total_b == pytest.approx([half, -half], abs=1e-4)

@@ -16,7 +16,7 @@ from stapo.errors import ConfigError
 from stapo.policy import load_policy
 from stapo.rollout import Step, Trajectory
 from stapo.run import RunDirectory
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.preflight import tasks_of_run
 from stapo.train.run_config import RunConfig
 from stapo.train.sampling import differing_groups, sample_groups
@@ -137,10 +137,10 @@ def start(model, out, watcher=None, **changes):
     changes = {"algorithm": "dapo", "rollout__group_size": 2, "rollout__groups": 4, "seed": 1, **changes}
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, watcher or Silent())
+    return Trainer(config, load_policy(str(model), config.model), run, watcher or SilentCallback())
 
 
-class Listening(Silent):
+class Listening(SilentCallback):
     def __init__(self):
         self.stages = []
         self.said = []

@@ -18,7 +18,7 @@ import torch
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import Silent, Trainer
+from stapo.train.loop import SilentCallback, Trainer
 from stapo.train.pipeline import train_run
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
@@ -30,7 +30,7 @@ def train(model, out, watcher=None, **changes):
     """Train on the toy world; returns trainer and run directory."""
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    trainer = Trainer(config, load_policy(str(model), config.model), run, watcher or Silent())
+    trainer = Trainer(config, load_policy(str(model), config.model), run, watcher or SilentCallback())
     trainer.train()
     return trainer, run
 
@@ -143,7 +143,7 @@ def test_checkpoints_can_be_loaded(done):
 def test_somebody_may_look_on(toy_model, tmp_path):
     seen = []
 
-    class Watcher(Silent):
+    class Callback(SilentCallback):
         def stage(self, name, done, total):
             seen.append((name, done, total))
 
@@ -153,7 +153,7 @@ def test_somebody_may_look_on(toy_model, tmp_path):
         def evaluation(self, row):
             seen.append(("evaluation", row["iteration"], row["mode"]))
 
-    _, run = train(toy_model, tmp_path / "run", Watcher(), optim__iterations=1, eval__greedy=False)
+    _, run = train(toy_model, tmp_path / "run", Callback(), optim__iterations=1, eval__greedy=False)
     assert [s for s in seen if s[0] in ("iteration", "evaluation")] == [
         ("evaluation", 0, "sampled"), ("iteration", 1), ("evaluation", 1, "sampled"),
     ]  # fmt: skip
@@ -218,14 +218,14 @@ def test_the_reference_is_a_frozen_copy_without_dropout(toy_model, tmp_path):
     policy = load_policy(str(toy_model), config.model)
     policy.model.train()  # as a warm start leaves it
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
-    reference = Trainer(config, policy, run, Silent()).updater.scorer.reference
+    reference = Trainer(config, policy, run, SilentCallback()).updater.scorer.reference
     assert reference is not policy.model
     assert not reference.training
     assert not any(p.requires_grad for p in reference.parameters())
     assert same(reference.state_dict(), policy.model.state_dict())
     gigpo = from_data(RunConfig, toy_settings(toy_model, algorithm={"name": "gigpo", "loss": {"beta": 0.0}}))
     run = RunDirectory.create(tmp_path / "other", to_data(gigpo), ["test"])
-    assert Trainer(gigpo, policy, run, Silent()).updater.scorer.reference is None
+    assert Trainer(gigpo, policy, run, SilentCallback()).updater.scorer.reference is None
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------
@@ -292,7 +292,7 @@ def _close(one, two):
 def start(model, out, **changes):
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, Silent()), run
+    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback()), run
 
 
 def test_a_reward_that_is_not_finite(toy_model, tmp_path):
@@ -328,14 +328,14 @@ def test_weights_that_are_not_finite_stop_an_evaluation(toy_model, tmp_path):
 def test_a_run_that_fails_says_so_in_its_directory(toy_model, tmp_path):
     config = from_data(RunConfig, toy_settings(toy_model, env__options={"reward": math.nan}))
     with pytest.raises(NonFiniteError):
-        train_run(config, tmp_path / "run", ["test"], Silent())
+        train_run(config, tmp_path / "run", ["test"], SilentCallback())
     info = RunDirectory.open(tmp_path / "run").info()
     assert info["status"] == "failed"
     assert info["reason"].startswith("NonFiniteError: iteration 1: the reward of step 3")
 
 
 def test_a_run_that_is_interrupted_says_so_too(toy_model, tmp_path):
-    class Impatient(Silent):
+    class Impatient(SilentCallback):
         def iteration(self, row):
             raise KeyboardInterrupt
 
@@ -361,7 +361,7 @@ def test_generated_alfworld_from_nothing_to_a_finished_run(tmp_path):
         "eval": {"episodes": 6},
         "log": {"transcript_every": 1},
     }  # fmt: skip
-    outcome = train_run(from_data(RunConfig, data), tmp_path / "run", ["test"], Silent())
+    outcome = train_run(from_data(RunConfig, data), tmp_path / "run", ["test"], SilentCallback())
     run = RunDirectory.open(tmp_path / "run")
     assert run.info()["status"] == "done"
     assert [row["iteration"] for row in run.rows("metrics")] == [1, 2]

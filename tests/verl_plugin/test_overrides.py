@@ -14,7 +14,7 @@ from stapo.cli.main import main
 from stapo.errors import ConfigError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import RolloutConfig
-from stapo.train.config import OptimConfig, WarmStartConfig
+from stapo.train.config import OptimConfig, SFTConfig
 from stapo.train.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import literal
@@ -86,7 +86,7 @@ def test_what_hydra_cannot_say(value):
     "changes, message",
     [
         ({"model": ModelConfig()}, "model.path is not set"),
-        ({"warm_start": WarmStartConfig(steps=10)}, "warm_start.steps is 10"),
+        ({"warm_start": SFTConfig(steps=10)}, "warm_start.steps is 10"),
         ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),

@@ -14,7 +14,7 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import HFSampler, Sample
-from stapo.verl_plugin.play import EnvShelf, play_episode
+from stapo.verl_plugin.play import EnvCache, play_episode
 from toy_world import ToyEnv, small_policy
 
 AGENT = AgentConfig(prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6)
@@ -94,7 +94,7 @@ def test_the_shelf_hands_out_each_environment_once():
         built.append(LocalPool(ToyEnv))
         return built[-1]
 
-    shelf = EnvShelf(build)
+    shelf = EnvCache(build)
     one, two = shelf.take(), shelf.take()
     assert one is not two
     shelf.put_back(one)

@@ -25,7 +25,7 @@ class ParsedResponse:
     """A response split into its parts.
 
     Attributes:
-        action: the command handed to the environment (also when invalid: the world answers, the step is penalised).
+        action: the command handed to the environment (also when invalid: the world answers, the step is penalized).
         thought: the reasoning, or "" where there is none.
         valid: the response kept the format.
         problem: "" or a short name of what is wrong, for counting.

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from stapo.algo.critic import gae_advantages as gae_advantages
     from stapo.algo.critic import value_loss as value_loss
     from stapo.algo.groups import GroupStats as GroupStats
-    from stapo.algo.groups import group_normalise as group_normalise
+    from stapo.algo.groups import group_normalize as group_normalize
     from stapo.algo.groups import group_statistics as group_statistics
     from stapo.algo.head import FlaggedScores as FlaggedScores
     from stapo.algo.head import flagged_scores as flagged_scores
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from stapo.algo.step_scores import EntropyScores as EntropyScores
     from stapo.algo.step_scores import StateEntropies as StateEntropies
     from stapo.algo.step_scores import entropy_scores as entropy_scores
-    from stapo.algo.step_scores import normalised_entropy as normalised_entropy
+    from stapo.algo.step_scores import normalized_entropy as normalized_entropy
     from stapo.algo.step_scores import state_key as state_key
 
 _HOME = {
@@ -103,7 +103,7 @@ _HOME = {
     "gae_advantages": "critic",
     "value_loss": "critic",
     "GroupStats": "groups",
-    "group_normalise": "groups",
+    "group_normalize": "groups",
     "group_statistics": "groups",
     "FlaggedScores": "head",
     "flagged_scores": "head",
@@ -140,7 +140,7 @@ _HOME = {
     "EntropyScores": "step_scores",
     "StateEntropies": "step_scores",
     "entropy_scores": "step_scores",
-    "normalised_entropy": "step_scores",
+    "normalized_entropy": "step_scores",
     "state_key": "step_scores",
 }
 
@@ -181,7 +181,7 @@ __all__ = [
     "flagged_scores",
     "gae_advantages",
     "get_algorithm",
-    "group_normalise",
+    "group_normalize",
     "group_sizes",
     "group_statistics",
     "history_advantages",
@@ -190,7 +190,7 @@ __all__ = [
     "leave_one_out_advantages",
     "mean_stats",
     "modulated_advantages",
-    "normalised_entropy",
+    "normalized_entropy",
     "policy_loss",
     "register_algorithm",
     "require_finite",

@@ -43,7 +43,7 @@ def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: f
 
     A text joins the first group of its task, in order of creation, whose first member is at least
     `threshold` similar, and founds a group otherwise. Similarity is 2 * LCS / (len a + len b)
-    (normalised Indel). The field's code uses difflib's ratio, the same formula with matching blocks
+    (normalized Indel). The field's code uses difflib's ratio, the same formula with matching blocks
     in the place of the longest common subsequence; ours is never below it, symmetric, and fast
     enough for whole batches.
 

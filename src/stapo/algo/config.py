@@ -56,10 +56,10 @@ class AdvantageConfig:
         discount: per-step discount of the step return.
         episode_stats: mean and spread of ``grpo`` over the group's trajectories, or over its step
             rows (long ones weigh more).
-        advantage_norm: divide by the spread, or centre only (GiGPO's WebShop setting).
+        advantage_norm: divide by the spread, or center only (GiGPO's WebShop setting).
         invalid_penalty: subtracted from a row whose action was invalid.
-        invalid_penalty_on: put the penalty into the returns before normalising (baselines' code),
-            or flat on the advantage after it. Normalised inside an all-failed anchor group, the
+        invalid_penalty_on: put the penalty into the returns before normalizing (baselines' code),
+            or flat on the advantage after it. Normalized inside an all-failed anchor group, the
             former grows to several units.
         std_floor: a spread below it gives advantage 0 rather than a division.
         eps: added to the spread.
@@ -129,7 +129,7 @@ class ModulationConfig:
 
     def __post_init__(self) -> None:
         check_choice("modulation.kind", self.kind, get_args(Modulation))
-        # Normalised entropies end at 1: exp(-50) is still a number in fp32.
+        # Normalized entropies end at 1: exp(-50) is still a number in fp32.
         check_number("modulation.k", self.k, low=0, high=50)
         check_number("modulation.k_future", self.k_future, low=0, high=50)
         check_number("modulation.zeta", self.zeta, low=0)
@@ -295,9 +295,9 @@ class CriticConfig:
     """How values are estimated and used; no part of it matters unless ``advantage.episode`` is ``gae``.
 
     Attributes:
-        discount: gamma of generalised advantage estimation, per step.
-        lam: lambda of generalised advantage estimation; 1 is return minus value.
-        whiten: centre the advantages over the batch and divide by their spread.
+        discount: gamma of generalized advantage estimation, per step.
+        lam: lambda of generalized advantage estimation; 1 is return minus value.
+        whiten: center the advantages over the batch and divide by their spread.
         learning_rate: of the critic's own AdamW, at its peak; the policy's schedule applies, too.
         value_clip: a value is trained while it is within this distance of what it was at the start of
             the iteration, in units of returns; null for no bound.

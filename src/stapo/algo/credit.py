@@ -21,10 +21,10 @@ from stapo.algo.groups import (
     FloatArray,
     dense_codes,
     float32,
-    group_normalise,
+    group_normalize,
     group_statistics,
     real_values,
-    standardise,
+    standardize,
 )
 from stapo.algo.history import history_advantages, history_groups
 from stapo.algo.returns import episode_returns, step_returns
@@ -35,7 +35,7 @@ __all__ = [
     "compute_advantages",
     "episode_advantages",
     "episode_returns",
-    "group_normalise",
+    "group_normalize",
     "leave_one_out_advantages",
     "step_advantages",
     "step_returns",
@@ -94,12 +94,12 @@ def episode_advantages(
     """
     _, real = real_values("reward_b", reward_b, weight_b)
     clean = episode_returns(reward_b, traj_b, weight_b=real)
-    penalised = (clean - np.asarray(penalty_b, dtype=np.float64)) * real
+    penalized = (clean - np.asarray(penalty_b, dtype=np.float64)) * real
     if config.episode_stats == "trajectory":
         stats = group_statistics(clean, group_b, weight_b=_one_row_each(traj_b, real), ddof=config.ddof)
     else:
-        stats = group_statistics(penalised, group_b, weight_b=real, ddof=config.ddof)
-    z = standardise(penalised, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
+        stats = group_statistics(penalized, group_b, weight_b=real, ddof=config.ddof)
+    z = standardize(penalized, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
     return float32(z * real)
 
 
@@ -151,7 +151,7 @@ def step_advantages(
     Returns:
         (B,) float32, 0 on padding.
     """
-    return group_normalise(
+    return group_normalize(
         return_b,
         anchor_b,
         weight_b=weight_b,

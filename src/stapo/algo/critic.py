@@ -37,7 +37,7 @@ def gae_advantages(
     *,
     weight_b: npt.ArrayLike | None = None,
 ) -> DoubleArray:
-    """Generalised advantage estimate of each step (Schulman et al., arXiv 1506.02438, eq. 16).
+    """Generalized advantage estimate of each step (Schulman et al., arXiv 1506.02438, eq. 16).
 
     delta_t = r_t + discount * V_t+1 - V_t, and A_t = sum over k of (discount * lam)^k * delta_t+k,
     inside a trajectory. Behind its last row the value is 0, also where a step limit ended it: the

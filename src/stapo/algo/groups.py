@@ -48,7 +48,7 @@ def group_statistics(
     return statistics_by_code(value, dense_codes(np.asarray(group_b)), real, ddof)
 
 
-def group_normalise(
+def group_normalize(
     value_b: npt.ArrayLike,
     group_b: npt.ArrayLike,
     *,
@@ -58,7 +58,7 @@ def group_normalise(
     norm: AdvantageNorm = "std",
     std_floor: float = 1e-8,
 ) -> FloatArray:
-    """Centre each value on its group's mean; under ``norm=std`` divide by (spread + eps).
+    """Center each value on its group's mean; under ``norm=std`` divide by (spread + eps).
 
     This is the form of eq. 2, 6 and 7.
     0 where the group has a single real row, and under ``norm=std`` where its spread is below
@@ -73,19 +73,19 @@ def group_normalise(
     """
     value, real = real_values("value_b", value_b, weight_b)
     stats = group_statistics(value, group_b, weight_b=real, ddof=ddof)
-    return float32(standardise(value, stats, eps=eps, norm=norm, std_floor=std_floor) * real)
+    return float32(standardize(value, stats, eps=eps, norm=norm, std_floor=std_floor) * real)
 
 
-def standardise(
+def standardize(
     value_b: DoubleArray, stats: GroupStats, *, eps: float, norm: AdvantageNorm, std_floor: float
 ) -> DoubleArray:
-    """Apply given group statistics to values, with the zero rules of `group_normalise`."""
-    centred = value_b - stats.mean_b
+    """Apply given group statistics to values, with the zero rules of `group_normalize`."""
+    centered = value_b - stats.mean_b
     usable = stats.size_b > 1
     if norm == "none":
-        return np.where(usable, centred, 0.0)
+        return np.where(usable, centered, 0.0)
     usable &= (stats.std_b >= std_floor) & (stats.std_b > 0)
-    return np.where(usable, centred / np.where(usable, stats.std_b + eps, 1.0), 0.0)
+    return np.where(usable, centered / np.where(usable, stats.std_b + eps, 1.0), 0.0)
 
 
 def statistics_by_code(value: DoubleArray, code: npt.NDArray[np.intp], real: BoolArray, ddof: int) -> GroupStats:

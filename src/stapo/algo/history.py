@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from stapo.algo.checks import require_length
 from stapo.algo.config import AdvantageConfig
-from stapo.algo.groups import FloatArray, dense_codes, float32, group_statistics, real_values, standardise
+from stapo.algo.groups import FloatArray, dense_codes, float32, group_statistics, real_values, standardize
 from stapo.algo.returns import previous_rows
 
 IntArray = npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ def history_advantages(
     for k, level_b in enumerate(levels):
         present = real & (level_b >= 0)
         stats = group_statistics(value, level_b, weight_b=present, ddof=config.ddof)
-        z = standardise(value, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
+        z = standardize(value, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
         weight = np.where(present & (stats.size_b > 1), (k + 1.0) ** config.length_alpha, 0.0)
         total += weight * z
         weights += weight

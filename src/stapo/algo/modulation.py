@@ -14,7 +14,7 @@ from stapo.algo.returns import previous_rows
 def entropy_scale(entropy_b: npt.ArrayLike, k: float) -> tuple[DoubleArray, DoubleArray]:
     """Scale of each step's advantage, larger where the policy was certain; its mean is 1.
 
-    Hn is the entropy, min-max normalised over the batch (0 where all entropies are equal), and
+    Hn is the entropy, min-max normalized over the batch (0 where all entropies are equal), and
     g = exp(-k Hn) / mean exp(-k Hn).
 
     Args:
@@ -42,7 +42,7 @@ def modulated_advantages(
     *,
     weight_b: npt.ArrayLike | None = None,
 ) -> FloatArray:
-    """Scale advantages by certainty and add a bonus for a certain next step; then centre the batch.
+    """Scale advantages by certainty and add a bonus for a certain next step; then center the batch.
 
     A = A * g + zeta * f, minus its mean over the batch, with g from `entropy_scale` and
     f = exp(-k_future * Hn of the next step), 0 at the last step of a trajectory.

@@ -22,8 +22,8 @@ class SelectiveTerms:
     """What `selective_terms` returns.
 
     Attributes:
-        r_ta_k: (K,) R_b, to be maximised.
-        p_ti_k: (K,) P_b, to be minimised; None if nothing about r was given.
+        r_ta_k: (K,) R_b, to be maximized.
+        p_ti_k: (K,) P_b, to be minimized; None if nothing about r was given.
         stats: sums over the flagged rows' tokens: ``tokens``, ``r_ta_capped``, ``p_ti_capped``,
             ``log_ratio_clamped`` (log ratios of R_TA beyond the clamp); see `mean_stats`.
     """

@@ -25,7 +25,7 @@ from stapo.algo.groups import (
     dense_codes,
     group_statistics,
     real_values,
-    standardise,
+    standardize,
     statistics_by_code,
 )
 
@@ -90,7 +90,7 @@ def entropy_scores(
             raise ValueError("state_b is None; outlier.metric 'running' needs the state of each row.")
         return _running(entropy, anchor_b, used, config, state_b, states or {})
     if config.metric in ("normalized", "shannon"):
-        score, scored, size = normalised_entropy(entropy, anchor_b, used, config)
+        score, scored, size = normalized_entropy(entropy, anchor_b, used, config)
         return EntropyScores(entropy, used, size) if config.metric == "shannon" else EntropyScores(score, scored, size)
     code = dense_codes(np.asarray(anchor_b))
     stats = group_statistics(entropy, anchor_b, weight_b=used, ddof=config.ddof)
@@ -107,7 +107,7 @@ def entropy_scores(
     return EntropyScores(*_small_groups(score, entropy, used, size < least, config), size)
 
 
-def normalised_entropy(
+def normalized_entropy(
     entropy_b: npt.ArrayLike,
     anchor_b: npt.ArrayLike,
     included_b: npt.ArrayLike | None,
@@ -136,7 +136,7 @@ def normalised_entropy(
     require_length(entropy.shape[0], anchor_b=anchor_b)
     stats = group_statistics(entropy, anchor_b, weight_b=used, ddof=config.ddof)
     size = stats.size_b * used
-    z = standardise(entropy, stats, eps=config.eps, norm="std", std_floor=config.std_floor)
+    z = standardize(entropy, stats, eps=config.eps, norm="std", std_floor=config.std_floor)
     score, scored = _small_groups(z, entropy, used, size < config.n_min, config)
     return score, scored, size
 

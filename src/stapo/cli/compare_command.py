@@ -16,8 +16,8 @@ from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 
 if TYPE_CHECKING:
-    from stapo.lab.jobs import Ended
-    from stapo.lab.plan import Plan
+    from stapo.comparison.jobs import Ended
+    from stapo.comparison.plan import Plan
 
 _RUNS = Path("runs")
 _HELP = """usage: stapo compare [PRESET or FILE.yaml] --algorithms A B ... [--seeds 0 1 2] [--overrides ...]
@@ -64,7 +64,7 @@ def run(argv: list[str]) -> int:
         print(_HELP.format(presets=", ".join(preset_names())))
         parse_run_config(load_config("tiny"), ["--help"], "stapo compare")
     from stapo.cli.compare_request import plan_from, read_request
-    from stapo.lab.plan import FILE_NAME, extended, read_plan, require_place
+    from stapo.comparison.plan import FILE_NAME, extended, read_plan, require_place
 
     request = read_request(argv)
     command = shlex.join(["stapo", "compare", *argv])
@@ -98,9 +98,9 @@ def idle_cores() -> int:
 
 def _folder(name: str, plan: Plan) -> Path:
     """The default folder: that of an unfinished comparison with the same plan, else a new one."""
+    from stapo.comparison.plan import read_plan
+    from stapo.comparison.results import FILE_NAME as RESULTS
     from stapo.errors import StapoError
-    from stapo.lab.plan import read_plan
-    from stapo.lab.results import FILE_NAME as RESULTS
     from stapo.run.lock import is_locked
 
     prefix = f"compare-{name}-"
@@ -133,11 +133,11 @@ def _check_tasks(plan: Plan) -> None:
 
 
 def _entry() -> list[str]:
-    return ["-m", "stapo.cli.attended", str(os.getpid())]
+    return ["-m", "stapo.cli.child_process", str(os.getpid())]
 
 
 def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
-    from stapo.lab.cells import work_of
+    from stapo.comparison.cells import work_of
 
     works = work_of(plan, out, _entry())
     kind = "starts" if plan.makes_starts else "evaluation of the given model"
@@ -157,11 +157,11 @@ def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
 
 def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as_json: bool) -> int:
     from stapo.cli.compare_view import Progress, show
-    from stapo.lab.cells import run_all, work_of, write_settings
-    from stapo.lab.jobs import Jobs
-    from stapo.lab.page import write_page
-    from stapo.lab.plan import require_place, write_plan
-    from stapo.lab.results import write_results
+    from stapo.comparison.cells import run_all, work_of, write_settings
+    from stapo.comparison.jobs import Jobs
+    from stapo.comparison.page import write_page
+    from stapo.comparison.plan import require_place, write_plan
+    from stapo.comparison.results import write_results
     from stapo.run.lock import RunLock
 
     try:

@@ -16,8 +16,8 @@ from stapo.algo import get_algorithm
 from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag, write_line
+from stapo.comparison.plan import Plan, Variant, label_of, plan_of
 from stapo.errors import ConfigError
-from stapo.lab.plan import Plan, Variant, label_of, plan_of
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
 

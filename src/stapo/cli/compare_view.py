@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from stapo.cli.words import foreign, say
-from stapo.lab.cells import Work
-from stapo.lab.jobs import Ended, Job
-from stapo.lab.results import judged
+from stapo.comparison.cells import Work
+from stapo.comparison.jobs import Ended, Job
+from stapo.comparison.results import judged
 
 _LOOK = 1.0  # seconds between looks at what the runs have written
 

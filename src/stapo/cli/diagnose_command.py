@@ -15,8 +15,8 @@ from stapo.cli.words import foreign, positional, say
 from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stapo.diagnose import Subject
-    from stapo.diagnose.tables import Table
+    from stapo.diagnosis import DiagnosisTarget
+    from stapo.diagnosis.tables import Table
     from stapo.train.run_config import RunConfig
 
 _HELP = """usage: stapo diagnose RUN [--checkpoints NAME ...] [--against RUN2 ...] [--split NAME] [--tasks T]
@@ -136,18 +136,18 @@ def _whole(flag: str, text: str) -> int:
     raise ConfigError(f"{flag} is '{text}', expected a whole number.")
 
 
-def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]], list[Subject]]:
+def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]], list[DiagnosisTarget]]:
     """Everything that can be wrong with the request is found before the first model is loaded."""
-    from stapo.diagnose import (
-        Subject,
+    from stapo.diagnosis import (
+        DiagnosisTarget,
         diagnose,
-        make_protocol,
+        make_spec,
         require_checkpoint,
         require_same_world,
         require_writable,
     )
     from stapo.run import RunDirectory
-    from stapo.train.playing import env_factory
+    from stapo.train.factories import env_factory
     from stapo.train.run_config import read_run_config
 
     runs = [RunDirectory.open(path) for path in request.runs]
@@ -161,7 +161,7 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
     out = request.out or runs[0].path / "diagnosis"
     names = _folder_names(request.runs)
     subjects = [
-        Subject(found, config, name, out / f"{prefix}{name}")
+        DiagnosisTarget(found, config, name, out / f"{prefix}{name}")
         for found, config, prefix in zip(runs, configs, names, strict=True)
         for name in request.checkpoints
     ]
@@ -171,9 +171,7 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
     env = env_factory(first)()
     offered = list(env.tasks_of(split))
     env.close()
-    protocol = make_protocol(
-        first, offered, split, tasks=request.tasks, group_size=request.group_size, seed=request.seed
-    )
+    protocol = make_spec(first, offered, split, tasks=request.tasks, group_size=request.group_size, seed=request.seed)
 
     from transformers.utils import logging as transformers_logging
 
@@ -209,8 +207,8 @@ def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
     return replace(config, env=replace(config.env, options={**config.env.options, **options}))
 
 
-def _show(documents: list[dict[str, Any]], subjects: list[Subject]) -> None:
-    from stapo.diagnose.tables import comparison_table, fault_table, outlier_table, ranking_table
+def _show(documents: list[dict[str, Any]], subjects: list[DiagnosisTarget]) -> None:
+    from stapo.diagnosis.tables import comparison_table, fault_table, outlier_table, ranking_table
 
     console = Console()
     if not console.is_terminal:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from stapo.cli.eval_subject import Served, Subject, frozen_model, saved_policy, served_model, settings_of
+from stapo.cli.eval_subject import EvalTarget, Served, frozen_model, saved_policy, served_model, settings_of
 from stapo.cli.words import foreign, is_set, positional, say
 from stapo.errors import ConfigError, FailureLimitError
 
@@ -220,7 +220,7 @@ def _temperature(text: str) -> float:
     return _number("--temperature", text, "a number of 0 (greedy) or more")
 
 
-def _subject(request: _Request, of_env: list[str], of_agent: list[str]) -> Subject:
+def _subject(request: _Request, of_env: list[str], of_agent: list[str]) -> EvalTarget:
     """Find out what is to be evaluated; nothing is loaded or asked yet."""
     from stapo.cli.arguments import parse_run_config
 
@@ -260,12 +260,12 @@ def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
     return replace(config, env=replace(config.env, options={**config.env.options, **options}))
 
 
-def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
+def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
     """Play the protocol; returns what is printed, saved or shown."""
     from stapo.cli.progress import ConsoleWatcher
-    from stapo.rollout.evaluate import Protocol, evaluate, nothing_played, stop_reasons, summarise
+    from stapo.rollout.evaluate import EvalProtocol, evaluate, nothing_played, stop_reasons, summarize
     from stapo.run.directory import jsonable
-    from stapo.train.playing import env_factory
+    from stapo.train.factories import env_factory
 
     if request.save and subject.run is None:
         raise ConfigError("--save is for a run's own policy; of a frozen model keep what --json prints.")
@@ -281,7 +281,7 @@ def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
     temperature = config.eval.temperature if request.temperature is None else request.temperature
     # Without random numbers all seeds play the same episodes; a spread of 0 over them would say nothing.
     seeds = request.seeds if temperature > 0 else request.seeds[:1]
-    protocol = Protocol(split, request.episodes, temperature, seeds)
+    protocol = EvalProtocol(split, request.episodes, temperature, seeds)
     collector = subject.collector()
     try:
         with ConsoleWatcher() as watcher:
@@ -307,7 +307,7 @@ def _evaluate(subject: Subject, request: _Request) -> dict[str, Any]:
         "episodes_per_seed": request.episodes or len(tasks),
         "temperature": temperature,
         "seeds": list(seeds),
-        **summarise(played),
+        **summarize(played),
         "stop_reasons": stop_reasons(played),
         "failures": dict(sorted(failures.items())),
         **({} if requests is None else {"requests": requests}),

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stapo.calls import CallOptions
 from stapo.cli.words import write_line
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
+from stapo.http_client import CallOptions
 
 if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
@@ -57,7 +57,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Subject:
+class EvalTarget:
     """Something that can play.
 
     Attributes:
@@ -104,7 +104,7 @@ def settings_of(source: str, other_model: bool) -> tuple[RunConfig, RunDirectory
     return load_config(source), None
 
 
-def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> Subject:
+def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalTarget:
     """A checkpoint of a run."""
 
     def check() -> None:
@@ -122,10 +122,10 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> Subje
     def collector() -> Collector:
         return _local(config, str(run.check_checkpoint(checkpoint)), run.started)
 
-    return Subject(config, labels, title, check, collector, run=run)
+    return EvalTarget(config, labels, title, check, collector, run=run)
 
 
-def frozen_model(source: str, config: RunConfig, model: str | None) -> Subject:
+def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarget:
     """A model of this machine, as it is: nothing of it is trained."""
     path = model or config.model.path
     if path is None:
@@ -139,10 +139,10 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> Subject:
         check_prompted(path, config)
 
     labels = {"settings": source, "model": path, "algorithm": None}
-    return Subject(config, labels, f"{path}, frozen, settings of {source}", check, lambda: _local(config, path))
+    return EvalTarget(config, labels, f"{path}, frozen, settings of {source}", check, lambda: _local(config, path))
 
 
-def served_model(source: str, config: RunConfig, model: str, served: Served) -> Subject:
+def served_model(source: str, config: RunConfig, model: str, served: Served) -> EvalTarget:
     """A model behind an OpenAI-compatible server."""
     from stapo.rollout.endpoint import EndpointSampler
 
@@ -158,14 +158,14 @@ def served_model(source: str, config: RunConfig, model: str, served: Served) -> 
 
     def collector() -> Collector:
         from stapo.policy import load_tokenizer
-        from stapo.rollout.spelled import SpelledText
-        from stapo.train.playing import collector_of
+        from stapo.rollout.text_codec import SpelledText
+        from stapo.train.factories import collector_of
 
         tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
         return collector_of(config, SpelledText(tokenizer), sampler)
 
     labels = {"settings": source, "model": model, "endpoint": sampler.url, "api": served.api, "algorithm": None}
-    return Subject(
+    return EvalTarget(
         config,
         labels,
         f"{model} at {sampler.url} ({served.api}), frozen, settings of {source}",

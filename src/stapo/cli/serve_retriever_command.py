@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
     if not words:
         raise ConfigError("'stapo serve-retriever' needs a corpus: a JSONL file with id and contents per line.")
 
-    from stapo.calls import checked_key, key_from
+    from stapo.http_client import checked_key, key_from
     from stapo.retrieval.http_client import TOKEN_VARIABLE
     from stapo.retrieval.opening import check_sources, open_retriever
     from stapo.retrieval.server import ServerOptions, create_app, listen, serve

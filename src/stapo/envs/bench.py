@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args
 
 from stapo.envs.guard import (
     SETTINGS_ERRORS,
+    EnvFailure,
     Started,
-    Trouble,
     advance,
     build,
     close_quietly,
@@ -95,7 +95,7 @@ class Bench:
         self._referee: Any = None
         self._result: StepResult | None = None
 
-    def reset(self, task_id: str) -> Started | Trouble:
+    def reset(self, task_id: str) -> Started | EnvFailure:
         """Begin the episode of a task.
 
         Raises:
@@ -103,17 +103,17 @@ class Bench:
         """
         env = self._ready()
         self._player = self._referee = self._result = None
-        return env if isinstance(env, Trouble) else start(env, task_id)
+        return env if isinstance(env, EnvFailure) else start(env, task_id)
 
-    def step(self, action: str) -> StepResult | Trouble:
+    def step(self, action: str) -> StepResult | EnvFailure:
         """Take one action in the episode that was begun."""
         if self.env is None:
-            return Trouble("environment", f"step({short(action)}) came before a reset")
+            return EnvFailure("environment", f"step({short(action)}) came before a reset")
         out = advance(self.env, action)
         self._result = out if isinstance(out, StepResult) else None
         return out
 
-    def ask(self, question: Question, argument: Any) -> Any | Trouble:
+    def ask(self, question: Question, argument: Any) -> Any | EnvFailure:
         """Answer a question, in JSON's types.
 
         Raises:
@@ -123,7 +123,7 @@ class Bench:
         if question not in get_args(Question):
             raise ValueError(f"unknown question {question!r}")
         env = self._ready()
-        if isinstance(env, Trouble):
+        if isinstance(env, EnvFailure):
             return env
         try:
             return getattr(self, f"_{question}")(env, argument)
@@ -134,7 +134,7 @@ class Bench:
                 raise
             return raised(err, describe(question, argument))
 
-    def state(self) -> Any | Trouble:
+    def state(self) -> Any | EnvFailure:
         """What the environment carries from one episode to the next; None where there is none."""
         try:
             return None if self.env is None else state_of(self.env)
@@ -143,10 +143,10 @@ class Bench:
         except BaseException as err:
             return raised(err, "state_dict()")
 
-    def restore(self, state: Any) -> Trouble | None:
+    def restore(self, state: Any) -> EnvFailure | None:
         """Give the environment back what it carried."""
         env = self._ready()
-        if isinstance(env, Trouble):
+        if isinstance(env, EnvFailure):
             return env
         try:
             load_state(env, state)
@@ -163,10 +163,10 @@ class Bench:
         if env is not None:
             close_quietly(env)
 
-    def _ready(self) -> Env | Trouble:
+    def _ready(self) -> Env | EnvFailure:
         if self.env is None:
             built = build(self.make_env)
-            if isinstance(built, Trouble):
+            if isinstance(built, EnvFailure):
                 return built
             self.env = built
         return self.env
@@ -175,7 +175,7 @@ class Bench:
         name, steps = env.name, env.max_steps
         if not isinstance(name, str) or not isinstance(steps, int):
             wrong = f"its name is {short(name)} and its max_steps {short(steps)}, expected a text and a whole number"
-            return Trouble("environment", wrong)
+            return EnvFailure("environment", wrong)
         return [name, steps, hasattr(env, "demonstrator"), hasattr(env, "judge")]
 
     def _tasks(self, env: Env, split: str) -> Any:
@@ -201,7 +201,7 @@ class Bench:
         action = self._player.action()
         if action is None or isinstance(action, str):
             return action
-        return Trouble("environment", f"{_CALLS['advice']} returned {short(action)}, expected a text or None")
+        return EnvFailure("environment", f"{_CALLS['advice']} returned {short(action)}, expected a text or None")
 
     def _played(self, env: Env, taken: list[Any]) -> Any:
         action, effect = taken
@@ -216,7 +216,7 @@ class Bench:
 
     def _after(self, env: Env, _: Any) -> Any:
         found = _texts(self._referee.after(self._result), _CALLS["after"])
-        return found if isinstance(found, Trouble) else sorted(found)
+        return found if isinstance(found, EnvFailure) else sorted(found)
 
 
 def _texts(values: Any, call: str) -> Any:
@@ -224,4 +224,4 @@ def _texts(values: Any, call: str) -> Any:
     if all(isinstance(value, str) for value in found):
         return found
     odd = next(value for value in found if not isinstance(value, str))
-    return Trouble("environment", f"{call} returned {short(odd)} among others, expected texts")
+    return EnvFailure("environment", f"{call} returned {short(odd)} among others, expected texts")

@@ -1,6 +1,6 @@
 """Calls into environments that may raise, exit or return garbage.
 
-What goes wrong becomes a value with a name: `Trouble`. That holds for every exception, those that are no `Exception`
+What goes wrong becomes a value with a name: `EnvFailure`. That holds for every exception, those that are no `Exception`
 included: a cancelled task, an exit, classes of the environment's own. `KeyboardInterrupt` alone passes, since it is how
 a user stops a run. Values are checked where they enter the package, so that nothing behind this line has to doubt them.
 """
@@ -41,7 +41,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class EnvFailure:
     """A call that failed.
 
     Attributes:
@@ -56,7 +56,7 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
+class EpisodeLost:
     """An episode that is gone without a fault of its own.
 
     Attributes:
@@ -66,7 +66,7 @@ class Lost:
     reason: str
 
 
-def start(env: Env, task_id: str) -> Started | Trouble:
+def start(env: Env, task_id: str) -> Started | EnvFailure:
     """Begin the episode of a task."""
     call = f"reset({short(task_id)})"
     try:
@@ -76,10 +76,10 @@ def start(env: Env, task_id: str) -> Started | Trouble:
         raise
     except BaseException as err:
         return raised(err, call)
-    return Trouble("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type)
+    return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type)
 
 
-def advance(env: Env, action: str) -> StepResult | Trouble:
+def advance(env: Env, action: str) -> StepResult | EnvFailure:
     """Take one action."""
     try:
         out: StepResult = env.step(action)
@@ -93,13 +93,13 @@ def advance(env: Env, action: str) -> StepResult | Trouble:
     except BaseException as err:
         return raised(err, f"step({short(action)})")
     if wrong:
-        return Trouble("environment", f"step({short(action)}) returned {wrong}")
+        return EnvFailure("environment", f"step({short(action)}) returned {wrong}")
     if unpaid:
-        return Trouble("reward", f"step({short(action)}) returned {unpaid}")
+        return EnvFailure("reward", f"step({short(action)}) returned {unpaid}")
     return out
 
 
-def build(make_env: Callable[[], Env]) -> Env | Trouble:
+def build(make_env: Callable[[], Env]) -> Env | EnvFailure:
     """Build an environment.
 
     Raises:
@@ -136,12 +136,12 @@ def load_state(env: Env, state: Any) -> None:
     env.load_state_dict(state)  # type: ignore[attr-defined]
 
 
-def raised(err: BaseException, call: str) -> Trouble:
+def raised(err: BaseException, call: str) -> EnvFailure:
     """The value for an exception."""
     boundary = "retriever" if isinstance(err, RetrieverError) else "environment"
     said = _shown(lambda: str(err), "(its text cannot be shown)")
     detail = _shown(lambda: "".join(traceback.format_exception(err))[-_DETAIL:], "")
-    return Trouble(boundary, f"{call} raised {type(err).__name__}" + (f": {said}" if said else ""), detail)
+    return EnvFailure(boundary, f"{call} raised {type(err).__name__}" + (f": {said}" if said else ""), detail)
 
 
 def short(value: object) -> str:

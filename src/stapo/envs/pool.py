@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from stapo.envs.ambient import kept
 from stapo.envs.bench import About, Bench, Question
-from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.protocol import Env, StepResult
 from stapo.errors import EnvError
 
@@ -26,7 +26,7 @@ class EnvPool(Protocol):
         """Offer at least `count` slots. An environment is built when its slot is first reset."""
         ...
 
-    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | Trouble | Lost]:
+    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | EnvFailure | EpisodeLost]:
         """Start episodes.
 
         Args:
@@ -40,22 +40,22 @@ class EnvPool(Protocol):
         """
         ...
 
-    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | Trouble | Lost]:
+    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | EnvFailure | EpisodeLost]:
         """Take one action per slot.
 
         Args:
             requests: slot and action of each.
 
         Returns:
-            per request what became of it, in order. After `Trouble` and `Lost` the slot needs a reset.
+            per request what became of it, in order. After `EnvFailure` and `EpisodeLost` the slot needs a reset.
         """
         ...
 
-    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | EnvFailure | EpisodeLost:
         """Ask the environment of a slot something beside its episode.
 
         Returns:
-            the answer, in JSON's types; after `Trouble` and `Lost` the slot needs a reset.
+            the answer, in JSON's types; after `EnvFailure` and `EpisodeLost` the slot needs a reset.
 
         Raises:
             ConfigError: or another settings error: it cannot be built, or it says so of a split, a demonstrator or a
@@ -110,21 +110,21 @@ class LocalPool:
         """Offer at least `count` slots; see `EnvPool.grow`."""
         self._benches += [Bench(self.make_env) for _ in range(count - len(self._benches))]
 
-    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | Trouble | Lost]:
+    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | EnvFailure | EpisodeLost]:
         """Start episodes; see `EnvPool.reset`."""
         with kept(self.name):
             return [self._benches[slot].reset(task_id) for slot, task_id in requests]
 
-    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | Trouble | Lost]:
+    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | EnvFailure | EpisodeLost]:
         """Take one action per slot; see `EnvPool.step`."""
         benches = self._benches
         with kept(self.name):
             return [
-                Lost("the slot was not reset") if benches[slot].env is None else benches[slot].step(action)
+                EpisodeLost("the slot was not reset") if benches[slot].env is None else benches[slot].step(action)
                 for slot, action in requests
             ]
 
-    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | EnvFailure | EpisodeLost:
         """Ask an environment something; see `EnvPool.ask`."""
         with kept(self.name):
             return self._benches[slot].ask(question, argument)
@@ -139,7 +139,7 @@ class LocalPool:
         with kept(self.name):
             states = [bench.state() for bench in self._benches]
         for slot, state in enumerate(states):
-            if isinstance(state, Trouble):
+            if isinstance(state, EnvFailure):
                 raise state_error(slot, state)
         return states
 
@@ -171,9 +171,9 @@ def insist(pool: EnvPool, slot: int, question: Question, argument: Any = None, r
     said = ""
     for _ in range(retries + 1):
         out = pool.ask(slot, question, argument)
-        if isinstance(out, Trouble):
+        if isinstance(out, EnvFailure):
             said = f"{out.error}. {out.detail.strip()}" if out.detail else f"{out.error}."
-        elif isinstance(out, Lost):
+        elif isinstance(out, EpisodeLost):
             said = f"{out.reason}."
         else:
             return out
@@ -194,7 +194,7 @@ def about(pool: EnvPool, slot: int, retries: int = 1) -> About:
     return About(*insist(pool, slot, "about", None, retries))
 
 
-def state_error(slot: int, trouble: Trouble) -> EnvError:
+def state_error(slot: int, trouble: EnvFailure) -> EnvError:
     """The error for a slot whose state could not be taken or given back."""
     return EnvError(
         f"the state of the environment in slot {slot} could not travel: {trouble.error}. Expected a state_dict() and a "

@@ -1,6 +1,6 @@
 """How an environment tells what a user should know.
 
-That is: that it is busy with something long (building a catalogue, say), and what is odd about its data (questions of
+That is: that it is busy with something long (building a catalog, say), and what is odd about its data (questions of
 the test that are in train, too). Nobody listens unless asked to; the command line does.
 """
 

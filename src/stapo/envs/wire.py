@@ -9,7 +9,7 @@ import json
 import os
 from typing import Any
 
-from stapo.envs.guard import Started, Trouble, scalar, short
+from stapo.envs.guard import EnvFailure, Started, scalar, short
 from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError
 
@@ -35,7 +35,7 @@ def load(line: bytes) -> Any:
     return json.loads(line.decode("utf-8", "surrogatepass"))
 
 
-def pack(value: Started | StepResult | Trouble) -> list[Any]:
+def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
     """A value that a pool answers with, in JSON's types; the values are checked already."""
     if isinstance(value, Started):
         seen = value.observation
@@ -54,7 +54,7 @@ def pack(value: Started | StepResult | Trouble) -> list[Any]:
     return ["trouble", value.boundary, value.error, value.detail]
 
 
-def unpack(packed: list[Any]) -> Started | StepResult | Trouble:
+def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
     """The value that `pack` packed.
 
     Raises:
@@ -67,7 +67,7 @@ def unpack(packed: list[Any]) -> Started | StepResult | Trouble:
     if kind == "result":
         return StepResult(*rest)
     if kind == "trouble":
-        return Trouble(*rest)
+        return EnvFailure(*rest)
     raise ValueError(f"unknown kind {kind!r}")
 
 

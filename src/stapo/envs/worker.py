@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, BinaryIO
 
 from stapo.envs.bench import Bench
-from stapo.envs.guard import SETTINGS_ERRORS, Trouble, raised
+from stapo.envs.guard import SETTINGS_ERRORS, EnvFailure, raised
 from stapo.envs.wire import dump, load, pack
 
 
@@ -52,7 +52,7 @@ class Worker:
         else:
             question, argument = argument
             out = bench.ask(question, argument)
-        return pack(out) if isinstance(out, Trouble) else ["answer", out]
+        return pack(out) if isinstance(out, EnvFailure) else ["answer", out]
 
     def close(self) -> None:
         """Close every environment."""

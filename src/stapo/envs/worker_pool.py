@@ -15,7 +15,7 @@ from typing import Any
 
 from stapo import errors
 from stapo.envs.bench import OF_AN_EPISODE, Question, describe
-from stapo.envs.guard import Lost, Started, Trouble, short
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started, short
 from stapo.envs.pool import state_error
 from stapo.envs.protocol import StepResult
 from stapo.envs.registry import ENVIRONMENTS
@@ -69,7 +69,7 @@ class WorkerPool:
         """Offer at least `count` slots; see `EnvPool.grow`."""
         self._slots = max(self._slots, count)
 
-    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | Trouble | Lost]:
+    def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | EnvFailure | EpisodeLost]:
         """Start episodes; see `EnvPool.reset`."""
         asked = [
             Asked(index, slot, "reset", task_id, f"reset({short(task_id)})", slot in self._stale)
@@ -78,9 +78,9 @@ class WorkerPool:
         self._stale -= {slot for slot, _ in requests}
         return self._exchange(asked)
 
-    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | Trouble | Lost]:
+    def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | EnvFailure | EpisodeLost]:
         """Take one action per slot; see `EnvPool.step`."""
-        results: list[Any] = [Lost("its worker had to be replaced, or the slot was not reset")] * len(requests)
+        results: list[Any] = [EpisodeLost("its worker had to be replaced, or the slot was not reset")] * len(requests)
         asked = [
             Asked(index, slot, "step", action, f"step({short(action)})")
             for index, (slot, action) in enumerate(requests)
@@ -90,15 +90,15 @@ class WorkerPool:
             results[request.index] = out
         return results
 
-    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | Trouble | Lost:
+    def ask(self, slot: int, question: Question, argument: Any = None) -> Any | EnvFailure | EpisodeLost:
         """Ask an environment something; see `EnvPool.ask`."""
         if question in OF_AN_EPISODE and slot not in self._live:
-            return Lost("its worker had to be replaced, or the slot was not reset")
+            return EpisodeLost("its worker had to be replaced, or the slot was not reset")
         call = describe(question, argument)
         asked = Asked(0, slot, "ask", [question, argument], call, slot in self._stale)
         self._stale.discard(slot)
         (out,) = self._exchange([asked])
-        return out if isinstance(out, Trouble | Lost) else out[0]
+        return out if isinstance(out, EnvFailure | EpisodeLost) else out[0]
 
     def discard(self, slot: int) -> None:
         """Throw the environment of a slot away; see `EnvPool.discard`."""
@@ -224,9 +224,9 @@ class WorkerPool:
         if words:
             what += f"; the last on its standard error: {short(words.splitlines()[-1])}"
         where = f"environment '{self.name}', slot {first.slot}"
-        results[first.index] = Trouble("environment", f"{where}: {first.call} {what}", words)
+        results[first.index] = EnvFailure("environment", f"{where}: {first.call} {what}", words)
         for other in others:
-            results[other.index] = Lost(f"{where} took its worker along")
+            results[other.index] = EpisodeLost(f"{where} took its worker along")
         self._kill([worker])
 
     def _kill(self, workers: list[WorkerProcess]) -> None:
@@ -261,9 +261,9 @@ class WorkerPool:
 
     @staticmethod
     def _travelled(slot: int, out: Any) -> Any:
-        if isinstance(out, Trouble):
+        if isinstance(out, EnvFailure):
             raise state_error(slot, out)
-        if isinstance(out, Lost):
+        if isinstance(out, EpisodeLost):
             raise EnvError(
                 f"the state of the environment in slot {slot} is gone: {out.reason}. Go on from the last save."
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
-from stapo.footprint import ModelSize, lasting_need
+from stapo.memory_model import ModelSize, lasting_need
 
 CHUNK = 64
 """Tokens that the chunked head scores at once, at least."""

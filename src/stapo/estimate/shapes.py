@@ -30,7 +30,7 @@ class ModelShape:
         vocabulary: V.
         tied: the head is the embedding.
         bias: query, key and value have biases (Qwen2).
-        head_norms: queries and keys are normalised (Qwen3).
+        head_norms: queries and keys are normalized (Qwen3).
     """
 
     hidden: int

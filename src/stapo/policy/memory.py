@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from stapo.errors import ModelError
-from stapo.footprint import MemoryNeed, ModelSize, lasting_need
+from stapo.memory_model import MemoryNeed, ModelSize, lasting_need
 from stapo.policy.config import LoraConfig, ModelConfig
 from stapo.policy.loading import source_of
 

@@ -133,7 +133,7 @@ def number(value: Any) -> float:
 
 
 def smoothed(values: Floats, window: int) -> Floats:
-    """Centred moving mean that skips NaN and narrows at both ends."""
+    """Centered moving mean that skips NaN and narrows at both ends."""
     half = window // 2
     result = np.full(len(values), np.nan)
     for i in range(len(values)):

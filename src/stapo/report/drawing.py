@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
 )  # fmt: skip
 """Mid tones that read on light and on dark paper."""
 
-# Stand-ins that are exchanged for CSS in the finished SVG, so that text and grid follow the colour scheme of the page.
+# Stand-ins that are exchanged for CSS in the finished SVG, so that text and grid follow the color scheme of the page.
 _INK, _GRID = "#010203", "#040506"
 
 _STYLE: dict[str, Any] = {

@@ -30,8 +30,8 @@ _MODE_STYLE = {"sampled": (ORANGE, "o"), "greedy": (PURPLE, "s")}
 
 
 def outcome_plots(log: RunLog) -> list[Plot]:
-    """Success, behaviour and shape of the episodes."""
-    return [success(log), success_by_type(log), behaviour(log), lengths(log), endings(log), learning_signal(log)]
+    """Success, behavior and shape of the episodes."""
+    return [success(log), success_by_type(log), behavior(log), lengths(log), endings(log), learning_signal(log)]
 
 
 def success(log: RunLog) -> Plot:
@@ -110,7 +110,7 @@ def success_by_type(log: RunLog) -> Plot:
     return plot.drawn(draw)
 
 
-def behaviour(log: RunLog) -> Plot:
+def behavior(log: RunLog) -> Plot:
     """Valid, repeated, ineffective and cut-off responses."""
     parts = {
         "valid": (log.series("valid_actions"), GREEN),
@@ -119,7 +119,7 @@ def behaviour(log: RunLog) -> Plot:
         "cut off": (log.series("truncated_responses"), GREY),
     }
     plot = Plot(
-        key="behaviour",
+        key="behavior",
         title="What the actions are like",
         shows="Share of steps whose response was valid, whose action changed nothing in the world, that repeat an "
         "action in the same situation, and that hit the response limit.",

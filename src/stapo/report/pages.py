@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import ChoiceLoader, Environment, PackageLoader
 from markupsafe import Markup
 
-from stapo.durable import write_durably
+from stapo.atomic_io import write_durably
 from stapo.texts import escape_control_chars
 
 

@@ -16,10 +16,10 @@ from stapo import __version__
 from stapo.errors import RunDirectoryError
 from stapo.report.data import RunLog, number, read_run
 from stapo.report.drawing import Plot
+from stapo.report.health_checks import health_checks
 from stapo.report.outcome_plots import outcome_plots
 from stapo.report.outlier_plots import outlier_plots
 from stapo.report.pages import page_environment, replace_page
-from stapo.report.signs import signs
 from stapo.report.summary import comparisons, facts, protocols, sentences, success_table, title
 from stapo.report.trajectories import place, prompt_lines, readable, select_trajectories
 from stapo.report.update_plots import update_plots
@@ -58,13 +58,13 @@ def render_report(log: RunLog) -> str:
         version=__version__,
         title=title(log),
         sentences=sentences(log, compared),
-        signs=signs(log, compared),
+        signs=health_checks(log, compared),
         remarks=remarks,
         compared=compared,
         table=success_table(compared),
         protocols=protocols(log),
         sections=[
-            _Section("outcome", "Success and behaviour", outcome_plots(log)),
+            _Section("outcome", "Success and behavior", outcome_plots(log)),
             _Section("outliers", "Entropy and outliers", outlier_plots(log)),
             _Section("update", "Update and time", update_plots(log)),
         ],

@@ -1,4 +1,4 @@
-"""A retriever on the other end of HTTP, with an end to every wait; see `stapo.calls`."""
+"""A retriever on the other end of HTTP, with an end to every wait; see `stapo.http_client`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.errors import ConfigError, RetrieverError
+from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.retrieval.protocol import Closing, Passage, check_k
 from stapo.retrieval.wire import Shape, read_answer, requests_of
 

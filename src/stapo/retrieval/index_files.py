@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from stapo.atomic_io import digest_of, sync
 from stapo.documents import parse_json
-from stapo.durable import digest_of, sync
 from stapo.errors import IndexFileError
 from stapo.texts import escape_control_chars
 

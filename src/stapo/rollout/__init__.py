@@ -1,6 +1,6 @@
 """Rollout joins an agent and environments: groups of episodes in, trajectories of step rows out."""
 
-from stapo.rollout.faults import Boundary, Failure, settle
+from stapo.rollout.faults import Boundary, Failure, drop_failed
 from stapo.rollout.types import Step, StopReason, Trajectory
 
-__all__ = ["Boundary", "Failure", "Step", "StopReason", "Trajectory", "settle"]
+__all__ = ["Boundary", "Failure", "Step", "StopReason", "Trajectory", "drop_failed"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
-from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, insist
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
@@ -107,7 +107,7 @@ class Collector:
 
         Returns:
             trajectories ordered by group, then member. Failed ones are among them, with the stop reason "error";
-            `stapo.rollout.settle` takes them out.
+            `stapo.rollout.drop_failed` takes them out.
 
         Raises:
             FailureLimitError: too many episodes in a row failed.
@@ -143,8 +143,8 @@ class Collector:
                 answered = time.perf_counter()
                 actions: list[tuple[int, str]] = []
                 for (slot, _), sample in zip(prompted, samples, strict=True):
-                    action = sample if isinstance(sample, Trouble) else episodes[slot].answer(sample)
-                    if not isinstance(action, Trouble):
+                    action = sample if isinstance(sample, EnvFailure) else episodes[slot].answer(sample)
+                    if not isinstance(action, EnvFailure):
                         actions.append((slot, action))
                     elif self._play_again(episodes, slot, action):
                         again.append(slot)
@@ -221,7 +221,7 @@ class Collector:
                 again.append(slot)
         return again
 
-    def _play_again(self, episodes: list[Episode], slot: int, out: Trouble | Lost) -> bool:
+    def _play_again(self, episodes: list[Episode], slot: int, out: EnvFailure | EpisodeLost) -> bool:
         """Prepare an episode that failed to be played again, or end it where its retries are used up.
 
         Raises:
@@ -230,8 +230,8 @@ class Collector:
         episode = episodes[slot]
         old = episode.trajectory
         attempt = old.attempts
-        retried = isinstance(out, Lost) or attempt <= self.retries
-        if isinstance(out, Trouble):
+        retried = isinstance(out, EpisodeLost) or attempt <= self.retries
+        if isinstance(out, EnvFailure):
             failure = Failure(
                 boundary=Boundary(out.boundary),
                 error=first_line(out.error),
@@ -254,7 +254,7 @@ class Collector:
             episodes[slot] = self._episode(fresh)
         return retried
 
-    def _count(self, failure: Failure, trouble: Trouble) -> None:
+    def _count(self, failure: Failure, trouble: EnvFailure) -> None:
         self.failures_in_a_row += 1
         if self.failures_in_a_row < self.max_failures:
             return

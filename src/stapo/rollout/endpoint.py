@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.agent import Prompt
-from stapo.calls import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EndpointError, did_you_mean
+from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
-from stapo.rollout.spelled import END, THOUGHT, THOUGHT_APART, prompt_of, spell
+from stapo.rollout.text_codec import END, THOUGHT, THOUGHT_APART, prompt_of, spell
 from stapo.texts import hide_secrets, replace_surrogates
 
 KEY_VARIABLE = "STAPO_API_KEY"
@@ -118,10 +118,10 @@ class EndpointSampler:
 
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
-    ) -> list[Sample | Trouble]:
+    ) -> list[Sample | EnvFailure]:
         """Answer each prompt, spelled as by `SpelledText`; see `stapo.rollout.sampler.Sampler.sample`.
 
-        Log-probabilities and entropies are NaN: the server keeps them to itself. What failed is a `Trouble` in the
+        Log-probabilities and entropies are NaN: the server keeps them to itself. What failed is a `EnvFailure` in the
         place of its response.
 
         Raises:
@@ -181,14 +181,14 @@ class EndpointSampler:
     def _answer(self, data: bytes) -> Answer:
         return read_message(data, self.api, self._max_new_tokens, cut=len(data) >= self._largest)
 
-    def _read(self, answer: bytes | CallFailed) -> Sample | Trouble:
+    def _read(self, answer: bytes | CallFailed) -> Sample | EnvFailure:
         if isinstance(answer, CallFailed):
-            return Trouble(Boundary.ENDPOINT, str(answer))
+            return EnvFailure(Boundary.ENDPOINT, str(answer))
         try:
             found = self._answer(answer)
         except Unanswered as err:
             self._caller.count(err.kind)
-            return Trouble(Boundary.ENDPOINT, hide_secrets(f"{self._caller.who} answered with {err}"))
+            return EnvFailure(Boundary.ENDPOINT, hide_secrets(f"{self._caller.who} answered with {err}"))
         self._caller.count("cut" if found.cut else "answered")
         ids = spell(found.thought)
         if ids:

@@ -22,7 +22,7 @@ from stapo.agent import (
     render_prompt,
 )
 from stapo.envs import Observation, StepResult
-from stapo.envs.guard import Trouble, raised, short
+from stapo.envs.guard import EnvFailure, raised, short
 from stapo.envs.offers import is_template, offers
 from stapo.errors import ConfigError, EnvError
 from stapo.rollout.config import AnchorKey
@@ -106,11 +106,11 @@ class Episode:
         self.done = True
         return None
 
-    def answer(self, sample: Sample) -> str | Trouble:
+    def answer(self, sample: Sample) -> str | EnvFailure:
         """Take in a sampled response; returns the action to take, or why there is none."""
         wrong = _wrong_sample(sample)
         if wrong:
-            return Trouble(Boundary.MODEL, f"the sampler answered with {wrong}")
+            return EnvFailure(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
             response = self.encoder.decode(sample.ids)
             parsed = self.encoder.parse(sample.ids, self.agent, self._listed or ())

@@ -15,7 +15,7 @@ from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, mean_ta
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class EvalProtocol:
     """How an evaluation is done.
 
     Attributes:
@@ -54,7 +54,7 @@ def pick_tasks(tasks: Sequence[str], episodes: int) -> list[str]:
 def evaluate(
     collector: Collector,
     tasks: Sequence[str],
-    protocol: Protocol,
+    protocol: EvalProtocol,
     *,
     batch: int = 128,
     progress: Callable[[int, int], None] | None = None,
@@ -86,7 +86,7 @@ def evaluate(
     return results
 
 
-def summarise(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
+def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
     """Success by task type and other rates: mean over seeds, spread over seeds, and the binomial standard error.
 
     Episodes that failed by an error count as lost; "errors" says how many there were.
@@ -170,7 +170,7 @@ def _round_up(tokens: int) -> int:
     return -(-tokens * 5 // 4 // 256) * 256
 
 
-def episode_rows(played: Sequence[Sequence[Trajectory]], protocol: Protocol) -> Iterator[dict[str, Any]]:
+def episode_rows(played: Sequence[Sequence[Trajectory]], protocol: EvalProtocol) -> Iterator[dict[str, Any]]:
     """One row per episode, by which two policies can be compared task by task.
 
     Args:

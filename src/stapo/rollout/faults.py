@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, get_args
 
-from stapo.envs.guard import Lost, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.errors import FailureLimitError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def first_line(error: str) -> str:
     return lines[0][:_LONGEST_ERROR] if lines else "(no message)"
 
 
-def too_many(count: int, limit: int, failure: Failure, trouble: Trouble) -> FailureLimitError:
+def too_many(count: int, limit: int, failure: Failure, trouble: EnvFailure) -> FailureLimitError:
     """The error for `count` failures in a row, of which this is the last."""
     detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
     return FailureLimitError(
@@ -106,13 +106,13 @@ class Attempts:
         """Start the count anew."""
         self.in_a_row = 0
 
-    def failed(self, out: Trouble | Lost, task_id: str, number: int, step: int, attempt: int) -> bool:
+    def failed(self, out: EnvFailure | EpisodeLost, task_id: str, number: int, step: int, attempt: int) -> bool:
         """Note a failure; returns whether there is another attempt.
 
         Raises:
             FailureLimitError: there is none, and it is one too many.
         """
-        trouble = out if isinstance(out, Trouble) else Trouble(Boundary.ENVIRONMENT, out.reason)
+        trouble = out if isinstance(out, EnvFailure) else EnvFailure(Boundary.ENVIRONMENT, out.reason)
         again = attempt <= self.retries
         failure = Failure(
             Boundary(trouble.boundary),
@@ -132,7 +132,7 @@ class Attempts:
         return again
 
 
-def settle(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:
+def drop_failed(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:
     """Take out what training must not see.
 
     Args:

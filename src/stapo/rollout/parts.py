@@ -1,7 +1,7 @@
 """Which tokens of a response belong to its thought and to its action.
 
 The characters of a part are found in the decoded text; the tokens that carry them are found by decoding ever longer
-beginnings of the response. Nothing is tokenised anew: another cut of the same text would count other tokens.
+beginnings of the response. Nothing is tokenized anew: another cut of the same text would count other tokens.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.errors import NonFiniteError
 from stapo.policy.scoring import micro_batches
 
@@ -35,10 +35,10 @@ class Sampler(Protocol):
 
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
-    ) -> Sequence[Sample | Trouble]:
+    ) -> Sequence[Sample | EnvFailure]:
         """Answer each prompt; `streams` names the random stream of each, temperature 0 is greedy.
 
-        A response that could not be had is a `Trouble` in its place, and costs its episode alone.
+        A response that could not be had is a `EnvFailure` in its place, and costs its episode alone.
         """
         ...
 

@@ -36,7 +36,7 @@ class Step:
     Attributes:
         prompt_ids: tokens of the full prompt c.
         blind_ids: tokens of the trajectory-blind prompt.
-        response_ids: the sampled tokens, the end token included where it was sampled; never re-tokenised.
+        response_ids: the sampled tokens, the end token included where it was sampled; never re-tokenized.
         logprobs: per sampled token, log-probability under the sampling policy at the sampling temperature (nats).
         entropies: per sampled token, entropy of the distribution it was drawn from (nats).
         prompt: the full prompt as text.
@@ -96,7 +96,7 @@ class Trajectory:
         stop_reason: why it ended.
         failure: what ended it where the stop reason is an error, else None. Its steps are those before the failure.
         task_score: how well the task was done, 0 … 1, where the environment judges by degrees; 0 where it does and the
-            episode ended without a judgement, None where it does not.
+            episode ended without a judgment, None where it does not.
         attempts: how often it was begun because of its own failures, 1 where nothing failed.
         too_long: tokens of the prompt that did not fit, where the stop reason is that one, else 0.
     """

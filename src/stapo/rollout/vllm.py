@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stapo.envs.guard import Trouble
+from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.rollout.config import VllmConfig
@@ -109,7 +109,7 @@ class VllmSampler:
 
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
-    ) -> list[Sample | Trouble]:
+    ) -> list[Sample | EnvFailure]:
         """Answer each prompt; see `stapo.rollout.sampler.Sampler.sample`. Entropies are NaN.
 
         Raises:
@@ -148,10 +148,12 @@ class VllmSampler:
             seed=seed_of(stream),
         )
 
-    def _read(self, answer: Any) -> Sample | Trouble:
+    def _read(self, answer: Any) -> Sample | EnvFailure:
         ids = list(answer.token_ids)
         if answer.finish_reason not in _ENDED or not ids:
-            return Trouble(Boundary.MODEL, f"vLLM ended a response of {len(ids)} tokens with '{answer.finish_reason}'")
+            return EnvFailure(
+                Boundary.MODEL, f"vLLM ended a response of {len(ids)} tokens with '{answer.finish_reason}'"
+            )
         logprobs = [float(at[token].logprob) for token, at in zip(ids, answer.logprobs, strict=True)]
         if not math.isfinite(sum(logprobs)):
             raise NonFiniteError(

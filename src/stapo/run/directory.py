@@ -31,8 +31,7 @@ from typing import Any
 
 import yaml
 
-from stapo.documents import decoded, parse_json, parse_yaml, shown
-from stapo.durable import (
+from stapo.atomic_io import (
     append_whole,
     cut_off,
     oddities,
@@ -44,6 +43,7 @@ from stapo.durable import (
     temporary_of,
     write_durably,
 )
+from stapo.documents import decoded, parse_json, parse_yaml, shown
 from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from stapo.durable import open_plain, reason_of
+from stapo.atomic_io import open_plain, reason_of
 from stapo.errors import RunDirectoryError
 
 FILE_NAME = ".lock"

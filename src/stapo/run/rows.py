@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from stapo.atomic_io import open_to_read, reason_of
 from stapo.documents import parse_json
-from stapo.durable import open_to_read, reason_of
 from stapo.errors import SaveError
 from stapo.run.sealed import manifest_of
 

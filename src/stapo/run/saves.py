@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from stapo.durable import reason_of, remove_folder
+from stapo.atomic_io import reason_of, remove_folder
 from stapo.errors import SaveError
 from stapo.run.sealed import check_sealed, is_sealed, write_sealed
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from stapo.atomic_io import digest_of, oddity, remove_folder, sync, write_durably
 from stapo.documents import parse_json
-from stapo.durable import digest_of, oddity, remove_folder, sync, write_durably
 from stapo.errors import SaveError
 
 MANIFEST = "manifest.json"

@@ -34,7 +34,7 @@ class RowBatch:
         group_b, traj_b, step_b, anchor_b: indices of task group, episode, step and anchor group.
         entropy_b: mean token entropy H (nats) over the tokens that `outlier.tokens` counts; NaN where there are none.
         advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
-        outliers: normalised entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
+        outliers: normalized entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
         value_b: a critic's value of each row's state before the update; None without a critic.
     """

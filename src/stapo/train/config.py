@@ -108,7 +108,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmStartConfig:
+class SFTConfig:
     """Supervised training on expert demonstrations.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stapo.durable import remove_folder
+from stapo.atomic_io import remove_folder
 from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
 from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions

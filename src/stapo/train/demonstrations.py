@@ -16,13 +16,13 @@ import numpy as np
 from stapo.agent import AgentConfig, BlindMask, Memory, Prompt, PromptFields, Turn, cut_text, render_prompt
 from stapo.envs import StepResult
 from stapo.envs.bench import About, Question
-from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.offers import is_template
 from stapo.envs.pool import EnvPool, about, insist
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
-from stapo.train.config import WarmStartConfig
+from stapo.train.config import SFTConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Failed(Exception):
         step: steps that were played.
     """
 
-    def __init__(self, out: Trouble | Lost, step: int) -> None:
+    def __init__(self, out: EnvFailure | EpisodeLost, step: int) -> None:
         super().__init__()
         self.out = out
         self.step = step
@@ -53,7 +53,7 @@ class _Failed(Exception):
 def demonstrate(
     pool: EnvPool,
     agent: AgentConfig,
-    config: WarmStartConfig,
+    config: SFTConfig,
     split: str,
     blind_mask: BlindMask,
     seed: int,
@@ -122,7 +122,7 @@ def demonstrate(
 
 
 def _pick_tasks(
-    pool: EnvPool, slot: int, config: WarmStartConfig, split: str, rng: np.random.Generator, retries: int
+    pool: EnvPool, slot: int, config: SFTConfig, split: str, rng: np.random.Generator, retries: int
 ) -> list[str]:
     by_type: dict[str, list[str]] = {}
     every = insist(pool, slot, "tasks", split, retries)
@@ -148,14 +148,14 @@ def _play(
     pool: EnvPool,
     slot: int,
     agent: AgentConfig,
-    config: WarmStartConfig,
+    config: SFTConfig,
     task: str,
     blind_mask: BlindMask,
     rng: np.random.Generator,
 ) -> list[DemoStep]:
     def ask(question: Question, argument: Any, step: int) -> Any:
         out = pool.ask(slot, question, argument)
-        if isinstance(out, Trouble | Lost):
+        if isinstance(out, EnvFailure | EpisodeLost):
             raise _Failed(out, step)
         return out
 

@@ -18,30 +18,29 @@ from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
-from stapo.rollout.evaluate import Protocol as EvalProtocol
-from stapo.rollout.evaluate import episode_rows, evaluate, summarise
-from stapo.rollout.faults import Failure, Outcome, settle
+from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, summarize
+from stapo.rollout.faults import Failure, Outcome, drop_failed
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
 from stapo.rollout.types import Trajectory
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.train.batch import RowBatch, build_batch
+from stapo.train.callbacks import Callback, SilentCallback
 from stapo.train.collapse import GAP_LIMITS, WINDOW, early_warnings
 from stapo.train.critic import CriticLearner
+from stapo.train.factories import collector_of
 from stapo.train.interrupt import Interrupts
-from stapo.train.keeping import keep_state, reference_folder
 from stapo.train.metrics import rollout_metrics
 from stapo.train.optimizer import restore_optimizer
-from stapo.train.playing import collector_of
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
 from stapo.train.sampling import Sampled, sample_groups
+from stapo.train.save import reference_folder, save_state
 from stapo.train.state import RunState, read_tensors, tasks_digest
 from stapo.train.tasks import training_stream
 from stapo.train.transcripts import write_raw_transcript, write_transcript
 from stapo.train.update import Updater
-from stapo.train.watcher import Silent, Watcher
 
 _QUIET = 10  # iterations in which a warning is not said again
 
@@ -104,7 +103,7 @@ class Trainer:
     config: RunConfig
     policy: Policy
     run: RunDirectory
-    watcher: Watcher
+    watcher: Callback
     interrupts: Interrupts = field(default_factory=lambda: Interrupts(0.0))
     reference: Any | None = None
     iteration: int = 0
@@ -214,7 +213,7 @@ class Trainer:
         )
         rests_on_start = self.reference is not None or self.policy.adapter is not None
         reference = reference_folder(self.run) if rests_on_start else None
-        keep_state(
+        save_state(
             self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher, self.critic
         )
         self.interrupts.leave()
@@ -344,7 +343,7 @@ class Trainer:
                 partial(self.watcher.stage, f"rollout (round {number})" if sampling.dynamic else "rollout"),
                 first,
             )
-            return settle(played, config.rollout.on_failure)
+            return drop_failed(played, config.rollout.on_failure)
 
         try:
             sampled = sample_groups(config.rollout.groups, sampling, play)
@@ -393,7 +392,7 @@ class Trainer:
                 "mode": name,
                 "final": final,
                 "protocol": protocol.describe(len(self.eval_tasks)),
-                **summarise(played),
+                **summarize(played),
             }
             if final:
                 self.run.append_rows(
@@ -435,4 +434,4 @@ def set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-__all__: Sequence[str] = ["Silent", "Trainer", "Watcher", "build_collector", "set_threads"]
+__all__: Sequence[str] = ["Callback", "SilentCallback", "Trainer", "build_collector", "set_threads"]

@@ -10,6 +10,7 @@ from typing import Any
 
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
+from stapo.train.callbacks import Callback, InterruptCallback
 from stapo.train.continuing import (
     Restart,
     check_place,
@@ -20,14 +21,13 @@ from stapo.train.continuing import (
     make_folder,
     open_or_begin,
 )
+from stapo.train.factories import RunEnv
 from stapo.train.interrupt import Interrupts, RunInterrupted
 from stapo.train.loop import Trainer, set_threads
-from stapo.train.playing import RunEnv
 from stapo.train.preparation import prepare_policy, seconds_of
 from stapo.train.randomness import seed_all
 from stapo.train.run_config import RunConfig
 from stapo.train.schema import from_data, to_data
-from stapo.train.watcher import Attentive, Watcher
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,9 @@ class Outcome:
     was_finished: bool = False
 
 
-def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher, env: RunEnv | None = None) -> Outcome:
+def train_run(
+    config: RunConfig, out: Path, command: list[str], watcher: Callback, env: RunEnv | None = None
+) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
     A run that was stopped, killed or has failed goes on from its newest undamaged save, and ends with the numbers that
@@ -81,14 +83,14 @@ def train_run(config: RunConfig, out: Path, command: list[str], watcher: Watcher
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
-        return _train(run, config, command, Attentive(watcher, interrupts), interrupts, env)
+        return _train(run, config, command, InterruptCallback(watcher, interrupts), interrupts, env)
 
 
 def _train(
     run: RunDirectory,
     config: RunConfig,
     command: list[str],
-    watcher: Attentive,
+    watcher: InterruptCallback,
     interrupts: Interrupts,
     env: RunEnv,
 ) -> Outcome:
@@ -132,7 +134,7 @@ def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None) -> None
 
 
 def _announce(
-    run: RunDirectory, command: list[str], restart: Restart | None, changes: list[str], watcher: Watcher
+    run: RunDirectory, command: list[str], restart: Restart | None, changes: list[str], watcher: Callback
 ) -> None:
     if restart is not None:
         for reason in restart.reasons:
@@ -157,7 +159,7 @@ def _prepare(
     run: RunDirectory,
     config: RunConfig,
     restart: Restart | None,
-    watcher: Attentive,
+    watcher: InterruptCallback,
     interrupts: Interrupts,
     env: RunEnv,
 ) -> Trainer:

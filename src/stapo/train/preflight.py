@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stapo.envs.guard import Lost, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.envs.pool import EnvPool
 from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
@@ -14,7 +14,7 @@ from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
 from stapo.train.continuing import check_place, is_run
-from stapo.train.playing import RunEnv
+from stapo.train.factories import RunEnv
 from stapo.train.run_config import RunConfig
 from stapo.train.tasks import TaskStream
 
@@ -138,7 +138,7 @@ def require_playable(
         attempt, again = 1, True
         while again:
             said = pool.ask(0, "playable", task)
-            if isinstance(said, Trouble | Lost):
+            if isinstance(said, EnvFailure | EpisodeLost):
                 pool.discard(0)
                 again = counted.failed(said, task, number, 0, attempt)
                 attempt += 1

@@ -9,21 +9,21 @@ from dataclasses import asdict
 from functools import partial
 
 from stapo.policy import Policy, build_policy, load_policy
-from stapo.rollout.evaluate import Protocol, evaluate, summarise
+from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
+from stapo.train.callbacks import Callback
 from stapo.train.continuing import Restart
 from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
+from stapo.train.factories import RunEnv
 from stapo.train.interrupt import Interrupts, RunInterrupted
-from stapo.train.keeping import keep_state
 from stapo.train.loop import build_collector
 from stapo.train.optimizer import restore_optimizer
-from stapo.train.playing import RunEnv
 from stapo.train.randomness import restore_random_state
 from stapo.train.run_config import RunConfig
+from stapo.train.save import save_state
+from stapo.train.sft import SFT
 from stapo.train.state import RunState, read_tensors
-from stapo.train.warmstart import WarmStart
-from stapo.train.watcher import Watcher
 
 _LOGGED_STEPS = 10
 _PHASE = "demonstrations"
@@ -32,7 +32,7 @@ _PHASE = "demonstrations"
 def prepare_policy(
     config: RunConfig,
     run: RunDirectory,
-    watcher: Watcher,
+    watcher: Callback,
     interrupts: Interrupts | None = None,
     restart: Restart | None = None,
     env: RunEnv | None = None,
@@ -63,7 +63,7 @@ def prepare_policy(
 
 
 def _ready(
-    config: RunConfig, run: RunDirectory, watcher: Watcher, restart: Restart | None, env: RunEnv
+    config: RunConfig, run: RunDirectory, watcher: Callback, restart: Restart | None, env: RunEnv
 ) -> tuple[Policy, list[DemoStep], list[str]]:
     """Policy, demonstrations and training tasks, as the warm start needs them."""
     policy = None
@@ -81,7 +81,7 @@ def _ready(
 
 
 def _demonstrations(
-    config: RunConfig, run: RunDirectory, watcher: Watcher, restart: Restart | None, env: RunEnv
+    config: RunConfig, run: RunDirectory, watcher: Callback, restart: Restart | None, env: RunEnv
 ) -> list[DemoStep]:
     """Demonstrations of the run; those that failed when it began are left out again, and noted once."""
     left_out = frozenset(
@@ -141,7 +141,7 @@ class WarmStage:
         config: RunConfig,
         run: RunDirectory,
         policy: Policy,
-        watcher: Watcher,
+        watcher: Callback,
         interrupts: Interrupts,
         restart: Restart | None,
     ) -> None:
@@ -150,7 +150,7 @@ class WarmStage:
         self.policy = policy
         self.watcher = watcher
         self.interrupts = interrupts
-        self.training = WarmStart(policy, config.warm_start, config.seed, run.started)
+        self.training = SFT(policy, config.warm_start, config.seed, run.started)
         self._spent, self._started = seconds_of(restart), time.perf_counter()
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
         if restart is not None:
@@ -215,7 +215,7 @@ class WarmStage:
             warm_losses=list(training.losses),
             seconds=seconds,
         )
-        keep_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.watcher)
+        save_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.watcher)
         self._saved_step, self._saved_at = training.step, time.monotonic()
         self._cost = self._saved_at - began
 
@@ -229,7 +229,7 @@ class WarmStage:
     def _probe(self, tasks: Sequence[str], step: int) -> float:
         """Sampled success on training tasks; held-out tasks take no part in when to stop."""
         config = self.config
-        protocol = Protocol(
+        protocol = EvalProtocol(
             config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
         )
         collector = build_collector(config, self.policy, clock=self.run_directory.started)
@@ -241,7 +241,7 @@ class WarmStage:
         finally:
             collector.close()
         note_failures(self.run_directory, collector.take_failures(), "warm start")
-        success = float(summarise(played)["success"])
+        success = float(summarize(played)["success"])
         self.run_directory.append("warm_start", {"step": step, "train_success": success})
         return success
 

@@ -14,7 +14,7 @@ from stapo.policy import ModelConfig
 from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
 from stapo.run import RunDirectory
 from stapo.texts import secret_in_address
-from stapo.train.config import EvalConfig, OptimConfig, WarmStartConfig
+from stapo.train.config import EvalConfig, OptimConfig, SFTConfig
 from stapo.train.ranges import check_values
 from stapo.train.schema import from_data
 
@@ -132,7 +132,7 @@ class RunConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    warm_start: SFTConfig = field(default_factory=SFTConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=lambda: get_algorithm("stapo"))
     optim: OptimConfig = field(default_factory=OptimConfig)

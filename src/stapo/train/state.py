@@ -23,8 +23,8 @@ from typing import Any, Literal, Protocol
 import torch
 from safetensors.torch import load_file, save_file
 
+from stapo.atomic_io import link_or_copy
 from stapo.documents import parse_json
-from stapo.durable import link_or_copy
 from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run.sealed import unchanged_files

@@ -81,7 +81,7 @@ class StapoFSDPEngine(FSDPEngineWithLMHead):
         """Build the model; see verl.
 
         Raises:
-            ConfigError: a setting of verl's that this engine does not know how to honour.
+            ConfigError: a setting of verl's that this engine does not know how to honor.
             ModelError: the model changes its logits behind the head.
         """
         parts = self.engine_config.ulysses_sequence_parallel_size

@@ -7,20 +7,20 @@ from functools import lru_cache
 
 from stapo.rollout.pools import build_pool
 from stapo.train.run_config import RunConfig
-from stapo.verl_plugin.play import EnvShelf
+from stapo.verl_plugin.play import EnvCache
 
 
 class Shelves:
     """One shelf of environments for each configuration that this process plays."""
 
     def __init__(self) -> None:
-        self._of: dict[int, tuple[RunConfig, EnvShelf]] = {}
+        self._of: dict[int, tuple[RunConfig, EnvCache]] = {}
 
-    def of(self, run: RunConfig) -> EnvShelf:
+    def of(self, run: RunConfig) -> EnvCache:
         """The shelf of a configuration; with `rollout.workers` above 0 each environment has a process of its own."""
         if id(run) not in self._of:
             rollout = replace(run.rollout, workers=min(1, run.rollout.workers))
-            self._of[id(run)] = run, EnvShelf(lambda: build_pool(run.env.name, run.env.options, rollout))
+            self._of[id(run)] = run, EnvCache(lambda: build_pool(run.env.name, run.env.options, rollout))
         return self._of[id(run)][1]
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from stapo.envs import StepResult
-from stapo.envs.guard import Lost, Started, Trouble
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool
 from stapo.rollout import StopReason, Trajectory
 from stapo.rollout.episode import Episode
@@ -21,7 +21,7 @@ Generate = Callable[[list[int]], Awaitable[Sample]]
 """Answers one prompt."""
 
 
-class EnvShelf:
+class EnvCache:
     """Environments of one process that wait for their next episode, each in a pool with one slot.
 
     Args:
@@ -96,7 +96,7 @@ async def play_episode(
         attempt += 1
 
 
-async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> Trouble | None:
+async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFailure | None:
     task = episode.trajectory.task_id
     started = (await asyncio.to_thread(pool.reset, [(0, task)]))[0]
     if not isinstance(started, Started):
@@ -108,7 +108,7 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> Troub
         if ids is None:
             break
         action = episode.answer(await generate(ids))
-        if isinstance(action, Trouble):
+        if isinstance(action, EnvFailure):
             return action
         out = (await asyncio.to_thread(pool.step, [(0, action)]))[0]
         if not isinstance(out, StepResult):
@@ -117,6 +117,6 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> Troub
     return None
 
 
-def _own_fault(out: Trouble | Lost) -> Trouble:
+def _own_fault(out: EnvFailure | EpisodeLost) -> EnvFailure:
     """With one slot to a pool nobody else can have taken the episode along, so its retries are counted."""
-    return Trouble("environment", out.reason) if isinstance(out, Lost) else out
+    return EnvFailure("environment", out.reason) if isinstance(out, EpisodeLost) else out

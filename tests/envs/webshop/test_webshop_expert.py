@@ -13,12 +13,12 @@ from dataclasses import replace
 import pytest
 
 from stapo.envs.offers import is_template, offers
+from stapo.envs.webshop.demonstrator import Demonstrator
 from stapo.envs.webshop.env import WebShopEnv
 from stapo.envs.webshop.expert import query_of
-from stapo.envs.webshop.shopper import Shopper
 from stapo.errors import ConfigError
 
-TINY = {"size": "tiny", "catalogue_products": 60, "max_steps": 10}
+TINY = {"size": "tiny", "catalog_products": 60, "max_steps": 10}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def sample(env, count):
     return random.Random(0).sample(tasks, min(count, len(tasks)))
 
 
-@pytest.mark.parametrize("options", [TINY, {}, {"goals": "human"}, {"catalogue_products": 3000, "catalogue_seed": 5}])
+@pytest.mark.parametrize("options", [TINY, {}, {"goals": "human"}, {"catalog_products": 3000, "catalog_seed": 5}])
 def test_every_goal_is_reached(options):
     env = WebShopEnv(**options)
     for task in sample(env, 300):
@@ -118,7 +118,7 @@ def test_nothing_to_do_after_success_and_no_way_after_a_wrong_purchase(tiny):
 
 
 def test_options_that_the_score_cannot_match_are_no_plan(tiny):
-    """The score reads the colour out of a value: "rectangular" is tan, and no click gives that."""
+    """The score reads the color out of a value: "rectangular" is tan, and no click gives that."""
     tiny.reset(next(t for t in tiny.tasks if tiny.reset(t) and tiny.goal.options))
     tiny.visit.goal = replace(tiny.visit.goal, options=[("shape", "rectangular")])
     assert tiny.expert_plan() is None
@@ -204,7 +204,7 @@ def test_the_meant_product_makes_no_difference(standard):
         standard.reset(task)
         goal = replace(standard.visit.goal, asin="G000000000", title="something else", query="x", product_category="y")
         standard.visit.goal = goal
-        shopper, second = Shopper(standard.visit, random.Random(0), standard.max_steps), []
+        shopper, second = Demonstrator(standard.visit, random.Random(0), standard.max_steps), []
         while (command := shopper.action()) is not None:
             result = standard.step(command)
             shopper.played(command, result.info["effect"])

@@ -14,8 +14,8 @@ from itertools import combinations
 import pytest
 from rapidfuzz import fuzz
 
-from stapo.envs.webshop.generator import SIZES, generate_catalogue, iter_products
-from stapo.envs.webshop.generator.wares import STANDARD, TINY
+from stapo.envs.webshop.generator import SIZES, generate_catalog, iter_products
+from stapo.envs.webshop.generator.product_templates import STANDARD, TINY
 from stapo.errors import ConfigError
 
 BUTTONS = {
@@ -31,8 +31,8 @@ BUTTONS = {
 }
 
 
-def digest(catalogue: object) -> str:
-    return hashlib.sha256(json.dumps(catalogue, sort_keys=True).encode()).hexdigest()[:16]
+def digest(catalog: object) -> str:
+    return hashlib.sha256(json.dumps(catalog, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @pytest.fixture(scope="module", params=["tiny", "standard"])
@@ -44,11 +44,11 @@ class TestSameEverywhere:
     @pytest.mark.parametrize(("size", "expected"), [("tiny", "f9806e35bfca6fb7"), ("standard", "dc41501adb84bf67")])
     def test_the_shop_of_a_seed_is_fixed(self, size, expected):
         # Recorded once: tasks of published runs must not move.
-        assert digest(generate_catalogue(50, 7, size)) == expected
+        assert digest(generate_catalog(50, 7, size)) == expected
 
     def test_another_process_with_another_hash_seed_agrees(self):
         code = (
-            "import json,hashlib;from stapo.envs.webshop.generator import generate_catalogue as g;"
+            "import json,hashlib;from stapo.envs.webshop.generator import generate_catalog as g;"
             "print(hashlib.sha256(json.dumps(g(50,7,'standard'),sort_keys=True).encode()).hexdigest()[:16])"
         )
         out = subprocess.run(
@@ -58,20 +58,20 @@ class TestSameEverywhere:
             check=True,
             env={**os.environ, "PYTHONHASHSEED": "5"},
         )
-        assert out.stdout.strip() == digest(generate_catalogue(50, 7, "standard"))
+        assert out.stdout.strip() == digest(generate_catalog(50, 7, "standard"))
 
     def test_the_stream_is_the_list(self):
-        listed, by_asin, requests = generate_catalogue(80, 3)
+        listed, by_asin, requests = generate_catalog(80, 3)
         stream = list(iter_products(80, 3))
         assert [a.product for a in stream] == listed
         assert {a.product["asin"]: a.synthetic for a in stream} == by_asin
         assert {a.product["asin"]: a.human for a in stream if a.human} == requests
 
     def test_a_larger_standard_shop_begins_with_the_smaller(self):
-        assert generate_catalogue(120, 1)[0][:50] == generate_catalogue(50, 1)[0]
+        assert generate_catalog(120, 1)[0][:50] == generate_catalog(50, 1)[0]
 
     def test_seeds_differ(self):
-        assert generate_catalogue(50, 1)[0] != generate_catalogue(50, 2)[0]
+        assert generate_catalog(50, 1)[0] != generate_catalog(50, 2)[0]
 
 
 class TestFormats:
@@ -90,15 +90,15 @@ class TestFormats:
             assert re.fullmatch(r"(\$[\d.]+( to \$[\d.]+)?)?", record["pricing"])
 
     def test_survives_json(self):
-        catalogue = generate_catalogue(40, 0)
-        assert json.loads(json.dumps(catalogue)) == [catalogue[0], catalogue[1], catalogue[2]]
+        catalog = generate_catalog(40, 0)
+        assert json.loads(json.dumps(catalog)) == [catalog[0], catalog[1], catalog[2]]
 
     def test_ids_are_unique(self, articles):
         assert len({a.product["asin"] for a in articles}) == len(articles)
         assert len({a.product["asin"] for a in iter_products(7000, 0, "tiny")}) == 7000
 
     def test_ids_stay_unique_in_large_shops(self):
-        from stapo.envs.webshop.generator.catalogue import _asin
+        from stapo.envs.webshop.generator.catalog import _asin
 
         standard = SIZES["standard"]
         assert len({_asin(i, 300_000, 4, standard) for i in range(300_000)}) == 300_000
@@ -119,14 +119,14 @@ class TestFormats:
     def test_prices_come_single_as_ranges_and_missing(self):
         prices = Counter(
             "missing" if not p["pricing"] else "range" if " to " in p["pricing"] else "single"
-            for p in generate_catalogue(600, 0)[0]
+            for p in generate_catalog(600, 0)[0]
         )
         assert prices["single"] > 400
         assert prices["range"] > 30
         assert prices["missing"] > 5
 
     def test_no_name_of_the_real_ids(self):
-        assert all(p["asin"].startswith("G0") for p in generate_catalogue(200, 0)[0])
+        assert all(p["asin"].startswith("G0") for p in generate_catalog(200, 0)[0])
 
 
 class TestWords:
@@ -209,4 +209,4 @@ class TestDistractors:
 )
 def test_bad_arguments_are_named(arguments, words):
     with pytest.raises(ConfigError, match="(?i)" + re.escape(words)):
-        generate_catalogue(**arguments)
+        generate_catalog(**arguments)

@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from stapo.envs.webshop.goals import NO_LIMIT, Goal, GoalBook
+from stapo.envs.webshop.goals import NO_LIMIT, GoalBook, ShoppingGoal
 from stapo.envs.webshop.nouns import builtin_nouns
 from stapo.envs.webshop.reward import score
 
@@ -58,14 +58,14 @@ def test_every_transcript(shared, real_shop):
 
 
 def test_every_reward_case(shared, real_shop):
-    catalogue = real_shop.catalogue
+    catalog = real_shop.catalog
     cases = golden(shared, "reward_cases.json.gz")
     assert len(cases) >= 1_800
     for case in cases:
-        bought = catalogue.product(catalogue.find(case["bought_asin"]))
-        wanted = catalogue.product(catalogue.find(case["goal"]["asin"]))
+        bought = catalog.product(catalog.find(case["bought_asin"]))
+        wanted = catalog.product(catalog.find(case["goal"]["asin"]))
         options = case["goal"]["goal_options"]
-        goal = Goal(
+        goal = ShoppingGoal(
             asin=wanted.asin, title=wanted.title, category=wanted.category, query=wanted.query,
             product_category=wanted.product_category, instruction="", attributes=case["goal"]["attributes"],
             price_upper=case["goal"]["price_upper"],
@@ -82,7 +82,7 @@ def test_every_reward_case(shared, real_shop):
 
 
 def test_prices(shared, real_shop):
-    book, asins = real_shop.goals, real_shop.catalogue.column("asins")
+    book, asins = real_shop.goals, real_shop.catalog.column("asins")
     assert {str(asin): book.price(i) for i, asin in enumerate(asins)} == golden(shared, "product_prices_seed0.json")
 
 
@@ -90,9 +90,7 @@ def test_prices(shared, real_shop):
 def test_goals_in_order(shared, real_shop, name):
     facts = golden(shared, "goals_summary.json")[name]
     # In the recording of the last one something else had drawn one number from the generator before.
-    book = GoalBook(
-        real_shop.catalogue, "synthetic", facts["load_seed"], drawn_before=int(name == "preseed0_shuffle233")
-    )
+    book = GoalBook(real_shop.catalog, "synthetic", facts["load_seed"], drawn_before=int(name == "preseed0_shuffle233"))
     rows = []
     for number in book.shuffled(facts["shuffle_seed"]):
         goal = goal_of(book, number)
@@ -104,8 +102,8 @@ def test_goals_in_order(shared, real_shop, name):
 
 
 def test_search(shared, real_shop):
-    asins = real_shop.catalogue.column("asins")
+    asins = real_shop.catalog.column("asins")
     for case in golden(shared, "search_bm25_top50.json.gz"):
-        found = [str(asins[number]) for number in real_shop.catalogue.search(case["query"], 50)]
+        found = [str(asins[number]) for number in real_shop.catalog.search(case["query"], 50)]
         wanted = [asin for asin, _ in case["hits"]]
         assert found[: len(wanted)] == wanted

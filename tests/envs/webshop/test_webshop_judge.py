@@ -13,7 +13,7 @@ from stapo.envs.webshop.env import WebShopEnv
 from stapo.envs.webshop.pages import LINK, Node
 from stapo.errors import EnvError
 
-TINY = {"size": "tiny", "catalogue_products": 60, "max_steps": 12}
+TINY = {"size": "tiny", "catalog_products": 60, "max_steps": 12}
 
 
 @pytest.fixture(scope="module")

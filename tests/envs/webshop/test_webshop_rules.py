@@ -12,7 +12,7 @@ from small_shop import ODD, PRODUCTS, product, values, write
 
 import stapo
 from stapo.envs.webshop.env import WebShopEnv
-from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.nouns import builtin_nouns, noun_extractor
 from stapo.envs.webshop.reward import score
 from stapo.envs.webshop.shop import parsed
@@ -278,10 +278,10 @@ def test_the_step_limit(files):
 
 
 def test_scores_by_hand(env):
-    catalogue = env.catalogue
-    lamp, chandelier = (catalogue.product(catalogue.find(a)) for a in ("B0LAMP0001", "B0DEAR0001"))
-    goal = Goal("B0LAMP0001", lamp.title, "garden", "lamps", lamp.product_category, "", ["solid brass", "brass"], 25.0,
-                [("size", "x-large")])  # fmt: skip
+    catalog = env.catalog
+    lamp, chandelier = (catalog.product(catalog.find(a)) for a in ("B0LAMP0001", "B0DEAR0001"))
+    attributes, size = ["solid brass", "brass"], [("size", "x-large")]
+    goal = ShoppingGoal("B0LAMP0001", lamp.title, "garden", "lamps", lamp.product_category, "", attributes, 25.0, size)
     # "brass" is in the title, "large" is contained in the wanted pair, the price is within the limit.
     assert score(lamp, 24.0, ["large"], goal, builtin_nouns).total == 1.0
     assert score(lamp, 26.0, ["large"], goal, builtin_nouns).total == 0.75
@@ -296,7 +296,7 @@ def test_scores_by_hand(env):
 @pytest.mark.parametrize(
     "pair, chosen, matches",
     [
-        # A value that is a colour word stands for itself: its name no longer takes part.
+        # A value that is a color word stands for itself: its name no longer takes part.
         (("color", "red"), "color", 0),
         (("color", "red"), "dark red", 0),
         (("color", "red"), "bright red", 1),
@@ -311,9 +311,9 @@ def test_scores_by_hand(env):
         (("size", "small"), "x-small", 0),
     ],
 )
-def test_an_option_is_compared_as_a_pair_but_for_colour_words(env, pair, chosen, matches):
-    lamp = env.catalogue.product(env.catalogue.find("B0LAMP0001"))
-    goal = Goal("B0LAMP0001", lamp.title, "garden", "lamps", "", "", ["brass"], 25.0, [pair])
+def test_an_option_is_compared_as_a_pair_but_for_color_words(env, pair, chosen, matches):
+    lamp = env.catalog.product(env.catalog.find("B0LAMP0001"))
+    goal = ShoppingGoal("B0LAMP0001", lamp.title, "garden", "lamps", "", "", ["brass"], 25.0, [pair])
     assert score(lamp, 24.0, [chosen], goal, builtin_nouns).r_option == matches
 
 
@@ -331,9 +331,9 @@ def test_a_range_with_equal_ends_is_drawn_from(tmp_path):
     equal = product("B0EQUAL", "Equal", pricing="$5.00 to $5.00")
     env = WebShopEnv(products=write(tmp_path / "shop", [equal, *PRODUCTS]), price_seed=7)
     rng = random.Random(7)
-    assert env.goals.price(env.catalogue.find("B0EQUAL")) == rng.uniform(5.0, 5.0) == 5.0
-    assert env.goals.price(env.catalogue.find("B0LAMP0001")) == rng.uniform(19.99, 29.99)
-    assert env.catalogue.product(0).price_tag == "$5.0 to $5.0"
+    assert env.goals.price(env.catalog.find("B0EQUAL")) == rng.uniform(5.0, 5.0) == 5.0
+    assert env.goals.price(env.catalog.find("B0LAMP0001")) == rng.uniform(19.99, 29.99)
+    assert env.catalog.product(0).price_tag == "$5.0 to $5.0"
 
 
 def test_an_instruction_with_blanks_around_it(tmp_path):
@@ -351,7 +351,7 @@ def test_a_dear_product_has_no_price_limit(env):
     assert first.goal == "Find me chandeliers"
     assert env.goal.price_upper == 1_000_000
     assert env.task_type("B0DEAR0001/000") == "fashion"
-    assert env.goals.price(env.catalogue.find("B0DEAR0001")) == 1299.0
+    assert env.goals.price(env.catalog.find("B0DEAR0001")) == 1299.0
 
 
 def test_unknown_tasks(env):

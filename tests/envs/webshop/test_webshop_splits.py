@@ -21,7 +21,7 @@ def purchases(env, tasks):
         number, _ = env.goals.find(task)
         goal = env.goals.goal(*env.goals.find(task))
         chosen = tuple(option if isinstance(option, str) else option[1] for option in goal.options)
-        found[number, chosen] = (env.catalogue.product(number), env.goals.price(number), list(chosen))
+        found[number, chosen] = (env.catalog.product(number), env.goals.price(number), list(chosen))
     return list(found.values())
 
 
@@ -39,10 +39,10 @@ def won_by(env, bought, tasks):
     "options",
     [
         {"size": "tiny"},
-        {"size": "tiny", "catalogue_products": 100, "catalogue_seed": 3},
-        {"catalogue_products": 240, "goals_per_product": 2},
-        {"catalogue_products": 240, "catalogue_seed": 1, "goals": "human"},
-        {"catalogue_products": 160, "price_seed": 7, "goals_per_product": 3},
+        {"size": "tiny", "catalog_products": 100, "catalog_seed": 3},
+        {"catalog_products": 240, "goals_per_product": 2},
+        {"catalog_products": 240, "catalog_seed": 1, "goals": "human"},
+        {"catalog_products": 160, "price_seed": 7, "goals_per_product": 3},
     ],
 )
 def test_what_training_buys_wins_nothing_that_is_held_out(options):
@@ -60,7 +60,7 @@ def test_what_training_buys_wins_nothing_that_is_held_out(options):
 @pytest.mark.parametrize(
     "options, sizes",
     [
-        ({"size": "tiny", "catalogue_products": 480}, (1358, 158, 167)),
+        ({"size": "tiny", "catalog_products": 480}, (1358, 158, 167)),
         ({}, (1813, 146, 182)),
     ],
 )
@@ -118,7 +118,7 @@ ROWS = [
 
 def groups_of(env):
     found = substitutes.substitutes(env.goals).groups
-    asins = [str(asin) for asin in env.catalogue.column("asins")]
+    asins = [str(asin) for asin in env.catalog.column("asins")]
     return {frozenset(asins[i] for i in np.flatnonzero(found == group)) for group in set(found.tolist()) - {-1}}
 
 
@@ -160,7 +160,7 @@ def test_what_published_splits_have_in_common_is_counted(monkeypatch):
     monkeypatch.setattr(progress, "_note_listeners", [])
     monkeypatch.setattr(progress, "_noted", set())
     progress.listen_to_notes(told.append)
-    env = WebShopEnv(size="tiny", catalogue_products=480, splits="original")
+    env = WebShopEnv(size="tiny", catalog_products=480, splits="original")
     asked = {
         split: [env.goals.goal(*env.goals.find(t)).instruction for t in env.tasks_of(split)] for split in env.splits
     }

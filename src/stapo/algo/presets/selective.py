@@ -40,7 +40,7 @@ PRESETS: tuple[AlgorithmConfig, ...] = (
 ABLATIONS: tuple[AlgorithmConfig, ...] = (
     variant(
         "stapo-shannon",
-        "STAPO that flags by plain entropy, not normalised inside anchor groups (table 3).",
+        "STAPO that flags by plain entropy, not normalized inside anchor groups (table 3).",
         outlier=OutlierConfig(metric="shannon"),
     ),
     variant(

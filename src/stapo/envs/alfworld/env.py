@@ -19,8 +19,8 @@ from stapo.envs.protocol import Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
 if TYPE_CHECKING:
+    from stapo.envs.alfworld.demonstrator import Demonstrator
     from stapo.envs.alfworld.judge import PlanJudge
-    from stapo.envs.alfworld.searcher import Searcher
 
 
 class AlfworldEnv:
@@ -38,7 +38,7 @@ class AlfworldEnv:
         demonstrator_memory: how many places the demonstrator remembers to have looked into; None for all. With few it
             shows every task, and searches like one who forgets where they have been.
         demonstrator_habit: from 0 to below 1; above 0 the demonstrator looks first, and again, into the same few
-            places. See `stapo.envs.alfworld.searcher.Searcher`.
+            places. See `stapo.envs.alfworld.demonstrator.Demonstrator`.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -214,11 +214,11 @@ class AlfworldEnv:
 
         return PlanJudge(self)
 
-    def demonstrator(self, rng: random.Random) -> Searcher:
+    def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
-        from stapo.envs.alfworld.searcher import Searcher
+        from stapo.envs.alfworld.demonstrator import Demonstrator
 
-        return Searcher(self, rng, self._demonstrator_memory, self._demonstrator_habit)
+        return Demonstrator(self, rng, self._demonstrator_memory, self._demonstrator_habit)
 
     def expert_action(self) -> str | None:
         """The first command of `expert_plan`; None when the goal is reached or out of reach."""

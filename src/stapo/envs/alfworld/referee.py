@@ -174,7 +174,7 @@ def _differences(step: int, action: str, original: Seen, native: Seen) -> Iterat
 def random_actions(
     game: Game, *, steps: int, seed: int, grammar: str = "move", malformed: float = 0.08
 ) -> Sequence[str]:
-    """A walk that favours rare commands and mixes in malformed ones.
+    """A walk that favors rare commands and mixes in malformed ones.
 
     Args:
         game: the game to walk in, natively.

@@ -16,7 +16,7 @@ from typing import Literal
 from stapo.retrieval.protocol import Passage
 from stapo.tags import first_block
 
-Kind = Literal["search", "answer", "invalid"]
+ActionKind = Literal["search", "answer", "invalid"]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
 
@@ -31,13 +31,13 @@ class Act:
         valid: it kept the form. One that did not may still search or answer.
     """
 
-    kind: Kind
+    kind: ActionKind
     text: str
     valid: bool
 
 
 @dataclass(frozen=True)
-class Protocol:
+class SearchProtocol:
     """One published setting.
 
     Attributes:
@@ -140,7 +140,7 @@ def shorten(page: str, tokens: int | None, characters: int | None) -> str:
 
 
 PROTOCOLS = {
-    "search-r1": Protocol(
+    "search-r1": SearchProtocol(
         name="search-r1",
         max_steps=5,
         read=read_search_r1,
@@ -154,7 +154,7 @@ PROTOCOLS = {
         request="batch",
         result_tokens=500,
     ),
-    "stepwise": Protocol(
+    "stepwise": SearchProtocol(
         name="stepwise",
         max_steps=4,
         read=read_stepwise,

@@ -40,13 +40,13 @@ def normalize_answer(text: str) -> str:
 
 
 def exact_match(prediction: str, golds: str | Sequence[str]) -> bool:
-    """Is the normalised prediction equal to a normalised gold answer?"""
+    """Is the normalized prediction equal to a normalized gold answer?"""
     wanted = normalize_answer(prediction)
     return any(normalize_answer(gold) == wanted for gold in _all(golds))
 
 
 def sub_exact_match(prediction: str, golds: str | Sequence[str]) -> bool:
-    """Does the normalised prediction contain a normalised gold answer?"""
+    """Does the normalized prediction contain a normalized gold answer?"""
     said = normalize_answer(prediction)
     return any(normalize_answer(gold) in said for gold in _all(golds))
 
@@ -86,7 +86,7 @@ def is_well_formed(sequence: str) -> bool:
 
 
 def retrieval_correct(solution: str, golds: str | Sequence[str]) -> bool:
-    """Does an ``<information>`` block contain a gold answer, both normalised?"""
+    """Does an ``<information>`` block contain a gold answer, both normalized?"""
     results = [normalize_answer(block.text) for block in blocks(solution, "information")]
     return any(normalize_answer(gold) in result for gold in _all(golds) for result in results)
 

@@ -1,6 +1,6 @@
-"""Where built catalogues are kept, and how they get there whole.
+"""Where built catalogs are kept, and how they get there whole.
 
-A catalogue is built once into a folder under the cache and only read from then on. It is built under a hidden name and
+A catalog is built once into a folder under the cache and only read from then on. It is built under a hidden name and
 gets its own by one rename, so a crash leaves nothing that looks finished. Two processes that need the same one: the
 second waits for the first; if it does not finish in time, both build, and the later rename finds the work done.
 """
@@ -17,7 +17,7 @@ from stapo.errors import ConfigError, GameFileError, StapoError
 from stapo.retrieval.cache import default_cache, known_digest, turn
 
 LONGEST_WAIT = 3_600.0
-"""Seconds to wait for another process that builds the same catalogue."""
+"""Seconds to wait for another process that builds the same catalog."""
 
 
 def publish(target: Path, build: Callable[[Path], None], usable: Callable[[Path], bool]) -> None:
@@ -44,7 +44,7 @@ def publish(target: Path, build: Callable[[Path], None], usable: Callable[[Path]
         if isinstance(err, StapoError):
             raise
         raise ConfigError(
-            f"the catalogue cannot be kept in '{target.parent}': {err.strerror or err}. "
+            f"the catalog cannot be kept in '{target.parent}': {err.strerror or err}. "
             "Make room there, or set STAPO_CACHE to a folder that can be written."
         ) from err
 

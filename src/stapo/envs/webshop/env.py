@@ -10,15 +10,15 @@ from typing import Any, get_args
 from stapo.envs.options import is_share, is_whole
 from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
-from stapo.envs.webshop.catalogue import Catalogue, open_catalogue
+from stapo.envs.webshop.catalog import Catalog, open_catalog
+from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
 from stapo.envs.webshop.expert import best_plan
-from stapo.envs.webshop.goals import Goal, GoalBook, Kind, goal_book
+from stapo.envs.webshop.goals import GoalBook, GoalKind, ShoppingGoal, goal_book
 from stapo.envs.webshop.judge import ShopJudge
 from stapo.envs.webshop.nouns import EXTRACTORS
 from stapo.envs.webshop.nouns import noun_extractor as extractor
 from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
-from stapo.envs.webshop.shopper import Shopper, ready_queries
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
 from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
@@ -49,10 +49,10 @@ class WebShopEnv:
         seed: shuffles the goals; used by the splits "original" and "verl-agent".
         price_seed: draws prices out of ranges, and price limits.
         verl_seed: sets both seeds to this number, as each worker of verl-agent does with its own. Workers then have
-            other price limits and other splits than their neighbours.
+            other price limits and other splits than their neighbors.
         size: size of the generated shop.
-        catalogue_products: products of the generated shop; None for the size's own number.
-        catalogue_seed: another seed, another generated shop.
+        catalog_products: products of the generated shop; None for the size's own number.
+        catalog_seed: another seed, another generated shop.
         goals_per_product: at most so many goals of each product in every split, evenly spaced among them; None keeps
             all. On the 1,000 products 97 % of the goals belong to the half of the products that have options.
         offered_queries: the start page offers three ready searches instead of a search bar: for the thing, for the
@@ -83,14 +83,14 @@ class WebShopEnv:
         price_seed: int = 0,
         verl_seed: int | None = None,
         size: str = "standard",
-        catalogue_products: int | None = None,
-        catalogue_seed: int = 0,
+        catalog_products: int | None = None,
+        catalog_seed: int = 0,
         goals_per_product: int | None = None,
         demonstrator_haste: float = 0.0,
         offered_queries: bool = False,
         reward: str = "success",
     ) -> None:
-        _one_of("goals", goals, get_args(Kind))
+        _one_of("goals", goals, get_args(GoalKind))
         _one_of("observation", observation, OBSERVATIONS)
         _one_of("splits", splits, SPLIT_RULES)
         _one_of("reward", reward, ("success", "score"))
@@ -125,11 +125,11 @@ class WebShopEnv:
         if products is None:
             if attributes is not None or human_goals is not None:
                 raise ConfigError("attributes and human_goals belong to products=PATH, which was not given. Add it.")
-            source = GeneratedSource(size, catalogue_products, catalogue_seed)
+            source = GeneratedSource(size, catalog_products, catalog_seed)
         else:
             source = file_source(products, attributes, human_goals, need_human=goals == "human")
-        self._catalogue = open_catalogue(source)
-        self._book = goal_book(self._catalogue, goals, price_seed)  # type: ignore[arg-type]
+        self._catalog = open_catalog(source)
+        self._book = goal_book(self._catalog, goals, price_seed)  # type: ignore[arg-type]
         self._rule: SplitRule = splits  # type: ignore[assignment]
         self._seed = seed
         self._played: dict[str, Sequence[str]] | None = None
@@ -166,7 +166,7 @@ class WebShopEnv:
     def task_type(self, task_id: str) -> str:
         """Category of the product that the goal was made from."""
         product, _ = self._book.find(task_id)
-        return self._catalogue.category_of(product)
+        return self._catalog.category_of(product)
 
     def reset(self, task_id: str) -> Observation:
         """Start the episode of a task, on the start page.
@@ -176,7 +176,7 @@ class WebShopEnv:
         """
         goal = self._book.goal(*self._book.find(task_id))
         self._visit = visit = Visit(
-            self._catalogue, goal, self._book.price, self._nouns, self.page_size, show_attrs=self.show_attrs
+            self._catalog, goal, self._book.price, self._nouns, self.page_size, show_attrs=self.show_attrs
         )
         self._steps, self._done = 0, False
         text, blind = self._texts(visit)
@@ -215,9 +215,9 @@ class WebShopEnv:
     # -- beyond the protocol ---------------------------------------------------------------------
 
     @property
-    def catalogue(self) -> Catalogue:
+    def catalog(self) -> Catalog:
         """The products and their search."""
-        return self._catalogue
+        return self._catalog
 
     @property
     def goals(self) -> GoalBook:
@@ -232,7 +232,7 @@ class WebShopEnv:
         return self._visit
 
     @property
-    def goal(self) -> Goal:
+    def goal(self) -> ShoppingGoal:
         """The goal of the current episode. Raises EnvError before reset."""
         return self.visit.goal
 
@@ -260,9 +260,9 @@ class WebShopEnv:
         """
         return ShopJudge(self)
 
-    def demonstrator(self, rng: random.Random) -> Shopper:
+    def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that knows the instruction and the pages it has opened."""
-        return Shopper(self.visit, rng, self.max_steps, self._haste, ready=self._offers_queries)
+        return Demonstrator(self.visit, rng, self.max_steps, self._haste, ready=self._offers_queries)
 
     def _commands(self, visit: Visit) -> list[str]:
         if self._offers_queries and visit.can_search:

@@ -1,7 +1,7 @@
 """The all-knowing shopper: the shortest list of actions that it knows from here to a perfect purchase.
 
 It knows which product is meant, so it never has to compare products. Buying the meant product with the asked options
-within its price scores 1. `Shopper` in `stapo.envs.webshop.shopper` is the one to imitate.
+within its price scores 1. `Demonstrator` in `stapo.envs.webshop.demonstrator` is the one to imitate.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.pages import LINK, Node
 from stapo.envs.webshop.product import Product
 from stapo.envs.webshop.reward import score
@@ -28,10 +28,10 @@ def best_plan(visit: Visit) -> list[str] | None:
     """
     if visit.score is not None:
         return [] if visit.score.total == 1 else None
-    meant = visit.catalogue.find(visit.goal.asin)
+    meant = visit.catalog.find(visit.goal.asin)
     if meant is None:
         return None
-    product = visit.catalogue.product(meant)
+    product = visit.catalog.product(meant)
     chosen = visit.options if visit.product == meant else {}
     rest = _options_to_click(product, visit.goal, list(chosen.values()))
     if rest is None:
@@ -51,10 +51,10 @@ def query_of(text: str) -> str:
     return _BRACKETS.sub(" ", text).strip().lower()
 
 
-def value_for(product: Product, goal: Goal, option: tuple[str, str] | str) -> str | None:
+def value_for(product: Product, goal: ShoppingGoal, option: tuple[str, str] | str) -> str | None:
     """The value of a product's options that counts as the asked one, None where none does. An exact one comes first.
 
-    Even an exact one may not count: the score reads "rectangular" as the colour tan, as the original does.
+    Even an exact one may not count: the score reads "rectangular" as the color tan, as the original does.
 
     Args:
         product: whose options.
@@ -69,7 +69,7 @@ def value_for(product: Product, goal: Goal, option: tuple[str, str] | str) -> st
     return next((value for _, value in offered if counts_as(product, goal, option, [value])), None)
 
 
-def counts_as(product: Product, goal: Goal, option: tuple[str, str] | str, chosen: list[str]) -> bool:
+def counts_as(product: Product, goal: ShoppingGoal, option: tuple[str, str] | str, chosen: list[str]) -> bool:
     """Whether one of the chosen values satisfies an asked option, by the rules of the score."""
     options: Any = [option]
     alone = replace(goal, options=options)
@@ -80,7 +80,7 @@ def _no_nouns(title: str) -> tuple[str, ...]:
     return ()
 
 
-def _options_to_click(product: Product, goal: Goal, chosen: list[str]) -> list[str] | None:
+def _options_to_click(product: Product, goal: ShoppingGoal, chosen: list[str]) -> list[str] | None:
     clicks = []
     for option in goal.options:
         if counts_as(product, goal, option, chosen):
@@ -96,7 +96,7 @@ def _way_by_search(visit: Visit, meant: int, product: Product) -> list[str] | No
     """The shortest of: on through the open results, searching for the instruction, searching for the title."""
     ways = []
     for text in (visit.goal.instruction, product.title):
-        hits = list(visit.catalogue.search(query_of(text), RESULTS))
+        hits = list(visit.catalog.search(query_of(text), RESULTS))
         if meant in hits:
             ways.append([f"search[{query_of(text)}]", *["click[next >]"] * (hits.index(meant) // visit.page_size)])
     return min(ways, key=len, default=None)

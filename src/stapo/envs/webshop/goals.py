@@ -1,9 +1,9 @@
-"""What is asked for: goals of a catalogue, their price limits, and how they are numbered.
+"""What is asked for: goals of a catalog, their price limits, and how they are numbered.
 
 The original engine draws prices and price limits with Python's `random` while it loads, in product order, and then
 shuffles the list of goals. The same draws are made here without making the goals: a goal is a product, a number within
 that product (one combination of option values, or one person's instruction) and that product's limit, and is put into
-words when it is played. A catalogue with millions of goals costs a few numbers per product.
+words when it is played. A catalog with millions of goals costs a few numbers per product.
 
 A goal's id is `ASIN/number`, so it does not depend on any draw.
 """
@@ -24,9 +24,9 @@ from stapo.envs.webshop.product import Product
 from stapo.errors import ConfigError, GameFileError, unknown_name
 
 if TYPE_CHECKING:
-    from stapo.envs.webshop.catalogue import Catalogue
+    from stapo.envs.webshop.catalog import Catalog
 
-Kind = Literal["synthetic", "human"]
+GoalKind = Literal["synthetic", "human"]
 
 NO_LIMIT = 1_000_000.0
 """Price limit of goals whose text names none."""
@@ -38,7 +38,7 @@ MOST_SHUFFLED = 20_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class ShoppingGoal:
     """One thing to buy.
 
     Attributes:
@@ -100,21 +100,21 @@ class TaskIds(Sequence[str]):
 _OPEN: weakref.WeakValueDictionary[tuple[object, ...], GoalBook] = weakref.WeakValueDictionary()
 
 
-def goal_book(catalogue: Catalogue, kind: Kind, price_seed: int) -> GoalBook:
-    """The goals of a catalogue; environments of one process share them."""
-    key = (id(catalogue), kind, price_seed)
+def goal_book(catalog: Catalog, kind: GoalKind, price_seed: int) -> GoalBook:
+    """The goals of a catalog; environments of one process share them."""
+    key = (id(catalog), kind, price_seed)
     found = _OPEN.get(key)
-    # A book keeps its catalogue alive, so an id in here is not used a second time.
+    # A book keeps its catalog alive, so an id in here is not used a second time.
     if found is None:
-        found = _OPEN[key] = GoalBook(catalogue, kind, price_seed)
+        found = _OPEN[key] = GoalBook(catalog, kind, price_seed)
     return found
 
 
 class GoalBook:
-    """The goals of a catalogue.
+    """The goals of a catalog.
 
     Args:
-        catalogue: the products.
+        catalog: the products.
         kind: "synthetic" or "human".
         price_seed: seed of the draws that the original makes while loading.
         drawn_before: numbers of 32 bits that something else in the program has drawn from the same generator.
@@ -126,14 +126,14 @@ class GoalBook:
         notes: what is to be said about splits, by rule, seed and most goals of a product.
 
     Raises:
-        GameFileError: nobody asks for anything in this catalogue.
+        GameFileError: nobody asks for anything in this catalog.
     """
 
-    def __init__(self, catalogue: Catalogue, kind: Kind, price_seed: int, *, drawn_before: int = 0) -> None:
-        self.catalogue = catalogue
+    def __init__(self, catalog: Catalog, kind: GoalKind, price_seed: int, *, drawn_before: int = 0) -> None:
+        self.catalog = catalog
         self.kind = kind
-        counts = catalogue.column("combinations" if kind == "synthetic" else "requests")
-        self._prices, limits = _draw(catalogue, kind, price_seed, drawn_before)
+        counts = catalog.column("combinations" if kind == "synthetic" else "requests")
+        self._prices, limits = _draw(catalog, kind, price_seed, drawn_before)
         # One limit per asking product, or one per person's instruction.
         self._limits = limits
         self.counts = counts
@@ -141,7 +141,7 @@ class GoalBook:
         self.total = int(self._starts[-1])
         if not self.total:
             raise GameFileError(
-                f"no {kind} goal in {catalogue.source}: "
+                f"no {kind} goal in {catalog.source}: "
                 + (
                     "no product has an instruction in the attributes file. Give the attributes file of these products."
                     if kind == "synthetic"
@@ -162,18 +162,18 @@ class GoalBook:
         return float(self._prices[product])
 
     def ids(self, products: np.ndarray | None = None) -> TaskIds:
-        """Sorted ids of the goals of some products (mask over the catalogue), or of all."""
-        order = self.catalogue.column("order")
+        """Sorted ids of the goals of some products (mask over the catalog), or of all."""
+        order = self.catalog.column("order")
         asking = self.counts[order] > 0
         if products is not None:
             asking &= products[order]
         rows = order[asking]
-        return TaskIds([str(a) for a in self.catalogue.column("asins")[rows]], self.counts[rows], self.width)
+        return TaskIds([str(a) for a in self.catalog.column("asins")[rows]], self.counts[rows], self.width)
 
     def id_of(self, number: int) -> str:
-        """Id of the goal with a number in the order of the catalogue."""
+        """Id of the goal with a number in the order of the catalog."""
         product = bisect_right(self._starts, number) - 1
-        asin = self.catalogue.column("asins")[product]
+        asin = self.catalog.column("asins")[product]
         return f"{asin}/{number - int(self._starts[product]):0{self.width}}"
 
     def shuffled(self, seed: int) -> list[int]:
@@ -197,16 +197,16 @@ class GoalBook:
             UnknownNameError: there is no such goal.
         """
         asin, _, digits = task_id.rpartition("/")
-        product = self.catalogue.find(asin)
+        product = self.catalog.find(asin)
         number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) == self.width else -1
         if product is None or not 0 <= number < self.counts[product]:
             ids = self.all_ids
             raise unknown_name("task", task_id, [ids[0], ids[len(ids) // 2], ids[len(ids) - 1]])
         return product, number
 
-    def goal(self, product: int, number: int) -> Goal:
+    def goal(self, product: int, number: int) -> ShoppingGoal:
         """One goal, put into words."""
-        row = self.catalogue.product(product)
+        row = self.catalog.product(product)
         if self.kind == "synthetic":
             limit = float(self._limits[product])
             asked, attributes = row.instruction or "", row.instruction_attributes
@@ -219,7 +219,7 @@ class GoalBook:
             asked, attributes, options = request.instruction.strip("."), request.attributes, request.options
         if limit < NO_LIMIT:
             asked += f", and price lower than {limit:.2f} dollars"
-        return Goal(
+        return ShoppingGoal(
             asin=row.asin,
             title=row.title,
             category=row.category,
@@ -241,22 +241,22 @@ def _combination(product: Product, number: int) -> list[tuple[str, str]]:
     return chosen[::-1]
 
 
-def _draw(catalogue: Catalogue, kind: Kind, seed: int, drawn_before: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw(catalog: Catalog, kind: GoalKind, seed: int, drawn_before: int) -> tuple[np.ndarray, np.ndarray]:
     """Prices per product, and limits: per product of synthetic goals, per instruction of human ones."""
     rng = random.Random(seed)
     for _ in range(drawn_before):
         rng.getrandbits(32)
-    low, high = catalogue.column("low"), catalogue.column("high")
+    low, high = catalog.column("low"), catalog.column("high")
     prices = np.array(low)
     # A range is drawn from even where its ends are equal.
-    for product in np.flatnonzero(catalogue.column("ranged")):
+    for product in np.flatnonzero(catalog.column("ranged")):
         prices[product] = rng.uniform(float(low[product]), float(high[product]))
     if kind == "synthetic":
         limits = np.full(len(low), NO_LIMIT)
-        for product in np.flatnonzero(catalogue.column("asked")):
+        for product in np.flatnonzero(catalog.column("asked")):
             limits[product] = _limit(rng, float(prices[product]))
         return prices, limits
-    requests = catalogue.column("requests")
+    requests = catalog.column("requests")
     asking = np.flatnonzero(requests)
     return prices, np.array([_limit(rng, float(prices[p])) for p in asking for _ in range(int(requests[p]))])
 

@@ -14,8 +14,8 @@ from typing import Any
 from rapidfuzz.fuzz import token_set_ratio
 from rapidfuzz.utils import default_process
 
-from stapo.envs.webshop.colours import COLOURS, normalised
-from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.colors import COLORS, normalized
+from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.product import Product
 
 Nouns = Callable[[str], Sequence[str]]
@@ -72,7 +72,7 @@ class Score:
         return found | {"r_price": self.r_price, "w_price": 1 / parts}
 
 
-def score(bought: Product, price: float, chosen: Sequence[str], goal: Goal, nouns: Nouns) -> Score:
+def score(bought: Product, price: float, chosen: Sequence[str], goal: ShoppingGoal, nouns: Nouns) -> Score:
     """Judge a purchase.
 
     Args:
@@ -129,14 +129,14 @@ def _matched_options(chosen: Sequence[str], wanted: Sequence[tuple[str, str]] | 
 
 def option_matches(chosen: str, wanted: tuple[str, str] | str) -> bool:
     """Whether a chosen option value counts as a wanted one."""
-    return _close(normalised(chosen), _as_text(wanted))
+    return _close(normalized(chosen), _as_text(wanted))
 
 
 def _as_text(option: tuple[str, str] | str) -> str:
     if isinstance(option, str):
-        return normalised(option)
-    # A pair counts as a colour only where its name or its value is that very word, as in the original.
-    return next((colour for colour in COLOURS if colour in option), str(option))
+        return normalized(option)
+    # A pair counts as a color only where its name or its value is that very word, as in the original.
+    return next((color for color in COLORS if color in option), str(option))
 
 
 def _close(one: str, other: str) -> bool:

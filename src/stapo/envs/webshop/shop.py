@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from stapo.envs.webshop.catalogue import Catalogue
-from stapo.envs.webshop.goals import Goal
+from stapo.envs.webshop.catalog import Catalog
+from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.pages import (
     BACK,
     BUY,
@@ -58,7 +58,7 @@ class Visit:
     """One episode in the shop, from the start page to a purchase.
 
     Args:
-        catalogue: what is sold.
+        catalog: what is sold.
         goal: what is to be bought.
         price_of: price in dollars of a product by its number.
         nouns: the noun extractor of the score.
@@ -68,15 +68,15 @@ class Visit:
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        goal: Goal,
+        catalog: Catalog,
+        goal: ShoppingGoal,
         price_of: PriceOf,
         nouns: Nouns,
         page_size: int = 10,
         *,
         show_attrs: bool = False,
     ) -> None:
-        self.catalogue = catalogue
+        self.catalog = catalog
         self._show_attrs = show_attrs
         self.goal = goal
         self.page_size = page_size
@@ -199,14 +199,14 @@ class Visit:
         self._page, self._sub = "search_results", ""
         self._words, self._number = words, number
         self._product, self._options = None, {}
-        hits = self.catalogue.search(" ".join(words), RESULTS)
+        hits = self.catalog.search(" ".join(words), RESULTS)
         self._total = len(hits)
         # Numbers below 1 can be reached and slice from the end, as in the original.
         self._shown = list(hits[(number - 1) * self.page_size : number * self.page_size])
-        self._links = {self.catalogue.product(i).asin.lower(): i for i in self._shown}
+        self._links = {self.catalog.product(i).asin.lower(): i for i in self._shown}
 
     def _buy(self) -> None:
-        bought = self.catalogue.product(self._opened)
+        bought = self.catalog.product(self._opened)
         price = self._price_of(self._opened)
         self.score = score(bought, price, list(self._options.values()), self.goal, self._nouns)
         self._page, self._sub = "done", ""
@@ -219,7 +219,7 @@ class Visit:
         return self._product
 
     def _view(self) -> ItemView:
-        return self.catalogue.view(self._opened, self._show_attrs)
+        return self.catalog.view(self._opened, self._show_attrs)
 
     def _body(self) -> list[Node]:
         """Nodes of the page after the instruction."""
@@ -231,10 +231,10 @@ class Visit:
         if self._page == "start":
             return start_nodes(None)
         if self._page == "search_results":
-            return results_nodes(map(self.catalogue.product, self._shown), self._number, self._total)
+            return results_nodes(map(self.catalog.product, self._shown), self._number, self._total)
         if self._page == "done":
             assert self.score is not None
-            return done_nodes(self.catalogue.product(self._opened).asin, self._options, self.score.total)
+            return done_nodes(self.catalog.product(self._opened).asin, self._options, self.score.total)
         view = self._view()
         return view.nodes if self._page == "item_page" else view.subs[self._sub]
 
@@ -245,7 +245,7 @@ class Visit:
 
     def _address(self) -> str:
         words = "+".join(self._words)
-        asin = "" if self._product is None else self.catalogue.product(self._product).asin
+        asin = "" if self._product is None else self.catalog.product(self._product).asin
         if self._page == "search_results":
             return f"/search_results/{words}/{self._number}"
         if self._page == "item_page":

@@ -126,7 +126,7 @@ class GeneratedSource:
 
     def describe(self) -> str:
         """The size of the shop."""
-        return f"the generated catalogue '{self.size}'"
+        return f"the generated catalog '{self.size}'"
 
     def products(self, scratch: Path) -> Iterator[Product]:
         """The products of the shop."""
@@ -141,7 +141,7 @@ def file_source(
     *,
     need_human: bool = False,
 ) -> FileSource:
-    """The files of a catalogue; those that are not named are looked for beside the products.
+    """The files of a catalog; those that are not named are looked for beside the products.
 
     Raises:
         GameFileError: a file that is needed is not there.

@@ -56,7 +56,7 @@ def notes_on(book: GoalBook, rule: SplitRule, parts: Mapping[str, Sequence[str]]
         if substitutes(book).compared:
             return []
         return [
-            f"{book.catalogue.source} has too many products to compare purchases: products whose goals are in the same "
+            f"{book.catalog.source} has too many products to compare purchases: products whose goals are in the same "
             "words are on one side of the splits, others that can be bought for each other may be on both."
         ]
     if sum(map(len, parts.values())) > _MOST_COUNTED:
@@ -85,7 +85,7 @@ def _disjoint(book: GoalBook) -> dict[str, Sequence[str]]:
     A group that does not fit into what is left of its part goes to the next one, and to train in the end.
     """
     asking = np.flatnonzero(book.counts)
-    asins = book.catalogue.column("asins")[asking]
+    asins = book.catalog.column("asins")[asking]
     keys = np.array([hashlib.sha256(f"webshop split {asin}".encode()).digest()[:8] for asin in asins], dtype="S8")
     ranked = asking[np.argsort(keys, kind="stable")]
     held = len(ranked) // _HELD_OUT if len(ranked) >= _HELD_OUT else int(len(ranked) > 2)

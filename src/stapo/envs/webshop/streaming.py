@@ -1,6 +1,6 @@
 """Reading JSON files that do not fit into memory, one element at a time.
 
-The released catalogue is one list of more than a million products. The text is read in pieces; each element is decoded
+The released catalog is one list of more than a million products. The text is read in pieces; each element is decoded
 by the standard library as soon as it is complete, and the one that is broken is named.
 """
 

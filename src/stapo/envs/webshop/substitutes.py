@@ -18,7 +18,7 @@ from rapidfuzz.process import cdist
 
 from stapo.envs.overlap import plain_text
 from stapo.envs.progress import tell
-from stapo.envs.webshop.goals import Goal, GoalBook, highest_limit
+from stapo.envs.webshop.goals import GoalBook, ShoppingGoal, highest_limit
 from stapo.envs.webshop.nouns import builtin_nouns
 from stapo.envs.webshop.product import Product
 from stapo.envs.webshop.reward import CLOSE, comparable, option_matches, score
@@ -26,7 +26,7 @@ from stapo.envs.webshop.reward import CLOSE, comparable, option_matches, score
 MOST_WORK = 20_000_000_000
 MOST_PRODUCTS = 20_000
 """Characters to look through (attributes times texts) and products that are asked for, about half a minute; beyond
-them, only the words of goals are compared. The full catalogue of the release is."""
+them, only the words of goals are compared. The full catalog of the release is."""
 
 _ROWS = 256
 _TOLD = 1_000
@@ -34,7 +34,7 @@ _TOLD = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Substitutes:
-    """The groups of a catalogue.
+    """The groups of a catalog.
 
     Attributes:
         groups: number of the first product of its group, per product; -1 for those that nobody asks for.
@@ -80,7 +80,7 @@ def _substitutes(book: GoalBook) -> Substitutes:
     wanted: dict[str, int] = {}
     length = 0
     for done, product in enumerate(map(int, asking)):
-        row = book.catalogue.product(product)
+        row = book.catalog.product(product)
         for text, attributes in _asked(book, row):
             groups.join(product, said.setdefault(plain_text(text), product))
             for attribute in attributes:
@@ -112,11 +112,11 @@ def _text(row: Product) -> str:
 
 def _join_buyable(book: GoalBook, asking: np.ndarray, wanted: dict[str, int], groups: _Groups) -> None:
     """Join products of which a purchase of the one can score 1 on a goal of the other."""
-    rows = [book.catalogue.product(int(product)) for product in asking]
+    rows = [book.catalog.product(int(product)) for product in asking]
     has = _attributes(rows, wanted)
-    low = np.asarray(book.catalogue.column("low"))[asking]
+    low = np.asarray(book.catalog.column("low"))[asking]
     for at, (product, row) in enumerate(zip(asking.tolist(), rows, strict=True)):
-        limit = highest_limit(float(book.catalogue.column("high")[product]))
+        limit = highest_limit(float(book.catalog.column("high")[product]))
         for goal, wanted_options in _goals(book, product, row):
             maybe = low <= limit
             for attribute in goal.attributes:
@@ -137,7 +137,7 @@ def _join_buyable(book: GoalBook, asking: np.ndarray, wanted: dict[str, int], gr
 
 def _goals(
     book: GoalBook, product: int, row: Product
-) -> Iterator[tuple[Goal, Sequence[Sequence[tuple[str, str] | str]]]]:
+) -> Iterator[tuple[ShoppingGoal, Sequence[Sequence[tuple[str, str] | str]]]]:
     """Goals of a product, all combinations of its options as one, with the options that they ask for one of."""
     if book.kind == "synthetic":
         yield book.goal(product, 0), [[(name, value) for value in values] for name, values in row.options.items()]

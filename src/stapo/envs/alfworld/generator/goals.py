@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, Kind
+from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
 from stapo.envs.alfworld.generator.sizes import Size, size_named
 from stapo.envs.draws import Draws, digest
@@ -55,7 +55,7 @@ _WORDINGS: dict[TaskType, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
+class GoalTemplate:
     """What a task asks for.
 
     Attributes:
@@ -82,7 +82,7 @@ def is_held_out(object_: str, target: str) -> bool:
 class Offer(NamedTuple):
     """A goal together with the families of one room that it can be asked for in."""
 
-    goal: Goal
+    goal: GoalTemplate
     families: tuple[Family, ...]
 
 
@@ -90,7 +90,7 @@ class Offer(NamedTuple):
 def offers(size_name: str, split: str, task_type: TaskType, held_out: bool) -> tuple[tuple[Offer, ...], ...]:
     """What a split can ask for, room by room: goals of one type, kept for heldout or not."""
     size = size_named(size_name)
-    rooms: dict[str, dict[Goal, list[Family]]] = {}
+    rooms: dict[str, dict[GoalTemplate, list[Family]]] = {}
     for family in families(size_name):
         if family.split == split:
             for goal in _goals(size, family, task_type):
@@ -99,7 +99,7 @@ def offers(size_name: str, split: str, task_type: TaskType, held_out: bool) -> t
     return tuple(tuple(Offer(goal, tuple(where)) for goal, where in room.items()) for room in rooms.values())
 
 
-def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> tuple[Family, Goal]:
+def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> tuple[Family, GoalTemplate]:
     """A goal and a family for it; half of heldout's goals are pairs that train never asks for.
 
     First the room, then the goal, then the family: neither rooms with many pairs nor pairs that
@@ -117,13 +117,13 @@ def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> 
     return draws.choice(where), goal
 
 
-def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
+def _goals(size: Size, family: Family, task_type: TaskType) -> list[GoalTemplate]:
     kinds = [KINDS[name] for name in size.rooms[family.room].objects]
     carried = [k for k in kinds if "take" in k.can]
     types = sorted(family.types)
     if task_type == "look_at_obj_in_light":
         lamps = [k for k in kinds if "toggle" in k.can and family.types & set(k.places)]
-        return [Goal(task_type, k.name, lamp.name) for k in carried for lamp in lamps if _can_start(k, family)]
+        return [GoalTemplate(task_type, k.name, lamp.name) for k in carried for lamp in lamps if _can_start(k, family)]
     treatment = TREATMENT.get(task_type)
     if treatment is not None:
         carried = [k for k in carried if treatment in k.can]
@@ -133,7 +133,7 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
             return []
     few_doors = task_type == "pick_two_obj_and_place" and size.doors_of_two < 3
     return [
-        Goal(task_type, k.name, target)
+        GoalTemplate(task_type, k.name, target)
         for k in carried
         for target in types
         if target in k.places
@@ -142,6 +142,6 @@ def _goals(size: Size, family: Family, task_type: TaskType) -> list[Goal]:
     ]
 
 
-def _can_start(kind: Kind, family: Family, target: str = "", *, in_the_open: bool = False) -> bool:
+def _can_start(kind: ObjectKind, family: Family, target: str = "", *, in_the_open: bool = False) -> bool:
     """Whether the object has a place here other than its target, on demand one without a door."""
     return any(r.type in kind.places and r.type != target and not (in_the_open and r.opens) for r in family.receptacles)

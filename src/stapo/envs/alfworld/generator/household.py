@@ -20,7 +20,7 @@ APPLIANCE = {"clean": "SinkBasin", "heat": "Microwave", "cool": "Fridge"}
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ObjectKind:
     """A kind of object.
 
     Attributes:
@@ -42,12 +42,12 @@ class Kind:
         return self.usual + self.other
 
 
-KINDS: dict[str, Kind] = {}
+KINDS: dict[str, ObjectKind] = {}
 
 
 def _kind(name: str, can: str, usual: str, other: str = "", *, take: bool = True) -> None:
     abilities = frozenset(can.split()) | (frozenset({"take"}) if take else frozenset())
-    KINDS[name] = Kind(name, abilities, tuple(usual.split()), tuple(other.split()))
+    KINDS[name] = ObjectKind(name, abilities, tuple(usual.split()), tuple(other.split()))
 
 
 # fmt: off

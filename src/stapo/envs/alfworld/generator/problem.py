@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from stapo.envs.alfworld.generator.goals import TREATMENT, Goal
+from stapo.envs.alfworld.generator.goals import TREATMENT, GoalTemplate
 from stapo.envs.alfworld.generator.household import BASIN_OF
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
 from stapo.envs.alfworld.generator.scenes import Thing
@@ -26,7 +26,7 @@ _STATE = {
 }
 
 
-def problem(name: str, family: Family, things: list[Thing], goal: Goal, *, holds_all: bool) -> str:
+def problem(name: str, family: Family, things: list[Thing], goal: GoalTemplate, *, holds_all: bool) -> str:
     """Write a scene and its goal as a PDDL problem.
 
     Args:
@@ -94,7 +94,7 @@ def _spot_id(spot: int) -> str:
     return f"loc_bar_{spot:02d}"
 
 
-def _formula(goal: Goal) -> str:
+def _formula(goal: GoalTemplate) -> str:
     if goal.task_type == "look_at_obj_in_light":
         return _LOOK.format(object=goal.object, target=goal.target)
     if goal.task_type == "pick_two_obj_and_place":

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from stapo.envs.alfworld.generator.goals import Goal
-from stapo.envs.alfworld.generator.household import KINDS, Kind
+from stapo.envs.alfworld.generator.goals import GoalTemplate
+from stapo.envs.alfworld.generator.household import KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
 from stapo.envs.alfworld.generator.sizes import Size
 from stapo.envs.draws import Draws
@@ -16,16 +16,16 @@ from stapo.envs.draws import Draws
 class Thing:
     """An object of a scene: its kind, its number within the kind and where it lies."""
 
-    kind: Kind
+    kind: ObjectKind
     number: int
     at: Receptacle
 
 
-def furnish(size: Size, family: Family, goal: Goal, draws: Draws) -> list[Thing]:
+def furnish(size: Size, family: Family, goal: GoalTemplate, draws: Draws) -> list[Thing]:
     """Put objects into a family: those that the goal needs, then others that live in the room."""
     room = size.rooms[family.room]
     wanted = KINDS[goal.object]
-    placed: list[tuple[Kind, Receptacle]] = []
+    placed: list[tuple[ObjectKind, Receptacle]] = []
 
     if goal.task_type == "pick_two_obj_and_place":
         placed += [(wanted, at) for at in _two_places(size, family, goal, draws)]
@@ -54,7 +54,7 @@ def furnish(size: Size, family: Family, goal: Goal, draws: Draws) -> list[Thing]
     return _numbered(draws.shuffled(placed))
 
 
-def _numbered(placed: list[tuple[Kind, Receptacle]]) -> list[Thing]:
+def _numbered(placed: list[tuple[ObjectKind, Receptacle]]) -> list[Thing]:
     count: Counter[str] = Counter()
     things = []
     for kind, at in placed:
@@ -63,7 +63,9 @@ def _numbered(placed: list[tuple[Kind, Receptacle]]) -> list[Thing]:
     return sorted(things, key=lambda thing: (thing.kind.name, thing.number))
 
 
-def _place(size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True) -> Receptacle:
+def _place(
+    size: Size, kind: ObjectKind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True
+) -> Receptacle:
     """Draw where an object lies.
 
     Never at a receptacle of type `avoid`; in one that is closed only if `closed`.
@@ -77,7 +79,7 @@ def _place(size: Size, kind: Kind, family: Family, draws: Draws, avoid: str = ""
     return draws.choice((usual or other) if expected else (other or usual))
 
 
-def _two_places(size: Size, family: Family, goal: Goal, draws: Draws) -> list[Receptacle]:
+def _two_places(size: Size, family: Family, goal: GoalTemplate, draws: Draws) -> list[Receptacle]:
     kind = KINDS[goal.object]
     doors = size.doors_of_two - all(r.opens for r in family.receptacles if r.type == goal.target)
     places: list[Receptacle] = []

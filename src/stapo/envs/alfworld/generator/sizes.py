@@ -21,7 +21,7 @@ class Size:
         usual: probability that an object lies where its kind is usually found; None hides every
             object in any receptacle of the room, all equally likely.
         twin: probability that there is a second object of the kind that the goal asks for.
-        shared_spot: probability that a receptacle stands where its neighbour of the same type
+        shared_spot: probability that a receptacle stands where its neighbor of the same type
             stands.
         fixed_front: probability that a cabinet or drawer does not open, as some in the release do
             not.

@@ -9,7 +9,7 @@ from typing import Literal
 from stapo.envs.search.world.names import TRADES, words
 from stapo.errors import ConfigError, did_you_mean
 
-Kind = Literal["person", "company", "town", "river", "trade"]
+EntityKind = Literal["person", "company", "town", "river", "trade"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,8 @@ class Relation:
     """
 
     name: str
-    subject: Kind
-    object: Kind
+    subject: EntityKind
+    object: EntityKind
     tells: tuple[str, ...]
     asks: tuple[str, ...]
     phrase: str
@@ -130,7 +130,7 @@ def size_named(name: str) -> Size:
 class Facts:
     """Entities by kind, and the object of each (entity, relation)."""
 
-    entities: dict[Kind, list[str]] = field(default_factory=dict)
+    entities: dict[EntityKind, list[str]] = field(default_factory=dict)
     objects: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def follow(self, start: str, chain: tuple[str, ...]) -> list[str]:

@@ -1,10 +1,10 @@
 """Shops of our own design: products, attributes, instructions, in WebShop's file formats.
 
 Read in this order: `wares` (what is sold), `sizes` (how much and how well hidden), `families` (products and their
-distractors), `records` (the words), `catalogue` (whole shops).
+distractors), `records` (the words), `catalog` (whole shops).
 """
 
-from stapo.envs.webshop.generator.catalogue import Article, generate_catalogue, iter_products
+from stapo.envs.webshop.generator.catalog import Article, generate_catalog, iter_products
 from stapo.envs.webshop.generator.sizes import SIZES
 
-__all__ = ["SIZES", "Article", "generate_catalogue", "iter_products"]
+__all__ = ["SIZES", "Article", "generate_catalog", "iter_products"]

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from stapo.envs.draws import Draws
+from stapo.envs.webshop.generator.product_templates import ProductKind
 from stapo.envs.webshop.generator.sizes import Size
-from stapo.envs.webshop.generator.wares import Kind
 
 # Goals cap the price at one of the first four multiples of ten above it; a dearer distractor is beyond all of them.
 _BEYOND_EVERY_CAP = 6_000
@@ -32,7 +32,7 @@ class Ware:
         lacks: "" for the first of a family, else what sets a distractor apart.
     """
 
-    kind: Kind
+    kind: ProductKind
     brand: str
     attributes: tuple[str, ...]
     wanted: tuple[str, ...]
@@ -97,7 +97,7 @@ def _values(values: tuple[str, ...], size: Size, draws: Draws) -> tuple[str, ...
     return tuple(value for value in values if value in kept)
 
 
-def _price(kind: Kind, size: Size, draws: Draws) -> tuple[int, int] | None:
+def _price(kind: ProductKind, size: Size, draws: Draws) -> tuple[int, int] | None:
     if draws.chance(size.no_price):
         return None
     low = draws.between(*kind.prices) * 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stapo.envs.webshop.generator.wares import STANDARD, TINY, Wares
+from stapo.envs.webshop.generator.product_templates import STANDARD, TINY, Wares
 from stapo.errors import ConfigError, did_you_mean
 
 

@@ -1,0 +1,254 @@
+"""Figures of a diagnosis, in the style of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from stapo.diagnosis.measure import Measured
+from stapo.diagnosis.numbers import ANY
+from stapo.diagnosis.ranking import roc_curve
+from stapo.diagnosis.scoring import MASKS, WORDS
+from stapo.report.drawing import (
+    BLUE,
+    COLORS,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    Plot,
+    legend,
+    percent_axis,
+    plain,
+)  # fmt: skip
+
+
+def plots(measured: Measured, document: dict[str, Any]) -> list[Plot]:
+    """All figures, in the order of the page."""
+    return [
+        entropies(measured, normalized=True),
+        entropies(measured, normalized=False),
+        outlier_sizes(document),
+        roc(measured, document),
+        areas(document),
+        kl_of_bad(measured),
+        attributions(measured),
+        advantages(measured),
+    ]
+
+
+def entropies(measured: Measured, *, normalized: bool) -> Plot:
+    """Distribution of the entropy of good and of bad steps."""
+    o, name = measured.batch.outliers, "normalized entropy" if normalized else "step entropy"
+    values = o.normalized_b.astype(np.float64) if normalized else measured.batch.entropy_b
+    usable = (o.included_b if normalized else np.isfinite(values)) & measured.judged_b
+    bad, plot = measured.has_fault(), Plot(
+        key="normalized" if normalized else "shannon",
+        title=f"Distribution of {name}",
+        shows=f"Good and bad steps by {name}; each distribution sums to 100 %."
+        + (" Dashed: the fences beyond which steps are outliers." if normalized else ""),
+        look_for="bad steps that lie further out than good ones." if normalized else "where the mass lies.",
+        bad_sign="two distributions on top of each other: entropy does not tell bad steps from good ones here.",
+    )  # fmt: skip
+    if not usable.any():
+        return plot.without("No step has a score and a judgment.")
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        ax = axes[0]
+        low, high = (-4.0, 4.0) if normalized else (0.0, max(0.1, float(values[usable].max())))
+        for rows, color, label in ((usable & ~bad, GREY, "good"), (usable & bad, RED, "bad")):
+            if not rows.any():
+                continue
+            counts, edges = np.histogram(np.clip(values[rows], low, high), bins=40, range=(low, high))
+            ax.stairs(counts / rows.sum(), edges, fill=True, color=color, alpha=0.3)
+            ax.stairs(counts / rows.sum(), edges, color=color, linewidth=1.5, label=f"{label} ({rows.sum():,})")
+        for fence in (o.lower, o.upper) if normalized else ():
+            if np.isfinite(fence):
+                ax.axvline(fence, color=ORANGE, ls="--", linewidth=1.2)
+        percent_axis(ax, "share of steps")
+        ax.set_xlabel(f"{name}{'' if normalized else ' (nats)'}")
+        legend(figure)
+
+    return plot.drawn(draw)
+
+
+def outlier_sizes(document: dict[str, Any]) -> Plot:
+    """Share of outliers by size of the anchor group."""
+    rows = [row for row in document["outlier_share_by_group_size"] if row["steps"]]
+    plot = Plot(
+        key="sizes",
+        title="Outliers by size of the anchor group",
+        shows="Share of steps that are outliers, by how many steps of the task group stand in the same situation; the "
+        "numbers count steps.",
+        look_for="outliers where there is something to compare with.",
+        bad_sign="outliers among the steps that stand alone (size 1): these are raw entropies among z-scores. And a "
+        "group of n steps cannot score above (n-1)/√n, so small groups stay empty by arithmetic, not by merit.",
+    )
+    if not rows:
+        return plot.without("No step has a score.")
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        ax, x = axes[0], np.arange(len(rows))
+        share = np.array([row["flagged"] / row["steps"] for row in rows])
+        ax.bar(x, share, 0.7, color=ORANGE)
+        for i, row in enumerate(rows):
+            ax.annotate(f"{row['flagged']:,}/{row['steps']:,}", (i, share[i]), ha="center", va="bottom", fontsize=8)
+        ax.set_xticks(x, [row["size"].replace("-", "–") for row in rows])
+        ax.set_xlabel("steps in the anchor group")
+        ax.margins(y=0.15)
+        percent_axis(ax, "outliers")
+
+    return plot.drawn(draw)
+
+
+def roc(measured: Measured, document: dict[str, Any]) -> Plot:
+    """Curves of every score, for any fault."""
+    table = document["ranking"][ANY]
+    plot = Plot(
+        key="roc",
+        title="Finding bad steps: ROC curves",
+        shows="Share of bad steps found against share of good steps accused, for every threshold on a score.",
+        look_for="a curve of normalized entropy above that of plain entropy, with intervals (next figure) that agree.",
+        bad_sign="curves on or below the diagonal. A score below it finds good steps: for low KL that means bad steps "
+        "depend on goal and history more than good ones do, the opposite of neglect.",
+    )
+    usable = measured.judged_b & np.all([np.isfinite(s) for s in measured.score_b.values()], axis=0)
+    bad = measured.has_fault()[usable]
+    if not usable.any() or bad.all() or not bad.any():
+        return plot.without("There are no bad steps, or no good ones, so there is nothing to tell apart.")
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        ax = axes[0]
+        ax.plot([0, 1], [0, 1], color=GREY, ls=":", linewidth=1)
+        for (name, score), color in zip(measured.score_b.items(), _colors(len(measured.score_b)), strict=True):
+            ax.plot(*roc_curve(score[usable], bad), color=color, label=f"{plain(name)} {table['auc'][name].value:.3f}")
+        percent_axis(ax, "bad steps found", whole=True)
+        ax.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        ax.set_xlabel("good steps accused")
+        legend(figure)
+
+    return plot.drawn(draw)
+
+
+def areas(document: dict[str, Any]) -> Plot:
+    """Areas under the curves for each fault, with intervals."""
+    faults = {name: t for name, t in document["ranking"].items() if np.isfinite(t["auc"]["shannon"].value)}
+    plot = Plot(
+        key="areas",
+        title="Area under the ROC curve, by kind of fault",
+        shows="Chance that a step with the fault scores above a step without any, with 95 % intervals over tasks. "
+        "0.5 is chance.",
+        look_for="intervals on one side of 0.5. Whether two scores differ is in the table: differences are paired.",
+        bad_sign="an interval from one end to the other: too few bad steps, or from too few tasks.",
+    )
+    if not faults:
+        return plot.without("There are no bad steps, or no good ones.")
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        ax, names = axes[0], list(next(iter(faults.values()))["auc"])
+        for k, (score, color) in enumerate(zip(names, _colors(len(names)), strict=True)):
+            y = np.arange(len(faults)) + 0.7 * ((k + 0.5) / len(names) - 0.5)
+            found = np.array([t["auc"][score] for t in faults.values()], dtype=np.float64)
+            # Quantiles of resamples need not enclose the value; a bar cannot have a negative length.
+            spans = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
+            ax.errorbar(found[:, 0], y, xerr=spans, fmt="o", ms=3.5, lw=1.3, color=color, label=plain(score))
+        ax.axvline(0.5, color=GREY, ls=":", linewidth=1)
+        ax.set_yticks(np.arange(len(faults)), [plain(name) for name in faults])
+        ax.invert_yaxis()
+        ax.set_xlim(-0.02, 1.02)
+        ax.set_xlabel("area under the curve")
+        legend(figure)
+
+    return plot.drawn(draw)
+
+
+def kl_of_bad(measured: Measured) -> Plot:
+    """Divergence of the full from the blind answer, at good steps and at each fault."""
+    kl_b, good_b = measured.attribution.kl_b, measured.judged_b & ~measured.has_fault()
+    parts = [("good", kl_b[good_b], GREY)]
+    parts += [(name, kl_b[measured.has_fault(name)], RED) for name in measured.judgment.names]
+    plot = Plot(
+        key="kl",
+        title="KL of full against blind answers, good and bad steps",
+        shows="How far the answer moves when goal and history are hidden (R_TA, eq. 4), nats per token. Box: middle "
+        "half; line: median; triangle: mean; whiskers: 5 to 95 %.",
+        look_for="trajectory neglect would be bad steps with a lower divergence than good ones.",
+        bad_sign="a policy that never saw blind prompts in training: then this measures surprise, not use of the "
+        "trajectory.",
+    )
+    return _boxes(plot, parts, "nats per token")
+
+
+def attributions(measured: Measured) -> Plot:
+    """Attribution scores of outliers and inliers."""
+    flag_b = measured.batch.outliers.mask_b
+    parts = []
+    for mask in MASKS:
+        drop_b = measured.attribution.drop_b[mask]
+        parts.append((f"{WORDS[mask]}, inliers", drop_b[~flag_b], GREY))
+        parts.append((f"{WORDS[mask]}, outliers", drop_b[flag_b], ORANGE))
+    plot = Plot(
+        key="attribution",
+        title="Attribution score, outliers against inliers",
+        shows="By how much the response's log-probability falls when a part of the prompt is left out, nats per token. "
+        "Box: middle half; line: median; triangle: mean; whiskers: 5 to 95 %.",
+        look_for="in the paper, outliers score lower than inliers: they make less of goal and history.",
+        bad_sign="scores below 0: the response is likelier without that part than with it.",
+    )
+    return _boxes(plot, parts, "nats per token")
+
+
+def advantages(measured: Measured) -> Plot:
+    """Step advantage of outliers and inliers."""
+    o, step_b = measured.batch.outliers, measured.batch.advantages.step_b.astype(np.float64)
+    shared = o.anchor_size_b > 1
+    parts = [("inliers", step_b[shared & ~o.mask_b], GREY), ("outliers", step_b[shared & o.mask_b], ORANGE)]
+    plot = Plot(
+        key="advantage",
+        title="Step advantage, outliers against inliers",
+        shows="A_S (eq. 7) of steps that share their situation with others. Box: middle half; line: median; triangle: "
+        "mean; whiskers: 5 to 95 %.",
+        look_for="in the paper, outliers have the lower step advantage.",
+        bad_sign="both the same: being an outlier says nothing about what a step is worth.",
+    )
+    return _boxes(plot, parts, "step advantage")
+
+
+def _boxes(plot: Plot, parts: Sequence[tuple[str, np.ndarray, str]], label: str) -> Plot:
+    known = [(name, values[np.isfinite(values)], color) for name, values, color in parts]
+    known = [part for part in known if len(part[1])]
+    if not known:
+        return plot.without("There are no such steps.")
+
+    def draw(figure: Figure, axes: list[Axes]) -> None:
+        ax = axes[0]
+        boxes = ax.boxplot(
+            [values for _, values, _ in known],
+            orientation="horizontal",
+            tick_labels=[f"{plain(name)} ({len(values):,})" for name, values, _ in known],
+            whis=(5, 95),
+            showfliers=False,
+            showmeans=True,
+            patch_artist=True,
+            widths=0.6,
+            meanprops={"markersize": 5, "markerfacecolor": GREEN, "markeredgecolor": GREEN},
+            medianprops={"color": BLUE, "linewidth": 1.6},
+            boxprops={"linewidth": 0},
+            whiskerprops={"color": GREY},
+            capprops={"color": GREY},
+        )
+        for box, (_, _, color) in zip(boxes["boxes"], known, strict=True):
+            box.set_facecolor(color)
+            box.set_alpha(0.45)
+        ax.invert_yaxis()
+        ax.set_xlabel(label)
+
+    return plot.drawn(draw)
+
+
+def _colors(count: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(count)]

@@ -1,0 +1,189 @@
+"""Diagnosing checkpoints of runs: load, measure, write."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stapo.atomic_io import oddity, reason_of, temporary_of, write_durably
+from stapo.diagnosis.measure import Measured, Stage, measure
+from stapo.diagnosis.numbers import Numbers, summarize
+from stapo.diagnosis.page import render_page
+from stapo.diagnosis.protocol import DiagnosisSpec
+from stapo.diagnosis.ranking import estimate
+from stapo.diagnosis.records import step_records, worst_cases
+from stapo.diagnosis.tables import Table, comparison_table
+from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
+from stapo.policy import load_policy
+from stapo.report.pages import replace_page
+from stapo.run import RunDirectory
+from stapo.run.directory import jsonable, require_plain, versions
+from stapo.train.loop import set_threads
+from stapo.train.run_config import RunConfig
+
+FORMAT = "stapo-diagnosis-1"
+FILES = ("diagnosis.json", "steps.jsonl", "diagnosis.html")
+
+
+@dataclass(frozen=True)
+class DiagnosisTarget:
+    """A policy to diagnose.
+
+    Attributes:
+        run: where its checkpoint is.
+        config: settings of that run.
+        checkpoint: its name.
+        folder: where its diagnosis goes.
+    """
+
+    run: RunDirectory
+    config: RunConfig
+    checkpoint: str
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """What it is called beside others."""
+        return f"{self.run.path.resolve().name} {self.checkpoint} ({self.config.algorithm.name})"
+
+
+def require_checkpoint(run: RunDirectory, name: str) -> None:
+    """Check that a run has this checkpoint, undamaged.
+
+    Raises:
+        RunDirectoryError: it has none, or not this one; the message says which there are.
+    """
+    found = run.checkpoints()
+    if not found:
+        raise RunDirectoryError(f"'{run.path}' has no checkpoint yet; 'stapo train' saves the first before RL.")
+    if name not in found:
+        status = run.info().get("status")
+        unfinished = f" The run is not finished (status {status})." if name == "final" and status != "done" else ""
+        guess = "" if unfinished else did_you_mean(name, found)
+        raise RunDirectoryError(
+            f"'{run.path}' has no checkpoint '{name}'.{unfinished}{guess} Checkpoints: {', '.join(found)}; choose with "
+            "--checkpoint."
+        )
+    run.check_checkpoint(name)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that a diagnosis can be written to `folder`: it is free, or holds an earlier diagnosis.
+
+    Raises:
+        RunDirectoryError: it holds something else, or no folder can be made there.
+    """
+    found = oddity(folder)
+    if found is not None:
+        raise RunDirectoryError(f"'{folder}' is {found}, expected a folder; choose another place with --out.")
+    above = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        why = "cannot be written" if above.is_dir() else "is not a folder"
+        raise RunDirectoryError(f"'{above}' {why}; choose another place with --out.")
+    require_plain(folder, FILES)
+    there = {temporary_of(p.name) or p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    if there and FILES[0] not in there and not there <= set(FILES):
+        raise RunDirectoryError(
+            f"'{folder}' holds other files ({', '.join(sorted(there)[:3])}) and no diagnosis. Nothing was touched; "
+            "choose another place with --out."
+        )
+
+
+def require_same_world(first: RunConfig, other: RunConfig, path: Path) -> None:
+    """Check that another run's policy can be played on the tasks of the first.
+
+    Raises:
+        ConfigError: its environment is another.
+    """
+    if first.env.name != other.env.name:
+        raise ConfigError(
+            f"'{path}' was trained in environment '{other.env.name}', expected '{first.env.name}': only policies that "
+            "can play the same tasks can be compared."
+        )
+
+
+def diagnose(
+    subjects: Sequence[DiagnosisTarget], protocol: DiagnosisSpec, stage: Stage | None = None
+) -> list[dict[str, Any]]:
+    """Diagnose policies by one protocol and write a folder for each; returns their documents.
+
+    Args:
+        subjects: what to diagnose; differences are taken to the first.
+        protocol: what is played, and with which knobs.
+        stage: told about progress.
+
+    Raises:
+        StapoError: a checkpoint cannot be loaded or played, or a result cannot be written. What was written before
+            stays.
+    """
+    found: list[tuple[DiagnosisTarget, Measured, Numbers, dict[str, Any]]] = []
+    for subject in subjects:
+        set_threads(subject.config.log.threads)
+        policy = load_policy(str(subject.run.check_checkpoint(subject.checkpoint)), subject.config.model)
+        measured = measure(policy, subject.config, protocol, stage, subject.run.started)
+        numbers = summarize(measured, protocol.seed, protocol.resamples)
+        found.append((subject, measured, numbers, _document(subject, protocol, measured, numbers)))
+    first = found[0][2]
+    for _, _, numbers, document in found[1:]:
+        document["minus_first"] = {
+            name: estimate(value - first.compared[name][0], resampled - first.compared[name][1])
+            for name, (value, resampled) in numbers.compared.items()
+        }
+    documents = [document for *_, document in found]
+    comparison = comparison_table(documents) if len(found) > 1 else None
+    for subject, measured, _, document in found:
+        _write(subject, measured, document, comparison)
+    return [dict(jsonable(document)) for document in documents]
+
+
+def _document(
+    subject: DiagnosisTarget, protocol: DiagnosisSpec, measured: Measured, numbers: Numbers
+) -> dict[str, Any]:
+    config, algorithm = protocol.config, protocol.algorithm
+    return {
+        "format": FORMAT,
+        "label": subject.label,
+        "run": str(subject.run.path),
+        "checkpoint": subject.checkpoint,
+        "algorithm": subject.config.algorithm.name,
+        "environment": {"name": config.env.name, **config.env.options},
+        "protocol": {
+            "sentence": protocol.describe(),
+            "split": protocol.split,
+            "tasks": len(protocol.tasks),
+            "tasks_of_split": protocol.offered,
+            "group_size": protocol.group_size,
+            "temperature": protocol.temperature,
+            "seed": protocol.seed,
+            "resamples": protocol.resamples,
+            "anchor": config.rollout.anchor,
+            "reward_scale": config.rollout.reward_scale,
+            "blind_mask": algorithm.selective.blind_mask,
+            "own_judge": measured.judgment.judge,
+            "outlier": asdict(algorithm.outlier),
+            "advantage": asdict(algorithm.advantage),
+            "task_ids": list(protocol.tasks),
+        },
+        "versions": versions(),
+        "remarks": [*protocol.remarks, *measured.remarks, *subject.run.remarks()],
+        **numbers.document,
+    }
+
+
+def _write(subject: DiagnosisTarget, measured: Measured, document: dict[str, Any], comparison: Table | None) -> None:
+    """Write the three files; each is replaced in one step, the one that names the folder's contents last."""
+    require_writable(subject.folder)
+    records = step_records(measured)
+    page = render_page(document, measured, worst_cases(measured, records), comparison)
+    try:
+        subject.folder.mkdir(parents=True, exist_ok=True)
+        RunDirectory(subject.folder).write_rows("steps", records)
+        replace_page(subject.folder / "diagnosis.html", page)
+        text = json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
+        write_durably(subject.folder / "diagnosis.json", text.encode())
+    except OSError as err:
+        raise RunDirectoryError(f"'{subject.folder}' cannot be written: {reason_of(err)}.") from err

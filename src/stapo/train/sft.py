@@ -1,0 +1,168 @@
+"""Warm start: supervised steps on demonstrations, before any RL.
+
+A warm start that is stopped early (`stop_at`) leaves RL an honest gap: a policy that has understood the commands but
+has been trained too briefly to be good.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+
+from stapo.algo import score_tokens
+from stapo.errors import NonFiniteError
+from stapo.policy import Policy, RowTokens, head_of, hidden_states
+from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
+from stapo.train.config import SFTConfig
+from stapo.train.demonstrations import DemoStep
+from stapo.train.optimizer import build_optimizer
+
+_RAMP_STEPS = 100
+
+
+class SFT:
+    """Imitates demonstrations; can be saved after any optimizer step and gone on with.
+
+    Args:
+        policy: trained in place.
+        config: settings.
+        seed: of the order of the demonstrations, and of dropout where the model has any.
+        clock: date and time for chat templates.
+
+    Attributes:
+        optimizer: AdamW; its state belongs to a save.
+        step: optimizer steps done.
+        end: step at which training will stop, once `stop_at` was reached; None before.
+        losses: of the steps done, until somebody takes them.
+        probe_due: the probe after the steps done is still to come, as in a save that was made meanwhile.
+    """
+
+    def __init__(self, policy: Policy, config: SFTConfig, seed: int, clock: Clock = utc_now) -> None:
+        self.policy = policy
+        self.config = config
+        self.seed = seed
+        self.clock = clock
+        self.step = 0
+        self.end: int | None = None
+        self.losses: list[float] = []
+        self.probe_due = False
+        self.optimizer = build_optimizer(
+            policy.model.parameters(), config.learning_rate, (0.9, 0.95), config.weight_decay
+        )
+
+    def run(
+        self,
+        demos: list[DemoStep],
+        *,
+        after_step: Callable[[], None],
+        probe: Callable[[int], float] | None = None,
+        droppable: Callable[[], AbstractContextManager[None]] = nullcontext,
+        encoded: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        """Train until the end, from `step` on.
+
+        Args:
+            demos: from `demonstrate`; the same as before where a warm start is gone on with.
+            after_step: called after every optimizer step; `losses` then ends with its loss (nats per token).
+            probe: returns the policy's success on training tasks; called with the steps done. Needed for `stop_at`.
+            droppable: a context for what leaves the weights as they are after `step` steps, and may be left by an
+                exception at any point.
+            encoded: called with (done, all) as demonstrations become tokens.
+
+        Raises:
+            NonFiniteError: the loss is not finite; the step is named and the weights are those before it.
+        """
+        config, model = self.config, self.policy.model
+        with droppable():
+            batches = _batches(demos, PromptEncoder(self.policy.tokenizer, self.clock), config, self.seed, encoded)
+            for _ in range(self.step):
+                next(batches)
+        model.train()
+        if self.probe_due and probe is not None:
+            self._ask(probe)
+            after_step()
+        while self.step < config.steps and self.step != self.end:
+            with droppable():
+                for group in self.optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _schedule(self.step, config, self.end)
+                loss = self._loss(next(batches))
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(
+                        f"the warm start's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
+                    )
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            self.optimizer.step()
+            self.step += 1
+            self.losses.append(float(loss.detach()))
+            if probe is not None and self.wants_probe():
+                self.probe_due = True
+                self._ask(probe)
+            after_step()
+
+    def wants_probe(self) -> bool:
+        """Whether success is to be probed after the steps done."""
+        config = self.config
+        if self.end is not None or config.stop_at >= 1:
+            return False
+        return self.step > config.curriculum * config.steps and self.step % config.probe_every == 0
+
+    def _ask(self, probe: Callable[[int], float]) -> None:
+        if probe(self.step) >= self.config.stop_at:
+            self.end = self.step + self.config.anneal_steps
+        self.probe_due = False
+        self.policy.model.train()
+
+    def _loss(self, rows: list[RowTokens]) -> torch.Tensor:
+        devices = [self.policy.device] if self.policy.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            # Dropout, where a model has it, then depends on the step alone, and not on where a run was continued.
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, 14, self.step]).generate_state(1)[0]))
+            hidden_nh, targets_n, _ = hidden_states(self.policy.model, rows, self.policy.tokenizer.pad_token_id)
+        weight_vh, bias_v = head_of(self.policy.model)
+        logp_n, _ = score_tokens(hidden_nh, weight_vh, targets_n, temperature=1.0, bias_v=bias_v, entropy=False)
+        return -logp_n.mean()
+
+
+def _schedule(step: int, config: SFTConfig, end: int | None) -> float:
+    if step < _RAMP_STEPS:
+        return (step + 1) / _RAMP_STEPS
+    if config.stop_at < 1:
+        return 1.0 if end is None else 0.1 + 0.9 * (end - step) / max(1, config.anneal_steps)
+    progress = (step - _RAMP_STEPS) / max(1, config.steps - _RAMP_STEPS)
+    return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def _batches(
+    demos: list[DemoStep],
+    encoder: PromptEncoder,
+    config: SFTConfig,
+    seed: int,
+    encoded: Callable[[int, int], None],
+) -> Iterator[list[RowTokens]]:
+    """Endless shuffled batches; each comes from one stretch of similar lengths, so little of it is padding."""
+    rng = np.random.default_rng([seed, 12])
+    full, short, blind, answers = [], [], [], []
+    for number, demo in enumerate(demos, start=1):
+        full.append(encoder.encode(demo.prompt))
+        short.append(encoder.encode(demo.short_prompt))
+        blind.append(encoder.encode(demo.blind_prompt))
+        answers.append(encoder.encode_response(demo.action))
+        encoded(number, len(demos))
+    size, step = config.batch_size, 0
+    while True:
+        chosen = short if step < config.curriculum * config.steps else full
+        order = rng.permutation(len(demos))
+        for block in np.array_split(order, max(1, len(order) // (8 * size))):
+            block = block[np.argsort([len(chosen[i]) for i in block], kind="stable")]
+            starts = rng.permutation(range(0, max(1, len(block) - size + 1), size))
+            for start in starts:
+                picked = block[start : start + size]
+                hide = rng.random(len(picked)) < config.blind_fraction
+                yield [RowTokens(blind[i] if h else chosen[i], answers[i]) for i, h in zip(picked, hide, strict=True)]
+                step += 1

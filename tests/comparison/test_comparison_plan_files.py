@@ -1,0 +1,88 @@
+"""A comparison from elsewhere: what names folders is checked before anything is written."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from stapo.cli.arguments import load_config
+from stapo.cli.main import main
+from stapo.comparison.plan import Variant, plan_of, read_plan, require_place, write_plan
+from stapo.errors import ConfigError, RunDirectoryError
+from stapo.train.schema import to_data
+
+BASE = to_data(load_config("tiny"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "a" / "b" / "comparison"
+    place.mkdir(parents=True)
+    write_plan(place, plan_of(BASE, [Variant("grpo", "grpo", {}, BASE)], (0,), 1, "stapo compare"))
+    assert read_plan(place).seeds == [0]
+    return place
+
+
+def changed(folder, **values):
+    path = folder / "compare.json"
+    data = json.loads(path.read_text())
+    for key, value in values.items():
+        if key == "label":
+            data["variants"][0]["label"] = value
+            data["cells"][0]["label"] = value
+        else:
+            data["cells"][0][key] = value
+    path.write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    "label", ["../../x", "/abs/x", "x\0y", "x" * 300, "..", ".", "", "a/b", "a\\b", "-x", "x\n", "gigpo", 7, None]
+)
+def test_labels(folder, tmp_path, capsys, label):
+    changed(folder, label=label)
+    before = sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*"))
+    assert main(["compare", "--out", str(folder), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "compare.json" in said
+    assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("seed", ["../../x", "/abs/x", -1, True, 1.5, None, 10**19, [0]])
+@pytest.mark.parametrize("key", ["seed", "start"])
+def test_seeds_and_starts(folder, key, seed):
+    changed(folder, **{key: seed})
+    with pytest.raises(RunDirectoryError, match=r"compare\.json"):
+        read_plan(folder)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", "7", '"x"', "{}", "[" * 100_000, "\x00", '{"format": 1, "base": 7}']
+)
+def test_odd_files(folder, text):
+    (folder / "compare.json").write_text(text)
+    with pytest.raises((RunDirectoryError, ConfigError), match=r"."):
+        read_plan(folder)
+
+
+@pytest.mark.parametrize("name", ["compare.json", "settings", "logs", "runs", "warm", "results.json", ".lock"])
+def test_links_and_pipes(folder, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    for look in (read_plan, require_place):
+        with pytest.raises(RunDirectoryError, match="symbolic link"):
+            look(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(RunDirectoryError, match="pipe"):
+        require_place(folder)
+
+
+def test_a_label_too_long_for_a_folder():
+    variants = [Variant("grpo," + "x" * 300, "grpo", {}, BASE)]
+    with pytest.raises(ConfigError, match="cannot name a folder"):
+        plan_of(BASE, variants, (0,), 1, "stapo compare")
