@@ -29,15 +29,15 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import stapo.train.update as training
+import stapo.training.update as training
 from stapo.algo import get_algorithm
 from stapo.policy import Policy
 from stapo.policy.checkpointing import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
-from stapo.train.batch import RowBatch, build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.update import Updater
+from stapo.training.batch import RowBatch, build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.update import Updater
 
 GROUP, STEPS = 5, 4
 PAPER_ROWS = 3840  # 256 groups of 5, three of the four steps on average

@@ -31,14 +31,14 @@ from stapo.policy import Policy, load_policy
 from stapo.rollout import Trajectory
 from stapo.rollout.sampler import Sample, Sampler
 from stapo.run import RunDirectory
-from stapo.train.batch import build_batch
-from stapo.train.factories import env_factory
-from stapo.train.loop import SilentCallback, build_collector, set_threads
-from stapo.train.preparation import prepare_policy
-from stapo.train.run_config import RunConfig, read_run_config
-from stapo.train.schema import from_data, to_data
-from stapo.train.tasks import TaskStream
-from stapo.train.update import Updater
+from stapo.training.batch import build_batch
+from stapo.training.factories import env_factory
+from stapo.training.loop import SilentCallback, build_collector, set_threads
+from stapo.training.preparation import prepare_policy
+from stapo.training.run_config import RunConfig, read_run_config
+from stapo.training.schema import from_data, to_data
+from stapo.training.tasks import TaskStream
+from stapo.training.update import Updater
 
 ALGORITHMS = ("grpo", "gigpo", "stapo")
 PARTS = ("generation", "environment", "advantages", "reference", "update", "blind")

@@ -40,10 +40,10 @@ from stapo.policy import LoraConfig, Policy, copy_of
 from stapo.policy.checkpointing import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
-from stapo.train.batch import RowBatch, build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.critic import CriticLearner
-from stapo.train.update import Updater
+from stapo.training.batch import RowBatch, build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.critic import CriticLearner
+from stapo.training.update import Updater
 
 LIMIT = 0.2
 GROUP, PROMPT, RESPONSE = 4, 64, 64

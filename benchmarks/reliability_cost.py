@@ -24,11 +24,11 @@ from stapo.envs import make
 from stapo.envs.pool import EnvPool, Started
 from stapo.rollout.pools import build_pool
 from stapo.run import RunDirectory
-from stapo.train.callbacks import SilentCallback
-from stapo.train.loop import Trainer, set_threads
-from stapo.train.preparation import prepare_policy
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import to_data
+from stapo.training.callbacks import SilentCallback
+from stapo.training.loop import Trainer, set_threads
+from stapo.training.preparation import prepare_policy
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import to_data
 
 
 def cost_of_saves(config: RunConfig, iterations: int, folder: Path) -> None:

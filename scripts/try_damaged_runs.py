@@ -342,7 +342,7 @@ def main() -> int:
     import stapo.cli.resume_command
     import stapo.diagnosis
     import stapo.report
-    import stapo.train.pipeline  # noqa: F401 (forks begin with everything imported)
+    import stapo.training.pipeline  # noqa: F401 (forks begin with everything imported)
 
     counts: dict[str, collections.Counter[str]] = {command: collections.Counter() for command in args.commands}
     cases = 0

@@ -21,7 +21,7 @@ from stapo.http_client import CallFailed, checked_key, key_from, read_address
 from stapo.retrieval.http_client import HttpRetriever
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.run import RunDirectory
-from stapo.train.run_config import EnvConfig, RunConfig
+from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin.launch import command
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "try_secrets.py"

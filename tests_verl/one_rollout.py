@@ -34,9 +34,9 @@ from verl.workers.rollout.replica import TokenOutput
 
 from stapo.policy import ModelConfig, RowTokens, load_policy
 from stapo.rollout.sampler import HFSampler
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
-from stapo.train.scoring import Scorer
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
+from stapo.training.scoring import Scorer
 from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, flat, objects, ragged_rows
 from stapo.verl_plugin.overrides import Machines, verl_overrides
 from stapo.verl_plugin.rows import PAYLOAD

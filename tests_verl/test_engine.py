@@ -28,10 +28,10 @@ from stapo.policy import ModelConfig, Policy, build_policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
-from stapo.train.batch import RowBatch, build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.schema import to_data
-from stapo.train.update import Updater, _Clock
+from stapo.training.batch import RowBatch, build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.schema import to_data
+from stapo.training.update import Updater, _Clock
 from toy_world import TEXTS, ToyEnv
 
 RANKS = 2

@@ -26,8 +26,8 @@ from stapo.agent import AgentConfig
 from stapo.algo import get_algorithm
 from stapo.errors import EngineError
 from stapo.policy import ModelConfig
-from stapo.train.config import EvalConfig, OptimConfig
-from stapo.train.run_config import EnvConfig, RunConfig
+from stapo.training.config import EvalConfig, OptimConfig
+from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.overrides import Machines, verl_overrides

@@ -4,7 +4,7 @@
    ids that were sampled, and our payload; step rewards survive, though verl overwrites its own.
 2. The trainer's method gives each row the advantage and flag that the embedded engine computes from the same episodes,
    and padding nothing.
-3. What verl's filter would replace under dynamic sampling are the groups that `train.sampling` would.
+3. What verl's filter would replace under dynamic sampling are the groups that `training.sampling` would.
 4. Two ranks under FSDP2 and gloo, fed with those rows, have the embedded engine's gradient, blind passes included.
 """
 
@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from stapo.rollout import Trajectory
-from stapo.train.batch import build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.run_config import RunConfig
-from stapo.train.sampling import differing_groups
-from stapo.train.schema import from_data, to_data
-from stapo.train.update import Updater, _Clock
+from stapo.training.batch import build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.run_config import RunConfig
+from stapo.training.sampling import differing_groups
+from stapo.training.schema import from_data, to_data
+from stapo.training.update import Updater, _Clock
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 from test_engine import GRADIENT_LIMIT, policy_of, run_ranks, with_flags
 from toy_world import toy_settings

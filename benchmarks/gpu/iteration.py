@@ -41,13 +41,13 @@ from stapo.policy import LoraConfig, ModelConfig, Policy, copy_of, load_policy
 from stapo.rollout.collect import RolloutTimes
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.types import Trajectory
-from stapo.train.batch import build_batch
-from stapo.train.config import OptimConfig, SFTConfig
-from stapo.train.demonstrations import demonstrate, tokenizer_texts
-from stapo.train.factories import env_factory
-from stapo.train.loop import build_collector
-from stapo.train.run_config import EnvConfig, RunConfig
-from stapo.train.update import Updater
+from stapo.training.batch import build_batch
+from stapo.training.config import OptimConfig, SFTConfig
+from stapo.training.demonstrations import demonstrate, tokenizer_texts
+from stapo.training.factories import env_factory
+from stapo.training.loop import build_collector
+from stapo.training.run_config import EnvConfig, RunConfig
+from stapo.training.update import Updater
 
 SHAPE = "qwen2.5-1.5b"
 

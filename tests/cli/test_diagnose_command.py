@@ -31,7 +31,7 @@ from stapo.envs.registry import ENVIRONMENTS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.directory import read_jsonl
-from stapo.train.run_config import read_run_config
+from stapo.training.run_config import read_run_config
 from toy_world import ToyEnv, toy_settings
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e \ud800"

@@ -25,8 +25,8 @@ from stapo.policy import load_policy
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, evaluate
 from stapo.rollout.text_codec import SpelledText
-from stapo.train.factories import collector_of
-from stapo.train.loop import build_collector
+from stapo.training.factories import collector_of
+from stapo.training.loop import build_collector
 from toy_world import ToyEnv, small_policy, toy_settings
 
 SAME = (

@@ -15,8 +15,8 @@ from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.cli.main import main
 from stapo.run import RunDirectory
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from stapo.comparison.jobs import Ended, Job, Jobs, reason_in
 from stapo.run.lock import RunLock
-from stapo.train.interrupt import RunInterrupted
+from stapo.training.interrupt import RunInterrupted
 
 
 def job(folder, name, code, needs=None):

@@ -17,8 +17,8 @@ from stapo.comparison.plan import Variant, cell_folder, extended, label_of, plan
 from stapo.comparison.results import results
 from stapo.errors import ConfigError
 from stapo.run import RunDirectory
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 
 BASE = to_data(from_data(RunConfig, {"optim": {"iterations": 2}, "rollout": {"groups": 2, "group_size": 2}}))
 TASKS = ["a/1", "a/2", "b/1", "b/2"]

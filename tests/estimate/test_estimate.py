@@ -27,7 +27,7 @@ from stapo.estimate.devices import DEVICES, Device
 from stapo.estimate.shapes import ModelShape, find_shape, known_shapes
 from stapo.policy import LoraConfig, ModelConfig
 from stapo.policy.memory import memory_need, model_size
-from stapo.train.scoring import chunk_of
+from stapo.training.scoring import chunk_of
 from toy_world import small_policy
 
 SMALL = ModelShape(hidden=4, inner=8, layers=2, heads=2, kv_heads=1, head_dim=2, vocabulary=10, tied=True, bias=True)

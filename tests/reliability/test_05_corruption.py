@@ -15,7 +15,7 @@ from stapo.errors import SaveError
 from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
 from stapo.run.sealed import check_sealed
-from stapo.train.state import read_state
+from stapo.training.state import read_state
 
 FILES = [
     "state.json", "optimizer.safetensors", "random.safetensors", "policy/model.safetensors", "policy/config.json",

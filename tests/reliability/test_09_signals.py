@@ -15,7 +15,7 @@ import pytest
 from reliable import assert_same, contents, kill, run, settings, start, train, wait, write_settings
 
 from stapo.run import RunDirectory
-from stapo.train.interrupt import Interrupts, RunInterrupted
+from stapo.training.interrupt import Interrupts, RunInterrupted
 
 SIGNALS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
@@ -56,7 +56,7 @@ def test_stops_at_a_safe_point_and_goes_on(tmp_path, undisturbed, signum, where)
 
 
 def state(made):
-    from stapo.train.state import read_state
+    from stapo.training.state import read_state
 
     return vars(read_state(made.saves.complete()[0]))
 
@@ -66,7 +66,7 @@ def test_what_takes_too_long_is_given_up(tmp_path, undisturbed):
     data = settings(log__grace=0.5)
 
     def slow():
-        from stapo.train.update import Updater
+        from stapo.training.update import Updater
 
         Updater.update = lambda *args, **kwargs: time.sleep(120)
 
@@ -86,7 +86,7 @@ def test_what_takes_too_long_is_given_up(tmp_path, undisturbed):
 
 def test_a_second_signal_stops_at_once(tmp_path):
     def slow():
-        from stapo.train.update import Updater
+        from stapo.training.update import Updater
 
         Updater.update = lambda *args, **kwargs: time.sleep(120)
 

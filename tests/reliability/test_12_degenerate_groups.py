@@ -16,9 +16,9 @@ from reliable import FLAGGING
 from stapo.algo import ALGORITHMS, anchor_groups, compute_advantages, get_algorithm, select_outliers
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import SilentCallback, Trainer
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 from toy_world import toy_settings
 
 

@@ -38,9 +38,9 @@ from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
-from stapo.train.config import SFTConfig
-from stapo.train.demonstrations import demonstrate
-from stapo.train.preflight import require_playable
+from stapo.training.config import SFTConfig
+from stapo.training.demonstrations import demonstrate
+from stapo.training.preflight import require_playable
 from toy_world import small_policy
 from unruly_world import FAULTS, TASKS, UnrulyEnv
 

@@ -22,10 +22,10 @@ from stapo.algo import get_algorithm
 from stapo.report import write_report
 from stapo.rollout import Step, StopReason, Trajectory
 from stapo.run import RunDirectory
-from stapo.train.batch import build_batch
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import to_data
-from stapo.train.transcripts import write_transcript
+from stapo.training.batch import build_batch
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import to_data
+from stapo.training.transcripts import write_transcript
 
 COUNT = 10_000
 PROBLEMS = {

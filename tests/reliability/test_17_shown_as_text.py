@@ -29,9 +29,9 @@ from stapo.rollout import Trajectory
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
 from stapo.run import RunDirectory
-from stapo.train.batch import build_batch
-from stapo.train.metrics import rollout_metrics
-from stapo.train.transcripts import write_transcript
+from stapo.training.batch import build_batch
+from stapo.training.metrics import rollout_metrics
+from stapo.training.transcripts import write_transcript
 
 PARTS = 10
 """Pages: a page holds some 1,500 steps."""

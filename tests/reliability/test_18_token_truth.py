@@ -24,11 +24,11 @@ from stapo.policy import RowTokens
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
-from stapo.train import update as update_module
-from stapo.train.batch import build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.scoring import Scorer
-from stapo.train.update import Updater
+from stapo.training import update as update_module
+from stapo.training.batch import build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.scoring import Scorer
+from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy
 
 LOGPROB, ENTROPY, SCORE = 2e-5, 2e-5, 2e-4

@@ -21,10 +21,10 @@ from reliable import assert_same, contents, run, settings, train, write_settings
 import diseased_world
 from stapo.cli.progress import ConsoleWatcher
 from stapo.run import RunDirectory
-from stapo.train.pipeline import train_run
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
-from stapo.train.state import read_state
+from stapo.training.pipeline import train_run
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
+from stapo.training.state import read_state
 from toy_world import toy_settings
 
 TEACHING = {"steps": 2, "episodes": 2, "batch_size": 2}

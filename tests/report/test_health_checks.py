@@ -11,7 +11,7 @@ from stapo.report import write_report
 from stapo.report.data import read_run
 from stapo.report.health_checks import health_checks
 from stapo.report.summary import comparisons
-from stapo.train.collapse import SIGNALS, early_warnings
+from stapo.training.collapse import SIGNALS, early_warnings
 
 
 def found(run) -> str:

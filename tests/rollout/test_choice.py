@@ -14,8 +14,8 @@ from stapo.errors import ConfigError
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import Sample
-from stapo.train.config import SFTConfig
-from stapo.train.demonstrations import demonstrate
+from stapo.training.config import SFTConfig
+from stapo.training.demonstrations import demonstrate
 from toy_world import small_policy
 
 SHOP = {"size": "tiny", "max_steps": 5, "offered_queries": True}

@@ -20,7 +20,7 @@ from stapo.algo import get_algorithm
 from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens
 from stapo.rollout.sampler import HFSampler, _InverseCdf, uniforms
-from stapo.train.scoring import Scorer
+from stapo.training.scoring import Scorer
 from toy_world import TEXTS, small_policy
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")

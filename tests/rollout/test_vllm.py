@@ -29,10 +29,10 @@ from stapo.rollout.config import RolloutConfig, VllmConfig
 from stapo.rollout.sampler import HFSampler, OwnWeights
 from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
-from stapo.train.callbacks import SilentCallback
-from stapo.train.loop import Trainer
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
+from stapo.training.callbacks import SilentCallback
+from stapo.training.loop import Trainer
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
 from toy_world import TEXTS, small_policy, toy_settings
 
 SETTINGS = {"rollout__engine": "vllm", "eval__greedy": False, "log__transcript_every": 0}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.train.collapse import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
+from stapo.training.collapse import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
 
 HEALTHY = {
     "entropy.mean": 0.35,
@@ -317,9 +317,9 @@ def test_the_numbers_are_those_of_both_ends():
 
 
 def test_settings_that_are_named_exist():
-    from stapo.train.run_config import RunConfig
-    from stapo.train.schema import to_data
-    from stapo.train.state import setting_paths
+    from stapo.training.run_config import RunConfig
+    from stapo.training.schema import to_data
+    from stapo.training.state import setting_paths
 
     known = set(setting_paths(to_data(RunConfig())))
     for name in SIGNALS:

@@ -24,8 +24,8 @@ from stapo.algo import LossDenominators, base_loss, get_algorithm, head, selecti
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
-from stapo.train.batch import build_batch
-from stapo.train.scoring import Scorer, length_mask, pad_rows
+from stapo.training.batch import build_batch
+from stapo.training.scoring import Scorer, length_mask, pad_rows
 from toy_world import ToyEnv, small_policy
 
 PATIENCE = 180.0

@@ -21,11 +21,11 @@ from stapo.errors import RunDirectoryError
 from stapo.policy import load_policy
 from stapo.rollout.encoding import PromptEncoder
 from stapo.run import RunDirectory
-from stapo.train.interrupt import Interrupts
-from stapo.train.loop import SilentCallback, Trainer
-from stapo.train.preparation import WarmStage
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.interrupt import Interrupts
+from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.preparation import WarmStage
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 START = "2026-01-31T23:50:00"

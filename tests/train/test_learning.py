@@ -10,9 +10,9 @@ import pytest
 from stapo.algo import ALGORITHMS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import SilentCallback, Trainer
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 

@@ -20,7 +20,7 @@ from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.cli.arguments import load_config, preset_names
 from stapo.cli.main import main
 from stapo.errors import GameFileError, UnknownNameError
-from stapo.train.factories import env_factory
+from stapo.training.factories import env_factory
 
 MODELS = {
     "paper/alfworld-1.5b": "Qwen/Qwen2.5-1.5B-Instruct",

@@ -28,15 +28,15 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
-from stapo.train.batch import build_batch
-from stapo.train.callbacks import SilentCallback
-from stapo.train.collapse import GAP_LIMITS
-from stapo.train.config import OptimConfig
-from stapo.train.loop import Trainer
-from stapo.train.optimizer import MasterAdamW, build_optimizer
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
-from stapo.train.update import Updater
+from stapo.training.batch import build_batch
+from stapo.training.callbacks import SilentCallback
+from stapo.training.collapse import GAP_LIMITS
+from stapo.training.config import OptimConfig
+from stapo.training.loop import Trainer
+from stapo.training.optimizer import MasterAdamW, build_optimizer
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
+from stapo.training.update import Updater
 from toy_world import TEXTS, ToyEnv, small_policy, toy_settings
 
 FAMILIES = ("qwen2", "qwen3", "llama")

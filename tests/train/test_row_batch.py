@@ -10,7 +10,7 @@ import pytest
 from stapo.algo import OutlierConfig, get_algorithm
 from stapo.errors import NonFiniteError
 from stapo.rollout import Step, Trajectory
-from stapo.train.batch import build_batch, counted_entropies
+from stapo.training.batch import build_batch, counted_entropies
 
 STAPO = get_algorithm("stapo")
 

@@ -16,12 +16,12 @@ from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
 from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
-from stapo.train.config import EvalConfig, OptimConfig
-from stapo.train.loop import learning_rate_factor
-from stapo.train.preflight import require_playable
-from stapo.train.run_config import RunConfig, read_run_config
-from stapo.train.schema import from_data, read_yaml, to_data
-from stapo.train.tasks import TaskStream, drawn
+from stapo.training.config import EvalConfig, OptimConfig
+from stapo.training.loop import learning_rate_factor
+from stapo.training.preflight import require_playable
+from stapo.training.run_config import RunConfig, read_run_config
+from stapo.training.schema import from_data, read_yaml, to_data
+from stapo.training.tasks import TaskStream, drawn
 
 # -- schema ------------------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,11 @@ import torch
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.train.loop import SilentCallback, Trainer
-from stapo.train.pipeline import train_run
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
-from stapo.train.tasks import TaskStream
+from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.pipeline import train_run
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
+from stapo.training.tasks import TaskStream
 from toy_world import small_policy, toy_settings
 
 

@@ -25,10 +25,10 @@ from stapo.policy.model import finish_policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
-from stapo.train import scoring
-from stapo.train.batch import build_batch
-from stapo.train.config import OptimConfig
-from stapo.train.update import Updater
+from stapo.training import scoring
+from stapo.training.batch import build_batch
+from stapo.training.config import OptimConfig
+from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy
 
 TASKS = ["toy/train/red", "toy/train/blue", "toy/train/teal"]

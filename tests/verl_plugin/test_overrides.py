@@ -14,8 +14,8 @@ from stapo.cli.main import main
 from stapo.errors import ConfigError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import RolloutConfig
-from stapo.train.config import OptimConfig, SFTConfig
-from stapo.train.run_config import EnvConfig, RunConfig
+from stapo.training.config import OptimConfig, SFTConfig
+from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import literal
 from stapo.verl_plugin.overrides import Machines, differences, verl_overrides

@@ -17,7 +17,7 @@ import pytest
 from stapo.algo import get_algorithm
 from stapo.errors import EngineError
 from stapo.rollout import Step, StopReason, Trajectory
-from stapo.train.batch import build_batch
+from stapo.training.batch import build_batch
 from stapo.verl_plugin.credit import NO_TRAJECTORY, assign_credit
 from stapo.verl_plugin.rows import VerlRow, payloads, trajectories_of
 

@@ -8,7 +8,7 @@ import pytest
 
 from stapo.cli.arguments import load_config
 from stapo.errors import ConfigError
-from stapo.train.factories import env_factory
+from stapo.training.factories import env_factory
 from stapo.verl_plugin.dataset import training_tasks
 
 

@@ -23,8 +23,8 @@ from stapo.cli.words import take_flag
 from stapo.documents import parse_yaml, shown
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, did_you_mean, unknown_name
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
 
 ENV_PREFIX = "--env."
 AGENT_PREFIX = "--agent."

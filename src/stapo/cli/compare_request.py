@@ -18,8 +18,8 @@ from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag, write_line
 from stapo.comparison.plan import Plan, Variant, label_of, plan_of
 from stapo.errors import ConfigError
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 
 SEEDS = (0, 1, 2)
 _SHARED = ("algorithm", "optim", "rollout")

@@ -17,7 +17,7 @@ from stapo.errors import ConfigError
 if TYPE_CHECKING:
     from stapo.diagnosis import DiagnosisTarget
     from stapo.diagnosis.tables import Table
-    from stapo.train.run_config import RunConfig
+    from stapo.training.run_config import RunConfig
 
 _HELP = """usage: stapo diagnose RUN [--checkpoints NAME ...] [--against RUN2 ...] [--split NAME] [--tasks T]
                           [--group-size N] [--seed S] [--out DIR] [--env.OPTION VALUE ...] [--json]
@@ -147,8 +147,8 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
         require_writable,
     )
     from stapo.run import RunDirectory
-    from stapo.train.factories import env_factory
-    from stapo.train.run_config import read_run_config
+    from stapo.training.factories import env_factory
+    from stapo.training.run_config import read_run_config
 
     runs = [RunDirectory.open(path) for path in request.runs]
     configs = [read_run_config(r) for r in runs]

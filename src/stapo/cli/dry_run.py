@@ -17,7 +17,7 @@ from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 
 EXPECTED = 0.5
 """Share of the limits (steps, prompt, response) that an episode is expected to use."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
     from stapo.rollout.encoding import Clock
     from stapo.run import RunDirectory
-    from stapo.train.run_config import RunConfig
+    from stapo.training.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def settings_of(source: str, other_model: bool) -> tuple[RunConfig, RunDirectory
     """
     from stapo.cli.arguments import load_config, preset_names
     from stapo.run import RunDirectory
-    from stapo.train.run_config import read_run_config
+    from stapo.training.run_config import read_run_config
 
     path = Path(source)
     named = source in preset_names() or path.is_file() or path.suffix in (".yaml", ".yml")
@@ -134,7 +134,7 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarge
         )
 
     def check() -> None:
-        from stapo.train.preflight import check_prompted
+        from stapo.training.preflight import check_prompted
 
         check_prompted(path, config)
 
@@ -159,7 +159,7 @@ def served_model(source: str, config: RunConfig, model: str, served: Served) -> 
     def collector() -> Collector:
         from stapo.policy import load_tokenizer
         from stapo.rollout.text_codec import SpelledText
-        from stapo.train.factories import collector_of
+        from stapo.training.factories import collector_of
 
         tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
         return collector_of(config, SpelledText(tokenizer), sampler)
@@ -181,7 +181,7 @@ def _local(config: RunConfig, path: str, clock: Clock | None = None) -> Collecto
 
     from stapo.policy import load_policy
     from stapo.rollout.encoding import utc_now
-    from stapo.train.loop import build_collector, set_threads
+    from stapo.training.loop import build_collector, set_threads
 
     set_threads(config.log.threads)
     transformers_logging.disable_progress_bar()

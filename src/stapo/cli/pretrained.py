@@ -17,7 +17,7 @@ from stapo.cli.words import take_flag
 from stapo.errors import ModelError
 from stapo.estimate.machine import has_bfloat16
 from stapo.estimate.shapes import find_shape
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 
 SMALL = 1_000_000_000
 """Weights below which a model needs demonstrations first, and answers with the command alone.

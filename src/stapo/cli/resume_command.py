@@ -35,7 +35,7 @@ def run(argv: list[str]) -> int:
     from stapo.cli.train_command import train_into
     from stapo.cli.words import take_flag
     from stapo.run import RunDirectory
-    from stapo.train.run_config import read_run_config
+    from stapo.training.run_config import read_run_config
 
     iterations, args = take_flag(list(argv), "--iterations", needs="a number")
     quiet = "--quiet" in args

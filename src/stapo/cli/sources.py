@@ -12,8 +12,8 @@ from typing import Any
 from stapo.algo import get_algorithm
 from stapo.documents import parse_yaml, shown
 from stapo.errors import ConfigError, unknown_name
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import read_yaml, to_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import read_yaml, to_data
 
 SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
 """What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""

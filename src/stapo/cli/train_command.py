@@ -16,7 +16,7 @@ from stapo.cli.words import foreign, say, take_flag, write_line
 from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stapo.train.run_config import RunConfig
+    from stapo.training.run_config import RunConfig
 
 _RUNS = Path("runs")
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
@@ -78,7 +78,7 @@ def run(argv: list[str]) -> int:
         if line:
             write_line(line, sys.stderr)
 
-    from stapo.train.schema import to_data
+    from stapo.training.schema import to_data
 
     if dry:
         from stapo.cli.dry_run import show_estimate
@@ -91,7 +91,7 @@ def run(argv: list[str]) -> int:
 
 def _folder(name: str, config: RunConfig) -> Path:
     """The default run directory: that of an unfinished run of the same command, else a new one."""
-    from stapo.train.continuing import unfinished_twin
+    from stapo.training.continuing import unfinished_twin
 
     prefix = f"{name}-{config.algorithm.name}-"
     return unfinished_twin(_RUNS, prefix, config) or _RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
@@ -103,8 +103,8 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
 
     from stapo.cli.progress import ConsoleWatcher
     from stapo.report import write_report
-    from stapo.train.pipeline import train_run
-    from stapo.train.preflight import preflight
+    from stapo.training.pipeline import train_run
+    from stapo.training.preflight import preflight
 
     transformers_logging.disable_progress_bar()
     with ConsoleWatcher(quiet=quiet, iterations=config.optim.iterations) as watcher:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from stapo.atomic_io import open_alone
 from stapo.run.lock import is_locked
-from stapo.train.interrupt import SIGNALS, RunInterrupted
+from stapo.training.interrupt import SIGNALS, RunInterrupted
 
 Status = Literal["done", "failed", "blocked"]
 

@@ -16,10 +16,10 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, drop_failed
 from stapo.rollout.encoding import Clock, utc_now
-from stapo.train.batch import RowBatch, build_batch
-from stapo.train.factories import env_factory
-from stapo.train.loop import build_collector
-from stapo.train.run_config import RunConfig
+from stapo.training.batch import RowBatch, build_batch
+from stapo.training.factories import env_factory
+from stapo.training.loop import build_collector
+from stapo.training.run_config import RunConfig
 
 Stage = Callable[[str, int, int], None]
 """Called with the name of a stage, how much is done, and how much there is."""

@@ -20,7 +20,7 @@ from stapo.diagnosis.ranking import (
     resamples,
 )
 from stapo.diagnosis.scoring import MASKS
-from stapo.train.metrics import rollout_metrics
+from stapo.training.metrics import rollout_metrics
 
 ANY = "any"
 """Name of the union of all faults."""

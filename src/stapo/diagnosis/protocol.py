@@ -11,7 +11,7 @@ from stapo.algo.config import Metric
 from stapo.diagnosis.scoring import BOTH
 from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 
 STREAM = 31
 """Responses of a diagnosis are drawn from the streams (seed, STREAM, group, member, step)."""

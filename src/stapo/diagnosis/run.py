@@ -22,8 +22,8 @@ from stapo.policy import load_policy
 from stapo.report.pages import replace_page
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
-from stapo.train.loop import set_threads
-from stapo.train.run_config import RunConfig
+from stapo.training.loop import set_threads
+from stapo.training.run_config import RunConfig
 
 FORMAT = "stapo-diagnosis-1"
 FILES = ("diagnosis.json", "steps.jsonl", "diagnosis.html")

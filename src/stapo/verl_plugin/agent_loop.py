@@ -16,7 +16,7 @@ from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder, utc_now
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 from stapo.verl_plugin.environments import shelves
 from stapo.verl_plugin.names import AGENT
 from stapo.verl_plugin.play import play_episode

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from stapo.algo import AlgorithmConfig
-from stapo.train.batch import RowBatch, build_batch
+from stapo.training.batch import RowBatch, build_batch
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 
 NO_TRAJECTORY = -1
@@ -46,8 +46,8 @@ def assign_credit(
     Args:
         rows: one batch of verl, padding included.
         algorithm: which math.
-        seed: as for `stapo.train.batch.build_batch`.
-        states: as for `stapo.train.batch.build_batch`.
+        seed: as for `stapo.training.batch.build_batch`.
+        states: as for `stapo.training.batch.build_batch`.
 
     Raises:
         EngineError: the rows are not whole episodes of our agent loop.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from stapo.rollout.pools import build_pool
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 from stapo.verl_plugin.play import EnvCache
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stapo.algo import FlaggedScores, SelectiveConfig, flagged_scores, score_tokens
 from stapo.errors import ModelError
-from stapo.train.scoring import chunk_of
+from stapo.training.scoring import chunk_of
 
 
 @dataclass(frozen=True)

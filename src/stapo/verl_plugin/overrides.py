@@ -8,8 +8,8 @@ from typing import Any
 
 from stapo.envs.paths import user_path
 from stapo.errors import ConfigError
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import to_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import to_data
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
 from stapo.verl_plugin.settings import KEY
@@ -260,7 +260,7 @@ def _trainer(config: RunConfig, machines: Machines, name: str, folder: str) -> d
     return {
         "algorithm.adv_estimator": "grpo",
         "algorithm.use_kl_in_reward": False,
-        # The reward that verl has of every attempt is its return, so equal groups are those of `train.sampling`.
+        # The reward that verl has of every attempt is its return, so equal groups are those of `training.sampling`.
         "algorithm.filter_groups.enable": config.algorithm.sampling.dynamic,
         "algorithm.filter_groups.metric": "reward",
         "trainer.v1.trainer_mode": "stapo",

@@ -7,8 +7,8 @@ from functools import lru_cache
 from typing import Any
 
 from stapo.errors import EngineError
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data
 
 KEY = "stapo"
 """Key under verl's `data`: the section that data set, agent loop and trainer all are given."""

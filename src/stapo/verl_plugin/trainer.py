@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from stapo.algo import AlgorithmConfig
-from stapo.train.metrics import rollout_metrics
+from stapo.training.metrics import rollout_metrics
 from stapo.verl_plugin.credit import Credit, assign_credit
 from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, objects, ragged_rows
 from stapo.verl_plugin.loss import StapoLoss

@@ -17,9 +17,9 @@ from stapo.algo import score_tokens
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, RowTokens, head_of, hidden_states
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
-from stapo.train.config import SFTConfig
-from stapo.train.demonstrations import DemoStep
-from stapo.train.optimizer import build_optimizer
+from stapo.training.config import SFTConfig
+from stapo.training.demonstrations import DemoStep
+from stapo.training.optimizer import build_optimizer
 
 _RAMP_STEPS = 100
 

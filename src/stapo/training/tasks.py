@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from stapo.errors import ConfigError
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 
 
 def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:

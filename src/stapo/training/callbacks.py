@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from stapo.train.interrupt import Interrupts
+from stapo.training.interrupt import Interrupts
 
 
 class Callback(Protocol):

@@ -22,7 +22,7 @@ from stapo.envs.pool import EnvPool, about, insist
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
-from stapo.train.config import SFTConfig
+from stapo.training.config import SFTConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sampler
-from stapo.train.run_config import RunConfig
+from stapo.training.run_config import RunConfig
 
 
 def env_factory(config: RunConfig) -> Callable[[], Env]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
-from stapo.train.batch import RowBatch
+from stapo.training.batch import RowBatch
 
 _COMPUTED = (
     "return",

@@ -10,8 +10,8 @@ from typing import Any
 
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
-from stapo.train.callbacks import Callback, InterruptCallback
-from stapo.train.continuing import (
+from stapo.training.callbacks import Callback, InterruptCallback
+from stapo.training.continuing import (
     Restart,
     check_place,
     check_same_run,
@@ -21,13 +21,13 @@ from stapo.train.continuing import (
     make_folder,
     open_or_begin,
 )
-from stapo.train.factories import RunEnv
-from stapo.train.interrupt import Interrupts, RunInterrupted
-from stapo.train.loop import Trainer, set_threads
-from stapo.train.preparation import prepare_policy, seconds_of
-from stapo.train.randomness import seed_all
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
+from stapo.training.factories import RunEnv
+from stapo.training.interrupt import Interrupts, RunInterrupted
+from stapo.training.loop import Trainer, set_threads
+from stapo.training.preparation import prepare_policy, seconds_of
+from stapo.training.randomness import seed_all
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
 
 
 @dataclass(frozen=True)

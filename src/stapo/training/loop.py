@@ -25,22 +25,22 @@ from stapo.rollout.types import Trajectory
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
-from stapo.train.batch import RowBatch, build_batch
-from stapo.train.callbacks import Callback, SilentCallback
-from stapo.train.collapse import GAP_LIMITS, WINDOW, early_warnings
-from stapo.train.critic import CriticLearner
-from stapo.train.factories import collector_of
-from stapo.train.interrupt import Interrupts
-from stapo.train.metrics import rollout_metrics
-from stapo.train.optimizer import restore_optimizer
-from stapo.train.randomness import restore_random_state
-from stapo.train.run_config import RunConfig
-from stapo.train.sampling import Sampled, sample_groups
-from stapo.train.save import reference_folder, save_state
-from stapo.train.state import RunState, read_tensors, tasks_digest
-from stapo.train.tasks import training_stream
-from stapo.train.transcripts import write_raw_transcript, write_transcript
-from stapo.train.update import Updater
+from stapo.training.batch import RowBatch, build_batch
+from stapo.training.callbacks import Callback, SilentCallback
+from stapo.training.collapse import GAP_LIMITS, WINDOW, early_warnings
+from stapo.training.critic import CriticLearner
+from stapo.training.factories import collector_of
+from stapo.training.interrupt import Interrupts
+from stapo.training.metrics import rollout_metrics
+from stapo.training.optimizer import restore_optimizer
+from stapo.training.randomness import restore_random_state
+from stapo.training.run_config import RunConfig
+from stapo.training.sampling import Sampled, sample_groups
+from stapo.training.save import reference_folder, save_state
+from stapo.training.state import RunState, read_tensors, tasks_digest
+from stapo.training.tasks import training_stream
+from stapo.training.transcripts import write_raw_transcript, write_transcript
+from stapo.training.update import Updater
 
 _QUIET = 10  # iterations in which a warning is not said again
 

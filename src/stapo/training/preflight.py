@@ -13,10 +13,10 @@ from stapo.policy import check_chat_template, check_model, require_memory, requi
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
-from stapo.train.continuing import check_place, is_run
-from stapo.train.factories import RunEnv
-from stapo.train.run_config import RunConfig
-from stapo.train.tasks import TaskStream
+from stapo.training.continuing import check_place, is_run
+from stapo.training.factories import RunEnv
+from stapo.training.run_config import RunConfig
+from stapo.training.tasks import TaskStream
 
 
 def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnv:

@@ -12,18 +12,18 @@ from stapo.policy import Policy, build_policy, load_policy
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
-from stapo.train.callbacks import Callback
-from stapo.train.continuing import Restart
-from stapo.train.demonstrations import DemoStep, demonstrate, tokenizer_texts
-from stapo.train.factories import RunEnv
-from stapo.train.interrupt import Interrupts, RunInterrupted
-from stapo.train.loop import build_collector
-from stapo.train.optimizer import restore_optimizer
-from stapo.train.randomness import restore_random_state
-from stapo.train.run_config import RunConfig
-from stapo.train.save import save_state
-from stapo.train.sft import SFT
-from stapo.train.state import RunState, read_tensors
+from stapo.training.callbacks import Callback
+from stapo.training.continuing import Restart
+from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
+from stapo.training.factories import RunEnv
+from stapo.training.interrupt import Interrupts, RunInterrupted
+from stapo.training.loop import build_collector
+from stapo.training.optimizer import restore_optimizer
+from stapo.training.randomness import restore_random_state
+from stapo.training.run_config import RunConfig
+from stapo.training.save import save_state
+from stapo.training.sft import SFT
+from stapo.training.state import RunState, read_tensors
 
 _LOGGED_STEPS = 10
 _PHASE = "demonstrations"

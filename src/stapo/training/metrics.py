@@ -11,7 +11,7 @@ import numpy as np
 
 from stapo.rollout import StopReason
 from stapo.rollout.types import Trajectory, mean_task_score
-from stapo.train.batch import RowBatch
+from stapo.training.batch import RowBatch
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
 

@@ -24,11 +24,11 @@ from stapo.algo import (
 )
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, micro_batches
-from stapo.train.batch import RowBatch
-from stapo.train.config import OptimConfig
-from stapo.train.critic import CriticLearner
-from stapo.train.optimizer import build_optimizer
-from stapo.train.scoring import Scorer, length_mask, pad_rows
+from stapo.training.batch import RowBatch
+from stapo.training.config import OptimConfig
+from stapo.training.critic import CriticLearner
+from stapo.training.optimizer import build_optimizer
+from stapo.training.scoring import Scorer, length_mask, pad_rows
 
 _MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
 _PIECE = 2**22  # numbers whose squares exist at once

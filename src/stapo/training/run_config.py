@@ -14,9 +14,9 @@ from stapo.policy import ModelConfig
 from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
 from stapo.run import RunDirectory
 from stapo.texts import secret_in_address
-from stapo.train.config import EvalConfig, OptimConfig, SFTConfig
-from stapo.train.ranges import check_values
-from stapo.train.schema import from_data
+from stapo.training.config import EvalConfig, OptimConfig, SFTConfig
+from stapo.training.ranges import check_values
+from stapo.training.schema import from_data
 
 OnSaveError = Literal["stop", "continue"]
 

@@ -16,10 +16,10 @@ from stapo.errors import NonFiniteError, SaveError
 from stapo.policy import Policy, micro_batches
 from stapo.policy.critic import Critic
 from stapo.rollout import Step
-from stapo.train.batch import RowBatch
-from stapo.train.config import OptimConfig
-from stapo.train.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from stapo.train.state import read_tensors
+from stapo.training.batch import RowBatch
+from stapo.training.config import OptimConfig
+from stapo.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
+from stapo.training.state import read_tensors
 
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 

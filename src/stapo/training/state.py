@@ -28,8 +28,8 @@ from stapo.documents import parse_json
 from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run.sealed import unchanged_files
-from stapo.train.optimizer import optimizer_tensors
-from stapo.train.randomness import random_state
+from stapo.training.optimizer import optimizer_tensors
+from stapo.training.randomness import random_state
 
 FORMAT = 1
 LATER = {"states", "warm_losses"}

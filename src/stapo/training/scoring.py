@@ -20,7 +20,7 @@ from stapo.algo import (
 )
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
 from stapo.rollout import Step
-from stapo.train.batch import RowBatch
+from stapo.training.batch import RowBatch
 
 _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
 

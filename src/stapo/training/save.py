@@ -12,11 +12,11 @@ from stapo.policy import Policy
 from stapo.run import RunDirectory
 from stapo.run.directory import versions
 from stapo.run.rows import FILE_NAME as RECORD
-from stapo.train.callbacks import Callback
-from stapo.train.randomness import random_state
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import to_data
-from stapo.train.state import RunState, Savable, write_state
+from stapo.training.callbacks import Callback
+from stapo.training.randomness import random_state
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import to_data
+from stapo.training.state import RunState, Savable, write_state
 
 
 def reference_folder(run: RunDirectory) -> Path:

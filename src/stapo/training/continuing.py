@@ -13,9 +13,9 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
-from stapo.train.run_config import RunConfig
-from stapo.train.schema import from_data, to_data
-from stapo.train.state import RunState, differing, read_state
+from stapo.training.run_config import RunConfig
+from stapo.training.schema import from_data, to_data
+from stapo.training.state import RunState, differing, read_state
 
 MAY_CHANGE = (
     "optim.iterations",
