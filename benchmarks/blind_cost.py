@@ -31,12 +31,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import stapo.training.update as training
 from stapo.algo import get_algorithm
+from stapo.config.training import OptimConfig
 from stapo.policy import Policy
 from stapo.policy.checkpointing import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
 from stapo.training.batch import RowBatch, build_batch
-from stapo.training.config import OptimConfig
 from stapo.training.update import Updater
 
 GROUP, STEPS = 5, 4

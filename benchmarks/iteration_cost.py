@@ -26,7 +26,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from stapo.algo import get_algorithm
-from stapo.cli.arguments import load_config
+from stapo.config.presets import load_config
+from stapo.config.run_config import RunConfig, read_run_config
+from stapo.config.schema import from_data, to_data
 from stapo.policy import Policy, load_policy
 from stapo.rollout import Trajectory
 from stapo.rollout.sampler import Sample, Sampler
@@ -35,8 +37,6 @@ from stapo.training.batch import build_batch
 from stapo.training.factories import env_factory
 from stapo.training.loop import SilentCallback, build_collector, set_threads
 from stapo.training.preparation import prepare_policy
-from stapo.training.run_config import RunConfig, read_run_config
-from stapo.training.schema import from_data, to_data
 from stapo.training.tasks import TaskStream
 from stapo.training.update import Updater
 

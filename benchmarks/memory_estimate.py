@@ -34,6 +34,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from stapo.algo import get_algorithm
+from stapo.config.training import OptimConfig
 from stapo.estimate.costs import RESERVED, Workload, memory
 from stapo.estimate.shapes import ModelShape
 from stapo.policy import LoraConfig, Policy, copy_of
@@ -41,7 +42,6 @@ from stapo.policy.checkpointing import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
 from stapo.training.batch import RowBatch, build_batch
-from stapo.training.config import OptimConfig
 from stapo.training.critic import CriticLearner
 from stapo.training.update import Updater
 

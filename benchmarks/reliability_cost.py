@@ -19,7 +19,9 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from stapo.cli.arguments import load_config
+from stapo.config.presets import load_config
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.envs import make
 from stapo.envs.pool import EnvPool, Started
 from stapo.rollout.pools import build_pool
@@ -27,8 +29,6 @@ from stapo.run import RunDirectory
 from stapo.training.callbacks import SilentCallback
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import to_data
 
 
 def cost_of_saves(config: RunConfig, iterations: int, folder: Path) -> None:

@@ -318,7 +318,7 @@ GUARDS = [
     Guard(20, "aliases of a YAML file are followed and counted", "documents.py",
           "        _count_nodes(root)\n", "",
           "../cli/test_config_files.py -k odd_file"),
-    Guard(20, "no number is out of all bounds", "training/run_config.py",
+    Guard(20, "no number is out of all bounds", "config/run_config.py",
           "        check_values(self)\n", "",
           "../train/test_setting_values.py -k out_of_all_bounds"),
     Guard(20, "what a plug-in raises on import is one error", "registry.py",

@@ -16,8 +16,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import to_data
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 BEGIN, END = "<!-- settings -->", "<!-- end of settings -->"

@@ -16,12 +16,12 @@ import yaml
 from sick_server import SickServer, http
 from stapo import texts
 from stapo.cli.main import main
+from stapo.config.run_config import EnvConfig, RunConfig
 from stapo.errors import ConfigError, EndpointError, RunDirectoryError, UnknownNameError
 from stapo.http_client import CallFailed, checked_key, key_from, read_address
 from stapo.retrieval.http_client import HttpRetriever
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.run import RunDirectory
-from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin.launch import command
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "try_secrets.py"

@@ -27,7 +27,7 @@ from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.utils.padding import response_from_nested
 
 from stapo.algo import AlgorithmConfig
-from stapo.training.schema import from_data
+from stapo.config.schema import from_data
 from stapo.verl_plugin.engine import register_engine
 from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, ragged_rows
 from stapo.verl_plugin.loss import StapoLoss

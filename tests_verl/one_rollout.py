@@ -32,10 +32,10 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.dataset.rl_dataset import collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
 from stapo.policy import ModelConfig, RowTokens, load_policy
 from stapo.rollout.sampler import HFSampler
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
 from stapo.training.scoring import Scorer
 from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, flat, objects, ragged_rows
 from stapo.verl_plugin.overrides import Machines, verl_overrides

@@ -24,13 +24,13 @@ from safetensors.torch import load_file
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.config.schema import to_data
+from stapo.config.training import OptimConfig
 from stapo.policy import ModelConfig, Policy, build_policy
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.training.batch import RowBatch, build_batch
-from stapo.training.config import OptimConfig
-from stapo.training.schema import to_data
 from stapo.training.update import Updater, _Clock
 from toy_world import TEXTS, ToyEnv
 

@@ -24,10 +24,10 @@ from verl.utils.config import omega_conf_to_dataclass, validate_config
 
 from stapo.agent import AgentConfig
 from stapo.algo import get_algorithm
+from stapo.config.run_config import EnvConfig, RunConfig
+from stapo.config.training import EvalConfig, OptimConfig
 from stapo.errors import EngineError
 from stapo.policy import ModelConfig
-from stapo.training.config import EvalConfig, OptimConfig
-from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.overrides import Machines, verl_overrides

@@ -20,12 +20,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
+from stapo.config.training import OptimConfig
 from stapo.rollout import Trajectory
 from stapo.training.batch import build_batch
-from stapo.training.config import OptimConfig
-from stapo.training.run_config import RunConfig
 from stapo.training.sampling import differing_groups
-from stapo.training.schema import from_data, to_data
 from stapo.training.update import Updater, _Clock
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 from test_engine import GRADIENT_LIMIT, policy_of, run_ranks, with_flags

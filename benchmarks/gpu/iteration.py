@@ -32,6 +32,8 @@ from stapo.agent import AgentConfig
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.algo.head import HeadKernel, flagged_scores
+from stapo.config.run_config import EnvConfig, RunConfig
+from stapo.config.training import OptimConfig, SFTConfig
 from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError
 from stapo.estimate.costs import forward_flops
@@ -42,11 +44,9 @@ from stapo.rollout.collect import RolloutTimes
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.types import Trajectory
 from stapo.training.batch import build_batch
-from stapo.training.config import OptimConfig, SFTConfig
 from stapo.training.demonstrations import demonstrate, tokenizer_texts
 from stapo.training.factories import env_factory
 from stapo.training.loop import build_collector
-from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.training.update import Updater
 
 SHAPE = "qwen2.5-1.5b"

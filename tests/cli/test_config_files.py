@@ -7,9 +7,8 @@ import os
 import pytest
 
 from stapo.algo import get_algorithm
-from stapo.cli.arguments import load_config, preset_names
 from stapo.cli.main import main
-from stapo.cli.sources import describe_presets
+from stapo.config.presets import describe_presets, load_config, preset_names
 from stapo.errors import ConfigError, StapoError, UnknownNameError
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -22,6 +22,7 @@ import yaml
 
 from stapo.algo import ALGORITHMS, OutlierConfig, get_algorithm
 from stapo.cli.main import main
+from stapo.config.run_config import read_run_config
 from stapo.diagnosis import make_spec
 from stapo.diagnosis.measure import measure
 from stapo.diagnosis.numbers import summarize
@@ -31,7 +32,6 @@ from stapo.envs.registry import ENVIRONMENTS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.directory import read_jsonl
-from stapo.training.run_config import read_run_config
 from toy_world import ToyEnv, toy_settings
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e \ud800"

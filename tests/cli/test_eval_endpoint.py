@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from sick_server import SickServer, free_port, http
-from stapo.cli.arguments import load_config
 from stapo.cli.main import main
+from stapo.config.presets import load_config
 from stapo.policy import load_policy
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, evaluate

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from stapo.cli import pretrained
-from stapo.cli.arguments import load_config
 from stapo.cli.main import main
+from stapo.config.presets import load_config
+from stapo.config.schema import to_data
 from stapo.estimate.machine import cpu_flags, has_bfloat16
-from stapo.training.schema import to_data
 
 SIZES = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True}
 

@@ -14,9 +14,9 @@ from stapo.agent import part_spans
 from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.cli.main import main
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.run import RunDirectory
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 

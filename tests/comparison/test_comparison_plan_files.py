@@ -7,11 +7,11 @@ import os
 
 import pytest
 
-from stapo.cli.arguments import load_config
 from stapo.cli.main import main
 from stapo.comparison.plan import Variant, plan_of, read_plan, require_place, write_plan
+from stapo.config.presets import load_config
+from stapo.config.schema import to_data
 from stapo.errors import ConfigError, RunDirectoryError
-from stapo.training.schema import to_data
 
 BASE = to_data(load_config("tiny"))
 

@@ -15,10 +15,10 @@ from stapo.comparison.jobs import Ended
 from stapo.comparison.page import render_page, write_page
 from stapo.comparison.plan import Variant, cell_folder, extended, label_of, plan_of, read_plan, start_folder, write_plan
 from stapo.comparison.results import results
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError
 from stapo.run import RunDirectory
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 
 BASE = to_data(from_data(RunConfig, {"optim": {"iterations": 2}, "rollout": {"groups": 2, "group_size": 2}}))
 TASKS = ["a/1", "a/2", "b/1", "b/2"]

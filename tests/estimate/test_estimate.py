@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from stapo.cli.arguments import load_config
 from stapo.cli.dry_run import advice, workload
 from stapo.cli.main import main
+from stapo.config.presets import load_config
 from stapo.errors import ModelError
 from stapo.estimate.costs import (
     RESERVED,

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from stapo.cli.arguments import load_config
 from stapo.cli.dry_run import around_of, disk, elsewhere
 from stapo.cli.main import main
 from stapo.cli.this_machine import measured, this_machine
+from stapo.config.presets import load_config
 from stapo.estimate.costs import Workload
 from stapo.estimate.devices import DEVICES
 from stapo.estimate.shapes import ModelShape

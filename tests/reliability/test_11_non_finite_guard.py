@@ -15,13 +15,13 @@ import pytest
 import torch
 from reliable import run, write_settings
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.training import loop
 from stapo.training.loop import SilentCallback, Trainer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import toy_settings
 
 BAD = [math.nan, math.inf]

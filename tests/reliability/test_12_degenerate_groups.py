@@ -14,11 +14,11 @@ import pytest
 from reliable import FLAGGING
 
 from stapo.algo import ALGORITHMS, anchor_groups, compute_advantages, get_algorithm, select_outliers
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.training.loop import SilentCallback, Trainer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import toy_settings
 
 

@@ -26,6 +26,7 @@ from reliable import ENVIRONMENTS
 
 from fragile_worlds import FRAGILE
 from stapo.agent import AgentConfig
+from stapo.config.training import SFTConfig
 from stapo.envs import make
 from stapo.envs.pool import LocalPool
 from stapo.envs.registry import ENVIRONMENTS as ENVIRONMENT_REGISTRY
@@ -38,7 +39,6 @@ from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
-from stapo.training.config import SFTConfig
 from stapo.training.demonstrations import demonstrate
 from stapo.training.preflight import require_playable
 from toy_world import small_policy

@@ -19,12 +19,12 @@ import pytest
 import stapo
 from stapo.agent import parse_response
 from stapo.algo import get_algorithm
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.report import write_report
 from stapo.rollout import Step, StopReason, Trajectory
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import to_data
 from stapo.training.transcripts import write_transcript
 
 COUNT = 10_000

@@ -20,13 +20,13 @@ import torch
 
 from stapo.agent import AgentConfig
 from stapo.algo import OutlierConfig, get_algorithm
+from stapo.config.training import OptimConfig
 from stapo.policy import RowTokens
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.training import update as update_module
 from stapo.training.batch import build_batch
-from stapo.training.config import OptimConfig
 from stapo.training.scoring import Scorer
 from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy

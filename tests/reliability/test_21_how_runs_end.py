@@ -20,10 +20,10 @@ from reliable import assert_same, contents, run, settings, train, write_settings
 
 import diseased_world
 from stapo.cli.progress import ConsoleWatcher
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
 from stapo.run import RunDirectory
 from stapo.training.pipeline import train_run
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
 from stapo.training.state import read_state
 from toy_world import toy_settings
 

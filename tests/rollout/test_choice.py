@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 
 from stapo.agent import AgentConfig
+from stapo.config.training import SFTConfig
 from stapo.envs import make
 from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import Sample
-from stapo.training.config import SFTConfig
 from stapo.training.demonstrations import demonstrate
 from toy_world import small_policy
 

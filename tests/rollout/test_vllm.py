@@ -21,6 +21,8 @@ import yaml
 
 import fake_vllm
 from stapo.cli.main import main
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
 from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import LoraConfig, load_policy
@@ -31,8 +33,6 @@ from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
 from stapo.training.callbacks import SilentCallback
 from stapo.training.loop import Trainer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
 from toy_world import TEXTS, small_policy, toy_settings
 
 SETTINGS = {"rollout__engine": "vllm", "eval__greedy": False, "log__transcript_every": 0}

@@ -317,8 +317,8 @@ def test_the_numbers_are_those_of_both_ends():
 
 
 def test_settings_that_are_named_exist():
-    from stapo.training.run_config import RunConfig
-    from stapo.training.schema import to_data
+    from stapo.config.run_config import RunConfig
+    from stapo.config.schema import to_data
     from stapo.training.state import setting_paths
 
     known = set(setting_paths(to_data(RunConfig())))

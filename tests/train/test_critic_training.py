@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from stapo.algo import CriticConfig, get_algorithm
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
+from stapo.config.training import OptimConfig
 from stapo.errors import SaveError
 from stapo.policy import load_policy
 from stapo.policy.critic import Critic
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
-from stapo.training.config import OptimConfig
 from stapo.training.critic import CriticLearner
 from stapo.training.loop import SilentCallback, Trainer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 OPTIM = OptimConfig(mini_batch=1000, grad_clip=1e9)

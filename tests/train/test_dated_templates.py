@@ -16,6 +16,8 @@ import pytest
 import stapo.diagnosis.run as diagnoses
 from dated import GRANITE, LLAMA, at
 from stapo.cli.eval_subject import frozen_model, saved_policy
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.diagnosis.protocol import make_spec
 from stapo.errors import RunDirectoryError
 from stapo.policy import load_policy
@@ -24,8 +26,6 @@ from stapo.run import RunDirectory
 from stapo.training.interrupt import Interrupts
 from stapo.training.loop import SilentCallback, Trainer
 from stapo.training.preparation import WarmStage
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 START = "2026-01-31T23:50:00"

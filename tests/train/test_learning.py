@@ -8,11 +8,11 @@ from __future__ import annotations
 import pytest
 
 from stapo.algo import ALGORITHMS
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.training.loop import SilentCallback, Trainer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from toy_world import small_policy, toy_settings
 
 

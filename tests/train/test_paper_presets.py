@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from stapo.algo import ALGORITHMS, get_algorithm
-from stapo.cli.arguments import load_config, preset_names
 from stapo.cli.main import main
+from stapo.config.presets import load_config, preset_names
 from stapo.errors import GameFileError, UnknownNameError
 from stapo.training.factories import env_factory
 

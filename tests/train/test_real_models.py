@@ -21,6 +21,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from stapo.agent import AgentConfig
 from stapo.algo import OutlierConfig, get_algorithm
 from stapo.cli.main import main
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
+from stapo.config.training import OptimConfig
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import LoraConfig, ModelConfig, Policy, RowTokens, copy_of, head_of, hidden_states, load_policy
 from stapo.policy.checkpointing import checkpoint_layers
@@ -31,11 +34,8 @@ from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
 from stapo.training.callbacks import SilentCallback
 from stapo.training.collapse import GAP_LIMITS
-from stapo.training.config import OptimConfig
 from stapo.training.loop import Trainer
 from stapo.training.optimizer import MasterAdamW, build_optimizer
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
 from stapo.training.update import Updater
 from toy_world import TEXTS, ToyEnv, small_policy, toy_settings
 

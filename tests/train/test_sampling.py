@@ -12,15 +12,15 @@ import math
 import pytest
 
 from stapo.algo import SamplingConfig
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError
 from stapo.policy import load_policy
 from stapo.rollout import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.training.loop import SilentCallback, Trainer
 from stapo.training.preflight import tasks_of_run
-from stapo.training.run_config import RunConfig
 from stapo.training.sampling import differing_groups, sample_groups
-from stapo.training.schema import from_data, to_data
 from stapo.training.tasks import TaskStream
 from toy_world import ToyEnv, toy_settings
 

@@ -9,10 +9,10 @@ from typing import get_type_hints
 
 import pytest
 
+from stapo.config.ranges import check_values
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError, StapoError
-from stapo.training.ranges import check_values
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 
 
 def leaves(cls, path=()):

@@ -11,16 +11,16 @@ import pytest
 import yaml
 
 from stapo.algo import ALGORITHMS, AlgorithmConfig, get_algorithm
-from stapo.cli.arguments import load_config, preset_names
+from stapo.config.presets import load_config, preset_names
+from stapo.config.run_config import RunConfig, read_run_config
+from stapo.config.schema import from_data, read_yaml, to_data
+from stapo.config.training import EvalConfig, OptimConfig
 from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
 from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
-from stapo.training.config import EvalConfig, OptimConfig
 from stapo.training.loop import learning_rate_factor
 from stapo.training.preflight import require_playable
-from stapo.training.run_config import RunConfig, read_run_config
-from stapo.training.schema import from_data, read_yaml, to_data
 from stapo.training.tasks import TaskStream, drawn
 
 # -- schema ------------------------------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ import math
 import pytest
 import torch
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.training.loop import SilentCallback, Trainer
 from stapo.training.pipeline import train_run
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from stapo.training.tasks import TaskStream
 from toy_world import small_policy, toy_settings
 

@@ -19,6 +19,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PhiConfig, PhiForCausalLM
 
 from stapo.agent import AgentConfig
 from stapo.algo import OutlierConfig, SelectiveConfig, get_algorithm
+from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import ModelConfig
 from stapo.policy.model import finish_policy
@@ -27,7 +28,6 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.training import scoring
 from stapo.training.batch import build_batch
-from stapo.training.config import OptimConfig
 from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy
 

@@ -9,13 +9,13 @@ import pytest
 
 from stapo.agent import AgentConfig
 from stapo.algo import ALGORITHMS, get_algorithm
-from stapo.cli.arguments import preset_names
 from stapo.cli.main import main
+from stapo.config.presets import preset_names
+from stapo.config.run_config import EnvConfig, RunConfig
+from stapo.config.training import OptimConfig, SFTConfig
 from stapo.errors import ConfigError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import RolloutConfig
-from stapo.training.config import OptimConfig, SFTConfig
-from stapo.training.run_config import EnvConfig, RunConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import literal
 from stapo.verl_plugin.overrides import Machines, differences, verl_overrides

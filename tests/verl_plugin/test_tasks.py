@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stapo.cli.arguments import load_config
+from stapo.config.presets import load_config
 from stapo.errors import ConfigError
 from stapo.training.factories import env_factory
 from stapo.verl_plugin.dataset import training_tasks

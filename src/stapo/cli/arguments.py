@@ -1,4 +1,4 @@
-"""Reading `PRESET or FILE` plus `--dotted.overrides` into a run configuration."""
+"""Reading `--dotted.overrides` and `--env.OPTION` into a run configuration."""
 
 from __future__ import annotations
 
@@ -9,81 +9,18 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass
-from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
 import tyro
 
-from stapo.algo import algorithm_names
-from stapo.cli.sources import merge as merge
-from stapo.cli.sources import own_knobs, read_source
-from stapo.cli.sources import preset_names as preset_names
 from stapo.cli.words import take_flag
-from stapo.documents import parse_yaml, shown
+from stapo.config.run_config import RunConfig
+from stapo.documents import parse_yaml
 from stapo.envs.registry import ENVIRONMENTS
-from stapo.errors import ConfigError, did_you_mean, unknown_name
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
+from stapo.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "--env."
 AGENT_PREFIX = "--agent."
-
-
-def name_of(source: str) -> str:
-    """What a run of this preset or file is called after, in the name of a folder."""
-    if source in preset_names():
-        return source.replace("/", "-")
-    path = Path(source)
-    return path.stem if path.suffix in (".yaml", ".yml") else path.name
-
-
-def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
-    """Build the configuration of a preset name or a YAML file.
-
-    Args:
-        source: preset name, an environment of this package for its smallest preset, or path of a YAML file.
-        algorithm: preset that replaces the configured algorithm. Knobs that the file sets otherwise than its own
-            preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
-            change its algorithm.
-        base: nested keys laid over the file.
-
-    Raises:
-        UnknownNameError: neither a preset nor an existing file.
-        ConfigError: unknown key or wrong value.
-    """
-    data = read_source(source)
-    if algorithm is not None:
-        data["algorithm"] = {**own_knobs(data.get("algorithm")), "name": algorithm}
-    data = _for_its_algorithm(data, source)
-    if base:
-        data = merge(data, base)
-    return from_data(RunConfig, data)
-
-
-def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
-    """Lay what a file says under `per_algorithm` over it, for every pattern that the algorithm's name matches.
-
-    Raises:
-        ConfigError: no mapping of patterns to settings, or a pattern that matches no algorithm at all.
-    """
-    data = dict(data)
-    chosen = data.pop("per_algorithm", {})
-    given = data.get("algorithm", RunConfig().algorithm.name)
-    name = given.get("name", RunConfig().algorithm.name) if isinstance(given, dict) else given
-    name = name if isinstance(name, str) else shown(name)
-    if not isinstance(chosen, dict) or not all(isinstance(settings, dict) for settings in chosen.values()):
-        raise ConfigError(
-            f"per_algorithm of '{source}' is {shown(chosen)}, expected names of algorithms with settings."
-        )
-    for pattern, settings in chosen.items():
-        if not any(fnmatchcase(known, str(pattern)) for known in algorithm_names()):
-            raise unknown_name("algorithm", str(pattern), algorithm_names())
-        if fnmatchcase(name, str(pattern)):
-            if isinstance(given, str) and "algorithm" in settings:
-                data["algorithm"] = {"name": given}
-            data = merge(data, settings)
-    return data
 
 
 def parse_run_config(config: RunConfig, args: list[str], prog: str) -> RunConfig:

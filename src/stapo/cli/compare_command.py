@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names
+from stapo.cli.arguments import parse_run_config
 from stapo.cli.words import foreign, say, write_line
+from stapo.config.presets import load_config, name_of, preset_names
 from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 

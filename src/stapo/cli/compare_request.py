@@ -13,13 +13,14 @@ from typing import Any
 import yaml
 
 from stapo.algo import get_algorithm
-from stapo.cli.arguments import load_config, merge, parse_run_config, take_env_options
+from stapo.cli.arguments import parse_run_config, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag, write_line
 from stapo.comparison.plan import Plan, Variant, label_of, plan_of
+from stapo.config.presets import load_config, merge
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 
 SEEDS = (0, 1, 2)
 _SHARED = ("algorithm", "optim", "rollout")

@@ -15,9 +15,9 @@ from stapo.cli.words import foreign, positional, say
 from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
+    from stapo.config.run_config import RunConfig
     from stapo.diagnosis import DiagnosisTarget
     from stapo.diagnosis.tables import Table
-    from stapo.training.run_config import RunConfig
 
 _HELP = """usage: stapo diagnose RUN [--checkpoints NAME ...] [--against RUN2 ...] [--split NAME] [--tasks T]
                           [--group-size N] [--seed S] [--out DIR] [--env.OPTION VALUE ...] [--json]
@@ -138,6 +138,7 @@ def _whole(flag: str, text: str) -> int:
 
 def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]], list[DiagnosisTarget]]:
     """Everything that can be wrong with the request is found before the first model is loaded."""
+    from stapo.config.run_config import read_run_config
     from stapo.diagnosis import (
         DiagnosisTarget,
         diagnose,
@@ -148,7 +149,6 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
     )
     from stapo.run import RunDirectory
     from stapo.training.factories import env_factory
-    from stapo.training.run_config import read_run_config
 
     runs = [RunDirectory.open(path) for path in request.runs]
     configs = [read_run_config(r) for r in runs]

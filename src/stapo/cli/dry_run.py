@@ -11,13 +11,13 @@ from rich.table import Table
 
 from stapo.cli.progress import duration
 from stapo.cli.words import foreign, say
+from stapo.config.run_config import RunConfig
 from stapo.documents import shown
 from stapo.errors import ConfigError, ModelError
 from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
-from stapo.training.run_config import RunConfig
 
 EXPECTED = 0.5
 """Share of the limits (steps, prompt, response) that an episode is expected to use."""

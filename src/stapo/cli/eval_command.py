@@ -16,7 +16,7 @@ from stapo.cli.words import foreign, is_set, positional, say
 from stapo.errors import ConfigError, FailureLimitError
 
 if TYPE_CHECKING:
-    from stapo.training.run_config import RunConfig
+    from stapo.config.run_config import RunConfig
 
 _HELP = """usage: stapo eval RUN [--split NAME] [--episodes N] [--seeds 0 1 2] [--temperature T | --greedy]
                       [--checkpoint NAME] [--env.OPTION VALUE ...] [--agent.SETTING VALUE ...] [--json] [--save]
@@ -242,7 +242,7 @@ def _subject(request: _Request, of_env: list[str], of_agent: list[str]) -> EvalT
 
 def _changed(before: RunConfig, config: RunConfig) -> dict[str, Any]:
     """Settings of the agent that are not those of the run, preset or file."""
-    from stapo.training.schema import to_data
+    from stapo.config.schema import to_data
 
     old, new = to_data(before.agent), to_data(config.agent)
     return {key: value for key, value in new.items() if value != old.get(key)}

@@ -13,10 +13,10 @@ from stapo.errors import ConfigError, RunDirectoryError, unknown_name
 from stapo.http_client import CallOptions
 
 if TYPE_CHECKING:
+    from stapo.config.run_config import RunConfig
     from stapo.rollout.collect import Collector
     from stapo.rollout.encoding import Clock
     from stapo.run import RunDirectory
-    from stapo.training.run_config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ def settings_of(source: str, other_model: bool) -> tuple[RunConfig, RunDirectory
         RunDirectoryError: no run directory, and nothing else that could be meant.
         UnknownNameError: neither a run, nor a preset, nor a file.
     """
-    from stapo.cli.arguments import load_config, preset_names
+    from stapo.config.presets import load_config, preset_names
+    from stapo.config.run_config import read_run_config
     from stapo.run import RunDirectory
-    from stapo.training.run_config import read_run_config
 
     path = Path(source)
     named = source in preset_names() or path.is_file() or path.suffix in (".yaml", ".yml")

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
         return 0
     positional([a for a in argv if a != "--json"], 0, "presets", ("--json", "--help"))
     # Imported here, because the help alone must not wait for torch.
-    from stapo.cli.sources import describe_presets
+    from stapo.config.presets import describe_presets
 
     found = describe_presets()
     if "--json" in argv:

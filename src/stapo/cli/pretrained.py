@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stapo.cli.arguments import preset_names
 from stapo.cli.words import take_flag
+from stapo.config.presets import preset_names
+from stapo.config.run_config import RunConfig
 from stapo.errors import ModelError
 from stapo.estimate.machine import has_bfloat16
 from stapo.estimate.shapes import find_shape
-from stapo.training.run_config import RunConfig
 
 SMALL = 1_000_000_000
 """Weights below which a model needs demonstrations first, and answers with the command alone.

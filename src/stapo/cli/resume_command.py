@@ -34,8 +34,8 @@ def run(argv: list[str]) -> int:
         return 0
     from stapo.cli.train_command import train_into
     from stapo.cli.words import take_flag
+    from stapo.config.run_config import read_run_config
     from stapo.run import RunDirectory
-    from stapo.training.run_config import read_run_config
 
     iterations, args = take_flag(list(argv), "--iterations", needs="a number")
     quiet = "--quiet" in args

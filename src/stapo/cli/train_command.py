@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
+from stapo.cli.arguments import parse_run_config, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said, warning
 from stapo.cli.words import foreign, say, take_flag, write_line
+from stapo.config.presets import load_config, name_of, preset_names
 from stapo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from stapo.training.run_config import RunConfig
+    from stapo.config.run_config import RunConfig
 
 _RUNS = Path("runs")
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
@@ -78,7 +79,7 @@ def run(argv: list[str]) -> int:
         if line:
             write_line(line, sys.stderr)
 
-    from stapo.training.schema import to_data
+    from stapo.config.schema import to_data
 
     if dry:
         from stapo.cli.dry_run import show_estimate

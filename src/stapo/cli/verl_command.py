@@ -6,9 +6,10 @@ import re
 import shlex
 import sys
 
-from stapo.cli.arguments import load_config, name_of, parse_run_config, preset_names, take_env_options
+from stapo.cli.arguments import parse_run_config, take_env_options
 from stapo.cli.pretrained import pretrained_settings, said
 from stapo.cli.words import take_flag, write_line
+from stapo.config.presets import load_config, name_of, preset_names
 from stapo.errors import ConfigError
 
 _HELP = """usage: stapo verl PRESET or FILE [--nodes N] [--gpus-per-node M] [--print] [--overrides ...] [key=value ...]

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.run.directory import require_plain, versions
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from stapo.training.state import differing
 
 FILE_NAME = "compare.json"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from stapo.algo import select_outliers
+from stapo.config.run_config import RunConfig
 from stapo.diagnosis.judging import Judgment, judge_steps
 from stapo.diagnosis.protocol import STREAM, DiagnosisSpec, stateless_metrics
 from stapo.diagnosis.scoring import BOTH, SINGLE, Attribution, attribute
@@ -19,7 +20,6 @@ from stapo.rollout.encoding import Clock, utc_now
 from stapo.training.batch import RowBatch, build_batch
 from stapo.training.factories import env_factory
 from stapo.training.loop import build_collector
-from stapo.training.run_config import RunConfig
 
 Stage = Callable[[str, int, int], None]
 """Called with the name of a stage, how much is done, and how much there is."""

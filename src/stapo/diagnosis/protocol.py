@@ -8,10 +8,10 @@ from typing import get_args
 
 from stapo.algo import AlgorithmConfig, OutlierConfig, get_algorithm
 from stapo.algo.config import Metric
+from stapo.config.run_config import RunConfig
 from stapo.diagnosis.scoring import BOTH
 from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
-from stapo.training.run_config import RunConfig
 
 STREAM = 31
 """Responses of a diagnosis are drawn from the streams (seed, STREAM, group, member, step)."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import oddity, reason_of, temporary_of, write_durably
+from stapo.config.run_config import RunConfig
 from stapo.diagnosis.measure import Measured, Stage, measure
 from stapo.diagnosis.numbers import Numbers, summarize
 from stapo.diagnosis.page import render_page
@@ -23,7 +24,6 @@ from stapo.report.pages import replace_page
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
 from stapo.training.loop import set_threads
-from stapo.training.run_config import RunConfig
 
 FORMAT = "stapo-diagnosis-1"
 FILES = ("diagnosis.json", "steps.jsonl", "diagnosis.html")

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import remove_folder
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
 from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 from stapo.training.state import RunState, differing, read_state
 
 MAY_CHANGE = (

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from stapo.algo import CriticConfig, explained_variance, value_loss
+from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError, SaveError
 from stapo.policy import Policy, micro_batches
 from stapo.policy.critic import Critic
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
-from stapo.training.config import OptimConfig
 from stapo.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
 from stapo.training.state import read_tensors
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stapo.agent import AgentConfig, BlindMask, Memory, Prompt, PromptFields, Turn, cut_text, render_prompt
+from stapo.config.training import SFTConfig
 from stapo.envs import StepResult
 from stapo.envs.bench import About, Question
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
@@ -22,7 +23,6 @@ from stapo.envs.pool import EnvPool, about, insist
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
-from stapo.training.config import SFTConfig
 
 
 @dataclass(frozen=True, slots=True)

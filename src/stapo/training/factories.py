@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
 from stapo.envs.pool import insist
 from stapo.rollout.collect import Collector
@@ -13,7 +14,6 @@ from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sampler
-from stapo.training.run_config import RunConfig
 
 
 def env_factory(config: RunConfig) -> Callable[[], Env]:

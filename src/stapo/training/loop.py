@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
@@ -34,7 +35,6 @@ from stapo.training.interrupt import Interrupts
 from stapo.training.metrics import rollout_metrics
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
-from stapo.training.run_config import RunConfig
 from stapo.training.sampling import Sampled, sample_groups
 from stapo.training.save import reference_folder, save_state
 from stapo.training.state import RunState, read_tensors, tasks_digest

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, to_data
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.training.callbacks import Callback, InterruptCallback
@@ -26,8 +28,6 @@ from stapo.training.interrupt import Interrupts, RunInterrupted
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
 from stapo.training.randomness import seed_all
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data, to_data
 
 
 @dataclass(frozen=True)

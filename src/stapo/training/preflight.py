@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.envs.pool import EnvPool
 from stapo.errors import ConfigError, GameFileError
@@ -15,7 +16,6 @@ from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
 from stapo.training.continuing import check_place, is_run
 from stapo.training.factories import RunEnv
-from stapo.training.run_config import RunConfig
 from stapo.training.tasks import TaskStream
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 
+from stapo.config.run_config import RunConfig
 from stapo.policy import Policy, build_policy, load_policy
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
@@ -20,7 +21,6 @@ from stapo.training.interrupt import Interrupts, RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
-from stapo.training.run_config import RunConfig
 from stapo.training.save import save_state
 from stapo.training.sft import SFT
 from stapo.training.state import RunState, read_tensors

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.errors import SaveError
 from stapo.policy import Policy
 from stapo.run import RunDirectory
@@ -14,8 +16,6 @@ from stapo.run.directory import versions
 from stapo.run.rows import FILE_NAME as RECORD
 from stapo.training.callbacks import Callback
 from stapo.training.randomness import random_state
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import to_data
 from stapo.training.state import RunState, Savable, write_state
 
 

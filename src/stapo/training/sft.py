@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from stapo.algo import score_tokens
+from stapo.config.training import SFTConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, RowTokens, head_of, hidden_states
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
-from stapo.training.config import SFTConfig
 from stapo.training.demonstrations import DemoStep
 from stapo.training.optimizer import build_optimizer
 

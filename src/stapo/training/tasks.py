@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError
-from stapo.training.run_config import RunConfig
 
 
 def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:

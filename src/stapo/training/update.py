@@ -22,10 +22,10 @@ from stapo.algo import (
     selective_divisor,
     selective_loss,
 )
+from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, micro_batches
 from stapo.training.batch import RowBatch
-from stapo.training.config import OptimConfig
 from stapo.training.critic import CriticLearner
 from stapo.training.optimizer import build_optimizer
 from stapo.training.scoring import Scorer, length_mask, pad_rows

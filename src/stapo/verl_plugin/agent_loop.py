@@ -11,12 +11,12 @@ from uuid import uuid4
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetrics, AgentLoopOutput, register
 
+from stapo.config.run_config import RunConfig
 from stapo.errors import EngineError
 from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder, utc_now
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
-from stapo.training.run_config import RunConfig
 from stapo.verl_plugin.environments import shelves
 from stapo.verl_plugin.names import AGENT
 from stapo.verl_plugin.play import play_episode

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
 from stapo.training.factories import env_factory
-from stapo.training.run_config import RunConfig
 from stapo.training.tasks import training_stream
 from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
 from stapo.verl_plugin.settings import run_config_of

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
+from stapo.config.run_config import RunConfig
 from stapo.rollout.pools import build_pool
-from stapo.training.run_config import RunConfig
 from stapo.verl_plugin.play import EnvCache
 
 

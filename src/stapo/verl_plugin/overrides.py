@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.envs.paths import user_path
 from stapo.errors import ConfigError
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import to_data
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
 from stapo.verl_plugin.settings import KEY

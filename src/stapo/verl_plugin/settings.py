@@ -6,9 +6,9 @@ import json
 from functools import lru_cache
 from typing import Any
 
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
 from stapo.errors import EngineError
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import from_data
 
 KEY = "stapo"
 """Key under verl's `data`: the section that data set, agent loop and trainer all are given."""

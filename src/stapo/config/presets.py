@@ -1,19 +1,20 @@
-"""Presets and YAML files as mappings: shipped ones, a user's own, and what a file says that it extends."""
+"""Presets and YAML files: shipped ones, a user's own, what a file extends, and the configuration that they make."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from stapo.algo import get_algorithm
+from stapo.algo import algorithm_names, get_algorithm
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, read_yaml, to_data
 from stapo.documents import parse_yaml, shown
 from stapo.errors import ConfigError, unknown_name
-from stapo.training.run_config import RunConfig
-from stapo.training.schema import read_yaml, to_data
 
 SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
 """What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
@@ -41,6 +42,62 @@ class Preset:
     about: str
 
 
+def name_of(source: str) -> str:
+    """What a run of this preset or file is called after, in the name of a folder."""
+    if source in preset_names():
+        return source.replace("/", "-")
+    path = Path(source)
+    return path.stem if path.suffix in (".yaml", ".yml") else path.name
+
+
+def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
+    """Build the configuration of a preset name or a YAML file.
+
+    Args:
+        source: preset name, an environment of this package for its smallest preset, or path of a YAML file.
+        algorithm: preset that replaces the configured algorithm. Knobs that the file sets otherwise than its own
+            preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
+            change its algorithm.
+        base: nested keys laid over the file.
+
+    Raises:
+        UnknownNameError: neither a preset nor an existing file.
+        ConfigError: unknown key or wrong value.
+    """
+    data = read_source(source)
+    if algorithm is not None:
+        data["algorithm"] = {**own_knobs(data.get("algorithm")), "name": algorithm}
+    data = _for_its_algorithm(data, source)
+    if base:
+        data = merge(data, base)
+    return from_data(RunConfig, data)
+
+
+def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """Lay what a file says under `per_algorithm` over it, for every pattern that the algorithm's name matches.
+
+    Raises:
+        ConfigError: no mapping of patterns to settings, or a pattern that matches no algorithm at all.
+    """
+    data = dict(data)
+    chosen = data.pop("per_algorithm", {})
+    given = data.get("algorithm", RunConfig().algorithm.name)
+    name = given.get("name", RunConfig().algorithm.name) if isinstance(given, dict) else given
+    name = name if isinstance(name, str) else shown(name)
+    if not isinstance(chosen, dict) or not all(isinstance(settings, dict) for settings in chosen.values()):
+        raise ConfigError(
+            f"per_algorithm of '{source}' is {shown(chosen)}, expected names of algorithms with settings."
+        )
+    for pattern, settings in chosen.items():
+        if not any(fnmatchcase(known, str(pattern)) for known in algorithm_names()):
+            raise unknown_name("algorithm", str(pattern), algorithm_names())
+        if fnmatchcase(name, str(pattern)):
+            if isinstance(given, str) and "algorithm" in settings:
+                data["algorithm"] = {"name": given}
+            data = merge(data, settings)
+    return data
+
+
 def preset_names() -> list[str]:
     """Names of the shipped run presets; those in a folder carry its name, as in "paper/alfworld-1.5b"."""
 
@@ -58,8 +115,6 @@ def preset_names() -> list[str]:
 
 def describe_presets() -> list[Preset]:
     """Every shipped preset, in one line each."""
-    from stapo.cli.arguments import load_config
-
     found = []
     for name in preset_names():
         config = load_config(name)

@@ -9,14 +9,14 @@ from typing import Any, Literal, get_args
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.config.ranges import check_values
+from stapo.config.schema import from_data
+from stapo.config.training import EvalConfig, OptimConfig, SFTConfig
 from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
 from stapo.run import RunDirectory
 from stapo.texts import secret_in_address
-from stapo.training.config import EvalConfig, OptimConfig, SFTConfig
-from stapo.training.ranges import check_values
-from stapo.training.schema import from_data
 
 OnSaveError = Literal["stop", "continue"]
 
