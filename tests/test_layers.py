@@ -213,7 +213,8 @@ def test_every_room_is_on_the_map():
         "import stapo.retrieval",
         "import stapo.report",
         "import stapo.estimate.costs",
-        "from stapo.cli import envs_command",
+        "from stapo.cli import envs_command, train_command, eval_command",
+        "from stapo.config import load_config; load_config('tiny')",
         "import stapo; stapo.make('alfworld').reset(stapo.make('alfworld').tasks[0])",
     ],
 )

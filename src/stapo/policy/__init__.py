@@ -1,11 +1,19 @@
-"""The policy: a causal language model, its tokenizer, and log-probabilities of given responses."""
+"""The policy: a causal language model, its tokenizer, and log-probabilities of given responses.
 
-from stapo.policy.adapter import require_peft
+What needs torch is loaded on first use, so that reading a configuration does not.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from stapo.policy.config import LoraConfig, ModelConfig
-from stapo.policy.loading import check_chat_template, check_model, load_policy, load_tokenizer
-from stapo.policy.memory import require_memory
-from stapo.policy.model import Policy, build_policy, copy_of
-from stapo.policy.scoring import RowTokens, head_of, hidden_states, micro_batches
+
+if TYPE_CHECKING:
+    from stapo.policy.adapter import require_peft
+    from stapo.policy.loading import check_chat_template, check_model, load_policy, load_tokenizer
+    from stapo.policy.memory import require_memory
+    from stapo.policy.model import Policy, build_policy, copy_of
+    from stapo.policy.scoring import RowTokens, head_of, hidden_states, micro_batches
 
 __all__ = [
     "LoraConfig",
@@ -24,3 +32,18 @@ __all__ = [
     "require_memory",
     "require_peft",
 ]
+
+_HOMES = {
+    "adapter": ("require_peft",),
+    "loading": ("check_chat_template", "check_model", "load_policy", "load_tokenizer"),
+    "memory": ("require_memory",),
+    "model": ("Policy", "build_policy", "copy_of"),
+    "scoring": ("RowTokens", "head_of", "hidden_states", "micro_batches"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"stapo.policy.{module}"), name)
+    raise AttributeError(f"module 'stapo.policy' has no attribute {name!r}")
