@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import re
 import sys
 import typing
 from collections.abc import Iterator
@@ -16,22 +15,12 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from stapo.config.describe import meanings
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 BEGIN, END = "<!-- settings -->", "<!-- end of settings -->"
-
-
-def explanations(cls: type) -> dict[str, str]:
-    """Field name -> what the class's docstring says of it."""
-    found: dict[str, str] = {}
-    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
-    for entry in re.split(r"\n(?=    \S)", "\n" + section):
-        names, colon, text = entry.strip().partition(":")
-        if colon:
-            found |= dict.fromkeys((name.strip() for name in names.split(",")), " ".join(text.split()))
-    return found
 
 
 def kind(hint: Any) -> str:
@@ -64,7 +53,7 @@ def default(field: Field[Any]) -> str:
 
 def tables(cls: type, where: str) -> Iterator[str]:
     """One table per configuration class, outermost first."""
-    hints, said = typing.get_type_hints(cls), explanations(cls)
+    hints, said = typing.get_type_hints(cls), meanings(cls)
     plain = [f for f in fields(cls) if not is_dataclass(hints[f.name])]
     if plain:
         title = f"`{where}`" if where else "Top level"

@@ -16,38 +16,42 @@ class AgentConfig:
     """How prompts are written and responses are read.
 
     Attributes:
-        prompt: `standard` explains task and rules in sentences (instruction-tuned models); `compact` is a few short
-            lines with the goal last (tiny models that are trained from scratch); `webshop` tells a shopping agent what
-            the published WebShop protocol tells it. For questions with a search engine: `search-r1` is one growing
-            transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the same for tiny models.
-        response: `think_action` expects ``<think>…</think><action>…</action>``; `action` expects the command alone.
-            `choice` numbers the offered commands in the prompt and expects the number of one: no command has to be
-            spelled out, and none that takes a text of the agent's own can be given. Compact prompts put the number of a
-            link in front of it in the page.
-            `search_answer` passes on the text up to the first ``</search>`` (without one, the first ``</answer>``), and
-            is valid with a search or an answer in it; `search_answer_single` is valid with exactly one of them.
-        fallback_characters: a `think_action` response without action tags is invalid, and so many of its last
-            characters are played. The published protocols: 30 for ALFWorld, 20 for WebShop.
-        history_length: how many of the last steps are shown; the paper's ALFWorld protocol shows 2.
-        command_history: how many steps before those are shown by their command alone. An agent that searches has to
-            know where it has been; what it saw there may be forgotten.
-        hidden_commands: offered commands that prompts do not list; the world still takes them.
-        mark_goal_words: put a star behind every word of the current observation that the goal has, too, and in compact
-            prompts with `choice` say the numbers of the links whose words the goal has all. Blind prompts know no goal
-            and have none of it. For policies from scratch, which would have to learn first what a pretrained
-            model does unasked: to compare words.
-        require_admissible: count a well-formed command that the world does not offer as invalid, too. A command offered
-            with a placeholder, such as ``search[<your query>]``, offers every text in its place. The field's reference
-            protocol checks the format only.
-        mask_own_queries: blind prompts that hide the goal and show the history hide the agent's own queries, too, which
-            repeat the goal: ``search[…]`` is left of them, and of a response of the search formats its tags alone.
-        max_observation_characters: an observation or a goal that is longer is cut, with a mark that says so, and of
-            offered commands only as many are listed as have no more together. Counted in the metrics as `cut_texts`.
-        max_commands: longest list of offered commands that a prompt shows.
-        max_prompt_characters: longer prompts are shown without any history, as in the published WebShop protocol
-            (13,000); None sets no bound.
-        max_prompt_tokens: longer prompts lose their oldest history entries, then are an error.
-        max_response_tokens: generation stops here.
+        prompt: wording of prompts. `standard` explains task and rules in sentences (instruction-tuned models);
+            `compact` is a few short lines with the goal last (tiny models that are trained from scratch); `webshop`
+            tells a shopping agent what the published WebShop protocol tells it. For questions with a search engine:
+            `search-r1` is one growing transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the
+            same for tiny models.
+        response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
+            `action` expects the command alone. `choice` numbers the offered commands in the prompt and expects the
+            number of one: no command has to be spelled out, and none that takes a text of the agent's own can be given.
+            Compact prompts put the number of a link in front of it in the page. `search_answer` passes on the text up
+            to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or an answer
+            in it; `search_answer_single` is valid with exactly one of them.
+        fallback_characters: characters at the end of a `think_action` response without action tags that are played as
+            its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
+            WebShop.
+        history_length: last steps that are shown with observation and action; 0 or more. The paper's ALFWorld protocol
+            shows 2.
+        command_history: steps before those that are shown by their command alone; 0 or more. An agent that searches has
+            to know where it has been; what it saw there may be forgotten.
+        hidden_commands: offered commands that prompts do not list; the environment still takes them.
+        mark_goal_words: put a star behind every word of the observation that is in the goal; compact prompts with
+            `choice` also give the numbers of links whose words are all in the goal. Blind prompts know no goal and have
+            no marks. For policies trained from scratch, which have not learned to compare words.
+        require_admissible: count a well-formed command that the environment does not offer as invalid. A command
+            offered with a placeholder, such as ``search[<your query>]``, offers every text in its place. The published
+            protocols check the format only.
+        mask_own_queries: in blind prompts that hide the goal and show the history, hide the agent's own queries, which
+            repeat the goal: ``search[…]`` is left of them, and of a response in a search format only its tags.
+        max_observation_characters: characters of an observation or goal that prompts show; 1 or more. Longer text is
+            cut, with a mark that says so; the list of offered commands is cut at as many characters in total. Counted
+            in the metrics as `cut_texts`.
+        max_commands: offered commands that a prompt lists at most; 1 or more.
+        max_prompt_characters: characters above which a prompt is shown without history; 1 or more, or null for no
+            bound. The published WebShop protocol: 13,000.
+        max_prompt_tokens: tokens of a prompt at most; 8 or more. Longer prompts lose their oldest history entries, then
+            are an error.
+        max_response_tokens: tokens of a response at most; 1 or more. Generation stops there.
     """
 
     prompt: PromptStyle = "standard"

@@ -1,11 +1,11 @@
-"""Every knob of the algorithms, as frozen dataclasses that are checked when they are built.
+"""Every setting of the algorithms, as frozen dataclasses that are checked when they are built.
 
 An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`) and bent by uncertainty
 (`ModulationConfig`), which steps are singled out (`OutlierConfig`), what is asked of those steps
 (`SelectiveConfig`), what every step is trained with (`PolicyLossConfig`), how a critic is trained
 where there is one (`CriticConfig`) and which groups are trained on (`SamplingConfig`). It does not
 say how to roll out or batch. Defaults are the paper's values (STAPO, arXiv 2607.04963); where the
-paper is silent the docstring says so and the choice stays a knob.
+paper is silent the docstring says so and the choice stays a setting.
 """
 
 from __future__ import annotations
@@ -42,31 +42,28 @@ class AdvantageConfig:
     """How rewards become advantages (STAPO eq. 6 and 7).
 
     Attributes:
-        episode: advantage of the whole episode. ``grpo`` is eq. 6, ``rloo`` compares with the mean
-            of the group's other trajectories, ``batch`` takes the return from the step on and
-            whitens it over all rows of the batch, ``gae`` compares with a critic's values (and has a
-            critic trained), ``none`` leaves it out.
+        episode: advantage of the whole episode. ``grpo`` is eq. 6, ``rloo`` compares with the mean of the group's other
+            trajectories, ``batch`` takes the return from the step on and whitens it over all rows of the batch, ``gae``
+            compares with a critic's values (and has a critic trained), ``none`` leaves it out.
         step_advantage: add the step advantage inside anchor groups (eq. 7).
-        step_groups: rows that a step is compared with: those that saw the same (``anchor``), or
-            the weighted mean over those that saw the same last 1, 2, … observations (``history``,
-            HGPO).
-        history_depth: K of HGPO: earlier observations that have to agree at the finest level.
-        length_alpha: weights of HGPO's levels k grow as (k + 1)^length_alpha.
-        omega: weight of the step advantage.
-        discount: per-step discount of the step return.
-        episode_stats: mean and spread of ``grpo`` over the group's trajectories, or over its step
-            rows (long ones weigh more).
-        advantage_norm: divide by the spread, or center only (GiGPO's WebShop setting).
-        invalid_penalty: subtracted from a row whose action was invalid.
-        invalid_penalty_on: put the penalty into the returns before normalizing (baselines' code),
-            or flat on the advantage after it. Normalized inside an all-failed anchor group, the
-            former grows to several units.
-        std_floor: a spread below it gives advantage 0 rather than a division.
-        eps: added to the spread.
-        ddof: 1 for the sample spread, 0 for the population's.
-        anchor: how observations are matched into anchor groups.
-        similarity_threshold: least similarity to a group's first member; used by
-            ``anchor=similarity``.
+        step_groups: rows that a step is compared with: those that saw the same (``anchor``), or the weighted mean over
+            those that saw the same last 1, 2, … observations (``history``, HGPO).
+        history_depth: earlier observations that must agree at HGPO's finest level (K); 0 or more.
+        length_alpha: exponent of HGPO's level weights, (k + 1)^length_alpha; -100 to 100.
+        omega: weight of the step advantage; 0 or more.
+        discount: discount of the step return, per step, 0 to 1.
+        episode_stats: take the mean and standard deviation of ``grpo`` over the group's trajectories, or over its step
+            rows (long episodes weigh more).
+        advantage_norm: divide by the standard deviation, or center only (GiGPO's WebShop setting).
+        invalid_penalty: penalty subtracted for a step whose action was invalid, in units of returns; 0 or more.
+        invalid_penalty_on: put the penalty into the returns before normalizing (baselines' code), or flat on the
+            advantage after it. Normalized inside an all-failed anchor group, the former grows to several units.
+        std_floor: standard deviation, in units of returns, below which the advantage is 0; 0 or more.
+        eps: term added to the standard deviation before dividing, in units of returns; 0 or more.
+        ddof: degrees of freedom of the standard deviation, 0 to 1: 1 for the sample's, 0 for the population's.
+        anchor: how observations are matched into anchor groups: ``exact`` by equality, ``similarity`` by likeness to a
+            group's first member.
+        similarity_threshold: least similarity to a group's first member, 0 to 1; used by ``anchor=similarity``.
     """
 
     episode: EpisodeAdvantage = "grpo"
@@ -115,11 +112,11 @@ class ModulationConfig:
     """How the entropy of a step bends its advantage (EMPG, arXiv 2509.09265).
 
     Attributes:
-        kind: ``empg`` scales the advantages of certain steps up and those of uncertain steps down,
-            and adds a bonus for steps that lead to certainty; ``none`` leaves advantages alone.
-        k: sharpness of the scale.
-        k_future: sharpness of the bonus.
-        zeta: weight of the bonus.
+        kind: ``empg`` scales the advantages of certain steps up and those of uncertain steps down, and adds a bonus for
+            steps that lead to certainty; ``none`` leaves advantages alone.
+        k: sharpness of the scale, per unit of normalized entropy, 0 to 50.
+        k_future: sharpness of the bonus, per unit of normalized entropy, 0 to 50.
+        zeta: weight of the bonus for certainty; 0 or more.
     """
 
     kind: Modulation = "none"
@@ -140,32 +137,33 @@ class OutlierConfig:
     """Which steps are flagged (STAPO eq. 1 to 3).
 
     Attributes:
-        select: ``iqr`` flags outside the fences, ``random`` as many rows, but drawn by chance (a
-            control), ``all`` flags every row, ``none`` flags nothing.
-        metric: what is held against the fences. ``normalized``: entropy z-scored inside its anchor
-            group (eq. 2). ``shannon``: the plain entropy of eq. 1. Beyond the paper:
-            ``leave-one-out``: against mean and spread of the group's other rows;
-            ``median-mad``: against the group's median, in units of its median absolute deviation;
-            ``shrunken``: mean and variance of a group drawn towards those of the batch;
-            ``running``: mean and variance of a state over iterations. See
-            `stapo.algo.step_scores`.
-        sides: flag beyond both fences, or one only.
-        lam: fence distance in interquartile ranges.
-        ddof: 1 for the sample spread, 0 for the population's (the paper does not say).
-        n_min: anchor groups with fewer rows than this are treated as `singleton` says.
-        singleton: score of a row in such a group: its raw entropy, zero, or none at all. Default
-            raw, after the paper's Limitations section.
-        tokens: response tokens whose entropy counts; the caller builds the mask accordingly.
-        max_fraction: flag at most this share of the rows, the farthest outside first; None for no
+        select: ``iqr`` flags outside the fences, ``random`` as many rows, but drawn by chance (a control), ``all``
+            flags every row, ``none`` flags nothing.
+        metric: what is held against the fences. ``normalized``: entropy z-scored inside its anchor group (eq. 2).
+            ``shannon``: the plain entropy of eq. 1. Beyond the paper: ``leave-one-out``: against mean and standard
+            deviation of the group's other rows; ``median-mad``: against the group's median, in units of its median
+            absolute deviation; ``shrunken``: mean and variance of a group drawn towards those of the batch;
+            ``running``: mean and variance of a state over iterations. See `stapo.algo.step_scores`.
+        sides: flag steps beyond both fences, or beyond one only.
+        lam: distance of the fences, in interquartile ranges; 0 or more.
+        ddof: degrees of freedom of the standard deviation, 0 to 1: 1 for the sample's, 0 for the population's (the
+            paper does not say).
+        n_min: rows that an anchor group needs for scores of its own; 2 or more. Smaller groups are treated as
+            `singleton` says.
+        singleton: score of a row in such a group: its raw entropy, zero, or none at all. Default raw, after the paper's
+            Limitations section.
+        tokens: response tokens whose entropy counts: all of them, those of the action or those of the thought.
+        max_fraction: share of the rows flagged at most, the farthest outside first; above 0, at most 1, or null for no
             bound.
-        std_floor: an anchor group whose spread is below it scores 0; ``normalized`` alone.
-        eps: added to the spread.
-        min_spread: a spread counts as at least so many nats; metrics beyond the paper alone, whose
+        std_floor: standard deviation, in nats, below which an anchor group scores 0; 0 or more. For ``normalized``
+            alone.
+        eps: nats added to the standard deviation before dividing; 0 or more.
+        min_spread: nats that a standard deviation counts as at least; above 0. For the metrics beyond the paper, whose
             scores have no bound.
-        shrinkage: k of ``shrunken``: a group of n rows weighs n / (n + k) against the batch.
-        running_decay: share of a state's weight that ``running`` keeps from one iteration to the
-            next; the policy moves on, too.
-        running_states: states that ``running`` remembers at most; those seen last stay.
+        shrinkage: rows k of ``shrunken``: a group of n rows weighs n / (n + k) against the batch; 0 or more.
+        running_decay: share of a state's weight that ``running`` keeps per iteration, 0 to 1. The policy moves on as
+            well.
+        running_states: states that ``running`` remembers at most; 1 or more. Those seen last stay.
     """
 
     select: Select = "iqr"
@@ -208,17 +206,17 @@ class SelectiveConfig:
     """What is asked of flagged steps (STAPO eq. 4, 5 and 10).
 
     Attributes:
-        alpha: weight of the trajectory-awareness term R_TA.
-        gamma: weight of the trajectory-independence penalty P_TI.
-        kl_estimator: ``full`` sums over the vocabulary, ``k3`` and ``k2k1`` use the sampled token
-            alone.
+        alpha: weight of the trajectory-awareness term R_TA; 0 or more.
+        gamma: weight of the trajectory-independence penalty P_TI; 0 or more.
+        kl_estimator: how divergences are estimated: ``full`` sums over the vocabulary, ``k3`` and ``k2k1`` use the
+            sampled token alone.
         ta_grad: sides of R_TA that receive its gradient.
-        norm: divide by the flagged rows, or by all rows (eq. 8 to the letter, about 100 times
-            weaker).
-        token_aggregation: mean or sum over a row's tokens.
-        kl_cap: a token's divergence counts up to this value, in nats.
+        norm: divide by the flagged rows, or by all rows (eq. 8 to the letter, about 100 times weaker).
+        token_aggregation: mean or sum over the tokens of a row.
+        kl_cap: nats up to which a token's divergence counts; above 0.
         blind_mask: what the trajectory-blind prompt leaves out; the caller renders it.
-        log_ratio_clamp: bound on the log ratios that the sampled estimators exponentiate.
+        log_ratio_clamp: bound, in nats, on the log ratios that the sampled estimators exponentiate; above 0, at most
+            80.
     """
 
     alpha: float = 0.01
@@ -249,19 +247,19 @@ class PolicyLossConfig:
     """The base objective of every step (STAPO eq. 9).
 
     Attributes:
-        ratio: of new to old probability, per token, or one per response: the geometric mean over
-            its tokens (``sequence``, GSPO).
-        clip_low: the ratio is clipped from below at 1 - clip_low.
-        clip_high: the ratio is clipped from above at 1 + clip_high.
-        dual_clip: bound c on the loss of a negative advantage, in units of -A; None for no bound.
-        beta: weight of the divergence to the reference on the full prompt.
-        entropy_coef: weight of the entropy bonus.
-        aggregation: how token losses become one number; see `stapo.algo.loss.aggregate`. ``step``
-            is eq. 8 read as a mean over a step's tokens, then over steps.
-        constant_length: divisor of ``sequence-sum-norm``, in tokens; null takes the response limit
-            of the run.
-        kl_cap: a token's reference divergence counts up to this value, in nats.
-        log_ratio_clamp: bound on log ratios before they are exponentiated.
+        ratio: of new to old probability, per token, or one per response: the geometric mean over its tokens
+            (``sequence``, GSPO).
+        clip_low: distance below 1 at which the probability ratio is clipped, 0 to 1.
+        clip_high: distance above one at which the probability ratio is clipped; 0 or more.
+        dual_clip: bound on the loss of a negative advantage, in units of -A; above 1, or null for no bound.
+        beta: weight of the KL divergence to the reference policy on the full prompt; 0 or more.
+        entropy_coef: weight of the entropy bonus, per nat; 0 or more.
+        aggregation: how token losses become one number; see `stapo.algo.loss.aggregate`. ``step`` is eq. 8 read as a
+            mean over a step's tokens, then over steps.
+        constant_length: tokens that ``sequence-sum-norm`` divides by; 1 or more, or null for the response limit of the
+            run.
+        kl_cap: nats up to which a token's divergence to the reference counts; above 0.
+        log_ratio_clamp: bound, in nats, on log ratios before they are exponentiated; above 0, at most 80.
     """
 
     ratio: Ratio = "token"
@@ -295,15 +293,15 @@ class CriticConfig:
     """How values are estimated and used; no part of it matters unless ``advantage.episode`` is ``gae``.
 
     Attributes:
-        discount: gamma of generalized advantage estimation, per step.
-        lam: lambda of generalized advantage estimation; 1 is return minus value.
-        whiten: center the advantages over the batch and divide by their spread.
-        learning_rate: of the critic's own AdamW, at its peak; the policy's schedule applies, too.
-        value_clip: a value is trained while it is within this distance of what it was at the start of
-            the iteration, in units of returns; null for no bound.
-        value_coef: factor on the value loss. The critic has weights of its own, so it matters where
-            gradients are clipped.
-        warmup_iterations: iterations at the start in which the critic alone is trained.
+        discount: discount of generalized advantage estimation, per step, 0 to 1.
+        lam: lambda of generalized advantage estimation, 0 to 1; 1 is return minus value.
+        whiten: center the advantages over the batch and divide by their standard deviation.
+        learning_rate: peak learning rate of the critic's own AdamW; above 0, at most 1. The policy's schedule applies.
+        value_clip: distance from its value at the start of the iteration, in units of returns, within which a value is
+            trained; above 0, or null for no bound.
+        value_coef: factor on the value loss; above 0. The critic has its own weights, so it matters where gradients are
+            clipped.
+        warmup_iterations: iterations at the start in which only the critic is trained; 0 or more.
     """
 
     discount: float = 1.0
@@ -330,10 +328,10 @@ class SamplingConfig:
     """Which of the played groups are trained on.
 
     Attributes:
-        dynamic: replace groups whose attempts all scored the same by groups of the next tasks (DAPO's
-            dynamic sampling).
-        max_rounds: rounds of play in an iteration at most, the first one included; then it is trained
-            on what there is.
+        dynamic: replace groups whose episodes all scored the same by groups of the next tasks (DAPO's dynamic
+            sampling).
+        max_rounds: rounds of play per iteration at most, the first one included; 1 or more. Then the run trains on what
+            there is.
     """
 
     dynamic: bool = False
@@ -349,9 +347,9 @@ class AlgorithmConfig:
     """One algorithm: a name, where it comes from, and the pieces it is made of.
 
     Attributes:
-        name: preset name.
-        paper: citation of the method.
-        description: one line that says what sets it apart.
+        name: preset of the algorithm; `stapo algorithms` lists them.
+        paper: citation of the method's paper.
+        description: one line that says what sets the method apart.
         advantage: credit assignment.
         modulation: what entropy does to advantages.
         outlier: choice of flagged steps.

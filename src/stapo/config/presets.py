@@ -55,7 +55,7 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
 
     Args:
         source: preset name, an environment of this package for its smallest preset, or path of a YAML file.
-        algorithm: preset that replaces the configured algorithm. Knobs that the file sets otherwise than its own
+        algorithm: preset that replaces the configured algorithm. Settings that the file makes otherwise than its own
             preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
             change its algorithm.
         base: nested keys laid over the file.
@@ -66,7 +66,7 @@ def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] 
     """
     data = read_source(source)
     if algorithm is not None:
-        data["algorithm"] = {**own_knobs(data.get("algorithm")), "name": algorithm}
+        data["algorithm"] = {**own_settings(data.get("algorithm")), "name": algorithm}
     data = _for_its_algorithm(data, source)
     if base:
         data = merge(data, base)
@@ -171,7 +171,7 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
 def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Lay a file's mapping over the one that it extends.
 
-    Under another algorithm, those knobs of the base stay that differ from the base algorithm's own preset.
+    Under another algorithm, those settings of the base stay that differ from the base algorithm's own preset.
     """
     old, new = base.get("algorithm"), data.get("algorithm")
     if isinstance(new, str):
@@ -180,13 +180,13 @@ def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         old = {"name": old}
     if isinstance(new, dict) and isinstance(old, dict):
         if new.get("name", old.get("name")) != old.get("name"):
-            old = own_knobs(old)
+            old = own_settings(old)
         base, data = {**base, "algorithm": old}, {**data, "algorithm": new}
     return merge(base, data)
 
 
-def own_knobs(given: Any) -> dict[str, Any]:
-    """The knobs of a file's algorithm that differ from the preset that the file names."""
+def own_settings(given: Any) -> dict[str, Any]:
+    """The settings of a file's algorithm that differ from the preset that the file names."""
     if not isinstance(given, dict):
         return {}
     name = given.get("name", RunConfig().algorithm.name)

@@ -26,9 +26,9 @@ class EnvConfig:
     """Which environment is played.
 
     Attributes:
-        name: registered environment; `stapo envs` lists them.
-        split: split that RL trains on.
-        options: keyword arguments of the environment; `stapo envs NAME` explains them.
+        name: environment that is played; `stapo envs` lists them.
+        split: split of the environment that RL trains on.
+        options: options of the environment, as a mapping; `stapo envs NAME` explains them.
     """
 
     name: str = "alfworld"
@@ -66,19 +66,20 @@ class LogConfig:
     """What a run writes down.
 
     Attributes:
-        transcript_every: iterations between transcripts; the first and the last are always written. 0 writes none.
-        transcript_groups: task groups per transcript, from the first; the whole group is kept so that siblings can be
+        transcript_every: iterations between transcripts; 0 or more, 0 writes none. The first and the last iteration
+            always have one.
+        transcript_groups: task groups per transcript; 0 or more. Whole groups are written, so that siblings can be
             compared.
-        checkpoint_every: iterations between checkpoints to evaluate; 0 keeps the start and the end only.
-        save_every: iterations between saves, the states that an interrupted run goes on from. At most so much work is
-            lost, and done again with the same numbers.
-        keep_saves: saves that are kept, the newest ones.
-        save_seconds: seconds between saves of the warm start; a save that takes long comes less often, after ten times
-            its own duration at the earliest. A stop by SIGTERM or SIGINT saves at once.
-        on_save_error: `stop` the run when its state cannot be saved (a full disk, say), or `continue` and try again at
-            the next save.
-        grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; then it is given up.
-        threads: CPU threads of torch; 1 is fastest for tiny models, 0 leaves torch's default.
+        checkpoint_every: iterations between checkpoints to evaluate; 0 or more, 0 keeps the start and the end only.
+        save_every: iterations between saves, the states to resume from; 1 or more. At most this much work is lost, and
+            is done again with the same numbers.
+        keep_saves: newest saves that are kept; 1 or more.
+        save_seconds: seconds between saves during SFT; 0 or more. Slow saves come less often, after ten times their own
+            duration at the earliest. A stop by SIGTERM or SIGINT saves at once.
+        on_save_error: `stop` the run when its state cannot be saved (a full disk, for example), or `continue` and try
+            again at the next save.
+        grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; 0 or more. Then it is given up.
+        threads: CPU threads of torch, 0 to 4,096; 0 leaves torch's default. 1 is fastest for tiny models.
     """
 
     transcript_every: int = 10
@@ -116,13 +117,13 @@ class RunConfig:
     """Everything that decides a run.
 
     Attributes:
-        seed: of tasks, sampling and initial weights. Same seed, same machine: same run.
+        seed: seed of tasks, sampling and initial weights; 0 or more. Same seed, same machine: same run.
         env: environment and its options.
         agent: prompts, memory, response format.
         model: pretrained model or sizes of a small one.
-        warm_start: supervised steps before RL.
+        warm_start: supervised fine-tuning on demonstrations before RL.
         rollout: groups, group size, temperature.
-        algorithm: credit, outliers, selective terms, loss; a preset name or its knobs.
+        algorithm: credit, outliers, selective terms, loss; a preset name or its settings.
         optim: optimizer and length of the run.
         eval: evaluation protocol.
         log: what is written down.

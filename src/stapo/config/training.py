@@ -16,20 +16,21 @@ class OptimConfig:
     """How the weights move.
 
     Attributes:
-        iterations: rollout-and-update rounds.
-        learning_rate: of AdamW, at its peak.
-        schedule: decay over the iterations: `constant`, `linear` or `cosine`, down to `final_fraction` of the peak.
-        final_fraction: see `schedule`.
-        warmup_iterations: linear rise at the start.
-        mini_batch: step rows per optimizer step; the last one of an iteration takes what is left when that is less
-            than half of it.
-        epochs: passes over the rows of an iteration.
-        micro_tokens: padded tokens per forward pass. Changes memory and speed, not the numbers.
-        grad_clip: the gradient norm is clipped here.
-        skip_non_finite: optimizer steps in a row that are left out, with the weights as they were, when a loss or a
-            gradient is not finite; one more stops the run. 0 stops at the first.
-        weight_decay: of AdamW.
-        beta1, beta2: of AdamW.
+        iterations: iterations of RL, each a rollout and an update; 0 or more.
+        learning_rate: AdamW's peak learning rate; above 0, at most 1.
+        schedule: decay of the learning rate over the iterations, down to `final_fraction` of the peak.
+        final_fraction: share of the peak learning rate that a decay ends at, 0 to 1.
+        warmup_iterations: iterations over which the learning rate rises linearly; 0 or more.
+        mini_batch: step rows per optimizer step; 1 or more. The last mini-batch of an iteration takes what is left when
+            that is less than half of it.
+        epochs: passes over the rows of an iteration; 1 or more.
+        micro_tokens: padded tokens per forward pass; 1 or more. Changes memory and speed, not the numbers.
+        grad_clip: norm that gradients are clipped to; above 0.
+        skip_non_finite: optimizer steps in a row that may be skipped, with the weights unchanged, because a loss or
+            gradient is not finite; 0 or more. One more stops the run.
+        weight_decay: AdamW's decoupled weight decay, per step; 0 or more, 0 turns it off.
+        beta1: AdamW's decay rate of the first moment, per step; 0 to below 1.
+        beta2: AdamW's decay rate of the second moment, per step; 0 to below 1.
     """
 
     iterations: int = 150
@@ -77,15 +78,16 @@ class EvalConfig:
     """How a policy is evaluated during and after training.
 
     Attributes:
-        split: tasks to play; every task of the split is played `episodes / tasks` times, in sorted order.
-        episodes: episodes per evaluation and mode at the start and at the end; 0 plays each task once.
-        every: iterations between evaluations in training; 0 evaluates at the start and the end only.
-        quick_episodes: episodes of those in between.
-        temperature: of sampled evaluation.
-        greedy: evaluate with temperature 0, too.
-        at_start: evaluate the policy before RL, too. Off where its evaluation is known already: runs that start from
-            one policy, as those of `stapo compare`, need it once.
-        batch: episodes played together.
+        split: split whose tasks are played, each `episodes / tasks` times, in sorted order.
+        episodes: episodes per evaluation and mode; 0 or more, 0 plays each task once. For the evaluations at the start
+            and at the end.
+        every: iterations between evaluations; 0 or more, 0 is start and end only.
+        quick_episodes: episodes of each evaluation in between; 1 or more.
+        temperature: sampling temperature of evaluations; 0 or more, 0 is greedy.
+        greedy: evaluate with temperature 0 as well.
+        at_start: evaluate the policy before RL as well. Turn it off where that evaluation is known: runs of `stapo
+            compare` that start from one policy need it once.
+        batch: episodes of an evaluation played together; 1 or more.
     """
 
     split: str = "heldout"
@@ -112,25 +114,25 @@ class SFTConfig:
     """Supervised training on expert demonstrations.
 
     Attributes:
-        steps: optimizer steps at most; 0 skips the warm start.
-        stop_at: once the sampled success on training tasks reaches this, stop after `anneal_steps` more; 1 trains all
-            `steps`. When small models understand a task varies with the seed by a factor of two in steps, so a fixed
-            number of steps would give very unequal starts.
-        anneal_steps: steps over which the learning rate then falls to a tenth.
-        probe_every: steps between measurements for `stop_at`.
-        probe_episodes: training tasks that each measurement plays.
-        episodes: demonstrated episodes, spread evenly over the task types.
+        steps: optimizer steps of SFT at most; 0 or more, 0 skips SFT.
+        stop_at: sampled success rate on training tasks, 0 to 1, after which SFT stops in `anneal_steps` more steps; 1
+            trains all `steps`. The steps that a small model needs vary with the seed by a factor of two, so a fixed
+            number gives unequal starts.
+        anneal_steps: optimizer steps over which the learning rate then falls to a tenth; 0 or more.
+        probe_every: optimizer steps between measurements for `stop_at`; 1 or more.
+        probe_episodes: training tasks that each measurement plays; 1 or more.
+        episodes: demonstrated episodes, spread evenly over the task types; 1 or more.
         scarce_types: task types that get only `scarce_fraction` of their share of episodes.
-        scarce_fraction: see `scarce_types`.
-        wander: share of steps at which the demonstrator takes a random offered command instead; such a step is played
-            but not imitated, so that the policy learns to go on from it.
-        blind_fraction: share of the steps whose blind prompt is imitated, too. A model trained from scratch has never
-            seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
-        curriculum: share of the steps spent on short prompts (no history) first.
-        batch_size: steps per optimizer step.
-        learning_rate: peak; linear warm-up over 100 steps. Then cosine to a tenth, or constant with `stop_at`, whose
-            end is not known beforehand.
-        weight_decay: of AdamW.
+        scarce_fraction: share of their episodes that `scarce_types` keep, 0 to 1.
+        wander: share of steps, 0 to 1, at which the demonstrator takes a random offered command. Such a step is played
+            but not imitated, so that the policy learns to recover from it.
+        blind_fraction: share of steps, 0 to 1, whose blind prompt is imitated as well. A model trained from scratch has
+            never seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
+        curriculum: share of the optimizer steps, 0 to 1, spent on short prompts (no history) first.
+        batch_size: demonstrated steps per optimizer step; 1 or more.
+        learning_rate: AdamW's peak learning rate; above 0, at most 1. Linear warmup over 100 steps, then cosine decay
+            to a tenth; constant with `stop_at`, whose end is not known beforehand.
+        weight_decay: AdamW's decoupled weight decay, per step; 0 or more, 0 turns it off.
     """
 
     steps: int = 0

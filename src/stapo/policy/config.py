@@ -28,13 +28,13 @@ class LoraConfig:
     """Low-rank adapters (arXiv 2106.09685) instead of all weights; needs the extra `lora`.
 
     Attributes:
-        rank: of the adapters; 0 trains all weights instead, and so does `lora: null`.
-        alpha: their product is scaled by alpha / rank; null is twice the rank.
-        dropout: share of a layer's inputs that its adapter leaves out while gradients are computed. Above 0 an update
-            scores another policy than the one that was sampled: importance ratios and R_TA carry its noise, and the
-            numbers depend on `optim.micro_tokens`.
-        target_modules: names of the linear layers that get one, such as q_proj; empty is every linear layer but the
-            head.
+        rank: rank of low-rank adapters, 0 to 65,536; 0 trains all weights. So does `lora: null`.
+        alpha: scale of the adapters: their product counts alpha / rank times; above 0, or null for twice the rank.
+        dropout: share of a layer's inputs that its adapter drops while gradients are computed, 0 to below 1. With
+            dropout an update scores another policy than the one that was sampled: importance ratios and R_TA carry its
+            noise, and the numbers depend on `optim.micro_tokens`.
+        target_modules: names of the linear layers with adapters, such as q_proj; empty means every linear layer except
+            the head.
     """
 
     rank: int = 0
@@ -61,31 +61,32 @@ class ModelConfig:
     """Which model is trained.
 
     Attributes:
-        path: folder or name of a pretrained model (safetensors only, remote code off). Without it a small Qwen2-type
-            model is built from the sizes below, and its tokenizer is trained on environment text.
-        architecture: model type that is built.
-        dtype: number type of the weights. Under bfloat16 the optimizer keeps a float32 copy of every weight that it
-            trains: steps of 1e-6 would be lost in rounding. Adapters are float32 always.
-        device: `auto` takes a GPU where there is one.
+        path: folder or Hub name of a pretrained model; null builds a small one. Only safetensors are read, and no
+            remote code is run. The small model is built from the sizes below, and its tokenizer is trained on
+            environment text.
+        architecture: architecture of the small model that is built.
+        dtype: dtype of the weights. Under bfloat16 the optimizer keeps a float32 copy of every weight that it trains:
+            steps of 1e-6 would be lost in rounding. Adapters are always float32.
+        device: device of the model: `auto` takes a GPU where there is one; otherwise `cpu`, `cuda` or `cuda:1`.
         lora: train low-rank adapters instead of all weights.
         reference: where the frozen starting policy is kept. `auto` keeps a copy beside the model, or, with adapters,
             switches them off and needs no copy; where beta and gamma are 0 there is none. `device` and `cpu` say where
             the copy is; `none` promises that there is none, and refuses an algorithm that needs one.
-        gradient_checkpointing: keep only the inputs of each layer and compute the rest again in backward. Less memory,
-            about a third more time, the same numbers.
+        gradient_checkpointing: keep only the inputs of each layer and compute the rest again in the backward pass. Less
+            memory, about a third more time, the same numbers.
         head_kernel: how training computes log-probabilities, entropies and divergences of a chunk of tokens: one
             operation after the other, or fused by torch.compile, which needs Triton on a GPU, a C++ compiler on a CPU.
         chat_template: `auto` puts prompts into the chat template of a pretrained model's tokenizer, and refuses one
             without it where the prompts are written for chat models; `none` gives the model the bare prompt.
-        hidden_size: width of the small model.
-        layers: its depth.
-        heads: attention heads; must divide `hidden_size`.
-        intermediate_size: width of its feed-forward layers.
-        vocab_size: upper bound for the trained tokenizer.
+        hidden_size: width of the small model; 1 or more, a multiple of twice `heads`.
+        layers: layers of the small model; 1 or more.
+        heads: attention heads per layer of the small model; 1 or more.
+        intermediate_size: width of the small model's feed-forward layers; 1 or more.
+        vocab_size: tokens of the trained tokenizer at most; 300 or more.
         tokenizer: where the trained tokenizer must cut: `phrases` merges set sentences whole (ALFWorld), `words` cuts
             at words, digits and brackets (generated shops), `names` at words and brackets (real products).
-        rope_theta: base of the rotary position embedding.
-        initializer_range: standard deviation of the initial weights.
+        rope_theta: base of the rotary position embedding; above 0.
+        initializer_range: standard deviation of the initial weights; above 0.
     """
 
     path: str | None = None

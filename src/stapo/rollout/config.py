@@ -21,7 +21,7 @@ class VllmConfig:
     """How vLLM shares the GPU with the trainer; the longest sequence and the number type are those of the run.
 
     Attributes:
-        gpu_memory: share of the GPU's memory that vLLM takes for its copy of the weights and its KV cache.
+        gpu_memory: share of the GPU's memory for vLLM's copy of the weights and its KV cache; above 0, below 1.
         enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower.
         sleep: while weights are updated, put vLLM's copy of them into the CPU's memory and drop its KV cache.
     """
@@ -40,26 +40,30 @@ class RolloutConfig:
     """How many episodes an iteration plays and how.
 
     Attributes:
-        groups: task groups per iteration.
-        group_size: trajectories per group, N; all start from the same initial state.
-        tasks: train on so many tasks of the split, drawn by the seed; 0 trains on all. Few tasks in many passes show
-            whether a policy can learn at all.
-        temperature: sampling temperature of training rollouts.
-        reward_scale: environment rewards are multiplied by this; 1 and 10 are both in use in the field.
-        anchor: what makes two states of one task the same. `observation` is the field's key; with
-            `observation_and_admissible` the offered commands count too, which keeps "Nothing happens." in the kitchen
-            apart from "Nothing happens." at the fridge.
-        batch_tokens: prompt tokens generated together, padding included.
-        workers: processes that play the environments; 0 plays them in this process. Workers are for environments that
-            block, crash, leak or are slow: one that hangs or dies there costs one episode. Numbers do not depend on it.
-        env_deadline: seconds that a worker's environment may take for one answer; then its worker is replaced.
-        retries: how often an episode that failed (by its environment, say; not by its policy) is played again from the
-            start in a fresh environment. The same random streams are used, so that a passing fault leaves no trace.
+        groups: task groups played per iteration; 1 or more.
+        group_size: episodes per group, all from one initial state; 1 or more.
+        tasks: tasks of the split to train on, drawn by the seed; 0 or more, 0 trains on all. A few tasks in many passes
+            show whether a policy can learn at all.
+        temperature: sampling temperature of training episodes; above 0.
+        reward_scale: factor on the environment's rewards; above 0. Both 1 and 10 are common.
+        anchor: what makes two states of one task the same. `observation` is the usual key; with
+            `observation_and_admissible` the offered commands count as well, which keeps "Nothing happens." in the
+            kitchen apart from "Nothing happens." at the fridge.
+        batch_tokens: prompt tokens generated together, padding included; 1 or more.
+        workers: processes that play the environments, 0 to 4,096; 0 plays them in this process. Workers are for
+            environments that block, crash, leak or are slow: one that hangs or dies there costs one episode. The
+            numbers do not depend on it.
+        env_deadline: seconds that a worker's environment may take for one response; above 0. Then its worker is
+            replaced.
+        retries: times that a failed episode is played again from the start in a fresh environment; 0 or more. Failures
+            are those of the environment, for example, never the policy's. The same random streams are used, so that a
+            passing fault leaves no trace.
         on_failure: what happens when retries are used up. `shrink` leaves the episode out of its group, `drop` leaves
-            its whole group out.
-        max_failures: failed episodes in a row, without one that ended normally in between, that stop the run.
-        engine: what generates in training. `transformers` shares the weights of the trainer; `vllm` (extra `vllm`, an
-            NVIDIA GPU) keeps a copy of its own, which is renewed before every rollout.
+            out the whole group.
+        max_failures: failed episodes in a row, without one that ended normally in between, that stop the run; 1 or
+            more.
+        engine: what generates in training. `transformers` shares the trainer's weights; `vllm` (extra `vllm`, an NVIDIA
+            GPU) keeps its own copy, which is renewed before every rollout.
         vllm: how vLLM shares the GPU; without effect under another engine.
     """
 
