@@ -1,7 +1,7 @@
 """Seconds of a training iteration by part, and what STAPO costs over GiGPO on the same rollouts.
 
 A policy plays a few rollout batches of the preset; then every algorithm computes advantages and updates a copy of the
-policy on each of them, in turn, several times. The policy is warm-started for a moment first, so that entropies and
+policy on each of them, in turn, several times. The policy is SFT-trained for a moment first, so that entropies and
 episode lengths are not those of noise; `--run DIR` takes configuration and starting policy of a finished run instead.
 Times are processor seconds of this process, since other jobs may share the machine, and medians over the repeats. The
 wall clock decides only how an update is shared out between its parts.
@@ -90,8 +90,8 @@ def with_algorithm(config: RunConfig, name: str) -> RunConfig:
 
 def warm_policy(config: RunConfig, steps: int) -> Policy:
     """Build the preset's policy and imitate for `steps` optimizer steps."""
-    warm = replace(config.warm_start, steps=steps, episodes=min(config.warm_start.episodes, 2 * max(steps, 100)))
-    brief = replace(config, warm_start=warm)
+    warm = replace(config.sft, steps=steps, episodes=min(config.sft.episodes, 2 * max(steps, 100)))
+    brief = replace(config, sft=warm)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", to_data(brief), [])
         return prepare_policy(brief, run, SilentCallback())
@@ -135,13 +135,13 @@ def update_seconds(config: RunConfig, policy: Policy, rollout: Rollout, repeat: 
     return {"advantages": prepared - started, **{part: wall * scale for part, wall in parts.items()}}, flagged
 
 
-def measure(preset: str, run: Path | None, warm_steps: int, rollouts: int, repeats: int) -> dict[str, object]:
+def measure(preset: str, run: Path | None, sft_steps: int, rollouts: int, repeats: int) -> dict[str, object]:
     """Run the whole measurement and return its figures."""
     base = load_config(preset, "stapo") if run is None else read_run_config(RunDirectory.open(run))
     configs = {name: with_algorithm(base, name) for name in ALGORITHMS}
     set_threads(base.log.threads)
     if run is None:
-        policy = warm_policy(base, warm_steps)
+        policy = warm_policy(base, sft_steps)
     else:
         policy = load_policy(str(RunDirectory.open(run).checkpoint("start")), base.model)
     played = play(base, policy, rollouts)
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    report = measure(options.preset, options.run, options.warm_steps, options.rollouts, options.repeats)
+    report = measure(options.preset, options.run, options.sft_steps, options.rollouts, options.repeats)
     if options.json:
         print(json.dumps(report))
     else:

@@ -28,7 +28,7 @@ def table(runs: list[RunDirectory]) -> str:
     """A markdown table: a line per run, then the mean over runs."""
     modes = ("sampled", "greedy")
     lines = [
-        "| run | seed | " + " | ".join(f"{m}, before | {m}, after" for m in modes) + " | warm start, s | RL, s |",
+        "| run | seed | " + " | ".join(f"{m}, before | {m}, after" for m in modes) + " | SFT, s | RL, s |",
         "|---" * (2 + 2 * len(modes) + 2) + "|",
     ]
     columns: list[list[float]] = []
@@ -38,7 +38,7 @@ def table(runs: list[RunDirectory]) -> str:
             next(row["success"] for row in rows if row["mode"] == m) for m in modes for rows in (final, final[::-1])
         ]
         seconds = run.info().get("seconds", {})
-        columns.append([*cells, seconds.get("warm_start", 0.0), seconds.get("rl", 0.0)])
+        columns.append([*cells, seconds.get("sft", 0.0), seconds.get("rl", 0.0)])
         numbers = " | ".join(f"{c:.3f}" for c in cells) + f" | {columns[-1][-2]:.0f} | {columns[-1][-1]:.0f}"
         lines.append(f"| {run.path.name} | {run.config()['seed']} | {numbers} |")
     means = [spread([c[i] for c in columns]) for i in range(2 * len(modes))]
@@ -74,7 +74,7 @@ def figure(runs: list[RunDirectory]) -> Figure:
     for axis in (left, right):
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
-    fig.suptitle(f"{len(runs)} seeds, each with its own warm start", fontsize=10)
+    fig.suptitle(f"{len(runs)} seeds, each with its own SFT", fontsize=10)
     return fig
 
 

@@ -33,7 +33,7 @@ from stapo.training.preparation import prepare_policy
 
 def cost_of_saves(config: RunConfig, iterations: int, folder: Path) -> None:
     """Print the time of a save beside that of the iteration before it, medians."""
-    brief = replace(config, warm_start=replace(config.warm_start, steps=1, episodes=60))
+    brief = replace(config, sft=replace(config.sft, steps=1, episodes=60))
     run = RunDirectory.create(folder / "run", to_data(brief), [])
     policy = prepare_policy(brief, run, SilentCallback())
     trainer = Trainer(brief, policy, run, SilentCallback())

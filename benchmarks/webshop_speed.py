@@ -3,7 +3,7 @@
     python benchmarks/webshop_speed.py [--products items_shuffle.json] [--generated 100000 1000000]
 
 Each catalog is built in a process of its own, in a cache of its own, and opened in another one: the figures are not
-those of a warm start. Times are the process's own (CPU), so that neighbors do not count; resident memory is its peak,
+those of SFT. Times are the process's own (CPU), so that neighbors do not count; resident memory is its peak,
 mapped files included.
 """
 

@@ -53,7 +53,7 @@ SETTINGS = {
         "architecture": "qwen3", "hidden_size": 8, "layers": 1, "heads": 2, "intermediate_size": 8, "vocab_size": 300,
         "device": "cpu",
     },
-    "warm_start": {"steps": 2, "episodes": 6, "batch_size": 2},
+    "sft": {"steps": 2, "episodes": 6, "batch_size": 2},
     "rollout": {"groups": 1, "group_size": 2},
     "optim": {"iterations": 2, "mini_batch": 8},
     "eval": {"episodes": 2, "every": 1, "quick_episodes": 1, "greedy": False},

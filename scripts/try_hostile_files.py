@@ -197,7 +197,7 @@ def configs() -> Iterator[Case]:
         "two documents": "seed: 1\n---\nseed: 2\n",
         "layers by the million": "model: {layers: 1000000, hidden_size: 1024}\n",
     }
-    for key in ("optim.learning_rate", "rollout.temperature", "warm_start.learning_rate", "algorithm.loss.beta"):
+    for key in ("optim.learning_rate", "rollout.temperature", "sft.learning_rate", "algorithm.loss.beta"):
         group, _, name = key.rpartition(".")
         for value in ("3e38", ".nan", "-.inf", "-1", "abc", "[1]", "1e-400" if key.endswith("rate") else "1e999"):
             texts[f"{key} {value}"] = nested(group, f"{name}: {value}")

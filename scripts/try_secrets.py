@@ -174,7 +174,7 @@ class Ways:
         ways["serve-retriever, variable"] = self._in_variable("STAPO_RETRIEVER_TOKEN", serve)
         ways["retriever, variable"] = self._in_variable("STAPO_RETRIEVER_TOKEN", None)
         ways["verl --print, a setting"] = lambda s: self._said(
-            ["verl", "tiny", "--model.path", "m", "--warm_start.steps", "0", "--print", f"+trainer.api_key={s}"]
+            ["verl", "tiny", "--model.path", "m", "--sft.steps", "0", "--print", f"+trainer.api_key={s}"]
         )
         for name, form in (
             ("password", "http://user:{}@127.0.0.1:1/v1"),

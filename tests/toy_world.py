@@ -105,7 +105,7 @@ def toy_settings(model: Path, **changes: Any) -> dict[str, Any]:
             "max_response_tokens": 6,
         },
         "model": {"path": str(model), "device": "cpu"},
-        "warm_start": {"steps": 0},
+        "sft": {"steps": 0},
         "rollout": {"groups": 2, "group_size": 4, "reward_scale": 1.0},
         "algorithm": {"name": "stapo"},
         "optim": {"iterations": 2, "learning_rate": 0.01, "mini_batch": 16},

@@ -61,8 +61,8 @@ def lasting_need(
         bytes_per_weight: 2 for bfloat16, 4 for float32; adapters are float32 always.
         reference: the algorithm needs one; with adapters they are switched off, and there is no copy.
         reference_on_cpu: the copy is not where the rest is.
-        critic: the algorithm needs one. It is trained as the policy is, but for a warm start, which it has none of.
-        all_trained: all weights are trained at some time, adapters or not (in a warm start).
+        critic: the algorithm needs one. It is trained as the policy is, but for SFT, which it has none of.
+        all_trained: all weights are trained at some time, adapters or not (in SFT).
     """
     b, adapters = bytes_per_weight, size.adapters > 0
     of_adapters = (4 * size.adapters, 8 * size.adapters)

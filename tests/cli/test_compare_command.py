@@ -19,7 +19,7 @@ from stapo.run import RunDirectory
 TINY = {
     "env": {"name": "alfworld", "options": {"scenes": "tiny", "games_per_type": 6, "max_steps": 8}},
     "agent": {"prompt": "compact", "response": "action", "max_prompt_tokens": 600, "max_response_tokens": 8},
-    "warm_start": {"steps": 30, "episodes": 12, "batch_size": 8, "learning_rate": 0.01},
+    "sft": {"steps": 30, "episodes": 12, "batch_size": 8, "learning_rate": 0.01},
     "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
     "model": {"architecture": "qwen3", "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32,
               "vocab_size": 400, "device": "cpu"},
@@ -158,7 +158,7 @@ def test_again_trains_nothing(whole, source, capsys):
 
 def test_another_plan_is_refused_with_the_difference(whole, source, capsys):
     out, _ = whole
-    assert main(list(map(str, words(source, out, "--optim.learning-rate", "0.1", "--warm-starts", "1")))) == 2
+    assert main(list(map(str, words(source, out, "--optim.learning-rate", "0.1", "--starts", "1")))) == 2
     err = capsys.readouterr().err
     assert "optim.learning_rate: 0.005 in the folder, 0.1 now" in err
     assert "start of seed 1: 1 in the folder, 0 now" in err
@@ -240,7 +240,7 @@ def test_settings_that_vary_together(capsys, source, tmp_path):
 def test_a_given_model_is_the_start_of_all(capsys, source):
     out = dry(
         capsys, source, "--algorithms", "grpo", "--seeds", "0", "1", "--model.path", "some/model",
-        "--warm_start.steps", "0",
+        "--sft.steps", "0",
     )  # fmt: skip
     assert "evaluation of the given model: 1" in out
 
@@ -268,7 +268,7 @@ GOOD = ("--algorithms", "grpo")
         ((*GOOD, "--seeds", "0", "1", "0"), "--seeds names seed 0 twice"),
         ((*GOOD, "--seeds", "x"), "--seeds is 'x', expected a whole number of 0 or more"),
         ((*GOOD, "--jobs", "0"), "--jobs is '0', expected a whole number of 1 or more"),
-        ((*GOOD, "--warm-starts", "0"), "--warm-starts is '0', expected a whole number of 1 or more"),
+        ((*GOOD, "--starts", "0"), "--starts is '0', expected a whole number of 1 or more"),
         ((*GOOD, "--episodes", "-1"), "--episodes is '-1'"),
         ((*GOOD, "--vary"), "--vary needs SETTING=VALUE"),
         ((*GOOD, "--vary", "algorithm.outlier.lam"), "expected SETTING=VALUE"),

@@ -183,8 +183,8 @@ def test_a_file_extends_a_preset(tmp_path):
     path = write(tmp_path, mine="extends: tiny\nseed: 7\noptim: {iterations: 3}\n")
     mine, tiny = load_config(path), load_config("tiny")
     assert (mine.seed, mine.optim.iterations) == (7, 3)
-    assert (mine.env, mine.model, mine.warm_start, mine.algorithm) == (
-        tiny.env, tiny.model, tiny.warm_start, tiny.algorithm
+    assert (mine.env, mine.model, mine.sft, mine.algorithm) == (
+        tiny.env, tiny.model, tiny.sft, tiny.algorithm
     )  # fmt: skip
     assert mine.optim.learning_rate == tiny.optim.learning_rate
 

@@ -36,7 +36,7 @@ def resolved(capsys, *argv):
 def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, preset):
     found, said = resolved(capsys, preset, "--model.path", models / "small", "--model.device", "cpu")
     scratch = to_data(load_config(preset))
-    warm = found["warm_start"]
+    warm = found["sft"]
     assert (warm["steps"], warm["learning_rate"], warm["stop_at"]) == (200, 1e-4, 1.0)
     assert found["optim"]["learning_rate"] == 1e-5
     assert found["agent"]["max_prompt_tokens"] >= 1024
@@ -45,12 +45,12 @@ def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, prese
     assert found["log"]["threads"] == 0
     assert found["env"] == scratch["env"]
     assert "settings chosen for a pretrained model:" in said
-    assert "warm_start.steps 200" in said
+    assert "sft.steps 200" in said
 
 
 def test_a_large_one_begins_with_rl_by_the_published_prompts(models, capsys):
     found, _ = resolved(capsys, "alfworld", "--model.path", models / "large")
-    assert found["warm_start"]["steps"] == 0
+    assert found["sft"]["steps"] == 0
     assert found["optim"]["learning_rate"] == 1e-6
     assert (found["agent"]["prompt"], found["agent"]["response"]) == ("standard", "think_action")
     found, _ = resolved(capsys, "alfworld", "--model.path", models / "large", "--model.lora.rank", 16)
@@ -60,12 +60,12 @@ def test_a_large_one_begins_with_rl_by_the_published_prompts(models, capsys):
 
 
 def test_what_the_user_gives_wins_and_is_not_said(models, capsys):
-    given = ["--warm-start.steps", 7, "--optim.learning_rate=3e-4", "--model.dtype", "float32", "--eval.greedy"]
+    given = ["--sft.steps", 7, "--optim.learning_rate=3e-4", "--model.dtype", "float32", "--eval.greedy"]
     found, said = resolved(capsys, "alfworld", f"--model.path={models / 'small'}", *given)
-    assert (found["warm_start"]["steps"], found["optim"]["learning_rate"]) == (7, 3e-4)
+    assert (found["sft"]["steps"], found["optim"]["learning_rate"]) == (7, 3e-4)
     assert (found["model"]["dtype"], found["eval"]["greedy"]) == ("float32", True)
     said = said.partition("Each can be set")[0]
-    for name in ("warm_start.steps", "optim.learning_rate", "model.dtype", "eval.greedy"):
+    for name in ("sft.steps", "optim.learning_rate", "model.dtype", "eval.greedy"):
         assert name not in said
 
 
@@ -87,9 +87,9 @@ def test_presets_for_pretrained_models_stay(models, capsys, preset):
 
 def test_a_file_of_the_users_own_stands_and_is_warned_of(models, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("warm_start: {steps: 3800, learning_rate: 3.0e-3}")
+    (tmp_path / "mine.yaml").write_text("sft: {steps: 3800, learning_rate: 3.0e-3}")
     found, said = resolved(capsys, "mine.yaml", "--model.path", models / "small")
-    assert found["warm_start"]["steps"] == 3800
+    assert found["sft"]["steps"] == 3800
     assert "warning: 3800 supervised steps at a learning rate of 0.003 are meant for a small model from scratch" in said
 
 
@@ -117,4 +117,4 @@ def test_a_comparison_chooses_the_same(models, capsys):
     assert main([*argv, str(models / "small")]) == 0
     _, err = capsys.readouterr()
     assert err.count("settings chosen for a pretrained model") == 1
-    assert "warm_start.steps 200" in err
+    assert "sft.steps 200" in err

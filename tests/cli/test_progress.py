@@ -22,12 +22,12 @@ def test_a_line_every_half_minute_with_the_time_that_is_left():
     lines = Lines(said.append, clock)
     for second in range(0, 100):
         clock.now = 100.0 + second
-        lines.stage(f"warm start (loss {second / 100:.2f})", 10 + second, 210)
+        lines.stage(f"SFT (loss {second / 100:.2f})", 10 + second, 210)
     # 30 of 200 in 30 s; 60 in 60; 90 in 90.
     assert said == [
-        "warm start (loss 0.30): 40 of 210, about 3 min left",
-        "warm start (loss 0.60): 70 of 210, about 2 min left",
-        "warm start (loss 0.90): 100 of 210, about 2 min left",
+        "SFT (loss 0.30): 40 of 210, about 3 min left",
+        "SFT (loss 0.60): 70 of 210, about 2 min left",
+        "SFT (loss 0.90): 100 of 210, about 2 min left",
     ]
 
 

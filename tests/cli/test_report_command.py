@@ -10,9 +10,9 @@ from stapo.cli.main import main
 from stapo.run import RunDirectory
 
 SMALL = {
-    "warm_start.steps": 4,
-    "warm_start.episodes": 12,
-    "warm_start.batch_size": 8,
+    "sft.steps": 4,
+    "sft.episodes": 12,
+    "sft.batch_size": 8,
     "rollout.groups": 2,
     "rollout.group_size": 2,
     "optim.iterations": 2,

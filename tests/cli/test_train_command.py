@@ -145,7 +145,7 @@ ANSWER = "<think>I do the next step of my plan.</think><action>go to desk 1</act
 def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
     """A pretrained model with a chat template answers in <think> and <action>; entropies of one of them count.
 
-    A short warm start on demonstrations of that form is what makes this toy model answer so.
+    A short SFT on demonstrations of that form is what makes this toy model answer so.
     """
     folder = tmp_path / "model"
     policy = small_policy(architecture=architecture, hidden_size=32, vocab_size=420)
@@ -157,7 +157,7 @@ def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
         "agent": {"prompt": "compact", "response": "think_action", "history_length": 1, "max_prompt_tokens": 470,
                   "max_response_tokens": 40},
         "model": {"path": str(folder), "device": "cpu"},
-        "warm_start": {"steps": 40, "episodes": 6, "batch_size": 8, "learning_rate": 0.01, "curriculum": 0.5},
+        "sft": {"steps": 40, "episodes": 6, "batch_size": 8, "learning_rate": 0.01, "curriculum": 0.5},
         "rollout": {"groups": 2, "group_size": 3},
         "algorithm": {"name": "stapo", "outlier": {"tokens": tokens}},
         "optim": {"iterations": 1, "learning_rate": 1e-4},
@@ -186,7 +186,7 @@ def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
 def test_as_a_process_of_its_own(tmp_path):
     """The command as users call it, where no test has imported or registered anything."""
     small = {
-        "warm_start.steps": 2, "warm_start.episodes": 6, "warm_start.batch_size": 4, "rollout.groups": 1,
+        "sft.steps": 2, "sft.episodes": 6, "sft.batch_size": 4, "rollout.groups": 1,
         "rollout.group_size": 2, "optim.iterations": 1, "eval.episodes": 2, "env.max_steps": 2, "env.games_per_type": 2,
         "model.hidden_size": 16, "model.heads": 2,
     }  # fmt: skip

@@ -48,7 +48,7 @@ def write_runs(folder, plan, leave_out=()):
     for start in plan.starts:
         run = RunDirectory.create(start_folder(folder, start), {}, [])
         evaluation(run, 0, [start, 0, 0, 0])
-        run.finish("done", iterations=0, seconds={"warm_start": 1.0})
+        run.finish("done", iterations=0, seconds={"sft": 1.0})
     for cell in plan.cells:
         if cell in leave_out:
             continue
@@ -58,7 +58,7 @@ def write_runs(folder, plan, leave_out=()):
             row = {"iteration": i, "success": 0.5, "rows": 10 * i, "episodes": 4, "outlier": outlier}
             run.append("metrics", {**row, "response_tokens": 2.5})
         evaluation(run, 2, WON[cell.label, cell.seed])
-        run.finish("done", iterations=2, seconds={"warm_start": 0.0, "rl": 60.0})
+        run.finish("done", iterations=2, seconds={"sft": 0.0, "rl": 60.0})
 
 
 def test_numbers(tmp_path):
@@ -209,10 +209,10 @@ def test_seeds_share_starts():
 
 
 def test_settings_of_starts_and_cells(tmp_path):
-    plan = plan_for(base={**BASE, "warm_start": {**BASE["warm_start"], "steps": 9}})
+    plan = plan_for(base={**BASE, "sft": {**BASE["sft"], "steps": 9}})
     start, cell = plan.start_settings(1), plan.cell_settings(plan.cells[0], tmp_path)
-    assert (start["seed"], start["optim"]["iterations"], start["warm_start"]["steps"]) == (1, 0, 9)
-    assert (cell["seed"], cell["optim"]["iterations"], cell["warm_start"]["steps"]) == (0, 2, 0)
+    assert (start["seed"], start["optim"]["iterations"], start["sft"]["steps"]) == (1, 0, 9)
+    assert (cell["seed"], cell["optim"]["iterations"], cell["sft"]["steps"]) == (0, 2, 0)
     assert cell["model"]["path"] == str((tmp_path / "warm/00/checkpoints/final").resolve())
     assert not cell["eval"]["at_start"]
     assert plan.base["model"]["path"] is None
@@ -224,8 +224,8 @@ def test_a_model_of_the_user_is_used_as_it_is(tmp_path):
     plan = plan_for(base={**BASE, "model": {**BASE["model"], "path": "mine"}})
     assert plan.starts == [0]
     assert plan.cell_settings(plan.cells[-1], tmp_path)["model"]["path"] == "mine"
-    warm = {**BASE["warm_start"], "steps": 5}
-    plan = plan_for(base={**BASE, "model": {**BASE["model"], "path": "mine"}, "warm_start": warm})
+    warm = {**BASE["sft"], "steps": 5}
+    plan = plan_for(base={**BASE, "model": {**BASE["model"], "path": "mine"}, "sft": warm})
     assert plan.starts == [0, 1]
     assert plan.cell_settings(plan.cells[-1], tmp_path)["model"]["path"].endswith("warm/01/checkpoints/final")
 

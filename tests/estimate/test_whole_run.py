@@ -1,4 +1,4 @@
-"""A whole run by hand-worked numbers: warm start, evaluations, saves, disk; and this machine."""
+"""A whole run by hand-worked numbers: SFT, evaluations, saves, disk; and this machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORK = Workload(
     scored_by_reference=True, checkpointing=False, blind=False, critic=False,
 )  # fmt: skip
 AROUND = Around(
-    warm_steps=10, warm_rows=3, warm_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
+    sft_steps=10, sft_rows=3, sft_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
     checkpoints=3,
 )  # fmt: skip
 SPEED = Speed(read=0.1, train=0.5, step=1.0, answered=0.25)
@@ -40,11 +40,11 @@ def test_an_iteration_by_hand():
 
 def test_a_whole_run_by_hand():
     found = run_seconds(SMALL, WORK, AROUND, SPEED)
-    assert found["warm start"] == pytest.approx(10 * 3 * 12 * 0.5)
+    assert found["SFT"] == pytest.approx(10 * 3 * 12 * 0.5)
     assert found["iterations"] == pytest.approx(7 * 184)
     # Eight episodes of five steps, of which four fit a batch: 400 tokens read, 40 / 4 * 2 steps.
     assert found["evaluations"] == pytest.approx((400 * 0.1 + 20 * 2) / 8 * 10)
-    # 364 weights: 2 bytes each, 12 of the optimizer. Seven saves, and 180 s of warm start with one in 100 s.
+    # 364 weights: 2 bytes each, 12 of the optimizer. Seven saves, and 180 s of SFT with one in 100 s.
     assert save_bytes(SMALL, WORK) == 364 * 14
     assert found["saves"] == pytest.approx((7 + 1.8) * 364 * 14 / WRITING)
     assert found["all"] == pytest.approx(sum(v for k, v in found.items() if k != "all"))
@@ -62,7 +62,7 @@ def test_disk_by_hand():
 
 def test_what_a_preset_does_beside_its_iterations():
     found = around_of(load_config("tiny"))
-    assert (found.warm_steps, found.warm_rows) == (3800, 35)
+    assert (found.sft_steps, found.sft_rows) == (3800, 35)
     # 500 episodes, sampled and greedy, before and after; 120 of both after 10, 20 and 30 iterations.
     assert (found.full_evaluations, found.quick_evaluations) == (2000, 3 * 240)
     assert (found.saves, found.keep_saves, found.checkpoints) == (40, 2, 2)
@@ -97,7 +97,7 @@ def test_this_machine_is_measured_and_comes_first(capsys):
     for shown in (
         "estimate for this machine (cpu)",
         "the whole run: about",
-        "warm start",
+        "SFT",
         "evaluations",
         "disk: about",
     ):

@@ -44,7 +44,7 @@ def test_the_parts_by_hand():
     assert need(lora=LoraConfig(rank=1), all_trained=True).gradients == 4000
     assert need(reference=False).on_device == 16_000
     assert need(reference=True, critic=True).critic == 4000 + 4000 + 8000
-    # Of adapters, whatever a warm start trains; without a head of its own.
+    # Of adapters, whatever SFT trains; without a head of its own.
     assert need(critic=True, all_trained=True, lora=LoraConfig(rank=1)).critic == 4000 + 160
     untied = memory_need(replace(SIZE, untied_head=100), ModelConfig(), reference=False, critic=True, all_trained=False)
     assert untied.critic == 900 * 16

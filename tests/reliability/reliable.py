@@ -33,7 +33,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "alfworld": {
         "env": {"name": "alfworld", "options": {"scenes": "tiny", "games_per_type": 4, "max_steps": 5}},
         "agent": {"prompt": "compact", "response": "action", "max_prompt_tokens": 600, "max_response_tokens": 6},
-        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
+        "sft": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
         "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
     },
     "search": {
@@ -45,7 +45,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
             "max_prompt_tokens": 600,
             "max_response_tokens": 10,
         },
-        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005, "curriculum": 0.0},
+        "sft": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005, "curriculum": 0.0},
         "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
     },
     "webshop": {
@@ -58,7 +58,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
             "max_prompt_tokens": 900,
             "max_response_tokens": 8,
         },
-        "warm_start": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
+        "sft": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005},
         "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible", "reward_scale": 1.0},
         "eval": {"split": "test", "episodes": 4, "every": 2, "quick_episodes": 2},
     },
@@ -257,7 +257,7 @@ def contents(run: RunDirectory) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.path.rglob("*.safetensors")):
         found[str(path.relative_to(run.path))] = path.read_bytes()
-    for name in ("warm_start", "metrics", "evals", "failures"):
+    for name in ("sft", "metrics", "evals", "failures"):
         found[name] = without_clock(run.rows(name))
     for path in run.transcripts():
         found[path.name] = path.read_bytes()

@@ -41,7 +41,7 @@ def cut_off_and_gone_on_with(tmp_path, data, every):
     assert run(argv, log, lambda: copying(tmp_path)) == 0, log.read_text()
     expected = contents(RunDirectory(tmp_path / "whole"))
     copies = sorted((tmp_path / "copies").iterdir())
-    # Warm start, start, evaluations, iterations: all of them for one algorithm, some for the others.
+    # SFT, start, evaluations, iterations: all of them for one algorithm, some for the others.
     assert len(copies) >= 9
     for copy in copies if every == 1 else copies[2::every]:
         assert run(["resume", str(copy), "--quiet"], log) == 0, log.read_text()
@@ -50,13 +50,13 @@ def cut_off_and_gone_on_with(tmp_path, data, every):
 
 
 def test_a_template_that_writes_the_date(tmp_path):
-    """The run is stopped within its warm start and within RL, and gone on with on other days."""
+    """The run is stopped within SFT and within RL, and gone on with on other days."""
     policy = build_policy(ModelConfig(device="cpu", **SMALL), TEXTS, 1300, 0)
     policy.tokenizer.chat_template = LLAMA
     policy.save(tmp_path / "model")
     data = settings("alfworld", "grpo", agent__max_prompt_tokens=1200)
     data["model"] = {"path": str(tmp_path / "model"), "device": "cpu"}
-    data["warm_start"] |= {"steps": 20, "episodes": 6}
+    data["sft"] |= {"steps": 20, "episodes": 6}
     data["env"]["options"]["max_steps"] = 2
     data["optim"]["iterations"] = 2
     data["eval"] = {"episodes": 2}
@@ -74,13 +74,13 @@ def test_a_template_that_writes_the_date(tmp_path):
     for copy in (copies[0], copies[stages.index("rl")]):
         assert run(["resume", str(copy), "--quiet"], log, at("2026-02-03 00:10")) == 0, log.read_text()
         assert_same(expected, contents(RunDirectory(copy)))
-    assert stages[0] == "warm_start"
+    assert stages[0] == "sft"
     # The date does reach the numbers: another run, of another day, is another one.
     argv = ["train", str(source), "--quiet", "--out", str(tmp_path / "later"), "--optim.iterations", "0"]
     assert run(argv, log, at("2026-02-03 00:10")) == 0, log.read_text()
     later = contents(RunDirectory(tmp_path / "later"))
-    assert len(later["warm_start"]) == len(expected["warm_start"])
-    assert later["warm_start"] != expected["warm_start"]
+    assert len(later["sft"]) == len(expected["sft"])
+    assert later["sft"] != expected["sft"]
 
 
 def test_the_comparison_sees_a_difference(tmp_path):

@@ -116,7 +116,7 @@ def test_killed_before_any_file_operation_of_a_run(tmp_path):
 
 
 def test_an_interrupted_creation_is_begun_again(tmp_path):
-    data = settings(optim__iterations=0, warm_start__steps=5)
+    data = settings(optim__iterations=0, sft__steps=5)
     source, folder = write_settings(tmp_path, data), tmp_path / "run"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
     for number in range(1, 9):

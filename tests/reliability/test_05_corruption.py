@@ -150,10 +150,10 @@ def test_rows_that_are_gone(damaged, tmp_path):
 
 def test_all_rows_gone(damaged, tmp_path):
     made, _ = damaged
-    (made.path / "warm_start.jsonl").unlink()
+    (made.path / "sft.jsonl").unlink()
     code, text = resume(made, tmp_path)
     assert code == 1
-    assert "warm_start.jsonl' holds less than was written" in text
+    assert "sft.jsonl' holds less than was written" in text
 
 
 def test_half_a_line_at_the_end_is_cut_off(damaged, tmp_path):

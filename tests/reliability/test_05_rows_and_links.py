@@ -22,7 +22,7 @@ TINY = {
     **ENVIRONMENTS["alfworld"],
     "seed": 3,
     "model": {**COMMON["model"], "hidden_size": 8, "intermediate_size": 8, "vocab_size": 300},
-    "warm_start": {"steps": 2, "episodes": 6, "batch_size": 2},
+    "sft": {"steps": 2, "episodes": 6, "batch_size": 2},
     "rollout": {"groups": 1, "group_size": 2},
     "optim": {"iterations": 2, "mini_batch": 8},
     "eval": {"episodes": 2, "every": 1, "quick_episodes": 1, "greedy": False},
@@ -146,7 +146,7 @@ def test_hashes_grow_with_the_files_and_are_those_of_all_bytes(tmp_path):
 
 def test_the_record_is_sealed_with_its_save(run):
     save = RunDirectory(run).saves.complete()[0]
-    assert {"metrics.jsonl", "evals.jsonl", "eval_episodes.jsonl", "warm_start.jsonl"} <= read_record(save).keys()
+    assert {"metrics.jsonl", "evals.jsonl", "eval_episodes.jsonl", "sft.jsonl"} <= read_record(save).keys()
     (save / "rows.json").write_text('{"files": {}}')
     assert "rows.json" in RunDirectory(run).remarks()[0]
 

@@ -78,7 +78,7 @@ def test_more_iterations(tmp_path):
         assert run(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
         assert "optim.iterations: 2 -> 4" in (tmp_path / "log").read_text()
         longer, expected = contents(part), contents(whole)
-        for key in ("metrics", "checkpoints/final/model.safetensors", "iteration-00004.jsonl", "warm_start"):
+        for key in ("metrics", "checkpoints/final/model.safetensors", "iteration-00004.jsonl", "sft"):
             assert longer[key] == expected[key], (name, key)
         assert part.checkpoints() == ["start", "iteration-00002", "final"]
         assert [r["iteration"] for r in part.rows("evals") if r["mode"] == "greedy"] == [0, 2, 4]

@@ -33,19 +33,19 @@ def undisturbed(tmp_path_factory):
 
 
 @pytest.mark.parametrize("signum", SIGNALS, ids=lambda s: s.name)
-@pytest.mark.parametrize("where", ["warm start", "iteration"])
+@pytest.mark.parametrize("where", ["SFT", "iteration"])
 def test_stops_at_a_safe_point_and_goes_on(tmp_path, undisturbed, signum, where):
     source, folder, log = write_settings(tmp_path, settings()), tmp_path / "run", tmp_path / "log"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
     pid = start(argv, log)
-    file = folder / ("warm_start.jsonl" if where == "warm start" else "metrics.jsonl")
+    file = folder / ("sft.jsonl" if where == "SFT" else "metrics.jsonl")
     wait_for(file.exists)
     os.kill(pid, signum)
     assert wait(pid, 40) == SIGNALS[signum], log.read_text()
     text = log.read_text()
-    # A step of the warm start is dropped, and done again; an iteration is brought to its end.
-    at_once, at_its_end = "stopped within the warm start", f"{signum.name}: stopping after what is in progress, in 30 s"
-    assert at_its_end in text or (where == "warm start" and at_once in text)
+    # A step of SFT is dropped, and done again; an iteration is brought to its end.
+    at_once, at_its_end = "stopped within SFT", f"{signum.name}: stopping after what is in progress, in 30 s"
+    assert at_its_end in text or (where == "SFT" and at_once in text)
     assert "Traceback" not in text
     made = RunDirectory(folder)
     assert made.info()["status"] == "stopped"
@@ -134,7 +134,7 @@ def test_one_writer_at_a_time(tmp_path):
     source, folder, log = write_settings(tmp_path, settings()), tmp_path / "run", tmp_path / "log"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
     pid = start(argv, log)
-    wait_for((folder / "warm_start.jsonl").exists)
+    wait_for((folder / "sft.jsonl").exists)
     assert run(argv, tmp_path / "second") == 2
     assert f"is going on in another process ({pid})" in (tmp_path / "second").read_text()
     assert kill(pid) == -signal.SIGKILL

@@ -59,7 +59,7 @@ def write_present() -> None:
     import yaml
     from reliable import copying, run, settings
 
-    data = settings(optim__iterations=2, warm_start__steps=3, warm_start__episodes=6)
+    data = settings(optim__iterations=2, sft__steps=3, sft__episodes=6)
     data["model"] |= {"hidden_size": 8, "intermediate_size": 8, "vocab_size": 300}
     data["eval"] = {"episodes": 1, "greedy": False}
     data["log"] |= {"transcript_every": 0, "save_seconds": 1000.0}

@@ -78,7 +78,7 @@ def outage():
 
 def test_training_goes_on_and_every_kind_is_counted(tmp_path, outage):
     server, seen = outage
-    data = settings("search", optim__iterations=2, warm_start__steps=4, eval__every=1, eval__quick_episodes=2)
+    data = settings("search", optim__iterations=2, sft__steps=4, eval__every=1, eval__quick_episodes=2)
     data["env"] = {
         "name": "always-searching",
         "options": {"topk": 1, "max_steps": 3, "retriever": server.url, "retriever_seconds": SECONDS},

@@ -2,7 +2,7 @@
 
 1. Whatever an environment in this process raises, a run that has ended is not `running`.
 2. A start that trained nothing gives its folder to the same command with other settings; one that trained does not.
-3. Ctrl-C in the warm start stops within it, says how to go on, and that ends as if nobody had stopped it.
+3. Ctrl-C in SFT stops within it, says how to go on, and that ends as if nobody had stopped it.
 4. Without a terminal, every long stage says in lines how far it is and how long it takes yet.
 """
 
@@ -42,7 +42,7 @@ def diseased(model, folder, strikes, **changes):
         "eval__at_start": False,
         "eval__episodes": 2,
         "eval__greedy": False,
-        "warm_start": TEACHING,
+        "sft": TEACHING,
     }
     return toy_settings(model, **{**given, **changes})
 
@@ -87,9 +87,9 @@ def test_a_run_that_trained_keeps_its_folder(tmp_path, toy_model):
     assert (made.info()["status"], made.config()["seed"], made.rows("failures")) == ("failed", 0, rows)
 
 
-def test_ctrl_c_in_the_warm_start_of_a_real_command(tmp_path):
+def test_ctrl_c_in_sft_of_a_real_command(tmp_path):
     data = settings(
-        warm_start__steps=200,
+        sft__steps=200,
         # So that what is saved is saved by the stop.
         log__save_seconds=1000.0,
         optim__iterations=1,
@@ -102,7 +102,7 @@ def test_ctrl_c_in_the_warm_start_of_a_real_command(tmp_path):
         process = subprocess.Popen(argv, stdout=file, stderr=file, start_new_session=True)
     try:
         end = time.monotonic() + 120
-        while not (folder / "warm_start.jsonl").exists():
+        while not (folder / "sft.jsonl").exists():
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.005)
         asked = time.monotonic()
@@ -113,12 +113,12 @@ def test_ctrl_c_in_the_warm_start_of_a_real_command(tmp_path):
     said = log.read_text()
     assert time.monotonic() - asked < 30, said
     assert "Traceback" not in said
-    assert "stopped within the warm start, with everything saved" in said
+    assert "stopped within SFT, with everything saved" in said
     made = RunDirectory(folder)
     assert made.info()["status"] == "stopped"
     state = read_state(made.saves.complete()[0])
-    assert (state.stage, state.iteration) == ("warm_start", 0)
-    assert 10 <= state.warm_step < 200
+    assert (state.stage, state.iteration) == ("sft", 0)
+    assert 10 <= state.sft_step < 200
     (line,) = [line for line in said.splitlines() if "stapo resume" in line]
     assert run(shlex.split(line.partition("stapo ")[2]), log) == 0, log.read_text()
     assert_same(undisturbed, contents(made))
@@ -137,13 +137,13 @@ class Clock:
 def test_without_a_terminal_every_long_stage_says_how_far_it_is(tmp_path, toy_model, capsys):
     """A run in which every look at the clock takes a second."""
     data = diseased(
-        toy_model, tmp_path, {}, warm_start={"steps": 90, "episodes": 90, "batch_size": 2}, eval__episodes=90,
+        toy_model, tmp_path, {}, sft={"steps": 90, "episodes": 90, "batch_size": 2}, eval__episodes=90,
         eval__batch=2, eval__split="train",
     )  # fmt: skip
     with ConsoleWatcher(quiet=True, iterations=1, clock=Clock()) as watcher:
         config = from_data(RunConfig, data)
         train_run(config, tmp_path / "run", [], watcher)
     said = capsys.readouterr().err
-    for stage in ("demonstrations", "reading demonstrations", "warm start", "evaluation"):
+    for stage in ("demonstrations", "reading demonstrations", "SFT", "evaluation"):
         lines = [line for line in said.splitlines() if line.startswith(stage) and "left" in line]
         assert lines, said

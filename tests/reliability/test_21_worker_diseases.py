@@ -50,7 +50,7 @@ def settings(model, folder, strikes, **changes):
         "rollout__retries": 4,
         "rollout__group_size": 2,
         "rollout__env_deadline": 3.0 if ill else 60.0,
-        "warm_start": {"steps": 4, "episodes": 4, "batch_size": 4, "stop_at": 0.99, "probe_every": 2,
+        "sft": {"steps": 4, "episodes": 4, "batch_size": 4, "stop_at": 0.99, "probe_every": 2,
                        "probe_episodes": 2, "anneal_steps": 0, "curriculum": 0.0},
         "optim__iterations": 1,
         "eval__episodes": 3,

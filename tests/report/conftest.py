@@ -30,7 +30,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         *,
         metrics: list[dict[str, Any]] | None = None,
         evals: list[dict[str, Any]] | None = EVALS,
-        warm_start: list[dict[str, Any]] | None = None,
+        sft: list[dict[str, Any]] | None = None,
         transcripts: dict[int, list[dict[str, Any]]] | None = None,
         status: str = "done",
         config: dict[str, Any] | None = None,
@@ -44,7 +44,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             loss = [{"step": 10, "loss": 3.0}, {"step": 20, "loss": 1.0}]
             siblings = {i: [trajectory(i), trajectory(i, member=1)] for i in (1, 3)}
             parts["metrics"] = [metrics_row(i) for i in (1, 2, 3)] if metrics is None else metrics
-            parts["warm_start"] = loss if warm_start is None else warm_start
+            parts["sft"] = loss if sft is None else sft
             records = siblings if transcripts is None else transcripts
             (run.path / "transcripts").mkdir()
             parts |= {f"transcripts/iteration-{i:05d}": rows for i, rows in records.items()}

@@ -8,7 +8,7 @@ CONFIG: dict[str, Any] = {
     "seed": 3,
     "env": {"name": "maze", "split": "train", "options": {}},
     "model": {"path": None, "dtype": "float32"},
-    "warm_start": {"steps": 20},
+    "sft": {"steps": 20},
     "rollout": {"groups": 2, "group_size": 2},
     "algorithm": {"name": "stapo", "outlier": {"select": "iqr"}, "selective": {"alpha": 0.01}},
     "optim": {"iterations": 3, "grad_clip": 1.0},

@@ -152,7 +152,7 @@ def test_a_run_without_anything_has_a_page(make_run, status):
     assert "No iteration was logged yet" in words
     assert "No transcript was written" in words
     assert "No evaluation was logged" in words
-    assert "no warm start" in words
+    assert "no SFT" in words
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -204,7 +204,7 @@ def test_rows_full_of_nulls(make_run):
     metrics = [hollow(metrics_row(1)) | {"iteration": 1}]
     evals = [hollow(eval_row(0, "sampled", 0.1)) | {"iteration": 0, "mode": "sampled"}]
     record = hollow(trajectory(1))
-    page = page_of(make_run(metrics=metrics, evals=evals, transcripts={1: [record]}, warm_start=[{"step": None}]))
+    page = page_of(make_run(metrics=metrics, evals=evals, transcripts={1: [record]}, sft=[{"step": None}]))
     assert page.tags["figure"] == 18
 
 
@@ -232,7 +232,7 @@ def test_one_iteration_is_enough_for_every_plot(make_run):
 
 
 @pytest.mark.usefixtures("no_plots")
-@pytest.mark.parametrize("name", ["metrics", "evals", "warm_start", "transcripts/iteration-00001"])
+@pytest.mark.parametrize("name", ["metrics", "evals", "sft", "transcripts/iteration-00001"])
 def test_damaged_files_are_named_and_the_rest_is_shown(make_run, name):
     run = make_run()
     path = run.path / f"{name}.jsonl"

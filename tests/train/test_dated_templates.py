@@ -25,7 +25,7 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.run import RunDirectory
 from stapo.training.interrupt import Interrupts
 from stapo.training.loop import SilentCallback, Trainer
-from stapo.training.preparation import WarmStage
+from stapo.training.preparation import SFTStage
 from toy_world import small_policy, toy_settings
 
 START = "2026-01-31T23:50:00"
@@ -108,7 +108,7 @@ def test_whatever_is_done_with_a_run_has_its_date(model, tmp_path, on_day, monke
     first.train()
     on_day("2026-02-03T00:10:00")
     again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path), SilentCallback())
-    stage = WarmStage(config, run, again.policy, SilentCallback(), Interrupts(0.0), None)
+    stage = SFTStage(config, run, again.policy, SilentCallback(), Interrupts(0.0), None)
     evaluated = saved_policy(run, config, "final").collector()
     asked = []
     monkeypatch.setattr(diagnoses, "measure", recording(diagnoses.measure, asked))

@@ -78,7 +78,7 @@ def test_no_number_is_out_of_all_bounds(path, value):
         from_data(RunConfig, nested(path, value))
 
 
-@pytest.mark.parametrize("key", ["optim", "warm_start"])
+@pytest.mark.parametrize("key", ["optim", "sft"])
 @pytest.mark.parametrize(
     "value", [3e38, "3e38", 1.5, 0, -1e-3, "1e-400", "-1e-3", "nan", "infinity", "", " 1", "1_0", "１"]
 )

@@ -216,7 +216,7 @@ def test_every_iteration_draws_anew(toy_model, tmp_path):
 def test_the_reference_is_a_frozen_copy_without_dropout(toy_model, tmp_path):
     config = from_data(RunConfig, toy_settings(toy_model))
     policy = load_policy(str(toy_model), config.model)
-    policy.model.train()  # as a warm start leaves it
+    policy.model.train()  # as SFT leaves it
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
     reference = Trainer(config, policy, run, SilentCallback()).updater.scorer.reference
     assert reference is not policy.model
@@ -355,7 +355,7 @@ def test_generated_alfworld_from_nothing_to_a_finished_run(tmp_path):
         "agent": {"prompt": "compact", "response": "action", "max_prompt_tokens": 600, "max_response_tokens": 8},
         "model": {"architecture": "qwen3", "hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32,
                   "vocab_size": 400, "device": "cpu"},
-        "warm_start": {"steps": 6, "episodes": 12, "batch_size": 8},
+        "sft": {"steps": 6, "episodes": 12, "batch_size": 8},
         "rollout": {"groups": 2, "group_size": 3, "anchor": "observation_and_admissible"},
         "optim": {"iterations": 2, "learning_rate": 1e-3},
         "eval": {"episodes": 6},
@@ -365,12 +365,12 @@ def test_generated_alfworld_from_nothing_to_a_finished_run(tmp_path):
     run = RunDirectory.open(tmp_path / "run")
     assert run.info()["status"] == "done"
     assert [row["iteration"] for row in run.rows("metrics")] == [1, 2]
-    assert run.rows("warm_start")
+    assert run.rows("sft")
     assert run.rows("evals") == outcome.evaluations
     assert [(r["iteration"], r["mode"]) for r in outcome.evaluations] == [
         (0, "sampled"), (0, "greedy"), (2, "sampled"), (2, "greedy"),
     ]  # fmt: skip
-    assert set(outcome.seconds) == {"warm_start", "rl"}
+    assert set(outcome.seconds) == {"sft", "rl"}
     record = json.loads(run.transcripts()[0].read_text().splitlines()[0])
     assert record["goal"].rstrip(".") not in record["steps"][0]["blind_prompt"]
     assert record["task_id"].startswith("generated-tiny/train/")

@@ -86,7 +86,7 @@ def test_what_hydra_cannot_say(value):
     "changes, message",
     [
         ({"model": ModelConfig()}, "model.path is not set"),
-        ({"warm_start": SFTConfig(steps=10)}, "warm_start.steps is 10"),
+        ({"sft": SFTConfig(steps=10)}, "sft.steps is 10"),
         ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),

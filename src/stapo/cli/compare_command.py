@@ -32,8 +32,8 @@ arguments:
   PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file
   --algorithms A B     any of 'stapo algorithms'
   --seeds 0 1 2        of the runs (default: 0 1 2)
-  --warm-starts W      different starts; seed s begins with start s modulo W (default: one per seed, at most 3). A model
-                       of your own (--model.path) without warm start is the start of all.
+  --starts W      different starts; seed s begins with start s modulo W (default: one per seed, at most 3). A model
+                       of your own (--model.path) without SFT is the start of all.
   --vary SETTING=V,V   more variants: each algorithm with each value, e.g. --vary algorithm.outlier.lam=1.0,1.5,3.0;
                        several settings give every combination, and those joined by + take each value
                        together
@@ -121,7 +121,7 @@ def _folder(name: str, plan: Plan) -> Path:
 
 
 def _check_tasks(plan: Plan) -> None:
-    """Look up environment and splits: a typo costs a second, not a warm start."""
+    """Look up environment and splits: a typo costs a second, not SFT."""
     from stapo.envs import make
 
     env = make(plan.base["env"]["name"], **plan.base["env"]["options"])

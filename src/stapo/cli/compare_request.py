@@ -35,7 +35,7 @@ class Request:
         source: preset or file; None where it was not named.
         algorithms: names; empty where none was named.
         seeds: of the runs; None where none was named.
-        starts: `--warm-starts`.
+        starts: `--starts`.
         jobs: runs at a time; None chooses.
         out: folder; None chooses.
         baseline: variant that the others are compared with; None takes the first.
@@ -74,7 +74,7 @@ def read_request(argv: list[str]) -> Request:
     algorithms, args = take_list(args, "--algorithms", needs="names; see 'stapo algorithms'")
     seeds, args = take_list(args, "--seeds", needs="whole numbers, e.g. --seeds 0 1 2")
     vary, args = take_list(args, "--vary", needs="SETTING=VALUE,VALUE,..., e.g. algorithm.outlier.lam=1.0,1.5")
-    starts, args = take_flag(args, "--warm-starts", needs="a number")
+    starts, args = take_flag(args, "--starts", needs="a number")
     jobs, args = take_flag(args, "--jobs", needs="a number")
     out, args = take_flag(args, "--out", needs="a folder")
     baseline, args = take_flag(args, "--baseline", needs="the label of a variant")
@@ -93,7 +93,7 @@ def read_request(argv: list[str]) -> Request:
         source=source,
         algorithms=_algorithms(algorithms),
         seeds=None if seeds is None else _seeds(seeds),
-        starts=None if starts is None else _whole("--warm-starts", starts, 1),
+        starts=None if starts is None else _whole("--starts", starts, 1),
         jobs=None if jobs is None else _whole("--jobs", jobs, 1),
         out=None if out is None else Path(out),
         baseline=baseline,

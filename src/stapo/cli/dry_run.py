@@ -63,16 +63,16 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
 
 def around_of(config: RunConfig) -> Around:
     """What a run does beside its iterations."""
-    warm, plan, log, n = config.warm_start, config.eval, config.log, config.optim.iterations
+    sft, plan, log, n = config.sft, config.eval, config.log, config.optim.iterations
     modes = 1 + (plan.greedy and plan.temperature > 0)
     full = (plan.episodes or _TASKS) * modes * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
     # Blind prompts are imitated, too; measurements for `stop_at` play episodes.
-    probes = warm.steps // warm.probe_every * warm.probe_episodes if warm.steps and warm.stop_at < 1 else 0
+    probes = sft.steps // sft.probe_every * sft.probe_episodes if sft.steps and sft.stop_at < 1 else 0
     return Around(
-        warm_steps=warm.steps,
-        warm_rows=round(warm.batch_size * (1 + warm.blind_fraction)),
-        warm_save_seconds=log.save_seconds,
+        sft_steps=sft.steps,
+        sft_rows=round(sft.batch_size * (1 + sft.blind_fraction)),
+        sft_save_seconds=log.save_seconds,
         full_evaluations=full,
         quick_evaluations=between * plan.quick_episodes * modes + probes,
         saves=-(-n // log.save_every),
@@ -170,7 +170,7 @@ def workload(config: RunConfig) -> Workload:
         checkpointing=model.gradient_checkpointing,
         blind=algorithm.selective_on,
         critic=algorithm.needs_critic,
-        all_trained=config.warm_start.steps > 0,
+        all_trained=config.sft.steps > 0,
         vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
     )
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any
 
 from stapo import __version__
 from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
 from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
+from stapo.former_names import FormerNameWarning, with_present_flags
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
@@ -20,7 +24,7 @@ _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
 _SECONDS_BETWEEN_LINES = 3.0
 
 _COMMANDS = {
-    "train": "train an agent: warm start, RL, evaluation, report",
+    "train": "train an agent: SFT, RL, evaluation, report",
     "resume": "go on with a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
     "compare": "train several algorithms with several seeds from the same starts, and compare them",
@@ -91,19 +95,42 @@ def _run(args: list[str]) -> int:
             f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
         )
         return 2
+    args, former = with_present_flags(args)
+    for flag in dict.fromkeys(former):
+        streams.complain(f"warning: {flag} has another name now, {with_present_flags([flag])[0][0]}; this one will go.")
     try:
         guard_secrets(args[1:])
         # Each command imports what it needs: `stapo --help` must not wait for torch.
         command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
         listen(_say_now_and_then(time.monotonic()))
         listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
-        return command(args[1:])
+        with _former_names_said():
+            return command(args[1:])
     except StapoError as err:
         streams.complain(f"error: {_in_one_line(str(err))}")
         return 1 if isinstance(err, _FAILED_RUN) else 2
     except KeyboardInterrupt as err:
         streams.complain(f"interrupted: {_in_one_line(str(err))}" if str(err) else "interrupted")
         return int(getattr(err, "exit_code", 130))
+
+
+@contextmanager
+def _former_names_said() -> Iterator[None]:
+    """Inside, a former name of a setting is one line on stderr, once."""
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FormerNameWarning)
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if not issubclass(category, FormerNameWarning):
+                show(message, category, *where)
+            elif str(message) not in said:
+                said.add(str(message))
+                streams.complain(f"warning: {_in_one_line(str(message))}")
+
+        warnings.showwarning = say  # type: ignore[assignment]
+        yield
 
 
 def _in_one_line(text: str) -> str:

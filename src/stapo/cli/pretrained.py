@@ -1,6 +1,6 @@
 """What a preset for models from scratch becomes where a pretrained model is given: one rule, said when it is used.
 
-A preset that has a warm start and no `model.path` was tuned for a small model that knows nothing: thousands of
+A preset that has SFT and no `model.path` was tuned for a small model that knows nothing: thousands of
 supervised steps at rates that would wreck a pretrained model, limits in tokens of a tokenizer made for the environment,
 float32. With `--model.path` these settings, and no others, are chosen anew, by the size of the model and by the device.
 Whatever the user gives wins.
@@ -44,7 +44,7 @@ def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict
         args: the command line, whose own settings are laid over these.
     """
     path, _ = take_flag(args, "--model.path", needs="a folder or a name")
-    if path in (None, "None", "null") or preset.model.path or not preset.warm_start.steps or _is_file(source):
+    if path in (None, "None", "null") or preset.model.path or not preset.sft.steps or _is_file(source):
         return {}
     rank, _ = take_flag(args, "--model.lora.rank", needs="a number")
     device, _ = take_flag(args, "--model.device", needs="a device")
@@ -55,7 +55,7 @@ def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict
     chosen: dict[str, Any] = {
         "agent": _agent(preset, small),
         "model": {"dtype": "bfloat16" if on_gpu or has_bfloat16() else "float32"},
-        "warm_start": {"steps": 0},
+        "sft": {"steps": 0},
         "optim": {
             "learning_rate": (1e-5 if small else 1e-6) * (10 if adapters else 1),
             "micro_tokens": 16_384 if on_gpu else 4096,
@@ -64,7 +64,7 @@ def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict
         "log": {"threads": 0, "save_seconds": 300.0},
     }
     if small:
-        chosen["warm_start"] = {
+        chosen["sft"] = {
             "steps": 200, "episodes": 400, "batch_size": 16, "learning_rate": 1e-4, "curriculum": 0.0, "stop_at": 1.0,
         }  # fmt: skip
     if not on_gpu:
@@ -81,7 +81,7 @@ def said(chosen: Mapping[str, Any], args: list[str]) -> str:
     given |= {name.replace(".no_", ".") for name in given}
     flat = {f"{group}.{name}": value for group, values in chosen.items() for name, value in values.items()}
     shown = ", ".join(f"{name} {value}" for name, value in flat.items() if name not in given)
-    return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. --warm-start.steps 0."
+    return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. --sft.steps 0."
 
 
 def weights_of(path: str) -> int | None:
@@ -116,12 +116,12 @@ def _is_file(source: str) -> bool:
 
 
 def warning(config: RunConfig) -> str:
-    """What to say of a warm start that would wreck a pretrained model; "" where there is none."""
-    warm = config.warm_start
-    if config.model.path is None or not warm.steps or warm.learning_rate < _SCRATCH_RATE:
+    """What to say of SFT that would wreck a pretrained model; "" where there is none."""
+    sft = config.sft
+    if config.model.path is None or not sft.steps or sft.learning_rate < _SCRATCH_RATE:
         return ""
     return (
-        f"warning: {warm.steps} supervised steps at a learning rate of {warm.learning_rate:g} are meant for a small "
-        "model from scratch; model.path is a pretrained one. Usual are some 200 at 1e-4 (warm_start.steps, "
-        "warm_start.learning_rate)."
+        f"warning: {sft.steps} supervised steps at a learning rate of {sft.learning_rate:g} are meant for a small "
+        "model from scratch; model.path is a pretrained one. Usual are some 200 at 1e-4 (sft.steps, "
+        "sft.learning_rate)."
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RUNS = Path("runs")
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
 
-Warm start, RL, evaluation before and after, and a report, into a run directory. Killed or stopped at any moment, the
+SFT, RL, evaluation before and after, and a report, into a run directory. Killed or stopped at any moment, the
 same command goes on from the newest save and ends with the same numbers.
 
 arguments:
@@ -162,4 +162,4 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
     console.print(table)
     if evaluations:
         say(console, foreign(f"protocol: {evaluations[-1]['protocol']}; the standard error is the binomial one"), "dim")
-    console.print(f"warm start {seconds['warm_start']:.0f} s, RL with evaluations {seconds['rl']:.0f} s", style="dim")
+    console.print(f"SFT {seconds['sft']:.0f} s, RL with evaluations {seconds['rl']:.0f} s", style="dim")

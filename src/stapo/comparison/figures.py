@@ -90,7 +90,7 @@ def _evaluations(curves: Sequence[Curves], mode: str) -> Plot:
         key=f"evaluations-{mode}",
         title=f"Success in evaluations, {mode}",
         shows="Mean over seeds, with ± one standard deviation over seeds; hollow markers are shorter evaluations. The "
-        "start is that of the warm start, before RL.",
+        "start is that of SFT, before RL.",
         look_for="the order of the variants is that of the training curves.",
         bad_sign="training rises where evaluations stay: the training tasks are memorised.",
     )

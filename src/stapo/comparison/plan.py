@@ -15,6 +15,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
+from stapo.former_names import with_present_names
 from stapo.run.directory import require_plain, versions
 from stapo.training.state import differing
 
@@ -96,7 +97,7 @@ class Plan:
     @property
     def makes_starts(self) -> bool:
         """Whether starts are made, rather than only the evaluation of a model that the user gave."""
-        return self.base["model"]["path"] is None or self.base["warm_start"]["steps"] > 0
+        return self.base["model"]["path"] is None or self.base["sft"]["steps"] > 0
 
     @property
     def starts(self) -> list[int]:
@@ -124,7 +125,7 @@ class Plan:
         """Configuration of the run of a cell, in a comparison that lies in `folder`."""
         settings = _with(self.variant(cell.label).settings, seed=cell.seed, eval__at_start=False, log__threads=1)
         if self.makes_starts:
-            settings = _with(settings, model__path=str(checkpoint_of(folder, cell.start)), warm_start__steps=0)
+            settings = _with(settings, model__path=str(checkpoint_of(folder, cell.start)), sft__steps=0)
         if self.base["model"]["path"] is None and "compact" not in settings["agent"]["prompt"]:
             # A model that was built here has no chat template, though its prompts are written for one.
             settings = _with(settings, model__chat_template="none")
@@ -178,7 +179,7 @@ def extended(old: Plan, new: Plan, folder: Path) -> Plan:
     starts = {cell.seed: cell.start for cell in old.cells}
     for seed, start in {cell.seed: cell.start for cell in new.cells}.items():
         if starts.get(seed, start) != start:
-            lines.append(f"\n  start of seed {seed}: {starts[seed]} in the folder, {start} now (--warm-starts)")
+            lines.append(f"\n  start of seed {seed}: {starts[seed]} in the folder, {start} now (--starts)")
     if lines:
         raise ConfigError(
             f"'{folder}' holds a comparison with other settings:{''.join(lines)}\n"
@@ -336,7 +337,7 @@ def _check_names(plan: Plan) -> None:
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings with the defaults of those that came later."""
-    data: dict[str, Any] = to_data(from_data(RunConfig, settings))
+    data: dict[str, Any] = to_data(from_data(RunConfig, with_present_names(settings)[0]))
     return data
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -15,6 +16,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, read_yaml, to_data
 from stapo.documents import parse_yaml, shown
 from stapo.errors import ConfigError, unknown_name
+from stapo.former_names import SETTINGS, FormerNameWarning, with_present_names
 
 SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
 """What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
@@ -152,6 +154,10 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
         raise unknown_name("preset or file", source, preset_names())
     if not isinstance(data, dict):
         raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
+    data, former = with_present_names(data)
+    for name in former:
+        said = f"{key}: {name} is called {SETTINGS[name]} now; the former name is read for one more release."
+        warnings.warn(FormerNameWarning(said), stacklevel=2)
     if "extends" not in data:
         return data
     base = data.pop("extends")

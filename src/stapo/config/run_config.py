@@ -121,7 +121,7 @@ class RunConfig:
         env: environment and its options.
         agent: prompts, memory, response format.
         model: pretrained model or sizes of a small one.
-        warm_start: supervised fine-tuning on demonstrations before RL.
+        sft: supervised fine-tuning on demonstrations before RL.
         rollout: groups, group size, temperature.
         algorithm: credit, outliers, selective terms, loss; a preset name or its settings.
         optim: optimizer and length of the run.
@@ -133,7 +133,7 @@ class RunConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    warm_start: SFTConfig = field(default_factory=SFTConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     algorithm: AlgorithmConfig = field(default_factory=lambda: get_algorithm("stapo"))
     optim: OptimConfig = field(default_factory=OptimConfig)

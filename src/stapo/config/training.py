@@ -1,4 +1,4 @@
-"""Settings of the warm start, of the optimizer and of the loop around it."""
+"""Settings of SFT, of the optimizer and of the loop around it."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class SFTConfig:
     def __post_init__(self) -> None:
         for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
+                raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
         for field, least in (
             ("steps", 0),
             ("anneal_steps", 0),
@@ -163,10 +163,8 @@ class SFTConfig:
             ("batch_size", 1),
         ):
             if getattr(self, field) < least:
-                raise ConfigError(f"warm_start.{field} is {getattr(self, field)}, expected at least {least}.")
+                raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected at least {least}.")
         if not 0 < self.learning_rate <= 1:
-            raise ConfigError(
-                f"warm_start.learning_rate is {self.learning_rate}, expected a number above 0, at most 1."
-            )
+            raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
         if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"warm_start.weight_decay is {self.weight_decay}, expected a number of 0 or more.")
+            raise ConfigError(f"sft.weight_decay is {self.weight_decay}, expected a number of 0 or more.")

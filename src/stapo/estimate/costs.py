@@ -48,7 +48,7 @@ class Workload:
         checkpointing: activations are computed again in backward.
         blind: flagged rows are read a second time under the blind prompt.
         critic: a critic of the same size is trained.
-        all_trained: all weights are trained at some time, adapters or not (in a warm start).
+        all_trained: all weights are trained at some time, adapters or not (in SFT).
         vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
     """
 

@@ -1,4 +1,4 @@
-"""Time and disk of a whole run: warm start, rollouts and updates, evaluations, saves."""
+"""Time and disk of a whole run: SFT, rollouts and updates, evaluations, saves."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Around:
     """What a run does beside its iterations.
 
     Attributes:
-        warm_steps: optimizer steps of the warm start.
-        warm_rows: rows of each.
-        warm_save_seconds: seconds between its saves.
+        sft_steps: optimizer steps of SFT.
+        sft_rows: rows of each.
+        sft_save_seconds: seconds between its saves.
         full_evaluations: episodes of the evaluations at the start and at the end, all modes together.
         quick_evaluations: episodes of those in between.
         saves: times that the state is saved in RL.
@@ -27,9 +27,9 @@ class Around:
         checkpoints: policies that stay, start and end among them.
     """
 
-    warm_steps: int
-    warm_rows: int
-    warm_save_seconds: float
+    sft_steps: int
+    sft_rows: int
+    sft_save_seconds: float
     full_evaluations: int
     quick_evaluations: int
     saves: int
@@ -81,19 +81,19 @@ def run_seconds(shape: ModelShape, w: Workload, around: Around, how: Device | Sp
     batched = replace(w, episodes=max(1, min(128, around.full_evaluations)))
     evaluated = measured_seconds(batched, how) if isinstance(how, Speed) else seconds(shape, batched, how)
     per_episode = evaluated["generation"] / batched.episodes
-    tokens = around.warm_rows * (one.prompt + one.response)
+    tokens = around.sft_rows * (one.prompt + one.response)
     if isinstance(how, Speed):
         step = tokens * how.train
     else:
-        step = 3 * forward_flops(shape, tokens, one.prompt, around.warm_rows * one.response) / (0.35 * how.flops)
-    warm = around.warm_steps * step
+        step = 3 * forward_flops(shape, tokens, one.prompt, around.sft_rows * one.response) / (0.35 * how.flops)
+    sft = around.sft_steps * step
     size = save_bytes(shape, w)
-    saves = around.saves + (warm / around.warm_save_seconds if around.warm_save_seconds else around.warm_steps)
+    saves = around.saves + (sft / around.sft_save_seconds if around.sft_save_seconds else around.sft_steps)
     stages = {
-        "warm start": warm,
+        "SFT": sft,
         "iterations": parts["run"],
         "evaluations": per_episode * (around.full_evaluations + around.quick_evaluations),
-        "saves": (saves * size if around.warm_steps or w.iterations else 0.0) / WRITING,
+        "saves": (saves * size if around.sft_steps or w.iterations else 0.0) / WRITING,
     }
     stages["all"] = sum(stages.values())
     return stages

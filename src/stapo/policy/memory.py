@@ -61,7 +61,7 @@ def memory_need(
         config: type, adapters, place of the reference.
         reference: the algorithm needs one.
         critic: the algorithm needs one.
-        all_trained: all weights are trained at some time, adapters or not (in a warm start).
+        all_trained: all weights are trained at some time, adapters or not (in SFT).
     """
     return lasting_need(
         size if config.lora.rank else replace(size, adapters=0),

@@ -33,7 +33,7 @@ class RunLog:
         thinned: every how many iterations a row was kept.
         iterations_done: the last iteration that was logged.
         evals: a row per evaluation and mode.
-        warm_start: rows of step and loss.
+        sft: rows of step and loss.
         transcripts: transcript files, oldest first.
         remarks: what is missing or could not be read, as sentences.
     """
@@ -46,7 +46,7 @@ class RunLog:
     thinned: int
     iterations_done: int
     evals: list[Row]
-    warm_start: list[Row]
+    sft: list[Row]
     transcripts: list[Path]
     remarks: list[str] = field(default_factory=list)
 
@@ -73,7 +73,7 @@ def read_run(run: RunDirectory) -> RunLog:
     except RunDirectoryError as err:
         config = {}
         remarks.append(f"config.yaml cannot be read ({type(err).__name__}), so names and settings are missing.")
-    rows = {name: readable_rows(run.path / f"{name}.jsonl", remarks) for name in ("metrics", "evals", "warm_start")}
+    rows = {name: readable_rows(run.row_file(name), remarks) for name in ("metrics", "evals", "sft")}
     metrics = [row for row in rows["metrics"] if isinstance(row.get("iteration"), int)]
     if not metrics:
         remarks.append("No iteration was logged yet, so there are no curves.")
@@ -90,7 +90,7 @@ def read_run(run: RunDirectory) -> RunLog:
         thinned=step,
         iterations_done=metrics[-1]["iteration"] if metrics else 0,
         evals=[row for row in rows["evals"] if isinstance(row.get("iteration"), int) and row.get("mode")],
-        warm_start=rows["warm_start"],
+        sft=rows["sft"],
         transcripts=transcripts,
         remarks=remarks,
     )

@@ -105,8 +105,8 @@ def sentences(log: RunLog, compared: list[Comparison]) -> list[str]:
     if get("rollout.groups") and get("rollout.group_size"):
         size = f" of {get('rollout.groups')} task groups × {get('rollout.group_size')} attempts"
     start = "a pretrained model" if get("model.path") else "a small model"
-    if get("warm_start.steps"):
-        start += f" after {get('warm_start.steps')} supervised steps"
+    if get("sft.steps"):
+        start += f" after {get('sft.steps')} supervised steps"
     done = f"{log.iterations_done}" + (f" of {planned}" if planned not in (None, log.iterations_done) else "")
     text = [
         f"{get('algorithm.name', 'An unknown algorithm')} trained {start} on {get('env.name', 'an environment')} "
@@ -206,7 +206,7 @@ def _part(row: Row, task_type: str | None) -> Row:
 
 def _durations(info: Row) -> list[tuple[str, str]]:
     pairs = []
-    for key, label in (("warm_start", "warm start"), ("rl", "RL with evaluations")):
+    for key, label in (("sft", "SFT"), ("rl", "RL with evaluations")):
         if math.isfinite(seconds := number(lookup(info, f"seconds.{key}"))):
             pairs.append((label, duration(seconds)))
     if not pairs and info.get("started") and info.get("ended"):

@@ -1,4 +1,4 @@
-"""Plots of the optimizer, of time, and of the warm start."""
+"""Plots of the optimizer, of time, and of SFT."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from stapo.report.drawing import (
 
 
 def update_plots(log: RunLog) -> list[Plot]:
-    """Gradients, clipping, numerical agreement, seconds and warm start; the critic where the run has one."""
+    """Gradients, clipping, numerical agreement, seconds and SFT; the critic where the run has one."""
     critics = [critic(log)] if has_any(log.series("critic.mean_value")) else []
-    return [gradients(log), clipping(log), *critics, agreement(log), seconds(log), warm_start(log)]
+    return [gradients(log), clipping(log), *critics, agreement(log), seconds(log), sft(log)]
 
 
 def critic(log: RunLog) -> Plot:
@@ -179,20 +179,20 @@ def seconds(log: RunLog) -> Plot:
     return plot.drawn(draw)
 
 
-def warm_start(log: RunLog) -> Plot:
-    """Loss of the supervised warm start."""
-    steps = np.array([number(row.get("step")) for row in log.warm_start])
-    loss = np.array([number(row.get("loss")) for row in log.warm_start])
+def sft(log: RunLog) -> Plot:
+    """Loss of SFT."""
+    steps = np.array([number(row.get("step")) for row in log.sft])
+    loss = np.array([number(row.get("loss")) for row in log.sft])
     plot = Plot(
-        key="warm-start",
-        title="Warm start",
+        key="sft",
+        title="SFT",
         shows="Cross-entropy of the expert's actions in the supervised steps before RL, mean over the steps between "
-        "two points. A step up in the middle is the change to full prompts (warm_start.curriculum).",
+        "two points. A step up in the middle is the change to full prompts (sft.curriculum).",
         look_for="a fall that flattens out.",
         bad_sign="still falling steeply at the end: more steps would give RL a better start.",
     )
     if not has_any(loss[np.isfinite(steps)] if len(loss) else loss):
-        return plot.without("The run had no warm start, or it was interrupted before its first steps.")
+        return plot.without("The run had no SFT, or it was interrupted before its first steps.")
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         line(axes[0], steps, loss, color=BLUE)

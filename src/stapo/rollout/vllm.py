@@ -81,7 +81,7 @@ class VllmSampler:
         self._stale, self._asleep = True, False
         self._sent: tuple[float, float] | None = None
         with tempfile.TemporaryDirectory() as folder:
-            # Weights come from the policy, which may be no folder's: after a warm start, a resume, with adapters.
+            # Weights come from the policy, which may be no folder's: after SFT, a resume, with adapters.
             policy.model.config.save_pretrained(folder)
             try:
                 self._llm: Any = self._vllm.LLM(

@@ -31,6 +31,7 @@ from typing import Any
 
 import yaml
 
+from stapo import former_names
 from stapo.atomic_io import (
     append_whole,
     cut_off,
@@ -54,8 +55,8 @@ from stapo.texts import hide_known_secrets
 
 FORMAT_VERSION = 1
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
-TRAINING_ROWS = ("warm_start", "metrics", "evals", "eval_episodes", "failures")
-ROW_FILES = tuple(f"{name}.jsonl" for name in (*TRAINING_ROWS, "extra-evals"))
+TRAINING_ROWS = ("sft", "metrics", "evals", "eval_episodes", "failures")
+ROW_FILES = tuple(f"{name}.jsonl" for name in (*TRAINING_ROWS, *former_names.ROWS.values(), "extra-evals"))
 NAMES = (
     LOCK_NAME,
     "config.yaml",
@@ -141,6 +142,8 @@ class RunDirectory:
             raise RunDirectoryError(f"'{self.path / 'run.json'}' cannot be read: {reason_of(err)}.") from err
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{self.path / 'run.json'}' holds {type(data).__name__}, expected an object.")
+        if isinstance(data.get("seconds"), dict):
+            data["seconds"] = former_names.with_present_names(data["seconds"])[0]
         return data
 
     def started(self) -> datetime:
@@ -221,7 +224,7 @@ class RunDirectory:
             raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected a mapping of settings.")
-        return data
+        return former_names.with_present_names(data)[0]
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Append one row to `NAME.jsonl`; non-finite numbers become null."""
@@ -234,10 +237,10 @@ class RunDirectory:
             RunDirectoryError: they cannot be written; earlier rows are untouched.
         """
         try:
-            append_whole(self.path / f"{name}.jsonl", b"".join(map(_line, rows)))
+            append_whole(self.row_file(name), b"".join(map(_line, rows)))
         except OSError as err:
             raise RunDirectoryError(
-                f"'{self.path / name}.jsonl' cannot be written: {err.strerror or err}. Its earlier rows are untouched."
+                f"'{self.row_file(name)}' cannot be written: {err.strerror or err}. Its earlier rows are untouched."
             ) from err
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -257,9 +260,10 @@ class RunDirectory:
     def row_positions(self) -> dict[str, int]:
         """Bytes of each file of training rows, forced onto the disk first; `row_record` is then up to them."""
         sizes = self._hashes.catch_up([*ROW_FILES, *(f"transcripts/{path.name}" for path in self.transcripts())])
-        positions = {name: sizes[f"{name}.jsonl"] for name in TRAINING_ROWS if f"{name}.jsonl" in sizes}
+        files = {name: self.row_file(name) for name in TRAINING_ROWS}
+        positions = {name: sizes[file.name] for name, file in files.items() if file.name in sizes}
         for name in positions:
-            sync(self.path / f"{name}.jsonl")
+            sync(files[name])
         return positions
 
     def row_record(self) -> bytes:
@@ -277,9 +281,8 @@ class RunDirectory:
             SaveError: what the save says of them was changed.
         """
         record = read_record(save)
-        own = {
-            name: facts for name, facts in record.items() if (name.removesuffix(".jsonl") in TRAINING_ROWS) == training
-        }
+        of_training = {self.row_file(name).name for name in TRAINING_ROWS}
+        own = {name: facts for name, facts in record.items() if (name in of_training) == training}
         return [found.said for found in damages(self.path, own)]
 
     def remarks(self) -> list[str]:
@@ -303,7 +306,7 @@ class RunDirectory:
     def holds(self, positions: Mapping[str, int]) -> str | None:
         """None where every file of rows is at least as long as `positions` say, else the first that is not."""
         for name, size in positions.items():
-            path = self.path / f"{name}.jsonl"
+            path = self.row_file(name)
             if not path.is_file() or path.stat().st_size < size:
                 return f"'{path}' holds less than was written when the state was saved ({size} bytes)"
         return None
@@ -311,7 +314,7 @@ class RunDirectory:
     def cut_back(self, positions: Mapping[str, int], iteration: int) -> None:
         """Undo what came after a save: rows beyond `positions`, transcripts and checkpoints after `iteration`."""
         for name in TRAINING_ROWS:
-            path = self.path / f"{name}.jsonl"
+            path = self.row_file(name)
             if path.is_file() and name in positions:
                 cut_off(path, positions[name])
             else:
@@ -327,8 +330,14 @@ class RunDirectory:
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """All complete rows of `NAME.jsonl`, oldest first; none if there is no such file."""
-        path = self.path / f"{name}.jsonl"
+        path = self.row_file(name)
         return list(read_jsonl(path)) if path.is_file() else []
+
+    def row_file(self, name: str) -> Path:
+        """File of the rows called `name`, under its former name where the run has that one."""
+        path = self.path / f"{name}.jsonl"
+        former = self.path / f"{former_names.ROWS.get(name, name)}.jsonl"
+        return former if former.is_file() and not path.exists() else path
 
     def transcripts(self) -> list[Path]:
         """Transcript files, in order of iteration."""

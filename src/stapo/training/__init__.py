@@ -1,1 +1,1 @@
-"""Training: supervised warm start, then RL; from a configuration to a finished run directory."""
+"""Training: SFT, then RL; from a configuration to a finished run directory."""

@@ -46,6 +46,7 @@ written down. Everything else would make it another run."""
 _OF_A_START = {
     "run.json",
     "config.yaml",
+    "sft.jsonl",
     "warm_start.jsonl",
     "failures.jsonl",
     "saves",
@@ -108,7 +109,7 @@ def finished(run: RunDirectory) -> Finished:
     evaluations, seconds = info.get("evaluations"), info.get("seconds")
     if not isinstance(evaluations, list) or not evaluations or not all(map(_is_evaluation, evaluations)):
         wrong = "evaluations"
-    elif not isinstance(seconds, dict) or not all(_is_number(seconds.get(name)) for name in ("warm_start", "rl")):
+    elif not isinstance(seconds, dict) or not all(_is_number(seconds.get(name)) for name in ("sft", "rl")):
         wrong = "seconds"
     else:
         return Finished(evaluations, seconds, run.remarks())
@@ -244,8 +245,8 @@ def trained_nothing(run: RunDirectory) -> bool:
         return False
     if any(_holds_rows(run.path / f"{name}.jsonl") for name in ("metrics", "evals", "eval_episodes")):
         return False
-    warm_start = run.config().get("warm_start")
-    if isinstance(warm_start, Mapping) and warm_start.get("steps") == 0:
+    sft = run.config().get("sft")
+    if isinstance(sft, Mapping) and sft.get("steps") == 0:
         return True
     # A hidden folder is one that was not finished. A damaged save was one.
     held = [p for kind in ("saves", "checkpoints") if (run.path / kind).is_dir() for p in (run.path / kind).iterdir()]

@@ -90,7 +90,7 @@ def demonstrate(
     what = about(pool, slot, counted.retries)
     if not what.demonstrates:
         raise ConfigError(
-            f"environment '{what.name}' has no demonstrator(), so it cannot demonstrate. Set warm_start.steps to 0 or "
+            f"environment '{what.name}' has no demonstrator(), so it cannot demonstrate. Set sft.steps to 0 or "
             "start from a pretrained model."
         )
     rng = np.random.default_rng([seed, 11])
@@ -116,7 +116,7 @@ def demonstrate(
         last = counted.failures[-1]
         raise FailureLimitError(
             f"each of the {len(tasks)} demonstrations failed, the last one in its {last.boundary} (task "
-            f"'{last.task_id}'): {last.error}. Repair the environment, or set warm_start.steps to 0."
+            f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
         )
     return demos
 
@@ -130,9 +130,7 @@ def _pick_tasks(
         by_type.setdefault(task_type, []).append(task)
     unknown = set(config.scarce_types) - set(by_type)
     if unknown:
-        raise ConfigError(
-            f"warm_start.scarce_types names {sorted(unknown)}, but split '{split}' has {sorted(by_type)}."
-        )
+        raise ConfigError(f"sft.scarce_types names {sorted(unknown)}, but split '{split}' has {sorted(by_type)}.")
     if not by_type:
         raise ConfigError(f"split '{split}' holds no task to demonstrate; choose another with env.split.")
     share = config.episodes / len(by_type)

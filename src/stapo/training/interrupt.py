@@ -2,7 +2,7 @@
 
 The first signal asks for a stop. Training ends at its next safe point (after the iteration or the evaluation in
 progress), with its state saved; if that takes longer than `grace` seconds, what is in progress is given up, and the
-last save is where the run goes on. The warm start drops the step in progress, which is done again, and saves. A second
+last save is where the run goes on. SFT drops the step in progress, which is done again, and saves. A second
 signal stops at once. The handlers that were there come back at the end.
 """
 

@@ -88,7 +88,7 @@ class Trainer:
 
     Attributes:
         config: the resolved configuration.
-        policy: warm-started or pretrained; its weights are changed in place.
+        policy: SFT-trained or pretrained; its weights are changed in place.
         run: where to write.
         watcher: who looks on.
         interrupts: requests to stop; looked at where everything is saved.
@@ -108,7 +108,7 @@ class Trainer:
     reference: Any | None = None
     iteration: int = 0
     evaluated: bool = False
-    seconds: dict[str, float] = field(default_factory=lambda: {"warm_start": 0.0, "rl": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"sft": 0.0, "rl": 0.0})
     states: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -173,8 +173,8 @@ class Trainer:
                 self.save()
 
     def _checkpoint(self, name: str) -> None:
-        # After a warm start adapters belong to no model that has a name: to this run's checkpoint "start".
-        base = None if self.config.warm_start.steps else self.config.model.path
+        # After SFT adapters belong to no model that has a name: to this run's checkpoint "start".
+        base = None if self.config.sft.steps else self.config.model.path
         self.run.write_checkpoint(name, partial(self.policy.save, base=base))
 
     def _evaluate_where_due(self) -> bool:

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run: policy, warm start, RL, evaluation; or on from where a run was stopped."""
+"""From a configuration to a finished run: policy, SFT, RL, evaluation; or on from where a run was stopped."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def train_run(
         if env is None:
             env = RunEnv(config)
             stack.callback(env.close)
-        # Both splits are looked up before anything is written: a typo costs a second, not a warm start.
+        # Both splits are looked up before anything is written: a typo costs a second, not SFT.
         env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
         interrupts = stack.enter_context(Interrupts(config.log.grace, watcher.notice))
         check_place(out, config)
@@ -140,11 +140,7 @@ def _announce(
         for reason in restart.reasons:
             watcher.notice(f"a save cannot be used: {reason} It was set aside as saves/damaged-NNNNNN.")
         state = restart.state
-        where = (
-            f"step {state.warm_step} of the warm start"
-            if state.stage == "warm_start"
-            else f"iteration {state.iteration}"
-        )
+        where = f"step {state.sft_step} of SFT" if state.stage == "sft" else f"iteration {state.iteration}"
         watcher.notice(f"going on with the run in {run.path} after {where}, from {restart.folder.name} of its saves")
         for said in restart.remarks:
             watcher.notice(said)
@@ -163,11 +159,11 @@ def _prepare(
     interrupts: Interrupts,
     env: RunEnv,
 ) -> Trainer:
-    """The trainer, with the policy that the warm start leaves or the save holds."""
+    """The trainer, with the policy that SFT leaves or the save holds."""
     started = time.perf_counter()
-    if restart is None or restart.state.stage == "warm_start":
+    if restart is None or restart.state.stage == "sft":
         policy, seconds = prepare_policy(config, run, watcher, interrupts, restart, env), seconds_of(restart)
-        seconds["warm_start"] += time.perf_counter() - started
+        seconds["sft"] += time.perf_counter() - started
         return Trainer(config, policy, run, watcher, interrupts, seconds=seconds)
     policy, reference = _saved_policy(restart.folder, config)
     trainer = Trainer(config, policy, run, watcher, interrupts, reference)

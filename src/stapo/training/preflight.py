@@ -20,7 +20,7 @@ from stapo.training.tasks import TaskStream
 
 
 def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnv:
-    """Check run directory, model, environment, splits and games; a typo then costs a second instead of a warm start.
+    """Check run directory, model, environment, splits and games; a typo then costs a second instead of SFT.
 
     Of a run that is there already the games were checked when it began.
 
@@ -89,7 +89,7 @@ def check_fit(path: str, config: RunConfig) -> None:
         config.model,
         reference=config.algorithm.needs_reference,
         critic=config.algorithm.needs_critic,
-        all_trained=config.warm_start.steps > 0,
+        all_trained=config.sft.steps > 0,
     )
 
 

@@ -1,4 +1,4 @@
-"""What comes before RL: demonstrations, and the warm start as a stage of a run that can be stopped and gone on with."""
+"""What comes before RL: demonstrations, and SFT as a stage of a run that can be stopped and gone on with."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def prepare_policy(
     restart: Restart | None = None,
     env: RunEnv | None = None,
 ) -> Policy:
-    """Load the pretrained model, or build a small one on environment text; then warm-start it if configured.
+    """Load the pretrained model, or build a small one on environment text; then run SFT if configured.
 
     Args:
         config: of the run.
         run: gets rows of loss, and saves.
         watcher: who looks on.
         interrupts: requests to stop.
-        restart: a save of the warm start to go on from.
+        restart: a save of SFT to go on from.
         env: the environment, where somebody has asked it already.
     """
     interrupts = interrupts or Interrupts(0.0)
@@ -57,27 +57,27 @@ def prepare_policy(
             policy, demos, tasks = _ready(config, run, watcher, restart, env)
         # Collectors have environments of their own from here on.
         env.rest()
-        if config.warm_start.steps:
-            WarmStage(config, run, policy, watcher, interrupts, restart).run(demos, tasks)
+        if config.sft.steps:
+            SFTStage(config, run, policy, watcher, interrupts, restart).run(demos, tasks)
     return policy
 
 
 def _ready(
     config: RunConfig, run: RunDirectory, watcher: Callback, restart: Restart | None, env: RunEnv
 ) -> tuple[Policy, list[DemoStep], list[str]]:
-    """Policy, demonstrations and training tasks, as the warm start needs them."""
+    """Policy, demonstrations and training tasks, as SFT needs them."""
     policy = None
     if restart is not None:
         policy = load_policy(str(restart.folder / "policy"), config.model)
     elif config.model.path is not None:
         policy = load_policy(config.model.path, config.model)
     demos: list[DemoStep] = []
-    if policy is None or config.warm_start.steps:
+    if policy is None or config.sft.steps:
         demos = _demonstrations(config, run, watcher, restart, env)
     if policy is None:
         longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
         policy = build_policy(config.model, tokenizer_texts(demos), longest, config.seed)
-    return policy, demos, env.tasks_of(config.env.split) if config.warm_start.steps else []
+    return policy, demos, env.tasks_of(config.env.split) if config.sft.steps else []
 
 
 def _demonstrations(
@@ -95,7 +95,7 @@ def _demonstrations(
         demos = demonstrate(
             env.pool,
             config.agent,
-            config.warm_start,
+            config.sft,
             config.env.split,
             config.algorithm.selective.blind_mask,
             config.seed,
@@ -124,8 +124,8 @@ def note_failures(run: RunDirectory, failures: Sequence[Failure], phase: str) ->
     run.append_rows("failures", [{"iteration": 0, "phase": phase, **asdict(failure)} for failure in failures])
 
 
-class WarmStage:
-    """The warm start as a stage of a run: rows, progress, saves by the clock, a stop within a step.
+class SFTStage:
+    """SFT as a stage of a run: rows, progress, saves by the clock, a stop within a step.
 
     Args:
         config: of the run.
@@ -133,7 +133,7 @@ class WarmStage:
         policy: is trained.
         watcher: who looks on.
         interrupts: requests to stop.
-        restart: a save of the warm start to go on from.
+        restart: a save of SFT to go on from.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class WarmStage:
         self.policy = policy
         self.watcher = watcher
         self.interrupts = interrupts
-        self.training = SFT(policy, config.warm_start, config.seed, run.started)
+        self.training = SFT(policy, config.sft, config.seed, run.started)
         self._spent, self._started = seconds_of(restart), time.perf_counter()
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
         if restart is not None:
@@ -170,22 +170,22 @@ class WarmStage:
             droppable=self._droppable,
             encoded=partial(self.watcher.stage, "reading demonstrations"),
         )
-        self._write_row()  # a warm start that `stop_at` ended between two rows
+        self._write_row()  # SFT that `stop_at` ended between two rows
 
     def _restore(self, restart: Restart) -> None:
         training, state = self.training, restart.state
         restore_optimizer(training.optimizer, self.policy.model, read_tensors(restart.folder / "optimizer.safetensors"))
-        training.step, training.end = state.warm_step, state.warm_end
-        training.losses = list(state.warm_losses)
-        rows = self.run_directory.rows("warm_start")
-        probed = any(row.get("step") == state.warm_step and "train_success" in row for row in rows)
+        training.step, training.end = state.sft_step, state.sft_end
+        training.losses = list(state.sft_losses)
+        rows = self.run_directory.rows("sft")
+        probed = any(row.get("step") == state.sft_step and "train_success" in row for row in rows)
         training.probe_due = training.wants_probe() and not probed
         restore_random_state(state.random, read_tensors(restart.folder / "random.safetensors"))
-        self._saved_step = state.warm_step
+        self._saved_step = state.sft_step
 
     def _after_step(self) -> None:
-        training, steps = self.training, self.config.warm_start.steps
-        self.watcher.stage(f"warm start (loss {training.losses[-1]:.2f})", training.step, steps)
+        training, steps = self.training, self.config.sft.steps
+        self.watcher.stage(f"SFT (loss {training.losses[-1]:.2f})", training.step, steps)
         if training.step % _LOGGED_STEPS == 0 or training.step == steps:
             self._write_row()
         # A save that takes long comes less often, so that it costs a tenth of the time at most.
@@ -197,7 +197,7 @@ class WarmStage:
     def _droppable(self) -> Iterator[None]:
         """What is done here is dropped when a stop is asked for, and done again; what was trained before is saved."""
         try:
-            with self.interrupts.at_once("stopped within the warm start, with everything saved"):
+            with self.interrupts.at_once("stopped within SFT, with everything saved"):
                 yield
         except RunInterrupted:
             if self.training.step != self._saved_step:
@@ -207,12 +207,12 @@ class WarmStage:
     def _save(self) -> None:
         began = time.monotonic()
         training = self.training
-        seconds = {**self._spent, "warm_start": self._spent["warm_start"] + time.perf_counter() - self._started}
+        seconds = {**self._spent, "sft": self._spent["sft"] + time.perf_counter() - self._started}
         state = RunState(
-            stage="warm_start",
-            warm_step=training.step,
-            warm_end=training.end,
-            warm_losses=list(training.losses),
+            stage="sft",
+            sft_step=training.step,
+            sft_end=training.end,
+            sft_losses=list(training.losses),
             seconds=seconds,
         )
         save_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.watcher)
@@ -223,29 +223,27 @@ class WarmStage:
         losses = self.training.losses
         if losses:
             row = {"step": self.training.step, "loss": sum(losses) / len(losses)}
-            self.run_directory.append("warm_start", row)
+            self.run_directory.append("sft", row)
             losses.clear()
 
     def _probe(self, tasks: Sequence[str], step: int) -> float:
         """Sampled success on training tasks; held-out tasks take no part in when to stop."""
         config = self.config
-        protocol = EvalProtocol(
-            config.env.split, config.warm_start.probe_episodes, config.rollout.temperature, (config.seed,)
-        )
+        protocol = EvalProtocol(config.env.split, config.sft.probe_episodes, config.rollout.temperature, (config.seed,))
         collector = build_collector(config, self.policy, clock=self.run_directory.started)
 
-        progress = partial(self.watcher.stage, "probing the warm start")
+        progress = partial(self.watcher.stage, "probing SFT")
         try:
             with self._droppable():
                 played = evaluate(collector, tasks, protocol, progress=progress)
         finally:
             collector.close()
-        note_failures(self.run_directory, collector.take_failures(), "warm start")
+        note_failures(self.run_directory, collector.take_failures(), "SFT")
         success = float(summarize(played)["success"])
-        self.run_directory.append("warm_start", {"step": step, "train_success": success})
+        self.run_directory.append("sft", {"step": step, "train_success": success})
         return success
 
 
 def seconds_of(restart: Restart | None) -> dict[str, float]:
     """Wall time of each stage so far."""
-    return {"warm_start": 0.0, "rl": 0.0, **({} if restart is None else restart.state.seconds)}
+    return {"sft": 0.0, "rl": 0.0, **({} if restart is None else restart.state.seconds)}

@@ -1,6 +1,6 @@
-"""Warm start: supervised steps on demonstrations, before any RL.
+"""SFT: supervised steps on demonstrations, before any RL.
 
-A warm start that is stopped early (`stop_at`) leaves RL an honest gap: a policy that has understood the commands but
+SFT that is stopped early (`stop_at`) leaves RL an honest gap: a policy that has understood the commands but
 has been trained too briefly to be good.
 """
 
@@ -66,7 +66,7 @@ class SFT:
         """Train until the end, from `step` on.
 
         Args:
-            demos: from `demonstrate`; the same as before where a warm start is gone on with.
+            demos: from `demonstrate`; the same as before where SFT is gone on with.
             after_step: called after every optimizer step; `losses` then ends with its loss (nats per token).
             probe: returns the policy's success on training tasks; called with the steps done. Needed for `stop_at`.
             droppable: a context for what leaves the weights as they are after `step` steps, and may be left by an
@@ -92,7 +92,7 @@ class SFT:
                 loss = self._loss(next(batches))
                 if not torch.isfinite(loss):
                     raise NonFiniteError(
-                        f"the warm start's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
+                        f"SFT's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
                     )
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()

@@ -26,16 +26,17 @@ from safetensors.torch import load_file, save_file
 from stapo.atomic_io import link_or_copy
 from stapo.documents import parse_json
 from stapo.errors import SaveError
+from stapo.former_names import with_present_names
 from stapo.policy import Policy
 from stapo.run.sealed import unchanged_files
 from stapo.training.optimizer import optimizer_tensors
 from stapo.training.randomness import random_state
 
-FORMAT = 1
-LATER = {"states", "warm_losses"}
+FORMAT = 2
+LATER = {"states", "sft_losses"}
 """What saves of this format have not always had; without it, its default is meant."""
 
-Stage = Literal["warm_start", "rl"]
+Stage = Literal["sft", "rl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +44,10 @@ class RunState:
     """Where a run stands, apart from its tensors.
 
     Attributes:
-        stage: warm start or RL.
-        warm_step: optimizer steps of the warm start that are done.
-        warm_end: the step at which it will stop, where `warm_start.stop_at` was reached.
-        warm_losses: losses of its steps since the last row.
+        stage: SFT or RL.
+        sft_step: optimizer steps of SFT that are done.
+        sft_end: the step at which it will stop, where `sft.stop_at` was reached.
+        sft_losses: losses of its steps since the last row.
         iteration: iterations of RL that are done.
         evaluated: the evaluation due after that iteration is done, too.
         task_position: training tasks handed out so far.
@@ -64,9 +65,9 @@ class RunState:
     """
 
     stage: Stage
-    warm_step: int = 0
-    warm_end: int | None = None
-    warm_losses: list[float] = field(default_factory=list)
+    sft_step: int = 0
+    sft_end: int | None = None
+    sft_losses: list[float] = field(default_factory=list)
     iteration: int = 0
     evaluated: bool = False
     task_position: int = 0
@@ -139,6 +140,8 @@ def read_state(folder: Path) -> RunState:
         data = parse_json(path.read_bytes())
     except (OSError, ValueError) as err:
         raise SaveError(f"'{path}' cannot be read: {err}.") from err
+    if isinstance(data, dict) and data.get("format") == 1:
+        data = _from_format_1(data)
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise SaveError(
@@ -154,11 +157,21 @@ def read_state(folder: Path) -> RunState:
     return RunState(**{f.name: data[f.name] for f in fields(RunState) if f.name in data})
 
 
+def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
+    """SFT was called warm start."""
+    data = {name.replace("warm_", "sft_"): value for name, value in data.items()} | {"format": FORMAT}
+    data["stage"] = "sft" if data.get("stage") == "warm_start" else data.get("stage")
+    for name in ("rows", "seconds", "config"):
+        if isinstance(data.get(name), dict):
+            data[name] = with_present_names(data[name])[0]
+    return data
+
+
 def _fits(setting: Field[Any], value: object) -> bool:
     """Whether a value has the type of its default; every number of a state is a whole one, and no less than 0."""
     if setting.name == "stage":
-        return value in ("warm_start", "rl")
-    if setting.name == "warm_end" and value is None:
+        return value in ("sft", "rl")
+    if setting.name == "sft_end" and value is None:
         return True
     kind = str(setting.type).partition("[")[0].partition(" ")[0]
     if kind == "int":

@@ -111,11 +111,11 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             f"model.lora.rank is {config.model.lora.rank}; adapters inside verl are untested with the plugin. Train "
             "all weights, or use 'stapo train'."
         )
-    if config.warm_start.steps:
+    if config.sft.steps:
         raise ConfigError(
-            f"warm_start.steps is {config.warm_start.steps}, and verl does RL alone. Make the start with 'stapo "
+            f"sft.steps is {config.sft.steps}, and verl does RL alone. Make the start with 'stapo "
             "train … "
-            "--optim.iterations 0', then give --model.path RUN/checkpoints/start --warm_start.steps 0."
+            "--optim.iterations 0', then give --model.path RUN/checkpoints/start --sft.steps 0."
         )
     if algorithm.needs_critic:
         raise ConfigError(
@@ -188,7 +188,7 @@ def _data(config: RunConfig) -> dict[str, Any]:
 def _carried(config: RunConfig) -> dict[str, Any]:
     """What the processes of a run have to know; texts that explain a preset stay behind."""
     data = to_data(replace(config, algorithm=replace(config.algorithm, paper="", description="")))
-    return {key: value for key, value in data.items() if key not in ("model", "warm_start", "log")}
+    return {key: value for key, value in data.items() if key not in ("model", "sft", "log")}
 
 
 def _model(config: RunConfig) -> dict[str, Any]:

@@ -40,7 +40,7 @@ class Demonstrator:
         if not env.question.hops:
             raise ConfigError(
                 "only questions of a generated world can be demonstrated: leave env.questions out, or set "
-                "warm_start.steps to 0 and start from a pretrained model."
+                "sft.steps to 0 and start from a pretrained model."
             )
         self.env = env
         self.hops = env.question.hops

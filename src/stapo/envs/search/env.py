@@ -54,7 +54,7 @@ class SearchEnv:
         format_scored: with reward "format", "policy" looks for the answer in what the policy wrote, and for right
             answers in what was retrieved; "transcript" takes everything for either, as published: a passage can answer,
             and the notice about an invalid turn counts as an answer.
-        demonstrator_haste: share of turns in which the demonstrator does not look any further and guesses: a warm start
+        demonstrator_haste: share of turns in which the demonstrator does not look any further and guesses: SFT
             that can search, but has yet to learn that it pays.
         heldout: share of the questions of split train that become a split heldout.
         size: of the generated world, "tiny" or "standard".
