@@ -15,7 +15,6 @@ from stapo.algo import ALGORITHMS, presets
 from stapo.cli.main import main
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import ConfigError, StapoError, UnknownNameError
-from stapo.registry import Registry
 
 FINE = """
     class Env:
@@ -51,7 +50,7 @@ def site(tmp_path, monkeypatch):
     """A folder of installed packages; call it to install one with the entry points of a module."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(ENVIRONMENTS, "_objects", dict(ENVIRONMENTS._objects))
-    monkeypatch.setattr(presets, "_INSTALLED", Registry("algorithm", "stapo.algorithms"))
+    monkeypatch.setattr(presets.ALGORITHM_REGISTRY, "_objects", {})
 
     def install(package, code, points):
         (tmp_path / f"{package.replace('-', '_')}_module.py").write_text(textwrap.dedent(code))

@@ -1,4 +1,6 @@
-"""A small typed registry: built-in names, entry points of installed packages, and helpful misses.
+"""A small typed registry: names of this package, entry points of installed ones, and helpful misses.
+
+`entry_points.txt` beside this module lists what this package registers, in the format of every package's own list.
 
 What another package registers is imported when its name is used, and may do anything then. Whatever it raises, also
 by `exit()`, is one `ConfigError` that names the package; what does not end is given up after `IMPORT_SECONDS` where
@@ -11,22 +13,62 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from configparser import ConfigParser
 from contextlib import contextmanager, redirect_stdout
-from functools import reduce
+from functools import cache, reduce
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points
+from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from stapo.errors import ConfigError, unknown_name
+from stapo.documents import shown
+from stapo.errors import ConfigError, StapoError, did_you_mean, unknown_name
 
 T = TypeVar("T")
 
 IMPORT_SECONDS = 60.0
 """How long the import of another package may take."""
 
+OWN = "stapo"
 _SHORT = 300
+
+
+class Entry(NamedTuple):
+    """One line of a listing.
+
+    Attributes:
+        name: under which it is registered; of a package whose list cannot be read, "".
+        package: that brings it.
+        target: "module:attribute" where it is.
+        error: what is wrong with it, or None.
+    """
+
+    name: str
+    package: str
+    target: str
+    error: str | None = None
+
+
+def traits(**said: Any) -> Callable[[T], T]:
+    """Let a function that is to be registered say something of itself; the protocol of its kind names what.
+
+    @traits(needs_values=True)
+    def my_estimator(rows, config, critic): ...
+    """
+
+    def mark(obj: T) -> T:
+        for name, value in said.items():
+            setattr(obj, name, value)
+        return obj
+
+    return mark
+
+
+def trait(obj: object, name: str, default: T) -> T:
+    """What a registered object says of itself, or the default."""
+    return cast(T, getattr(obj, name, default))
 
 
 class Registry(Generic[T]):
@@ -34,33 +76,34 @@ class Registry(Generic[T]):
 
     Args:
         kind: what the names stand for, in messages ("environment").
-        group: entry-point group in which other packages can register theirs.
-        builtin: name -> "module:attribute", imported on first use so that listing names stays cheap.
-        wrong: says what is wrong with an object that another package registers, or None where nothing is.
+        group: entry-point group in which packages register theirs.
+        wrong: says what is wrong with an object that another package registers under a name, or None where nothing is.
+        own: objects of this package by name, beside those that `entry_points.txt` lists.
     """
 
     def __init__(
         self,
         kind: str,
         group: str,
-        builtin: dict[str, str] | None = None,
-        wrong: Callable[[object], str | None] | None = None,
+        wrong: Callable[[object, str], str | None] | None = None,
+        own: Mapping[str, T] | None = None,
     ) -> None:
         self.kind = kind
         self.group = group
-        self._lazy = dict(builtin or {})
+        self._lazy = _listed().get(group, {})
+        self._own = dict(own or {})
         self._objects: dict[str, T] = {}
         self._wrong = wrong
 
     def register(self, name: str, obj: T | None = None) -> Callable[[T], T]:
-        """Register `obj` under `name`; usable as a decorator when `obj` is left out.
+        """Register `obj` under `name`, in this process; usable as a decorator when `obj` is left out.
 
         Raises:
             ConfigError: the name is taken by something else.
         """
 
         def add(value: T) -> T:
-            if name in self._objects and self._objects[name] is not value:
+            if name in self.own_names() or self._objects.get(name, value) is not value:
                 raise ConfigError(f"{self.kind} '{name}' is registered already; choose another name.")
             self._objects[name] = value
             return value
@@ -69,24 +112,57 @@ class Registry(Generic[T]):
             add(obj)
         return add
 
+    def own_names(self) -> list[str]:
+        """Names of this package, in the order in which it lists them."""
+        return [*self._own, *self._lazy]
+
     def names(self) -> list[str]:
-        """All known names, sorted: registered, built-in and from entry points."""
-        found = {e.name for e in _entries(self.group)[0] if e.name}
-        return sorted(found | self._objects.keys() | self._lazy.keys())
+        """All known names: those of this package, then, sorted, those of others."""
+        found = {e.name for e in _entries(self.group)[0] if e.name} | self._objects.keys()
+        return [*self.own_names(), *sorted(found - set(self.own_names()))]
 
     def unusable(self) -> list[tuple[str, str]]:
         """What installed packages register without effect: (package, what is wrong) of each, for listings."""
         entries, broken = _entries(self.group)
         for entry in entries:
-            own = self._lazy.get(entry.name)
+            own = self._lazy.get(entry.name, "")
             if not entry.name:
                 broken.append((_package(entry), f"registers '{entry.value}' without a name"))
-            elif own is not None and own != entry.value:
+            elif entry.name in self.own_names() and own != entry.value:
                 broken.append((_package(entry), f"registers '{entry.name}', which is a name of stapo's own"))
         return broken
 
+    def listing(self) -> list[Entry]:
+        """Everything that is registered, and what cannot be used. What other packages bring is imported to find out."""
+        rows = [Entry(name, OWN, self._lazy.get(name, "")) for name in self.own_names()]
+        packages = {e.name: (_package(e), e.value) for e in _entries(self.group)[0]}
+        for name in self.names()[len(rows) :]:
+            error = None
+            try:
+                found = self.get(name)
+                where = f"{getattr(found, '__module__', '?')}:{getattr(found, '__qualname__', name)}"
+                package, target = packages.get(name, (where.partition(".")[0].partition(":")[0], where))
+            except StapoError as err:
+                (package, target), error = packages[name], str(err)
+            rows.append(Entry(name, package, target, error))
+        return rows + [Entry("", package, "", f"this package {problem}") for package, problem in self.unusable()]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
+
+    def check(self, setting: str, name: object) -> None:
+        """Check that a setting names something that is registered and, where another package brings it, can be used.
+
+        Raises:
+            ConfigError: it does not; the message proposes the closest name.
+        """
+        if isinstance(name, str) and (name in self._lazy or name in self._objects):
+            return
+        names = self.names()
+        if not isinstance(name, str) or name not in names:
+            guess = did_you_mean(name, names) if isinstance(name, str) else ""
+            raise ConfigError(f"{setting} is {shown(name)}; expected one of {', '.join(map(repr, names))}.{guess}")
+        self.get(name)
 
     def get(self, name: str) -> T:
         """Return the object called `name`.
@@ -96,14 +172,30 @@ class Registry(Generic[T]):
             ConfigError: the name comes from an installed package that fails to import, whose object is of another
                 kind, or that shares the name with another package.
         """
-        if name in self._objects:
-            return self._objects[name]
-        if name in self._lazy:
-            obj = _resolve(self._lazy[name])
-        else:
-            obj = self._of_package(name)
-        self._objects[name] = cast(T, obj)
-        return cast(T, obj)
+        if name in self._own:
+            return self._own[name]
+        if name not in self._objects:
+            found = _resolve(self._lazy[name]) if name in self._lazy else self._of_package(name)
+            self._objects[name] = cast(T, found)
+        return self._objects[name]
+
+    @contextmanager
+    def calling(self, name: str) -> Iterator[T]:
+        """Yield the object called `name`; what one of another package raises when it is called is a `ConfigError`.
+
+        Raises:
+            UnknownNameError: no such name.
+            ConfigError: it cannot be imported, or raised something that is not an error of ours.
+        """
+        found = self.get(name)
+        try:
+            yield found
+        except StapoError:
+            raise
+        except Exception as err:
+            if name in self._lazy:
+                raise
+            raise ConfigError(f"{self.kind} '{name}' failed: {type(err).__name__}: {_said(err)}") from err
 
     def _of_package(self, name: str) -> Any:
         entries = {e.value: e for e in _entries(self.group)[0] if e.name == name and name}
@@ -120,13 +212,26 @@ class Registry(Generic[T]):
         except BaseException as err:  # importing runs another package's code, which may also exit
             if isinstance(err, KeyboardInterrupt) and interrupted:
                 raise
-            said = " ".join(str(err).split())[:_SHORT]
+            said = _said(err)
             reason = said if isinstance(err, ImportError | AttributeError) else f"{type(err).__name__}: {said}"
             raise ConfigError(f"{what}, which cannot be imported: {reason}") from err
-        problem = self._wrong(obj) if self._wrong else None
+        problem = self._wrong(obj, name) if self._wrong else None
         if problem:
             raise ConfigError(f"{what}, which is {problem}. Correct the package that brings it.")
         return obj
+
+
+@cache
+def _listed() -> dict[str, dict[str, str]]:
+    """Group -> name -> target of what this package registers."""
+    parser = ConfigParser(delimiters=("=",), interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(Path(__file__).with_name("entry_points.txt").read_text(encoding="utf-8"))
+    return {group: dict(parser[group]) for group in parser.sections()}
+
+
+def _said(err: BaseException) -> str:
+    return " ".join(str(err).split())[:_SHORT]
 
 
 class _TooLong(BaseException):

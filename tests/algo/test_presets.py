@@ -10,7 +10,6 @@ import pytest
 import stapo.registry
 from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, algorithm_names, get_algorithm, presets, register_algorithm
 from stapo.errors import ConfigError, UnknownNameError
-from stapo.registry import Registry
 
 MINE = replace(get_algorithm("gigpo"), name="mine", paper="none, arXiv 0000.00000")
 WRONG = 7
@@ -18,7 +17,7 @@ WRONG = 7
 
 @pytest.fixture(autouse=True)
 def _nothing_registered(monkeypatch):
-    monkeypatch.setattr(presets, "_INSTALLED", Registry("algorithm", "stapo.algorithms"))
+    monkeypatch.setattr(presets.ALGORITHM_REGISTRY, "_objects", {})
 
 
 def install(monkeypatch, name, attribute):
@@ -64,7 +63,7 @@ def test_a_preset_cannot_be_replaced(monkeypatch):
     install(monkeypatch, "stapo", "MINE")
     assert get_algorithm("stapo").name == "stapo"
     assert algorithm_names().count("stapo") == 1
-    with pytest.raises(ConfigError, match="is a preset of stapo"):
+    with pytest.raises(ConfigError, match="registered already"):
         register_algorithm(replace(MINE, name="stapo"))
 
 

@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     from stapo.algo.config import PolicyLossConfig as PolicyLossConfig
     from stapo.algo.config import SamplingConfig as SamplingConfig
     from stapo.algo.config import SelectiveConfig as SelectiveConfig
+    from stapo.algo.credit import AdvantageEstimator as AdvantageEstimator
     from stapo.algo.credit import Advantages as Advantages
+    from stapo.algo.credit import CreditRows as CreditRows
     from stapo.algo.credit import batch_advantages as batch_advantages
     from stapo.algo.credit import compute_advantages as compute_advantages
     from stapo.algo.credit import episode_advantages as episode_advantages
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from stapo.algo.loss import BaseLoss as BaseLoss
     from stapo.algo.loss import LossDenominators as LossDenominators
     from stapo.algo.loss import PolicyLoss as PolicyLoss
+    from stapo.algo.loss import PolicyLossFunction as PolicyLossFunction
     from stapo.algo.loss import aggregate as aggregate
     from stapo.algo.loss import base_loss as base_loss
     from stapo.algo.loss import k3 as k3
@@ -64,6 +67,9 @@ if TYPE_CHECKING:
     from stapo.algo.presets import algorithm_names as algorithm_names
     from stapo.algo.presets import get_algorithm as get_algorithm
     from stapo.algo.presets import register_algorithm as register_algorithm
+    from stapo.algo.registries import ADVANTAGE_ESTIMATORS as ADVANTAGE_ESTIMATORS
+    from stapo.algo.registries import POLICY_LOSSES as POLICY_LOSSES
+    from stapo.algo.registries import STEP_SCORES as STEP_SCORES
     from stapo.algo.returns import episode_returns as episode_returns
     from stapo.algo.returns import step_returns as step_returns
     from stapo.algo.selective import SelectiveTerms as SelectiveTerms
@@ -73,12 +79,22 @@ if TYPE_CHECKING:
     from stapo.algo.selective import token_kl as token_kl
     from stapo.algo.selective import unflatten_tokens as unflatten_tokens
     from stapo.algo.step_scores import EntropyScores as EntropyScores
+    from stapo.algo.step_scores import ScoreRows as ScoreRows
     from stapo.algo.step_scores import StateEntropies as StateEntropies
+    from stapo.algo.step_scores import StepScore as StepScore
     from stapo.algo.step_scores import entropy_scores as entropy_scores
     from stapo.algo.step_scores import normalized_entropy as normalized_entropy
     from stapo.algo.step_scores import state_key as state_key
 
 _HOME = {
+    "AdvantageEstimator": "credit",
+    "CreditRows": "credit",
+    "StepScore": "step_scores",
+    "ScoreRows": "step_scores",
+    "PolicyLossFunction": "loss",
+    "ADVANTAGE_ESTIMATORS": "registries",
+    "STEP_SCORES": "registries",
+    "POLICY_LOSSES": "registries",
     "anchor_groups": "anchors",
     "exact_groups": "anchors",
     "group_sizes": "anchors",
@@ -145,12 +161,17 @@ _HOME = {
 }
 
 __all__ = [
+    "ADVANTAGE_ESTIMATORS",
     "ALGORITHMS",
     "ALGORITHM_FAMILIES",
+    "POLICY_LOSSES",
+    "STEP_SCORES",
     "AdvantageConfig",
+    "AdvantageEstimator",
     "Advantages",
     "AlgorithmConfig",
     "BaseLoss",
+    "CreditRows",
     "CriticConfig",
     "EntropyScores",
     "FlaggedScores",
@@ -161,10 +182,13 @@ __all__ = [
     "Outliers",
     "PolicyLoss",
     "PolicyLossConfig",
+    "PolicyLossFunction",
     "SamplingConfig",
+    "ScoreRows",
     "SelectiveConfig",
     "SelectiveTerms",
     "StateEntropies",
+    "StepScore",
     "ValueLoss",
     "aggregate",
     "algorithm_names",

@@ -14,16 +14,16 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
+from stapo.algo.groups import AdvantageNorm as AdvantageNorm
+from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_SCORES
 from stapo.errors import ConfigError
+from stapo.registry import trait
 
-EpisodeAdvantage = Literal["grpo", "rloo", "batch", "gae", "none"]
 EpisodeStats = Literal["trajectory", "step"]
-AdvantageNorm = Literal["std", "none"]
 PenaltyOn = Literal["return", "advantage"]
 AnchorKind = Literal["exact", "similarity"]
 StepGroups = Literal["anchor", "history"]
 Modulation = Literal["none", "empg"]
-Metric = Literal["normalized", "shannon", "leave-one-out", "median-mad", "shrunken", "running"]
 Sides = Literal["both", "high", "low"]
 Singleton = Literal["raw", "zero", "exclude"]
 Select = Literal["iqr", "random", "all", "none"]
@@ -44,7 +44,8 @@ class AdvantageConfig:
     Attributes:
         episode: advantage of the whole episode. ``grpo`` is eq. 6, ``rloo`` compares with the mean of the group's other
             trajectories, ``batch`` takes the return from the step on and whitens it over all rows of the batch, ``gae``
-            compares with a critic's values (and has a critic trained), ``none`` leaves it out.
+            compares with a critic's values (and has a critic trained), ``none`` leaves it out. Other packages add
+            theirs; `stapo plugins` lists them.
         step_advantage: add the step advantage inside anchor groups (eq. 7).
         step_groups: rows that a step is compared with: those that saw the same (``anchor``), or the weighted mean over
             those that saw the same last 1, 2, … observations (``history``, HGPO).
@@ -66,7 +67,7 @@ class AdvantageConfig:
         similarity_threshold: least similarity to a group's first member, 0 to 1; used by ``anchor=similarity``.
     """
 
-    episode: EpisodeAdvantage = "grpo"
+    episode: str = "grpo"
     step_advantage: bool = True
     step_groups: StepGroups = "anchor"
     history_depth: int = 2
@@ -84,7 +85,7 @@ class AdvantageConfig:
     similarity_threshold: float = 0.9
 
     def __post_init__(self) -> None:
-        check_choice("advantage.episode", self.episode, get_args(EpisodeAdvantage))
+        ADVANTAGE_ESTIMATORS.check("advantage.episode", self.episode)
         check_flag("advantage.step_advantage", self.step_advantage)
         check_choice("advantage.step_groups", self.step_groups, get_args(StepGroups))
         check_integer("advantage.history_depth", self.history_depth, low=0)
@@ -143,7 +144,8 @@ class OutlierConfig:
             ``shannon``: the plain entropy of eq. 1. Beyond the paper: ``leave-one-out``: against mean and standard
             deviation of the group's other rows; ``median-mad``: against the group's median, in units of its median
             absolute deviation; ``shrunken``: mean and variance of a group drawn towards those of the batch;
-            ``running``: mean and variance of a state over iterations. See `stapo.algo.step_scores`.
+            ``running``: mean and variance of a state over iterations. See `stapo.algo.step_scores`;
+            `stapo plugins` lists those of other packages.
         sides: flag steps beyond both fences, or beyond one only.
         lam: distance of the fences, in interquartile ranges; 0 or more.
         ddof: degrees of freedom of the standard deviation, 0 to 1: 1 for the sample's, 0 for the population's (the
@@ -167,7 +169,7 @@ class OutlierConfig:
     """
 
     select: Select = "iqr"
-    metric: Metric = "normalized"
+    metric: str = "normalized"
     sides: Sides = "both"
     lam: float = 1.5
     ddof: int = 1
@@ -184,7 +186,7 @@ class OutlierConfig:
 
     def __post_init__(self) -> None:
         check_choice("outlier.select", self.select, get_args(Select))
-        check_choice("outlier.metric", self.metric, get_args(Metric))
+        STEP_SCORES.check("outlier.metric", self.metric)
         check_choice("outlier.sides", self.sides, get_args(Sides))
         check_number("outlier.lam", self.lam, low=0)
         check_integer("outlier.ddof", self.ddof, low=0, high=1)
@@ -247,6 +249,8 @@ class PolicyLossConfig:
     """The base objective of every step (STAPO eq. 9).
 
     Attributes:
+        policy: loss of a token. ``clip`` is the clipped objective of eq. 9, to which the next four settings belong;
+            `stapo plugins` lists those of other packages.
         ratio: of new to old probability, per token, or one per response: the geometric mean over its tokens
             (``sequence``, GSPO).
         clip_low: distance below 1 at which the probability ratio is clipped, 0 to 1.
@@ -262,6 +266,7 @@ class PolicyLossConfig:
         log_ratio_clamp: bound, in nats, on log ratios before they are exponentiated; above 0, at most 80.
     """
 
+    policy: str = "clip"
     ratio: Ratio = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
@@ -274,6 +279,7 @@ class PolicyLossConfig:
     log_ratio_clamp: float = 20.0
 
     def __post_init__(self) -> None:
+        POLICY_LOSSES.check("loss.policy", self.policy)
         check_choice("loss.ratio", self.ratio, get_args(Ratio))
         check_number("loss.clip_low", self.clip_low, low=0, high=1)
         check_number("loss.clip_high", self.clip_high, low=0)
@@ -377,12 +383,24 @@ class AlgorithmConfig:
     @property
     def needs_critic(self) -> bool:
         """Whether values have to be estimated."""
-        return self.advantage.episode == "gae"
+        return trait(ADVANTAGE_ESTIMATORS.get(self.advantage.episode), "needs_values", False)
 
     @property
     def needs_groups(self) -> bool:
         """Whether all credit comes from comparing trajectories of one group, so that a group of one has none."""
-        return self.advantage.episode in ("grpo", "rloo", "none")
+        return trait(ADVANTAGE_ESTIMATORS.get(self.advantage.episode), "needs_groups", False)
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether step scores compare with entropies of earlier iterations, by state."""
+        return trait(STEP_SCORES.get(self.outlier.metric), "needs_states", False)
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether the base loss of a row whose advantage is 0 can move a weight."""
+        loss = self.loss
+        zero = trait(POLICY_LOSSES.get(loss.policy), "zero_without_advantage", False)
+        return loss.beta > 0 or loss.entropy_coef > 0 or not zero
 
     @property
     def selective_on(self) -> bool:

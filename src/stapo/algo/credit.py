@@ -1,14 +1,15 @@
 """Credit: rewards of steps become one advantage per row (STAPO eq. 6, 7; GiGPO, 2505.10978).
 
-The pieces are chosen by name: `AdvantageConfig.episode` for whole episodes, `step_groups` for single
-steps. Plain numpy without gradients. Sums run in float64 and results are float32. Rows of weight 0 are
-padding: they enter no statistic, whatever they hold, and come out as 0. Nothing here loops over
-rows.
+The pieces are chosen by name: `AdvantageConfig.episode` for whole episodes (an `AdvantageEstimator`,
+of this or another package), `step_groups` for single steps. Plain numpy without gradients. Sums run
+in float64 and results are float32. Rows of weight 0 are padding: they enter no statistic, whatever
+they hold, and come out as 0. Nothing here loops over rows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,19 +19,25 @@ from stapo.algo.config import AdvantageConfig, CriticConfig
 from stapo.algo.critic import gae_advantages
 from stapo.algo.groups import (
     BoolArray,
+    DoubleArray,
     FloatArray,
     dense_codes,
     float32,
     group_normalize,
     group_statistics,
+    one_number_per_row,
     real_values,
     standardize,
 )
 from stapo.algo.history import history_advantages, history_groups
+from stapo.algo.registries import ADVANTAGE_ESTIMATORS
 from stapo.algo.returns import episode_returns, step_returns
+from stapo.registry import trait, traits
 
 __all__ = [
+    "AdvantageEstimator",
     "Advantages",
+    "CreditRows",
     "batch_advantages",
     "compute_advantages",
     "episode_advantages",
@@ -40,6 +47,46 @@ __all__ = [
     "step_advantages",
     "step_returns",
 ]
+
+
+class CreditRows(NamedTuple):
+    """The rows of a batch (B of them) as an estimator is given them; no array may be changed.
+
+    Attributes:
+        reward_b: float64, reward of each step; 0 on padding.
+        return_b: float64, discounted return from the step on, less `penalty_b`.
+        penalty_b: float64, what an invalid action takes off the returns; 0 where the penalty is flat.
+        group_b: integers, task.
+        traj_b: integers, trajectory, unique across tasks.
+        step_b: step number inside the trajectory.
+        anchor_b: integers, anchor group, unique across tasks.
+        real_b: False on padding rows, which may enter no statistic.
+        value_b: float64, a critic's value of the state before each step; None without a critic.
+    """
+
+    reward_b: DoubleArray
+    return_b: DoubleArray
+    penalty_b: DoubleArray
+    group_b: npt.NDArray[np.intp]
+    traj_b: npt.NDArray[np.intp]
+    step_b: npt.NDArray[np.int64]
+    anchor_b: npt.NDArray[np.intp]
+    real_b: BoolArray
+    value_b: DoubleArray | None
+
+
+class AdvantageEstimator(Protocol):
+    """The advantage of the whole episode, per row: what `advantage.episode` names.
+
+    A pure function. Traits (`stapo.registry.traits`): ``needs_values`` has a critic trained; ``needs_groups`` says that
+    a group of one trajectory gets no credit.
+    """
+
+    def __call__(
+        self, rows: CreditRows, config: AdvantageConfig, critic: CriticConfig, /
+    ) -> npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]:
+        """Return (B,) advantages; one with a critic returns (B,) targets of its values as well."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -205,26 +252,23 @@ def compute_advantages(
     penalty = config.invalid_penalty * (~np.asarray(valid_b, dtype=bool)) * real
     in_return = penalty if config.invalid_penalty_on == "return" else np.zeros(n)
     returns = step_returns(reward, traj, step_b, config.discount, weight_b=real) - in_return
-    episode = np.zeros(n, np.float32)
-    if config.episode == "grpo":
-        episode = episode_advantages(reward, group, traj, config, penalty_b=in_return, weight_b=real)
-    elif config.episode == "rloo":
-        episode = leave_one_out_advantages(reward, group, traj, penalty_b=in_return, weight_b=real)
-    elif config.episode == "batch":
-        episode = batch_advantages(returns, config, weight_b=real)
-    target = np.zeros(n, np.float32)
-    if config.episode == "gae":
-        if value_b is None:
-            raise ValueError("value_b is None with advantage.episode 'gae'; expected a critic's value of each row.")
-        knobs = critic or CriticConfig()
-        value, _ = real_values("value_b", value_b, real)
-        raw = gae_advantages(reward, value, traj, step_b, knobs.discount, knobs.lam, weight_b=real) - in_return
-        target = float32((raw + value) * real)
-        episode = (
-            batch_advantages(raw, replace(config, advantage_norm="std"), weight_b=real)
-            if knobs.whiten
-            else float32(raw)
-        )
+    with ADVANTAGE_ESTIMATORS.calling(config.episode) as estimator:
+        value = None
+        if trait(estimator, "needs_values", False):
+            if value_b is None:
+                raise ValueError(
+                    f"value_b is None with advantage.episode '{config.episode}'; expected a critic's value of each row."
+                )
+            value, _ = real_values("value_b", value_b, real)
+        rows = CreditRows(
+            _read_only(reward), _read_only(returns), _read_only(in_return), _read_only(group), _read_only(traj),
+            _read_only(np.asarray(step_b)), _read_only(anchor), _read_only(real),
+            None if value is None else _read_only(value),
+        )  # fmt: skip
+        found = estimator(rows, config, critic or CriticConfig())
+    whole, target = found if isinstance(found, tuple) else (found, np.zeros(n, np.float32))
+    name = f"advantage estimator '{config.episode}'"
+    episode, target = (float32(one_number_per_row(part, name, real)) for part in (whole, target))
     step = np.zeros(n, np.float32)
     if config.step_advantage and config.step_groups == "history":
         levels = history_groups(anchor, traj, step_b, config.history_depth, weight_b=real)
@@ -243,6 +287,49 @@ def compute_advantages(
         anchor_size_b=sizes.astype(np.int64),
         value_target_b=target,
     )
+
+
+@traits(needs_groups=True)
+def grpo(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> FloatArray:
+    """Eq. 6; see `episode_advantages`."""
+    return episode_advantages(
+        rows.reward_b, rows.group_b, rows.traj_b, config, penalty_b=rows.penalty_b, weight_b=rows.real_b
+    )
+
+
+@traits(needs_groups=True)
+def rloo(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> FloatArray:
+    """See `leave_one_out_advantages`."""
+    return leave_one_out_advantages(
+        rows.reward_b, rows.group_b, rows.traj_b, penalty_b=rows.penalty_b, weight_b=rows.real_b
+    )
+
+
+def batch(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> FloatArray:
+    """See `batch_advantages`."""
+    return batch_advantages(rows.return_b, config, weight_b=rows.real_b)
+
+
+@traits(needs_values=True)
+def gae(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> tuple[FloatArray, FloatArray]:
+    """Generalized advantage estimates, whitened where `critic.whiten` says so, and the targets of the values."""
+    value, real = np.asarray(rows.value_b), rows.real_b
+    raw = gae_advantages(rows.reward_b, value, rows.traj_b, rows.step_b, critic.discount, critic.lam, weight_b=real)
+    raw = raw - rows.penalty_b
+    whitened = batch_advantages(raw, replace(config, advantage_norm="std"), weight_b=real) if critic.whiten else raw
+    return float32(np.asarray(whitened)), float32((raw + value) * real)
+
+
+@traits(needs_groups=True)
+def none(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> FloatArray:
+    """No advantage of the whole episode: step advantages alone."""
+    return np.zeros(rows.reward_b.shape[0], np.float32)
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _one_row_each(traj_b: npt.ArrayLike, real: BoolArray) -> BoolArray:

@@ -5,14 +5,16 @@ Sums run in float64. A row of weight 0 is padding: it enters no statistic, whate
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from stapo.algo.checks import require_finite, require_length
-from stapo.algo.config import AdvantageNorm
+from stapo.documents import shown
+from stapo.errors import ConfigError
 
+AdvantageNorm = Literal["std", "none"]
 FloatArray = npt.NDArray[np.float32]
 DoubleArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -117,6 +119,24 @@ def real_values(name: str, value_b: npt.ArrayLike, weight_b: npt.ArrayLike | Non
     value = np.where(real, value, 0.0)
     require_finite(name, value)
     return value, real
+
+
+def one_number_per_row(found: npt.ArrayLike, what: str, real_b: BoolArray) -> DoubleArray:
+    """What a function of another package may have returned: (B,) finite numbers, 0 on padding.
+
+    Raises:
+        ConfigError: it is not one number per row; `what` names the function.
+        NonFiniteError: a real row's number is NaN or infinite.
+    """
+    try:
+        value = np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError):
+        value = np.zeros(())
+    if value.shape != real_b.shape:
+        raise ConfigError(f"{what} returned {shown(found)}; expected {real_b.shape[0]} numbers, one per row.")
+    value = np.where(real_b, value, 0.0)
+    require_finite(what, value)
+    return value
 
 
 def dense_codes(ids: npt.NDArray[Any]) -> npt.NDArray[np.intp]:

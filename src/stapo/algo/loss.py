@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from stapo.algo.config import Aggregation, PolicyLossConfig
+from stapo.algo.registries import POLICY_LOSSES
+from stapo.documents import shown
+from stapo.errors import ConfigError
+from stapo.registry import traits
 
 Stats = dict[str, Tensor]
 
@@ -77,6 +81,20 @@ class PolicyLoss(NamedTuple):
 
     loss_bl: Tensor
     stats: Stats
+
+
+class PolicyLossFunction(Protocol):
+    """The loss of every token: what `loss.policy` names; see `policy_loss` for its arguments.
+
+    A pure function. Trait (`stapo.registry.traits`): ``zero_without_advantage`` says that a row whose
+    advantage is 0 has no gradient, so that the trainer need not score it.
+    """
+
+    def __call__(
+        self, logp_bl: Tensor, old_logp_bl: Tensor, advantage_b: Tensor, mask_bl: Tensor, config: PolicyLossConfig, /
+    ) -> Tensor | PolicyLoss:
+        """Return (B, L) losses, or `PolicyLoss` with sums over tokens to be logged; ``tokens`` among them."""
+        ...
 
 
 class BaseLoss(NamedTuple):
@@ -169,6 +187,7 @@ def aggregate(
     raise ValueError(f"aggregation is {name!r}; expected token, step, trajectory or sequence-sum-norm.")
 
 
+@traits(zero_without_advantage=True)
 def policy_loss(
     logp_bl: Tensor,
     old_logp_bl: Tensor,
@@ -266,7 +285,8 @@ def base_loss(
             constant_length=config.constant_length,
         )
 
-    per_token = policy_loss(logp_bl, old_logp_bl, advantage_b, mask_bl, config)
+    with POLICY_LOSSES.calling(config.policy) as token_loss:
+        per_token = _checked(token_loss(logp_bl, old_logp_bl, advantage_b, mask_bl, config), mask_bl, config)
     stats = dict(per_token.stats)
     policy = reduce(per_token.loss_bl)
     loss = policy
@@ -286,6 +306,24 @@ def base_loss(
         if config.entropy_coef > 0:
             loss = loss - config.entropy_coef * entropy
     return BaseLoss(loss, policy.detach(), kl.detach(), entropy.detach(), stats)
+
+
+def _checked(found: Tensor | PolicyLoss, mask_bl: Tensor, config: PolicyLossConfig) -> PolicyLoss:
+    """The loss of a function that may be another package's, 0 outside the mask.
+
+    Raises:
+        ConfigError: not one number per token.
+    """
+    if isinstance(found, PolicyLoss):
+        return found
+    if not isinstance(found, Tensor) or found.shape != mask_bl.shape:
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else shown(found)
+        raise ConfigError(
+            f"policy loss '{config.policy}' returned {what}; expected a tensor of shape {tuple(mask_bl.shape)}, "
+            "one loss per token."
+        )
+    mask = mask_bl != 0
+    return PolicyLoss(torch.where(mask, found, 0.0), {"tokens": mask.sum()})
 
 
 def mean_stats(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,13 @@ from stapo.algo.groups import (
     DoubleArray,
     dense_codes,
     group_statistics,
+    one_number_per_row,
     real_values,
     standardize,
     statistics_by_code,
 )
+from stapo.algo.registries import STEP_SCORES
+from stapo.registry import trait, traits
 
 MAD_SCALE = 1.4826
 """Median absolute deviation times this estimates the standard deviation of a normal distribution."""
@@ -53,6 +56,38 @@ class EntropyScores(NamedTuple):
     scored_b: BoolArray
     size_b: npt.NDArray[np.int64]
     states: StateEntropies | None = None
+
+
+class ScoreRows(NamedTuple):
+    """The rows of a batch (B of them) as a step score is given them; no array may be changed.
+
+    Attributes:
+        entropy_b: float64, mean token entropy in nats; 0 on rows that are not in use.
+        anchor_b: integers, anchor group, unique across tasks.
+        used_b: rows in use; the others may enter no statistic.
+        size_b: rows in use of the row's anchor group, 0 on rows that are not in use.
+        state_b: key of each row's state, equal across tasks and iterations; None where no score asks for it.
+        states: what the score returned for the last iteration; empty at the first.
+    """
+
+    entropy_b: DoubleArray
+    anchor_b: npt.NDArray[np.intp]
+    used_b: BoolArray
+    size_b: npt.NDArray[np.int64]
+    state_b: Sequence[str] | None = None
+    states: Mapping[str, Sequence[float]] = {}
+
+
+class StepScore(Protocol):
+    """How unusual each step is: what `outlier.metric` names.
+
+    A pure function. Trait (`stapo.registry.traits`): ``needs_states`` has rows come with `state_b`, and the states that
+    are returned given back at the next iteration.
+    """
+
+    def __call__(self, rows: ScoreRows, config: OutlierConfig, /) -> npt.ArrayLike | EntropyScores:
+        """Return (B,) scores, to be held against the fences; or `EntropyScores` where not every row has one."""
+        ...
 
 
 def state_key(text: str) -> str:
@@ -85,26 +120,24 @@ def entropy_scores(
     """
     entropy, used = real_values("entropy_b", entropy_b, included_b)
     require_length(entropy.shape[0], anchor_b=anchor_b)
-    if config.metric == "running":
-        if state_b is None:
-            raise ValueError("state_b is None; outlier.metric 'running' needs the state of each row.")
-        return _running(entropy, anchor_b, used, config, state_b, states or {})
-    if config.metric in ("normalized", "shannon"):
-        score, scored, size = normalized_entropy(entropy, anchor_b, used, config)
-        return EntropyScores(entropy, used, size) if config.metric == "shannon" else EntropyScores(score, scored, size)
     code = dense_codes(np.asarray(anchor_b))
-    stats = group_statistics(entropy, anchor_b, weight_b=used, ddof=config.ddof)
-    size = stats.size_b * used
-    if config.metric == "shrunken":
-        return EntropyScores(_shrunken(entropy, code, used, config), used, size)
-    if config.metric == "leave-one-out":
-        # The spread of the others needs one of them more than `ddof`.
-        least = max(config.n_min, 2 + config.ddof)
-        score = _leave_one_out(entropy, code, used, config)
-    else:
-        least = config.n_min
-        score = _median_mad(entropy, code, used, config)
-    return EntropyScores(*_small_groups(score, entropy, used, size < least, config), size)
+    size = group_statistics(entropy, code, weight_b=used, ddof=config.ddof).size_b * used
+    with STEP_SCORES.calling(config.metric) as score:
+        if state_b is None and trait(score, "needs_states", False):
+            raise ValueError(f"state_b is None; outlier.metric '{config.metric}' needs the state of each row.")
+        found = score(ScoreRows(entropy, code, used, size, state_b, states or {}), config)
+    scores = found if isinstance(found, EntropyScores) else EntropyScores(np.asarray(found), used, size)
+    return scores._replace(score_b=one_number_per_row(scores.score_b, f"step score '{config.metric}'", used))
+
+
+def normalized(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """Eq. 2; see `normalized_entropy`."""
+    return EntropyScores(*normalized_entropy(rows.entropy_b, rows.anchor_b, rows.used_b, config))
+
+
+def shannon(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """The plain entropy of eq. 1."""
+    return EntropyScores(rows.entropy_b, rows.used_b, rows.size_b)
 
 
 def normalized_entropy(
@@ -156,12 +189,11 @@ def _in_spreads(distance: DoubleArray, spread: DoubleArray, config: OutlierConfi
     return distance / (np.maximum(spread, config.min_spread) + config.eps)
 
 
-def _leave_one_out(
-    entropy: DoubleArray, code: npt.NDArray[np.intp], used: BoolArray, config: OutlierConfig
-) -> DoubleArray:
-    """Distance from the mean of the group's other rows, in their spreads; without an upper bound."""
+def leave_one_out(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """Distance from the mean of the group's other rows, in their standard deviations; without an upper bound."""
+    entropy, code, used, size = rows.entropy_b, rows.anchor_b, rows.used_b, rows.size_b
     if entropy.size == 0:
-        return entropy
+        return EntropyScores(entropy, used, size)
     stats = statistics_by_code(entropy, code, used, 0)
     n = stats.size_b.astype(np.float64)
     deviation = (entropy - stats.mean_b) * used
@@ -169,16 +201,19 @@ def _leave_one_out(
     # Taking x out of n values moves their mean by (x - mean) / (n - 1).
     others = np.maximum(squares - deviation**2 * n / np.maximum(n - 1, 1), 0.0)
     spread = np.sqrt(others / np.maximum(n - 1 - config.ddof, 1))
-    return _in_spreads(deviation * n / np.maximum(n - 1, 1), spread, config)
+    score = _in_spreads(deviation * n / np.maximum(n - 1, 1), spread, config)
+    # The standard deviation of the others needs one of them more than `ddof`.
+    small = size < max(config.n_min, 2 + config.ddof)
+    return EntropyScores(*_small_groups(score, entropy, used, small, config), size)
 
 
-def _median_mad(
-    entropy: DoubleArray, code: npt.NDArray[np.intp], used: BoolArray, config: OutlierConfig
-) -> DoubleArray:
-    """Distance from the group's median, in its median absolute deviations scaled to a normal spread."""
+def median_mad(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """Distance from the group's median, in its median absolute deviations scaled to a normal standard deviation."""
+    entropy, code, used, size = rows.entropy_b, rows.anchor_b, rows.used_b, rows.size_b
     distance = entropy - _group_median(entropy, code, used)
     spread = MAD_SCALE * _group_median(np.abs(distance), code, used)
-    return _in_spreads(distance, spread, config)
+    score = _in_spreads(distance, spread, config)
+    return EntropyScores(*_small_groups(score, entropy, used, size < config.n_min, config), size)
 
 
 def _group_median(value: DoubleArray, code: npt.NDArray[np.intp], used: BoolArray) -> DoubleArray:
@@ -196,45 +231,39 @@ def _group_median(value: DoubleArray, code: npt.NDArray[np.intp], used: BoolArra
     return median[code]
 
 
-def _shrunken(entropy: DoubleArray, code: npt.NDArray[np.intp], used: BoolArray, config: OutlierConfig) -> DoubleArray:
-    """Distance from a mean between the group's and the batch's, in a spread between theirs.
+def shrunken(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """Distance from a mean between the group's and the batch's, in a standard deviation between theirs.
 
     A group of n rows weighs n / (n + k): an empirical-Bayes estimate whose prior is the batch. Groups
     of every size have a score, singletons among them.
     """
+    entropy, code, used = rows.entropy_b, rows.anchor_b, rows.used_b
     if entropy.size == 0:
-        return entropy
+        return EntropyScores(entropy, used, rows.size_b)
     group = statistics_by_code(entropy, code, used, config.ddof)
     batch = statistics_by_code(entropy, np.zeros_like(code), used, config.ddof)
     weight = group.size_b / np.maximum(group.size_b + config.shrinkage, 1.0)
     mean = weight * group.mean_b + (1 - weight) * batch.mean_b
     variance = weight * group.std_b**2 + (1 - weight) * batch.std_b**2
-    return _in_spreads(entropy - mean, np.sqrt(variance), config) * used
+    return EntropyScores(_in_spreads(entropy - mean, np.sqrt(variance), config) * used, used, rows.size_b)
 
 
-def _running(
-    entropy: DoubleArray,
-    anchor_b: npt.ArrayLike,
-    used: BoolArray,
-    config: OutlierConfig,
-    state_b: Sequence[str],
-    states: Mapping[str, Sequence[float]],
-) -> EntropyScores:
-    """Score against mean and spread of the state over this batch and, decayed, over earlier ones."""
+@traits(needs_states=True)
+def running(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
+    """Score against mean and standard deviation of the state over this batch and, decayed, over earlier ones."""
+    entropy, used, size, states, state_b = rows.entropy_b, rows.used_b, rows.size_b, rows.states, rows.state_b or ()
     require_length(entropy.shape[0], state_b=np.asarray(state_b, dtype=object))
-    stats = group_statistics(entropy, anchor_b, weight_b=used)
-    size = stats.size_b * used
-    rows = np.flatnonzero(used)
+    places = np.flatnonzero(used)
     kept = {
         key: (weight * config.running_decay, mean, squares * config.running_decay)
         for key, (weight, mean, squares) in states.items()
         if weight * config.running_decay >= FORGOTTEN
     }
-    if rows.size == 0:
+    if places.size == 0:
         return EntropyScores(np.zeros_like(entropy), used, size, kept)
     number: dict[str, int] = {}
-    code = np.array([number.setdefault(state_b[b], len(number)) for b in rows.tolist()], dtype=np.intp)
-    value = entropy[rows]
+    code = np.array([number.setdefault(state_b[b], len(number)) for b in places.tolist()], dtype=np.intp)
+    value = entropy[places]
     count = np.bincount(code).astype(np.float64)
     mean = np.bincount(code, weights=value) / count
     squares = np.bincount(code, weights=(value - mean[code]) ** 2)
@@ -246,8 +275,8 @@ def _running(
     squares = old[:, 2] + squares + step**2 * old[:, 0] * count / weight
     spread = np.sqrt(squares / np.maximum(weight - config.ddof, 1e-9)) * (weight > config.ddof)
     score, small = np.zeros_like(entropy), np.zeros_like(used)
-    score[rows] = _in_spreads(value - mean[code], spread[code], config)
-    small[rows] = weight[code] < config.n_min
+    score[places] = _in_spreads(value - mean[code], spread[code], config)
+    small[places] = weight[code] < config.n_min
     kept |= dict(zip(number, zip(weight.tolist(), mean.tolist(), squares.tolist(), strict=True), strict=True))
     newest = list(kept.items())[-config.running_states :]
     return EntropyScores(*_small_groups(score, entropy, used, small, config), size, dict(newest))

@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, AlgorithmConfig, algorithm_names, get_algorithm
-from stapo.algo.presets import unusable_algorithms
+from stapo.algo import ALGORITHM_FAMILIES, AlgorithmConfig, get_algorithm
+from stapo.algo.presets import ALGORITHM_REGISTRY
 from stapo.cli.words import foreign
-from stapo.errors import ConfigError, StapoError
+from stapo.errors import ConfigError
+from stapo.registry import OWN
 
 
 def run(argv: list[str]) -> int:
@@ -49,11 +50,6 @@ def run(argv: list[str]) -> int:
 
 def _of_others() -> tuple[tuple[AlgorithmConfig, ...], list[tuple[str, str]]]:
     """The algorithms of other packages, and (name or package, what is wrong) of those that cannot be used."""
-    found, broken = [], unusable_algorithms()
-    for name in algorithm_names():
-        if name not in ALGORITHMS:
-            try:
-                found.append(get_algorithm(name))
-            except StapoError as err:
-                broken.append((name, str(err)))
-    return tuple(found), broken
+    rows = [row for row in ALGORITHM_REGISTRY.listing() if row.package != OWN]
+    found = tuple(get_algorithm(row.name) for row in rows if not row.error)
+    return found, [(row.name or row.package, row.error) for row in rows if row.error]

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
 
 from stapo.algo import AlgorithmConfig, OutlierConfig, get_algorithm
-from stapo.algo.config import Metric
+from stapo.algo.registries import STEP_SCORES
 from stapo.config.run_config import RunConfig
 from stapo.diagnosis.scoring import BOTH
 from stapo.errors import ConfigError
+from stapo.registry import trait
 from stapo.rollout.evaluate import pick_tasks
 
 STREAM = 31
 """Responses of a diagnosis are drawn from the streams (seed, STREAM, group, member, step)."""
 
 DEFAULT_TASKS = 32
-
-_NEEDS_STATE = ("running",)
-"""Metrics that compare with earlier batches; a diagnosis is one batch."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def measuring(trained: AlgorithmConfig) -> tuple[AlgorithmConfig, list[str]]:
     elif outlier.select != "iqr":
         remarks.append(f"'{trained.name}' selects steps by '{outlier.select}'; outliers are those beyond the fences.")
         outlier = replace(outlier, select="iqr")
-    if outlier.metric in _NEEDS_STATE:
+    if trained.needs_states:
         remarks.append(f"Metric '{outlier.metric}' needs earlier batches; outliers are found by 'normalized'.")
         outlier = replace(outlier, metric="normalized")
     if trained.selective_on and trained.selective.blind_mask != BOTH:
@@ -140,5 +137,5 @@ def measuring(trained: AlgorithmConfig) -> tuple[AlgorithmConfig, list[str]]:
 
 
 def stateless_metrics() -> list[str]:
-    """Outlier metrics that one batch suffices for, in the order of the knob's values."""
-    return [name for name in get_args(Metric) if name not in _NEEDS_STATE]
+    """Outlier metrics of this package that one batch suffices for, in the order in which it lists them."""
+    return [name for name in STEP_SCORES.own_names() if not trait(STEP_SCORES.get(name), "needs_states", False)]

@@ -13,20 +13,11 @@ from stapo.registry import Registry
 _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
 
 
-def _no_class(obj: object) -> str | None:
+def _no_class(obj: object, name: str) -> str | None:
     return None if isinstance(obj, type) else f"{shown(obj)} and no class; expected a class that follows stapo.Env"
 
 
-ENVIRONMENTS: Registry[type[Env]] = Registry(
-    "environment",
-    "stapo.environments",
-    {
-        "alfworld": "stapo.envs.alfworld.env:AlfworldEnv",
-        "search": "stapo.envs.search.env:SearchEnv",
-        "webshop": "stapo.envs.webshop.env:WebShopEnv",
-    },
-    _no_class,
-)
+ENVIRONMENTS: Registry[type[Env]] = Registry("environment", "stapo.environments", _no_class)
 
 
 def make(name: str, **options: Any) -> Env:

@@ -13,15 +13,7 @@ from stapo.registry import Registry
 from stapo.retrieval.protocol import Retriever
 from stapo.texts import secret_in_address
 
-RETRIEVERS: Registry[Callable[..., Retriever]] = Registry(
-    "retriever",
-    "stapo.retrievers",
-    {
-        "bm25": "stapo.retrieval.local:open_bm25",
-        "tantivy": "stapo.retrieval.tantivy_index:open_tantivy",
-        "dense": "stapo.retrieval.dense:open_dense",
-    },
-)
+RETRIEVERS: Registry[Callable[..., Retriever]] = Registry("retriever", "stapo.retrievers")
 """Name -> function with the keywords `corpus`, `cache` and its own options; open to entry points."""
 
 

@@ -113,7 +113,7 @@ def build_batch(
         np.isfinite(entropy_b),
         algorithm.outlier,
         seed=seed,
-        state_b=[state_key(key) for key in keys] if algorithm.outlier.metric == "running" else None,
+        state_b=[state_key(key) for key in keys] if algorithm.needs_states else None,
         states=states,
     )
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)

@@ -327,8 +327,7 @@ class Updater:
 
     def _has_base_gradient(self, batch: RowBatch, b: int) -> bool:
         """Whether the base loss of row b can move a weight: with advantage 0 and no other term its gradient is 0."""
-        loss = self.algorithm.loss
-        return loss.beta > 0 or loss.entropy_coef > 0 or bool(batch.advantages.total_b[b] != 0)
+        return self.algorithm.needs_every_row or bool(batch.advantages.total_b[b] != 0)
 
     def _unflagged_kl(self, batch: RowBatch, seed: Sequence[int], clock: _Clock) -> float | None:
         """Mean R_TA of a few unflagged rows, for comparison with the flagged ones; None without a blind prompt."""

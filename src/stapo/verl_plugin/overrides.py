@@ -91,9 +91,10 @@ def differences(config: RunConfig) -> list[str]:
         )
     if config.optim.warmup_iterations:
         said.append("optim.warmup_iterations: verl's warm-up starts at a learning rate of 0")
-    if config.algorithm.outlier.metric == "running":
+    if config.algorithm.needs_states:
         said.append(
-            "outlier.metric=running: the entropies by state are not in verl's checkpoints; a resumed run forgets them"
+            f"outlier.metric={config.algorithm.outlier.metric}: the entropies by state are not in verl's checkpoints; "
+            "a resumed run forgets them"
         )
     said.append("log.*: metrics go to verl's loggers (trainer.logger); there are no transcripts and no report")
     return said

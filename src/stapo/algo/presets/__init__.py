@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from stapo.algo.config import AlgorithmConfig
 from stapo.algo.presets import baselines, dynamic, selective
-from stapo.errors import ConfigError, unknown_name
+from stapo.documents import shown
 from stapo.registry import Registry
 
 ALGORITHM_FAMILIES: dict[str, tuple[AlgorithmConfig, ...]] = {
@@ -25,7 +25,15 @@ ALGORITHMS: dict[str, AlgorithmConfig] = {
 }
 """The presets of this package by name, in the same order."""
 
-_INSTALLED: Registry[AlgorithmConfig] = Registry("algorithm", "stapo.algorithms")
+
+def _no_algorithm(obj: object, name: str) -> str | None:
+    if isinstance(obj, AlgorithmConfig) and obj.name == name:
+        return None
+    found = f"an algorithm named '{obj.name}'" if isinstance(obj, AlgorithmConfig) else shown(obj)
+    return f"{found}; expected an AlgorithmConfig of that name"
+
+
+ALGORITHM_REGISTRY: Registry[AlgorithmConfig] = Registry("algorithm", "stapo.algorithms", _no_algorithm, ALGORITHMS)
 
 
 def register_algorithm(algorithm: AlgorithmConfig) -> AlgorithmConfig:
@@ -34,21 +42,12 @@ def register_algorithm(algorithm: AlgorithmConfig) -> AlgorithmConfig:
     Raises:
         ConfigError: the name is taken.
     """
-    if algorithm.name in ALGORITHMS:
-        raise ConfigError(f"algorithm '{algorithm.name}' is a preset of stapo; choose another name.")
-    _INSTALLED.register(algorithm.name, algorithm)
-    return algorithm
-
-
-def unusable_algorithms() -> list[tuple[str, str]]:
-    """What installed packages register as algorithms without effect: (package, what is wrong), for listings."""
-    taken = [name for name in _INSTALLED.names() if name in ALGORITHMS]
-    return _INSTALLED.unusable() + [("another package", f"registers '{n}', a name of stapo's own") for n in taken]
+    return ALGORITHM_REGISTRY.register(algorithm.name)(algorithm)
 
 
 def algorithm_names() -> list[str]:
     """All known names: the presets of this package, then those of others, sorted."""
-    return [*ALGORITHMS, *(name for name in _INSTALLED.names() if name not in ALGORITHMS)]
+    return ALGORITHM_REGISTRY.names()
 
 
 def get_algorithm(name: str) -> AlgorithmConfig:
@@ -58,15 +57,4 @@ def get_algorithm(name: str) -> AlgorithmConfig:
         UnknownNameError: no such algorithm; the message proposes the closest name.
         ConfigError: the name comes from an installed package, which holds no such algorithm.
     """
-    if name in ALGORITHMS:
-        return ALGORITHMS[name]
-    if name not in _INSTALLED.names():
-        raise unknown_name("algorithm", name, algorithm_names())
-    found = _INSTALLED.get(name)
-    if not isinstance(found, AlgorithmConfig) or found.name != name:
-        what = f"an algorithm named '{found.name}'" if isinstance(found, AlgorithmConfig) else f"{found!r}"
-        raise ConfigError(
-            f"the entry point '{name}' of group 'stapo.algorithms' gives {what}; expected an AlgorithmConfig of that "
-            "name. Correct the package that brings it."
-        )
-    return found
+    return ALGORITHM_REGISTRY.get(name)

@@ -1,0 +1,24 @@
+"""The pieces of an algorithm that are chosen by name, and are open to other packages.
+
+What a function of each kind is given and returns say the protocols `stapo.algo.credit.AdvantageEstimator`,
+`stapo.algo.step_scores.StepScore` and `stapo.algo.loss.PolicyLossFunction`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from stapo.documents import shown
+from stapo.registry import Registry
+
+
+def _no_function(obj: object, name: str) -> str | None:
+    return None if callable(obj) else f"{shown(obj)}; expected a function"
+
+
+ADVANTAGE_ESTIMATORS: Registry[Callable[..., Any]] = Registry(
+    "advantage estimator", "stapo.advantage_estimators", _no_function
+)
+STEP_SCORES: Registry[Callable[..., Any]] = Registry("step score", "stapo.step_scores", _no_function)
+POLICY_LOSSES: Registry[Callable[..., Any]] = Registry("policy loss", "stapo.policy_losses", _no_function)
