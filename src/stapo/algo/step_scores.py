@@ -126,7 +126,7 @@ def entropy_scores(
         if state_b is None and trait(score, "needs_states", False):
             raise ValueError(f"state_b is None; outlier.metric '{config.metric}' needs the state of each row.")
         found = score(ScoreRows(entropy, code, used, size, state_b, states or {}), config)
-    scores = found if isinstance(found, EntropyScores) else EntropyScores(np.asarray(found), used, size)
+    scores = found if isinstance(found, EntropyScores) else EntropyScores(found, used, size)
     return scores._replace(score_b=one_number_per_row(scores.score_b, f"step score '{config.metric}'", used))
 
 

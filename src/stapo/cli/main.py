@@ -35,6 +35,7 @@ _COMMANDS = {
     "serve-retriever": "answer searches over a corpus by HTTP",
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",
+    "plugins": "list everything that is chosen by name, with the package that brings it",
     "runs": "list the runs in a folder: how far they are, how they ended",
     "presets": "list the shipped presets: what is played, what is trained, how long",
 }
