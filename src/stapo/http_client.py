@@ -358,7 +358,7 @@ class Caller:
         """One request with its tries; its deadline covers them all."""
         progress, options = _Progress(), self.options
         try:
-            async with asyncio.timeout(options.total_s):
+            async with asyncio.timeout(options.total_s) as deadline:
                 for attempt in range(1, options.attempts + 1):
                     try:
                         return await self._send("POST", url, body, progress)
@@ -367,6 +367,14 @@ class Caller:
                         progress.last, progress.answering = err, False
                         if not err.may_pass() or attempt == options.attempts:
                             raise CallFailed(f"{err} (try {attempt} of {options.attempts})", err.kind, False) from err
+                        left = (deadline.when() or 0.0) - asyncio.get_running_loop().time()
+                        if 0 < left <= progress.patience_s:
+                            raise CallFailed(
+                                f"{err} It asks for a pause of {progress.patience_s:.0f} s; {self._purpose} has "
+                                f"{left:.0f} s left, of {options.total_s:g} s in all.",
+                                err.kind,
+                                False,
+                            ) from err
                     pause = min(options.backoff_max_s, options.backoff_s * 2 ** (attempt - 1))
                     await asyncio.sleep(max(progress.patience_s, pause * self._random.uniform(0.5, 1.0)))
         except TimeoutError:

@@ -7,12 +7,11 @@ in seconds, in milliseconds or as a date.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -24,6 +23,12 @@ PASSING_STATUSES = frozenset((408, 409, 425, 429, 498, 529, *range(500, 528)))
 
 _LONGEST_REASON = 300
 _LONGEST_PAUSE_S = 86_400.0
+_FIRST_DATE = 1e9  # in seconds: 31 years as a pause, the year 2001 as a date
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_AMOUNT = re.compile(
+    r"([0-9]{1,15}\.?[0-9]{0,9}|\.[0-9]{1,9})"
+    r"(?:\s*(ms(?:ecs?)?|s(?:ecs?|econds?)?|m(?:ins?|inutes?)?|h(?:rs?|ours?)?)(?![a-z])|(?![a-z.0-9]))"
+)
 _DEEPEST = 6
 _CODES = ("code", "status", "status_code", "statusCode", "type", "error_type", "error_code", "kind")
 _SAID = ("detail", "message", "msg", "error_message", "error_msg", "errmsg", "status_msg")
@@ -67,23 +72,23 @@ def pause_asked(headers: Mapping[str, str], now: float | None = None) -> float:
 
     Args:
         headers: of its answer, to be asked for in lower case: ``retry-after-ms`` (and Azure's spelling of it) before
-            ``retry-after``, which is a number of seconds or a date of RFC 9110.
+            ``retry-after``, which is a number of seconds or a date of RFC 9110. What servers write in their place is
+            understood, too: units ("1m30s"), dates of ISO 8601, seconds since 1970, a header that is there twice.
         now: seconds since 1970, where the answer has no date of its own; the clock of this machine without it.
     """
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):
-        pause = _number(headers.get(name))
+        pause = _seconds(headers.get(name))
         if pause is not None:
             return min(pause / 1000.0, _LONGEST_PAUSE_S)
-    asked = (headers.get("retry-after") or "").strip()
-    pause = _number(asked)
-    if pause is None:
-        until = _date(asked)
-        if until is None:
-            return 0.0
+    asked = (headers.get("retry-after") or "")[:200]
+    pause = _seconds(asked)
+    until = _date(asked) if pause is None else pause if pause >= _FIRST_DATE else None
+    if until is not None:
         # By the server's own clock, where it shows it: two clocks may be minutes apart.
         here = _date(headers.get("date"))
+        until /= 1000.0 if until >= 1000 * _FIRST_DATE else 1.0
         pause = until - (here if here is not None else time.time() if now is None else now)
-    return min(max(pause, 0.0), _LONGEST_PAUSE_S)
+    return min(max(pause or 0.0, 0.0), _LONGEST_PAUSE_S)
 
 
 def reason_in(data: bytes) -> str:
@@ -102,15 +107,16 @@ def refusal_in(document: Any) -> Refusal | None:
     if not isinstance(document, Mapping):
         return None
     for key in ("error", "errors"):
-        if document.get(key):
+        # Some servers write in every answer that there was none.
+        if document.get(key) and not (document.get("choices") and _says_nothing(document[key])):
             return refusal_of(document[key], document)
-    if document.get("choices") is not None:
+    if document.get("choices"):
         return None
     for key in _AROUND:
         if isinstance(document.get(key), Mapping):
             return refusal_of(document[key], document)
     coded = any((_status(document.get(key)) or 0) >= 400 for key in _CODES)
-    if coded or document.get("object") == "error" or any(document.get(key) for key in _SAID):
+    if coded or document.get("object") == "error" or any(_words(document.get(key), 0) for key in _SAID):
         return refusal_of(document, document)
     return None
 
@@ -152,6 +158,14 @@ def one_line(text: str) -> str:
     return words if len(words) <= _LONGEST_REASON else words[: _LONGEST_REASON - 1] + "…"
 
 
+def _says_nothing(error: Any) -> bool:
+    """Whether an error is the word for none, or has neither words nor a code."""
+    if isinstance(error, Mapping):
+        codes = [error[key] for key in _CODES if error.get(key)]
+        return not any(_status(code) != 200 for code in codes) and _says_nothing(_words(error, 0))
+    return isinstance(error, str) and error.strip().lower() in ("", "null", "none", "no error", "ok", "success")
+
+
 def _words(found: Any, depth: int) -> str:
     """The text of an error, in the forms in use."""
     if isinstance(found, str):
@@ -171,20 +185,28 @@ def _words(found: Any, depth: int) -> str:
     return said
 
 
-def _number(text: str | None) -> float | None:
-    text = (text or "").strip()
-    if not re.fullmatch(r"\+?[0-9]{1,12}(\.[0-9]{0,9})?", text):
-        return None
-    value = float(text)
-    return value if math.isfinite(value) else None
+def _seconds(text: str | None) -> float | None:
+    """A length of time, the longest of several; None for anything else."""
+    found = []
+    for part in (text or "")[:200].lower().split(","):
+        part = part.partition(";")[0].strip(' \t"+')
+        amounts = _AMOUNT.findall(part)
+        if not amounts or _AMOUNT.sub("", part).strip():
+            return None
+        found.append(
+            sum(float(number) * _UNITS[unit[:2] if unit[:2] == "ms" else unit[:1]] for number, unit in amounts)
+        )
+    return max(found)
 
 
 def _date(text: str | None) -> float | None:
-    try:
-        date = parsedate_to_datetime((text or "")[:100])
-        return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError, OverflowError, IndexError):
-        return None
+    for read in (datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            date = read((text or "").strip()[:100])
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+        except (TypeError, ValueError, OverflowError, IndexError):
+            continue
+    return None
 
 
 def _status(value: Any) -> int | None:

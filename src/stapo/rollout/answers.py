@@ -27,7 +27,17 @@ _BROKEN = ("error", "network_error", "insufficient_system_resource", "abort", "a
            "failed", "timeout", "malformed_function_call", "backend_error")  # fmt: skip
 _CUT = ("length", "max_tokens", "max_length", "model_length", "model_context_window_exceeded", "max_output_tokens",
         "context_length", "token_limit", "incomplete")  # fmt: skip
-_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking", "thinking_blocks", "reasoning_details", "thought")
+_ENDED = ("", "stop", "eos", "eos_token", "end_turn", "stop_sequence", "complete", "completed", "refusal", "tool_calls",
+          "function_call", "tool_use", "end", "done", "finished")  # fmt: skip
+_THOUGHT_FIELDS = (
+    "reasoning_content",
+    "reasoning",
+    "reasoning_text",
+    "thinking",
+    "thinking_blocks",
+    "reasoning_details",
+    "thought",
+)
 _THOUGHT_KEYS = ("thinking", "reasoning", "text", "content", "summary", "thought")
 _DEEPEST = 8
 
@@ -96,18 +106,25 @@ def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: boo
         choice = choices[0]
         if choice.get("error"):
             _raise(refusal_of(choice["error"], choice))
-        said = choice["message"] if chat or "text" not in choice else choice
-        given = said.get("content") if chat or "text" not in choice else said["text"]
-        fields = {key: said.get(key) for key in (*_THOUGHT_FIELDS, "refusal", "tool_calls", "function_call", "error")}
-        reason = choice.get("finish_reason")
+        message = choice.get("message", choice.get("delta"))
+        # Servers that know one of the two forms answer in it whatever was asked for.
+        bare = "text" in choice and (message is None or not chat)
+        said = choice if bare else message
+        given = said["text"] if bare else said.get("content")
+        fields = {
+            key: said.get(key) or choice.get(key)
+            for key in (*_THOUGHT_FIELDS, "refusal", "tool_calls", "function_call", "error")
+        }
+        reason = next(filter(None, (choice.get(key) for key in ("finish_reason", "finish_details", "stop_reason"))), "")
     except (LookupError, TypeError, AttributeError) as err:
-        _raise_for_filtered_prompt(document)
+        if _filtered(document, "prompt_filter_results"):
+            raise Unanswered("no choices: a filter of the server held the prompt back.", "content_filter") from err
         raise Unanswered(f"a document without {where}. Is this the address of an OpenAI-compatible API?") from err
     text, thought, refused, called = _content(given)
     if fields["error"]:
         _raise(refusal_of(fields["error"], choice))
     thought = thought or next(filter(None, (_thought(fields[key]) for key in _THOUGHT_FIELDS)), "")
-    why = _reason(reason)
+    why = "content_filter" if not text and _filtered(choice, "content_filter_results") else _reason(reason)
     _check(why, text, refused or fields["refusal"], called or fields["tool_calls"] or fields["function_call"])
     return _answer(replace_surrogates(text), replace_surrogates(thought), why not in _CUT, most_tokens, cut)
 
@@ -136,6 +153,8 @@ def _check(why: str, text: str, refused: Any, called: Any) -> None:
         raise Unanswered("a refusal in the place of a text" + (f": {said}" if said else "."), "refusal")
     if called or why in ("tool_calls", "function_call", "tool_use"):
         raise Unanswered("a call of a tool and no text; no tool was offered.", "tool_calls")
+    if why not in (*_ENDED, *_CUT):
+        raise Unanswered(f"finish_reason '{one_line(why)}' and no text.", "provider_error")
 
 
 def _raise(refusal: Refusal | None) -> None:
@@ -144,10 +163,10 @@ def _raise(refusal: Refusal | None) -> None:
         raise Unanswered(f"status 200 and an error inside.{said}", refusal.kind, refusal.passes)
 
 
-def _raise_for_filtered_prompt(document: Any) -> None:
-    found = document.get("prompt_filter_results") if isinstance(document, Mapping) else None
-    if found and '"filtered": true' in json.dumps(found):
-        raise Unanswered("no choices: a filter of the server held the prompt back.", "content_filter")
+def _filtered(document: Any, key: str) -> bool:
+    """Whether the results of a server's filters, in the form of Azure, name one that held something back."""
+    found = document.get(key) if isinstance(document, Mapping) else None
+    return bool(found) and '"filtered": true' in json.dumps(found)
 
 
 def _reason(found: Any) -> str:
@@ -165,7 +184,7 @@ def _content(found: Any) -> tuple[str, str, Any, bool]:
     """
     if found is None or isinstance(found, str):
         return found or "", "", None, False
-    parts = [found] if isinstance(found, Mapping) else found
+    parts = found.get("parts", [found]) if isinstance(found, Mapping) else found
     if not isinstance(parts, list):
         raise Unanswered("content that is no text.")
     texts, thoughts, refused, called = [], [], None, False
@@ -184,7 +203,15 @@ def _content(found: Any) -> tuple[str, str, Any, bool]:
                 texts.append(_text(part.get("text", part.get("content"))))
         elif part is not None:
             raise Unanswered("content that is no text.")
-    return "".join(texts), "\n".join(filter(None, thoughts)), refused, called
+    text, thought = "".join(texts), "\n".join(filter(None, thoughts))
+    if not (text or thought or refused or called or any(_is_empty_text(part) for part in parts or [""])):
+        raise Unanswered("content that is no text.")
+    return text, thought, refused, called
+
+
+def _is_empty_text(part: Any) -> bool:
+    """Whether a part could hold text and holds none: the model's empty answer, not a picture or a sound."""
+    return not part or (isinstance(part, Mapping) and any(key in part and not part[key] for key in ("text", "content")))
 
 
 def _text(found: Any) -> str:
