@@ -48,3 +48,17 @@ def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy") / "model"
     small_policy().save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_run(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> Path:
+    """A finished run of two iterations in the toy world with every checkpoint, for reading; copy it to change it."""
+    import yaml
+
+    from stapo.cli.main import main
+    from toy_world import toy_settings
+
+    folder = tmp_path_factory.mktemp("toy-run")
+    (folder / "toy.yaml").write_text(yaml.safe_dump(toy_settings(toy_model, log__checkpoint_every=1)))
+    assert main(["train", str(folder / "toy.yaml"), "--quiet", "--out", str(folder / "run")]) == 0
+    return folder / "run"

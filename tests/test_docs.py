@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -132,6 +133,29 @@ def test_table_of_algorithms_is_complete():
 
     section = (ROOT / "README.md").read_text().partition("\n## Algorithms\n")[2].partition("\n## ")[0]
     assert re.findall(r"^\| `([\w+-]+)` \|", section, re.MULTILINE) == list(ALGORITHMS)
+
+
+def test_the_glossary_names_a_source_for_each_of_thirty_terms():
+    from stapo.config.run_config import RunConfig
+
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs/glossary.md").read_text().splitlines()]
+    rows = [row for row in rows if len(row) == 4][2:]
+    terms = [row[0] for row in rows]
+    assert len(terms) == 30
+    assert terms == sorted(set(terms), key=str.lower)
+    for term, meaning, here, source in rows:
+        assert meaning, term
+        # A title in italics with its arXiv number or year, or the dotted name of a library's function or class.
+        assert re.fullmatch(r"(.+, )?\*[^*]{10,}\*, .*(arXiv \d{4}\.\d{5}|\d{4})|`\w+(\.\w+)+`", source), source
+        for name in re.findall(r"`((?:\w+\.)+\w+)`", here):
+            group, *path = name.split(".")
+            known = get_type_hints(RunConfig)
+            for part in path if group in known else []:
+                known = get_type_hints(known[group])
+                assert part in known, f"{term}: there is no setting {name}"
+                group = part
+    for page in ("README.md", "docs/README.md"):
+        assert "glossary.md" in (ROOT / page).read_text()
 
 
 @pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)

@@ -76,10 +76,10 @@ def train(folder, model, name, **changes):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, toy_model):
+def runs(tmp_path_factory, toy_model, toy_run):
     folder = tmp_path_factory.mktemp("diagnose")
     return {
-        "toy": train(folder, toy_model, "toy"),
+        "toy": toy_run,
         "judged": train(folder, toy_model, "judged", env__name="judged"),
         "grpo": train(folder, toy_model, "grpo", env__name="judged", algorithm__name="grpo", seed=1),
     }

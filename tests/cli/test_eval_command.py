@@ -7,19 +7,14 @@ import shutil
 from statistics import fmean, stdev
 
 import pytest
-import yaml
 
 from stapo.cli.main import main
 from stapo.run import RunDirectory
-from toy_world import toy_settings
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, toy_model):
-    folder = tmp_path_factory.mktemp("eval")
-    (folder / "toy.yaml").write_text(yaml.safe_dump(toy_settings(toy_model, log__checkpoint_every=1)))
-    assert main(["train", str(folder / "toy.yaml"), "--quiet", "--out", str(folder / "run")]) == 0
-    return folder / "run"
+@pytest.fixture
+def trained(toy_run):
+    return toy_run
 
 
 def contents(folder):
