@@ -78,12 +78,12 @@ class Rollout:
 
 
 def with_algorithm(config: RunConfig, name: str) -> RunConfig:
-    """The same run by another algorithm; knobs that differ from STAPO's preset stay."""
+    """The same run by another algorithm; settings that differ from STAPO's preset stay."""
     data, stock = to_data(config), to_data(get_algorithm(config.algorithm.name))
     kept = {
-        group: {k: v for k, v in knobs.items() if v != stock[group][k]}
-        for group, knobs in data["algorithm"].items()
-        if isinstance(knobs, dict)
+        group: {k: v for k, v in settings.items() if v != stock[group][k]}
+        for group, settings in data["algorithm"].items()
+        if isinstance(settings, dict)
     }
     return from_data(RunConfig, {**data, "algorithm": {"name": name, **kept}})
 

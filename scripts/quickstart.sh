@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the embedded default into the folder $1, go on with the run there, or say that it is done. Further arguments go to
+# Train the embedded default into the folder $1, resume the run there, or say that it is done. Further arguments go to
 # `stapo train`. $STAPO is the command to use.
 set -eu
 
@@ -22,6 +22,6 @@ if [ -e "$run/run.json" ]; then
     fi
 fi
 
-# The same command goes on with a run that was interrupted.
+# The same command resumes a run that was interrupted.
 "$stapo" train tiny --out "$run" "$@"
 show

@@ -36,11 +36,11 @@ def advantages(name, *, reward=REWARD, valid=None, **changes):
     return compute_advantages(reward, valid, TASK, TRAJ, STEP, np.arange(8), None, config)
 
 
-def gradient(logp, advantage, **knobs):
+def gradient(logp, advantage, **settings):
     """Gradient of the mean policy loss over one row's tokens, old log-probabilities 0."""
     logp = torch.tensor([logp], requires_grad=True)
     mask = torch.ones_like(logp)
-    loss = policy_loss(logp, torch.zeros_like(logp), torch.tensor([advantage]), mask, PolicyLossConfig(**knobs))
+    loss = policy_loss(logp, torch.zeros_like(logp), torch.tensor([advantage]), mask, PolicyLossConfig(**settings))
     loss.loss_bl.mean().backward()
     return loss, logp.grad[0]
 
@@ -142,14 +142,14 @@ class TestGspo:
         assert float(loss.stats["ratio"]) == pytest.approx(3 * 1.10517, abs=1e-4)
 
     def test_the_whole_response_is_clipped(self):
-        knobs = {k: getattr(get_algorithm("gspo").loss, k) for k in ("ratio", "clip_low", "clip_high")}
-        assert knobs == {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}
-        loss, grad = gradient(self.LOGP, 1.0, **knobs)
+        settings = {k: getattr(get_algorithm("gspo").loss, k) for k in ("ratio", "clip_low", "clip_high")}
+        assert settings == {"ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4}
+        loss, grad = gradient(self.LOGP, 1.0, **settings)
         assert loss.loss_bl[0].tolist() == pytest.approx([-1.0004] * 3)
         assert grad.tolist() == [0, 0, 0]
         assert int(loss.stats["clip_high"]) == 3
         # A token's own ratio is out of range, that of the response is not: nothing is clipped.
-        loss, grad = gradient((0.3, -0.3), 1.0, **knobs)
+        loss, grad = gradient((0.3, -0.3), 1.0, **settings)
         assert grad.tolist() == pytest.approx([-0.5, -0.5])
 
     def test_tokens_outside_the_mask_do_not_count(self):

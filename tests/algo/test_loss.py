@@ -133,9 +133,9 @@ class TestPolicyLoss:
         assert out.stats["ratio"].item() == pytest.approx(ratio, rel=1e-5)
 
     def test_asymmetric_clip_and_no_dual_clip(self):
-        knobs = config(clip_low=0.1, clip_high=0.4, dual_clip=None)
+        settings = config(clip_low=0.1, clip_high=0.4, dual_clip=None)
         logp = torch.tensor([[1.5], [0.5], [9.0]]).log()
-        out = policy_loss(logp, torch.zeros(3, 1), torch.tensor([1.0, -1.0, -1.0]), torch.ones(3, 1), knobs)
+        out = policy_loss(logp, torch.zeros(3, 1), torch.tensor([1.0, -1.0, -1.0]), torch.ones(3, 1), settings)
         torch.testing.assert_close(out.loss_bl[:, 0], torch.tensor([-1.4, 0.9, 9.0]))
 
     def test_masked_positions_may_hold_anything(self):
@@ -206,9 +206,9 @@ def arrays(rows=6, length=5, seed=0):
     }
 
 
-def run_base(a, knobs, denominators, rows=slice(None)):
+def run_base(a, settings, denominators, rows=slice(None)):
     a = {k: v[rows] for k, v in a.items()}
-    return base_loss(config=knobs, denominators=denominators, **a)
+    return base_loss(config=settings, denominators=denominators, **a)
 
 
 class TestBaseLoss:
@@ -217,7 +217,7 @@ class TestBaseLoss:
     @pytest.mark.parametrize("name", AGGREGATIONS)
     @pytest.mark.parametrize("cut", [[6], [1, 5], [2, 2, 2], [1] * 6])
     def test_micro_batches_give_the_same_loss_and_gradient(self, name, cut):
-        knobs = config(aggregation=name, beta=0.1, entropy_coef=0.05)
+        settings = config(aggregation=name, beta=0.1, entropy_coef=0.05)
         results = []
         for sizes in ([6], cut):
             a = arrays()
@@ -227,7 +227,7 @@ class TestBaseLoss:
             total, start, stats = 0.0, 0, []
             for size in sizes:
                 rows = slice(start, start + size)
-                out = run_base(a, knobs, d.take(rows), rows)
+                out = run_base(a, settings, d.take(rows), rows)
                 out.loss.backward()
                 total += out.loss.item()
                 stats.append(out.stats)
@@ -241,8 +241,8 @@ class TestBaseLoss:
 
     def test_parts_add_up(self):
         a = arrays()
-        knobs = config(beta=0.1, entropy_coef=0.05)
-        out = run_base(a, knobs, LossDenominators.of(a["mask_bl"]))
+        settings = config(beta=0.1, entropy_coef=0.05)
+        out = run_base(a, settings, LossDenominators.of(a["mask_bl"]))
         expected = out.policy + 0.1 * out.kl - 0.05 * out.entropy
         assert out.loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert out.kl.item() > 0
@@ -251,12 +251,12 @@ class TestBaseLoss:
     @pytest.mark.parametrize("change", ["beta", "entropy_coef"])
     def test_each_auxiliary_term_changes_the_gradient(self, change):
         grads = []
-        for knobs in (config(), config(**{change: 0.1})):
+        for settings in (config(), config(**{change: 0.1})):
             a = arrays()
             a["logp_bl"].requires_grad_()
             # Stands for an entropy that depends on the same weights.
             a["entropy_bl"] = -a["logp_bl"] * a["logp_bl"].exp()
-            run_base(a, knobs, LossDenominators.of(a["mask_bl"])).loss.backward()
+            run_base(a, settings, LossDenominators.of(a["mask_bl"])).loss.backward()
             grads.append(a["logp_bl"].grad)
         assert (grads[0] - grads[1]).abs().max() > 1e-3
 
@@ -273,8 +273,8 @@ class TestBaseLoss:
         a["logp_bl"].requires_grad_()
         a["ref_logp_bl"][off] = math.nan
         a["entropy_bl"][off] = math.nan
-        knobs = config(beta=0.1, entropy_coef=0.1)
-        out = run_base(a, knobs, LossDenominators.of(a["mask_bl"]))
+        settings = config(beta=0.1, entropy_coef=0.1)
+        out = run_base(a, settings, LossDenominators.of(a["mask_bl"]))
         out.loss.backward()
         assert math.isfinite(out.loss.item())
         assert all(math.isfinite(v) for v in mean_stats([out.stats]).values())
@@ -321,8 +321,8 @@ def test_trajectory_weight_does_not_depend_on_its_length():
     """Under ``trajectory`` a trajectory of three steps pulls as hard as one of a single step."""
     logp = torch.zeros(4, 2, requires_grad=True)
     mask, traj = torch.ones(4, 2), torch.tensor([0, 0, 0, 1])
-    knobs = dataclasses.replace(config(), aggregation="trajectory")
-    out = base_loss(logp, logp.detach(), torch.ones(4), mask, knobs, LossDenominators.of(mask, traj))
+    settings = dataclasses.replace(config(), aggregation="trajectory")
+    out = base_loss(logp, logp.detach(), torch.ones(4), mask, settings, LossDenominators.of(mask, traj))
     out.loss.backward()
     assert logp.grad is not None
     assert logp.grad[:3].sum().item() == pytest.approx(logp.grad[3].sum().item())

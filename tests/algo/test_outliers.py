@@ -87,8 +87,8 @@ class TestKnobs:
     def test_a_fence_has_to_be_cleared_by_the_margin(self, distance, count, sign):
         entropy = 10 + sign * np.array([0.0, 1, 2, 3, 3 + distance])
         sides = "high" if sign > 0 else "low"
-        knobs = OutlierConfig(metric="shannon", lam=0.0, sides=sides)
-        assert select_outliers(entropy, [0] * 5, None, knobs).flagged == count
+        settings = OutlierConfig(metric="shannon", lam=0.0, sides=sides)
+        assert select_outliers(entropy, [0] * 5, None, settings).flagged == count
 
     def test_select_all_flags_every_row_in_use_and_still_reports_fences(self):
         used = np.ones(17)
@@ -119,8 +119,8 @@ class TestKnobs:
 
 
 class TestNothingCanBeFlagged:
-    def reason(self, entropy, anchor, included=None, **knobs):
-        out = select_outliers(entropy, anchor, included, OutlierConfig(**knobs))
+    def reason(self, entropy, anchor, included=None, **settings):
+        out = select_outliers(entropy, anchor, included, OutlierConfig(**settings))
         assert not out.mask_b.any()
         assert out.flagged == 0
         return out.reason

@@ -150,8 +150,8 @@ class TestTerms:
     )
     def test_ta_grad_chooses_the_sides_of_r_ta(self, estimator, ta_grad, p, q):
         mask, x = inputs()
-        knobs = SelectiveConfig(kl_estimator=estimator, ta_grad=ta_grad)
-        selective_terms(mask, knobs, **x).r_ta_k.sum().backward()
+        settings = SelectiveConfig(kl_estimator=estimator, ta_grad=ta_grad)
+        selective_terms(mask, settings, **x).r_ta_k.sum().backward()
         assert (x["logp_kl"].grad is not None) == p
         assert (x["logq_kl"].grad is not None) == q
         assert x["logr_kl"].grad is None
@@ -159,8 +159,8 @@ class TestTerms:
     @pytest.mark.parametrize("ta_grad", ["both", "full_only", "blind_only"])
     def test_p_ti_reaches_q_alone(self, ta_grad):
         mask, x = inputs()
-        knobs = SelectiveConfig(kl_estimator="k3", ta_grad=ta_grad)
-        p_ti = selective_terms(mask, knobs, **x).p_ti_k
+        settings = SelectiveConfig(kl_estimator="k3", ta_grad=ta_grad)
+        p_ti = selective_terms(mask, settings, **x).p_ti_k
         assert p_ti is not None
         p_ti.sum().backward()
         assert x["logq_kl"].grad is not None
@@ -171,9 +171,9 @@ class TestTerms:
         grads = {}
         for alpha, gamma in ((0.1, 0.1), (0.1, 0.0), (0.0, 0.1)):
             mask, x = inputs()
-            knobs = SelectiveConfig(alpha=alpha, gamma=gamma, kl_estimator="k3")
-            out = selective_terms(mask, knobs, **x)
-            selective_loss(out.r_ta_k, out.p_ti_k, knobs, 3.0).backward()
+            settings = SelectiveConfig(alpha=alpha, gamma=gamma, kl_estimator="k3")
+            out = selective_terms(mask, settings, **x)
+            selective_loss(out.r_ta_k, out.p_ti_k, settings, 3.0).backward()
             grads[alpha, gamma] = x["logq_kl"].grad
         assert (grads[0.1, 0.1] - grads[0.1, 0.0]).abs().max() > 1e-3
         assert (grads[0.1, 0.1] - grads[0.0, 0.1]).abs().max() > 1e-3
@@ -182,27 +182,27 @@ class TestTerms:
     def test_the_loss_raises_r_ta_and_lowers_p_ti(self):
         for alpha, gamma, attribute, sign in ((1.0, 0.0, "r_ta_k", 1), (0.0, 1.0, "p_ti_k", -1)):
             mask, x = inputs()
-            knobs = SelectiveConfig(alpha=alpha, gamma=gamma, kl_estimator="k3")
-            before = selective_terms(mask, knobs, **x)
-            selective_loss(before.r_ta_k, before.p_ti_k, knobs, 3.0).backward()
+            settings = SelectiveConfig(alpha=alpha, gamma=gamma, kl_estimator="k3")
+            before = selective_terms(mask, settings, **x)
+            selective_loss(before.r_ta_k, before.p_ti_k, settings, 3.0).backward()
             moved = {n: t.detach() - (0 if t.grad is None else 0.01 * t.grad) for n, t in x.items()}
-            after = selective_terms(mask, knobs, **moved)
+            after = selective_terms(mask, settings, **moved)
             change = getattr(after, attribute).sum() - getattr(before, attribute).sum()
             assert sign * change.item() > 0
 
     def test_capped_tokens_get_no_gradient(self):
         kl_pq = torch.tensor([[2.0, 25.0]], requires_grad=True)
-        knobs = SelectiveConfig(gamma=0.0)
+        settings = SelectiveConfig(gamma=0.0)
         zero = torch.zeros(1, 2)
-        selective_terms(torch.ones(1, 2), knobs, logp_kl=zero, logq_kl=zero, kl_pq_kl=kl_pq).r_ta_k.sum().backward()
+        selective_terms(torch.ones(1, 2), settings, logp_kl=zero, logq_kl=zero, kl_pq_kl=kl_pq).r_ta_k.sum().backward()
         assert kl_pq.grad is not None
         assert kl_pq.grad.tolist() == [[0.5, 0.0]]
 
     def test_clamped_log_ratios_are_counted_and_get_no_gradient(self):
         logp = torch.tensor([[-30.0, -1.0]], requires_grad=True)
         logq = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-        knobs = SelectiveConfig(kl_estimator="k2k1", gamma=0.0, kl_cap=1e9)
-        out = selective_terms(torch.ones(1, 2), knobs, logp_kl=logp, logq_kl=logq)
+        settings = SelectiveConfig(kl_estimator="k2k1", gamma=0.0, kl_cap=1e9)
+        out = selective_terms(torch.ones(1, 2), settings, logp_kl=logp, logq_kl=logq)
         out.r_ta_k.sum().backward()
         assert out.stats["log_ratio_clamped"].item() == 1
         assert logp.grad is not None
@@ -214,9 +214,9 @@ class TestTerms:
         mask, x = inputs()
         for t in x.values():
             t.data[0, 2:] = math.nan
-        knobs = SelectiveConfig(kl_estimator=estimator)
-        out = selective_terms(mask, knobs, **x)
-        selective_loss(out.r_ta_k, out.p_ti_k, knobs, 3.0).backward()
+        settings = SelectiveConfig(kl_estimator=estimator)
+        out = selective_terms(mask, settings, **x)
+        selective_loss(out.r_ta_k, out.p_ti_k, settings, 3.0).backward()
         for name in ("logp_kl", "logq_kl"):
             assert x[name].grad.isfinite().all()
 
@@ -251,9 +251,9 @@ class TestExactZeros:
 
     def test_no_weights(self):
         mask, x = inputs()
-        knobs = SelectiveConfig(alpha=0.0, gamma=0.0, kl_estimator="k3")
-        out = selective_terms(mask, knobs, **x)
-        loss = selective_loss(out.r_ta_k, out.p_ti_k, knobs, 1.0)
+        settings = SelectiveConfig(alpha=0.0, gamma=0.0, kl_estimator="k3")
+        out = selective_terms(mask, settings, **x)
+        loss = selective_loss(out.r_ta_k, out.p_ti_k, settings, 1.0)
         assert loss.item() == 0.0
         assert not loss.requires_grad
 

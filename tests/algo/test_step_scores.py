@@ -15,15 +15,15 @@ FOUR = [0.2, 0.3, 0.4, 0.9]
 METRICS = ("leave-one-out", "median-mad", "shrunken", "running")
 
 
-def scores(entropy, anchor, metric, included=None, *, states=None, **knobs):
+def scores(entropy, anchor, metric, included=None, *, states=None, **settings):
     return entropy_scores(
-        entropy, anchor, included, OutlierConfig(metric=metric, **knobs),
+        entropy, anchor, included, OutlierConfig(metric=metric, **settings),
         state_b=[f"state {a}" for a in anchor], states=states,
     )  # fmt: skip
 
 
-def score(*args, **knobs):
-    return scores(*args, **knobs).score_b
+def score(*args, **settings):
+    return scores(*args, **settings).score_b
 
 
 def batch(n, groups=60, planted=0.5, seed=0):
@@ -175,9 +175,9 @@ class TestRandom:
         entropy[::100] += 1.0
         return np.append(entropy, [np.nan, np.nan]), np.append(anchor, [0, 1])
 
-    def draw(self, *seed, **knobs):
+    def draw(self, *seed, **settings):
         entropy, anchor = self.data()
-        config = OutlierConfig(select="random", **knobs)
+        config = OutlierConfig(select="random", **settings)
         return select_outliers(entropy, anchor, np.isfinite(entropy), config, seed=seed)
 
     def test_as_many_as_the_fences_flag(self):

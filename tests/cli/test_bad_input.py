@@ -64,7 +64,7 @@ YAML = {
     "unknown group": ("optm: {iterations: 3}", "unknown key 'optm'. Did you mean 'optim'?"),
     "key that is a number": ("1: 2", "unknown key '1'"),
     "algorithm": ("algorithm: gigppo", "unknown algorithm 'gigppo'. Did you mean 'gigpo'?"),
-    "knob": ("algorithm: {outlier: {lamb: 2}}", "unknown key 'algorithm.outlier.lamb'. Did you mean 'lam'?"),
+    "setting": ("algorithm: {outlier: {lamb: 2}}", "unknown key 'algorithm.outlier.lamb'. Did you mean 'lam'?"),
     "environment": ("env: {name: alfword}", "unknown environment 'alfword'. Did you mean 'alfworld'?"),
     "environment option": ("env: {options: {scens: small}}", "no option 'scens'. Did you mean 'scenes'?"),
     "split": ("env: {name: toy, split: trian}", "unknown split 'trian'. Did you mean 'train'?"),

@@ -3,7 +3,7 @@
 1. Every policy gets a folder with all numbers, a row per step and a page; nothing else of a run is touched.
 2. The same command gives the same bytes.
 3. Several checkpoints and runs are played on the same tasks, and compared.
-4. Every algorithm can be diagnosed, and is measured with the same knobs.
+4. Every algorithm can be diagnosed, and is measured with the same settings.
 5. Wrong input is one line, and costs nothing.
 6. The page shows foreign text as text.
 """

@@ -46,10 +46,10 @@ def test_without_a_name_the_tiny_preset_runs(capsys):
 @pytest.mark.parametrize("flags", [["--algorithm", "gigpo"], ["--algorithm=gigpo"], ["--algorithm.name", "gigpo"]])
 @pytest.mark.parametrize("written_out", [False, True])
 def test_another_algorithm_is_another_algorithm(capsys, tmp_path, flags, written_out):
-    """Not only its name changes, not even in a file where every knob is written out."""
+    """Not only its name changes, not even in a file where every setting is written out."""
     source, gigpo = tmp_path / "mine.yaml", to_data(get_algorithm("gigpo"))
-    knobs = {"advantage": {"invalid_penalty_on": "advantage", "omega": 1.0}, "loss": {"beta": 0.5}}
-    source.write_text(yaml.safe_dump({"algorithm": {"name": "stapo", **knobs}}))
+    settings = {"advantage": {"invalid_penalty_on": "advantage", "omega": 1.0}, "loss": {"beta": 0.5}}
+    source.write_text(yaml.safe_dump({"algorithm": {"name": "stapo", **settings}}))
     if written_out:
         source.write_text(yaml.safe_dump(resolved(capsys, source)))
     found = resolved(capsys, source, *flags)["algorithm"]

@@ -266,8 +266,8 @@ def test_the_mildest_knobs_are_named_with_what_they_bring():
     lines = advice(find_shape("Qwen/Qwen2.5-7B"), work, DEVICES["a100-40"])
     assert lines[0].startswith("does NOT fit on a100-40: about 247.1 GiB")
     text = "\n".join(lines)
-    for knob in ("micro-tokens 2560", "gradient-checkpointing", "reference cpu", "lora.rank 32"):
-        assert knob in text
+    for setting in ("micro-tokens 2560", "gradient-checkpointing", "reference cpu", "lora.rank 32"):
+        assert setting in text
     # Sampling is no part of this peak.
     assert "batch-tokens" not in text
     assert "stapo verl" in text

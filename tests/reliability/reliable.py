@@ -120,7 +120,7 @@ FLAGGING = {"outlier": {"select": "all"}, "selective": {"alpha": 0.1, "gamma": 0
 
 
 def flagging(name: str) -> dict[str, Any]:
-    """Knobs with which runs of a few dozen steps have flagged rows, and the algorithm stays what it is."""
+    """Settings with which runs of a few dozen steps have flagged rows, and the algorithm stays what it is."""
     outlier, selective = get_algorithm(name).outlier, get_algorithm(name).selective
     if outlier.select == "none":
         return {}

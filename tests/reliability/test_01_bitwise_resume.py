@@ -1,4 +1,4 @@
-"""1. Bitwise resume: a run that is cut off after any of its saves and gone on with equals one that was not.
+"""1. Bitwise resume: a run that is cut off after any of its saves and resumed equals one that was not.
 
 Equal are parameters, optimizer, random states, metrics, evaluations and the text of every rollout; for each way through
 the trainer and each environment, and in a soak for each algorithm in each environment; and for each kind of weights,
@@ -50,7 +50,7 @@ def cut_off_and_gone_on_with(tmp_path, data, every):
 
 
 def test_a_template_that_writes_the_date(tmp_path):
-    """The run is stopped within SFT and within RL, and gone on with on other days."""
+    """The run is stopped within SFT and within RL, and resumed on other days."""
     policy = build_policy(ModelConfig(device="cpu", **SMALL), TEXTS, 1300, 0)
     policy.tokenizer.chat_template = LLAMA
     policy.save(tmp_path / "model")

@@ -20,7 +20,7 @@ FORBIDDEN = {
     "seed": ("--seed 4", "seed: 3 in the run, 4 now"),
     "group size": ("--rollout.group-size 4", "rollout.group_size: 3 in the run, 4 now"),
     "algorithm": ("--algorithm gigpo", "algorithm.name: 'stapo' in the run, 'gigpo' now"),
-    "knob": ("--algorithm.selective.alpha 0.5", "algorithm.selective.alpha: 0.1 in the run, 0.5 now"),
+    "setting": ("--algorithm.selective.alpha 0.5", "algorithm.selective.alpha: 0.1 in the run, 0.5 now"),
     "environment": ("--env.max_steps 6", "env.options.max_steps: 5 in the run, 6 now"),
     "new option": ("--env.grammar put", "env.options.grammar: None in the run, 'put' now"),
     "learning rate": ("--optim.learning-rate 1e-3", "optim.learning_rate: 0.005 in the run, 0.001 now"),

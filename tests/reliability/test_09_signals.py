@@ -1,6 +1,6 @@
 """9. SIGTERM and SIGINT: a save at the next safe point within the deadline, exit code 143 or 130, nobody left behind.
 
-A second signal stops at once, and the handlers that were there come back. Gone on with, the run ends as if undisturbed.
+A second signal stops at once, and the handlers that were there come back. Resumed, the run ends as if undisturbed.
 """
 
 from __future__ import annotations

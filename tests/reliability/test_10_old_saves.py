@@ -1,4 +1,4 @@
-"""10. Saves of every released format can be gone on with, or say what to do.
+"""10. Saves of every released format can be resumed, or say what to do.
 
 `tests/data/save-format-N` holds a tiny run as the version with save format N left it, stopped after its first
 iteration. A new format gets a new folder there (`python tests/reliability/test_10_old_saves.py` writes the present

@@ -501,7 +501,7 @@ def test_settings_of_the_process_are_put_back_and_said_once(caplog):
     assert now() == before
     said = [record.getMessage() for record in caplog.records if "environment 'meddler'" in record.getMessage()]
     assert len(said) == 4
-    assert sum("torch's default number type" in line for line in said) == 1
+    assert sum("torch's default dtype" in line for line in said) == 1
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, asyncio.CancelledError, NonFiniteError, ZeroDivisionError])

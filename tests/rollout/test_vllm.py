@@ -6,7 +6,7 @@
 4. Weights are renewed when they moved, adapters merged in, and what was computed with the old ones is dropped.
 5. Weights that did not arrive, numbers that are not finite, a missing package or GPU: one clear error each.
 6. A training with it ends; its metrics say that sampler and trainer agree, and warn where they do not.
-7. A run that is gone on with pushes the weights of its save.
+7. A resumed run pushes the weights of its save.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_every_line_of_the_table(preset, algorithm):
 
 
 def test_what_an_algorithm_is_stays_what_it_is():
-    """Nothing else of an algorithm is touched: laying the table's own knobs back gives the algorithm itself."""
+    """Nothing else of an algorithm is touched: laying the table's own settings back gives the algorithm itself."""
     from dataclasses import replace
 
     for algorithm, own in ALGORITHMS.items():

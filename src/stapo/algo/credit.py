@@ -124,7 +124,7 @@ def episode_advantages(
 ) -> FloatArray:
     """Episode advantage A_E of eq. 6, per row.
 
-    Under ``episode_stats=trajectory`` mean and spread run over the group's trajectory returns
+    Under ``episode_stats=trajectory`` mean and standard deviation run over the group's trajectory returns
     without penalties; under ``step`` they run over its rows, penalties included. The row's own
     return carries its penalty in both.
 
@@ -132,7 +132,7 @@ def episode_advantages(
         reward_b: (B,) reward of each step.
         group_b: (B,) task.
         traj_b: (B,) trajectory, unique across tasks.
-        config: knobs.
+        config: settings of this step.
         penalty_b: (B,) amount taken off a row's return, or one number.
         weight_b: (B,) 0 on padding rows.
 
@@ -233,8 +233,8 @@ def compute_advantages(
         step_b: (B,) step number inside the trajectory.
         anchor_b: (B,) anchor ids, unique across tasks (`stapo.algo.anchors`).
         weight_b: (B,) 0 on padding rows, else above 0; None if no row is padding.
-        config: knobs.
-        critic: knobs of the estimate from values; its defaults where None.
+        config: settings of this step.
+        critic: settings of the estimate from values; its defaults where None.
         value_b: (B,) a critic's value of the state before each step; needed by ``episode=gae`` alone.
 
     Raises:

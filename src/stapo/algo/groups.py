@@ -21,7 +21,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class GroupStats(NamedTuple):
-    """(B,) mean, spread (0 where undefined) and number of real rows of each row's group."""
+    """(B,) mean, standard deviation (0 where undefined) and number of real rows of each row's group."""
 
     mean_b: DoubleArray
     std_b: DoubleArray
@@ -35,9 +35,9 @@ def group_statistics(
     weight_b: npt.ArrayLike | None = None,
     ddof: int = 1,
 ) -> GroupStats:
-    """Mean, spread and size of each row's group over its rows of weight above 0.
+    """Mean, standard deviation and size of each row's group over its rows of weight above 0.
 
-    A group with `ddof` rows or fewer has no spread; 0 stands for it.
+    A group with `ddof` rows or fewer has no standard deviation; 0 stands for it.
 
     Raises:
         ValueError: lengths differ.
@@ -60,10 +60,10 @@ def group_normalize(
     norm: AdvantageNorm = "std",
     std_floor: float = 1e-8,
 ) -> FloatArray:
-    """Center each value on its group's mean; under ``norm=std`` divide by (spread + eps).
+    """Center each value on its group's mean; under ``norm=std`` divide by (standard deviation + eps).
 
     This is the form of eq. 2, 6 and 7.
-    0 where the group has a single real row, and under ``norm=std`` where its spread is below
+    0 where the group has a single real row, and under ``norm=std`` where its standard deviation is below
     `std_floor`.
 
     Returns:

@@ -206,7 +206,7 @@ def policy_loss(
         old_logp_bl: (B, L) those of the policy that the update started from.
         advantage_b: (B,), or (B, L) for one advantage per token.
         mask_bl: (B, L) nonzero on response tokens; elsewhere the inputs may hold anything.
-        config: knobs.
+        config: settings of this step.
 
     Returns:
         The loss, 0 outside the mask, and token sums: ``tokens``, ``clip_high`` (A > 0 and rho above
@@ -261,7 +261,7 @@ def base_loss(
         old_logp_bl: (B, L) those of the policy that the update started from.
         advantage_b: (B,) or (B, L) advantages.
         mask_bl: (B, L) nonzero on response tokens.
-        config: knobs.
+        config: settings of this step.
         denominators: divisors of the whole mini-batch, cut to these rows.
         ref_logp_bl: (B, L) the reference's log-probabilities; required if beta is above 0, and
             otherwise only logged.

@@ -53,7 +53,7 @@ def modulated_advantages(
             not scaled and to which no bonus leads.
         traj_b: (B,) trajectory of each row, unique across tasks.
         step_b: (B,) step number inside the trajectory.
-        config: knobs; with ``kind=none`` the advantages come back as they are.
+        config: settings; with ``kind=none`` the advantages come back as they are.
         weight_b: (B,) 0 on padding rows; None if there are none.
 
     Returns:

@@ -115,7 +115,7 @@ def select_outliers(
         anchor_b: (B,) anchor ids, unique across tasks.
         included_b: (B,) rows to use, as booleans or weights (0 for padding and for rows without
             tokens); None for all.
-        config: knobs.
+        config: settings of this step.
         seed: of the rows drawn; for ``select=random``.
         state_b: (B,) key of each row's state (`state_key`); for ``metric=running``.
         states: what the last iteration returned as `Outliers.states`; for ``metric=running``.

@@ -106,7 +106,7 @@ def selective_terms(
 
     Args:
         mask_kl: (K, L) nonzero on response tokens; elsewhere the inputs may hold anything.
-        config: knobs.
+        config: settings of this step.
         logp_kl: (K, L) log-probabilities of the response under p.
         logq_kl: (K, L) those under q.
         logr_kl: (K, L) those under r; for P_TI with a sampled estimator.

@@ -1,7 +1,7 @@
 """How unusual a step's entropy is for its state: the score that is held against the fences.
 
 ``normalized`` (STAPO eq. 2) and ``shannon`` (eq. 1) are the paper's. The others answer two weaknesses
-of eq. 2 in small anchor groups: a row takes part in the mean and spread it is measured by, so that its
+of eq. 2 in small anchor groups: a row takes part in the mean and standard deviation it is measured by, so that its
 score is at most (n - 1) / sqrt(n); and a state seen once has no score at all.
 
 All are functions of arrays. ``running`` takes statistics of earlier iterations and returns those to
@@ -110,7 +110,7 @@ def entropy_scores(
         entropy_b: (B,) mean token entropies, nats.
         anchor_b: (B,) anchor ids, unique across tasks.
         included_b: (B,) rows to use, as booleans or weights; None for all.
-        config: knobs.
+        config: settings of this step.
         state_b: (B,) key of each row's state, equal across tasks and iterations; for ``running``.
         states: statistics that the last iteration returned; for ``running``, None at the first.
 
@@ -155,7 +155,7 @@ def normalized_entropy(
         entropy_b: (B,) mean token entropies, nats.
         anchor_b: (B,) anchor ids, unique across tasks.
         included_b: (B,) rows to use, as booleans or weights; None for all.
-        config: knobs.
+        config: settings of this step.
 
     Returns:
         (B,) float64 scores, 0 where there is none; (B,) rows that have a score; (B,) rows in the
@@ -184,7 +184,7 @@ def _small_groups(
     return score * scored, scored
 
 
-def _in_spreads(distance: DoubleArray, spread: DoubleArray, config: OutlierConfig) -> DoubleArray:
+def _in_deviations(distance: DoubleArray, spread: DoubleArray, config: OutlierConfig) -> DoubleArray:
     """Distance in units of the spread, which counts as at least `min_spread`."""
     return distance / (np.maximum(spread, config.min_spread) + config.eps)
 
@@ -201,7 +201,7 @@ def leave_one_out(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     # Taking x out of n values moves their mean by (x - mean) / (n - 1).
     others = np.maximum(squares - deviation**2 * n / np.maximum(n - 1, 1), 0.0)
     spread = np.sqrt(others / np.maximum(n - 1 - config.ddof, 1))
-    score = _in_spreads(deviation * n / np.maximum(n - 1, 1), spread, config)
+    score = _in_deviations(deviation * n / np.maximum(n - 1, 1), spread, config)
     # The standard deviation of the others needs one of them more than `ddof`.
     small = size < max(config.n_min, 2 + config.ddof)
     return EntropyScores(*_small_groups(score, entropy, used, small, config), size)
@@ -212,7 +212,7 @@ def median_mad(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     entropy, code, used, size = rows.entropy_b, rows.anchor_b, rows.used_b, rows.size_b
     distance = entropy - _group_median(entropy, code, used)
     spread = MAD_SCALE * _group_median(np.abs(distance), code, used)
-    score = _in_spreads(distance, spread, config)
+    score = _in_deviations(distance, spread, config)
     return EntropyScores(*_small_groups(score, entropy, used, size < config.n_min, config), size)
 
 
@@ -245,7 +245,7 @@ def shrunken(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     weight = group.size_b / np.maximum(group.size_b + config.shrinkage, 1.0)
     mean = weight * group.mean_b + (1 - weight) * batch.mean_b
     variance = weight * group.std_b**2 + (1 - weight) * batch.std_b**2
-    return EntropyScores(_in_spreads(entropy - mean, np.sqrt(variance), config) * used, used, rows.size_b)
+    return EntropyScores(_in_deviations(entropy - mean, np.sqrt(variance), config) * used, used, rows.size_b)
 
 
 @traits(needs_states=True)
@@ -275,7 +275,7 @@ def running(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     squares = old[:, 2] + squares + step**2 * old[:, 0] * count / weight
     spread = np.sqrt(squares / np.maximum(weight - config.ddof, 1e-9)) * (weight > config.ddof)
     score, small = np.zeros_like(entropy), np.zeros_like(used)
-    score[places] = _in_spreads(value - mean[code], spread[code], config)
+    score[places] = _in_deviations(value - mean[code], spread[code], config)
     small[places] = weight[code] < config.n_min
     kept |= dict(zip(number, zip(weight.tolist(), mean.tolist(), squares.tolist(), strict=True), strict=True))
     newest = list(kept.items())[-config.running_states :]

@@ -26,7 +26,7 @@ _HELP = """usage: stapo compare [PRESET or FILE.yaml] --algorithms A B ... [--se
 Train every algorithm with every seed, and say what the differences are worth. All algorithms of a seed begin with the
 same policy, see the same tasks in the same order, and play the same evaluation tasks; differences are taken episode by
 episode. Each run is a run directory of its own. Killed or stopped at any moment, the same command goes on: finished
-runs are kept, unfinished ones go on from their newest save, and the table is the same.
+runs are kept, unfinished ones resume from their newest save, and the table is the same.
 
 arguments:
   PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file

@@ -114,7 +114,7 @@ def plan_from(request: Request, command: str) -> Plan:
     if not request.algorithms:
         raise ConfigError(
             "'stapo compare' needs algorithms, e.g. --algorithms grpo gigpo stapo; see 'stapo algorithms'. "
-            "To go on with a comparison give its folder alone: stapo compare --out DIR."
+            "To resume a comparison give its folder alone: stapo compare --out DIR."
         )
     for path in itertools.chain.from_iterable(request.vary):
         flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in request.overrides}
@@ -209,7 +209,7 @@ def _seeds(words: list[str]) -> tuple[int, ...]:
         raise ConfigError("--seeds needs whole numbers, e.g. --seeds 0 1 2.")
     for seed in seeds:
         if seeds.count(seed) > 1:
-            raise ConfigError(f"--seeds names seed {seed} twice; that would make the spread too small.")
+            raise ConfigError(f"--seeds names seed {seed} twice; that would make the standard deviation too small.")
     return seeds
 
 

@@ -29,8 +29,8 @@ arguments:
   RUN                  run directory, as 'stapo train' writes it
   --checkpoint NAME    start (before RL), final (the default) or one in between, such as iteration-00010
   --checkpoints A B    several of them, side by side
-  --against RUN2 ...   the same checkpoints of other runs in the same environment, side by side; tasks, seeds and knobs
-                       are those of RUN
+  --against RUN2 ...   the same checkpoints of other runs in the same environment, side by side; tasks, seeds and
+                       settings are those of RUN
   --split NAME         tasks to play (default: eval.split of the run)
   --tasks T            how many of them, evenly thinned (default: 32, or all where there are fewer; the paper used 128)
   --group-size N       trajectories per task (default: rollout.group_size of the run; the paper used 8)

@@ -184,18 +184,20 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         return [f"fits on {device.name}: about {peak / GIB:.1f} of {room / GIB:.1f} GiB{left}."]
     lines = [f"does NOT fit on {device.name}: about {peak / GIB:.1f} GiB, it has {room / GIB:.1f}{left}. What helps:"]
     least = work.longest_prompt + work.longest_response
-    knobs: list[tuple[str, Workload]] = []
+    changes: list[tuple[str, Workload]] = []
     if work.micro_tokens > least:
-        knobs.append((f"--optim.micro-tokens {least}", replace(work, micro_tokens=least)))
+        changes.append((f"--optim.micro-tokens {least}", replace(work, micro_tokens=least)))
     if not work.checkpointing:
-        knobs.append(("--model.gradient-checkpointing", replace(work, checkpointing=True)))
+        changes.append(("--model.gradient-checkpointing", replace(work, checkpointing=True)))
     if work.reference == "device" and not work.lora_rank:
-        knobs.append(("--model.reference cpu (slower)", replace(work, reference="cpu")))
+        changes.append(("--model.reference cpu (slower)", replace(work, reference="cpu")))
     if work.batch_tokens > work.longest_prompt and not work.vllm_share:
-        knobs.append((f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt)))
+        changes.append(
+            (f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt))
+        )
     if not work.lora_rank:
-        knobs.append(("--model.lora.rank 32", replace(work, lora_rank=32)))
-    for name, changed in knobs:
+        changes.append(("--model.lora.rank 32", replace(work, lora_rank=32)))
+    for name, changed in changes:
         # What is no part of the peak helps nobody.
         if (less := memory(shape, changed)["peak"]) < 0.99 * peak:
             lines.append(f"  {name}: {less / GIB:.1f} GiB")

@@ -24,8 +24,8 @@ _HELP = """usage: stapo eval RUN [--split NAME] [--episodes N] [--seeds 0 1 2] [
        stapo eval RUN|PRESET|FILE --endpoint URL --model NAME [--api chat|completions] ...
 
 Play the tasks of a split with a policy that 'stapo train' has saved, or with a frozen model: success by task type, mean
-and spread over seeds. Prompts, memory and response format are those of the run, or of the preset or file. Nothing is
-learned and nothing is written.
+and standard deviation over seeds. Prompts, memory and response format are those of the run, or of the preset or file.
+Nothing is learned and nothing is written.
 
 arguments:
   RUN                  run directory, as 'stapo train' writes it
@@ -195,7 +195,7 @@ def _take_seeds(args: list[str]) -> tuple[tuple[int, ...], list[str]]:
             if not seeds:
                 raise ConfigError("--seeds needs whole numbers, e.g. --seeds 0 1 2.")
             if len(set(seeds)) < len(seeds):
-                raise ConfigError(f"--seeds names a seed twice ({found}); that would make the spread too small.")
+                raise ConfigError(f"--seeds names a seed twice ({found}); the standard deviation would be too small.")
             return seeds, args[:i] + args[end:]
     return _SEEDS, args
 
@@ -279,7 +279,7 @@ def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
     if not tasks:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
     temperature = config.eval.temperature if request.temperature is None else request.temperature
-    # Without random numbers all seeds play the same episodes; a spread of 0 over them would say nothing.
+    # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.
     seeds = request.seeds if temperature > 0 else request.seeds[:1]
     protocol = EvalProtocol(split, request.episodes, temperature, seeds)
     collector = subject.collector()

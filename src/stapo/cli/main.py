@@ -25,7 +25,7 @@ _SECONDS_BETWEEN_LINES = 3.0
 
 _COMMANDS = {
     "train": "train an agent: SFT, RL, evaluation, report",
-    "resume": "go on with a run that was interrupted, or make one longer",
+    "resume": "resume a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
     "compare": "train several algorithms with several seeds from the same starts, and compare them",
     "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",

@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Pace:
-    """How fast a stage goes, from where it was first seen: a stage that is gone on with began elsewhere."""
+    """How fast a stage goes, from where it was first seen: a resumed stage began elsewhere."""
 
     started: float
     first: int

@@ -10,7 +10,7 @@ from stapo.errors import ConfigError
 
 _HELP = """usage: stapo resume RUN [--iterations N] [--quiet]
 
-Go on with a run that was stopped, killed or has failed, from its newest undamaged save and with its own settings; or
+Resume a run that was stopped, killed or has failed, from its newest undamaged save and with its own settings; or
 make a run longer. The numbers are those of an undisturbed run. 'stapo train' with the command of the run does the same.
 
 arguments:

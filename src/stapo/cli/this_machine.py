@@ -42,7 +42,7 @@ def measured(shape: ModelShape, bfloat16: bool, threads: int, rows: int, prompt:
 
     Args:
         shape: of the model.
-        bfloat16: its number type is bfloat16, else float32.
+        bfloat16: its dtype is bfloat16, else float32.
         threads: CPU threads; 0 leaves torch's number.
         rows: episodes that are answered together.
         prompt: tokens of a prompt.

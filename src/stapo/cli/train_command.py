@@ -23,7 +23,7 @@ _RUNS = Path("runs")
 _HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
 
 SFT, RL, evaluation before and after, and a report, into a run directory. Killed or stopped at any moment, the
-same command goes on from the newest save and ends with the same numbers.
+same command resumes from the newest save and ends with the same numbers.
 
 arguments:
   PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file; alfworld, search and webshop
@@ -99,7 +99,7 @@ def _folder(name: str, config: RunConfig) -> Path:
 
 
 def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool) -> int:
-    """Start a run in `folder`, or go on with the one that is there; returns the exit code."""
+    """Start a run in `folder`, or resume the one that is there; returns the exit code."""
     from transformers.utils import logging as transformers_logging
 
     from stapo.cli.progress import ConsoleWatcher
@@ -119,7 +119,7 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
             outcome = train_run(config, folder, command, watcher, env)
         except KeyboardInterrupt:
             if (folder / "run.json").is_file():
-                watcher.notice(f"go on with it: stapo resume {shlex.quote(str(folder))}")
+                watcher.notice(f"resume it: stapo resume {shlex.quote(str(folder))}")
             raise
         finally:
             env.rest()

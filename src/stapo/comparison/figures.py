@@ -1,4 +1,4 @@
-"""The figures of a comparison: learning curves with their spread over seeds, and differences with their intervals."""
+"""The figures of a comparison: learning curves with their standard deviation over seeds, differences with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is played and with which knobs: one protocol for all policies of a comparison."""
+"""What is played and with which settings: one protocol for all policies of a comparison."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class DiagnosisSpec:
     """How policies are diagnosed.
 
     Attributes:
-        config: the run whose environment, group size, temperature and knobs are used.
+        config: the run whose environment, group size, temperature and settings are used.
         split: where the tasks are from.
         tasks: their ids, one group each.
         offered: how many tasks the split holds.
         group_size: trajectories of each task, N.
         seed: of sampling and of the resamples.
         resamples: of the bootstrap.
-        algorithm: what rows are measured with: anchors, step advantage, outlier knobs.
+        algorithm: what rows are measured with: anchors, step advantage, outlier settings.
         remarks: where this is not what the run trains with, and why.
     """
 
@@ -98,7 +98,7 @@ def make_spec(
 
 
 def measuring(trained: AlgorithmConfig) -> tuple[AlgorithmConfig, list[str]]:
-    """The knobs to measure with, and in words where they are not those of training.
+    """The settings to measure with, and in words where they are not those of training.
 
     Every algorithm is measured like STAPO: with a step advantage, with flags where entropies are outliers, and against
     a prompt that lacks both goal and history.

@@ -113,7 +113,7 @@ def diagnose(
 
     Args:
         subjects: what to diagnose; differences are taken to the first.
-        protocol: what is played, and with which knobs.
+        protocol: what is played, and with which settings.
         stage: told about progress.
 
     Raises:

@@ -135,7 +135,7 @@ def comparison_table(documents: Sequence[dict[str, Any]]) -> Table:
         ["policy", "success", "bad steps", "outliers", "KL", "KL, outliers", "attribution, both",
          "success, minus first's", "KL, minus first's"],
         rows,
-        "Same tasks, seeds and knobs for all. In the paper (ALFWorld, WebShop): outliers 1.7 %, 0.7 % (base), 0.9 %, "
+        "Same tasks, seeds, settings for all. In the paper (ALFWorld, WebShop): outliers 1.7 %, 0.7 % (base), 0.9 %, "
         "0.5 % (GiGPO), 0.4 %, 0.2 % (STAPO); mean KL .40, .70 (base), .77, 1.22 (GiGPO), .92, 1.61 (STAPO).",
     )  # fmt: skip
 

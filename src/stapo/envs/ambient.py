@@ -1,7 +1,7 @@
 """Settings of the whole process that the code of an environment could change for everybody else.
 
 An environment in this process shares torch, NumPy and the interpreter with the policy. What it changes there is put
-back after the call, and said once: a default number type or a number of threads decides every digit of a run. The
+back after the call, and said once: a default dtype or a number of threads decides every digit of a run. The
 global random generators are left alone, since environments may draw from them and nothing else here does.
 """
 
@@ -138,7 +138,7 @@ def _of_torch() -> list[Setting]:
         cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value
 
     return [
-        ("torch's default number type", torch.get_default_dtype, torch.set_default_dtype, torch.float32),
+        ("torch's default dtype", torch.get_default_dtype, torch.set_default_dtype, torch.float32),
         ("torch's number of threads", torch.get_num_threads, torch.set_num_threads, ...),
         ("torch's default device", torch.get_default_device, use_device, torch.device("cpu")),
         (

@@ -94,7 +94,7 @@ class LocalPool:
     They are called one after the other. One that hangs hangs the run, and one that ends the process ends it: those
     belong into workers.
 
-    What their code changes of the whole process, torch's number type, say, is put back, and warned of once.
+    What their code changes of the whole process, torch's dtype, say, is put back, and warned of once.
 
     Args:
         make_env: builds a fresh environment.

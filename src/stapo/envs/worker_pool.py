@@ -265,7 +265,7 @@ class WorkerPool:
             raise state_error(slot, out)
         if isinstance(out, EpisodeLost):
             raise EnvError(
-                f"the state of the environment in slot {slot} is gone: {out.reason}. Go on from the last save."
+                f"the state of the environment in slot {slot} is gone: {out.reason}. Resume from the last save."
             )
         return out[0]
 

@@ -1,4 +1,4 @@
-"""What this machine is: the number types that its CPU multiplies itself, and how much memory it has."""
+"""What this machine is: the dtypes that its CPU multiplies itself, and how much memory it has."""
 
 from __future__ import annotations
 

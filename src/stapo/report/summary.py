@@ -137,7 +137,7 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
     resumed = info.get("resumed")
     if isinstance(resumed, list) and resumed:
         after = ", ".join(str(part.get("iteration", "?")) for part in resumed if isinstance(part, dict))
-        pairs.append(("gone on with", f"{len(resumed)} times, after iteration {after}"))
+        pairs.append(("resumed", f"{len(resumed)} times, after iteration {after}"))
     versions = info.get("versions")
     if isinstance(versions, dict):
         pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))

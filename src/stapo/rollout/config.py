@@ -18,7 +18,7 @@ MOST_PROCESSES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
-    """How vLLM shares the GPU with the trainer; the longest sequence and the number type are those of the run.
+    """How vLLM shares the GPU with the trainer; the longest sequence and the dtype are those of the run.
 
     Attributes:
         gpu_memory: share of the GPU's memory for vLLM's copy of the weights and its KV cache; above 0, below 1.

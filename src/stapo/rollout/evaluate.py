@@ -87,7 +87,7 @@ def evaluate(
 
 
 def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
-    """Success by task type and other rates: mean over seeds, spread over seeds, and the binomial standard error.
+    """Success by task type and other rates: mean and std over seeds, and the binomial standard error.
 
     Episodes that failed by an error count as lost; "errors" says how many there were.
     """

@@ -9,7 +9,7 @@
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
     checkpoints/NAME/       policies to evaluate: safetensors model and its tokenizer
-    saves/NNNNNN/           states to go on from: everything that the rest of the run depends on
+    saves/NNNNNN/           states to resume from: everything that the rest of the run depends on
     report.html             static report
 
 Rows are appended whole or not at all, so a reader never sees half a line of a finished row.
@@ -147,7 +147,7 @@ class RunDirectory:
         return data
 
     def started(self) -> datetime:
-        """When the run began; the date that its chat templates write, however often it is gone on with.
+        """When the run began; the date that its chat templates write, however often it is resumed.
 
         Raises:
             RunDirectoryError: run.json does not tell.

@@ -78,7 +78,7 @@ class SaveStore:
         return None, []
 
     def set_aside(self, newer_than: Path | None) -> None:
-        """Rename saves that are newer than the one a run goes on from, so that new ones can take their numbers."""
+        """Rename saves that are newer than the one that a run resumes from, so that new ones can take their numbers."""
         for path in self.complete():
             if newer_than is None or int(path.name) > int(newer_than.name):
                 aside = path.with_name(f"damaged-{path.name}")

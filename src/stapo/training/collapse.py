@@ -189,7 +189,7 @@ def _sampler_gap(rows: list[Mapping[str, Any]], limit: float) -> str | None:
         return None
     return (
         f"before any weight moved, trainer and sampler differ by {gap.recent:.2g} nats per token on average, and up to "
-        f"{limit:.2g} is rounding. Usually the sampler holds other weights, another number type, another prompt or "
+        f"{limit:.2g} is rounding. Usually the sampler holds other weights, another dtype, another prompt or "
         "another temperature, and every importance ratio is off by as much. Look for what was changed in the sampler; "
         "with model.dtype bfloat16, try float32."
     )

@@ -1,4 +1,4 @@
-"""Starting a run, or going on with the one that is there: which of the two, and whether that may be done."""
+"""Starting a run, or resuming the one that is there: which of the two, and whether that may be done."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _OF_A_START = {
 
 @dataclass(frozen=True)
 class Restart:
-    """What a run goes on from.
+    """What a run resumes from.
 
     Attributes:
         folder: the save.
@@ -141,7 +141,7 @@ def _changes(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any
 
 
 def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
-    """Compare the settings of a run with those that it is to go on with.
+    """Compare the settings of a run with those that it is to be resumed with.
 
     Returns:
         the changes, all of them allowed, as `path: old -> new`.
@@ -154,7 +154,7 @@ def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
     if forbidden:
         lines = "".join(f"\n  {path}: {old!r} in the run, {new!r} now" for path, old, new in forbidden)
         raise ConfigError(
-            f"the run in '{run.path}' was made with other settings, so it cannot be gone on with:{lines}\n"
+            f"the run in '{run.path}' was made with other settings, so it cannot be resumed:{lines}\n"
             f"Give the settings of the run ('stapo resume {run.path}' does), or choose another folder with --out. "
             f"These may change: {', '.join(MAY_CHANGE)}."
         )
@@ -162,7 +162,7 @@ def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
 
 
 def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
-    """The newest save that the run can go on from; None where nothing was saved yet.
+    """The newest save that the run can resume from; None where nothing was saved yet.
 
     Raises:
         SaveError: there are saves, and all are damaged.
@@ -185,7 +185,7 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
         if _has_rows(run):
             raise SaveError(
                 f"the run in '{run.path}' has iterations but no saves: an earlier version made it, or its folder "
-                "saves/ was removed. It can be evaluated and reported, not gone on with. Nothing was touched; choose "
+                "saves/ was removed. It can be evaluated and reported, not resumed. Nothing was touched; choose "
                 "another folder with --out."
             )
         return None
@@ -198,7 +198,7 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
     try:
         run.rows("metrics")  # saves of earlier versions have no hashes; the warnings of what follows rest on these rows
     except RunDirectoryError as err:
-        raise SaveError(f"{err} The run cannot be gone on with; put the file back as it was.") from err
+        raise SaveError(f"{err} The run cannot be resumed; put the file back as it was.") from err
     return Restart(folder, state, reasons, [*_other_versions(state), *_only_read(run, folder)])
 
 
@@ -289,7 +289,7 @@ def _is_same(run: RunDirectory, config: RunConfig) -> bool:
 
 
 def check_place(path: Path, config: RunConfig) -> None:
-    """Check that a run with these settings may be started, or gone on with, in `path`.
+    """Check that a run with these settings may be started, or resumed, in `path`.
 
     Raises:
         RunDirectoryError: it holds something else than a run.
@@ -319,7 +319,7 @@ def make_folder(path: Path) -> None:
 def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None:
     """The newest run in `folder` whose name starts with `prefix`, that has these very settings, and that was cut short.
 
-    It is what the same command is meant to go on with. A run that another process is writing is none.
+    It is what the same command is meant to resume. A run that another process is writing is none.
     """
     if not folder.is_dir():
         return None

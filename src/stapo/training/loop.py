@@ -219,7 +219,7 @@ class Trainer:
         self.interrupts.leave()
 
     def restore(self, folder: Path, state: RunState) -> None:
-        """Go on from a save: everything but weights and reference, which were given on construction.
+        """Resume from a save: everything but weights and reference, which were given on construction.
 
         Raises:
             SaveError: it belongs to other tasks, or lacks something.

@@ -1,4 +1,4 @@
-"""AdamW for weights of any number type: what is added up over many steps is kept in float32."""
+"""AdamW for weights of any dtype: what is added up over many steps is kept in float32."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def train_run(
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
-    A run that was stopped, killed or has failed goes on from its newest undamaged save, and ends with the numbers that
+    A run that was stopped, killed or has failed resumes from its newest undamaged save, and ends with the numbers that
     it would have had anyway.
 
     Args:
@@ -141,7 +141,7 @@ def _announce(
             watcher.notice(f"a save cannot be used: {reason} It was set aside as saves/damaged-NNNNNN.")
         state = restart.state
         where = f"step {state.sft_step} of SFT" if state.stage == "sft" else f"iteration {state.iteration}"
-        watcher.notice(f"going on with the run in {run.path} after {where}, from {restart.folder.name} of its saves")
+        watcher.notice(f"resuming the run in {run.path} after {where}, from {restart.folder.name} of its saves")
         for said in restart.remarks:
             watcher.notice(said)
         run.note_resume(command, restart.folder.name, state.iteration)

@@ -1,4 +1,4 @@
-"""What comes before RL: demonstrations, and SFT as a stage of a run that can be stopped and gone on with."""
+"""What comes before RL: demonstrations, and SFT as a stage of a run that can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def prepare_policy(
         run: gets rows of loss, and saves.
         watcher: who looks on.
         interrupts: requests to stop.
-        restart: a save of SFT to go on from.
+        restart: a save of SFT to resume from.
         env: the environment, where somebody has asked it already.
     """
     interrupts = interrupts or Interrupts(0.0)
@@ -133,7 +133,7 @@ class SFTStage:
         policy: is trained.
         watcher: who looks on.
         interrupts: requests to stop.
-        restart: a save of SFT to go on from.
+        restart: a save of SFT to resume from.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ def restore_random_state(plain: dict[str, Any], tensors: dict[str, torch.Tensor]
     """Put the states back.
 
     Raises:
-        SaveError: one is missing or cannot be read; going on with other random numbers would be another run.
+        SaveError: one is missing or cannot be read; resuming with other random numbers would be another run.
     """
     try:
         version, internal, gauss = plain["python"]

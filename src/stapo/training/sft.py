@@ -25,7 +25,7 @@ _RAMP_STEPS = 100
 
 
 class SFT:
-    """Imitates demonstrations; can be saved after any optimizer step and gone on with.
+    """Imitates demonstrations; can be saved after any optimizer step and resumed.
 
     Args:
         policy: trained in place.
@@ -66,7 +66,7 @@ class SFT:
         """Train until the end, from `step` on.
 
         Args:
-            demos: from `demonstrate`; the same as before where SFT is gone on with.
+            demos: from `demonstrate`; the same as before where SFT is resumed.
             after_step: called after every optimizer step; `losses` then ends with its loss (nats per token).
             probe: returns the policy's success on training tasks; called with the steps done. Needed for `stop_at`.
             droppable: a context for what leaves the weights as they are after `step` steps, and may be left by an

@@ -49,7 +49,7 @@ PRESETS: tuple[AlgorithmConfig, ...] = (
     baseline(
         "dr-grpo",
         "Understanding R1-Zero-Like Training (Dr. GRPO), arXiv 2503.20783",
-        "GRPO without division by the spread or by the length of a response.",
+        "GRPO without division by the standard deviation or by the length of a response.",
         advantage=AdvantageConfig(step_advantage=False, advantage_norm="none"),
         loss=PolicyLossConfig(aggregation="sequence-sum-norm"),
     ),

@@ -80,7 +80,7 @@ ABLATIONS: tuple[AlgorithmConfig, ...] = (
 BEYOND: tuple[AlgorithmConfig, ...] = (
     variant(
         "stapo-loo",
-        "STAPO whose score leaves a step out of the mean and spread it is held against.",
+        "STAPO whose score leaves a step out of the mean and standard deviation it is held against.",
         paper=_OURS,
         outlier=OutlierConfig(metric="leave-one-out"),
     ),
