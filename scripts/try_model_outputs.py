@@ -26,8 +26,8 @@ from dataclasses import asdict
 
 import stapo
 from stapo.agent import AgentConfig, parse_response
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.envs.guard import EnvFailure
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode

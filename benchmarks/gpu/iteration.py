@@ -29,7 +29,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from stapo.agent import AgentConfig
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.algo.head import HeadKernel, flagged_scores
 from stapo.config.run_config import EnvConfig, RunConfig
@@ -40,6 +39,7 @@ from stapo.estimate.costs import forward_flops
 from stapo.estimate.devices import DEVICES
 from stapo.estimate.shapes import known_shapes
 from stapo.policy import LoraConfig, ModelConfig, Policy, copy_of, load_policy
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.collect import RolloutTimes
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.types import Trajectory

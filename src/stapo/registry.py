@@ -234,6 +234,11 @@ def _said(err: BaseException) -> str:
     return " ".join(str(err).split())[:_SHORT]
 
 
+def no_function(obj: object, name: str) -> str | None:
+    """What is wrong with an object that is no function."""
+    return None if callable(obj) else f"{shown(obj)}; expected a function"
+
+
 class _TooLong(BaseException):
     """Not an `Exception`, so that no handler of the imported package takes it for its own."""
 

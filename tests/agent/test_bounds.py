@@ -10,6 +10,7 @@ import pytest
 import stapo
 from stapo.agent import AgentConfig, PromptFields, Turn, cut_commands, cut_text, render_prompt
 from stapo.envs import Observation, StepResult
+from stapo.envs.webshop.env import WebShopEnv
 from stapo.errors import ConfigError
 from stapo.rollout import StopReason, Trajectory
 from stapo.rollout.encoding import PromptEncoder
@@ -132,6 +133,7 @@ FIELDS = PromptFields(
     "p2",
     ("click[buy now]",),
     ("search[red]",),
+    WebShopEnv.command_shapes,
 )
 ASKED = (Turn("q", "q", "<think>the red mug</think><search> red mug </search>"), Turn("r1", "r1", "red mug"))
 

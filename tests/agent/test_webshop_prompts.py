@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 from stapo.agent import AgentConfig, PromptFields, Turn, parse_response, render_prompt
+from stapo.envs.webshop.env import WebShopEnv
 from stapo.errors import ConfigError
 
 GOAL = "Find me warm, plain mug with color: blue, and price lower than 40.00 dollars"
@@ -35,6 +36,7 @@ FIELDS = PromptFields(
     observation=page(ITEM),
     blind_observation=ITEM,
     admissible=("click[back to search]", "click[blue]", "click[buy now]", "search[<your query>]"),
+    shapes=WebShopEnv.command_shapes,
 )
 WEBSHOP = AgentConfig(prompt="webshop")
 

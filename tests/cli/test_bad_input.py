@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, GraniteConfig, GraniteForCausalLM, PreTrainedTokenizerFast
 
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.cli.main import main
 from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.policy import memory
+from stapo.policy.tokenizer import train_tokenizer
 from toy_world import register_toy, toy_settings
 
 

@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from stapo.agent import part_spans
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.algo import get_algorithm
 from stapo.cli.main import main
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.run import RunDirectory
 from toy_world import small_policy, toy_settings
 

@@ -15,9 +15,9 @@ import pytest
 import stapo
 from stapo.agent import AgentConfig, PromptFields, Turn, parse_response, part_spans, render_prompt
 from stapo.agent.marking import mark_shared
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.envs.offers import offers
 from stapo.envs.search import protocols, scoring
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.parts import token_parts
 from stapo.rollout.thoughts import quieted, thought_length, with_opening_tag

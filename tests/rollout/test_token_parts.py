@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from stapo.agent import part_spans
-from stapo.agent.tokenizer import train_tokenizer
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.parts import token_parts
 

@@ -3,24 +3,32 @@
 from stapo.agent.bounds import cut_commands, cut_text
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
-from stapo.agent.pages import in_page_order
-from stapo.agent.parsing import ParsedResponse, parse_response, part_spans
+from stapo.agent.pages import CommandShapes, in_page_order
+from stapo.agent.parsing import ParsedResponse, ResponseFormat, parse_response, part_spans, write_response
 from stapo.agent.prompt import RESPONSE_BEGINS, Prompt
-from stapo.agent.prompts import BlindMask, PromptFields, render_prompt
+from stapo.agent.prompts import BlindMask, PromptFields, PromptStyle, list_commands, render_prompt
+from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
 
 __all__ = [
+    "PROMPT_STYLES",
     "RESPONSE_BEGINS",
+    "RESPONSE_FORMATS",
     "AgentConfig",
     "BlindMask",
+    "CommandShapes",
     "Memory",
     "ParsedResponse",
     "Prompt",
     "PromptFields",
+    "PromptStyle",
+    "ResponseFormat",
     "Turn",
     "cut_commands",
     "cut_text",
     "in_page_order",
+    "list_commands",
     "parse_response",
     "part_spans",
     "render_prompt",
+    "write_response",
 ]

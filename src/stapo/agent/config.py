@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-from stapo.errors import ConfigError, did_you_mean
-
-ResponseFormat = Literal["think_action", "action", "choice", "search_answer", "search_answer_single"]
-PromptStyle = Literal["standard", "compact", "webshop", "search-r1", "search-stepwise", "search-compact"]
+from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
+from stapo.errors import ConfigError
+from stapo.registry import trait
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +52,8 @@ class AgentConfig:
         max_response_tokens: tokens of a response at most; 1 or more. Generation stops there.
     """
 
-    prompt: PromptStyle = "standard"
-    response: ResponseFormat = "think_action"
+    prompt: str = "standard"
+    response: str = "think_action"
     fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
@@ -72,16 +70,26 @@ class AgentConfig:
     @property
     def for_chat_models(self) -> bool:
         """Whether the prompts address a model that follows instructions."""
-        return "compact" not in self.prompt
+        return trait(PROMPT_STYLES.get(self.prompt), "for_chat_models", True)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the response is the number of an offered command."""
+        return trait(RESPONSE_FORMATS.get(self.response), "numbered", False)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether a response has a thought and an action, each between tags of its own."""
+        return trait(RESPONSE_FORMATS.get(self.response), "has_parts", False)
+
+    @property
+    def keeps_thought(self) -> bool:
+        """Whether the action of a response begins with its thought, where a server hands that over apart."""
+        return trait(RESPONSE_FORMATS.get(self.response), "keeps_thought", False)
 
     def __post_init__(self) -> None:
-        for field, kind in (("prompt", PromptStyle), ("response", ResponseFormat)):
-            value = getattr(self, field)
-            if value not in get_args(kind):
-                raise ConfigError(
-                    f"agent.{field} is '{value}', expected one of {', '.join(get_args(kind))}."
-                    + did_you_mean(str(value), get_args(kind))
-                )
+        PROMPT_STYLES.check("agent.prompt", self.prompt)
+        RESPONSE_FORMATS.check("agent.response", self.response)
         for field, least in (
             ("history_length", 0),
             ("command_history", 0),
@@ -94,10 +102,10 @@ class AgentConfig:
             value = getattr(self, field)
             if value < least:
                 raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")
-        if self.mark_goal_words and self.prompt.startswith("search-"):
+        if self.mark_goal_words and not trait(PROMPT_STYLES.get(self.prompt), "marks", True):
             raise ConfigError(
                 f"agent.mark_goal_words is true, but prompts of the style '{self.prompt}' have no marks. Set it to "
-                "false, or use standard, compact or webshop."
+                "false, or use a style that has them, such as standard."
             )
         if self.max_prompt_characters is not None and self.max_prompt_characters < 1:
             raise ConfigError(

@@ -1,33 +1,81 @@
-"""Pages with links: which command follows which link, and a page with its links numbered.
+"""How the commands and pages of a world look, as far as prompts are concerned: what an environment says of itself.
 
-The text modes of web worlds part a page by `SEPARATOR`; the command ``click[x]`` follows the part that says x.
+With it, lists of commands are shortened, and pages are shown with their links numbered.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 
 from stapo.agent.marking import MARK, covers, first_mention
 
-SEPARATOR = " [SEP] "
-_CLICK = "click["
+
+@dataclass(frozen=True)
+class CommandShapes:
+    """Shapes of an environment's commands and pages; without any, prompts list commands as they are.
+
+    Attributes:
+        grouped: beginnings that many commands share; compact prompts write each of them once.
+        distant: beginnings of commands that lead elsewhere; short prompts of demonstrations leave them out.
+        link: beginning and end of the command that follows the link whose text stands between them; ("", "") for none.
+        query: beginning and end of a command with words of the agent's own between them; ("", "") for none.
+        separator: what stands between the parts of a page.
+    """
+
+    grouped: tuple[str, ...] = ()
+    distant: tuple[str, ...] = ()
+    link: tuple[str, str] = ("", "")
+    query: tuple[str, str] = ("", "")
+    separator: str = " [SEP] "
+
+    def __post_init__(self) -> None:
+        lists = astuple(self)[:-1]
+        texts = all(isinstance(part, tuple) and all(isinstance(text, str) for text in part) for part in lists)
+        if not texts or not len(self.link) == len(self.query) == 2 or not self.separator:
+            raise ValueError(f"{self} has a part that is no tuple of texts, or no beginning and end, or no separator.")
+
+    def link_of(self, command: str) -> str | None:
+        """The link that a command follows, in lower case; None where it follows none."""
+        begin, end = self.link
+        follows = begin and command.startswith(begin) and command.endswith(end)
+        return command[len(begin) : len(command) - len(end)].casefold() if follows else None
+
+    def without_query(self, command: str) -> str:
+        """A command without the words that the agent chose itself: they repeat the goal that it was given."""
+        begin, end = self.query
+        return f"{begin}…{end}" if begin and command.startswith(begin) and command.endswith(end) else command
+
+    def in_groups(self, commands: Sequence[str]) -> list[str]:
+        """One command a line, but beginnings that many share once, behind the others."""
+        lines = [command for command in commands if not command.startswith(self.grouped)]
+        for begin in self.grouped:
+            rest = [command[len(begin) :] for command in commands if command.startswith(begin)]
+            lines += [begin + " ".join(rest)] if rest else []
+        return lines
 
 
-def in_page_order(commands: Sequence[str], page: str) -> tuple[str, ...]:
+NO_SHAPES = CommandShapes()
+
+
+def in_page_order(commands: Sequence[str], page: str, shapes: CommandShapes) -> tuple[str, ...]:
     """Commands in the order in which a page has their links; those of no link keep their order, behind the others."""
     places: dict[str, int] = {}
-    for place, part in enumerate(page.split(SEPARATOR)):
+    for place, part in enumerate(page.split(shapes.separator)):
         places.setdefault(part.strip().casefold(), place)
-    return tuple(sorted(commands, key=lambda command: places.get(_link(command) or "", len(places))))
+    return tuple(sorted(commands, key=lambda command: places.get(shapes.link_of(command) or "", len(places))))
 
 
-def number_links(page: str, commands: Sequence[str], goal: str | None) -> tuple[str, frozenset[int], list[int]]:
+def number_links(
+    page: str, commands: Sequence[str], goal: str | None, shapes: CommandShapes
+) -> tuple[str, frozenset[int], list[int]]:
     """Put the numbers of commands, from 1, in front of their links: what is chosen stands beside what tells of it.
 
     Args:
         page: the page; words in it may be marked.
         commands: in the order of their numbers.
         goal: decides which links are asked for; None asks for none.
+        shapes: how commands follow links.
 
     Returns:
         the page, the indices of the commands whose links it has, and the numbers of the links of which the goal has
@@ -35,10 +83,10 @@ def number_links(page: str, commands: Sequence[str], goal: str | None) -> tuple[
     """
     numbers: dict[str, int] = {}
     for index, command in enumerate(commands):
-        link = _link(command)
+        link = shapes.link_of(command)
         if link is not None:
             numbers.setdefault(link, index)
-    parts, found = page.split(SEPARATOR), set[int]()
+    parts, found = page.split(shapes.separator), set[int]()
     asked: list[tuple[int, int]] = []
     for place, part in enumerate(parts):
         said = part.strip().casefold()
@@ -49,8 +97,4 @@ def number_links(page: str, commands: Sequence[str], goal: str | None) -> tuple[
             parts[place] = f"[{index + 1}] {part}"
             if goal is not None and covers(goal, part):
                 asked.append((first_mention(goal, part), index + 1))
-    return SEPARATOR.join(parts), frozenset(found), [number for _, number in sorted(asked)]
-
-
-def _link(command: str) -> str | None:
-    return command[len(_CLICK) : -1].casefold() if command.startswith(_CLICK) and command.endswith("]") else None
+    return shapes.separator.join(parts), frozenset(found), [number for _, number in sorted(asked)]

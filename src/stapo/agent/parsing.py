@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from stapo.agent.config import ResponseFormat
-from stapo.tags import first_block
+from stapo.agent.registries import RESPONSE_FORMATS
+from stapo.documents import shown
+from stapo.errors import ConfigError
+from stapo.registry import trait, traits
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
@@ -37,25 +40,66 @@ class ParsedResponse:
     problem: str = ""
 
 
-def parse_response(
-    text: str, response_format: ResponseFormat, fallback_characters: int = 30, listed: Sequence[str] = ()
-) -> ParsedResponse:
-    """Split a response into thought and action; never raises.
+class ResponseFormat(Protocol):
+    """How a response is read: what `agent.response` names.
 
-    `think_action` follows the field's reference protocol: lower-cased text between the first ``<action>`` and the
-    first ``</action>``; without them the last `fallback_characters` are taken and the step is invalid, as it is when
-    the think tags are missing or a Chinese character occurs. `action` takes the whole stripped text, which must be
-    one non-empty line without think and action tags (other signs are text: ``click[< prev]``). `choice` takes the
-    number of one of the commands `listed`, counted from 1. `search_answer` and `search_answer_single` take the text up
-    to the first closing tag of a search or an answer, thought included; their rules are those of Search-R1 and of
-    verl-agent.
+    A pure function that raises on no text. Traits (`stapo.registry.traits`): ``write(action, listed)`` returns the
+    response that gives a command, for demonstrations (the command itself where there is none); ``instruction`` is the
+    sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one; ``numbered`` says that
+    it is the number of a listed command; ``has_parts`` that it has a thought and an action between their tags;
+    ``keeps_thought`` that the action begins with the thought that a server hands over apart.
     """
-    if response_format in ("search_answer", "search_answer_single"):
-        return _parse_search(text, single=response_format == "search_answer_single")
-    if response_format == "action":
-        return _parse_bare(text)
-    if response_format == "choice":
-        return _parse_choice(text, listed)
+
+    def __call__(self, text: str, listed: Sequence[str], fallback_characters: int, /) -> ParsedResponse:
+        """Split a response; `listed` are the commands that the prompt shows."""
+        ...
+
+
+def parse_response(
+    text: str, response_format: str, fallback_characters: int = 30, listed: Sequence[str] = ()
+) -> ParsedResponse:
+    """Split a response into thought and action.
+
+    Args:
+        text: what the model said.
+        response_format: name of the format.
+        fallback_characters: as in `AgentConfig`.
+        listed: the commands that the prompt shows.
+
+    Raises:
+        ConfigError: the format is another package's, and failed or returned something else.
+    """
+    with RESPONSE_FORMATS.calling(response_format) as read:
+        found = read(text, listed, fallback_characters)
+    if not isinstance(found, ParsedResponse) or not isinstance(found.action, str):
+        raise ConfigError(f"response format '{response_format}' returned {shown(found)}; expected a ParsedResponse.")
+    return found
+
+
+def write_response(action: str, response_format: str, listed: Sequence[str] = ()) -> str:
+    """The response that gives a command, for demonstrations: what `parse_response` reads back."""
+    write: Callable[[str, Sequence[str]], str] | None = trait(RESPONSE_FORMATS.get(response_format), "write", None)
+    return action if write is None else write(action, listed)
+
+
+def _tagged(action: str, listed: Sequence[str]) -> str:
+    return f"<think>I do the next step of my plan.</think><action>{action}</action>"
+
+
+@traits(
+    has_parts=True,
+    write=_tagged,
+    instruction="First reason about the situation inside <think> </think>, then give exactly one command inside "
+    "<action> </action>.",
+    reminder="answer <think> </think><action> </action>",
+)
+def think_action(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
+    """A thought, and the command behind it: the field's reference protocol.
+
+    The action is the lower-cased text between the first ``<action>`` and the first ``</action>``; without them the last
+    `fallback_characters` are taken and the step is invalid, as it is when the think tags are missing or a Chinese
+    character occurs.
+    """
     spans = part_spans(text)
     thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
     if "action" not in spans:
@@ -88,25 +132,13 @@ def part_spans(text: str) -> dict[str, tuple[int, int]]:
     return spans
 
 
-def _parse_search(text: str, single: bool) -> ParsedResponse:
-    action = text
-    for tag in ("</search>", "</answer>"):
-        head, found, _ = text.partition(tag)
-        if found:
-            action = head + found
-            break
-    think = part_spans(text).get("think")
-    thought = text[slice(*think)].strip() if think else ""
-    if first_block(action, ("search", "answer"), ignore_case=single) is None:
-        return ParsedResponse(action, thought, False, "no_search_or_answer")
-    if single:
-        searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
-        if searches > 1 or answers > 1 or (searches and answers):
-            return ParsedResponse(action, thought, False, "more_than_one_action")
-    return ParsedResponse(action, thought, True)
+def _number_of(action: str, listed: Sequence[str]) -> str:
+    return str(list(listed).index(action) + 1)
 
 
-def _parse_choice(text: str, listed: Sequence[str]) -> ParsedResponse:
+@traits(numbered=True, write=_number_of, instruction="Answer with the number of exactly one command and nothing else.")
+def choice(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
+    """The number of one of the commands listed, counted from 1."""
     answer = text.strip()
     # Not isdigit(), which takes numerals of every script, and some that int() cannot read.
     if not _NUMBER.fullmatch(answer):
@@ -117,14 +149,18 @@ def _parse_choice(text: str, listed: Sequence[str]) -> ParsedResponse:
     return ParsedResponse(listed[number - 1], "", True)
 
 
-def _parse_bare(text: str) -> ParsedResponse:
-    action = text.strip()
-    shown = action[:_MAX_ACTION_CHARACTERS]
-    if not action:
+def action(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
+    """The command alone: one line that is not empty, without think and action tags.
+
+    Other signs are text, such as those of a button with an arrow.
+    """
+    said = text.strip()
+    shortened = said[:_MAX_ACTION_CHARACTERS]
+    if not said:
         return ParsedResponse("", "", False, "empty_action")
-    if len(action) > _MAX_ACTION_CHARACTERS:
-        return ParsedResponse(shown, "", False, "too_long")
-    # Signs are text, "click[< prev]" is a button; a tag of the other format means that the agent mistook the format.
-    if len(action.splitlines()) > 1 or _LOOSE_TAG.search(action):
-        return ParsedResponse(shown, "", False, "not_one_line")
-    return ParsedResponse(action, "", True)
+    if len(said) > _MAX_ACTION_CHARACTERS:
+        return ParsedResponse(shortened, "", False, "too_long")
+    # A tag of the other format means that the agent mistook the format.
+    if len(said.splitlines()) > 1 or _LOOSE_TAG.search(said):
+        return ParsedResponse(shortened, "", False, "not_one_line")
+    return ParsedResponse(said, "", True)

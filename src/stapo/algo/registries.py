@@ -9,16 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stapo.documents import shown
-from stapo.registry import Registry
-
-
-def _no_function(obj: object, name: str) -> str | None:
-    return None if callable(obj) else f"{shown(obj)}; expected a function"
-
+from stapo.registry import Registry, no_function
 
 ADVANTAGE_ESTIMATORS: Registry[Callable[..., Any]] = Registry(
-    "advantage estimator", "stapo.advantage_estimators", _no_function
+    "advantage estimator", "stapo.advantage_estimators", no_function
 )
-STEP_SCORES: Registry[Callable[..., Any]] = Registry("step score", "stapo.step_scores", _no_function)
-POLICY_LOSSES: Registry[Callable[..., Any]] = Registry("policy loss", "stapo.policy_losses", _no_function)
+STEP_SCORES: Registry[Callable[..., Any]] = Registry("step score", "stapo.step_scores", no_function)
+POLICY_LOSSES: Registry[Callable[..., Any]] = Registry("policy loss", "stapo.policy_losses", no_function)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from stapo.agent import PROMPT_STYLES, RESPONSE_FORMATS
 from stapo.algo import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_SCORES
 from stapo.algo.presets import ALGORITHM_REGISTRY
 from stapo.cli.words import foreign, positional, say
@@ -22,6 +23,8 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ADVANTAGE_ESTIMATORS,
     STEP_SCORES,
     POLICY_LOSSES,
+    PROMPT_STYLES,
+    RESPONSE_FORMATS,
     RETRIEVERS,
 )
 

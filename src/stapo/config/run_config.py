@@ -159,7 +159,7 @@ class RunConfig:
                 f"algorithm.loss.beta is {self.algorithm.loss.beta:g} and algorithm.selective.gamma is "
                 f"{self.algorithm.selective.gamma:g}. Set both to 0, or model.reference to 'auto' or 'cpu'."
             )
-        if self.algorithm.outlier.tokens != "response" and self.agent.response != "think_action":
+        if self.algorithm.outlier.tokens != "response" and not self.agent.has_parts:
             raise ConfigError(
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
                 f"'{self.agent.response}', which has no such part; use tokens=response."

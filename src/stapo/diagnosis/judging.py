@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from stapo.envs import Env, StepResult
+from stapo.envs import Env, HasJudge, StepResult
 from stapo.envs.guard import Started, advance, close_quietly, raised, start
 from stapo.rollout import Trajectory
 
@@ -51,7 +51,7 @@ def judge_steps(
     """
     env = make_env()
     try:
-        if not hasattr(env, "judge"):
+        if not isinstance(env, HasJudge):
             return _without_judge(trajectories)
         names: dict[str, str] = dict(GENERIC)
         judged, troubles = [], Counter[str]()

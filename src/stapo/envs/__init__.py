@@ -1,7 +1,30 @@
 """Environments: text worlds that know nothing of models."""
 
 from stapo.envs.check import check_env
-from stapo.envs.protocol import Env, Judge, Observation, StepResult
+from stapo.envs.protocol import (
+    CommandShapes,
+    Demonstrator,
+    Env,
+    Expert,
+    HasDemonstrator,
+    HasJudge,
+    Judge,
+    Observation,
+    StepResult,
+)
 from stapo.envs.registry import ENVIRONMENTS, make
 
-__all__ = ["ENVIRONMENTS", "Env", "Judge", "Observation", "StepResult", "check_env", "make"]
+__all__ = [
+    "ENVIRONMENTS",
+    "CommandShapes",
+    "Demonstrator",
+    "Env",
+    "Expert",
+    "HasDemonstrator",
+    "HasJudge",
+    "Judge",
+    "Observation",
+    "StepResult",
+    "check_env",
+    "make",
+]

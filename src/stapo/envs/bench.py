@@ -23,7 +23,7 @@ from stapo.envs.guard import (
     start,
     state_of,
 )
-from stapo.envs.protocol import Env, StepResult
+from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, StepResult
 from stapo.errors import GameFileError
 
 Question = Literal["about", "tasks", "types", "playable", "expert", "advice", "played", "judge", "before", "after"]
@@ -176,7 +176,7 @@ class Bench:
         if not isinstance(name, str) or not isinstance(steps, int):
             wrong = f"its name is {short(name)} and its max_steps {short(steps)}, expected a text and a whole number"
             return EnvFailure("environment", wrong)
-        return [name, steps, hasattr(env, "demonstrator"), hasattr(env, "judge")]
+        return [name, steps, isinstance(env, HasDemonstrator), isinstance(env, HasJudge)]
 
     def _tasks(self, env: Env, split: str) -> Any:
         return _texts(env.tasks_of(split), f"tasks_of({short(split)})")
@@ -185,10 +185,9 @@ class Bench:
         return _texts([env.task_type(task) for task in tasks], "task_type")
 
     def _playable(self, env: Env, task: str) -> Any:
-        plan = getattr(env, "expert_plan", None)
         try:
             env.reset(task)
-            if plan is not None and plan() is None:
+            if isinstance(env, Expert) and env.expert_plan() is None:
                 return f"game '{task}': no sequence of actions reaches its goal"
         except GameFileError as err:
             return str(err).rstrip(".")

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
 from stapo.errors import ConfigError, GameFileError, RetrieverError, UnknownNameError
 
 SETTINGS_ERRORS = (ConfigError, UnknownNameError, GameFileError)
@@ -34,10 +34,12 @@ class Started:
     Attributes:
         observation: what the environment returned from `reset`.
         task_type: the family that the task is reported under.
+        shapes: how the commands and pages of the environment look.
     """
 
     observation: Observation
     task_type: str
+    shapes: CommandShapes = NO_SHAPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +73,17 @@ def start(env: Env, task_id: str) -> Started | EnvFailure:
     call = f"reset({short(task_id)})"
     try:
         task_type, seen = env.task_type(task_id), env.reset(task_id)
-        wrong = _wrong_observation(seen) or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
+        shapes = env.command_shapes if isinstance(env, HasCommandShapes) else NO_SHAPES
+        wrong = (
+            _wrong_observation(seen)
+            or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
+            or _unless(isinstance(shapes, CommandShapes), "command_shapes", shapes, "CommandShapes")
+        )
     except KeyboardInterrupt:
         raise
     except BaseException as err:
         return raised(err, call)
-    return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type)
+    return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type, shapes)
 
 
 def advance(env: Env, action: str) -> StepResult | EnvFailure:
@@ -127,8 +134,7 @@ def close_quietly(env: Env) -> None:
 
 def state_of(env: Env) -> Any:
     """What an environment carries from one episode to the next, or None where it has no `state_dict`."""
-    state_dict = getattr(env, "state_dict", None)
-    return None if state_dict is None else state_dict()
+    return env.state_dict() if isinstance(env, HasState) else None
 
 
 def load_state(env: Env, state: Any) -> None:

@@ -10,20 +10,22 @@ retriever's failure, everything else as the environment's), a result of another 
 that is no number. A reward may be an int, a float, a bool (True is 1) or a NumPy scalar; NaN and infinity stop training
 before the weights move.
 
-An environment that carries something from one episode to the next, a random generator of its own, say, can have two
-more methods: `state_dict()` returns it in JSON's types, and `load_state_dict(state)` takes it back, before any episode
-was begun. A resumed run then goes on with the same numbers.
-
-An environment that can tell good steps from bad ones by itself can have `judge()`: it returns a `Judge` of the episode
-that was just reset. `stapo diagnose` compares what a policy's entropies say about its steps with what the judge says.
+An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
+`HasDemonstrator` for SFT, `Expert` for hints and for finding tasks that cannot be won, `HasJudge` for `stapo diagnose`,
+`HasState` for what it carries from one episode to the next, `HasCommandShapes` for prompts that shorten lists of
+commands and number links, `HasNotes` for what is odd about its data.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
+
+from stapo.agent.pages import NO_SHAPES as NO_SHAPES
+from stapo.agent.pages import CommandShapes as CommandShapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,70 @@ class Env(Protocol):
 
 
 @runtime_checkable
+class Demonstrator(Protocol):
+    """Plays one episode as it is to be imitated, by what an agent could know at each step."""
+
+    def action(self) -> str | None:
+        """Return the next command, None when there is nothing left to do; the same until `played` is called."""
+        ...
+
+    def played(self, action: str, effect: bool) -> None:
+        """Note which command was taken, which may be another, and whether it had an effect."""
+        ...
+
+
+@runtime_checkable
+class HasDemonstrator(Protocol):
+    """An environment whose episodes can be demonstrated."""
+
+    def demonstrator(self, rng: random.Random) -> Demonstrator:
+        """A player for the episode that was just reset; `rng` decides everything that is drawn."""
+        ...
+
+
+@runtime_checkable
+class Expert(Protocol):
+    """An environment that knows how its episodes are won."""
+
+    def expert_plan(self) -> list[str] | None:
+        """The commands that win from here, none where it is won, None where it cannot be."""
+        ...
+
+
+@runtime_checkable
+class HasState(Protocol):
+    """An environment that carries something from one episode to the next, a random generator of its own, say.
+
+    A resumed run goes on with the same numbers then.
+    """
+
+    def state_dict(self) -> Any:
+        """Return it, in JSON's types."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Take it back, before any episode was begun."""
+        ...
+
+
+@runtime_checkable
+class HasCommandShapes(Protocol):
+    """An environment that says how its commands and pages look."""
+
+    command_shapes: CommandShapes
+
+
+@runtime_checkable
+class HasNotes(Protocol):
+    """An environment that says what is odd about its data."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """One sentence each."""
+        ...
+
+
+@runtime_checkable
 class Judge(Protocol):
     """Names what was wrong with each step of one episode, by what the environment knows and a model may not.
 
@@ -145,4 +211,13 @@ class Judge(Protocol):
 
     def after(self, result: StepResult) -> AbstractSet[str]:
         """Return the faults of the command that was just taken, none for a good step."""
+        ...
+
+
+@runtime_checkable
+class HasJudge(Protocol):
+    """An environment that can tell good steps from bad ones by itself."""
+
+    def judge(self) -> Judge:
+        """A judge of the episode that was just reset."""
         ...

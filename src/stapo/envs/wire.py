@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import astuple
 from typing import Any
 
 from stapo.envs.guard import EnvFailure, Started, scalar, short
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError
 
 _DEEPEST = 6
@@ -39,7 +40,15 @@ def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
     """A value that a pool answers with, in JSON's types; the values are checked already."""
     if isinstance(value, Started):
         seen = value.observation
-        return ["started", seen.text, seen.goal, seen.admissible, seen.blind_text, value.task_type]
+        return [
+            "started",
+            seen.text,
+            seen.goal,
+            seen.admissible,
+            seen.blind_text,
+            value.task_type,
+            astuple(value.shapes),
+        ]
     if isinstance(value, StepResult):
         return [
             "result",
@@ -62,8 +71,9 @@ def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
     """
     kind, *rest = packed
     if kind == "started":
-        *seen, task_type = rest
-        return Started(Observation(*seen), task_type)
+        *seen, task_type, (grouped, distant, link, query, separator) = rest
+        shapes = CommandShapes(tuple(grouped), tuple(distant), tuple(link), tuple(query), separator)
+        return Started(Observation(*seen), task_type, shapes)
     if kind == "result":
         return StepResult(*rest)
     if kind == "trouble":

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stapo.agent.tokenizer import train_tokenizer
 from stapo.errors import ModelError
 from stapo.policy.adapter import Adapter
 from stapo.policy.checkpointing import checkpoint_layers
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
+from stapo.policy.tokenizer import train_tokenizer
 
 
 @dataclass

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stapo.agent import tokenizer as own
 from stapo.errors import ModelError
+from stapo.policy import tokenizer as own
 
 _SCRIPT = Path(__file__).with_name("try_tokenizer.py")
 _SECONDS, _PATIENCE = 10, 300.0

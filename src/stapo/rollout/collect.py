@@ -204,7 +204,7 @@ class Collector:
             if isinstance(out, Started):
                 trajectory = episodes[slot].trajectory
                 trajectory.task_type = self._task_types[trajectory.task_id] = out.task_type
-                episodes[slot].begin(out.observation)
+                episodes[slot].begin(out.observation, out.shapes)
             elif self._play_again(episodes, slot, out):
                 again.append(slot)
         return again

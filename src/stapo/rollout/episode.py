@@ -21,9 +21,10 @@ from stapo.agent import (
     in_page_order,
     render_prompt,
 )
-from stapo.envs import Observation, StepResult
+from stapo.envs import CommandShapes, Observation, StepResult
 from stapo.envs.guard import EnvFailure, raised, short
 from stapo.envs.offers import is_template, offers
+from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError, EnvError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
@@ -60,6 +61,7 @@ class Episode:
         self.memory = Memory(agent.history_length, agent.command_history)
         self.observation = self.blind_observation = self._whole_observation = ""
         self.admissible: list[str] | None = None
+        self.shapes = NO_SHAPES
         self.done = False
         self._tried: set[tuple[str, str]] = set()
         self._prompt: tuple[Prompt, list[int], Prompt, list[int]] = (Prompt(""), [], Prompt(""), [])
@@ -68,8 +70,9 @@ class Episode:
         self._step: Step | None = None
         self._goal_cut = False
 
-    def begin(self, first: Observation) -> None:
-        """Take in what the episode begins with."""
+    def begin(self, first: Observation, shapes: CommandShapes = NO_SHAPES) -> None:
+        """Take in what the episode begins with, and how its commands and pages look."""
+        self.shapes = shapes
         self._goal_cut = len(first.goal) > self.agent.max_observation_characters
         self.trajectory.goal = cut_text(first.goal, self.agent.max_observation_characters)
         self._see(first)
@@ -77,7 +80,7 @@ class Episode:
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
         turns, earlier = self.memory.recall(), self.memory.recall_commands()
-        self._listed = listed_commands(self.admissible, self.agent, self.blind_observation)
+        self._listed = listed_commands(self.admissible, self.agent, self.blind_observation, self.shapes)
         # The commands alone go first, then the oldest turns.
         shown = [(turns, earlier)] if earlier else []
         shown += [(turns[len(turns) - kept :], ()) for kept in range(len(turns), -1, -1)]
@@ -91,6 +94,7 @@ class Episode:
                 blind_observation=self.blind_observation,
                 admissible=self._listed,
                 earlier=commands,
+                shapes=self.shapes,
             )
             full = render_prompt(fields, self.agent)
             ids = self.encoder.encode(full)
@@ -188,30 +192,32 @@ class Episode:
 
     def _cut_texts(self) -> int:
         """How many of goal, observation and list of commands this step's prompt does not show whole."""
-        choice = self.agent.response == "choice"
+        choice = self.agent.numbered
         shown = (c for c in self.admissible or () if c not in self.agent.hidden_commands)
         offered = sum(not (choice and is_template(c)) for c in shown)
         commands = self._listed is not None and len(self._listed) < offered
         return self._goal_cut + (self.observation != self._whole_observation) + commands
 
 
-def listed_commands(admissible: Sequence[str] | None, agent: AgentConfig, page: str) -> tuple[str, ...] | None:
+def listed_commands(
+    admissible: Sequence[str] | None, agent: AgentConfig, page: str, shapes: CommandShapes
+) -> tuple[str, ...] | None:
     """The offered commands that a prompt lists, None for free text; where a number is the answer, the complete ones.
 
     Raises:
         ConfigError: a number is the answer, and there is nothing to choose from.
     """
     shown = None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands)
-    if agent.response != "choice":
+    if not agent.numbered:
         return None if shown is None else cut_commands(shown, agent.max_commands, agent.max_observation_characters)
     complete = tuple(c for c in shown or () if not is_template(c))
     if not complete:
         raise ConfigError(
-            "agent.response is 'choice', but the environment offers "
+            f"agent.response is '{agent.response}', but the environment offers "
             + ("no list of commands" if shown is None else "no complete command to choose")
             + ". Use another response format; for webshop, --env.offered-queries true offers searches to choose from."
         )
-    return in_page_order(cut_commands(complete, agent.max_commands, agent.max_observation_characters), page)
+    return in_page_order(cut_commands(complete, agent.max_commands, agent.max_observation_characters), page, shapes)
 
 
 def _wrong_sample(sample: Sample) -> str:

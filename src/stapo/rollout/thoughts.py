@@ -58,11 +58,9 @@ def parse_spoken(thought: str, said: str, agent: AgentConfig, listed: tuple[str,
     """
     quiet = quieted(thought)
     alone = parse_response(said, agent.response, agent.fallback_characters, listed)
-    if agent.response in ("action", "choice"):
-        return alone
-    if agent.response != "think_action":
+    if not agent.has_parts:
         # The transcript that a search agent reads on from holds its thoughts.
-        return replace(alone, action=quiet + alone.action)
+        return replace(alone, action=quiet + alone.action) if agent.keeps_thought else alone
     parsed = parse_response(quiet + said, agent.response, agent.fallback_characters, listed)
     return replace(parsed, action=alone.action) if apart and parsed.problem == "no_action_tag" else parsed
 

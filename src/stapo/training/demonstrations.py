@@ -7,13 +7,23 @@ it wants is always where it arrives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from stapo.agent import AgentConfig, BlindMask, Memory, Prompt, PromptFields, Turn, cut_text, render_prompt
+from stapo.agent import (
+    AgentConfig,
+    BlindMask,
+    Memory,
+    Prompt,
+    PromptFields,
+    Turn,
+    cut_text,
+    render_prompt,
+    write_response,
+)
 from stapo.config.training import SFTConfig
 from stapo.envs import StepResult
 from stapo.envs.bench import About, Question
@@ -160,7 +170,7 @@ def _play(
     (begun,) = pool.reset([(slot, task)])
     if not isinstance(begun, Started):
         raise _Failed(begun, 0)
-    first = begun.observation
+    first, shapes = begun.observation, begun.shapes
     memory = Memory(agent.history_length, agent.command_history)
     limit = agent.max_observation_characters
     goal, seen, blind = (cut_text(text, limit) for text in (first.goal, first.text, first.blind))
@@ -176,17 +186,17 @@ def _play(
             action = ready[int(rng.integers(len(ready)))]
         fields = PromptFields(
             goal, step, memory.steps_taken, memory.recall(), seen, blind,
-            listed_commands(admissible, agent, blind),
-            memory.recall_commands(),
+            listed_commands(admissible, agent, blind, shapes),
+            memory.recall_commands(), shapes,
         )  # fmt: skip
-        if not wandering and (agent.response != "choice" or action in (fields.admissible or ())):
+        if not wandering and (not agent.numbered or action in (fields.admissible or ())):
             demos.append(
                 DemoStep(
                     goal,
                     render_prompt(fields, agent),
-                    render_prompt(replace(fields, admissible=_nearby(fields.admissible, agent)), agent, "history"),
+                    render_prompt(replace(fields, admissible=_nearby(fields, agent)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
-                    _demonstrated(action, agent, fields.admissible or ()),
+                    write_response(action, agent.response, fields.admissible or ()),
                 )
             )
         (out,) = pool.step([(slot, action)])
@@ -201,19 +211,11 @@ def _play(
     return demos
 
 
-def _nearby(admissible: tuple[str, ...] | None, agent: AgentConfig) -> tuple[str, ...] | None:
-    """The commands that act on what is at hand: without the long list of places to go to, unless numbers count them."""
-    if agent.response == "choice":
-        return admissible
-    return None if admissible is None else tuple(c for c in admissible if not c.startswith("go to "))
-
-
-def _demonstrated(action: str, agent: AgentConfig, listed: Sequence[str]) -> str:
-    if agent.response == "choice":
-        return str(listed.index(action) + 1)
-    if agent.response != "think_action":
-        return action
-    return f"<think>I do the next step of my plan.</think><action>{action}</action>"
+def _nearby(fields: PromptFields, agent: AgentConfig) -> tuple[str, ...] | None:
+    """The commands that act on what is at hand: without those that lead elsewhere, unless numbers count them."""
+    if agent.numbered or fields.admissible is None:
+        return fields.admissible
+    return tuple(c for c in fields.admissible if not c.startswith(fields.shapes.distant))
 
 
 def tokenizer_texts(demos: list[DemoStep]) -> Iterator[str]:

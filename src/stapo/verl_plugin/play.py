@@ -102,7 +102,7 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFa
     if not isinstance(started, Started):
         return _own_fault(started)
     episode.trajectory.task_type = started.task_type
-    episode.begin(started.observation)
+    episode.begin(started.observation, started.shapes)
     while not episode.done:
         ids = episode.prompt()
         if ids is None:

@@ -15,7 +15,7 @@ from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.options import is_whole
 from stapo.envs.progress import note
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class AlfworldEnv:
     """
 
     name = "alfworld"
+    command_shapes = CommandShapes(grouped=("go to ",), distant=("go to ",))
 
     def __init__(
         self,

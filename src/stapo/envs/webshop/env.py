@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from stapo.envs.options import is_share, is_whole
 from stapo.envs.progress import note
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
 from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
 from stapo.envs.webshop.expert import best_plan
@@ -66,6 +66,9 @@ class WebShopEnv:
     """
 
     name = "webshop"
+    command_shapes = CommandShapes(
+        grouped=("click",), link=("click[", "]"), query=("search[", "]"), separator=SEPARATOR
+    )
 
     def __init__(
         self,

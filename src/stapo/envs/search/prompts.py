@@ -1,4 +1,4 @@
-"""Prompts for questions that are answered with a search engine.
+"""Prompts for questions that are answered with a search engine, and how responses to them are read.
 
 The observation is a part of the history here: a result belongs to the query that found it. The trajectory-blind prompt
 is therefore the constant text of role and format, and nothing else.
@@ -12,15 +12,15 @@ what was retrieved stands in prompts alone. That is the masking of retrieved tex
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Iterator, Sequence
 
 from stapo.agent.config import AgentConfig
+from stapo.agent.parsing import ParsedResponse, part_spans
 from stapo.agent.prompt import Prompt
+from stapo.agent.prompts import PromptFields
+from stapo.registry import traits
 from stapo.tags import first_block
-
-if TYPE_CHECKING:
-    from stapo.agent.prompts import PromptFields
 
 _R1_RULES = (
     "Answer the question. First reason inside <think> and </think>, each time you learn something new. When you lack a "
@@ -36,7 +36,13 @@ _STEPWISE_RULES = (
 )
 
 
-def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> Prompt:
+def _without_query(action: str) -> str:
+    block = first_block(action, ("search", "answer"), ignore_case=True)
+    return f"<{block.kind}> … </{block.kind}>" if block else ""
+
+
+@traits(marks=False, hide_query=_without_query)
+def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> Prompt:
     """Search-R1's prompt: rules, question, and the transcript so far."""
     text = _R1_RULES
     if not hide_goal:
@@ -52,7 +58,8 @@ def render_growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_h
     return Prompt(text, "".join([*parts, f.observation]))
 
 
-def render_stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+@traits(marks=False, hide_query=_without_query)
+def stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """A fresh prompt with the last queries and their results."""
     lines = [_STEPWISE_RULES[0]]
     if not hide_goal:
@@ -66,7 +73,8 @@ def render_stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_
     return "\n\n".join(lines)
 
 
-def render_compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
+@traits(marks=False, hide_query=_without_query, for_chat_models=False)
+def compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """Queries and results, then the question."""
     lines = []
     if f.step and not hide_history:
@@ -87,3 +95,33 @@ def _exchanges(f: PromptFields) -> Iterator[tuple[str, str]]:
 def _block(action: str) -> str:
     found = first_block(action, ("search", "answer"), ignore_case=True)
     return action[found.start : found.end] if found else ""
+
+
+@traits(keeps_thought=True)
+def search_answer(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
+    """Search-R1's rules: the text up to the first ``</search>``, or else ``</answer>``, thought included."""
+    return _read(text, single=False)
+
+
+@traits(keeps_thought=True)
+def search_answer_single(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
+    """verl-agent's rules: the same, and valid with exactly one search or answer."""
+    return _read(text, single=True)
+
+
+def _read(text: str, single: bool) -> ParsedResponse:
+    action = text
+    for tag in ("</search>", "</answer>"):
+        head, found, _ = text.partition(tag)
+        if found:
+            action = head + found
+            break
+    think = part_spans(text).get("think")
+    thought = text[slice(*think)].strip() if think else ""
+    if first_block(action, ("search", "answer"), ignore_case=single) is None:
+        return ParsedResponse(action, thought, False, "no_search_or_answer")
+    if single:
+        searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
+        if searches > 1 or answers > 1 or (searches and answers):
+            return ParsedResponse(action, thought, False, "more_than_one_action")
+    return ParsedResponse(action, thought, True)

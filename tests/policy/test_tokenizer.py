@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
-from stapo.agent.tokenizer import EOS, PAD, PHRASE, train_tokenizer
 from stapo.policy import ModelConfig, load_policy
+from stapo.policy.tokenizer import EOS, PAD, PHRASE, train_tokenizer
 from toy_world import small_policy
 
 TEXTS = [
