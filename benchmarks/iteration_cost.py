@@ -35,7 +35,7 @@ from stapo.rollout.sampler import Sample, Sampler
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
 from stapo.training.factories import env_factory
-from stapo.training.loop import SilentCallback, build_collector, set_threads
+from stapo.training.loop import build_collector, set_threads
 from stapo.training.preparation import prepare_policy
 from stapo.training.tasks import TaskStream
 from stapo.training.update import Updater
@@ -94,7 +94,7 @@ def warm_policy(config: RunConfig, steps: int) -> Policy:
     brief = replace(config, sft=warm)
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", to_data(brief), [])
-        return prepare_policy(brief, run, SilentCallback())
+        return prepare_policy(brief, run)
 
 
 def play(config: RunConfig, policy: Policy, count: int) -> list[Rollout]:

@@ -26,7 +26,6 @@ from stapo.envs import make
 from stapo.envs.pool import EnvPool, Started
 from stapo.rollout.pools import build_pool
 from stapo.run import RunDirectory
-from stapo.training.callbacks import SilentCallback
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy
 
@@ -35,8 +34,8 @@ def cost_of_saves(config: RunConfig, iterations: int, folder: Path) -> None:
     """Print the time of a save beside that of the iteration before it, medians."""
     brief = replace(config, sft=replace(config.sft, steps=1, episodes=60))
     run = RunDirectory.create(folder / "run", to_data(brief), [])
-    policy = prepare_policy(brief, run, SilentCallback())
-    trainer = Trainer(brief, policy, run, SilentCallback())
+    policy = prepare_policy(brief, run)
+    trainer = Trainer(brief, policy, run)
     run.write_checkpoint("start", policy.save)
     spent: list[float] = []
     saved: list[float] = []

@@ -7,7 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from stapo.cli.progress import ConsoleWatcher, Lines, duration
+from stapo.cli.progress import Lines, ProgressDisplay, duration
+from stapo.training.callbacks import UpdateEvent
 
 
 class Clock:
@@ -52,10 +53,10 @@ def row(number, seconds=2.0):
 
 def test_iterations_say_how_long_the_rest_takes(capsys):
     clock = Clock()
-    watcher = ConsoleWatcher(quiet=True, iterations=5, clock=clock)
+    display = ProgressDisplay(quiet=True, iterations=5, clock=clock)
     for number in (3, 4, 5):
         clock.now += 60.0
-        watcher.iteration(row(number, 60.0))
+        display.on_update(UpdateEvent(iteration=number, metrics=row(number, 60.0)))
     lines = capsys.readouterr().err.splitlines()
     assert [line.partition("%  ")[2] for line in lines] == [
         "60.0 s, about 2 min left",
@@ -74,14 +75,14 @@ class Gone(io.StringIO):
 
 @pytest.mark.parametrize("error", [BrokenPipeError(32, "gone"), OSError(28, "full")])
 def test_output_that_is_gone_ends_no_run(error):
-    watcher = ConsoleWatcher(quiet=True, iterations=2)
+    display = ProgressDisplay(quiet=True, iterations=2)
     stream = Gone()
     stream.error = error
-    watcher.console.file = stream
+    display.console.file = stream
     for _ in range(2):
-        watcher.notice("still there")
-        watcher.iteration(row(1))
-    assert isinstance(watcher.console, Console)
+        display.on_notice("still there")
+        display.on_update(UpdateEvent(iteration=1, metrics=row(1)))
+    assert isinstance(display.console, Console)
 
 
 def test_durations():

@@ -122,12 +122,12 @@ def test_a_failed_run_exits_with_1_and_one_line(tmp_path, toy_model, capsys):
 
 
 def test_an_interrupted_run_exits_with_130(tmp_path, toy_model, capsys, monkeypatch):
-    from stapo.cli.progress import ConsoleWatcher
+    from stapo.cli.progress import ProgressDisplay
 
-    def stop(self, row):
+    def stop(self, event):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ConsoleWatcher, "iteration", stop)
+    monkeypatch.setattr(ProgressDisplay, "on_update", stop)
     code, run = run_toy(tmp_path, toy_model)
     assert code == 130
     assert run.info()["status"] == "stopped"

@@ -21,7 +21,7 @@ from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.training import loop
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.loop import Trainer
 from toy_world import toy_settings
 
 BAD = [math.nan, math.inf]
@@ -30,7 +30,7 @@ BAD = [math.nan, math.inf]
 def trainer(model, out, **changes):
     config = from_data(RunConfig, toy_settings(model, **changes))
     made = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), made, SilentCallback())
+    return Trainer(config, load_policy(str(model), config.model), made)
 
 
 def weights(made):

@@ -18,7 +18,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.loop import Trainer
 from toy_world import toy_settings
 
 
@@ -111,7 +111,7 @@ def test_a_run_goes_through(toy_model, tmp_path, name, flags, reward):
         )  # fmt: skip
         config = from_data(RunConfig, settings)
         made = RunDirectory.create(tmp_path / str(group_size), to_data(config), ["test"])
-        trainer = Trainer(config, load_policy(str(toy_model), config.model), made, SilentCallback())
+        trainer = Trainer(config, load_policy(str(toy_model), config.model), made)
         with np.errstate(divide="raise", invalid="raise"):
             row = trainer.iterate(1)
         update = {k: v for k, v in row["update"].items() if v is not None}

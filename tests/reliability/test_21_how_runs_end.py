@@ -19,10 +19,11 @@ import pytest
 from reliable import assert_same, contents, run, settings, train, write_settings
 
 import diseased_world
-from stapo.cli.progress import ConsoleWatcher
+from stapo.cli.progress import ProgressDisplay
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.run import RunDirectory
+from stapo.training.callbacks import Callbacks
 from stapo.training.pipeline import train_run
 from stapo.training.state import read_state
 from toy_world import toy_settings
@@ -140,9 +141,9 @@ def test_without_a_terminal_every_long_stage_says_how_far_it_is(tmp_path, toy_mo
         toy_model, tmp_path, {}, sft={"steps": 90, "episodes": 90, "batch_size": 2}, eval__episodes=90,
         eval__batch=2, eval__split="train",
     )  # fmt: skip
-    with ConsoleWatcher(quiet=True, iterations=1, clock=Clock()) as watcher:
+    with ProgressDisplay(quiet=True, iterations=1, clock=Clock()) as display:
         config = from_data(RunConfig, data)
-        train_run(config, tmp_path / "run", [], watcher)
+        train_run(config, tmp_path / "run", [], Callbacks([display]))
     said = capsys.readouterr().err
     for stage in ("demonstrations", "reading demonstrations", "SFT", "evaluation"):
         lines = [line for line in said.splitlines() if line.startswith(stage) and "left" in line]

@@ -31,7 +31,6 @@ from stapo.rollout.config import RolloutConfig, VllmConfig
 from stapo.rollout.sampler import HFSampler, OwnWeights
 from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
-from stapo.training.callbacks import SilentCallback
 from stapo.training.loop import Trainer
 from toy_world import TEXTS, small_policy, toy_settings
 
@@ -82,7 +81,7 @@ def assert_scored(policy, prompts, samples, temperature):
 def trainer_of(tmp_path, model, **changes):
     config = from_data(RunConfig, toy_settings(model, **SETTINGS, **changes))
     run = RunDirectory.create(tmp_path / "run", {}, [])
-    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
+    return Trainer(config, load_policy(str(model), config.model), run)
 
 
 # -- 1, 2, 3 -----------------------------------------------------------------------------------------------------------

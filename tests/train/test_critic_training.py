@@ -27,7 +27,7 @@ from stapo.policy.critic import Critic
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
 from stapo.training.critic import CriticLearner
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
 OPTIM = OptimConfig(mini_batch=1000, grad_clip=1e9)
@@ -38,7 +38,7 @@ def start(model, out, **changes):
     changes = {"algorithm": {"name": "ppo", "critic": {"learning_rate": 0.01}}, **changes}
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
+    return Trainer(config, load_policy(str(model), config.model), run)
 
 
 def state(module):

@@ -23,8 +23,8 @@ from stapo.errors import RunDirectoryError
 from stapo.policy import load_policy
 from stapo.rollout.encoding import PromptEncoder
 from stapo.run import RunDirectory
-from stapo.training.interrupt import Interrupts
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.callbacks import Callbacks
+from stapo.training.loop import Trainer
 from stapo.training.preparation import SFTStage
 from toy_world import small_policy, toy_settings
 
@@ -104,11 +104,11 @@ def test_a_template_without_a_date_is_called_as_ever():
 def test_whatever_is_done_with_a_run_has_its_date(model, tmp_path, on_day, monkeypatch):
     on_day(START)
     config, run = begin(model, tmp_path / "run", optim__iterations=1)
-    first = Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
+    first = Trainer(config, load_policy(str(model), config.model), run)
     first.train()
     on_day("2026-02-03T00:10:00")
-    again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path), SilentCallback())
-    stage = SFTStage(config, run, again.policy, SilentCallback(), Interrupts(0.0), None)
+    again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path))
+    stage = SFTStage(config, run, again.policy, Callbacks(), None)
     evaluated = saved_policy(run, config, "final").collector()
     asked = []
     monkeypatch.setattr(diagnoses, "measure", recording(diagnoses.measure, asked))
@@ -154,12 +154,12 @@ def test_a_run_that_does_not_tell_when_it_began(model, toy_model, tmp_path, said
     config, run = begin(model, tmp_path / "run")
     run.write_info({**run.info(), "started": said})
     with pytest.raises(RunDirectoryError, match="when the run began") as caught:
-        Trainer(config, load_policy(str(model), config.model), run, SilentCallback())
+        Trainer(config, load_policy(str(model), config.model), run)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
     plain, other = begin(toy_model, tmp_path / "plain")
     other.write_info({**other.info(), "started": said})
-    trainer = Trainer(plain, load_policy(str(toy_model), plain.model), other, SilentCallback())
+    trainer = Trainer(plain, load_policy(str(toy_model), plain.model), other)
     assert not trainer.collector.encoder.uses_chat_template
     trainer.collector.close()
 

@@ -12,7 +12,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
 
@@ -28,7 +28,7 @@ def test_the_toy_world_is_learned(tmp_path, name):
     )  # fmt: skip
     config = from_data(RunConfig, settings)
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
-    Trainer(config, load_policy(str(tmp_path / "model"), config.model), run, SilentCallback()).train()
+    Trainer(config, load_policy(str(tmp_path / "model"), config.model), run).train()
     before, after = (row["success"] for row in run.rows("evals"))
     assert before < 0.8
     assert after > 0.9

@@ -32,7 +32,6 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
-from stapo.training.callbacks import SilentCallback
 from stapo.training.collapse import GAP_LIMITS
 from stapo.training.loop import Trainer
 from stapo.training.optimizer import MasterAdamW, build_optimizer
@@ -152,7 +151,7 @@ def test_a_reference_on_the_cpu_gives_the_same_update():
 def test_the_trainer_keeps_no_second_copy_beside_adapters(tmp_path, toy_model):
     config = from_data(RunConfig, toy_settings(toy_model, model__lora={"rank": 4}))
     run = RunDirectory.create(tmp_path / "run", {}, [])
-    trainer = Trainer(config, load_policy(str(toy_model), config.model), run, SilentCallback())
+    trainer = Trainer(config, load_policy(str(toy_model), config.model), run)
     assert trainer.reference is None
     assert trainer.policy.adapter is not None
     assert len(trainer.updater.parameters) == 14
@@ -169,7 +168,7 @@ def test_without_coefficients_there_is_no_reference_and_no_difference(tmp_path, 
         settings["algorithm"] |= {"loss": {"beta": 0.0}}
         config = from_data(RunConfig, settings)
         run = RunDirectory.create(tmp_path / place, {}, [])
-        trainer = Trainer(config, load_policy(str(toy_model), config.model), run, SilentCallback())
+        trainer = Trainer(config, load_policy(str(toy_model), config.model), run)
         assert trainer.reference is None
         trainer.train()
         assert not list(run.path.rglob("reference"))
@@ -304,7 +303,7 @@ def test_bfloat16_trains(tmp_path, toy_model, rank):
     settings["algorithm"] |= {"outlier": {"select": "all"}}
     config = from_data(RunConfig, settings)
     run = RunDirectory.create(tmp_path / "run", {}, [])
-    trainer = Trainer(config, load_policy(str(toy_model), config.model), run, SilentCallback())
+    trainer = Trainer(config, load_policy(str(toy_model), config.model), run)
     before = {n: p.clone() for n, p in trainer.policy.model.named_parameters() if p.requires_grad}
     trainer.train()
     assert all(not torch.equal(p, before[n]) for n, p in trainer.policy.model.named_parameters() if n in before)
@@ -318,7 +317,7 @@ def test_bfloat16_trains(tmp_path, toy_model, rank):
 def test_a_sampler_with_other_weights_is_told(tmp_path, toy_model):
     config = from_data(RunConfig, toy_settings(toy_model, optim__iterations=1, eval__greedy=False))
     run = RunDirectory.create(tmp_path / "run", {}, [])
-    trainer = Trainer(config, load_policy(str(toy_model), config.model), run, SilentCallback())
+    trainer = Trainer(config, load_policy(str(toy_model), config.model), run)
     other = small_policy(5)
     trainer.collector.sampler = HFSampler(other.model, other.eos_ids, other.tokenizer.pad_token_id, 6)
     trainer.train()

@@ -18,7 +18,8 @@ from stapo.errors import ConfigError
 from stapo.policy import load_policy
 from stapo.rollout import Step, Trajectory
 from stapo.run import RunDirectory
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.loop import Trainer
 from stapo.training.preflight import tasks_of_run
 from stapo.training.sampling import differing_groups, sample_groups
 from stapo.training.tasks import TaskStream
@@ -133,29 +134,29 @@ def test_rounds_have_to_be_some():
 # -- 3 -----------------------------------------------------------------------------------------------------------------
 
 
-def start(model, out, watcher=None, **changes):
+def start(model, out, callbacks=(), **changes):
     changes = {"algorithm": "dapo", "rollout__group_size": 2, "rollout__groups": 4, "seed": 1, **changes}
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, watcher or SilentCallback())
+    return Trainer(config, load_policy(str(model), config.model), run, Callbacks(callbacks))
 
 
-class Listening(SilentCallback):
+class Listening(Callback):
     def __init__(self):
         self.stages = []
         self.said = []
 
-    def stage(self, name, done, total):
-        if name not in self.stages:
-            self.stages.append(name)
+    def on_stage(self, event):
+        if event.name not in self.stages:
+            self.stages.append(event.name)
 
-    def notice(self, text):
+    def on_notice(self, text):
         self.said.append(text)
 
 
 def test_streams_and_tasks_go_on_from_round_to_round(toy_model, tmp_path):
-    watcher = Listening()
-    trainer = start(toy_model, tmp_path / "run", watcher)
+    listening = Listening()
+    trainer = start(toy_model, tmp_path / "run", [listening])
     streams, asked = [], trainer.collector.sampler.sample
 
     def noted(prompts, names, temperature):
@@ -172,7 +173,7 @@ def test_streams_and_tasks_go_on_from_round_to_round(toy_model, tmp_path):
     assert trainer.tasks.position == played
     assert len(streams) == len(set(streams)) == played * 2 * 3
     assert {name[3] for name in streams} == set(range(played))
-    assert watcher.stages == [f"rollout (round {i + 1})" for i in range(sampling["rounds"])] + ["update"]
+    assert listening.stages == [f"rollout (round {i + 1})" for i in range(sampling["rounds"])] + ["update"]
     # What is trained on, and what was played.
     assert (row["episodes"], row["rows"]) == (8, 24)
     assert row["equal_reward_groups"] == pytest.approx(sampling["dropped_groups"] / played)
@@ -195,9 +196,9 @@ def test_a_first_round_without_equal_groups_is_that_of_a_run_without_it(toy_mode
 
 
 def test_equal_groups_alone_teach_nothing(toy_model, tmp_path):
-    watcher = Listening()
+    listening = Listening()
     trainer = start(
-        toy_model, tmp_path / "run", watcher, env__options={"reward": 0.0},
+        toy_model, tmp_path / "run", [listening], env__options={"reward": 0.0},
         algorithm={"name": "dapo", "loss": {"beta": 0.0}, "advantage": {"invalid_penalty": 0.0}},
         optim__weight_decay=0.0,
     )  # fmt: skip
@@ -207,7 +208,7 @@ def test_equal_groups_alone_teach_nothing(toy_model, tmp_path):
     assert row["advantage"]["zero"] == 1
     assert row["update"]["grad_norm"] == 0
     assert all((v == before[k]).all() for k, v in trainer.policy.model.state_dict().items())
-    assert [text for text in watcher.said if "all attempts scored the same" in text]
+    assert [text for text in listening.said if "all attempts scored the same" in text]
 
 
 def test_the_preflight_looks_at_all_tasks_that_may_come(toy_model):

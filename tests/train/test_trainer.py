@@ -20,17 +20,18 @@ from stapo.config.schema import from_data, to_data
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.training.loop import SilentCallback, Trainer
+from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.loop import Trainer
 from stapo.training.pipeline import train_run
 from stapo.training.tasks import TaskStream
 from toy_world import small_policy, toy_settings
 
 
-def train(model, out, watcher=None, **changes):
+def train(model, out, callbacks=(), **changes):
     """Train on the toy world; returns trainer and run directory."""
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    trainer = Trainer(config, load_policy(str(model), config.model), run, watcher or SilentCallback())
+    trainer = Trainer(config, load_policy(str(model), config.model), run, Callbacks(callbacks))
     trainer.train()
     return trainer, run
 
@@ -143,17 +144,17 @@ def test_checkpoints_can_be_loaded(done):
 def test_somebody_may_look_on(toy_model, tmp_path):
     seen = []
 
-    class Callback(SilentCallback):
-        def stage(self, name, done, total):
-            seen.append((name, done, total))
+    class Noting(Callback):
+        def on_stage(self, event):
+            seen.append((event.name, event.done, event.total))
 
-        def iteration(self, row):
-            seen.append(("iteration", row["iteration"]))
+        def on_update(self, event):
+            seen.append(("iteration", event.iteration))
 
-        def evaluation(self, row):
-            seen.append(("evaluation", row["iteration"], row["mode"]))
+        def on_evaluation(self, event):
+            seen.append(("evaluation", event.iteration, event.metrics["mode"]))
 
-    _, run = train(toy_model, tmp_path / "run", Callback(), optim__iterations=1, eval__greedy=False)
+    _, run = train(toy_model, tmp_path / "run", [Noting()], optim__iterations=1, eval__greedy=False)
     assert [s for s in seen if s[0] in ("iteration", "evaluation")] == [
         ("evaluation", 0, "sampled"), ("iteration", 1), ("evaluation", 1, "sampled"),
     ]  # fmt: skip
@@ -218,14 +219,14 @@ def test_the_reference_is_a_frozen_copy_without_dropout(toy_model, tmp_path):
     policy = load_policy(str(toy_model), config.model)
     policy.model.train()  # as SFT leaves it
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
-    reference = Trainer(config, policy, run, SilentCallback()).updater.scorer.reference
+    reference = Trainer(config, policy, run).updater.scorer.reference
     assert reference is not policy.model
     assert not reference.training
     assert not any(p.requires_grad for p in reference.parameters())
     assert same(reference.state_dict(), policy.model.state_dict())
     gigpo = from_data(RunConfig, toy_settings(toy_model, algorithm={"name": "gigpo", "loss": {"beta": 0.0}}))
     run = RunDirectory.create(tmp_path / "other", to_data(gigpo), ["test"])
-    assert Trainer(gigpo, policy, run, SilentCallback()).updater.scorer.reference is None
+    assert Trainer(gigpo, policy, run).updater.scorer.reference is None
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------
@@ -292,7 +293,7 @@ def _close(one, two):
 def start(model, out, **changes):
     config = from_data(RunConfig, toy_settings(model, **changes))
     run = RunDirectory.create(out, to_data(config), ["test"])
-    return Trainer(config, load_policy(str(model), config.model), run, SilentCallback()), run
+    return Trainer(config, load_policy(str(model), config.model), run), run
 
 
 def test_a_reward_that_is_not_finite(toy_model, tmp_path):
@@ -328,19 +329,19 @@ def test_weights_that_are_not_finite_stop_an_evaluation(toy_model, tmp_path):
 def test_a_run_that_fails_says_so_in_its_directory(toy_model, tmp_path):
     config = from_data(RunConfig, toy_settings(toy_model, env__options={"reward": math.nan}))
     with pytest.raises(NonFiniteError):
-        train_run(config, tmp_path / "run", ["test"], SilentCallback())
+        train_run(config, tmp_path / "run", ["test"])
     info = RunDirectory.open(tmp_path / "run").info()
     assert info["status"] == "failed"
     assert info["reason"].startswith("NonFiniteError: iteration 1: the reward of step 3")
 
 
 def test_a_run_that_is_interrupted_says_so_too(toy_model, tmp_path):
-    class Impatient(SilentCallback):
-        def iteration(self, row):
+    class Impatient(Callback):
+        def on_update(self, event):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_run(from_data(RunConfig, toy_settings(toy_model)), tmp_path / "run", ["test"], Impatient())
+        train_run(from_data(RunConfig, toy_settings(toy_model)), tmp_path / "run", ["test"], Callbacks([Impatient()]))
     run = RunDirectory.open(tmp_path / "run")
     assert (run.info()["status"], run.info()["reason"]) == ("stopped", "interrupted")
     assert len(run.rows("metrics")) == 1
@@ -361,7 +362,7 @@ def test_generated_alfworld_from_nothing_to_a_finished_run(tmp_path):
         "eval": {"episodes": 6},
         "log": {"transcript_every": 1},
     }  # fmt: skip
-    outcome = train_run(from_data(RunConfig, data), tmp_path / "run", ["test"], SilentCallback())
+    outcome = train_run(from_data(RunConfig, data), tmp_path / "run", ["test"])
     run = RunDirectory.open(tmp_path / "run")
     assert run.info()["status"] == "done"
     assert [row["iteration"] for row in run.rows("metrics")] == [1, 2]

@@ -175,11 +175,12 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
 
     from transformers.utils import logging as transformers_logging
 
-    from stapo.cli.progress import ConsoleWatcher
+    from stapo.cli.progress import ProgressDisplay
+    from stapo.training.callbacks import Callbacks
 
     transformers_logging.disable_progress_bar()
-    with ConsoleWatcher() as watcher:
-        return diagnose(subjects, protocol, watcher.stage), subjects
+    with ProgressDisplay() as display:
+        return diagnose(subjects, protocol, Callbacks([display]).stage), subjects
 
 
 def _folder_names(runs: Sequence[Path]) -> list[str]:

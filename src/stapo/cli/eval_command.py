@@ -6,6 +6,7 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -262,9 +263,10 @@ def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
 
 def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
     """Play the protocol; returns what is printed, saved or shown."""
-    from stapo.cli.progress import ConsoleWatcher
+    from stapo.cli.progress import ProgressDisplay
     from stapo.rollout.evaluate import EvalProtocol, evaluate, nothing_played, stop_reasons, summarize
     from stapo.run.directory import jsonable
+    from stapo.training.callbacks import Callbacks
     from stapo.training.factories import env_factory
 
     if request.save and subject.run is None:
@@ -284,13 +286,13 @@ def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
     protocol = EvalProtocol(split, request.episodes, temperature, seeds)
     collector = subject.collector()
     try:
-        with ConsoleWatcher() as watcher:
+        with ProgressDisplay() as display:
             played = evaluate(
                 collector,
                 tasks,
                 protocol,
                 batch=config.eval.batch,
-                progress=lambda done, total: watcher.stage("evaluation", done, total),
+                progress=partial(Callbacks([display]).stage, "evaluation"),
             )
     finally:
         collector.close()

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -21,6 +20,7 @@ from rich.progress import (
 )
 
 from stapo.texts import escape_control_chars
+from stapo.training.callbacks import Callback, EvaluationEvent, StageEvent, UpdateEvent
 
 LINE_EVERY = 30.0
 """Seconds between lines of a stage where there is no terminal."""
@@ -80,7 +80,7 @@ class _Console(Console):
         self.quiet = True
 
 
-class ConsoleWatcher:
+class ProgressDisplay(Callback):
     """Shows stages as bars, iterations and evaluations as lines.
 
     Output that cannot be written does not end a run: it goes on in silence.
@@ -98,7 +98,7 @@ class ConsoleWatcher:
         self.iterations = iterations
         self._clock = clock
         self._pace: Pace | None = None
-        self._lines = Lines(self.notice, clock)
+        self._lines = Lines(self.on_notice, clock)
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -111,7 +111,7 @@ class ConsoleWatcher:
         )
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> ConsoleWatcher:
+    def __enter__(self) -> ProgressDisplay:
         self._progress.start()
         return self
 
@@ -120,14 +120,15 @@ class ConsoleWatcher:
     ) -> None:
         self._progress.stop()
 
-    def notice(self, text: str) -> None:
+    def on_notice(self, text: str) -> None:
         """Print a line."""
         text = escape_control_chars(text)
         with suppress(OSError):
             self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    def stage(self, name: str, done: int, total: int) -> None:
+    def on_stage(self, event: StageEvent) -> None:
         """Move the bar of a stage, which disappears when it is full; without bars, a line now and then."""
+        name, done, total = event.name, event.done, event.total
         if self._progress.disable:
             self._lines.stage(name, done, total)
             return
@@ -138,22 +139,23 @@ class ConsoleWatcher:
         if done >= total:
             self._progress.remove_task(self._tasks.pop(kind))
 
-    def iteration(self, row: dict[str, Any]) -> None:
+    def on_update(self, event: UpdateEvent) -> None:
         """Print the line of an iteration."""
-        outlier, number, now = row["outlier"], row["iteration"], self._clock()
+        row, number, now = event.metrics, event.iteration, self._clock()
         # The first line tells how long it took itself; evaluations in between are part of the pace after it.
         self._pace = self._pace or Pace(now - row["seconds"]["total"], number - 1, now)
         left = self._pace.left(now, number, self.iterations)
-        self.notice(
+        self.on_notice(
             f"iteration {number:>4}/{self.iterations}  success {row['success']:.2f}  "
             f"length {row['episode_length']:4.1f}  valid {row['valid_actions']:.2f}  "
-            f"entropy {row['entropy']['mean'] or 0:.2f}  outliers {100 * outlier['flagged_share']:.1f}%  "
+            f"entropy {row['entropy']['mean'] or 0:.2f}  outliers {100 * row['outlier']['flagged_share']:.1f}%  "
             f"{row['seconds']['total']:.1f} s" + (f", about {duration(left)} left" if left else "")
         )
 
-    def evaluation(self, row: dict[str, Any]) -> None:
+    def on_evaluation(self, event: EvaluationEvent) -> None:
         """Print the line of an evaluation."""
-        self.notice(
+        row = event.metrics
+        self.on_notice(
             f"evaluation after {row['iteration']} iterations, {row['mode']}: success {row['success']:.3f} "
             f"({row['protocol']})"
         )

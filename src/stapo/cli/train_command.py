@@ -102,29 +102,31 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
     """Start a run in `folder`, or resume the one that is there; returns the exit code."""
     from transformers.utils import logging as transformers_logging
 
-    from stapo.cli.progress import ConsoleWatcher
+    from stapo.cli.progress import ProgressDisplay
     from stapo.report import write_report
+    from stapo.training.callbacks import Callbacks
     from stapo.training.pipeline import train_run
     from stapo.training.preflight import preflight
 
     transformers_logging.disable_progress_bar()
-    with ConsoleWatcher(quiet=quiet, iterations=config.optim.iterations) as watcher:
+    with ProgressDisplay(quiet=quiet, iterations=config.optim.iterations) as display:
+        callbacks = Callbacks([display])
         # Kept until the end: environments built meanwhile share the games that this one has read.
-        env = preflight(config, folder, lambda done, total: watcher.stage("checking games", done, total))
-        watcher.notice(
+        env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
+        callbacks.notice(
             f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
             f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
         )
         try:
-            outcome = train_run(config, folder, command, watcher, env)
+            outcome = train_run(config, folder, command, callbacks, env)
         except KeyboardInterrupt:
             if (folder / "run.json").is_file():
-                watcher.notice(f"resume it: stapo resume {shlex.quote(str(folder))}")
+                callbacks.notice(f"resume it: stapo resume {shlex.quote(str(folder))}")
             raise
         finally:
             env.rest()
         if outcome.was_finished:
-            watcher.notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
+            callbacks.notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
         report = write_report(outcome.run)
         env.close()
     _print_outcome(outcome.evaluations, outcome.seconds)

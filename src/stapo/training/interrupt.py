@@ -1,4 +1,4 @@
-"""Stopping a run from outside: SIGTERM and SIGINT.
+"""Stopping a run: by SIGTERM, SIGINT, or a callback that asks for it.
 
 The first signal asks for a stop. Training ends at its next safe point (after the iteration or the evaluation in
 progress), with its state saved; if that takes longer than `grace` seconds, what is in progress is given up, and the
@@ -23,17 +23,17 @@ class RunInterrupted(KeyboardInterrupt):
     """The run was asked to stop, and did. Not an `Exception`: nothing that isolates failures may swallow it.
 
     Attributes:
-        signum: the signal that asked.
+        signum: the signal that asked; None where a callback did.
     """
 
-    def __init__(self, signum: int, what: str) -> None:
+    def __init__(self, signum: int | None, what: str) -> None:
         super().__init__(what)
         self.signum = signum
 
     @property
     def exit_code(self) -> int:
         """What shells and schedulers expect: 128 plus the number of the signal."""
-        return 128 + self.signum
+        return 0 if self.signum is None else 128 + self.signum
 
 
 class Interrupts:
@@ -50,6 +50,7 @@ class Interrupts:
         self.grace = grace
         self.announce = announce
         self.signum: int | None = None
+        self._asked = ""
         self._deadline = 0.0
         self._at_once = ""
         self._before: dict[int, Any] = {}
@@ -106,10 +107,20 @@ class Interrupts:
         finally:
             self._at_once = before
 
+    def request(self, reason: str) -> None:
+        """Ask for a stop from within the run; there is no hurry.
+
+        Raises:
+            RunInterrupted: what is in progress may be dropped.
+        """
+        self._asked = self._asked or reason
+        if self._at_once:
+            self.leave(self._at_once)
+
     @property
     def requested(self) -> bool:
         """A stop was asked for."""
-        return self.signum is not None
+        return self.signum is not None or bool(self._asked)
 
     def check(self) -> None:
         """Give up what is in progress if its time is over.
@@ -129,5 +140,5 @@ class Interrupts:
         Raises:
             RunInterrupted: it was.
         """
-        if self.signum is not None:
-            raise RunInterrupted(self.signum, what)
+        if self.requested:
+            raise RunInterrupted(self.signum, what if self.signum is not None else f"{self._asked}; {what}")

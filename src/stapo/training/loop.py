@@ -27,11 +27,10 @@ from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.training.batch import RowBatch, build_batch
-from stapo.training.callbacks import Callback, SilentCallback
+from stapo.training.callbacks import Callbacks
 from stapo.training.collapse import GAP_LIMITS, WINDOW, early_warnings
 from stapo.training.critic import CriticLearner
 from stapo.training.factories import collector_of
-from stapo.training.interrupt import Interrupts
 from stapo.training.metrics import rollout_metrics
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
@@ -90,8 +89,7 @@ class Trainer:
         config: the resolved configuration.
         policy: SFT-trained or pretrained; its weights are changed in place.
         run: where to write.
-        watcher: who looks on.
-        interrupts: requests to stop; looked at where everything is saved.
+        callbacks: told what happens; their requests to stop are looked at where everything is saved.
         reference: frozen starting policy; None copies `policy` where the algorithm needs one and there are no adapters
             that can be switched off instead.
         iteration: iterations done.
@@ -103,8 +101,7 @@ class Trainer:
     config: RunConfig
     policy: Policy
     run: RunDirectory
-    watcher: Callback
-    interrupts: Interrupts = field(default_factory=lambda: Interrupts(0.0))
+    callbacks: Callbacks = field(default_factory=Callbacks)
     reference: Any | None = None
     iteration: int = 0
     evaluated: bool = False
@@ -169,7 +166,11 @@ class Trainer:
                 self._checkpoint("final")
             elif config.log.checkpoint_every and self.iteration % config.log.checkpoint_every == 0:
                 self._checkpoint(f"iteration-{self.iteration:05d}")
-            if self.iteration % config.log.save_every == 0 or self.iteration == total or self.interrupts.requested:
+            if (
+                self.iteration % config.log.save_every == 0
+                or self.iteration == total
+                or self.callbacks.interrupts.requested
+            ):
                 self.save()
 
     def _checkpoint(self, name: str) -> None:
@@ -214,9 +215,9 @@ class Trainer:
         rests_on_start = self.reference is not None or self.policy.adapter is not None
         reference = reference_folder(self.run) if rests_on_start else None
         save_state(
-            self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.watcher, self.critic
+            self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.callbacks, self.critic
         )
-        self.interrupts.leave()
+        self.callbacks.interrupts.leave()
 
     def restore(self, folder: Path, state: RunState) -> None:
         """Resume from a save: everything but weights and reference, which were given on construction.
@@ -269,7 +270,7 @@ class Trainer:
         self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)
         self._write_transcript(batch, iteration)
-        self.watcher.iteration(row)
+        self.callbacks.update(row)
         return row
 
     def _warn(self, warnings: Sequence[str]) -> None:
@@ -277,12 +278,13 @@ class Trainer:
         told = {w.partition(":")[0] for row in self._recent[-_QUIET:] for w in row.get("warnings", [])}
         for warning in warnings:
             if warning.partition(":")[0] not in told:
-                self.watcher.notice(f"early warning, {warning}")
+                self.callbacks.notice(f"early warning, {warning}")
 
     def _learn(self, iteration: int) -> tuple[Sampled, RowBatch, dict[str, Any], dict[str, float]]:
         """Rollout and update; returns the episodes, the rows, metrics of the update, and seconds."""
         config, critic = self.config, self.critic
         sampled, failures = self._roll_out(iteration)
+        self.callbacks.rollout(iteration, sampled.played)
         trajectories = sampled.kept
         if not any(t.steps for t in trajectories):
             raise ConfigError(
@@ -305,6 +307,7 @@ class Trainer:
             path = write_raw_transcript(self.run, trajectories, iteration)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
         self.states = batch.outliers.states or {}
+        self.callbacks.batch(iteration, batch)
         before["advantages"] = time.perf_counter() - valued
         factor = learning_rate_factor(config, iteration)
         rate = config.optim.learning_rate * factor
@@ -317,7 +320,7 @@ class Trainer:
                 batch,
                 rate,
                 seed=(config.seed, 2, iteration),
-                progress=lambda done, total: self.watcher.stage("update", done, total),
+                progress=lambda done, total: self.callbacks.stage("update", done, total),
                 critic_alone=critic is not None and iteration <= config.algorithm.critic.warmup_iterations,
             )
         except NonFiniteError as err:
@@ -340,7 +343,7 @@ class Trainer:
                 config.rollout.group_size,
                 config.rollout.temperature,
                 (config.seed, 1, iteration),
-                partial(self.watcher.stage, f"rollout (round {number})" if sampling.dynamic else "rollout"),
+                partial(self.callbacks.stage, f"rollout (round {number})" if sampling.dynamic else "rollout"),
                 first,
             )
             return drop_failed(played, config.rollout.on_failure)
@@ -356,7 +359,7 @@ class Trainer:
                 f"'{last.task_id}'): {last.error}. See failures.jsonl."
             )
         if not sampled.kept_groups:
-            self.watcher.notice(
+            self.callbacks.notice(
                 f"iteration {iteration}: in each of the {sampled.groups} groups that were played all attempts scored "
                 "the same, so one of them is trained on and teaches nothing"
             )
@@ -381,7 +384,7 @@ class Trainer:
                     self.eval_tasks,
                     protocol,
                     batch=config.eval.batch,
-                    progress=partial(self.watcher.stage, f"evaluation ({name})"),
+                    progress=partial(self.callbacks.stage, f"evaluation ({name})"),
                 )
             except NonFiniteError as err:
                 raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
@@ -400,7 +403,7 @@ class Trainer:
                     ({"iteration": iteration, "mode": name, **episode} for episode in episode_rows(played, protocol)),
                 )
             self.run.append("evals", row)
-            self.watcher.evaluation(row)
+            self.callbacks.evaluation(row)
             rows.append(row)
         return rows
 
@@ -432,6 +435,3 @@ def set_threads(count: int) -> None:
     """Set torch's CPU threads; 0 leaves the default."""
     if count:
         torch.set_num_threads(count)
-
-
-__all__: Sequence[str] = ["Callback", "SilentCallback", "Trainer", "build_collector", "set_threads"]

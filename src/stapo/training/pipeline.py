@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
-from stapo.training.callbacks import Callback, InterruptCallback
+from stapo.training.callbacks import Callbacks, StartEvent
 from stapo.training.continuing import (
     Restart,
     check_place,
@@ -24,7 +26,6 @@ from stapo.training.continuing import (
     open_or_begin,
 )
 from stapo.training.factories import RunEnv
-from stapo.training.interrupt import Interrupts, RunInterrupted
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
 from stapo.training.randomness import seed_all
@@ -48,7 +49,11 @@ class Outcome:
 
 
 def train_run(
-    config: RunConfig, out: Path, command: list[str], watcher: Callback, env: RunEnv | None = None
+    config: RunConfig,
+    out: Path,
+    command: list[str],
+    callbacks: Callbacks | None = None,
+    env: RunEnv | None = None,
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
@@ -59,7 +64,7 @@ def train_run(
         config: of the run.
         out: its folder.
         command: how it was asked for.
-        watcher: who looks on.
+        callbacks: told what happens; may ask for a stop.
         env: the environment, where somebody has asked it already.
 
     Raises:
@@ -69,8 +74,9 @@ def train_run(
         SaveError: the state could not be saved, or the run that is there has no save that can be used.
         NonFiniteError: training stopped before the weights moved on a non-finite number.
         FailureLimitError: too many episodes in a row failed for reasons that are not the policy's.
-        RunInterrupted: SIGTERM or SIGINT asked for a stop.
+        RunInterrupted: SIGTERM, SIGINT or a callback asked for a stop.
     """
+    callbacks = callbacks or Callbacks()
     set_threads(config.log.threads)
     with ExitStack() as stack:
         if env is None:
@@ -78,46 +84,50 @@ def train_run(
             stack.callback(env.close)
         # Both splits are looked up before anything is written: a typo costs a second, not SFT.
         env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
-        interrupts = stack.enter_context(Interrupts(config.log.grace, watcher.notice))
+        callbacks.interrupts.grace = config.log.grace
+        stack.enter_context(callbacks.interrupts)
         check_place(out, config)
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
-        return _train(run, config, command, InterruptCallback(watcher, interrupts), interrupts, env)
+        return _train(run, config, command, callbacks, env)
 
 
-def _train(
-    run: RunDirectory,
-    config: RunConfig,
-    command: list[str],
-    watcher: InterruptCallback,
-    interrupts: Interrupts,
-    env: RunEnv,
-) -> Outcome:
+def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnv) -> Outcome:
     if is_finished(run, config):
         found = finished(run)
         for said in found.remarks:
-            watcher.notice(said)
+            callbacks.notice(said)
         return Outcome(run, found.evaluations, found.seconds, was_finished=True)
     changes = check_same_run(run, config)
     restart = find_restart(run, config)
     _tidy(run, config, restart)
-    _announce(run, command, restart, changes, watcher)
+    _announce(run, command, restart, changes, callbacks)
     try:
+        callbacks.tell("on_start", partial(_start_event, run, config, restart))
         seed_all(config.seed)
-        trainer = _prepare(run, config, restart, watcher, interrupts, env)
+        trainer = _prepare(run, config, restart, callbacks, env)
         evaluations = trainer.train()
-    except RunInterrupted as err:
-        run.finish("stopped", reason=str(err))
-        raise
-    except KeyboardInterrupt:
-        run.finish("stopped", reason="interrupted")
+    except KeyboardInterrupt as err:
+        reason = str(err) or "interrupted"
+        run.finish("stopped", reason=reason)
+        callbacks.end("stopped", reason)
         raise
     except BaseException as err:  # whatever it is, a run that ended is not running
-        run.finish("failed", reason=f"{type(err).__name__}: {err}")
+        reason = f"{type(err).__name__}: {err}"
+        run.finish("failed", reason=reason)
+        callbacks.end("failed", reason)
         raise
     run.finish("done", iterations=config.optim.iterations, seconds=trainer.seconds, evaluations=evaluations)
+    callbacks.end("done")
     return Outcome(run, evaluations, trainer.seconds)
+
+
+def _start_event(run: RunDirectory, config: RunConfig, restart: Restart | None) -> StartEvent:
+    own = copy.deepcopy(config)
+    if restart is None:
+        return StartEvent(path=run.path, config=own)
+    return StartEvent(path=run.path, config=own, iteration=restart.state.iteration, save=restart.folder.name)
 
 
 def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None) -> None:
@@ -134,39 +144,38 @@ def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None) -> None
 
 
 def _announce(
-    run: RunDirectory, command: list[str], restart: Restart | None, changes: list[str], watcher: Callback
+    run: RunDirectory, command: list[str], restart: Restart | None, changes: list[str], callbacks: Callbacks
 ) -> None:
     if restart is not None:
         for reason in restart.reasons:
-            watcher.notice(f"a save cannot be used: {reason} It was set aside as saves/damaged-NNNNNN.")
+            callbacks.notice(f"a save cannot be used: {reason} It was set aside as saves/damaged-NNNNNN.")
         state = restart.state
         where = f"step {state.sft_step} of SFT" if state.stage == "sft" else f"iteration {state.iteration}"
-        watcher.notice(f"resuming the run in {run.path} after {where}, from {restart.folder.name} of its saves")
+        callbacks.notice(f"resuming the run in {run.path} after {where}, from {restart.folder.name} of its saves")
         for said in restart.remarks:
-            watcher.notice(said)
+            callbacks.notice(said)
         run.note_resume(command, restart.folder.name, state.iteration)
     elif run.info().get("status") != "running" or "resumed" in run.info():
         run.note_resume(command, "", 0)
     if changes:
-        watcher.notice("settings changed since: " + "; ".join(changes))
+        callbacks.notice("settings changed since: " + "; ".join(changes))
 
 
 def _prepare(
     run: RunDirectory,
     config: RunConfig,
     restart: Restart | None,
-    watcher: InterruptCallback,
-    interrupts: Interrupts,
+    callbacks: Callbacks,
     env: RunEnv,
 ) -> Trainer:
     """The trainer, with the policy that SFT leaves or the save holds."""
     started = time.perf_counter()
     if restart is None or restart.state.stage == "sft":
-        policy, seconds = prepare_policy(config, run, watcher, interrupts, restart, env), seconds_of(restart)
+        policy, seconds = prepare_policy(config, run, callbacks, restart, env), seconds_of(restart)
         seconds["sft"] += time.perf_counter() - started
-        return Trainer(config, policy, run, watcher, interrupts, seconds=seconds)
+        return Trainer(config, policy, run, callbacks, seconds=seconds)
     policy, reference = _saved_policy(restart.folder, config)
-    trainer = Trainer(config, policy, run, watcher, interrupts, reference)
+    trainer = Trainer(config, policy, run, callbacks, reference)
     trainer.restore(restart.folder, restart.state)
     return trainer
 

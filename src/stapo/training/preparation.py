@@ -13,11 +13,11 @@ from stapo.policy import Policy, build_policy, load_policy
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
-from stapo.training.callbacks import Callback
+from stapo.training.callbacks import Callbacks
 from stapo.training.continuing import Restart
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.training.factories import RunEnv
-from stapo.training.interrupt import Interrupts, RunInterrupted
+from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
@@ -32,8 +32,7 @@ _PHASE = "demonstrations"
 def prepare_policy(
     config: RunConfig,
     run: RunDirectory,
-    watcher: Callback,
-    interrupts: Interrupts | None = None,
+    callbacks: Callbacks | None = None,
     restart: Restart | None = None,
     env: RunEnv | None = None,
 ) -> Policy:
@@ -42,28 +41,27 @@ def prepare_policy(
     Args:
         config: of the run.
         run: gets rows of loss, and saves.
-        watcher: who looks on.
-        interrupts: requests to stop.
+        callbacks: told what happens; may ask for a stop.
         restart: a save of SFT to resume from.
         env: the environment, where somebody has asked it already.
     """
-    interrupts = interrupts or Interrupts(0.0)
+    callbacks = callbacks or Callbacks()
     with ExitStack() as stack:
         if env is None:
             env = RunEnv(config)
             stack.callback(env.close)
-        with interrupts.at_once("stopped before there was anything to save" if restart is None else "stopped; the last "
-                                "save stands"):  # fmt: skip
-            policy, demos, tasks = _ready(config, run, watcher, restart, env)
+        what = "stopped before there was anything to save" if restart is None else "stopped; the last save stands"
+        with callbacks.interrupts.at_once(what):
+            policy, demos, tasks = _ready(config, run, callbacks, restart, env)
         # Collectors have environments of their own from here on.
         env.rest()
         if config.sft.steps:
-            SFTStage(config, run, policy, watcher, interrupts, restart).run(demos, tasks)
+            SFTStage(config, run, policy, callbacks, restart).run(demos, tasks)
     return policy
 
 
 def _ready(
-    config: RunConfig, run: RunDirectory, watcher: Callback, restart: Restart | None, env: RunEnv
+    config: RunConfig, run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnv
 ) -> tuple[Policy, list[DemoStep], list[str]]:
     """Policy, demonstrations and training tasks, as SFT needs them."""
     policy = None
@@ -73,7 +71,7 @@ def _ready(
         policy = load_policy(config.model.path, config.model)
     demos: list[DemoStep] = []
     if policy is None or config.sft.steps:
-        demos = _demonstrations(config, run, watcher, restart, env)
+        demos = _demonstrations(config, run, callbacks, restart, env)
     if policy is None:
         longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
         policy = build_policy(config.model, tokenizer_texts(demos), longest, config.seed)
@@ -81,7 +79,7 @@ def _ready(
 
 
 def _demonstrations(
-    config: RunConfig, run: RunDirectory, watcher: Callback, restart: Restart | None, env: RunEnv
+    config: RunConfig, run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnv
 ) -> list[DemoStep]:
     """Demonstrations of the run; those that failed when it began are left out again, and noted once."""
     left_out = frozenset(
@@ -99,7 +97,7 @@ def _demonstrations(
             config.env.split,
             config.algorithm.selective.blind_mask,
             config.seed,
-            partial(watcher.stage, "demonstrations"),
+            partial(callbacks.stage, "demonstrations"),
             attempts=env.attempts,
             left_out=left_out,
             slot=env.PLAYED,
@@ -111,7 +109,7 @@ def _demonstrations(
     lost = [failure for failure in failures if failure.outcome is Outcome.LEFT_OUT]
     if lost:
         last = lost[-1]
-        watcher.notice(
+        callbacks.notice(
             f"{len(lost)} of the demonstrations failed and are left out, the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}"
             + ("; they succeeded when the run began, so this is not the same run any more" if restart else "")
@@ -131,8 +129,7 @@ class SFTStage:
         config: of the run.
         run: gets rows and saves.
         policy: is trained.
-        watcher: who looks on.
-        interrupts: requests to stop.
+        callbacks: told what happens; may ask for a stop.
         restart: a save of SFT to resume from.
     """
 
@@ -141,15 +138,13 @@ class SFTStage:
         config: RunConfig,
         run: RunDirectory,
         policy: Policy,
-        watcher: Callback,
-        interrupts: Interrupts,
+        callbacks: Callbacks,
         restart: Restart | None,
     ) -> None:
         self.config = config
         self.run_directory = run
         self.policy = policy
-        self.watcher = watcher
-        self.interrupts = interrupts
+        self.callbacks = callbacks
         self.training = SFT(policy, config.sft, config.seed, run.started)
         self._spent, self._started = seconds_of(restart), time.perf_counter()
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
@@ -168,7 +163,7 @@ class SFTStage:
             after_step=self._after_step,
             probe=partial(self._probe, tasks),
             droppable=self._droppable,
-            encoded=partial(self.watcher.stage, "reading demonstrations"),
+            encoded=partial(self.callbacks.stage, "reading demonstrations"),
         )
         self._write_row()  # SFT that `stop_at` ended between two rows
 
@@ -185,7 +180,7 @@ class SFTStage:
 
     def _after_step(self) -> None:
         training, steps = self.training, self.config.sft.steps
-        self.watcher.stage(f"SFT (loss {training.losses[-1]:.2f})", training.step, steps)
+        self.callbacks.stage(f"SFT (loss {training.losses[-1]:.2f})", training.step, steps)
         if training.step % _LOGGED_STEPS == 0 or training.step == steps:
             self._write_row()
         # A save that takes long comes less often, so that it costs a tenth of the time at most.
@@ -197,7 +192,7 @@ class SFTStage:
     def _droppable(self) -> Iterator[None]:
         """What is done here is dropped when a stop is asked for, and done again; what was trained before is saved."""
         try:
-            with self.interrupts.at_once("stopped within SFT, with everything saved"):
+            with self.callbacks.interrupts.at_once("stopped within SFT, with everything saved"):
                 yield
         except RunInterrupted:
             if self.training.step != self._saved_step:
@@ -215,7 +210,7 @@ class SFTStage:
             sft_losses=list(training.losses),
             seconds=seconds,
         )
-        save_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.watcher)
+        save_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.callbacks)
         self._saved_step, self._saved_at = training.step, time.monotonic()
         self._cost = self._saved_at - began
 
@@ -232,7 +227,7 @@ class SFTStage:
         protocol = EvalProtocol(config.env.split, config.sft.probe_episodes, config.rollout.temperature, (config.seed,))
         collector = build_collector(config, self.policy, clock=self.run_directory.started)
 
-        progress = partial(self.watcher.stage, "probing SFT")
+        progress = partial(self.callbacks.stage, "probing SFT")
         try:
             with self._droppable():
                 played = evaluate(collector, tasks, protocol, progress=progress)

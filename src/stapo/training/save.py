@@ -14,7 +14,7 @@ from stapo.policy import Policy
 from stapo.run import RunDirectory
 from stapo.run.directory import versions
 from stapo.run.rows import FILE_NAME as RECORD
-from stapo.training.callbacks import Callback
+from stapo.training.callbacks import Callbacks
 from stapo.training.randomness import random_state
 from stapo.training.state import RunState, Savable, write_state
 
@@ -34,7 +34,7 @@ def save_state(
     policy: Policy,
     optimizer: torch.optim.Optimizer,
     reference: Path | None,
-    watcher: Callback,
+    callbacks: Callbacks,
     critic: Savable | None = None,
 ) -> Path | None:
     """Save a state together with random states, row positions, configuration and versions.
@@ -46,7 +46,7 @@ def save_state(
         policy: the policy.
         optimizer: of its weights.
         reference: folder of the frozen starting policy, where there is one.
-        watcher: told when saving fails and the run goes on.
+        callbacks: told of the save, or that it failed and the run goes on.
         critic: weights and optimizer of its own, where the algorithm has one.
 
     Returns:
@@ -68,9 +68,11 @@ def save_state(
         (folder / RECORD).write_bytes(record)
 
     try:
-        return run.saves.write(fill, config.log.keep_saves)
+        folder = run.saves.write(fill, config.log.keep_saves)
     except SaveError as err:
         if config.log.on_save_error == "stop":
             raise
-        watcher.notice(f"{err} The run goes on without this save (log.on_save_error is 'continue').")
+        callbacks.notice(f"{err} The run goes on without this save (log.on_save_error is 'continue').")
         return None
+    callbacks.save(state.iteration, state.stage, folder)
+    return folder
