@@ -263,7 +263,7 @@ GUARDS = [
     Guard(17, "rows are plain ASCII", "run/directory.py",
           "ensure_ascii=True", "ensure_ascii=False",
           "test_17_malformed_model_output.py"),
-    Guard(17, "the report escapes text", "report/pages.py",
+    Guard(17, "the report escapes text", "html/pages.py",
           "autoescape=True", "autoescape=False",
           "test_17_malformed_model_output.py"),
     Guard(17, "tags the wrong way round are no part", "agent/parsing.py",

@@ -52,8 +52,9 @@ MAY_IMPORT = {
         "rollout",
         "run",
     },
-    "report": {"errors", "texts", "documents", "atomic_io", "run"},
-    "comparison": {"former_names", "errors", "texts", "documents", "atomic_io", "run", "config", "training", "report"},
+    "html": {"texts", "documents", "atomic_io"},
+    "report": {"errors", "documents", "run", "html"},
+    "comparison": {"former_names", "errors", "texts", "documents", "atomic_io", "run", "config", "training", "html"},
     "diagnosis": {
         "errors",
         "texts",
@@ -68,7 +69,7 @@ MAY_IMPORT = {
         "run",
         "config",
         "training",
-        "report",
+        "html",
     },
     "verl_plugin": {
         "errors",

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -165,3 +166,26 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
 
 def _place(node: yaml.Node) -> str:
     return f" at line {node.start_mark.line + 1} column {node.start_mark.column + 1}"
+
+
+def lookup(data: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path of nested mappings, or None."""
+    value: Any = data
+    for key in path.split("."):
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def number(value: Any) -> float:
+    """A float, NaN for whatever is not a number.
+
+    Built-in numbers, NumPy's scalars, and arrays and tensors of no dimension all are numbers, of any type.
+    """
+    if hasattr(type(value), "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    try:
+        return float(value) if isinstance(value, int | float) else float("nan")
+    except OverflowError:  # an integer of hundreds of digits, which JSON may hold
+        return float("nan")

@@ -14,7 +14,7 @@ from reliable import COMMON, ENVIRONMENTS
 from stapo.atomic_io import append_whole, cut_off, write_durably
 from stapo.cli.main import main
 from stapo.errors import RunDirectoryError
-from stapo.report.pages import page_environment
+from stapo.html.pages import page_environment
 from stapo.run import RunDirectory
 from stapo.run.rows import RowHashes, damages, read_record
 

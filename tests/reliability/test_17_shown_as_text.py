@@ -23,8 +23,8 @@ from test_17_malformed_model_output import COUNT, PROBLEMS, joined, outputs
 import stapo
 from stapo.agent import AgentConfig, Prompt, parse_response
 from stapo.algo import get_algorithm
+from stapo.html.pages import readable
 from stapo.report import write_report
-from stapo.report.trajectories import readable
 from stapo.rollout import Trajectory
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from report_rows import CONFIG, EVALS, metrics_row, trajectory
 
-from stapo.report import drawing
+from stapo.html import drawing
 from stapo.run import RunDirectory
 
 MakeRun = Callable[..., RunDirectory]

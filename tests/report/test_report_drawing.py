@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stapo.report.data import lookup, number, smoothed, smoothing_window
-from stapo.report.drawing import bar_width, legend, plain, render
+from stapo.documents import lookup, number
+from stapo.html.drawing import bar_width, legend, plain, render, smoothed, smoothing_window
 
 
 def test_moving_mean_by_hand():

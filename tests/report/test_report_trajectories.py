@@ -7,9 +7,10 @@ import re
 import pytest
 from report_rows import step, trajectory
 
+from stapo.html.pages import prompt_lines, readable
 from stapo.report import write_report
 from stapo.report.data import read_run
-from stapo.report.trajectories import Selection, place, prompt_lines, readable, select_trajectories, spread
+from stapo.report.trajectories import Selection, place, select_trajectories, spread
 from stapo.texts import escape_control_chars
 
 

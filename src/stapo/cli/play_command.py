@@ -128,7 +128,7 @@ class Game:
             self._finish(result)
 
     def _finish(self, result: StepResult) -> None:
-        from stapo.report.data import number
+        from stapo.documents import number
 
         won, truncated = result.won, bool(result.info.get("truncated"))
         steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"

@@ -10,8 +10,18 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.report.data import Floats, smoothed, smoothing_window
-from stapo.report.drawing import COLORS, GREY, Plot, iteration_axis, legend, percent_axis, plain
+from stapo.html.drawing import (
+    COLORS,
+    GREY,
+    Floats,
+    Plot,
+    iteration_axis,
+    legend,
+    percent_axis,
+    plain,
+    smoothed,
+    smoothing_window,
+)
 
 Row = dict[str, Any]
 _MARKERS = "osD^vP*X"

@@ -9,14 +9,12 @@ from urllib.parse import quote
 
 import numpy as np
 
-from stapo import __version__
 from stapo.comparison.figures import Curves, figures
 from stapo.comparison.plan import Plan, cell_folder, start_folder
 from stapo.comparison.results import judged
+from stapo.documents import number
 from stapo.errors import RunDirectoryError
-from stapo.report.data import number
-from stapo.report.pages import page_environment, replace_page
-from stapo.report.trajectories import readable
+from stapo.html.pages import page_environment, replace_page
 from stapo.run import RunDirectory
 
 FILE_NAME = "report.html"
@@ -54,13 +52,11 @@ def render_page(found: Row, curves: list[Curves], name: str, folder: Path | None
         name: of the comparison.
         folder: of the comparison; a run is a link where its report is there, and a name elsewhere.
     """
-    environment = page_environment("stapo.comparison")
-    environment.filters.update(readable=readable, percent=_percent, points=_points, interval=_interval, href=_href)
+    environment = page_environment(percent=_percent, points=_points, interval=_interval, href=_href)
     return environment.get_template("compare.html.jinja").render(
         found=found,
         linked=_linked(found, folder),
         name=name,
-        version=__version__,
         modes=list(found["protocols"]),
         types=sorted({t for v in found["variants"] for part in v["final"].values() if part for t in part["by_type"]}),
         judged=judged(found),

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from stapo import __version__
 from stapo.diagnosis.measure import Measured
 from stapo.diagnosis.plots import plots
 from stapo.diagnosis.records import Case
 from stapo.diagnosis.tables import Table, tables
-from stapo.report.data import number
-from stapo.report.pages import page_environment
-from stapo.report.trajectories import prompt_lines, readable
+from stapo.html.pages import page_environment
 
 
 def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Case], comparison: Table | None) -> str:
@@ -25,16 +21,16 @@ def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Ca
         cases: bad steps to show.
         comparison: other policies beside this one.
     """
-    # The look is that of the report.
-    environment = page_environment("stapo.diagnosis")
-    environment.filters.update(num=_num, signed=_signed, readable=readable, case_lines=_case_lines)
-    return environment.get_template("diagnosis.html.jinja").render(
-        version=__version__,
-        document=document,
-        tables=[*([comparison] if comparison else []), *tables(document)],
-        plots=plots(measured, document),
-        cases=cases,
-        facts=_facts(document),
+    return (
+        page_environment()
+        .get_template("diagnosis.html.jinja")
+        .render(
+            document=document,
+            tables=[*([comparison] if comparison else []), *tables(document)],
+            plots=plots(measured, document),
+            cases=cases,
+            facts=_facts(document),
+        )
     )
 
 
@@ -46,17 +42,3 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     plain += [(f"version of {key}", value) for key, value in document["versions"].items()]
     environment = ", ".join(f"{key} {value}" for key, value in document["environment"].items())
     return [("environment", environment), *((key, str(value)) for key, value in plain)]
-
-
-def _case_lines(case: Case) -> list[tuple[str, bool]]:
-    return prompt_lines({"prompt": case.prompt, "blind_prompt": case.blind_prompt})
-
-
-def _num(value: Any) -> str:
-    x = number(value)
-    return f"{x:.3g}" if math.isfinite(x) else "–"
-
-
-def _signed(value: Any) -> str:
-    x = number(value)
-    return f"{x:+.2f}" if math.isfinite(x) else "–"

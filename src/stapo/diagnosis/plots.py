@@ -13,18 +13,7 @@ from stapo.diagnosis.measure import Measured
 from stapo.diagnosis.numbers import ANY
 from stapo.diagnosis.ranking import roc_curve
 from stapo.diagnosis.scoring import MASKS, WORDS
-from stapo.report.drawing import (
-    BLUE,
-    COLORS,
-    GREEN,
-    GREY,
-    ORANGE,
-    RED,
-    Plot,
-    legend,
-    percent_axis,
-    plain,
-)  # fmt: skip
+from stapo.html.drawing import BLUE, COLORS, GREEN, GREY, ORANGE, RED, Plot, legend, percent_axis, plain  # fmt: skip
 
 
 def plots(measured: Measured, document: dict[str, Any]) -> list[Plot]:

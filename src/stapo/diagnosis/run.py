@@ -19,8 +19,8 @@ from stapo.diagnosis.ranking import estimate
 from stapo.diagnosis.records import step_records, worst_cases
 from stapo.diagnosis.tables import Table, comparison_table
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
+from stapo.html.pages import replace_page
 from stapo.policy import load_policy
-from stapo.report.pages import replace_page
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
 from stapo.training.loop import set_threads

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from stapo.documents import lookup, number
 from stapo.errors import RunDirectoryError
+from stapo.html.drawing import Floats
 from stapo.run import RunDirectory
 from stapo.run.directory import read_jsonl
 
-Floats = npt.NDArray[np.float64]
 Row = dict[str, Any]
 
 _PLOTTED_ROWS = 800  # more points than pixels only make the page larger
@@ -107,46 +106,6 @@ def readable_rows(path: Path, remarks: list[str]) -> list[Row]:
         reason = str(err).replace(f"'{path}'", "").strip()
         remarks.append(f"{path.name} is damaged ({reason}); what precedes the damage is shown.")
     return rows
-
-
-def lookup(data: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of nested mappings, or None."""
-    value: Any = data
-    for key in path.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    return value
-
-
-def number(value: Any) -> float:
-    """A float, NaN for whatever is not a number.
-
-    Built-in numbers, NumPy's scalars, and arrays and tensors of no dimension all are numbers, of any type.
-    """
-    if hasattr(type(value), "item") and getattr(value, "shape", None) == ():
-        value = value.item()
-    try:
-        return float(value) if isinstance(value, int | float) else float("nan")
-    except OverflowError:  # an integer of hundreds of digits, which JSON may hold
-        return float("nan")
-
-
-def smoothed(values: Floats, window: int) -> Floats:
-    """Centered moving mean that skips NaN and narrows at both ends."""
-    half = window // 2
-    result = np.full(len(values), np.nan)
-    for i in range(len(values)):
-        part = values[max(0, i - half) : i + half + 1]
-        known = part[np.isfinite(part)]
-        if len(known):
-            result[i] = known.mean()
-    return result
-
-
-def smoothing_window(count: int) -> int:
-    """Rows that a moving mean spans: about a tenth of the run, odd; 1 where there is too little to smooth."""
-    return 1 if count < 6 else max(3, count // 10) | 1
 
 
 def _text(path: Path) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from stapo.report.data import Floats, RunLog
+from stapo.html.drawing import Floats
+from stapo.report.data import RunLog
 from stapo.report.summary import Comparison, percent
 
 _GAP_LIMIT = {"float32": 1e-3, "float64": 1e-3}

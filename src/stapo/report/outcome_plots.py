@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.report.data import RunLog, number, smoothed, smoothing_window
-from stapo.report.drawing import (
+from stapo.documents import number
+from stapo.html.drawing import (
     BLUE,
     COLORS,
     GREEN,
@@ -23,7 +23,10 @@ from stapo.report.drawing import (
     line,
     percent_axis,
     plain,
+    smoothed,
+    smoothing_window,
 )  # fmt: skip
+from stapo.report.data import RunLog
 
 _MOST_TYPES = 12
 _MODE_STYLE = {"sampled": (ORANGE, "o"), "greedy": (PURPLE, "s")}

@@ -6,14 +6,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.report.data import Floats, Row, RunLog, lookup, number
-from stapo.report.drawing import (
+from stapo.documents import lookup, number
+from stapo.html.drawing import (
     BLUE,
     GREEN,
     GREY,
     ORANGE,
     PURPLE,
     RED,
+    Floats,
     Plot,
     bar_width,
     has_any,
@@ -24,6 +25,7 @@ from stapo.report.drawing import (
     percent_axis,
     plain,
 )  # fmt: skip
+from stapo.report.data import Row, RunLog
 
 
 def outlier_plots(log: RunLog) -> list[Plot]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from stapo.report.data import Row, RunLog, lookup, number
+from stapo.documents import lookup, number
+from stapo.report.data import Row, RunLog
 
 _NARROW = "\N{NARROW NO-BREAK SPACE}"  # keeps number, sign and unit on one line
 _STATUS = {

@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from stapo.report.data import Row, RunLog, number, readable_rows
-from stapo.texts import escape_control_chars
+from stapo.documents import number
+from stapo.html.pages import LONGEST_TEXT
+from stapo.report.data import Row, RunLog, readable_rows
 
 PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
 _MOST_FILES = 6
 _STEP_BYTES = 1_500  # markup around the text of a step
-_LONGEST_TEXT = 20_000
 _SCALE = 4.0  # H_n at the ends of the little bar
 
 
@@ -90,24 +89,9 @@ def spread(paths: list[Path], most: int) -> list[Path]:
     return [paths[round(i * (len(paths) - 1) / (most - 1))] for i in range(most)]
 
 
-def readable(text: Any) -> str:
-    """Text as a page can hold it: control and direction characters become visible, endless text is cut."""
-    value = "" if text is None else str(text)
-    cut = len(value) - _LONGEST_TEXT
-    if cut > 0:
-        value = f"{value[:_LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
-    return escape_control_chars(value)
-
-
 def place(value: float) -> float:
     """Where a normalized entropy lies on its bar, percent from the left."""
     return round(100 * (min(max(value, -_SCALE), _SCALE) + _SCALE) / (2 * _SCALE), 1)
-
-
-def prompt_lines(step: Row) -> list[tuple[str, bool]]:
-    """Lines of the full prompt, each with whether the blind prompt lacks it."""
-    blind = set(str(step.get("blind_prompt") or "").splitlines())
-    return [(line, line not in blind) for line in str(step.get("prompt") or "").splitlines()]
 
 
 def _groups(records: Iterable[Row]) -> list[Group]:
@@ -130,7 +114,7 @@ def _member_size(group: Group, member: Row) -> int:
         if group.shows_prompts(step):
             keys += ["prompt", "blind_prompt"]
         texts = (str(step.get(key) or "").encode("utf-8", "replace") for key in keys)
-        total += _STEP_BYTES + sum(min(len(text), _LONGEST_TEXT) for text in texts)
+        total += _STEP_BYTES + sum(min(len(text), LONGEST_TEXT) for text in texts)
     return total
 
 

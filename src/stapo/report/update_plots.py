@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.report.data import RunLog, lookup, number
-from stapo.report.drawing import (
+from stapo.documents import lookup, number
+from stapo.html.drawing import (
     BLUE,
     COLORS,
     GREEN,
@@ -25,6 +25,7 @@ from stapo.report.drawing import (
     percent_axis,
     plain,
 )  # fmt: skip
+from stapo.report.data import RunLog
 
 
 def update_plots(log: RunLog) -> list[Plot]:

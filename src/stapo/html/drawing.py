@@ -1,4 +1,4 @@
-"""How every figure of the report looks, and how it becomes inline SVG."""
+"""How every figure of a page looks, and how it becomes inline SVG."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
-from stapo.report.data import Floats
+Floats = npt.NDArray[np.float64]
 
 BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
     "#3b7dd8", "#d9822b", "#2e9e6b", "#d6485a", "#8a63d2", "#1c9bab", "#a0703c", "#8a929c",
@@ -224,3 +225,20 @@ def plain(text: str, limit: int = 34) -> str:
 def has_any(*series: Floats) -> bool:
     """Whether any of the series holds a number."""
     return any(bool(np.isfinite(s).any()) for s in series)
+
+
+def smoothed(values: Floats, window: int) -> Floats:
+    """Centered moving mean that skips NaN and narrows at both ends."""
+    half = window // 2
+    result = np.full(len(values), np.nan)
+    for i in range(len(values)):
+        part = values[max(0, i - half) : i + half + 1]
+        known = part[np.isfinite(part)]
+        if len(known):
+            result[i] = known.mean()
+    return result
+
+
+def smoothing_window(count: int) -> int:
+    """Rows that a moving mean spans: about a tenth of the run, odd; 1 where there is too little to smooth."""
+    return 1 if count < 6 else max(3, count // 10) | 1

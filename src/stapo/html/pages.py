@@ -1,0 +1,80 @@
+"""Static pages: their templates, the filters in them, and how a finished page replaces an old one."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
+
+from stapo import __version__
+from stapo.atomic_io import write_durably
+from stapo.documents import number
+from stapo.texts import escape_control_chars
+
+LONGEST_TEXT = 20_000
+"""Characters of one text that a page shows."""
+
+
+def page_environment(**filters: Callable[..., str | float]) -> Environment:
+    """Templates of all pages, with filters of one page beside those of every page.
+
+    Whatever a page shows is HTML of our own (`Markup`) or text; text comes out with control codes and changes of
+    direction spelled out, whoever wrote it, and is escaped.
+    """
+    environment = Environment(loader=PackageLoader("stapo.html"), autoescape=True, finalize=shown)
+    environment.filters.update(num=_num, signed=_signed, readable=readable, prompt_lines=prompt_lines, **filters)
+    environment.globals.update(version=__version__)
+    return environment
+
+
+def shown(value: Any) -> Any:
+    """What a template puts into the page for a value."""
+    return escape_control_chars(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def replace_page(path: Path, page: str) -> None:
+    """Replace a page in one step; lone surrogates, which sampled text may hold and UTF-8 cannot, become "?".
+
+    Raises:
+        OSError: it cannot be written; the old page stands.
+    """
+    write_durably(path, page.encode("utf-8", "replace"))
+
+
+def readable(text: Any) -> str:
+    """Text as a page can hold it: control and direction characters become visible, endless text is cut."""
+    value = "" if text is None else str(text)
+    cut = len(value) - LONGEST_TEXT
+    if cut > 0:
+        value = f"{value[:LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
+    return escape_control_chars(value)
+
+
+def prompt_lines(step: Mapping[str, Any]) -> list[tuple[str, bool]]:
+    """Lines of the full prompt, each with whether the blind prompt lacks it."""
+    blind = set(str(step.get("blind_prompt") or "").splitlines())
+    return [(line, line not in blind) for line in str(step.get("prompt") or "").splitlines()]
+
+
+def inline_script(environment: Environment, name: str) -> dict[str, Markup | str]:
+    """A script for the page, and its hash: the page's policy allows this one, so no text of a model could ever run."""
+    assert environment.loader is not None
+    source = environment.loader.get_source(environment, name)[0]
+    digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
+    return {"script": Markup(source), "script_hash": f"sha256-{digest}"}
+
+
+def _num(value: Any) -> str:
+    x = number(value)
+    return f"{x:.3g}" if math.isfinite(x) else "–"
+
+
+def _signed(value: Any) -> str:
+    x = number(value)
+    return (f"{x:+.2f}" if x else "0") if math.isfinite(x) else "–"
