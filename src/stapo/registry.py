@@ -121,6 +121,10 @@ class Registry(Generic[T]):
         found = {e.name for e in _entries(self.group)[0] if e.name} | self._objects.keys()
         return [*self.own_names(), *sorted(found - set(self.own_names()))]
 
+    def loaded(self, name: str) -> T | None:
+        """The object called `name` where it was registered or used in this process already."""
+        return self._objects.get(name)
+
     def unusable(self) -> list[tuple[str, str]]:
         """What installed packages register without effect: (package, what is wrong) of each, for listings."""
         entries, broken = _entries(self.group)

@@ -31,7 +31,7 @@ from stapo.diagnosis.records import step_records, worst_cases
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.run.directory import read_jsonl
+from stapo.run.rows import read_jsonl
 from toy_world import ToyEnv, toy_settings
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e \ud800"

@@ -216,7 +216,7 @@ def test_the_seed_fixes_the_order():
         (["corridor", "--sed", "1"], "Did you mean '--seed'"),
         (["corridor", "--seed", "x"], "--seed is 'x', expected a whole number"),
         (["corridor", "--env.lenght", "1"], "Did you mean 'length'"),
-        (["corridor", "free"], "found 'corridor' 'free'"),
+        (["corridor", "free"], "found 'free'"),
         (["corridor", "--task"], "--task needs a task id"),
     ],
 )

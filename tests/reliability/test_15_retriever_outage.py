@@ -17,7 +17,7 @@ from reliable import settings, train
 from sick_server import SickServer, answer, http
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.envs.search.env import SearchEnv
-from stapo.run.directory import read_jsonl
+from stapo.run.rows import read_jsonl
 
 SECONDS = 0.3
 """For one search with all its tries; longer than the pause before the second."""

@@ -9,7 +9,8 @@ import pytest
 
 from stapo.errors import RunDirectoryError
 from stapo.run import FORMAT_VERSION, RunDirectory
-from stapo.run.directory import jsonable, read_jsonl
+from stapo.run.directory import jsonable
+from stapo.run.rows import read_jsonl
 
 
 @pytest.fixture

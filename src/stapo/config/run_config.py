@@ -80,6 +80,8 @@ class LogConfig:
             again at the next save.
         grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; 0 or more. Then it is given up.
         threads: CPU threads of torch, 0 to 4,096; 0 leaves torch's default. 1 is fastest for tiny models.
+        trackers: trackers that the rows of metrics.jsonl and evals.jsonl are sent to: tensorboard, wandb, trackio,
+            mlflow, or one of an installed package. `stapo track` sends a finished run later.
     """
 
     transcript_every: int = 10
@@ -91,6 +93,7 @@ class LogConfig:
     on_save_error: OnSaveError = "stop"
     grace: float = 20.0
     threads: int = 1
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -110,6 +113,8 @@ class LogConfig:
                 raise ConfigError(f"log.{name} is {getattr(self, name)}, expected a number of 0 or more.")
         if self.on_save_error not in get_args(OnSaveError):
             raise ConfigError(f"log.on_save_error is '{self.on_save_error}', expected 'stop' or 'continue'.")
+        if not all(self.trackers):
+            raise ConfigError("log.trackers holds an empty name, expected names such as tensorboard.")
 
 
 @dataclass(frozen=True, kw_only=True)

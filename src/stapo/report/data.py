@@ -12,7 +12,7 @@ from stapo.documents import lookup, number
 from stapo.errors import RunDirectoryError
 from stapo.html.drawing import Floats
 from stapo.run import RunDirectory
-from stapo.run.directory import read_jsonl
+from stapo.run.rows import read_jsonl
 
 Row = dict[str, Any]
 

@@ -9,6 +9,7 @@
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
     checkpoints/NAME/       policies to evaluate: safetensors model and its tokenizer
+    trackers/               what trackers were sent, and the files of those that keep theirs here
     saves/NNNNNN/           states to resume from: everything that the rest of the run depends on
     report.html             static report
 
@@ -22,7 +23,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +49,7 @@ from stapo.documents import decoded, parse_json, parse_yaml, shown
 from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
-from stapo.run.rows import RowHashes, damages, read_record
+from stapo.run.rows import RowHashes, damages, read_jsonl, read_record
 from stapo.run.saves import SaveStore
 from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
 from stapo.texts import hide_known_secrets
@@ -67,6 +68,7 @@ NAMES = (
     "checkpoints",
     "saves",
     "diagnosis",
+    "trackers",
 )
 """What there may be in a run directory; other files are somebody's own, and nothing here touches them."""
 
@@ -400,30 +402,6 @@ def require_free(path: Path) -> None:
             f"'{path}' exists already and {kind}. Nothing was touched. Choose another folder with --out, or remove "
             "this one yourself."
         )
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; an unfinished last line is left out.
-
-    Raises:
-        RunDirectoryError: a line that is not JSON; file and line are named.
-    """
-    try:
-        file = open_to_read(path)
-    except OSError as err:
-        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
-    with file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = parse_json(decoded(line.rstrip()))
-            except ValueError as err:
-                verb = "is" if str(err).startswith("n") else "cannot be read:"
-                raise RunDirectoryError(f"'{path}' line {number} {verb} {err}.") from err
-            if not isinstance(row, dict):
-                raise RunDirectoryError(f"'{path}' line {number} holds {type(row).__name__}, expected an object.")
-            yield row
 
 
 def require_plain(path: Path, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Whether files of rows are still what a run has written.
+"""Reading files of rows, and whether they are still what a run has written.
 
 Every save holds `rows.json`: for each file of rows its size, the SHA-256 of all of it, and a short hash of each line,
 so that damage can be named to the line. The hashes grow with the files; nothing is read twice while a run goes on.
@@ -10,14 +10,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import open_to_read, reason_of
-from stapo.documents import parse_json
-from stapo.errors import SaveError
+from stapo.documents import decoded, parse_json
+from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.sealed import manifest_of
 
 FILE_NAME = "rows.json"
@@ -89,6 +89,51 @@ class RowHashes:
                 written.lines.append(_digest_of_line(line))
                 written.size += len(line)
         return written
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; an unfinished last line is left out.
+
+    Raises:
+        RunDirectoryError: a line that is not JSON; file and line are named.
+    """
+    return (row for row, _ in _rows_behind(path, 0))
+
+
+def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Complete rows behind the byte `start`, and the byte behind them; none if there is no file.
+
+    Raises:
+        RunDirectoryError: as for `read_jsonl`; or the file is shorter than that.
+    """
+    if not path.is_file():
+        return [], start
+    if path.stat().st_size < start:
+        raise RunDirectoryError(f"'{path}' was cut back while it was read: the run was resumed.")
+    found = list(_rows_behind(path, start))
+    return [row for row, _ in found], found[-1][1] if found else start
+
+
+def _rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """Rows behind the byte `start`, each with the byte behind it; lines are counted from there."""
+    try:
+        file = open_to_read(path)
+    except OSError as err:
+        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    with file:
+        file.seek(start)
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            start += len(line)
+            try:
+                row = parse_json(decoded(line.rstrip()))
+            except ValueError as err:
+                verb = "is" if str(err).startswith("n") else "cannot be read:"
+                raise RunDirectoryError(f"'{path}' line {number} {verb} {err}.") from err
+            if not isinstance(row, dict):
+                raise RunDirectoryError(f"'{path}' line {number} holds {type(row).__name__}, expected an object.")
+            yield row, start
 
 
 def read_record(save: Path) -> dict[str, dict[str, Any]]:

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ import numpy as np
 
 from stapo.documents import shown
 from stapo.errors import ConfigError
+from stapo.trackers.process import TrackerProcesses
 from stapo.training.interrupt import Interrupts
 
 if TYPE_CHECKING:
@@ -228,6 +229,34 @@ class Callback:
         """Called with a sentence that a person should read."""
 
 
+class TrackerCallback(Callback):
+    """Starts the trackers of a run beside it, and gives up those that do not end with it.
+
+    Args:
+        names: of the trackers.
+        tell: called with what a person should read.
+    """
+
+    def __init__(self, names: Sequence[str], tell: Callable[[str], None]) -> None:
+        self.names, self.tell = names, tell
+        self.processes: TrackerProcesses | None = None
+
+    def on_start(self, event: StartEvent) -> None:
+        """Start them; they read the rows of the run themselves."""
+        self.processes = TrackerProcesses(event.path, self.names)
+        self.processes.start()
+
+    def on_stage(self, event: StageEvent) -> None:
+        """Pass on what they have said meanwhile."""
+        for said in self.processes.news() if self.processes else ():
+            self.tell(said)
+
+    def on_end(self, event: EndEvent) -> None:
+        """Wait for them, and not for long."""
+        for said in self.processes.finish() if self.processes else ():
+            self.tell(said)
+
+
 class Callbacks:
     """Tells callbacks, and keeps the run safe from them.
 
@@ -249,6 +278,16 @@ class Callbacks:
             if not isinstance(callback, Callback):
                 call = f": give an instance, {callback.__name__}()" if isinstance(callback, type) else ""
                 raise ConfigError(f"callbacks holds {shown(callback)}, expected instances of stapo.Callback{call}.")
+
+    @contextmanager
+    def joined_by(self, callback: Callback) -> Iterator[None]:
+        """A context in which one more callback is told."""
+        self._listening.append(callback)
+        try:
+            yield
+        finally:
+            if callback in self._listening:
+                self._listening.remove(callback)
 
     def stage(self, name: str, done: int, total: int) -> None:
         """Tell how far a stage is.

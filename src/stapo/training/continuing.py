@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "log.save_seconds",
     "log.on_save_error",
     "log.grace",
+    "log.trackers",
 )
 """Settings that a continued run may have otherwise than before: its length, and what decides memory, speed and what is
 written down. Everything else would make it another run."""
@@ -51,6 +52,7 @@ _OF_A_START = {
     "failures.jsonl",
     "saves",
     "checkpoints",
+    "trackers",
     "transcripts",
 } | {LOCK_NAME}
 

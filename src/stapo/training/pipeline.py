@@ -14,7 +14,8 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
-from stapo.training.callbacks import Callbacks, StartEvent
+from stapo.trackers.process import check_names
+from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
 from stapo.training.continuing import (
     Restart,
     check_place,
@@ -82,6 +83,8 @@ def train_run(
         if env is None:
             env = RunEnv(config)
             stack.callback(env.close)
+        if not (out / "run.json").exists():  # a run that is there is not stopped by a tracker that is gone
+            check_names(config.log.trackers)
         # Both splits are looked up before anything is written: a typo costs a second, not SFT.
         env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
         callbacks.interrupts.grace = config.log.grace
@@ -90,6 +93,7 @@ def train_run(
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
+        stack.enter_context(callbacks.joined_by(TrackerCallback(config.log.trackers, callbacks.notice)))
         return _train(run, config, command, callbacks, env)
 
 

@@ -1,0 +1,280 @@
+"""The process of one tracker: reads the rows of a run and sends what was not sent yet.
+
+`process.py` starts it. What it tells goes to its first standard output as lines
+of JSON; the library's own output goes nowhere. What was sent is kept in RUN/trackers/NAME.json.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stapo.atomic_io import open_plain, write_durably
+from stapo.documents import parse_json, read_text
+from stapo.errors import RunDirectoryError
+from stapo.run import RunDirectory
+from stapo.run.directory import jsonable
+from stapo.run.rows import read_new
+from stapo.texts import escape_control_chars, hide_secrets, remember_secrets_of
+from stapo.trackers import TRACKERS, TrackedRun, Tracker
+from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars, plain_name
+
+POLL_SECONDS = 1.0
+ORPHAN_SECONDS = 60
+"""How long a tracker may take once the process that started it is gone."""
+
+_LOCK_SECONDS = 60.0
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_SERIES = re.compile(r"[a-z]{1,16}(/[A-Za-z0-9_. -]{1,80})?")
+_MOST_STATE = 1 << 20
+
+
+@dataclass
+class Sent:
+    """What a tracker was sent: per series of rows the last iteration, and a digest of its row.
+
+    Attributes:
+        path: the file that keeps it.
+        run_id: the tracker's id of the run; None before it was opened.
+        series: "metrics", or "evals/MODE".
+    """
+
+    path: Path
+    run_id: str | None = None
+    series: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Sent:
+        """Read the file; nothing was sent where there is none.
+
+        Raises:
+            RunDirectoryError: it holds something else.
+        """
+        try:
+            data = parse_json(read_text(path, _MOST_STATE))
+            if not isinstance(data["id"], str) or not _ID.fullmatch(data["id"]):
+                raise ValueError("its id is no id")
+            series = {str(name): (int(last), str(digest)) for name, (last, digest) in data["sent"].items()}
+            if not all(map(_SERIES.fullmatch, series)):
+                raise ValueError("it names unknown rows")
+            return cls(path, data["id"], series)
+        except FileNotFoundError:
+            return cls(path)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
+            raise RunDirectoryError(
+                f"'{path}' cannot be used ({err}), expected what was sent before. Remove it; all is then sent again, "
+                "as another run."
+            ) from err
+
+    def write(self) -> None:
+        """Replace the file in one step."""
+        write_durably(self.path, (json.dumps({"id": self.run_id, "sent": self.series}) + "\n").encode())
+
+
+class RowReader:
+    """Rows of `metrics.jsonl` and `evals.jsonl`, each once, those of an iteration together, in order."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._at = {"metrics": 0, "evals": 0}
+        self._waiting: list[dict[str, Any]] = []
+        self._iteration = 0
+
+    def new(self) -> list[tuple[str, int, dict[str, Any]]]:
+        """Series, iteration and row of what was added since the last call."""
+        found = [("metrics", _iteration_of(row), row) for row in self._read("metrics")]
+        self._iteration = max([self._iteration, *(iteration for _, iteration, _ in found)])
+        # An evaluation stands behind the metrics of its iteration; metrics that were read before it may lack them.
+        evals, self._waiting = [*self._waiting, *self._read("evals")], []
+        for row in evals:
+            iteration = _iteration_of(row)
+            if iteration > self._iteration:
+                self._waiting.append(row)
+            else:
+                found.append((f"evals/{plain_name(str(row.get('mode')))}", iteration, row))
+        return sorted(found, key=lambda f: (f[1], not f[0].startswith("m")))
+
+    def _read(self, name: str) -> list[dict[str, Any]]:
+        rows, self._at[name] = read_new(self._run.path / f"{name}.jsonl", self._at[name])
+        return rows
+
+
+class Sender:
+    """Sends the rows of one run to one tracker.
+
+    Args:
+        tracker: of a class that `TRACKERS` knows.
+        run: the run directory.
+        sent: what was sent before.
+        tell: called with the id once the tracker is open.
+    """
+
+    def __init__(
+        self, tracker: Tracker, run: RunDirectory, sent: Sent, tell: Callable[[str], None] = lambda run_id: None
+    ) -> None:
+        self.tracker, self.run, self.sent, self._tell = tracker, run, sent, tell
+        self.rows = 0
+        self.opened = False
+        self.remarks: list[str] = []
+        self._reader = RowReader(run)
+        self._begun = False
+        self._split = str((run.config().get("eval") or {}).get("split") or "heldout")
+
+    def send_new(self, *, follow: bool) -> None:
+        """Send the rows that were added, each once.
+
+        Args:
+            follow: resume the tracker's run at once, where there is one; else only for rows that it does not have.
+        """
+        new = self._reader.new()
+        resumes = follow and not self._begun and self.sent.run_id is not None
+        self._begun = True
+        # Resumed, all rows are at hand: those that have to come again, and all of them for a run that was forgotten.
+        if not self.opened and (resumes or any(not self._was_sent(series, i, row) for series, i, row in new)):
+            self._open(new)
+        for series, iteration, row in new:
+            if not self._was_sent(series, iteration, row):
+                if series == "metrics":
+                    self.tracker.log(iteration, metric_scalars(row), metric_histograms(row))
+                else:
+                    self.tracker.log(iteration, eval_scalars(row, self._split), {})
+                self.sent.series[series] = (iteration, _digest(row))
+                self.sent.write()
+                self.rows += 1
+
+    def close(self) -> None:
+        """Let the tracker finish."""
+        if self.opened:
+            self.tracker.close(str(self.run.info().get("status")))
+
+    def _was_sent(self, series: str, iteration: int, row: dict[str, Any]) -> bool:
+        last, digest = self.sent.series.get(series, (-1, ""))
+        if iteration == last and digest not in ("", _digest(row)) and not self.remarks:
+            self.remarks.append(
+                f"the run has other numbers for iteration {iteration} than were sent before it was resumed; the "
+                "tracker keeps those"
+            )
+        return iteration <= last
+
+    def _open(self, new: list[tuple[str, int, dict[str, Any]]]) -> None:
+        before, first = self.sent.run_id, 0
+        if before is not None and self.tracker.rewinds:
+            there = {series: iteration for series, iteration, _ in new}
+            # From the last step on that surely was sent whole and still stands in the files.
+            first = max(0, min((min(s[0], there.get(n, -1)) for n, s in self.sent.series.items()), default=0))
+            self.sent.series = dict.fromkeys(self.sent.series, (first - 1, ""))
+        path = self.run.path.resolve()
+        folder = self.sent.path.parent
+        run = TrackedRun(path, folder, plain_name(path.name), jsonable(self.run.config()), first)
+        self.sent.run_id = found = self.tracker.open(run, before)
+        if not isinstance(found, str) or not _ID.fullmatch(found):
+            raise TypeError(f"open() returned {found!r:.80}, expected an id")
+        if found != before:
+            self.sent.series = {}
+        self.opened = True
+        self.sent.write()
+        self._tell(found)
+
+
+def _iteration_of(row: dict[str, Any]) -> int:
+    iteration = row.get("iteration")
+    if not isinstance(iteration, int) or isinstance(iteration, bool) or not 0 <= iteration < 1 << 53:
+        raise RunDirectoryError(f"a row has the iteration {iteration!r:.80}, expected a number of 0 or more.")
+    return iteration
+
+
+def _digest(row: dict[str, Any]) -> str:
+    """Of the numbers that are the same when an iteration is done again."""
+    kept = {key: value for key, value in row.items() if key != "seconds"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _alone(path: Path, seconds: float) -> Iterator[None]:
+    """One process per run and tracker; the system lets go of the lock when it ends."""
+    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise RunDirectoryError("another process is sending this run to the same tracker.") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def main(name: str, target: str, folder: str, once: bool) -> int:
+    """Send a run to a tracker until the process that started this one says that it is over, or is gone.
+
+    Args:
+        name: of the tracker.
+        target: "module:attribute" of its class where it is registered in the starting process alone; else "".
+        folder: the run directory.
+        once: send what is there, and no more.
+    """
+    orders, told = os.dup(0), os.dup(1)
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nowhere, standard)
+    over = threading.Event()
+    remember_secrets_of()
+
+    def tell(**what: object) -> None:
+        with suppress(OSError):
+            os.write(told, (json.dumps(what) + "\n").encode())
+
+    def wait_for_the_end() -> None:
+        if not os.read(orders, 1):  # nobody is there to give this process up any more
+            signal.alarm(ORPHAN_SECONDS)
+        over.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    with suppress(OSError):
+        os.nice(5)
+    sender = None
+    try:
+        if target:
+            module, _, attributes = target.partition(":")
+            TRACKERS.register(name, reduce(getattr, attributes.split("."), import_module(module)))  # type: ignore[arg-type]
+        run = RunDirectory.open(Path(folder))
+        kept = run.path / "trackers"
+        kept.mkdir(exist_ok=True)
+        with _alone(kept / f"{name}.lock", 0 if once else _LOCK_SECONDS):
+            sender = Sender(TRACKERS.get(name)(), run, Sent.read(kept / f"{name}.json"), lambda i: tell(opened=i))
+            while True:
+                last = once or over.is_set()
+                sender.send_new(follow=not once)
+                if last:
+                    break
+                over.wait(POLL_SECONDS)
+            sender.close()
+            for remark in sender.remarks:
+                tell(remark=remark)
+            tell(rows=sender.rows)
+        return 0
+    except BaseException as err:  # a library may raise anything, also to end the process
+        said = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+        tell(failed=escape_control_chars(hide_secrets(" ".join(said.split())))[:500])
+        if sender is not None and sender.opened:
+            with suppress(BaseException):
+                sender.close()
+        # Handlers at the exit are the library's, and it has failed.
+        os._exit(1)
