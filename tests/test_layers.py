@@ -4,11 +4,13 @@
 2. No module needs itself to be imported.
 3. Every room is on the map.
 4. What must start fast does not import torch.
+5. What belongs to one environment is in its folder; environments know no prompts but their own.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +116,8 @@ MAY_IMPORT = {
     },
 }
 """Room -> rooms below it. Everything may read `stapo.__version__`."""
+
+OF_ONE_ENVIRONMENT = re.compile(r"alfworld|webshop|search-r1|go to |click\[|search\[|verl-agent", re.IGNORECASE)
 
 
 def module_name(path: Path) -> str:
@@ -231,3 +235,29 @@ def test_every_room_is_on_the_map():
 def test_starts_without_torch(statement):
     code = f"import sys; {statement}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def spoken(tree: ast.Module) -> list[str]:
+    """Names and texts in a module, without its docstrings."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    prose = {id(body.value) for node in ast.walk(tree) if isinstance(node, documented)
+             for body in node.body if isinstance(body, ast.Expr)}  # fmt: skip
+    return [
+        str(node.value if isinstance(node, ast.Constant) else node.id if isinstance(node, ast.Name) else node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant | ast.Name | ast.Attribute) and id(node) not in prose
+    ]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) in ("agent", "algo", "policy", "training")])
+def test_what_belongs_to_one_environment_is_not_here(module):
+    """Neither its name nor the shape of its commands: both are in its folder."""
+    said = [text for text in spoken(ast.parse(MODULES[module].read_text())) if OF_ONE_ENVIRONMENT.search(text)]
+    assert not said, f"{module} says {said}"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "envs" and not m.endswith(".prompts")])
+def test_environments_know_no_prompts(module):
+    """All that they know of an agent are the shapes of their own commands; prompts are in modules of that name."""
+    known = {name for name in all_imports(MODULES[module]) if room(name) == "agent"}
+    assert known <= {"stapo.agent.pages"}, f"{module} imports {sorted(known)}"

@@ -55,10 +55,6 @@ class Corridor:
     def expert_plan(self):
         return ["go on"] * (self.length - self.at)
 
-    def expert_action(self):
-        plan = self.expert_plan()
-        return plan[0] if plan else None
-
     def _offered(self):
         return ["go on", "hint", "wait [x]"]
 

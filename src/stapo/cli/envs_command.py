@@ -14,6 +14,7 @@ from rich.text import Text
 
 from stapo.cli.words import foreign, positional, say
 from stapo.envs.progress import listen_to_notes
+from stapo.envs.protocol import HasNotes
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import StapoError
 
@@ -155,7 +156,7 @@ def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
             splits[split] = {"tasks": len(tasks), "by_type": dict(sorted(types.items()))}
         first = next((env.tasks_of(split)[0] for split in env.splits if len(env.tasks_of(split))), None)
         example = None if first is None else {"task_id": first, "goal": env.reset(first).goal}
-        notes = [str(text) for text in getattr(env, "notes", ())]
+        notes = [str(text) for text in (env.notes if isinstance(env, HasNotes) else ())]
         return {"max_steps": env.max_steps, "splits": splits, "example": example, "notes": notes}
     finally:
         env.close()

@@ -6,7 +6,6 @@ import math
 import random
 import sys
 from contextlib import suppress
-from typing import Any
 
 from rich.columns import Columns
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.console import Console
 from stapo.cli.arguments import take_env_options
 from stapo.cli.words import foreign, positional, say, take_flag
 from stapo.envs.offers import is_template, offers
-from stapo.envs.protocol import Env, StepResult
+from stapo.envs.protocol import Env, Expert, StepResult
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, StapoError, unknown_name
 
@@ -146,7 +145,7 @@ class Game:
 
     def _shortest(self) -> int | None:
         """Length of the expert's plan; the finished episode is given up for it."""
-        if not hasattr(self.env, "expert_plan"):
+        if not isinstance(self.env, Expert):
             return None
         try:
             self.env.reset(self.order[self.number % len(self.order)])
@@ -171,12 +170,11 @@ class Game:
                     say(self.console, item)
 
     def _hint(self) -> None:
-        expert: Any = getattr(self.env, "expert_action", None)
-        if expert is None:
+        if not isinstance(self.env, Expert):
             say(self.console, "This environment has no expert.")
             return
-        action = expert()
-        text = "The expert sees no way from here." if action is None else f"The expert would: {action}"
+        plan = self.env.expert_plan()
+        text = f"The expert would: {plan[0]}" if plan else "The expert sees no way from here."
         say(self.console, foreign(text))
 
     def _read(self) -> str:

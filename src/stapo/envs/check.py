@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.envs.protocol import Env, HasJudge, Observation, StepResult
 from stapo.errors import EnvError, UnknownNameError
 
 GARBAGE = ("", " ", "xyzzy", "\n\t", "\x00\x07", "\ud800", "🤖 go", "None", "a" * 100_000)
@@ -45,7 +45,7 @@ def check_env(env: Env) -> list[str]:
     passed: list[str] = []
     problems: list[str] = []
     for name, check in _CHECKS.items():
-        if name in _OPTIONAL and not hasattr(env, _OPTIONAL[name]):
+        if not isinstance(env, _OPTIONAL.get(name, object)):
             continue
         found: list[str] = []
         try:
@@ -379,5 +379,5 @@ _CHECKS: dict[str, Callable[[Any], Problems]] = {
     "closing twice": _closing,
 }
 
-_OPTIONAL = {"judging": "judge"}
-"""Checks of methods that an environment may lack."""
+_OPTIONAL: dict[str, type] = {"judging": HasJudge}
+"""Checks of parts that an environment may lack."""

@@ -8,8 +8,30 @@ thing that the plan needs next has not been seen in this episode, it looks into 
 from __future__ import annotations
 
 import random
+from typing import Protocol
 
-from stapo.envs.alfworld.env import AlfworldEnv
+from stapo.envs.alfworld.engine import State
+
+
+class PlayedGame(Protocol):
+    """What those who look on know of a game in progress."""
+
+    @property
+    def state(self) -> State:
+        """The state, live."""
+        ...
+
+    def state_key(self) -> str:
+        """Equal in equal states."""
+        ...
+
+    def expert_plan(self) -> list[str] | None:
+        """A shortest list of commands from here to the goal."""
+        ...
+
+    def remaining(self) -> int | None:
+        """Its length."""
+        ...
 
 
 class Demonstrator:
@@ -24,7 +46,7 @@ class Demonstrator:
             commands, each by this share less likely than the one before it.
     """
 
-    def __init__(self, env: AlfworldEnv, rng: random.Random, memory: int | None = None, habit: float = 0.0) -> None:
+    def __init__(self, env: PlayedGame, rng: random.Random, memory: int | None = None, habit: float = 0.0) -> None:
         self.env = env
         self.rng = rng
         self.memory = memory

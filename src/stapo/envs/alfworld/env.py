@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from stapo.envs.alfworld.demonstrator import Demonstrator
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.goals import Goal
+from stapo.envs.alfworld.judge import PlanJudge
 from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
@@ -17,10 +18,6 @@ from stapo.envs.options import is_whole
 from stapo.envs.progress import note
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
-
-if TYPE_CHECKING:
-    from stapo.envs.alfworld.demonstrator import Demonstrator
-    from stapo.envs.alfworld.judge import PlanJudge
 
 
 class AlfworldEnv:
@@ -211,20 +208,11 @@ class AlfworldEnv:
 
     def judge(self) -> PlanJudge:
         """A judge of the episode just reset; see `stapo.envs.alfworld.judge`."""
-        from stapo.envs.alfworld.judge import PlanJudge
-
         return PlanJudge(self)
 
     def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
-        from stapo.envs.alfworld.demonstrator import Demonstrator
-
         return Demonstrator(self, rng, self._demonstrator_memory, self._demonstrator_habit)
-
-    def expert_action(self) -> str | None:
-        """The first command of `expert_plan`; None when the goal is reached or out of reach."""
-        plan = self.expert_plan()
-        return plan[0] if plan else None
 
     def validate(self, split: str | None = None) -> dict[str, str]:
         """Try every game: compile it and look for a plan; about 2 ms each.

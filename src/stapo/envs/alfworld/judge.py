@@ -6,13 +6,9 @@ has to look for things. A step that repeats what did nothing, or goes back to a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from stapo.envs.alfworld.demonstrator import PlayedGame
 from stapo.envs.alfworld.text import NOTHING_HAPPENS
 from stapo.envs.protocol import StepResult
-
-if TYPE_CHECKING:
-    from stapo.envs.alfworld.env import AlfworldEnv
 
 
 class PlanJudge:
@@ -29,7 +25,7 @@ class PlanJudge:
         "detour": "the shortest plan to the goal is longer than before the step",
     }
 
-    def __init__(self, env: AlfworldEnv) -> None:
+    def __init__(self, env: PlayedGame) -> None:
         self.env = env
         self._tried: set[tuple[str, str]] = set()
         self._searched: set[str] = set()

@@ -8,13 +8,32 @@ asks again with the name alone. With haste it guesses now and then instead of lo
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from stapo.envs.search.questions import Question
 from stapo.errors import ConfigError
 
-if TYPE_CHECKING:
-    from stapo.envs.search.env import SearchEnv
+
+class AskedQuestion(Protocol):
+    """What those who look on know of an episode in progress."""
+
+    @property
+    def question(self) -> Question:
+        """The question."""
+        ...
+
+    @property
+    def shown(self) -> str:
+        """What the last action has shown."""
+        ...
+
+    def answers_like(self, key: str) -> tuple[str, ...]:
+        """Every name that is an answer where `key` is asked last."""
+        ...
+
+    def meaning(self, action: str) -> tuple[str, str]:
+        """What a response would do by the protocol, and with which text."""
+        ...
 
 
 def plan(question: Question) -> list[str] | None:
@@ -36,7 +55,7 @@ class Demonstrator:
         ConfigError: the way to the answer is not known.
     """
 
-    def __init__(self, env: SearchEnv, rng: random.Random, haste: float = 0.0) -> None:
+    def __init__(self, env: AskedQuestion, rng: random.Random, haste: float = 0.0) -> None:
         if not env.question.hops:
             raise ConfigError(
                 "only questions of a generated world can be demonstrated: leave env.questions out, or set "

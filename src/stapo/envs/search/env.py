@@ -5,20 +5,18 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stapo.envs.options import is_share, is_whole
 from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
+from stapo.envs.search.demonstrator import Demonstrator, plan
 from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
 from stapo.errors import ConfigError, EnvError, RetrieverError, did_you_mean
-
-if TYPE_CHECKING:
-    from stapo.envs.search.demonstrator import Demonstrator
 
 REWARDS = ("em", "sub_em", "format")
 FORMAT_SCORED = ("policy", "transcript")
@@ -228,8 +226,6 @@ class SearchEnv:
         Raises:
             ConfigError: the way to the answer is not known: the question is not of a generated world.
         """
-        from stapo.envs.search.demonstrator import Demonstrator
-
         return Demonstrator(self, rng, self._haste)
 
     def judge(self) -> SearchJudge:
@@ -246,15 +242,9 @@ class SearchEnv:
         return act.kind, act.text
 
     def expert_plan(self) -> list[str] | None:
-        """What the demonstrator would do from the start, or None where the way is not known."""
-        from stapo.envs.search.demonstrator import plan
-
-        return plan(self.question)
-
-    def expert_action(self) -> str | None:
-        """The next action of `expert_plan`."""
-        whole = self.expert_plan()
-        return None if whole is None else whole[min(len(self._responses), len(whole) - 1)]
+        """What the demonstrator would do from here if every search found what it looks for; None if that is unknown."""
+        whole = plan(self.question)
+        return None if whole is None else whole[min(len(self._responses), len(whole) - 1) :]
 
     # --------------------------------------------------------------------------------------------
 

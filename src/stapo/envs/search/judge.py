@@ -6,12 +6,8 @@ search or an answer, repeated searches, wrong answers.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stapo.envs.protocol import StepResult
-
-if TYPE_CHECKING:
-    from stapo.envs.search.env import SearchEnv
+from stapo.envs.search.demonstrator import AskedQuestion
 
 
 class SearchJudge:
@@ -29,7 +25,7 @@ class SearchJudge:
         "wrong": "an answer that is not right",
     }
 
-    def __init__(self, env: SearchEnv) -> None:
+    def __init__(self, env: AskedQuestion) -> None:
         self.env = env
         self._asked: set[str] = set()
         self._needed = {hop.found for hop in env.question.hops}

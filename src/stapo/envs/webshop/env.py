@@ -250,18 +250,13 @@ class WebShopEnv:
         """
         return best_plan(self.visit)
 
-    def expert_action(self) -> str | None:
-        """The first action of `expert_plan`; None when there is none."""
-        plan = self.expert_plan()
-        return plan[0] if plan else None
-
     def judge(self) -> ShopJudge:
         """A judge of the steps of the episode just reset; see `stapo.envs.protocol.Judge`.
 
         Raises:
             EnvError: before reset.
         """
-        return ShopJudge(self)
+        return ShopJudge(self.visit)
 
     def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that knows the instruction and the pages it has opened."""

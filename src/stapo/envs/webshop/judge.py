@@ -6,20 +6,16 @@ its own; looking at it again is, and so is buying it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from stapo.envs.protocol import StepResult
 from stapo.envs.webshop.expert import best_plan
-
-if TYPE_CHECKING:
-    from stapo.envs.webshop.env import WebShopEnv
+from stapo.envs.webshop.shop import Visit
 
 
 class ShopJudge:
     """Judges one episode; see `stapo.envs.protocol.Judge`.
 
     Args:
-        env: the environment, just reset; never stepped here.
+        visit: the episode just begun; never acted on here.
     """
 
     faults = {  # noqa: RUF012
@@ -30,8 +26,8 @@ class ShopJudge:
         "wrong": "a purchase that is not all that was asked for",
     }
 
-    def __init__(self, env: WebShopEnv) -> None:
-        self.visit = env.visit
+    def __init__(self, visit: Visit) -> None:
+        self.visit = visit
         self._tried: set[tuple[object, str]] = set()
         self._seen: set[object] = set()
         self._command = ""
