@@ -14,54 +14,11 @@ from functools import lru_cache
 MARK = "*"
 _WORD = re.compile(r"[^\W_]+")
 # Words without a subject of their own, and those that every task of the shipped worlds has.
-_EMPTY_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "by",
-        "can",
-        "dollars",
-        "find",
-        "for",
-        "from",
-        "i",
-        "if",
-        "in",
-        "is",
-        "it",
-        "like",
-        "looking",
-        "lower",
-        "me",
-        "my",
-        "need",
-        "no",
-        "not",
-        "of",
-        "on",
-        "or",
-        "please",
-        "price",
-        "some",
-        "than",
-        "that",
-        "the",
-        "them",
-        "these",
-        "this",
-        "to",
-        "want",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
+_LISTED = (
+    "a an and are as at be by can dollars find for from i if in is it like looking lower me my need no not of on "
+    "or please price some than that the them these this to want with would you your"
 )
+_EMPTY_WORDS = frozenset(_LISTED.split())
 
 
 def mark_shared(text: str, goal: str) -> str:

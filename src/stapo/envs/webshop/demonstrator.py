@@ -17,56 +17,11 @@ from stapo.envs.webshop.shop import Visit
 
 _PRICE_CLAUSE = re.compile(r",? and price lower than [\d.]+ dollars$")
 _WORD = re.compile(r"[\w'&.+-]+")
-_EMPTY_WORDS = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "am",
-        "be",
-        "by",
-        "can",
-        "could",
-        "do",
-        "find",
-        "for",
-        "from",
-        "get",
-        "give",
-        "i",
-        "i'd",
-        "i'm",
-        "in",
-        "is",
-        "it",
-        "it's",
-        "its",
-        "like",
-        "looking",
-        "me",
-        "my",
-        "need",
-        "of",
-        "on",
-        "or",
-        "please",
-        "should",
-        "some",
-        "that",
-        "the",
-        "them",
-        "this",
-        "to",
-        "want",
-        "what",
-        "which",
-        "with",
-        "would",
-        "you",
-        "your",
-    ]
+_LISTED = (
+    "a an and are am be by can could do find for from get give i i'd i'm in is it it's its like looking me my "
+    "need of on or please should some that the them this to want what which with would you your"
 )
+_EMPTY_WORDS = frozenset(_LISTED.split())
 _MOST_REJECTED = 4
 _PAGES_PER_QUERY = 2
 
