@@ -63,7 +63,10 @@ def tables(cls: type, where: str) -> Iterator[str]:
         for f in plain:
             name = f"{where}.{f.name}" if where else f.name
             text = said.get(f.name, "").replace("``", "`").replace("|", "\\|")
-            yield f"| `{name}` | {kind(hints[f.name])} | {default(f)} | {text} |"
+            values = kind(hints[f.name])
+            if "registry" in f.metadata:
+                values = ", ".join(f"`{known}`" for known in f.metadata["registry"].own_names())
+            yield f"| `{name}` | {values} | {default(f)} | {text} |"
         yield ""
     for f in fields(cls):
         if is_dataclass(hints[f.name]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
 from stapo.errors import ConfigError
@@ -18,13 +18,14 @@ class AgentConfig:
             `compact` is a few short lines with the goal last (tiny models that are trained from scratch); `webshop`
             tells a shopping agent what the published WebShop protocol tells it. For questions with a search engine:
             `search-r1` is one growing transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the
-            same for tiny models.
+            same for tiny models. `stapo plugins` lists those of other packages.
         response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
             `action` expects the command alone. `choice` numbers the offered commands in the prompt and expects the
             number of one: no command has to be spelled out, and none that takes a text of the agent's own can be given.
             Compact prompts put the number of a link in front of it in the page. `search_answer` passes on the text up
             to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or an answer
-            in it; `search_answer_single` is valid with exactly one of them.
+            in it; `search_answer_single` is valid with exactly one of them. `stapo plugins` lists those of other
+            packages.
         fallback_characters: characters at the end of a `think_action` response without action tags that are played as
             its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
             WebShop.
@@ -52,8 +53,8 @@ class AgentConfig:
         max_response_tokens: tokens of a response at most; 1 or more. Generation stops there.
     """
 
-    prompt: str = "standard"
-    response: str = "think_action"
+    prompt: str = field(default="standard", metadata={"registry": PROMPT_STYLES})
+    response: str = field(default="think_action", metadata={"registry": RESPONSE_FORMATS})
     fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
@@ -90,7 +91,7 @@ class AgentConfig:
     def __post_init__(self) -> None:
         PROMPT_STYLES.check("agent.prompt", self.prompt)
         RESPONSE_FORMATS.check("agent.response", self.response)
-        for field, least in (
+        for name, least in (
             ("history_length", 0),
             ("command_history", 0),
             ("fallback_characters", 0),
@@ -99,9 +100,9 @@ class AgentConfig:
             ("max_prompt_tokens", 8),
             ("max_response_tokens", 1),
         ):
-            value = getattr(self, field)
+            value = getattr(self, name)
             if value < least:
-                raise ConfigError(f"agent.{field} is {value}, expected at least {least}.")
+                raise ConfigError(f"agent.{name} is {value}, expected at least {least}.")
         if self.mark_goal_words and not trait(PROMPT_STYLES.get(self.prompt), "marks", True):
             raise ConfigError(
                 f"agent.mark_goal_words is true, but prompts of the style '{self.prompt}' have no marks. Set it to "

@@ -67,7 +67,7 @@ class AdvantageConfig:
         similarity_threshold: least similarity to a group's first member, 0 to 1; used by ``anchor=similarity``.
     """
 
-    episode: str = "grpo"
+    episode: str = field(default="grpo", metadata={"registry": ADVANTAGE_ESTIMATORS})
     step_advantage: bool = True
     step_groups: StepGroups = "anchor"
     history_depth: int = 2
@@ -169,7 +169,7 @@ class OutlierConfig:
     """
 
     select: Select = "iqr"
-    metric: str = "normalized"
+    metric: str = field(default="normalized", metadata={"registry": STEP_SCORES})
     sides: Sides = "both"
     lam: float = 1.5
     ddof: int = 1
@@ -266,7 +266,7 @@ class PolicyLossConfig:
         log_ratio_clamp: bound, in nats, on log ratios before they are exponentiated; above 0, at most 80.
     """
 
-    policy: str = "clip"
+    policy: str = field(default="clip", metadata={"registry": POLICY_LOSSES})
     ratio: Ratio = "token"
     clip_low: float = 0.2
     clip_high: float = 0.2
