@@ -98,12 +98,14 @@ class Registry(Generic[T]):
     def register(self, name: str, obj: T | None = None) -> Callable[[T], T]:
         """Register `obj` under `name`, in this process; usable as a decorator when `obj` is left out.
 
+        What was defined anew, as a notebook's cell that is run again does it, takes the place of its former self.
+
         Raises:
             ConfigError: the name is taken by something else.
         """
 
         def add(value: T) -> T:
-            if name in self.own_names() or self._objects.get(name, value) is not value:
+            if name in self.own_names() or not _same(self._objects.get(name, value), value):
                 raise ConfigError(f"{self.kind} '{name}' is registered already; choose another name.")
             self._objects[name] = value
             return value
@@ -241,6 +243,12 @@ def _said(err: BaseException) -> str:
 def no_function(obj: object, name: str) -> str | None:
     """What is wrong with an object that is no function."""
     return None if callable(obj) else f"{shown(obj)}; expected a function"
+
+
+def _same(old: object, new: object) -> bool:
+    """Whether two objects are equal, or one definition that was run twice."""
+    place, other = ((getattr(o, "__module__", None), getattr(o, "__qualname__", None)) for o in (old, new))
+    return old == new or (place == other and None not in place and "<" not in str(place[1]))
 
 
 class _TooLong(BaseException):

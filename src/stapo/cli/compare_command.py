@@ -133,14 +133,10 @@ def _check_tasks(plan: Plan) -> None:
         env.close()
 
 
-def _entry() -> list[str]:
-    return ["-m", "stapo.cli.child_process", str(os.getpid())]
-
-
 def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
     from stapo.comparison.cells import work_of
 
-    works = work_of(plan, out, _entry())
+    works = work_of(plan, out)
     kind = "starts" if plan.makes_starts else "evaluation of the given model"
     write_line(f"folder:      {out}")
     write_line(f"variants:    {', '.join(v.label for v in plan.variants)}")
@@ -172,7 +168,7 @@ def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as
     with RunLock(out):
         require_place(out)
         write_plan(out, plan)
-        works = work_of(plan, out, _entry())
+        works = work_of(plan, out)
         write_settings(works, out)
         ended: dict[str, Ended] = {}
         with Progress(works, out, quiet=quiet) as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,21 +55,20 @@ class Work:
             return 0
 
 
-def work_of(plan: Plan, folder: Path, entry: Sequence[str]) -> list[Work]:
+def work_of(plan: Plan, folder: Path) -> list[Work]:
     """Every run of a plan: starts, then cells.
 
     Args:
         plan: the plan.
         folder: of the comparison.
-        entry: arguments of this Python that run the command line.
     """
     found = []
     for start in plan.starts:
         name = f"start {start:02d}"
-        found.append(_work(name, plan.start_settings(start), start_folder(folder, start), folder, entry, None, start))
+        found.append(_work(name, plan.start_settings(start), start_folder(folder, start), folder, None, start))
     for cell in plan.cells:
         settings = plan.cell_settings(cell, folder)
-        found.append(_work(cell.name, settings, cell_folder(folder, cell), folder, entry, cell, cell.start))
+        found.append(_work(cell.name, settings, cell_folder(folder, cell), folder, cell, cell.start))
     return found
 
 
@@ -77,7 +77,6 @@ def _work(
     settings: dict[str, object],
     run: Path,
     folder: Path,
-    entry: Sequence[str],
     cell: Cell | None,
     start: int,
 ) -> Work:
@@ -87,7 +86,7 @@ def _work(
     assert isinstance(optim, dict)
     job = Job(
         name,
-        (sys.executable, *entry, *words),
+        (sys.executable, "-m", "stapo", f"--parent={os.getpid()}", *words),
         folder / "logs" / f"{stem}.log",
         run,
         None if cell is None else f"start {start:02d}",

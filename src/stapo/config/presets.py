@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -52,26 +53,29 @@ def name_of(source: str) -> str:
     return path.stem if path.suffix in (".yaml", ".yml") else path.name
 
 
-def load_config(source: str, algorithm: str | None = None, base: dict[str, Any] | None = None) -> RunConfig:
-    """Build the configuration of a preset name or a YAML file.
+def load_config(
+    source: str | Mapping[str, Any], algorithm: str | None = None, base: dict[str, Any] | None = None
+) -> RunConfig:
+    """Build the configuration of a preset name, a YAML file, or a mapping as such a file holds it.
 
     Args:
-        source: preset name, an environment of this package for its smallest preset, or path of a YAML file.
+        source: preset name, an environment of this package for its smallest preset, path of a YAML file, or a mapping.
         algorithm: preset that replaces the configured algorithm. Settings that the file makes otherwise than its own
             preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
             change its algorithm.
-        base: nested keys laid over the file.
+        base: nested keys laid over the file. Options of its environment go where another environment is named.
 
     Raises:
         UnknownNameError: neither a preset nor an existing file.
         ConfigError: unknown key or wrong value.
     """
-    data = read_source(source)
+    named = source if isinstance(source, str) else "mapping"
+    data = read_source(source) if isinstance(source, str) else _extended(source, named, named, Path(), ())
     if algorithm is not None:
         data["algorithm"] = {**own_settings(data.get("algorithm")), "name": algorithm}
-    data = _for_its_algorithm(data, source)
+    data = _for_its_algorithm(data, named)
     if base:
-        data = merge(data, base)
+        data = extend(data, base)
     return from_data(RunConfig, data)
 
 
@@ -152,9 +156,14 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
         key, data, inside = f"'{os.path.realpath(path)}'", read_yaml(path), path.parent
     else:
         raise unknown_name("preset or file", source, preset_names())
-    if not isinstance(data, dict):
-        raise ConfigError(f"'{source}' holds {type(data).__name__}, expected a mapping of configuration keys.")
-    data, former = with_present_names(data)
+    return _extended(data, source, key, inside, above)
+
+
+def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str, ...]) -> dict[str, Any]:
+    """Settings as they were read, laid over what they extend."""
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"'{source}' holds {type(given).__name__}, expected a mapping of configuration keys.")
+    data, former = with_present_names(given)
     for name in former:
         said = f"{key}: {name} is called {SETTINGS[name]} now; the former name is read for one more release."
         warnings.warn(FormerNameWarning(said), stacklevel=2)
@@ -177,8 +186,12 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
 def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Lay a file's mapping over the one that it extends.
 
-    Under another algorithm, those settings of the base stay that differ from the base algorithm's own preset.
+    Under another algorithm, those settings of the base stay that differ from the base algorithm's own preset. Options
+    of an environment mean nothing to another one, and go.
     """
+    here, other = base.get("env"), data.get("env")
+    if isinstance(here, dict) and isinstance(other, dict) and other.get("name", here.get("name")) != here.get("name"):
+        base = {**base, "env": {key: value for key, value in here.items() if key != "options"}}
     old, new = base.get("algorithm"), data.get("algorithm")
     if isinstance(new, str):
         new = {"name": new}

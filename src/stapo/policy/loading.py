@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from stapo.documents import shown
 from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
 from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
-from stapo.policy.model import Policy, finish_policy
+from stapo.policy.model import Policy, finish_policy, quiet
 from stapo.policy.try_tokenizer import MESSAGE
 
 _EXPECTED = "Expected a folder written by save_pretrained: config.json, model.safetensors and the tokenizer files."
@@ -108,7 +105,7 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
     tokenizer = load_tokenizer(path)
     loaded: Any
     try:
-        with _quiet():
+        with quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=getattr(torch, config.dtype),
@@ -181,17 +178,6 @@ def _require_all_weights(path: str, found: dict[str, Any]) -> None:
                 f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); they would be random. It does not belong "
                 "to the config.json beside it, or the model has no language-model head."
             )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from printing tables: what they say is in our errors."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
 
 
 def source_of(path: str) -> str:

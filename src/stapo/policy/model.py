@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from stapo.errors import ModelError
 from stapo.policy.adapter import Adapter
@@ -18,6 +19,20 @@ from stapo.policy.checkpointing import checkpoint_layers
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
 from stapo.policy.tokenizer import train_tokenizer
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing tables and progress bars: what they say is in our errors."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 @dataclass
@@ -74,6 +89,7 @@ class Policy:
         else:
             yield from self.adapter.merged_weights(self.model)
 
+    @quiet()
     def save(self, folder: Path, base: str | None = None) -> None:
         """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it.
 

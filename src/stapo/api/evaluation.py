@@ -1,0 +1,336 @@
+"""Evaluating a saved policy of a run, a frozen model of this machine, or one behind a server: `stapo.evaluate`."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stapo.api.runs import Run, left_as_found
+from stapo.api.settings import Source, settings_of, with_changes
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
+from stapo.diagnosis import require_checkpoint
+from stapo.errors import ConfigError, FailureLimitError
+from stapo.http_client import CallOptions
+from stapo.policy import load_policy, load_tokenizer
+from stapo.rollout.collect import Collector
+from stapo.rollout.encoding import Clock, utc_now
+from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
+from stapo.rollout.evaluate import EvalProtocol, nothing_played, stop_reasons, summarize
+from stapo.rollout.evaluate import evaluate as play_protocol
+from stapo.rollout.text_codec import SpelledText
+from stapo.run import RunDirectory
+from stapo.run.directory import jsonable
+from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.factories import collector_of, env_factory
+from stapo.training.loop import build_collector, set_threads
+from stapo.training.preflight import check_prompted
+
+SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """An OpenAI-compatible server, and how it is asked.
+
+    Attributes:
+        url: base address of the API, such as http://127.0.0.1:8000/v1.
+        model: the name that the server knows the model by.
+        api: `chat` sends one user message; `completions` the prompt as it stands, for models without a chat template.
+        tokenizer: folder of the model's tokenizer, which counts the tokens of prompts; without it a token counts 4
+            characters.
+        key_variable: environment variable that holds the API key; None is STAPO_API_KEY.
+        concurrency: requests at once.
+        timeout: seconds for one response, tries and pauses included.
+        attempts: tries of one request.
+        send_seeds: give every request a seed of its own, for servers that know `seed`.
+    """
+
+    url: str
+    model: str
+    api: str = "chat"
+    tokenizer: str | None = None
+    key_variable: str | None = None
+    concurrency: int = 16
+    timeout: float = 600.0
+    attempts: int = 4
+    send_seeds: bool = False
+
+    def options(self) -> CallOptions:
+        """Limits of a request. The server may think for all of its time before the first byte."""
+        return CallOptions(
+            connect_s=min(10.0, self.timeout),
+            read_s=self.timeout,
+            total_s=self.timeout,
+            attempts=self.attempts,
+            backoff_s=0.5,
+            backoff_max_s=30.0,
+            connections=self.concurrency,
+        )
+
+
+@dataclass(frozen=True)
+class EvalTarget:
+    """Something that can play.
+
+    Attributes:
+        config: settings that it plays with.
+        labels: what it is, as it stands in the result.
+        title: the same for a reader.
+        check: what can be found wrong before an environment is built.
+        collector: loads or opens it.
+        counts: requests by what came of them, once it has played; None where it is not asked by request.
+        close: lets go of what it holds besides the collector.
+        run: its run directory, where it has one.
+    """
+
+    config: RunConfig
+    labels: dict[str, Any]
+    title: str
+    check: Callable[[], None]
+    collector: Callable[[], Collector]
+    counts: Callable[[], dict[str, int] | None] = field(default=lambda: None)
+    close: Callable[[], None] = field(default=lambda: None)
+    run: RunDirectory | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        title: what was evaluated.
+        document: every number, as `stapo eval --json` prints it.
+    """
+
+    title: str
+    document: dict[str, Any]
+
+    @property
+    def success(self) -> float:
+        """Share of the episodes that were solved."""
+        return float(self.document["success"])
+
+    @property
+    def standard_error(self) -> float:
+        """Of the success, with episodes as independent coin flips."""
+        return float(self.document["success_standard_error"] or 0.0)
+
+    @property
+    def success_by_seed(self) -> dict[int, float]:
+        """Success of each seed."""
+        return dict(zip(self.document["seeds"], self.document["success_by_seed"], strict=True))
+
+    @property
+    def success_by_type(self) -> dict[str, float]:
+        """Success of each task type."""
+        return {name: part["success"] for name, part in self.document["by_type"].items()}
+
+    @property
+    def task_score(self) -> float | None:
+        """Mean score, 0 to 1; None where the environment does not judge by degrees."""
+        score: float | None = self.document["task_score"]
+        return score
+
+    @property
+    def protocol(self) -> str:
+        """What was played, in a sentence that a reader needs to compare the numbers."""
+        return str(self.document["protocol"])
+
+    @property
+    def error(self) -> str | None:
+        """Why nothing was measured: the policy ended none of the episodes."""
+        return self.document.get("error")
+
+
+def evaluate(
+    target: Run | Endpoint | str | os.PathLike[str],
+    *,
+    config: Source | None = None,
+    split: str | None = None,
+    episodes: int = 0,
+    seeds: Sequence[int] = SEEDS,
+    temperature: float | None = None,
+    checkpoint: str | None = None,
+    env: Mapping[str, Any] | None = None,
+    agent: Mapping[str, Any] | None = None,
+    callbacks: Sequence[Callback] = (),
+    save: bool = False,
+) -> Evaluation:
+    """Play the tasks of a split with a trained policy or a frozen model; nothing is learned.
+
+    Args:
+        target: a `Run` or its folder; the folder of one of its checkpoints; the folder or name of a pretrained model;
+            an `Endpoint`.
+        config: settings that a model or an endpoint plays with; a run has its own.
+        split: tasks to play; None is eval.split of the settings.
+        episodes: per seed; tasks are cycled, or evenly thinned where there are more tasks. 0 plays each task once.
+        seeds: of the sampling; each plays the same tasks.
+        temperature: of the sampling, 0 is greedy; None is eval.temperature of the settings.
+        checkpoint: of a run: `start`, `final` (the default) or one in between.
+        env: options of the environment that are changed.
+        agent: settings of prompts, memory and response format that are changed.
+        callbacks: `on_stage` tells how far it is.
+        save: append the result to extra-evals.jsonl of the run.
+
+    Raises:
+        StapoError: target, settings or split cannot be used.
+        FailureLimitError: the policy ended none of the episodes: prompts were too long, or environment or server
+            failed.
+    """
+    before, build = _target_of(target, config, checkpoint)
+    changed = with_changes(before, env, agent)
+    found = labelled(build(changed), before)
+    if save and found.run is None:
+        raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
+    result = play(found, split, episodes, seeds, temperature, Callbacks(callbacks))
+    if result.error is not None:
+        raise FailureLimitError(result.error)
+    if save and found.run is not None:
+        found.run.append("extra-evals", result.document)
+    return result
+
+
+def _target_of(
+    target: Run | Endpoint | str | os.PathLike[str], config: Source | None, checkpoint: str | None
+) -> tuple[RunConfig, Callable[[RunConfig], EvalTarget]]:
+    """The settings of a target, and what makes it of them, changed or not."""
+    path = None if isinstance(target, Run | Endpoint) else Path(target).expanduser()
+    if path is not None and path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file():
+        target, checkpoint = Run(path.parents[1]), checkpoint or path.name
+    elif path is not None and (path / "run.json").exists():
+        target = Run(path)
+    if isinstance(target, Run):
+        if config is not None:
+            raise ConfigError("config is for a model or an endpoint; a run has its own (change them by env and agent).")
+        return target.config, lambda settings: saved_policy(target.directory, settings, checkpoint or "final")
+    text = target.url if isinstance(target, Endpoint) else os.fspath(target)
+    if checkpoint is not None:
+        raise ConfigError(f"checkpoint is for a run, and '{text}' is none.")
+    if not isinstance(target, Endpoint) and "://" in text:
+        raise ConfigError(f"'{text}' is an address; expected stapo.Endpoint(url=…, model=…), with the model's name.")
+    if config is None:
+        raise ConfigError(
+            f"'{text}' is not a run directory. A model or an endpoint plays with settings: give config, a preset or a "
+            "YAML file."
+        )
+    settings, name = settings_of(config)
+    if isinstance(target, Endpoint):
+        return settings, lambda changed: served_model(name, changed, target)
+    return settings, lambda changed: frozen_model(name, changed, text)
+
+
+def labelled(target: EvalTarget, before: RunConfig) -> EvalTarget:
+    """The target, with the settings of its agent that are not those of `before` among its labels."""
+    old, new = to_data(before.agent), to_data(target.config.agent)
+    changed = {key: value for key, value in new.items() if value != old.get(key)}
+    return replace(target, labels={**target.labels, "agent": changed}) if changed else target
+
+
+def play(
+    target: EvalTarget,
+    split: str | None,
+    episodes: int,
+    seeds: Sequence[int],
+    temperature: float | None,
+    callbacks: Callbacks,
+) -> Evaluation:
+    """Play the protocol; an error of all episodes is in the result."""
+    config = target.config
+    if not seeds or episodes < 0:
+        raise ConfigError(f"episodes is {episodes} and seeds {list(seeds)}, expected 0 or more and at least one seed.")
+    target.check()
+    split = split or config.eval.split
+    # The tasks come before the model: a typo costs no loading time.
+    env = env_factory(config)()
+    tasks = list(env.tasks_of(split))
+    env.close()
+    if not tasks:
+        raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
+    temperature = config.eval.temperature if temperature is None else temperature
+    # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.
+    seeds = tuple(seeds) if temperature > 0 else tuple(seeds[:1])
+    protocol = EvalProtocol(split, episodes, temperature, seeds)
+    with left_as_found():
+        collector = target.collector()
+        try:
+            progress = partial(callbacks.stage, "evaluation")
+            played = play_protocol(collector, tasks, protocol, batch=config.eval.batch, progress=progress)
+        finally:
+            collector.close()
+            target.close()
+    failures = Counter(failure.boundary.value for failure in collector.take_failures())
+    requests, failed = target.counts(), nothing_played(played, config.agent)
+    document = {
+        **target.labels,
+        "environment": {"name": config.env.name, **config.env.options},
+        "mode": "greedy" if temperature == 0 else "sampled",
+        "protocol": protocol.describe(len(tasks)),
+        "split": split,
+        "tasks": len(tasks),
+        "episodes_per_seed": episodes or len(tasks),
+        "temperature": temperature,
+        "seeds": list(seeds),
+        **summarize(played),
+        "stop_reasons": stop_reasons(played),
+        "failures": dict(sorted(failures.items())),
+        **({} if requests is None else {"requests": requests}),
+        **({"error": failed} if failed else {}),
+    }
+    return Evaluation(target.title, dict(jsonable(document)))
+
+
+def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalTarget:
+    """A checkpoint of a run."""
+    labels = {"run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name}
+    title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
+
+    def collector() -> Collector:
+        return _local(config, str(run.check_checkpoint(checkpoint)), run.started)
+
+    return EvalTarget(config, labels, title, partial(require_checkpoint, run, checkpoint), collector, run=run)
+
+
+def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarget:
+    """A model of this machine, as it is: nothing of it is trained."""
+    path = model or config.model.path
+    if path is None:
+        raise ConfigError(
+            f"'{source}' names no pretrained model; say which with --model FOLDER, or with --endpoint URL --model NAME."
+        )
+    labels = {"settings": source, "model": path, "algorithm": None}
+    title = f"{path}, frozen, settings of {source}"
+    return EvalTarget(config, labels, title, partial(check_prompted, path, config), lambda: _local(config, path))
+
+
+def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget:
+    """A model behind an OpenAI-compatible server."""
+    sampler = EndpointSampler(
+        served.url,
+        served.model,
+        config.agent.max_response_tokens,
+        api=served.api,  # type: ignore[arg-type]
+        options=served.options(),
+        key_variable=served.key_variable or KEY_VARIABLE,
+        send_seeds=served.send_seeds,
+    )
+
+    def collector() -> Collector:
+        tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
+        return collector_of(config, SpelledText(tokenizer), sampler)
+
+    labels = {"settings": source, "model": served.model, "endpoint": sampler.url, "api": served.api, "algorithm": None}
+    title = f"{served.model} at {sampler.url} ({served.api}), frozen, settings of {source}"
+    return EvalTarget(
+        config, labels, title, sampler.check, collector, lambda: dict(sorted(sampler.counts.items())), sampler.close
+    )
+
+
+def _local(config: RunConfig, path: str, clock: Clock | None = None) -> Collector:
+    set_threads(config.log.threads)
+    return build_collector(config, load_policy(path, config.model), clock=clock or utc_now)

@@ -1,0 +1,83 @@
+"""Settings from Python: `stapo.load_config`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from stapo.config import presets
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
+from stapo.documents import shown
+from stapo.errors import ConfigError
+
+Source = RunConfig | str | os.PathLike[str] | Mapping[str, Any]
+"""What settings are made from."""
+
+
+def load_config(
+    source: Source = "tiny", *, algorithm: str | Mapping[str, Any] | None = None, **overrides: Any
+) -> RunConfig:
+    """Build the settings of a run.
+
+    Args:
+        source: name of a preset, path of a YAML file, a mapping as such a file holds it, or other settings.
+        algorithm: name that replaces the algorithm, while settings that the source makes for its own stay; or a mapping
+            that is laid over it.
+        overrides: laid over the source: a value (`seed=1`), a mapping (`optim={"iterations": 3}`) or a dotted key
+            (`**{"optim.iterations": 3}`).
+
+    Raises:
+        UnknownNameError: no such preset, file, algorithm or environment.
+        ConfigError: an unknown key or a value that cannot be used.
+    """
+    if algorithm is not None and not isinstance(algorithm, str):
+        algorithm, overrides = None, {**overrides, "algorithm": algorithm}
+    if isinstance(source, RunConfig):
+        source = dict(to_data(source))
+    elif not isinstance(source, Mapping):
+        if not isinstance(source, str | os.PathLike):
+            raise ConfigError(f"source is {shown(source)}, expected a preset, a YAML file, a mapping or settings.")
+        source = os.fspath(source)
+    return presets.load_config(source, algorithm, nested(overrides))
+
+
+def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested mappings; what comes later wins.
+
+    Raises:
+        ConfigError: a key is not a text, or is empty between its dots.
+    """
+    found: dict[str, Any] = {}
+    for key, value in overrides.items():
+        if not isinstance(key, str) or not all(key.split(".")):
+            raise ConfigError(f"an override has the key {shown(key)}, expected a setting such as 'optim.iterations'.")
+        # The options of an environment and their values are its own.
+        inner = nested(value) if isinstance(value, Mapping) and key.split(".")[:2] != ["env", "options"] else value
+        if key == "env" and isinstance(value, Mapping) and "options" in value:
+            inner = {**nested({k: v for k, v in value.items() if k != "options"}), "options": value["options"]}
+        place: Any = to_data(inner)
+        for part in reversed(key.split(".")):
+            place = {part: place}
+        found = presets.merge(found, place)
+    return found
+
+
+def settings_of(source: Source) -> tuple[RunConfig, str]:
+    """The settings that a function is given in whatever form, and what they are called."""
+    if isinstance(source, RunConfig):
+        return source, "RunConfig"
+    name = "mapping" if isinstance(source, Mapping) else os.fspath(source)
+    return load_config(source), name
+
+
+def with_changes(config: RunConfig, env: Mapping[str, Any] | None, agent: Mapping[str, Any] | None = None) -> RunConfig:
+    """The settings with other options of the environment and other settings of the agent.
+
+    Raises:
+        ConfigError: an unknown key or a value that cannot be used.
+    """
+    if not env and not agent:
+        return config
+    return load_config(config, **{"env": {"options": dict(env or {})}, "agent": dict(agent or {})})

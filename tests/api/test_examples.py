@@ -1,0 +1,65 @@
+"""The scripts in examples/ run, here on few steps, and do what they say."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FAST = {
+    "model": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 400},
+    "sft": {"steps": 3, "episodes": 20, "batch_size": 4},
+    "rollout": {"groups": 2, "group_size": 2},
+    "optim": {"iterations": 1, "mini_batch": 16},
+    "eval": {"episodes": 4, "quick_episodes": 2, "at_start": False},
+    "env.options.max_steps": 3,
+}
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_run_here():
+    assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == [
+        "own_algorithm", "own_environment", "own_prompt", "stapo_advantages_elsewhere", "train_from_python",
+    ]  # fmt: skip
+    assert all(len(p.read_text().splitlines()) <= 130 for p in EXAMPLES.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", ["train_from_python", "own_environment", "own_algorithm", "own_prompt"])
+def test_an_example_trains(name, tmp_path, capsys):
+    run = example(name).main(str(tmp_path / "run"), **FAST)
+    assert run.status == "done"
+    assert len(run.metrics) == 1
+    assert run.report.is_file()
+    assert capsys.readouterr().out
+    expected = {
+        "train_from_python": (run.config.algorithm.name, "gigpo"),
+        "own_environment": (run.config.env.name, "buttons"),
+        "own_algorithm": (run.config.algorithm.advantage.episode, "median"),
+        "own_prompt": (run.config.agent.prompt, "terse"),
+    }
+    found, wanted = expected[name]
+    assert found == wanted
+
+
+def test_the_own_environment_follows_the_protocol():
+    import stapo
+
+    assert len(stapo.check_env(example("own_environment").Buttons())) >= 5
+
+
+def test_advantages_of_another_trainers_rows():
+    rows = example("stapo_advantages_elsewhere").main()
+    by_task = {task: [row["advantage"] for row in rows if row["task"] == task] for task in "ab"}
+    # The episode that was paid is above the one that was not, in both tasks.
+    assert min(by_task["a"][:2]) > max(by_task["a"][2:])
+    assert by_task["b"][1] == pytest.approx(-by_task["b"][0])
+    assert by_task["b"][1] > 0
+    assert sum(row["flagged"] for row in rows) <= 1
