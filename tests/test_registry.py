@@ -203,3 +203,31 @@ def test_a_broken_algorithm_is_a_row(site, capsys, monkeypatch, kind):
     assert all(name in out for name in ALGORITHMS)
     assert "registers 'stapo'" in out
     assert main(["train", "tiny", "--dry-run", "--algorithm", "bad-algo"]) == 2
+
+
+PIECES = {
+    "advantage_estimators": "--algorithm.advantage.episode",
+    "step_scores": "--algorithm.outlier.metric",
+    "policy_losses": "--algorithm.loss.policy",
+    "prompt_styles": "--agent.prompt",
+    "response_formats": "--agent.response",
+}
+
+
+@pytest.mark.parametrize("code, said", [("raise RuntimeError('broken')", "RuntimeError: broken"), ("Env = 7", "is 7")])
+def test_a_broken_piece_of_any_kind_is_a_row_and_is_refused_before_a_run(site, capsys, tmp_path, code, said):
+    kinds = [*PIECES, "algorithms", "environments", "retrievers"]
+    site("bad-one", code, "".join(f"[stapo.{kind}]\nbad-one = bad_one_module:Env\n" for kind in kinds))
+    assert main(["plugins", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    broken = {row["group"]: row["error"] for row in rows if row["error"]}
+    assert set(broken) == {f"stapo.{kind}" for kind in kinds}
+    assert all(said in error for error in broken.values())
+    assert {row["package"] for row in rows if row["error"]} == {"bad-one"}
+    for setting in PIECES.values():
+        for way in (["--dry-run"], ["--out", str(tmp_path / "run")]):
+            assert main(["train", "tiny", setting, "bad-one", *way]) == 2
+            err = capsys.readouterr().err
+            assert said in err
+            assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()

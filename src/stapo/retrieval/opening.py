@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from stapo.errors import ConfigError, UnknownNameError, did_you_mean
-from stapo.registry import Registry
+from stapo.registry import Registry, no_function
 from stapo.retrieval.protocol import Retriever
 from stapo.texts import secret_in_address
 
-RETRIEVERS: Registry[Callable[..., Retriever]] = Registry("retriever", "stapo.retrievers")
+RETRIEVERS: Registry[Callable[..., Retriever]] = Registry("retriever", "stapo.retrievers", no_function)
 """Name -> function with the keywords `corpus`, `cache` and its own options; open to entry points."""
 
 
