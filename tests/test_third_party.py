@@ -73,15 +73,22 @@ def test_it_trains_from_a_file(acme, tmp_path):
     check_run(run)
 
 
-def check_run(run):
+def test_it_trains_from_python(acme, tmp_path):
+    more = {"sft.steps": 0, "rollout.workers": 0, "optim.iterations": 1, "eval.episodes": 1}
+    run = stapo.train(stapo.load_config(SETTINGS, **more), tmp_path / "run")
+    assert run.status == "done"
+    check_run(run.path, learned=False)
+
+
+def check_run(run, learned=True):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [row["iteration"] for row in rows] == [1, 2]
-    assert [row["failures"] for row in rows] == [{}, {}]
+    assert [row["iteration"] for row in rows] == ([1, 2] if learned else [1])
+    assert all(row["failures"] == {} for row in rows)
     assert list(rows[0]["success_by_type"]) == ["lamp"]
     episodes = [json.loads(line) for line in (run / "transcripts" / "iteration-00001.jsonl").read_text().splitlines()]
     prompts = [step["prompt"] for episode in episodes for step in episode["steps"]]
     assert all("\n! switch on the " in f"\n{prompt}" and prompt.endswith("\nIt is dark.\n?") for prompt in prompts)
-    assert any(episode["won"] for episode in episodes)
+    assert any(episode["won"] for episode in episodes) or not learned
     for group in (0, 1):
         steps = [step for episode in episodes if episode["group"] == group for step in episode["steps"]]
         mean = sum(step["return"] for step in steps) / len(steps)
