@@ -33,7 +33,7 @@ import stapo.training.update as training
 from stapo.algo import get_algorithm
 from stapo.config.training import OptimConfig
 from stapo.policy import Policy
-from stapo.policy.checkpointing import checkpoint_layers
+from stapo.policy.model import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
 from stapo.training.batch import RowBatch, build_batch

@@ -38,7 +38,7 @@ from stapo.config.training import OptimConfig
 from stapo.estimate.costs import RESERVED, Workload, memory
 from stapo.estimate.shapes import ModelShape
 from stapo.policy import LoraConfig, Policy, copy_of
-from stapo.policy.checkpointing import checkpoint_layers
+from stapo.policy.model import checkpoint_layers
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.types import Step, Trajectory
 from stapo.training.batch import RowBatch, build_batch

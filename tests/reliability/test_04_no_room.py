@@ -14,8 +14,7 @@ from reliable import assert_same, contents, run, settings, train, wait, write_se
 from stapo import atomic_io
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
-from stapo.run.saves import SaveStore
-from stapo.run.sealed import check_sealed
+from stapo.run.saves import SaveStore, check_sealed
 
 
 def small_files(most):

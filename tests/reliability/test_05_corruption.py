@@ -13,9 +13,8 @@ from reliable import assert_same, contents, copying, run, settings, train, write
 
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
-from stapo.run.saves import SaveStore
-from stapo.run.sealed import check_sealed
-from stapo.training.state import read_state
+from stapo.run.saves import SaveStore, check_sealed
+from stapo.training.checkpoint import read_state
 
 FILES = [
     "state.json", "optimizer.safetensors", "random.safetensors", "policy/model.safetensors", "policy/config.json",

@@ -119,7 +119,7 @@ def test_a_damaged_transcript_costs_no_run(run, capsys):
 
 
 def test_other_versions_are_told_once_and_noted(run, capsys, monkeypatch):
-    monkeypatch.setattr("stapo.training.continuing.versions", lambda: {"torch": "0.1", "numpy": "0.2"})
+    monkeypatch.setattr("stapo.training.resume.versions", lambda: {"torch": "0.1", "numpy": "0.2"})
     assert main(["resume", str(run), "--iterations", "3", "--quiet"]) == 0
     said = [line for line in capsys.readouterr().err.splitlines() if "versions have changed" in line]
     assert len(said) == 1

@@ -6,8 +6,7 @@ import pytest
 from reliable import run, settings, train
 
 from stapo.errors import SaveError
-from stapo.run.saves import SaveStore
-from stapo.run.sealed import MARKER, check_sealed
+from stapo.run.saves import MARKER, SaveStore, check_sealed
 
 
 def fill(folder):

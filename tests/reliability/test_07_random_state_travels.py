@@ -18,7 +18,7 @@ from reliable import assert_same, contents, copying, run, write_settings
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
-from stapo.run.sealed import MANIFEST, MARKER, _seal
+from stapo.run.saves import MANIFEST, MARKER, _seal
 from stapo.training.randomness import random_state, restore_random_state, seed_all
 from toy_world import ToyEnv, toy_settings
 

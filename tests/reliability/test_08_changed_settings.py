@@ -6,7 +6,7 @@ import pytest
 from reliable import assert_same, contents, run, settings, train, write_settings
 
 from stapo.run import RunDirectory
-from stapo.training.continuing import MAY_CHANGE
+from stapo.training.resume import MAY_CHANGE
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def test_stops_at_a_safe_point_and_goes_on(tmp_path, undisturbed, signum, where)
 
 
 def state(made):
-    from stapo.training.state import read_state
+    from stapo.training.checkpoint import read_state
 
     return vars(read_state(made.saves.complete()[0]))
 

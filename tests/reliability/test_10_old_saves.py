@@ -17,7 +17,7 @@ import pytest
 from stapo.cli.main import main
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
-from stapo.training.state import FORMAT, read_state
+from stapo.training.checkpoint import FORMAT, read_state
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 FOLDERS = sorted(DATA.glob("save-format-*"))

@@ -58,7 +58,7 @@ def test_a_pickle_in_place_of_a_file_of_a_save(made, tmp_path, name, resealed):
         (save / name).unlink()
         (save / name).write_bytes(bomb(marker))
         if resealed and name not in ("manifest.json", "COMPLETE"):
-            from stapo.run.sealed import MANIFEST, MARKER, _seal
+            from stapo.run.saves import MANIFEST, MARKER, _seal
 
             for file in (MANIFEST, MARKER):
                 (save / file).unlink()

@@ -24,8 +24,8 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.run import RunDirectory
 from stapo.training.callbacks import Callbacks
+from stapo.training.checkpoint import read_state
 from stapo.training.pipeline import train_run
-from stapo.training.state import read_state
 from toy_world import toy_settings
 
 TEACHING = {"steps": 2, "episodes": 2, "batch_size": 2}

@@ -319,7 +319,7 @@ def test_the_numbers_are_those_of_both_ends():
 def test_settings_that_are_named_exist():
     from stapo.config.run_config import RunConfig
     from stapo.config.schema import to_data
-    from stapo.training.state import setting_paths
+    from stapo.training.resume import setting_paths
 
     known = set(setting_paths(to_data(RunConfig())))
     for name in SIGNALS:

@@ -26,7 +26,7 @@ from stapo.config.schema import from_data
 from stapo.config.training import OptimConfig
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import LoraConfig, ModelConfig, Policy, RowTokens, copy_of, head_of, hidden_states, load_policy
-from stapo.policy.checkpointing import checkpoint_layers
+from stapo.policy.model import checkpoint_layers
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler

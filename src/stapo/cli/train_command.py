@@ -94,7 +94,7 @@ def run(argv: list[str]) -> int:
 
 def _folder(name: str, config: RunConfig) -> Path:
     """The default run directory: that of an unfinished run of the same command, else a new one."""
-    from stapo.training.continuing import unfinished_twin
+    from stapo.training.resume import unfinished_twin
 
     prefix = f"{name}-{config.algorithm.name}-"
     return unfinished_twin(_RUNS, prefix, config) or _RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"

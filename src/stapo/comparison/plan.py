@@ -17,7 +17,7 @@ from stapo.documents import parse_json
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.former_names import with_present_names
 from stapo.run.directory import require_plain, versions
-from stapo.training.state import differing
+from stapo.training.resume import differing
 
 FILE_NAME = "compare.json"
 FORMAT_VERSION = 1

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
 from stapo.errors import ModelError
 from stapo.policy.adapter import Adapter
-from stapo.policy.checkpointing import checkpoint_layers
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
 from stapo.policy.tokenizer import train_tokenizer
@@ -246,3 +248,28 @@ def _require_plain_head(model: Any) -> None:
             f"{type(model).__name__} changes its logits after the language-model head (capping, scaling), which is not "
             "supported: log-probabilities in training would not be those of sampling. Qwen and Llama models do not."
         )
+
+
+def checkpoint_layers(model: Any) -> None:
+    """Make every layer of `model` forget its inner activations; where no gradient is wanted, nothing changes.
+
+    Transformers' own switch works in training mode only, which would turn dropout on as well; an update scores in
+    evaluation mode, since its log-probabilities have to be those of the policy that sampled.
+
+    Raises:
+        ModelError: transformers marks no layers of this kind of model for it.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers:
+        raise ModelError(
+            f"{type(model).__name__} has no layers that can be checkpointed. Set model.gradient_checkpointing to "
+            "false; a smaller optim.micro_tokens saves memory, too."
+        )
+    for layer in layers:
+        layer.forward = partial(_recomputed, layer.forward)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)

@@ -50,8 +50,7 @@ from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.rows import RowHashes, damages, read_jsonl, read_record
-from stapo.run.saves import SaveStore
-from stapo.run.sealed import MANIFEST, MARKER, check_sealed, write_sealed
+from stapo.run.saves import MANIFEST, MARKER, SaveStore, check_sealed, write_sealed
 from stapo.texts import hide_known_secrets
 
 FORMAT_VERSION = 1

@@ -18,7 +18,7 @@ from typing import Any
 from stapo.atomic_io import open_to_read, reason_of
 from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, SaveError
-from stapo.run.sealed import manifest_of
+from stapo.run.saves import manifest_of
 
 FILE_NAME = "rows.json"
 _OURS = re.compile(r"(transcripts/)?[\w-]+\.jsonl")

@@ -1,16 +1,172 @@
-"""The saved states of a run: numbered sealed folders below `saves/`, of which the newest few are kept."""
+"""Sealed folders: several files that are valid together or not at all.
+
+A sealed folder is written under a hidden name. Every file is hashed and forced onto the disk, then `manifest.json`
+(sizes and SHA-256 of all files), then the marker `COMPLETE` (SHA-256 of the manifest); last, the folder gets its name
+by one rename. A crash at any point leaves the old folder or the new one, and beside it perhaps a hidden one that no
+reader looks at. Whoever loads a sealed folder checks it first.
+
+The saved states of a run are numbered sealed folders below `saves/`, of which the newest few are kept (`SaveStore`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-from stapo.atomic_io import reason_of, remove_folder
+from stapo.atomic_io import digest_of, oddity, reason_of, remove_folder, sync, write_durably
+from stapo.documents import parse_json
 from stapo.errors import SaveError
-from stapo.run.sealed import check_sealed, is_sealed, write_sealed
 
+MANIFEST = "manifest.json"
+MARKER = "COMPLETE"
+_PARTIAL = ".partial-"
 _NAME = re.compile(r"[0-9]{6,12}")
+
+
+def write_sealed(path: Path, fill: Callable[[Path], None]) -> None:
+    """Write the folder `path`, replacing one of that name.
+
+    Args:
+        path: the folder; its parent is made where it is missing.
+        fill: writes the files into the folder that it is given.
+
+    Raises:
+        OSError: from `fill` or while sealing (no space left, say). What stood under `path` still stands there.
+    """
+    partial = path.with_name(_PARTIAL + path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if partial.exists():
+        remove_folder(partial)
+    try:
+        partial.mkdir()
+        fill(partial)
+        _seal(partial)
+        # A folder cannot be renamed onto a full one. Between the removal and the rename there is none of this name,
+        # which is why whatever a resume relies on is written under a name of its own.
+        if path.exists():
+            remove_folder(path)
+        partial.rename(path)
+        sync(path.parent)
+    except Exception:
+        remove_folder(partial)
+        raise
+
+
+def _seal(folder: Path) -> None:
+    files = {}
+    for file in _files(folder):
+        sync(file)
+        files[file.relative_to(folder).as_posix()] = {"bytes": file.stat().st_size, "sha256": digest_of(file)}
+    for inner in sorted(p for p in folder.rglob("*") if p.is_dir()):
+        sync(inner)
+    text = json.dumps({"files": files}, indent=1) + "\n"
+    write_durably(folder / MANIFEST, text.encode())
+    write_durably(folder / MARKER, (hashlib.sha256(text.encode()).hexdigest() + "\n").encode())
+
+
+def _files(folder: Path) -> list[Path]:
+    # What is no folder, whatever it is: a link to a file that is not there is foreign, too.
+    return sorted(p for p in folder.rglob("*") if (oddity(p) or not p.is_dir()) and p != folder / MARKER)
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether the folder was finished; says nothing about its contents."""
+    marker = folder / MARKER
+    return not folder.name.startswith(".") and oddity(folder) is None and oddity(marker) is None and marker.is_file()
+
+
+def check_sealed(folder: Path, *, strangers: bool = False) -> None:
+    """Check every file of a sealed folder against its hash.
+
+    Args:
+        folder: as `write_sealed` wrote it.
+        strangers: further files may lie in it; they are never loaded.
+
+    Raises:
+        SaveError: unfinished, or a file is missing, cut short, changed or foreign; the file is named.
+    """
+    if not is_sealed(folder):
+        raise SaveError(f"'{folder}' has no file {MARKER}: it was never finished, or it is not one of ours.")
+    listed = manifest_of(folder)
+    for name, facts in listed.items():
+        _check_file(folder / name, facts)
+    foreign = [p for p in _files(folder) if p.relative_to(folder).as_posix() not in {*listed, MANIFEST}]
+    if foreign and not strangers:
+        raise SaveError(f"'{foreign[0]}' is a foreign file: {MANIFEST} does not list it. Move it out of the folder.")
+
+
+def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file of a sealed folder, by its path in the folder.
+
+    Raises:
+        SaveError: the manifest cannot be read, was changed, or lists what no manifest of ours lists.
+    """
+    manifest = folder / MANIFEST
+    try:
+        expected = (folder / MARKER).read_text(encoding="utf-8", errors="replace").strip()
+        text = manifest.read_bytes()
+    except OSError as err:
+        raise SaveError(f"'{manifest}' cannot be read: {err.strerror or err}.") from err
+    if hashlib.sha256(text).hexdigest() != expected:
+        raise SaveError(f"'{manifest}' or '{folder / MARKER}' was changed since it was written: the hash differs.")
+    try:
+        data = parse_json(text)
+    except ValueError as err:
+        raise SaveError(f"'{manifest}' cannot be read: {err}.") from err
+    listed = data.get("files") if isinstance(data, dict) else None
+    if not isinstance(listed, dict) or not all(_is_entry(name, facts) for name, facts in listed.items()):
+        raise SaveError(f"'{manifest}' is no manifest of ours: expected sizes and SHA-256 of files in this folder.")
+    return listed
+
+
+def _is_entry(name: str, facts: object) -> bool:
+    path = PurePosixPath(name)
+    return (
+        not path.is_absolute()
+        and ".." not in path.parts
+        and "\0" not in name
+        and path.as_posix() == name
+        and isinstance(facts, dict)
+        and isinstance(facts.get("bytes"), int)
+        and isinstance(facts.get("sha256"), str)
+    )
+
+
+def unchanged_files(folder: Path) -> list[Path]:
+    """Files of a sealed folder, or of a folder inside one, each checked against its hash.
+
+    Raises:
+        SaveError: a file is missing or was changed, or there is no manifest; it is named.
+    """
+    root = next((p for p in (folder, *folder.parents) if (p / MANIFEST).is_file()), None)
+    if root is None:
+        raise SaveError(f"'{folder}' has no {MANIFEST}: it was never finished, or it is not one of ours.")
+    listed = manifest_of(root)
+    found = [root / name for name in sorted(listed) if (root / name).parent == folder]
+    for file in found:
+        _check_file(file, listed[file.relative_to(root).as_posix()])
+    return found
+
+
+def _check_file(file: Path, facts: dict[str, object]) -> None:
+    found_there = oddity(file)
+    if found_there is not None:
+        raise SaveError(f"'{file}' is {found_there}, expected a file.")
+    if not file.is_file():
+        raise SaveError(f"'{file}' is missing, though {MANIFEST} lists it.")
+    size = file.stat().st_size
+    if size != facts["bytes"]:
+        raise SaveError(f"'{file}' has {size} bytes, expected {facts['bytes']}: it was cut short or written over.")
+    try:
+        found = digest_of(file)
+    except OSError as err:
+        raise SaveError(f"'{file}' cannot be read: {err.strerror or err}.") from err
+    if found != facts["sha256"]:
+        raise SaveError(f"'{file}' was changed since it was written: its SHA-256 differs from the one in {MANIFEST}.")
 
 
 class SaveStore:

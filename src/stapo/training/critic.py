@@ -18,8 +18,8 @@ from stapo.policy import Policy, micro_batches
 from stapo.policy.critic import Critic
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
+from stapo.training.checkpoint import read_tensors
 from stapo.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
-from stapo.training.state import read_tensors
 
 _WEIGHTS, _OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 

@@ -28,6 +28,7 @@ from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.training.batch import RowBatch, build_batch
 from stapo.training.callbacks import Callbacks
+from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.collapse import GAP_LIMITS, WINDOW, early_warnings
 from stapo.training.critic import CriticLearner
 from stapo.training.factories import collector_of
@@ -35,8 +36,6 @@ from stapo.training.metrics import rollout_metrics
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
 from stapo.training.sampling import Sampled, sample_groups
-from stapo.training.save import reference_folder, save_state
-from stapo.training.state import RunState, read_tensors, tasks_digest
 from stapo.training.tasks import training_stream
 from stapo.training.transcripts import write_raw_transcript, write_transcript
 from stapo.training.update import Updater

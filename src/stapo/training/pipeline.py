@@ -16,7 +16,11 @@ from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
-from stapo.training.continuing import (
+from stapo.training.factories import RunEnv
+from stapo.training.loop import Trainer, set_threads
+from stapo.training.preparation import prepare_policy, seconds_of
+from stapo.training.randomness import seed_all
+from stapo.training.resume import (
     Restart,
     check_place,
     check_same_run,
@@ -26,10 +30,6 @@ from stapo.training.continuing import (
     make_folder,
     open_or_begin,
 )
-from stapo.training.factories import RunEnv
-from stapo.training.loop import Trainer, set_threads
-from stapo.training.preparation import prepare_policy, seconds_of
-from stapo.training.randomness import seed_all
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from stapo.policy import check_chat_template, check_model, require_memory, requi
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
-from stapo.training.continuing import check_place, is_run
 from stapo.training.factories import RunEnv
+from stapo.training.resume import check_place, is_run
 from stapo.training.tasks import TaskStream
 
 

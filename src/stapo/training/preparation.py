@@ -14,16 +14,15 @@ from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
 from stapo.training.callbacks import Callbacks
-from stapo.training.continuing import Restart
+from stapo.training.checkpoint import RunState, read_tensors, save_state
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.training.factories import RunEnv
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
-from stapo.training.save import save_state
+from stapo.training.resume import Restart
 from stapo.training.sft import SFT
-from stapo.training.state import RunState, read_tensors
 
 _LOGGED_STEPS = 10
 _PHASE = "demonstrations"

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import Field, asdict, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -24,11 +24,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stapo.atomic_io import link_or_copy
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.documents import parse_json
 from stapo.errors import SaveError
 from stapo.former_names import with_present_names
 from stapo.policy import Policy
-from stapo.run.sealed import unchanged_files
+from stapo.run import RunDirectory
+from stapo.run.directory import versions
+from stapo.run.rows import FILE_NAME as RECORD
+from stapo.run.saves import unchanged_files
+from stapo.training.callbacks import Callbacks
 from stapo.training.optimizer import optimizer_tensors
 from stapo.training.randomness import random_state
 
@@ -198,19 +204,60 @@ def tasks_digest(*lists: Sequence[str]) -> str:
     return hashlib.sha256("\0".join("\n".join(tasks) for tasks in lists).encode("utf-8", "replace")).hexdigest()
 
 
-def setting_paths(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested settings as dotted path -> value."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        path = f"{where}.{key}" if where else str(key)
-        found |= setting_paths(value, path) if isinstance(value, Mapping) and value else {path: value}
-    return found
+def reference_folder(run: RunDirectory) -> Path:
+    """Where the frozen starting policy is: in the newest save, or in the first checkpoint before there is one."""
+    for save in run.saves.complete()[:1]:
+        if (save / "reference").is_dir():
+            return save / "reference"
+    return run.checkpoint("start")
 
 
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    """Settings that differ: (dotted path, old value, new value); a missing one is None."""
-    one, two = setting_paths(old), setting_paths(new)
-    for path in sorted(one.keys() | two.keys()):
-        # As text: not a number is not equal to itself.
-        if json.dumps(one.get(path), default=str) != json.dumps(two.get(path), default=str):
-            yield path, one.get(path), two.get(path)
+def save_state(
+    run: RunDirectory,
+    config: RunConfig,
+    state: RunState,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    reference: Path | None,
+    callbacks: Callbacks,
+    critic: Savable | None = None,
+) -> Path | None:
+    """Save a state together with random states, row positions, configuration and versions.
+
+    Args:
+        run: the run.
+        config: its configuration.
+        state: position and counters.
+        policy: the policy.
+        optimizer: of its weights.
+        reference: folder of the frozen starting policy, where there is one.
+        callbacks: told of the save, or that it failed and the run goes on.
+        critic: weights and optimizer of its own, where the algorithm has one.
+
+    Returns:
+        the save's folder; None where it could not be written and `log.on_save_error` is `continue`.
+
+    Raises:
+        SaveError: it could not be written, and `log.on_save_error` is `stop`.
+    """
+    plain, _ = random_state()
+    try:
+        # Rows first reach the disk, then the save that counts on them.
+        rows, record = run.row_positions(), run.row_record()
+    except OSError as err:
+        raise SaveError(f"the rows of the run in '{run.path}' cannot be saved: {err.strerror or err}.") from err
+    whole = replace(state, rows=rows, random=plain, config=to_data(config), versions=versions())
+
+    def fill(folder: Path) -> None:
+        write_state(folder, whole, policy, optimizer, reference, critic)
+        (folder / RECORD).write_bytes(record)
+
+    try:
+        folder = run.saves.write(fill, config.log.keep_saves)
+    except SaveError as err:
+        if config.log.on_save_error == "stop":
+            raise
+        callbacks.notice(f"{err} The run goes on without this save (log.on_save_error is 'continue').")
+        return None
+    callbacks.save(state.iteration, state.stage, folder)
+    return folder

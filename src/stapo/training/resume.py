@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
-from stapo.training.state import RunState, differing, read_state
+from stapo.training.checkpoint import RunState, read_state
 
 MAY_CHANGE = (
     "optim.iterations",
@@ -335,3 +336,21 @@ def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None
         except (StapoError, OSError):
             continue
     return None
+
+
+def setting_paths(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings as dotted path -> value."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        path = f"{where}.{key}" if where else str(key)
+        found |= setting_paths(value, path) if isinstance(value, Mapping) and value else {path: value}
+    return found
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
+    """Settings that differ: (dotted path, old value, new value); a missing one is None."""
+    one, two = setting_paths(old), setting_paths(new)
+    for path in sorted(one.keys() | two.keys()):
+        # As text: not a number is not equal to itself.
+        if json.dumps(one.get(path), default=str) != json.dumps(two.get(path), default=str):
+            yield path, one.get(path), two.get(path)
