@@ -385,12 +385,12 @@ def test_an_episode_that_ends_normally_starts_the_count_anew():
     c = collector({"fault": "raise"}, say=say, max_failures=5)
     for _ in range(3):
         c.collect(TASKS, 2, 1.0, (0, 1))
-        assert c.failures_in_a_row == 0
+        assert c.attempts.in_a_row == 0
     c.sampler.say = lambda g, m, s: "boom"
     c.collect(TASKS[:2], 2, 1.0, (0, 1))
-    assert c.failures_in_a_row == 4
+    assert c.attempts.in_a_row == 4
     resumed = collector({"fault": "raise"}, say=c.sampler.say, max_failures=5)
-    resumed.failures_in_a_row = c.failures_in_a_row
+    resumed.attempts.in_a_row = c.attempts.in_a_row
     with pytest.raises(FailureLimitError, match="5 episodes in a row"):
         resumed.collect(TASKS, 2, 1.0, (0, 1))
 

@@ -16,7 +16,7 @@ from stapo.envs.pool import EnvPool, LocalPool, insist
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
-from stapo.rollout.faults import Boundary, Failure, Outcome, first_line, too_many
+from stapo.rollout.faults import Attempts, Failure, Outcome
 from stapo.rollout.sampler import OwnWeights, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
@@ -50,7 +50,7 @@ class Collector:
 
     Attributes:
         times: seconds spent so far.
-        failures_in_a_row: episodes that failed for good since one last ended normally.
+        attempts: counts failures, and says what is tried again.
     """
 
     def __init__(
@@ -78,11 +78,8 @@ class Collector:
         self.mark_parts = mark_parts
         self.masks = masks
         self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
-        self.retries = retries
-        self.max_failures = max_failures
+        self.attempts = Attempts(retries, max_failures)
         self.times = RolloutTimes()
-        self.failures_in_a_row = 0
-        self._failures: list[Failure] = []
         self._task_types: dict[str, str] = {}
 
     def collect(
@@ -129,7 +126,7 @@ class Collector:
             for slot in active:
                 ids = episodes[slot].prompt()
                 if ids is None:
-                    self.failures_in_a_row = 0
+                    self.attempts.went_well()
                 else:
                     prompted.append((slot, ids))
             asked = answered = time.perf_counter()
@@ -169,11 +166,11 @@ class Collector:
             ConfigError: or another settings error, if the environment cannot be built.
         """
         self.pool.grow(1)
-        return list(insist(self.pool, 0, "tasks", split, self.retries))
+        return list(insist(self.pool, 0, "tasks", split, self.attempts.retries))
 
     def take_failures(self) -> list[Failure]:
         """Every failure since this was last called, those cured by a retry included, in the order they were seen."""
-        taken, self._failures = self._failures, []
+        taken, self.attempts.failures = self.attempts.failures, []
         return taken
 
     def close(self) -> None:
@@ -216,7 +213,7 @@ class Collector:
             if isinstance(out, StepResult):
                 episodes[slot].observe(out)
                 if episodes[slot].done:
-                    self.failures_in_a_row = 0
+                    self.attempts.went_well()
             elif self._play_again(episodes, slot, out):
                 again.append(slot)
         return again
@@ -229,33 +226,16 @@ class Collector:
         """
         episode = episodes[slot]
         old = episode.trajectory
-        attempt = old.attempts
-        retried = isinstance(out, EpisodeLost) or attempt <= self.retries
+        retried, attempt = True, old.attempts
         if isinstance(out, EnvFailure):
-            failure = Failure(
-                boundary=Boundary(out.boundary),
-                error=first_line(out.error),
-                task_id=old.task_id,
-                group=old.group,
-                member=old.member,
-                step=len(old.steps),
-                attempt=attempt,
-                outcome=Outcome.RETRIED if retried else Outcome.LEFT_OUT,
-            )
-            self._failures.append(failure)
-            attempt += 1
-            if failure.boundary not in (Boundary.MODEL, Boundary.PARSER, Boundary.ENDPOINT):
+            failure = self.attempts.note(out, old.task_id, old.group, old.member, len(old.steps), attempt)
+            retried, attempt = failure.outcome is Outcome.RETRIED, attempt + 1
+            if failure.taints_environment:
                 self.pool.discard(slot)
             if not retried:
                 old.failure, old.stop_reason, episode.done = failure, StopReason.ERROR, True
-                self._count(failure, out)
+                self.attempts.give_up(failure, out)
         if retried:
             fresh = Trajectory(old.task_id, old.task_type, "", old.group, old.member, attempts=attempt)
             episodes[slot] = self._episode(fresh)
         return retried
-
-    def _count(self, failure: Failure, trouble: EnvFailure) -> None:
-        self.failures_in_a_row += 1
-        if self.failures_in_a_row < self.max_failures:
-            return
-        raise too_many(self.failures_in_a_row, self.max_failures, failure, trouble)

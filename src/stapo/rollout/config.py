@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stapo.errors import ConfigError, did_you_mean
-from stapo.rollout.faults import OnFailure
+from stapo.rollout.types import OnFailure
 
 AnchorKey = Literal["observation", "observation_and_admissible"]
 Engine = Literal["transformers", "vllm"]

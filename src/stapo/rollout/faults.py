@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal, get_args
 
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.errors import FailureLimitError
-
-if TYPE_CHECKING:
-    from stapo.rollout.types import Trajectory
-
-OnFailure = Literal["shrink", "drop"]
 
 _LONGEST_ERROR = 500
 
@@ -68,6 +61,11 @@ class Failure:
     attempt: int
     outcome: Outcome
 
+    @property
+    def taints_environment(self) -> bool:
+        """Whether the environment may be what failed, so that the next attempt needs a fresh one."""
+        return self.boundary not in (Boundary.MODEL, Boundary.PARSER, Boundary.ENDPOINT)
+
 
 def first_line(error: str) -> str:
     """The first line of a message that has text, at most 500 characters."""
@@ -106,47 +104,40 @@ class Attempts:
         """Start the count anew."""
         self.in_a_row = 0
 
+    def note(
+        self, out: EnvFailure | EpisodeLost, task_id: str, group: int, member: int, step: int, attempt: int
+    ) -> Failure:
+        """Note a failure; its outcome says whether there is another attempt."""
+        cause = environment_failure(out)
+        outcome = Outcome.RETRIED if attempt <= self.retries else Outcome.LEFT_OUT
+        boundary, error = Boundary(cause.boundary), first_line(cause.error)
+        failure = Failure(boundary, error, task_id, group, member, step, attempt, outcome)
+        self.failures.append(failure)
+        return failure
+
+    def give_up(self, failure: Failure, out: EnvFailure | EpisodeLost) -> None:
+        """Count something that failed for good.
+
+        Raises:
+            FailureLimitError: it is one too many.
+        """
+        self.in_a_row += 1
+        if self.in_a_row >= self.limit:
+            raise too_many(self.in_a_row, self.limit, failure, environment_failure(out))
+
     def failed(self, out: EnvFailure | EpisodeLost, task_id: str, number: int, step: int, attempt: int) -> bool:
-        """Note a failure; returns whether there is another attempt.
+        """Note a failure, and count it where it is for good; returns whether there is another attempt.
 
         Raises:
             FailureLimitError: there is none, and it is one too many.
         """
-        trouble = out if isinstance(out, EnvFailure) else EnvFailure(Boundary.ENVIRONMENT, out.reason)
-        again = attempt <= self.retries
-        failure = Failure(
-            Boundary(trouble.boundary),
-            first_line(trouble.error),
-            task_id,
-            number,
-            0,
-            step,
-            attempt,
-            Outcome.RETRIED if again else Outcome.LEFT_OUT,
-        )
-        self.failures.append(failure)
-        if not again:
-            self.in_a_row += 1
-            if self.in_a_row >= self.limit:
-                raise too_many(self.in_a_row, self.limit, failure, trouble)
-        return again
+        failure = self.note(out, task_id, number, 0, step, attempt)
+        if failure.outcome is Outcome.RETRIED:
+            return True
+        self.give_up(failure, out)
+        return False
 
 
-def drop_failed(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:
-    """Take out what training must not see.
-
-    Args:
-        trajectories: as `Collector.collect` returns them.
-        on_failure: "shrink" leaves failed episodes out, "drop" leaves out every group that has one.
-
-    Returns:
-        the trajectories to train on, in their order (empty where all failed), and the failures that ended an episode.
-
-    Raises:
-        ValueError: an unknown policy.
-    """
-    if on_failure not in get_args(OnFailure):
-        raise ValueError(f"on_failure is {on_failure!r}, expected one of {', '.join(get_args(OnFailure))}.")
-    failures = [t.failure for t in trajectories if t.failure is not None]
-    hit = {t.group for t in trajectories if t.failure is not None} if on_failure == "drop" else set()
-    return [t for t in trajectories if t.failure is None and t.group not in hit], failures
+def environment_failure(out: EnvFailure | EpisodeLost) -> EnvFailure:
+    """A failure with its boundary; an episode that another one took along failed in its environment."""
+    return out if isinstance(out, EnvFailure) else EnvFailure(Boundary.ENVIRONMENT, out.reason)

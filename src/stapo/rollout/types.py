@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from statistics import fmean
+from typing import Literal, get_args
 
 from stapo.rollout.faults import Failure
+
+OnFailure = Literal["shrink", "drop"]
 
 
 class StopReason(StrEnum):
@@ -124,3 +127,23 @@ def mean_task_score(trajectories: Sequence[Trajectory]) -> float | None:
     """Mean of the task scores, None where the environment does not judge by degrees; an unjudged episode counts 0."""
     judged = any(t.task_score is not None for t in trajectories)
     return fmean(t.task_score or 0.0 for t in trajectories) if judged else None
+
+
+def drop_failed(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:
+    """Take out what training must not see.
+
+    Args:
+        trajectories: as `Collector.collect` returns them.
+        on_failure: "shrink" leaves failed episodes out, "drop" leaves out every group that has one.
+
+    Returns:
+        the trajectories to train on, in their order (empty where all failed), and the failures that ended an episode.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    if on_failure not in get_args(OnFailure):
+        raise ValueError(f"on_failure is {on_failure!r}, expected one of {', '.join(get_args(OnFailure))}.")
+    failures = [t.failure for t in trajectories if t.failure is not None]
+    hit = {t.group for t in trajectories if t.failure is not None} if on_failure == "drop" else set()
+    return [t for t in trajectories if t.failure is None and t.group not in hit], failures

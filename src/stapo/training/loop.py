@@ -20,9 +20,9 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
 from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, summarize
-from stapo.rollout.faults import Failure, Outcome, drop_failed
+from stapo.rollout.faults import Failure, Outcome
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
-from stapo.rollout.types import Trajectory
+from stapo.rollout.types import Trajectory, drop_failed
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
@@ -205,7 +205,7 @@ class Trainer:
             evaluated=self.evaluated,
             task_position=self.tasks.position,
             tasks=tasks_digest(self.tasks.tasks, self.eval_tasks),
-            failures_in_a_row=self.collector.failures_in_a_row,
+            failures_in_a_row=self.collector.attempts.in_a_row,
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
             environments=self.collector.pool.state(),
             states={state: list(numbers) for state, numbers in self.states.items()},
@@ -234,7 +234,7 @@ class Trainer:
             self.critic.restore(folder / "critic")
         self.tasks.position = state.task_position
         self.iteration, self.evaluated = state.iteration, state.evaluated
-        self.collector.failures_in_a_row = state.failures_in_a_row
+        self.collector.attempts.in_a_row = state.failures_in_a_row
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
         self.collector.pool.restore(state.environments)
         self.states = state.states

@@ -7,6 +7,7 @@ engine. Only who asks whom differs.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 
 from stapo.envs import StepResult
@@ -14,7 +15,7 @@ from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool
 from stapo.rollout import StopReason, Trajectory
 from stapo.rollout.episode import Episode
-from stapo.rollout.faults import Boundary, Failure, Outcome, first_line
+from stapo.rollout.faults import Attempts, Outcome
 from stapo.rollout.sampler import Sample
 
 Generate = Callable[[list[int]], Awaitable[Sample]]
@@ -75,32 +76,29 @@ async def play_episode(
     Raises:
         ConfigError: or another settings error, if the environment cannot be built.
     """
-    attempt = 1
+    # verl plays episodes side by side, so none fails "in a row".
+    attempts, attempt = Attempts(retries, sys.maxsize), 1
     while True:
         trajectory = Trajectory(
             start.task_id, start.task_type, "", start.group, start.member, attempts=attempt
         )  # fmt: skip
-        trouble = await _attempt(make_episode(trajectory), pool, generate)
-        if trouble is None:
+        out = await _attempt(make_episode(trajectory), pool, generate)
+        if out is None:
             return trajectory
-        boundary = Boundary(trouble.boundary)
-        if boundary not in (Boundary.MODEL, Boundary.PARSER):
+        failure = attempts.note(out, start.task_id, start.group, start.member, len(trajectory.steps), attempt)
+        if failure.taints_environment:
             pool.discard(0)
-        if attempt > retries:
-            trajectory.stop_reason = StopReason.ERROR
-            trajectory.failure = Failure(
-                boundary, first_line(trouble.error), start.task_id, start.group, start.member,
-                len(trajectory.steps), attempt, Outcome.LEFT_OUT,
-            )  # fmt: skip
+        if failure.outcome is Outcome.LEFT_OUT:
+            trajectory.failure, trajectory.stop_reason = failure, StopReason.ERROR
             return trajectory
         attempt += 1
 
 
-async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFailure | None:
+async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFailure | EpisodeLost | None:
     task = episode.trajectory.task_id
     started = (await asyncio.to_thread(pool.reset, [(0, task)]))[0]
     if not isinstance(started, Started):
-        return _own_fault(started)
+        return started
     episode.trajectory.task_type = started.task_type
     episode.begin(started.observation, started.shapes)
     while not episode.done:
@@ -112,11 +110,6 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFa
             return action
         out = (await asyncio.to_thread(pool.step, [(0, action)]))[0]
         if not isinstance(out, StepResult):
-            return _own_fault(out)
+            return out
         episode.observe(out)
     return None
-
-
-def _own_fault(out: EnvFailure | EpisodeLost) -> EnvFailure:
-    """With one slot to a pool nobody else can have taken the episode along, so its retries are counted."""
-    return EnvFailure("environment", out.reason) if isinstance(out, EpisodeLost) else out
