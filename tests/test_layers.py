@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "refusals": {"texts", "documents"},
     "http_client": {"errors", "texts", "documents", "refusals"},
     "memory_model": set(),
+    "health": {"documents"},
     "former_names": set(),
     "algo": {"errors", "texts", "documents", "registry"},
     "retrieval": {"errors", "texts", "documents", "lines", "registry", "atomic_io", "http_client"},
@@ -42,6 +43,7 @@ MAY_IMPORT = {
     "trackers": {"errors", "texts", "documents", "atomic_io", "registry", "run"},
     "config": {"former_names", "errors", "texts", "documents", "algo", "agent", "policy", "rollout", "run", "recipes"},
     "training": {
+        "health",
         "former_names",
         "config",
         "errors",
@@ -57,7 +59,7 @@ MAY_IMPORT = {
         "trackers",
     },
     "html": {"texts", "documents", "atomic_io"},
-    "report": {"errors", "documents", "run", "html"},
+    "report": {"errors", "documents", "health", "run", "html"},
     "comparison": {"former_names", "errors", "texts", "documents", "atomic_io", "run", "config", "training", "html"},
     "diagnosis": {
         "errors",

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 from report_rows import eval_row, metrics_row
 
+from stapo.health import SIGNALS, closing_checks, early_warnings
 from stapo.report import write_report
 from stapo.report.data import read_run
-from stapo.report.health_checks import health_checks
-from stapo.report.summary import comparisons
-from stapo.training.collapse import SIGNALS, early_warnings
+from stapo.report.summary import comparisons, losses
+
+
+def health_checks(log) -> list[str]:
+    return [*losses(comparisons(log)), *closing_checks(log.metrics, log.config, thinned=log.thinned)]
 
 
 def found(run) -> str:
     log = read_run(run)
-    return " ".join(health_checks(log, comparisons(log)))
+    return " ".join(health_checks(log))
 
 
 def changed(iteration: int, **paths: Any) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def test_warnings_of_the_trainer_are_told_once_each(make_run):
         changed(5, warnings=[]),
     ]
     log = read_run(make_run(metrics=rows))
-    assert health_checks(log, comparisons(log)) == [
+    assert health_checks(log) == [
         "Early warning low-entropy: since iteration 2, in 3 iterations, last in 4: it was 0.02.",
         "Early warning repetition: since iteration 2, in one iteration, last in 2: it was 40%.",
     ]
@@ -128,7 +131,7 @@ def test_every_warning_that_the_trainer_can_give_keeps_its_name(make_run):
     names = [text.partition(":")[0] for text in rows[-1]["warnings"]]
     assert set(SIGNALS) - set(names) == {"high-entropy", "short-responses"}
     log = read_run(make_run(metrics=rows))
-    told = [s for s in health_checks(log, comparisons(log)) if s.startswith("Early warning")]
+    told = [s for s in health_checks(log) if s.startswith("Early warning")]
     assert [s.split()[2].rstrip(":") for s in told] == names
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.training.collapse import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
+from stapo.health import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
 
 HEALTHY = {
     "entropy.mean": 0.35,

@@ -25,6 +25,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.config.training import OptimConfig
 from stapo.errors import ConfigError, ModelError
+from stapo.health import GAP_LIMITS
 from stapo.policy import LoraConfig, ModelConfig, Policy, RowTokens, copy_of, head_of, hidden_states, load_policy
 from stapo.policy.model import checkpoint_layers
 from stapo.rollout.collect import Collector
@@ -32,7 +33,6 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
-from stapo.training.collapse import GAP_LIMITS
 from stapo.training.loop import Trainer
 from stapo.training.optimizer import MasterAdamW, build_optimizer
 from stapo.training.update import Updater

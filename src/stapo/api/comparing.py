@@ -36,7 +36,7 @@ from stapo.envs import make
 from stapo.errors import ConfigError, RunDirectoryError, StapoError, unknown_name
 from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.state import differing
+from stapo.training.resume import differing
 
 SEEDS = (0, 1, 2)
 SHARED = ("algorithm", "optim", "rollout")

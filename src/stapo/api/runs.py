@@ -19,11 +19,11 @@ from stapo.report import write_report
 from stapo.run import RunDirectory, require_free
 from stapo.run.lock import is_locked
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.continuing import unfinished_twin
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import Outcome, train_run
 from stapo.training.preflight import preflight
 from stapo.training.randomness import random_state, restore_random_state
+from stapo.training.resume import unfinished_twin
 
 RUNS = Path("runs")
 """Where runs go that are not told where."""

@@ -81,6 +81,15 @@ def comparisons(log: RunLog) -> list[Comparison]:
     return found
 
 
+def losses(compared: list[Comparison]) -> list[str]:
+    """Sentences about evaluations that got worse by more than noise."""
+    return [
+        f"Evaluation in {c.mode} play got worse by {c.errors:.1f} standard errors."
+        for c in compared
+        if c.change < 0 and c.errors >= 2
+    ]
+
+
 def success_table(compared: list[Comparison]) -> list[TableRow]:
     """Success before and after, over all tasks and by task type; the mean score where tasks are judged by degrees."""
     if not compared:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stapo.errors import RunDirectoryError
+from stapo.health import closing_checks
 from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page
 from stapo.report.data import RunLog, read_run
-from stapo.report.health_checks import health_checks
 from stapo.report.outcome_plots import outcome_plots
 from stapo.report.outlier_plots import outlier_plots
-from stapo.report.summary import comparisons, facts, protocols, sentences, success_table, title
+from stapo.report.summary import comparisons, facts, losses, protocols, sentences, success_table, title
 from stapo.report.trajectories import place, select_trajectories
 from stapo.report.update_plots import update_plots
 from stapo.run import RunDirectory
@@ -47,7 +47,7 @@ def render_report(log: RunLog) -> str:
         log=log,
         title=title(log),
         sentences=sentences(log, compared),
-        signs=health_checks(log, compared),
+        signs=[*losses(compared), *closing_checks(log.metrics, log.config, thinned=log.thinned)],
         remarks=remarks,
         compared=compared,
         table=success_table(compared),

@@ -15,6 +15,7 @@ import torch
 
 from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
+from stapo.health import GAP_LIMITS, WINDOW, early_warnings
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
@@ -29,7 +30,6 @@ from stapo.run.directory import jsonable
 from stapo.training.batch import RowBatch, build_batch
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
-from stapo.training.collapse import GAP_LIMITS, WINDOW, early_warnings
 from stapo.training.critic import CriticLearner
 from stapo.training.factories import collector_of
 from stapo.training.metrics import rollout_metrics

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
+
 TaskType = Literal[
     "pick_and_place_simple",
     "look_at_obj_in_light",

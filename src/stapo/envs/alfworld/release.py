@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stapo.documents import parse_json
-from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
-from stapo.envs.alfworld.sources import SPLIT_ORDER
+from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
 from stapo.errors import GameFileError, unknown_name
 
 _SPLITS = SPLIT_ORDER[:3]

@@ -9,13 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
 from stapo.envs.options import is_whole
 from stapo.envs.overlap import in_common
 from stapo.envs.paths import user_path
 from stapo.errors import ConfigError, GameFileError, did_you_mean
-
-SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
 
 
 @runtime_checkable

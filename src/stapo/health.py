@@ -1,16 +1,21 @@
-"""Early warnings: the numbers of a run that usually go wrong before its success does.
+"""The health of a run, read from its rows: early warnings while it trains, and checks of the whole when it is over.
 
-Medians of five iterations are compared, not single iterations: one odd batch warns nobody, and a change that lasts
-is told in the third iteration after it has begun. The first rows of the window say what was usual.
+Early warnings compare medians of five iterations, not single iterations: one odd batch warns nobody, and a change that
+lasts is told in the third iteration after it has begun. The first rows of the window say what was usual. The checks of
+a whole run compare its first tenth with its last. Both hold the numbers against the limits below.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 from typing import Any
+
+from stapo.documents import lookup, number
 
 WINDOW = 30
 """Rows that are looked at; older ones may be left out."""
@@ -33,6 +38,14 @@ _EQUAL = 0.85  # share of groups without a difference
 GAP_LIMITS: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.05}
 """Mean difference between the log-probabilities of sampler and trainer, in nats per token, by the type of the weights:
 what rounding explains with room to spare (tiny models on a CPU: 3e-6 and 0.01 at most)."""
+
+_LARGEST_GAP: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.5}  # the same for the worst token of an iteration
+_HACKED, _WORSE = 1.5, 0.05  # R_TA: times that of the start; valid actions and cut responses: share of steps
+_SHORTCUT, _SHORTCUT_RISE = 1.0, 2.0  # P_TI: nats, and times that of the start
+_DRIVEN = 1.0  # gradient of the selective terms as a multiple of the base loss's
+
+Row = Mapping[str, Any]
+_WARNING = re.compile(r"([a-z][a-z-]{0,30}): ")  # a warning begins with the name of its sign
 
 
 @dataclass(frozen=True)
@@ -213,23 +226,154 @@ SIGNALS: tuple[str, ...] = (*_SIGNS, _GAP)
 
 def _series(rows: list[Mapping[str, Any]], path: str, least: int = _LEAST) -> _Series | None:
     """Finite numbers at a dotted path; None where they are fewer than `least` or the newest row has none."""
-    values = [_number(row, path) for row in rows]
-    known = [v for v in values if v is not None]
-    if len(known) < least or values[-1] is None:
+    values = [_value(row, path) for row in rows]
+    known = [v for v in values if math.isfinite(v)]
+    if len(known) < least or not math.isfinite(values[-1]):
         return None
     return _Series(known)
 
 
-def _number(row: Mapping[str, Any], path: str) -> float | None:
-    value: Any = row
-    for key in path.split("."):
-        if not isinstance(value, Mapping):
-            return None
-        value = value.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def closing_checks(rows: Sequence[Row], config: Row, *, thinned: int = 1) -> list[str]:
+    """Sentences about what needs a look in a run as a whole; none where nothing stands out.
+
+    Args:
+        rows: of metrics.jsonl, oldest first.
+        config: the settings of the run, as data.
+        thinned: every how many iterations there is a row.
+    """
+    checks = (_failures, _hacking, _no_flags, _fallen_entropy, _equal_in_the_end, _largest_gap, _drive)
+    found = [said for check in checks if (said := check(rows, config))]
+    return found + _repeated_warnings(rows, thinned)
+
+
+def _failures(rows: Sequence[Row], config: Row) -> str | None:
+    counts: Counter[str] = Counter()
+    for row in rows:
+        failures = row.get("failures")
+        if isinstance(failures, dict):
+            counts.update({str(k): int(v) for k, v in failures.items() if isinstance(v, int)})
+    if not counts:
         return None
-    try:
-        number = float(value)
-    except OverflowError:
+    parts = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    return (
+        f"{sum(counts.values())} training episodes failed for reasons that are not the policy's and were left out "
+        f"({parts}); failures.jsonl has the errors."
+    )
+
+
+def _hacking(rows: Sequence[Row], config: Row) -> str | None:
+    r_ta, p_ti, valid = (_ends(rows, key) for key in ("update.r_ta", "update.p_ti", "valid_actions"))
+    cut = _ends(rows, "truncated_responses")
+    if r_ta is None or r_ta[1] < _HACKED * r_ta[0]:
         return None
-    return number if math.isfinite(number) else None
+    worse = []
+    if valid is not None and valid[1] < valid[0] - _WORSE:
+        worse.append(f"valid actions fell from {_percent(valid[0])} to {_percent(valid[1])}")
+    if cut is not None and cut[1] > cut[0] + _WORSE:
+        worse.append(f"responses cut off at the limit rose from {_percent(cut[0])} to {_percent(cut[1])}")
+    if p_ti is not None and p_ti[1] > _SHORTCUT and p_ti[1] > _SHORTCUT_RISE * p_ti[0]:
+        worse.append(f"P_TI rose from {p_ti[0]:.2f} to {p_ti[1]:.2f}")
+    if not worse:
+        return None
+    return (
+        f"R_TA on flagged steps rose from {r_ta[0]:.2f} to {r_ta[1]:.2f} while {' and '.join(worse)}. This is what "
+        "reward hacking through R_TA looks like; try a smaller selective.alpha or a larger selective.gamma."
+    )
+
+
+def _no_flags(rows: Sequence[Row], config: Row) -> str | None:
+    if lookup(config, "algorithm.outlier.select") == "none" or not lookup(config, "algorithm.selective.alpha"):
+        return None
+    flagged = _known(rows, "outlier.flagged")
+    if not flagged or sum(flagged) > 0:
+        return None
+    because = {str(said) for row in rows if (said := lookup(row, "outlier.none_because"))}
+    return "No step was ever flagged, so the selective terms did nothing" + (
+        f" ({'; '.join(sorted(because))})." if because else "; see the fences and the sizes of the anchor groups."
+    )
+
+
+def _fallen_entropy(rows: Sequence[Row], config: Row) -> str | None:
+    entropy, success = _ends(rows, "entropy.mean"), _ends(rows, "success")
+    if entropy is None or entropy[0] < _LEAST_ENTROPY or entropy[1] > _FALLEN * entropy[0]:
+        return None
+    if success is not None and success[1] >= _SOLVED:
+        return None
+    return (
+        f"Mean step entropy fell from {entropy[0]:.2f} to {entropy[1]:.3f} nats: the policy hardly explores any more."
+    )
+
+
+def _equal_in_the_end(rows: Sequence[Row], config: Row) -> str | None:
+    equal = _ends(rows, "equal_reward_groups")
+    if equal is None or equal[1] < _EQUAL:
+        return None
+    return (
+        f"In the last iterations {_percent(equal[1])} of the task groups scored the same in every attempt, so little "
+        "was left to compare: tasks are too hard or too easy for this policy."
+    )
+
+
+def _largest_gap(rows: Sequence[Row], config: Row) -> str | None:
+    limit = _LARGEST_GAP.get(str(lookup(config, "model.dtype") or "float32"), _LARGEST_GAP["bfloat16"])
+    gaps = [(_value(row, "update.logprob_gap"), row.get("iteration")) for row in rows]
+    gap, iteration = max(((g, i) for g, i in gaps if math.isfinite(g)), key=lambda found: found[0], default=(0.0, 0))
+    if gap <= limit:
+        return None
+    return (
+        f"Sampler and trainer disagreed by up to {gap:.2g} nats per token (iteration {iteration}), more than "
+        "rounding explains; importance ratios are off."
+    )
+
+
+def _drive(rows: Sequence[Row], config: Row) -> str | None:
+    ratios = _known(rows, "update.selective_gradient_ratio")
+    if not ratios or median(ratios) < _DRIVEN:
+        return None
+    return f"The selective terms' gradient is larger than that of the base loss (median ratio {median(ratios):.1f})."
+
+
+def _repeated_warnings(rows: Sequence[Row], thinned: int) -> list[str]:
+    """One sentence per sign that the trainer warned of while the run went on."""
+    told: dict[str, list[tuple[int, str]]] = {}
+    for row in rows:
+        named: dict[str, str] = {}
+        for text in _texts(row.get("warnings")):
+            match = _WARNING.match(text)
+            named.setdefault(match[1] if match else "other", text[match.end() :] if match else text)
+        for name, text in named.items():
+            told.setdefault(name, []).append((int(row["iteration"]), text))
+    about = "about " if thinned > 1 else ""
+    sentences = []
+    for name, seen in told.items():
+        (first, _), (last, text), count = seen[0], seen[-1], len(seen) * thinned
+        times = f"{about}{count} iterations" if count > 1 else "one iteration"
+        sentences.append(f"Early warning {name}: since iteration {first}, in {times}, last in {last}: {text}")
+    return sentences
+
+
+def _texts(value: Any) -> list[str]:
+    return [text for text in value if isinstance(text, str) and text] if isinstance(value, list) else []
+
+
+def _value(row: Row, path: str) -> float:
+    """The number at a dotted path; NaN for anything else, a truth value included."""
+    value = lookup(row, path)
+    return math.nan if isinstance(value, bool) else number(value)
+
+
+def _known(rows: Sequence[Row], path: str) -> list[float]:
+    return [value for row in rows if math.isfinite(value := _value(row, path))]
+
+
+def _ends(rows: Sequence[Row], path: str) -> tuple[float, float] | None:
+    """Means over the first and the last tenth of a series; None where it is too short to have two ends."""
+    known = _known(rows, path)
+    if len(known) < 2:
+        return None
+    width = max(1, len(known) // 10)
+    return fmean(known[:width]), fmean(known[-width:])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f}\N{NARROW NO-BREAK SPACE}%"
