@@ -170,7 +170,7 @@ def test_python_examples_run(path, tmp_path):
         source += body + "\n"
     script = tmp_path / "example.py"
     script.write_text(source)
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
 
 
@@ -191,5 +191,5 @@ def test_make_targets_exist():
 
 def test_tables_of_settings_are_fresh():
     script = ROOT / "scripts" / "write_configuration.py"
-    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

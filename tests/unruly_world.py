@@ -20,7 +20,11 @@ from stapo.errors import ConfigError, RetrieverError, unknown_name
 TASKS = ["unruly/a", "unruly/b", "unruly/c"]
 
 
-def running(marker: str, patience: float = 5.0) -> list[int]:
+HANGS = 3.0
+"""Seconds of a deadline that only an environment that hangs reaches; load does not."""
+
+
+def running(marker: str, patience: float = 60.0) -> list[int]:
     """Processes with this text in their command line that are still there after `patience` seconds."""
     until = time.monotonic() + patience
     while True:

@@ -246,7 +246,7 @@ def test_the_real_environment_through_a_pipe():
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     assert "Your task is to: " in done.stdout

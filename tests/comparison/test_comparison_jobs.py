@@ -90,7 +90,7 @@ def test_signals_reach_all_and_nobody_is_left(tmp_path, signum, code):
         "signal.signal(signal.SIGINT, lambda *a: sys.exit('got int'))\n"
         "signal.signal(signal.SIGTERM, lambda *a: sys.exit('got term'))\n"
         "print(os.getpid(), flush=True)\n"
-        "time.sleep(60)\n"
+        "time.sleep(3600)\n"
     )
     logs = [tmp_path / "logs" / f"{n}.log" for n in "ab"]
     sent = []
@@ -104,7 +104,7 @@ def test_signals_reach_all_and_nobody_is_left(tmp_path, signum, code):
     with pytest.raises(RunInterrupted) as stop:
         Jobs(2, on_tick=tick).run([job(tmp_path, n, child) for n in "abc"], {})
     assert stop.value.exit_code == code
-    assert time.monotonic() - sent[0] < 20
+    assert time.monotonic() - sent[0] < 300
     assert signal.getsignal(signum) is before
     for log in logs:
         number, said = log.read_text().split("\n", 1)
@@ -127,7 +127,7 @@ def test_what_does_not_stop_is_killed(tmp_path):
 
     with pytest.raises(RunInterrupted):
         Jobs(1, grace=0.5, on_tick=tick).run([job(tmp_path, "a", child)], {})
-    assert time.monotonic() - sent[0] < 20
+    assert time.monotonic() - sent[0] < 300
 
 
 def test_an_error_of_this_process_ends_the_others(tmp_path):

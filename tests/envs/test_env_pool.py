@@ -30,7 +30,7 @@ from stapo.envs.protocol import StepResult
 from stapo.envs.wire import dump, load
 from stapo.envs.worker_pool import WorkerPool
 from stapo.errors import ConfigError, EnvError, GameFileError, UnknownNameError
-from unruly_world import TASKS, UnrulyEnv, running
+from unruly_world import HANGS, TASKS, UnrulyEnv, running
 
 
 def pool_of(workers, name="unruly", deadline=600.0, slots=6, **options):
@@ -119,12 +119,12 @@ def test_an_unknown_task_is_trouble_of_its_episode(workers):
 
 def test_the_slot_whose_answer_was_due_is_to_blame():
     """Slots 0, 2 and 4 share a worker: 0 has answered, 2 hangs, 4 was not asked yet."""
-    with pool_of(2, deadline=1.0, fault="hang") as pool:
+    with pool_of(2, deadline=HANGS, fault="hang") as pool:
         begin(pool)
         outs = pool.step([(slot, "boom" if slot == 2 else "hi") for slot in range(6)])
         assert [type(o) for o in outs] == [StepResult, StepResult, EnvFailure, StepResult, EpisodeLost, StepResult]
         assert outs[2].error == (
-            "environment 'unruly', slot 2: step('boom') gave no answer within 1 s (rollout.env_deadline)"
+            "environment 'unruly', slot 2: step('boom') gave no answer within 3 s (rollout.env_deadline)"
         )
         # What slot 0 had begun is gone with the worker, though its last answer came.
         assert [type(o) for o in pool.step([(s, "hi") for s in range(6) if s != 2])] == [
@@ -139,11 +139,11 @@ def test_the_slot_whose_answer_was_due_is_to_blame():
 
 
 def test_the_deadline_is_one_call_long():
-    """Forty calls of up to 0.3 s each go through one worker that has 4 s for each."""
-    with pool_of(1, deadline=4.0, delay=0.3, slots=40) as pool:
+    """Forty calls of up to 0.3 s each go through one worker that has 3 s for each."""
+    with pool_of(1, deadline=HANGS, delay=0.3, slots=40) as pool:
         started = time.monotonic()
         begin(pool, range(40))
-        assert time.monotonic() - started > 4.0
+        assert time.monotonic() - started > HANGS
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_worker_that_was_killed_between_two_batches_is_replaced():
 
 
 def test_what_a_hanging_environment_started_goes_with_it():
-    with pool_of(1, deadline=1.0, fault="hang_with_a_child") as pool:
+    with pool_of(1, deadline=HANGS, fault="hang_with_a_child") as pool:
         begin(pool)
         assert isinstance(pool.step([(0, "boom")])[0], EnvFailure)
         assert running("left behind by unruly_world") == []
@@ -267,9 +267,9 @@ def test_state_that_cannot_travel_is_an_error(workers, broken):
             pool.restore(pool.state())
 
 
-@pytest.mark.parametrize("broken, said", [("object", "not JSON serializable"), ("hang", "no answer within 1 s")])
+@pytest.mark.parametrize("broken, said", [("object", "not JSON serializable"), ("hang", "no answer within 3 s")])
 def test_state_that_a_worker_cannot_hand_over_is_an_error(broken, said):
-    with pool_of(1, "carrying", deadline=1.0, broken=broken) as pool:
+    with pool_of(1, "carrying", deadline=HANGS, broken=broken) as pool:
         pool.reset([(0, TASKS[0])])
         with pytest.raises(EnvError, match=said):
             pool.state()

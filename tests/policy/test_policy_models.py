@@ -136,7 +136,7 @@ def test_a_name_of_the_hub_is_loaded_as_a_folder_is(tmp_path):
         "print(policy.parameter_count, policy.tokenizer.encode(sys.argv[1]))"
     )
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
-    done = subprocess.run([sys.executable, "-c", program, text], env=env, capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, "-c", program, text], env=env, capture_output=True, text=True, timeout=600)
     assert done.stdout.split(maxsplit=1) == [str(policy.parameter_count), f"{policy.tokenizer.encode(text)}\n"], done
 
 

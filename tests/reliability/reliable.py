@@ -26,7 +26,7 @@ from stapo.run import RunDirectory
 from stapo.run.saves import SaveStore
 from toy_world import register_toy
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds after which a child that should have ended counts as hanging."""
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {

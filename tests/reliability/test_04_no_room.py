@@ -98,7 +98,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
             code = 3 if "Permission denied" in text and "cannot be saved" in text and "untouched" in text else 8
         finally:
             os._exit(code)
-    assert wait(pid, 30) == 3
+    assert wait(pid) == 3
     store.folder.chmod(0o755)
     assert store.complete() == [path]
     check_sealed(path)
@@ -140,6 +140,6 @@ def test_a_row_that_does_not_fit_leaves_no_broken_line(tmp_path):
             work()
         finally:
             os._exit(9)
-    assert wait(pid, 30) == 4
+    assert wait(pid) == 4
     assert (run_.path / "metrics.jsonl").stat().st_size == size
     assert run_.rows("metrics") == [{"iteration": 1}]

@@ -14,7 +14,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import signal
+import threading
 import time
 from dataclasses import asdict, replace
 from functools import partial
@@ -42,7 +44,7 @@ from stapo.rollout.sampler import Sample
 from stapo.training.demonstrations import demonstrate
 from stapo.training.preflight import require_playable
 from toy_world import small_policy
-from unruly_world import FAULTS, TASKS, UnrulyEnv
+from unruly_world import FAULTS, HANGS, TASKS, UnrulyEnv
 
 ENCODER = PromptEncoder(small_policy().tokenizer)
 AGENT = AgentConfig(prompt="compact", response="action", history_length=2, max_prompt_tokens=300, max_response_tokens=8)
@@ -136,8 +138,8 @@ IN_WORKERS_ONLY = {
     "os_exit": (Boundary.ENVIRONMENT, "its worker exited with code 3"),
     "kill": (Boundary.ENVIRONMENT, "its worker was killed by SIGKILL"),
     "last_words": (Boundary.ENVIRONMENT, "the last on its standard error: 'out of cheese'"),
-    "hang": (Boundary.ENVIRONMENT, "slot 2: step('boom') gave no answer within 1 s"),
-    "spin": (Boundary.ENVIRONMENT, "slot 2: step('boom') gave no answer within 1 s"),
+    "hang": (Boundary.ENVIRONMENT, "slot 2: step('boom') gave no answer within 3 s"),
+    "spin": (Boundary.ENVIRONMENT, "slot 2: step('boom') gave no answer within 3 s"),
     "interrupt": (Boundary.ENVIRONMENT, "raised KeyboardInterrupt"),
 }
 
@@ -153,7 +155,9 @@ CASES = [(0, fault) for fault in RAISED] + [(2, fault) for fault in (RAISED | IN
 @pytest.mark.parametrize("workers, fault", CASES)
 def test_a_step_that_fails_costs_its_episode(workers, fault):
     boundary, error = (RAISED | IN_WORKERS_ONLY)[fault]
-    trajectories, failures = play({"fault": fault}, workers=workers, deadline=1.0 if fault in ("hang", "spin") else 600)
+    trajectories, failures = play(
+        {"fault": fault}, workers=workers, deadline=HANGS if fault in ("hang", "spin") else 600
+    )
     assert others(trajectories) == others(UNDISTURBED)
     one, twin = struck(trajectories), struck(UNDISTURBED)
     assert (one.stop_reason, one.won, one.attempts, one.steps) == (StopReason.ERROR, False, 1, twin.steps[:1])
@@ -182,7 +186,7 @@ RESET_FAULTS = ["raise", "exit", "retriever", "nothing", "loud", "wrong_observat
 def test_a_reset_that_fails_costs_its_episode(workers, fault):
     """Groups of one: the second task cannot be reset."""
     trajectories, failures = play(
-        {"fault": fault, "call": "reset"}, size=1, workers=workers, deadline=1.0 if fault == "hang" else 600.0
+        {"fault": fault, "call": "reset"}, size=1, workers=workers, deadline=HANGS if fault == "hang" else 600.0
     )
     alone, _ = play(size=1, say=sayings)
     assert [trajectories[0], trajectories[2]] == [alone[0], alone[2]]
@@ -287,7 +291,7 @@ def test_a_response_that_is_none_costs_its_episode(spoil, boundary, error):
 )
 def test_a_fault_that_passes_is_cured_by_a_retry(workers, fault, tmp_path):
     options = {"fault": fault, "marks": str(tmp_path), "times": 1}
-    trajectories, failures = play(options, workers=workers, deadline=1.0 if fault == "hang" else 600.0, retries=1)
+    trajectories, failures = play(options, workers=workers, deadline=HANGS if fault == "hang" else 600.0, retries=1)
     assert struck(trajectories).attempts == 2
     struck(trajectories).attempts = 1
     assert trajectories == UNDISTURBED
@@ -518,18 +522,21 @@ def test_ctrl_c_passes_while_a_worker_is_awaited_and_the_pool_lives_on(tmp_path)
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    c = collector({"fault": "hang", "marks": str(tmp_path), "times": 1}, workers=2, deadline=60.0)
+    def strike():
+        """Once an environment hangs."""
+        while not list(tmp_path.iterdir()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    c = collector({"fault": "hang", "marks": str(tmp_path), "times": 1}, workers=2)
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 2.0)
-        started = time.monotonic()
+        threading.Thread(target=strike, daemon=True).start()
         with pytest.raises(KeyboardInterrupt):
             c.collect(TASKS, 2, 1.0, (0, 1))
-        assert time.monotonic() - started < 15
         # The late answer must not be taken for one to the next question.
         assert c.collect(TASKS, 2, 1.0, (0, 1)) == UNDISTURBED
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
         c.close()
 

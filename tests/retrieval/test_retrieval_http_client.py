@@ -43,7 +43,7 @@ def fails(server_or_url, **settings):
     start = time.monotonic()
     with pytest.raises(RetrieverError) as caught, retriever:
         retriever.search(["q"], 3)
-    assert time.monotonic() - start < 55
+    assert time.monotonic() - start < 110
     return caught.value, retriever
 
 
@@ -141,17 +141,17 @@ def test_refused(serve):
 
 
 def test_hanging_is_not_tried_again(serve):
-    server = serve(lambda c, n, b: server.stopping.wait(50))
-    err, retriever = fails(server, read_s=0.5)
+    server = serve(lambda c, n, b: server.stopping.wait(600))
+    err, retriever = fails(server, read_s=2.0)
     assert (err.kind, len(server.bodies), retriever.counts) == ("timeout", 1, {"timeout": 1})
-    assert "nothing came for 0.5 s" in str(err)
+    assert "nothing came for 2 s" in str(err)
 
 
 def test_hanging_ends_with_the_time_for_all(serve):
-    server = serve(lambda c, n, b: server.stopping.wait(50))
-    err, _ = fails(server, total_s=0.4)
+    server = serve(lambda c, n, b: server.stopping.wait(600))
+    err, _ = fails(server, total_s=2.0)
     assert err.kind == "timeout"
-    assert "had not answered after 0.4 s" in str(err)
+    assert "had not answered after 2 s" in str(err)
 
 
 def test_status_500_is_tried_again_and_counted(serve):
@@ -232,14 +232,14 @@ def test_slow_drip_of_a_body(serve):
         server.drip(connection, rest)
 
     server = serve(behave)
-    err, retriever = fails(server, total_s=1.0)
+    err, retriever = fails(server, total_s=3.0)
     assert (err.kind, len(server.bodies), retriever.counts) == ("slow", 1, {"slow": 1})
-    assert "was still answering after 1 s" in str(err)
+    assert "was still answering after 3 s" in str(err)
 
 
 def test_slow_drip_of_the_head(serve):
     server = serve(lambda c, n, b: server.drip(c, b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 400))
-    err, _ = fails(server, total_s=1.0)
+    err, _ = fails(server, total_s=2.0)
     assert err.kind == "timeout"
 
 
@@ -406,8 +406,8 @@ def test_works_after_a_fork(serve):
         queue = context.Queue()
         child = context.Process(target=_ask_in_child, args=(retriever, queue))
         child.start()
-        assert queue.get(timeout=20) == [[FOUND]]
-        child.join(20)
+        assert queue.get(timeout=300) == [[FOUND]]
+        child.join(300)
         assert child.exitcode == 0
 
 

@@ -23,7 +23,7 @@ HEAD = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application
 
 
 def connect(server):
-    return socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    return socket.create_connection(("127.0.0.1", server.port), timeout=300)
 
 
 def answer_on(raw):
@@ -109,7 +109,7 @@ def test_an_answer_that_nobody_takes(start):  # noqa: F811
     server = start(retriever=Large(), search_s=1.5, write_s=0.2, idle_s=60.0)
     with connect(server) as raw:
         raw.sendall(request({"query": "a", "topk": 20}))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while server.server.server_state.connections and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not server.server.server_state.connections
@@ -146,7 +146,7 @@ def test_a_connection_that_is_answered_makes_no_room(start):  # noqa: F811
     try:
         for raw in busy:
             raw.sendall(request({"query": "a"}, b"Connection: close\r\n"))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         state = server.server.server_state
         while len(state.tasks) < 8 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -179,13 +179,13 @@ def test_a_process_with_few_descriptors_survives_many_connections(tmp_path):
         url = server.stdout.readline().split()[-1]
         port = int(url.rpartition(":")[2].partition("/")[0])
         for _ in range(200):
-            half.append(socket.create_connection(("127.0.0.1", port), timeout=60))
+            half.append(socket.create_connection(("127.0.0.1", port), timeout=300))
             half[-1].sendall(b"POST /retrieve HTTP/1.1\r\nHost: local")
         with open_retriever(url, total_s=120.0, read_s=120.0) as client:
             for _ in range(3):
                 assert client.search(["otters"], 1)[0][0].id == "a4"
         server.terminate()
-        _, err = server.communicate(timeout=60)
+        _, err = server.communicate(timeout=300)
         assert err == "stopped\n"
     finally:
         server.kill()
@@ -224,7 +224,7 @@ def test_searches_that_hang_are_given_up_and_hold_nothing(start):  # noqa: F811
     status, answer = server.ask({"query": "a"})
     assert (status, "have not come back" in answer["error"]) == (503, True)
     hanging.end.set()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while server.ask({"query": "a"})[0] != 200:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -256,7 +256,7 @@ def test_who_waits_too_long_for_a_search_is_told(start):  # noqa: F811
     found = []
     first = threading.Thread(target=lambda: found.append(server.ask({"query": "hang"})[0]))
     first.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not hanging.asked and time.monotonic() < deadline:
         time.sleep(0.01)
     assert server.ask({"query": "a"})[0] in (200, 503)
@@ -271,7 +271,7 @@ def test_a_client_that_leaves_is_not_searched_for(start):  # noqa: F811
     server = start(retriever=hanging, threads=1, search_s=60.0)
     asking = threading.Thread(target=lambda: server.ask({"query": "hang"}))
     asking.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not hanging.asked and time.monotonic() < deadline:
         time.sleep(0.01)
     with connect(server) as raw:
@@ -293,7 +293,7 @@ def test_the_server_stops_beside_a_search_that_hangs(start):  # noqa: F811
     found = []
     asking = threading.Thread(target=lambda: found.append(server.ask({"query": "hang"})))
     asking.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not hanging.asked and time.monotonic() < deadline:
         time.sleep(0.01)
     server.server.should_exit = True

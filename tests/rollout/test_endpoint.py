@@ -136,12 +136,13 @@ def test_the_newer_name_of_the_length_limit_is_learned(serve):
 
 def test_no_more_requests_at_once_than_allowed(serve):
     guard, now, most = threading.Lock(), [0], [0]
+    four = threading.Barrier(4)
 
     def behave(connection, number, body):
         with guard:
             now[0] += 1
             most[0] = max(most[0], now[0])
-        time.sleep(0.05)
+        four.wait(300)
         with guard:
             now[0] -= 1
         connection.sendall(ok(body["messages"][0]["content"]))
@@ -152,8 +153,8 @@ def test_no_more_requests_at_once_than_allowed(serve):
 
 
 def test_waiting_for_a_turn_is_not_held_against_a_request(serve):
-    server = serve(lambda c, n, b: (time.sleep(0.3), c.sendall(ok("look"))))
-    options = CallOptions(read_s=1.0, total_s=0.8, connections=1)
+    server = serve(lambda c, n, b: (time.sleep(0.75), c.sendall(ok("look"))))
+    options = CallOptions(read_s=2.5, total_s=2.5, connections=1)
     answers = ask(sampler(server, options=options), "a", "b", "c", "d")
     assert [unspell(a.ids) for a in answers] == ["look"] * 4
 

@@ -28,7 +28,7 @@ from stapo.training.batch import build_batch
 from stapo.training.scoring import Scorer, length_mask, pad_rows
 from toy_world import ToyEnv, small_policy
 
-PATIENCE = 180.0
+PATIENCE = 600.0
 """Seconds for both processes to end, imports included."""
 
 FLAGGED = ([0, 2, 4, 1], [0, 2], [])
@@ -119,7 +119,7 @@ def worker(rank, world, folder):
     from torch.distributed.fsdp import fully_shard
 
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world, timeout=timedelta(seconds=600)
     )
     mesh = init_device_mesh("cpu", (world,))
 
