@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch: its threads would fight over two cores, and sums would depend on their number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,6 +40,32 @@ def own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Built catalogs and indexes of the suite do not go into the user's cache, nor come from there."""
     os.environ["STAPO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def empty_plots() -> Iterator[Callable[..., Any]]:
+    """Plots of reports stay empty: drawing them would take longer than most runs of the suite. Yields what draws."""
+    from markupsafe import Markup
+
+    from stapo.report import drawing
+
+    def empty(key: str, label: str, draw: object, *, panels: int = 1) -> Markup:
+        return Markup('<svg role="img" aria-label="{}"></svg>').format(label)
+
+    draw = drawing.render
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "render", empty)
+        yield draw
+
+
+@pytest.fixture(scope="module")
+def drawn_plots(empty_plots: Callable[..., Any]) -> Iterator[None]:
+    """Plots are drawn in the modules that ask for it, since they are the subject."""
+    from stapo.report import drawing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "render", empty_plots)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -175,9 +175,8 @@ def test_baseline(whole, capsys):
     assert "unknown variant 'stappo'. Did you mean 'stapo'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "signum, code", [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_interrupted_and_gone_on_with_it_is_the_same(undisturbed, source, tmp_path, signum, code):
     out = tmp_path / "cut"
     argv = [sys.executable, "-m", "stapo.cli.main", *map(str, words(source, out, "--jobs", "2"))]

@@ -9,6 +9,8 @@ import pytest
 from stapo.cli.main import main
 from stapo.run import RunDirectory
 
+pytestmark = pytest.mark.usefixtures("drawn_plots")
+
 SMALL = {
     "sft.steps": 4,
     "sft.episodes": 12,

@@ -10,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from slow import slow_except
 from stapo.agent import part_spans
 from stapo.algo import get_algorithm
 from stapo.cli.main import main
@@ -140,7 +141,7 @@ TEMPLATE = (
 ANSWER = "<think>I do the next step of my plan.</think><action>go to desk 1</action>"
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("architecture", slow_except(["llama", "qwen2", "qwen3"], "qwen3"))
 @pytest.mark.parametrize("tokens", ["action", "think"])
 def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
     """A pretrained model with a chat template answers in <think> and <action>; entropies of one of them count.

@@ -15,6 +15,7 @@ import pytest
 from reliable import WEIGHTS, assert_same, cases, contents, copying, run, settings, train, weight_cases, write_settings
 
 from dated import LLAMA, at
+from slow import slow_except
 from stapo.policy import ModelConfig, build_policy
 from stapo.run import RunDirectory
 from toy_world import TEXTS
@@ -22,12 +23,14 @@ from toy_world import TEXTS
 SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300}
 
 
-@pytest.mark.parametrize("environment, algorithm", cases())
+@pytest.mark.parametrize(
+    "environment, algorithm", slow_except(cases(), ("alfworld", "stapo-running"), ("alfworld", "ppo"))
+)
 def test_every_save_leads_to_the_same_end(tmp_path, environment, algorithm):
     cut_off_and_gone_on_with(tmp_path, settings(environment, algorithm), every=1 if algorithm == "stapo" else 5)
 
 
-@pytest.mark.parametrize("algorithm, kind", weight_cases())
+@pytest.mark.parametrize("algorithm, kind", slow_except(weight_cases(), ("stapo", "adapters")))
 def test_whatever_weights_are_trained(tmp_path, algorithm, kind):
     cut_off_and_gone_on_with(tmp_path, settings("alfworld", algorithm, **WEIGHTS[kind]), every=5)
 
@@ -49,6 +52,7 @@ def cut_off_and_gone_on_with(tmp_path, data, every):
         shutil.rmtree(copy)
 
 
+@pytest.mark.slow
 def test_a_template_that_writes_the_date(tmp_path):
     """The run is stopped within SFT and within RL, and resumed on other days."""
     policy = build_policy(ModelConfig(device="cpu", **SMALL), TEXTS, 1300, 0)

@@ -97,6 +97,7 @@ def test_old_or_new_never_a_mixture(tmp_path):
     assert found == sorted(found, reverse=True)
 
 
+@pytest.mark.slow
 def test_killed_before_any_file_operation_of_a_run(tmp_path):
     """The whole command: configuration, rows, checkpoints, saves and tidying up; a sample of all its operations."""
     data = settings(optim__iterations=2)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from slow import slow_except
 from stapo.envs import ENVIRONMENTS, make
 from stapo.envs.guard import Started
 from stapo.envs.pool import LocalPool
@@ -61,7 +62,7 @@ def test_every_environment_of_this_package_is_listed():
     assert set(ENVIRONMENTS._lazy) == set(ENVIRONMENTS_HERE)
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS_HERE)
+@pytest.mark.parametrize("name", slow_except(ENVIRONMENTS_HERE, "search"))
 def test_a_thousand_episodes_leave_nothing(name):
     options = ENVIRONMENTS_HERE[name]
     tasks = list(make(name, **options).tasks)[:8]
@@ -96,7 +97,7 @@ def use(pool, actions=("hi",)):
         pool.step([(slot, action) for slot in range(4)])
 
 
-@pytest.mark.parametrize("fault", ["", "os_exit", "raise", "kill"])
+@pytest.mark.parametrize("fault", slow_except(["", "os_exit", "raise", "kill"], "os_exit"))
 def test_pools_that_come_and_go_leave_nothing(fault):
     def cycle():
         with closing(WorkerPool("unruly", {"fault": fault}, 2, 20.0)) as pool:

@@ -21,11 +21,12 @@ import pytest
 from reliable import ENVIRONMENTS, assert_same, contents, run, settings, start, train, wait, write_settings
 from safetensors.torch import load_file
 
+from slow import slow_except
 from stapo.run import RunDirectory
 from toy_world import ToyEnv, toy_settings
 
 
-@pytest.fixture(scope="module", params=ENVIRONMENTS)
+@pytest.fixture(scope="module", params=slow_except(ENVIRONMENTS, "alfworld"))
 def usual(request, tmp_path_factory):
     """The settings for one environment, and what a run of them leaves."""
     data = settings(request.param)
@@ -75,7 +76,9 @@ def test_the_place_of_a_stop_changes_nothing(usual, tmp_path):
     assert_same(usual[1], contents(RunDirectory(folder)))
 
 
-@pytest.mark.parametrize("change", ["optim__micro_tokens", "rollout__batch_tokens", "eval__batch"])
+@pytest.mark.parametrize(
+    "change", slow_except(["optim__micro_tokens", "rollout__batch_tokens", "eval__batch"], "optim__micro_tokens")
+)
 def test_the_cut_of_batches_changes_last_digits_only(tmp_path, change):
     steady = {"optim__learning_rate": 1e-3, "optim__iterations": 2}
     one = train(tmp_path, settings(**steady), name="one")

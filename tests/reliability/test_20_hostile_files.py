@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "try_hostile_files.py"
 spec = importlib.util.spec_from_file_location("try_hostile_files", SCRIPT)
 script = importlib.util.module_from_spec(spec)
@@ -20,6 +22,7 @@ sys.modules["try_hostile_files"] = script
 spec.loader.exec_module(script)
 
 
+@pytest.mark.slow
 def test_every_tenth_is_refused_in_one_line_or_read():
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--fast"],

@@ -88,6 +88,7 @@ def test_a_run_that_trained_keeps_its_folder(tmp_path, toy_model):
     assert (made.info()["status"], made.config()["seed"], made.rows("failures")) == ("failed", 0, rows)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_sft_of_a_real_command(tmp_path):
     data = settings(
         sft__steps=200,

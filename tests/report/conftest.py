@@ -20,6 +20,11 @@ from stapo.run import RunDirectory
 MakeRun = Callable[..., RunDirectory]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def drawn(drawn_plots: None) -> None:
+    """Plots are the subject here."""
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
     """A function that writes a run directory; every part can be replaced, None leaves it out."""

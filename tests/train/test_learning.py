@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from slow import slow_except
 from stapo.algo import ALGORITHMS
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
@@ -16,7 +17,7 @@ from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", slow_except(ALGORITHMS, "stapo", "ppo"))
 def test_the_toy_world_is_learned(tmp_path, name):
     small_policy(architecture="qwen3", initializer_range=0.2).save(tmp_path / "model")
     settings = toy_settings(

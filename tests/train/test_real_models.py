@@ -18,6 +18,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
+from slow import slow_except
 from stapo.agent import AgentConfig
 from stapo.algo import OutlierConfig, get_algorithm
 from stapo.cli.main import main
@@ -81,7 +82,7 @@ def logits(model, tokenizer):
 
 
 @pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", slow_except(FAMILIES, "qwen3"))
 def test_one_command_trains_a_local_model(tmp_path, capsys, family, rank):
     model = chat_model(tmp_path / "model", family)
     settings = toy_settings(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from slow import slow_except
 from stapo.agent import AgentConfig
 from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.cli.main import main
@@ -129,7 +130,7 @@ PAPER = {name: (256, 8) if "alfworld" in name else (64, 8) if "webshop" in name 
 
 
 @pytest.mark.parametrize("gpus", [[], ["--gpus-per-node", "4"], ["--nodes", "2"]], ids=["8", "4", "2x8"])
-@pytest.mark.parametrize("preset", PAPER)
+@pytest.mark.parametrize("preset", slow_except(PAPER, "paper/alfworld-1.5b", "paper/webshop-7b"))
 def test_the_papers_presets_start_as_they_are(preset, gpus, capsys):
     rows, group = PAPER[preset]
     for name in ALGORITHMS:
