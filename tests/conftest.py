@@ -47,7 +47,7 @@ def empty_plots() -> Iterator[Callable[..., Any]]:
     """Plots of reports stay empty: drawing them would take longer than most runs of the suite. Yields what draws."""
     from markupsafe import Markup
 
-    from stapo.report import drawing
+    from stapo.html import drawing
 
     def empty(key: str, label: str, draw: object, *, panels: int = 1) -> Markup:
         return Markup('<svg role="img" aria-label="{}"></svg>').format(label)
@@ -61,7 +61,7 @@ def empty_plots() -> Iterator[Callable[..., Any]]:
 @pytest.fixture(scope="module")
 def drawn_plots(empty_plots: Callable[..., Any]) -> Iterator[None]:
     """Plots are drawn in the modules that ask for it, since they are the subject."""
-    from stapo.report import drawing
+    from stapo.html import drawing
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "render", empty_plots)
