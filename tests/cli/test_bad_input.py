@@ -126,8 +126,8 @@ def test_command_line(place, capsys, argv, said):
         (["--optim.iterations", "x"], "is 'x', expected a whole number"),
         (["--optim.iterations", "-1"], "expected at least 0"),
         (["--algorithm.outlier.select", "foo"], "expected one of iqr, random, all, none"),
-        (["tiny", "extra"], "Unrecognized options: extra"),
-        (["--quite"], "Unrecognized options: --quite"),
+        (["tiny", "extra"], "'stapo train' takes at most 1 argument, found 'tiny' 'extra'"),
+        (["--quite"], "'stapo train' has no option '--quite'. Did you mean '--quiet'?"),
     ],
 )
 def test_overrides_are_refused_in_one_line(place, capsys, argv, said):

@@ -116,7 +116,7 @@ def test_options_are_shown_even_where_the_tasks_cannot_be(packages, capsys, monk
     [
         (["alfwrld"], "Did you mean 'alfworld'"),
         (["alfworld", "--env.scense", "x"], "Did you mean 'scenes'"),
-        (["alfworld", "extra"], "found 'extra'"),
+        (["alfworld", "extra"], "found 'alfworld' 'extra'"),
         (["--jsn"], "Did you mean '--json'"),
     ],
 )

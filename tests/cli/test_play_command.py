@@ -212,7 +212,7 @@ def test_the_seed_fixes_the_order():
         (["corridor", "--sed", "1"], "Did you mean '--seed'"),
         (["corridor", "--seed", "x"], "--seed is 'x', expected a whole number"),
         (["corridor", "--env.lenght", "1"], "Did you mean 'length'"),
-        (["corridor", "free"], "found 'free'"),
+        (["corridor", "free"], "found 'corridor' 'free'"),
         (["corridor", "--task"], "--task needs a task id"),
     ],
 )

@@ -6,88 +6,110 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stapo.cli.arguments import parse_run_config
+from tyro.conf import Positional
+
+from stapo.algo import get_algorithm
+from stapo.cli.command import Command, arg, require_different, value_of
+from stapo.cli.compare_request import plan_from
 from stapo.cli.words import foreign, say, write_line
-from stapo.config.presets import load_config, name_of, preset_names
+from stapo.comparison.jobs import Ended
+from stapo.comparison.plan import FILE_NAME, Plan, extended, read_plan, require_place
+from stapo.config.presets import name_of
 from stapo.documents import parse_json
-from stapo.errors import ConfigError, RunDirectoryError, unknown_name
-
-if TYPE_CHECKING:
-    from stapo.comparison.jobs import Ended
-    from stapo.comparison.plan import Plan
+from stapo.errors import ConfigError, RunDirectoryError, StapoError, unknown_name
 
 _RUNS = Path("runs")
-_HELP = """usage: stapo compare [PRESET or FILE.yaml] --algorithms A B ... [--seeds 0 1 2] [--overrides ...]
 
-Train every algorithm with every seed, and say what the differences are worth. All algorithms of a seed begin with the
-same policy, see the same tasks in the same order, and play the same evaluation tasks; differences are taken episode by
-episode. Each run is a run directory of its own. Killed or stopped at any moment, the same command goes on: finished
-runs are kept, unfinished ones resume from their newest save, and the table is the same.
 
-arguments:
-  PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file
-  --algorithms A B     any of 'stapo algorithms'
-  --seeds 0 1 2        of the runs (default: 0 1 2)
-  --starts W      different starts; seed s begins with start s modulo W (default: one per seed, at most 3). A model
-                       of your own (--model.path) without SFT is the start of all.
-  --vary SETTING=V,V   more variants: each algorithm with each value, e.g. --vary algorithm.outlier.lam=1.0,1.5,3.0;
-                       several settings give every combination, and those joined by + take each value
-                       together
-  --episodes N         evaluation episodes at start and end, the same as --eval.episodes
-  --jobs N             runs at a time, one thread each (default: the cores that are idle)
-  --out DIR            folder of the comparison; default runs/compare-PRESET-DATE
-  --baseline LABEL     variant that the others are compared with (default: the first)
-  --dry-run            print starts, runs, episodes and commands, and stop
-  --quiet              no progress bars
-  --json               print the results as one JSON document
+@dataclass(frozen=True, kw_only=True)
+class Compare(Command):
+    """Train several algorithms with several seeds from the same starts, and compare them.
 
-examples:
-  stapo compare --algorithms grpo gigpo stapo --seeds 0 1 2 --out runs/compare
-  stapo compare --out runs/compare                                 go on with what is there
-  stapo compare --algorithms stapo --vary algorithm.outlier.lam=1.0,1.5,3.0 --dry-run
-  stapo compare tiny --algorithms grpo stapo --seeds 0 1 2 3 4 --optim.iterations 20 --jobs 2
+    All algorithms of a seed begin with the same policy, see the same tasks in the same order, and play the same
+    evaluation tasks; differences are taken episode by episode. Each run is a run folder of its own. Killed or stopped
+    at any moment, the same command resumes: finished runs are kept, unfinished ones resume from their newest save, and
+    the table is the same. Called with more algorithms or seeds, a comparison is extended; other settings are refused,
+    with the difference. In DIR are report.html, results.json (every number), compare.json (the plan), logs/, settings/,
+    and run folders in warm/ and runs/.
 
-Called with more algorithms or seeds, a comparison is extended; other settings are refused, with the difference.
-In DIR: report.html, results.json (every number), compare.json (the plan), logs/, settings/, and run directories in
-warm/ and runs/.
+    Attributes:
+        source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny.
+        algorithms: methods to compare, any of 'stapo algorithms'.
+        seeds: seeds of the runs; 0 or more (default: 0 1 2).
+        starts: different starts; 1 or more. Seed s begins with start s modulo W. The default is one per seed, at
+            most 3. A model of your own (--model.path) without SFT is the start of all.
+        vary: values of a setting to try, such as algorithm.outlier.lam=1.0,1.5,3.0. Several settings
+            give every combination, and those joined by + take each value together.
+        episodes: evaluation episodes at start and end, the same as --eval.episodes.
+        jobs: runs at a time, one thread each; 1 or more (default: the idle cores).
+        out: folder of the comparison (default: runs/compare-PRESET-DATE).
+        baseline: variant that the others are compared with (default: the first).
+        dry_run: print starts, runs, episodes and commands, then stop.
+        quiet: show no progress bars.
+        json: print the results as one JSON document.
+    """
 
-Settings (as in 'stapo train'; values shown are those of the preset):
+    EXAMPLES = """
+stapo compare --algorithms grpo gigpo stapo --seeds 0 1 2 --out runs/compare
+stapo compare --out runs/compare                                 resume what is there
+stapo compare --algorithms stapo --vary algorithm.outlier.lam=1.0,1.5,3.0 --dry-run
+stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
 """
+    PASSES = ("env.", "")
+    SHOWN = (
+        "agent.max_prompt_tokens", "model.path", "model.dtype", "sft.steps", "rollout.groups",
+        "rollout.group_size", "rollout.temperature", "optim.iterations", "optim.learning_rate", "optim.mini_batch",
+    )  # fmt: skip
 
+    source: Positional[str | None] = arg("PRESET or FILE", None)
+    algorithms: tuple[str, ...] = arg("A B", (), needs="names; see 'stapo algorithms'", commas=True)
+    seeds: tuple[int, ...] = arg("0 1 2", (), needs="whole numbers, e.g. --seeds 0 1 2", least=0, commas=True)
+    starts: int | None = arg("W", None, needs="a number", least=1)
+    vary: tuple[str, ...] = arg("SETTING=V,V", (), needs="SETTING=VALUE,VALUE,..., e.g. algorithm.outlier.lam=1.0,1.5")
+    episodes: int | None = arg("N", None, least=0)
+    jobs: int | None = arg("N", None, least=1)
+    out: Path | None = arg("DIR", None)
+    baseline: str | None = arg("LABEL", None, needs="the label of a variant")
+    dry_run: bool = False
+    quiet: bool = False
+    json: bool = False
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 1 where a run failed."""
-    if any(a in ("-h", "--help") for a in argv):
-        print(_HELP.format(presets=", ".join(preset_names())))
-        parse_run_config(load_config("tiny"), ["--help"], "stapo compare")
-    from stapo.cli.compare_request import plan_from, read_request
-    from stapo.comparison.plan import FILE_NAME, extended, read_plan, require_place
-
-    request = read_request(argv)
-    command = shlex.join(["stapo", "compare", *argv])
-    there = request.out is not None and (request.out / FILE_NAME).is_file()
-    if request.goes_on_only and there and request.out is not None:
-        plan = read_plan(request.out)
-        out, first = request.out, plan.variants[0].label
-    else:
-        plan = plan_from(request, command)
-        out, first = request.out or _folder(name_of(request.source or "tiny"), plan), plan.variants[0].label
-        require_place(out)
-        if (out / FILE_NAME).is_file():
-            plan = extended(read_plan(out), plan, out)
-    labels = [v.label for v in plan.variants]
-    if request.baseline is not None and request.baseline not in labels:
-        raise unknown_name("variant", request.baseline, labels)
-    _check_tasks(plan)
-    jobs = request.jobs or idle_cores()
-    if request.dry:
-        _print_plan(plan, out, jobs)
-        return 0
-    return _compare(plan, out, jobs, request.baseline or first, quiet=request.quiet, as_json=request.as_json)
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code: 1 where a run failed."""
+        for number, name in enumerate(self.algorithms):
+            get_algorithm(name)
+            if name in self.algorithms[:number]:
+                raise ConfigError(f"--algorithms names '{name}' twice.")
+        require_different(self.seeds)
+        for flag, instead in (("--algorithm.name", "--algorithms"), ("--seed", "--seeds")):
+            if value_of(settings, flag) is not None:
+                raise ConfigError(f"'stapo compare' has no option {flag}. Did you mean '{instead}'?")
+        if self.episodes is not None:
+            settings = [*settings, "--eval.episodes", str(self.episodes)]
+        asks = self.source or self.algorithms or self.seeds or self.starts or self.vary or settings
+        if not asks and self.out is not None and (self.out / FILE_NAME).is_file():
+            plan, out = read_plan(self.out), self.out
+            first = plan.variants[0].label
+        else:
+            source, command = self.source or "tiny", shlex.join(["stapo", "compare", *argv])
+            plan = plan_from(source, self.algorithms, self.vary, self.seeds, self.starts, settings, command)
+            out, first = self.out or _folder(name_of(source), plan), plan.variants[0].label
+            require_place(out)
+            if (out / FILE_NAME).is_file():
+                plan = extended(read_plan(out), plan, out)
+        labels = [v.label for v in plan.variants]
+        if self.baseline is not None and self.baseline not in labels:
+            raise unknown_name("variant", self.baseline, labels)
+        _check_tasks(plan)
+        jobs = self.jobs or idle_cores()
+        if self.dry_run:
+            _print_plan(plan, out, jobs)
+            return 0
+        return _compare(plan, out, jobs, self.baseline or first, quiet=self.quiet, as_json=self.json)
 
 
 def idle_cores() -> int:
@@ -99,9 +121,7 @@ def idle_cores() -> int:
 
 def _folder(name: str, plan: Plan) -> Path:
     """The default folder: that of an unfinished comparison with the same plan, else a new one."""
-    from stapo.comparison.plan import read_plan
     from stapo.comparison.results import FILE_NAME as RESULTS
-    from stapo.errors import StapoError
     from stapo.run.lock import is_locked
 
     prefix = f"compare-{name}-"
@@ -157,7 +177,7 @@ def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as
     from stapo.comparison.cells import run_all, work_of, write_settings
     from stapo.comparison.jobs import Jobs
     from stapo.comparison.page import write_page
-    from stapo.comparison.plan import require_place, write_plan
+    from stapo.comparison.plan import write_plan
     from stapo.comparison.results import write_results
     from stapo.run.lock import RunLock
 
@@ -192,3 +212,6 @@ def _print_places(out: Path) -> None:
     from rich.console import Console
 
     say(Console(), foreign(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}"))
+
+
+COMMAND = Compare

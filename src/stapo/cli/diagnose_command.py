@@ -10,134 +10,76 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
+from tyro.conf import Positional
 
-from stapo.cli.words import foreign, positional, say
-from stapo.errors import ConfigError
+from stapo.cli.command import Command, arg
+from stapo.cli.words import foreign, say
 
 if TYPE_CHECKING:
-    from stapo.config.run_config import RunConfig
     from stapo.diagnosis import DiagnosisTarget
     from stapo.diagnosis.tables import Table
 
-_HELP = """usage: stapo diagnose RUN [--checkpoints NAME ...] [--against RUN2 ...] [--split NAME] [--tasks T]
-                          [--group-size N] [--seed S] [--out DIR] [--env.OPTION VALUE ...] [--json]
-
-Measure what a trained policy's steps are like: outliers of the normalized entropy, how much answers depend on goal and
-history, which steps were bad by the environment's own word, and whether entropy finds them. Nothing is learned.
-
-arguments:
-  RUN                  run directory, as 'stapo train' writes it
-  --checkpoint NAME    start (before RL), final (the default) or one in between, such as iteration-00010
-  --checkpoints A B    several of them, side by side
-  --against RUN2 ...   the same checkpoints of other runs in the same environment, side by side; tasks, seeds and
-                       settings are those of RUN
-  --split NAME         tasks to play (default: eval.split of the run)
-  --tasks T            how many of them, evenly thinned (default: 32, or all where there are fewer; the paper used 128)
-  --group-size N       trajectories per task (default: rollout.group_size of the run; the paper used 8)
-  --seed S             of sampling and of the intervals (default: 0)
-  --out DIR            where results go (default: RUN/diagnosis)
-  --env.OPTION VALUE   change an option of the environment, e.g. --env.games DIR to play other games
-  --json               print one JSON document
-
-Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps), diagnosis.json (all numbers,
-protocol, versions), steps.jsonl (one row per step). Doing it again replaces these files and no others.
-
-examples:
-  stapo diagnose runs/quickstart
-  stapo diagnose runs/quickstart --checkpoints start final --tasks 128
-  stapo diagnose runs/stapo --against runs/gigpo runs/grpo
-"""
-_OPTIONS = (
-    "--checkpoint", "--checkpoints", "--against", "--split", "--tasks", "--group-size", "--seed", "--out", "--json",
-    "--help",
-)  # fmt: skip
 _WIDE = 180  # columns in a file or pipe, where a table need not be squeezed
 
 
-@dataclass(frozen=True)
-class _Request:
-    runs: tuple[Path, ...]
-    checkpoints: tuple[str, ...]
-    split: str | None
-    tasks: int | None
-    group_size: int | None
-    seed: int
-    out: Path | None
-    as_json: bool
+@dataclass(frozen=True, kw_only=True)
+class Diagnose(Command):
+    """Measure the steps of a trained policy: outliers, dependence on goal and history, bad steps. Nothing is learned.
 
+    Measured are outliers of the normalized entropy, how much responses depend on goal and history, which steps were bad
+    by the environment's own word, and whether entropy finds them.
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP, end="")
-        return 0
-    request, of_env = _read(argv)
-    documents, subjects = _diagnose(request, of_env)
-    if request.as_json:
-        print(json.dumps({"diagnoses": documents}, indent=1))
-    else:
-        _show(documents, subjects)
-    return 0
+    Attributes:
+        run_folder: run folder, as 'stapo train' writes it.
+        checkpoint: start (before RL), final (the default) or one in between, such as iteration-00010.
+        checkpoints: several checkpoints, side by side.
+        against: the same checkpoints of other runs in the same environment, side by side. Tasks, seeds and settings are
+            those of RUN.
+        split: tasks to play (default: eval.split of the run).
+        tasks: tasks to play, evenly thinned; 1 or more (default: 32, or all where there are fewer). The paper used 128.
+        group_size: episodes per task; 1 or more (default: rollout.group_size of the run). The paper used 8.
+        seed: seed of sampling and of the intervals; 0 or more (default: 0).
+        out: folder of the results (default: RUN/diagnosis).
+        json: print one JSON document instead of tables.
+    """
 
+    EXAMPLES = """
+stapo diagnose runs/quickstart
+stapo diagnose runs/quickstart --checkpoints start final --tasks 128
+stapo diagnose runs/stapo --against runs/gigpo runs/grpo
+"""
+    NOTES = """
+Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps), diagnosis.json
+(all numbers, protocol, versions), steps.jsonl (one row per step). Doing it again replaces these.
+"""
+    PASSES = ("env.",)
 
-def _read(argv: list[str]) -> tuple[_Request, list[str]]:
-    from stapo.cli.arguments import ENV_PREFIX, split_env_args
-    from stapo.cli.words import take_flag
-
-    of_env, args = split_env_args(argv)
-    numbers: dict[str, int | None] = {}
-    for flag in ("--tasks", "--group-size", "--seed"):
-        text, args = take_flag(args, flag, needs="a number")
-        numbers[flag] = None if text is None else _whole(flag, text)
-    split, args = take_flag(args, "--split", needs="the name of a split")
-    out, args = take_flag(args, "--out", needs="a folder")
-    one, args = take_flag(args, "--checkpoint", needs="a name, such as final or start")
-    several, args = _take_words(args, "--checkpoints", "names, such as start final")
-    against, args = _take_words(args, "--against", "run directories")
-    as_json = "--json" in args
-    words = positional([a for a in args if a != "--json"], 1, "diagnose", (*_OPTIONS, f"{ENV_PREFIX}OPTION"))
-    if not words:
-        raise ConfigError(
-            "'stapo diagnose' needs a run directory, as 'stapo train' writes it; name it before --against and "
-            "--checkpoints."
-        )
-    checkpoints = ([] if one is None else [one]) + several or ["final"]
-    return (
-        _Request(
-            tuple(map(Path, [*words, *against])),
-            tuple(dict.fromkeys(checkpoints)),
-            split,
-            numbers["--tasks"],
-            numbers["--group-size"],
-            numbers["--seed"] or 0,
-            None if out is None else Path(out),
-            as_json,
-        ),
-        of_env,
+    run_folder: Positional[str] = arg(
+        "RUN", needs="a run directory, as 'stapo train' writes it; name it before --against and --checkpoints"
     )
+    checkpoint: str | None = arg("NAME", None, needs="a name, such as final or start")
+    checkpoints: tuple[str, ...] = arg("A B", (), needs="names, such as start final")
+    against: tuple[str, ...] = arg("RUN2 ...", (), needs="run directories")
+    split: str | None = arg("NAME", None, needs="the name of a split")
+    tasks: int | None = arg("T", None, needs="a number", expects="a whole number", least=0)
+    group_size: int | None = arg("N", None, expects="a whole number", least=0)
+    seed: int = arg("S", 0, needs="a number", expects="a whole number", least=0)
+    out: Path | None = arg("DIR", None)
+    json: bool = False
+
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        documents, targets = _diagnose(self, settings)
+        if self.json:
+            print(json.dumps({"diagnoses": documents}, indent=1))
+        else:
+            _show(documents, targets)
+        return 0
 
 
-def _take_words(args: list[str], flag: str, needs: str) -> tuple[list[str], list[str]]:
-    """Remove ``FLAG word word …`` from `args`; returns the words and the rest."""
-    if flag not in args:
-        return [], args
-    start = args.index(flag)
-    end = start + 1
-    while end < len(args) and not args[end].startswith("-"):
-        end += 1
-    if end == start + 1:
-        raise ConfigError(f"{flag} needs {needs}.")
-    return args[start + 1 : end], args[:start] + args[end:]
-
-
-def _whole(flag: str, text: str) -> int:
-    if text.isdecimal() and len(text) <= 18:
-        return int(text)
-    raise ConfigError(f"{flag} is '{text}', expected a whole number.")
-
-
-def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]], list[DiagnosisTarget]]:
+def _diagnose(request: Diagnose, settings: list[str]) -> tuple[list[dict[str, Any]], list[DiagnosisTarget]]:
     """Everything that can be wrong with the request is found before the first model is loaded."""
+    from stapo.cli.arguments import own_env_options
     from stapo.config.run_config import read_run_config
     from stapo.diagnosis import (
         DiagnosisTarget,
@@ -150,27 +92,31 @@ def _diagnose(request: _Request, of_env: list[str]) -> tuple[list[dict[str, Any]
     from stapo.run import RunDirectory
     from stapo.training.factories import env_factory
 
-    runs = [RunDirectory.open(path) for path in request.runs]
+    folders = [Path(folder) for folder in (request.run_folder, *request.against)]
+    checkpoints = tuple(dict.fromkeys([*filter(None, [request.checkpoint]), *request.checkpoints])) or ("final",)
+    runs = [RunDirectory.open(path) for path in folders]
     configs = [read_run_config(r) for r in runs]
-    first = configs[0] = _with_env_options(configs[0], of_env)
-    for path, config in zip(request.runs[1:], configs[1:], strict=True):
+    env = configs[0].env
+    options = {**env.options, **own_env_options(settings, env.name, "diagnose")[0]}
+    first = configs[0] = replace(configs[0], env=replace(env, options=options))
+    for path, config in zip(folders[1:], configs[1:], strict=True):
         require_same_world(first, config, path)
     for found in runs:
-        for name in request.checkpoints:
+        for name in checkpoints:
             require_checkpoint(found, name)
     out = request.out or runs[0].path / "diagnosis"
-    names = _folder_names(request.runs)
+    names = _folder_names(folders)
     subjects = [
         DiagnosisTarget(found, config, name, out / f"{prefix}{name}")
         for found, config, prefix in zip(runs, configs, names, strict=True)
-        for name in request.checkpoints
+        for name in checkpoints
     ]
     for subject in subjects:
         require_writable(subject.folder)
     split = request.split or first.eval.split
-    env = env_factory(first)()
-    offered = list(env.tasks_of(split))
-    env.close()
+    world = env_factory(first)()
+    offered = list(world.tasks_of(split))
+    world.close()
     protocol = make_spec(first, offered, split, tasks=request.tasks, group_size=request.group_size, seed=request.seed)
 
     from transformers.utils import logging as transformers_logging
@@ -194,18 +140,6 @@ def _folder_names(runs: Sequence[Path]) -> list[str]:
         taken.add(name)
         prefixes.append(f"{name}--")
     return prefixes
-
-
-def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
-    from stapo.cli.arguments import take_env_options
-
-    options, rest = take_env_options(args, config.env.name)
-    if rest:
-        raise ConfigError(
-            f"'stapo diagnose' has no option '{rest[0]}': a run is diagnosed in its own environment "
-            f"'{config.env.name}'; the split is chosen with --split."
-        )
-    return replace(config, env=replace(config.env, options={**config.env.options, **options}))
 
 
 def _show(documents: list[dict[str, Any]], subjects: list[DiagnosisTarget]) -> None:
@@ -235,3 +169,6 @@ def _print(console: Console, table: Table) -> None:
         shown.add_row(*map(foreign, row))
     console.print(shown)
     say(console, foreign(table.note), "dim")
+
+
+COMMAND = Diagnose

@@ -6,51 +6,50 @@ import inspect
 import json
 import re
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tyro.conf import Positional
 
-from stapo.cli.words import foreign, positional, say
+from stapo.cli.command import Command, arg
+from stapo.cli.words import foreign, say
 from stapo.envs.progress import listen_to_notes
 from stapo.envs.protocol import HasNotes
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import StapoError
 
-_HELP = """usage: stapo envs [NAME] [--env.OPTION VALUE ...] [--json]
 
-List the environments, built in and from installed packages; or explain one: options, splits, tasks, an example.
+@dataclass(frozen=True, kw_only=True)
+class Envs(Command):
+    """List the environments, built in and from installed packages; or explain one: options, splits, tasks, an example.
 
-arguments:
-  NAME                 an environment of the list
-  --env.OPTION VALUE   build it with this option, e.g. --env.games DIR to count the tasks of real games
-  --json               machine-readable
+    Attributes:
+        name: environment of the list to explain.
+        json: print machine-readable JSON instead of a table.
+    """
 
-examples:
-  stapo envs
-  stapo envs alfworld
-  stapo envs alfworld --env.games $ALFWORLD_DATA
+    EXAMPLES = """
+stapo envs
+stapo envs alfworld
+stapo envs alfworld --env.games $ALFWORLD_DATA    count the tasks of real games
 """
+    PASSES = ("env.",)
 
+    name: Positional[str | None] = arg("NAME", None)
+    json: bool = False
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP, end="")
-        return 0
-    as_json, args = "--json" in argv, [a for a in argv if a != "--json"]
-    if args and not args[0].startswith("-"):
-        # Imported here, because the list alone must not wait for torch.
-        from stapo.cli.arguments import take_env_options
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        if self.name is None:
+            return _list(self.json)
+        from stapo.cli.arguments import own_env_options
 
         # They stand below the table.
         listen_to_notes(lambda _: None)
-        options, rest = take_env_options(args[1:], args[0])
-        positional(rest, 0, "envs", ("--json", "--help"))
-        return _explain(args[0], options, as_json)
-    positional(args, 0, "envs", ("--json", "--help"))
-    return _list(as_json)
+        return _explain(self.name, own_env_options(settings, self.name, "envs")[0], self.json)
 
 
 def _list(as_json: bool) -> int:
@@ -187,3 +186,6 @@ def _task_table(splits: dict[str, Any]) -> Table:
 
 def _plain(value: object) -> object:
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+
+
+COMMAND = Envs

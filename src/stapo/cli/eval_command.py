@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,234 +10,141 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional
 
+from stapo.cli.command import Command, arg, require_different
 from stapo.cli.eval_subject import EvalTarget, Served, frozen_model, saved_policy, served_model, settings_of
-from stapo.cli.words import foreign, is_set, positional, say
+from stapo.cli.words import foreign, is_set, say
 from stapo.errors import ConfigError, FailureLimitError
 
 if TYPE_CHECKING:
     from stapo.config.run_config import RunConfig
 
-_HELP = """usage: stapo eval RUN [--split NAME] [--episodes N] [--seeds 0 1 2] [--temperature T | --greedy]
-                      [--checkpoint NAME] [--env.OPTION VALUE ...] [--agent.SETTING VALUE ...] [--json] [--save]
-       stapo eval RUN|PRESET|FILE --model FOLDER ...
-       stapo eval RUN|PRESET|FILE --endpoint URL --model NAME [--api chat|completions] ...
+_SERVED = ("api", "tokenizer", "key_variable", "concurrency", "timeout", "attempts")
 
-Play the tasks of a split with a policy that 'stapo train' has saved, or with a frozen model: success by task type, mean
-and standard deviation over seeds. Prompts, memory and response format are those of the run, or of the preset or file.
-Nothing is learned and nothing is written.
 
-arguments:
-  RUN                  run directory, as 'stapo train' writes it
-  PRESET or FILE       settings for a frozen model, as for 'stapo train'
-  --split NAME         tasks to play (default: eval.split of the settings); 'stapo envs NAME' lists the splits
-  --episodes N         episodes per seed; tasks are cycled, or evenly thinned when there are more tasks than episodes
-                       (default: 0, each task once)
-  --seeds 0 1 2        every seed plays the same tasks with its own random numbers (default: 0 1 2)
-  --temperature T      sampling temperature (default: eval.temperature of the settings)
-  --greedy             take the most probable token, the same as --temperature 0; all seeds would play alike, so only
-                       one is played
-  --checkpoint NAME    start (before RL), final (the default) or one in between, such as iteration-00010
-  --env.OPTION VALUE   change an option of the environment, e.g. --env.games DIR to play other games
-  --agent.SETTING VALUE  change a setting of prompts, memory or response format, e.g. --agent.max_prompt_tokens 4096
-  --json               print one JSON document
-  --save               append the result to RUN/extra-evals.jsonl
+@dataclass(frozen=True, kw_only=True)
+class Eval(Command):
+    """Play the tasks of a split with a policy that 'stapo train' has saved, or with a frozen model.
 
-frozen models:
-  --model FOLDER       a pretrained model of this machine (default: model.path of the preset or file)
-  --endpoint URL       ask an OpenAI-compatible server instead, e.g. http://127.0.0.1:8000/v1; --model is then the name
-                       that the server knows the model by
-  --api NAME           chat (the default): one user message, the server has the chat template; completions: the prompt
-                       as it stands, for models without a chat template
-  --tokenizer FOLDER   counts the tokens of prompts; without it a token counts 4 characters
-  --key-variable NAME  environment variable that holds the API key (default: STAPO_API_KEY); no key is sent without it
-  --concurrency N      requests at once (default: 16)
-  --timeout SECONDS    for one answer, tries and pauses included (default: 600)
-  --attempts N         tries of one request (default: 4)
-  --send-seeds         give every request a seed of its own, for servers that know 'seed'
+    Shown are success by task type, mean and standard deviation over seeds. Prompts, memory and response format are
+    those of the run, or of the preset or file. Nothing is learned, and nothing is written without --save.
 
-examples:
-  stapo eval runs/tiny-stapo-20260101-120000
-  stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
-  stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
-  stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
+    Attributes:
+        source: run folder, as 'stapo train' writes it; a preset or YAML file gives the settings for a frozen model.
+        split: tasks to play (default: eval.split of the settings). 'stapo envs NAME' lists the splits.
+        episodes: episodes per seed; 0 or more, 0 plays each task once (default: 0). Tasks are cycled, or evenly thinned
+            when there are more tasks than episodes.
+        seeds: seeds of the sampling; 0 or more (default: 0 1 2). Every seed plays the same tasks with its own random
+            numbers.
+        temperature: sampling temperature; 0 or more (default: eval.temperature of the settings).
+        greedy: take the most probable token, the same as --temperature 0. All seeds would play alike, so only one is
+            played.
+        checkpoint: start (before RL), final (the default) or one in between, such as iteration-00010.
+        model: folder of a frozen model (default: model.path of the settings). With --endpoint it is the name that the
+            server knows the model by.
+        endpoint: address of an OpenAI-compatible server to ask instead, such as http://127.0.0.1:8000/v1.
+        api: chat (default): one user message, the server has the chat template; completions: the bare prompt.
+        tokenizer: folder of a tokenizer that counts the tokens of prompts. Without it a token counts 4 characters.
+        key_variable: environment variable with the API key (default: STAPO_API_KEY). No key is sent without it.
+        concurrency: requests at once; 1 or more (default: 16).
+        timeout: seconds for one response, tries and pauses included; above 0 (default: 600).
+        attempts: tries of one request; 1 or more (default: 4).
+        send_seeds: give every request a seed of its own, for servers that know 'seed'.
+        json: print one JSON document instead of a table.
+        save: append the result to RUN/extra-evals.jsonl.
+    """
 
-Why the episodes ended is always shown. Where every one was ended by something else than the policy (prompts too long, a
-failing environment or server), the evaluation is an error, with exit status 1.
-
-± is the standard deviation over seeds; with one seed there is none. The standard error counts episodes as independent
-coin flips, and is the least error that the number has.
+    EXAMPLES = """
+stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
+stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
+stapo eval paper/alfworld-1.5b --model FOLDER --env.games DIR
+stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
 """
-_SWITCHES = ("--greedy", "--json", "--save", "--send-seeds")
-_OPTIONS = (
-    "--split", "--episodes", "--seeds", "--temperature", "--checkpoint", "--help", *_SWITCHES, "--model", "--endpoint",
-    "--api", "--tokenizer", "--key-variable", "--concurrency", "--timeout", "--attempts",
-)  # fmt: skip
-_SERVED = ("--api", "--tokenizer", "--key-variable", "--concurrency", "--timeout", "--attempts")
-_SEEDS = (0, 1, 2)
+    NOTES = """
+Where every episode was ended by something other than the policy (long prompts, a failing server),
+the evaluation is an error, with exit status 1. ± is the standard deviation over seeds. The standard
+error counts episodes as independent coin flips, and is the least error that the number has.
+"""
+    PASSES = ("env.", "agent.")
 
+    source: Positional[str] = arg(
+        "RUN", needs="a run directory, as 'stapo train' writes it; or a preset or file, for a frozen model"
+    )
+    split: str | None = arg("NAME", None, needs="the name of a split")
+    episodes: int = arg("N", 0, least=0)
+    seeds: tuple[int, ...] = arg("0 1 2", (0, 1, 2), needs="whole numbers, e.g. --seeds 0 1 2", least=0, commas=True)
+    temperature: float | None = arg("T", None, needs="a number", least=0, expects="a number of 0 (greedy) or more")
+    greedy: bool = False
+    checkpoint: str | None = arg("NAME", None, needs="a name, such as final or start")
+    model: str | None = arg("FOLDER", None, needs="a folder or a name")
+    endpoint: str | None = arg("URL", None, needs="an address, such as http://127.0.0.1:8000/v1")
+    api: str | None = arg("NAME", None)
+    tokenizer: str | None = arg("FOLDER", None)
+    key_variable: str | None = arg("NAME", None)
+    concurrency: int | None = arg("N", None, least=1)
+    timeout: float | None = arg("SECONDS", None, least=1e-3, expects="seconds above 0")
+    attempts: int | None = arg("N", None, least=1)
+    send_seeds: bool = False
+    json: bool = False
+    save: bool = False
 
-@dataclass(frozen=True)
-class _Request:
-    source: str
-    split: str | None
-    episodes: int
-    seeds: tuple[int, ...]
-    temperature: float | None
-    checkpoint: str | None
-    model: str | None
-    served: Served | None
-    as_json: bool
-    save: bool
-
-
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP, end="")
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        self._check()
+        target = self._target(settings)
+        result = _evaluate(target, self)
+        failed = result.get("error")
+        if failed is None and self.save and target.run is not None:
+            target.run.append("extra-evals", result)
+        if self.json:
+            print(json.dumps(result, indent=1))
+        else:
+            _show(result, target.title)
+        if failed is not None:
+            raise FailureLimitError(failed)
         return 0
-    request, rest, of_agent = _read(argv)
-    subject = _subject(request, rest, of_agent)
-    result = _evaluate(subject, request)
-    failed = result.get("error")
-    if failed is None and request.save and subject.run is not None:
-        subject.run.append("extra-evals", result)
-    if request.as_json:
-        print(json.dumps(result, indent=1))
-    else:
-        _show(result, subject.title)
-    if failed is not None:
-        raise FailureLimitError(failed)
-    return 0
 
+    def _check(self) -> None:
+        require_different(self.seeds)
+        given = [n for n in _SERVED if getattr(self, n) is not None] + ["send_seeds"] * self.send_seeds
+        if self.greedy and self.temperature is not None:
+            raise ConfigError("--greedy and --temperature exclude each other; --greedy is --temperature 0.")
+        if self.endpoint is None and given:
+            raise ConfigError(f"--{given[0].replace('_', '-')} is for --endpoint URL, which is not given.")
+        if self.endpoint is not None and self.model is None:
+            raise ConfigError("--endpoint needs --model NAME: the name that the server knows the model by.")
+        if self.model is not None and self.checkpoint is not None:
+            raise ConfigError(
+                "--checkpoint and --model exclude each other: a run's own policy is played, or another one."
+            )
+        if self.key_variable is not None and not is_set(self.key_variable):
+            raise ConfigError(
+                "the environment variable that --key-variable names is not set, or empty; set it to the API key. The "
+                "name is wanted here, not the key itself."
+            )
 
-def _read(argv: list[str]) -> tuple[_Request, list[str], list[str]]:
-    """Read the options; what starts with ``--env.`` or ``--agent.`` comes back as it is."""
-    from stapo.cli.arguments import AGENT_PREFIX, ENV_PREFIX, split_env_args
-    from stapo.cli.words import take_flag
+    def _target(self, settings: list[str]) -> EvalTarget:
+        """Find out what is to be evaluated; nothing is loaded or asked yet."""
+        from stapo.cli.arguments import own_env_options, parse_settings
 
-    of_env, args = split_env_args(argv)
-    of_agent, args = split_env_args(args, AGENT_PREFIX)
-    split, args = take_flag(args, "--split", needs="the name of a split")
-    episodes, args = take_flag(args, "--episodes", needs="a number")
-    temperature, args = take_flag(args, "--temperature", needs="a number")
-    checkpoint, args = take_flag(args, "--checkpoint", needs="a name, such as final or start")
-    model, args = take_flag(args, "--model", needs="a folder or a name")
-    endpoint, args = take_flag(args, "--endpoint", needs="an address, such as http://127.0.0.1:8000/v1")
-    serving: dict[str, str] = {}
-    for flag in _SERVED:
-        value, args = take_flag(args, flag, needs="a value")
-        if value is not None:
-            serving[flag] = value
-    seeds, args = _take_seeds(args)
-    switches = {name: name in args for name in _SWITCHES}
-    options = (*_OPTIONS, f"{ENV_PREFIX}OPTION", f"{AGENT_PREFIX}SETTING")
-    words = positional([a for a in args if a not in switches], 1, "eval", options)
-    if not words:
-        raise ConfigError(
-            "'stapo eval' needs a run directory, as 'stapo train' writes it; or a preset or file, for a frozen model."
-        )
-    if switches["--greedy"] and temperature is not None:
-        raise ConfigError("--greedy and --temperature exclude each other; --greedy is --temperature 0.")
-    if endpoint is None and (serving or switches["--send-seeds"]):
-        raise ConfigError(f"{next(iter(serving), '--send-seeds')} is for --endpoint URL, which is not given.")
-    if endpoint is not None and model is None:
-        raise ConfigError("--endpoint needs --model NAME: the name that the server knows the model by.")
-    if model is not None and checkpoint is not None:
-        raise ConfigError("--checkpoint and --model exclude each other: a run's own policy is played, or another one.")
-    request = _Request(
-        words[0],
-        split,
-        _whole("--episodes", episodes) if episodes is not None else 0,
-        seeds,
-        0.0 if switches["--greedy"] else None if temperature is None else _temperature(temperature),
-        checkpoint,
-        model,
-        None if endpoint is None else _served(endpoint, serving, switches["--send-seeds"]),
-        switches["--json"],
-        switches["--save"],
-    )
-    return request, of_env, of_agent
-
-
-def _served(endpoint: str, given: dict[str, str], send_seeds: bool) -> Served:
-    from stapo.rollout.endpoint import KEY_VARIABLE
-
-    if "--key-variable" in given and not is_set(given["--key-variable"]):
-        raise ConfigError(
-            "the environment variable that --key-variable names is not set, or empty; set it to the API key. The name "
-            "is wanted here, not the key itself."
-        )
-    timeout = _number("--timeout", given.get("--timeout", "600"), "seconds above 0")
-    if timeout == 0:
-        raise ConfigError("--timeout is '0', expected seconds above 0.")
-    return Served(
-        url=endpoint,
-        api=given.get("--api", "chat"),
-        tokenizer=given.get("--tokenizer"),
-        key_variable=given.get("--key-variable", KEY_VARIABLE),
-        concurrency=_whole("--concurrency", given.get("--concurrency", "16"), 1),
-        timeout_s=timeout,
-        attempts=_whole("--attempts", given.get("--attempts", "4"), 1),
-        send_seeds=send_seeds,
-    )
-
-
-def _take_seeds(args: list[str]) -> tuple[tuple[int, ...], list[str]]:
-    """Remove ``--seeds 0 1 2`` (or ``--seeds=0,1,2``) from `args`."""
-    for i, arg in enumerate(args):
-        if arg == "--seeds" or arg.startswith("--seeds="):
-            end = i + 1
-            while arg == "--seeds" and end < len(args) and args[end].replace(",", "").lstrip("-").isdecimal():
-                end += 1
-            found = ",".join([arg.partition("=")[2], *args[i + 1 : end]]).strip(",")
-            seeds = tuple(_whole("--seeds", part) for part in found.split(",") if part) if found else ()
-            if not seeds:
-                raise ConfigError("--seeds needs whole numbers, e.g. --seeds 0 1 2.")
-            if len(set(seeds)) < len(seeds):
-                raise ConfigError(f"--seeds names a seed twice ({found}); the standard deviation would be too small.")
-            return seeds, args[:i] + args[end:]
-    return _SEEDS, args
-
-
-def _whole(flag: str, text: str, least: int = 0) -> int:
-    if text.isdecimal() and len(text) <= 18 and int(text) >= least:
-        return int(text)
-    raise ConfigError(f"{flag} is '{text}', expected a whole number of {least} or more.")
-
-
-def _number(flag: str, text: str, expected: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ConfigError(f"{flag} is '{text}', expected {expected}.")
-    return value
-
-
-def _temperature(text: str) -> float:
-    return _number("--temperature", text, "a number of 0 (greedy) or more")
-
-
-def _subject(request: _Request, of_env: list[str], of_agent: list[str]) -> EvalTarget:
-    """Find out what is to be evaluated; nothing is loaded or asked yet."""
-    from stapo.cli.arguments import parse_run_config
-
-    before, run = settings_of(request.source, request.model is not None)
-    config = _with_env_options(before, of_env)
-    if of_agent:
-        config = parse_run_config(config, of_agent, "stapo eval")
-    if request.served is not None and request.model is not None:
-        subject = served_model(request.source, config, request.model, request.served)
-    elif run is not None and request.model is None:
-        subject = saved_policy(run, config, request.checkpoint or "final")
-    elif request.checkpoint is not None:
-        raise ConfigError(f"--checkpoint is for a run directory, and '{request.source}' is none.")
-    else:
-        subject = frozen_model(request.source, config, request.model)
-    changed = _changed(before, config)
-    return replace(subject, labels={**subject.labels, "agent": changed}) if changed else subject
+        before, run = settings_of(self.source, self.model is not None)
+        options, of_agent = own_env_options(settings, before.env.name, "eval")
+        config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
+        if of_agent:
+            config = parse_settings(config, of_agent, "eval")
+        if self.endpoint is not None and self.model is not None:
+            given = {n: getattr(self, n) for n in _SERVED if getattr(self, n) is not None}
+            served = Served(url=self.endpoint, send_seeds=self.send_seeds, **given)
+            target = served_model(self.source, config, self.model, served)
+        elif run is not None and self.model is None:
+            target = saved_policy(run, config, self.checkpoint or "final")
+        elif self.checkpoint is not None:
+            raise ConfigError(f"--checkpoint is for a run directory, and '{self.source}' is none.")
+        else:
+            target = frozen_model(self.source, config, self.model)
+        changed = _changed(before, config)
+        return replace(target, labels={**target.labels, "agent": changed}) if changed else target
 
 
 def _changed(before: RunConfig, config: RunConfig) -> dict[str, Any]:
@@ -249,19 +155,7 @@ def _changed(before: RunConfig, config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in new.items() if value != old.get(key)}
 
 
-def _with_env_options(config: RunConfig, args: list[str]) -> RunConfig:
-    from stapo.cli.arguments import take_env_options
-
-    options, rest = take_env_options(args, config.env.name)
-    if rest:
-        raise ConfigError(
-            f"'stapo eval' has no option '{rest[0]}': a run is evaluated in its own environment '{config.env.name}'; "
-            "the split is chosen with --split."
-        )
-    return replace(config, env=replace(config.env, options={**config.env.options, **options}))
-
-
-def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
+def _evaluate(subject: EvalTarget, request: Eval) -> dict[str, Any]:
     """Play the protocol; returns what is printed, saved or shown."""
     from stapo.cli.progress import ProgressDisplay
     from stapo.rollout.evaluate import EvalProtocol, evaluate, nothing_played, stop_reasons, summarize
@@ -281,6 +175,7 @@ def _evaluate(subject: EvalTarget, request: _Request) -> dict[str, Any]:
     if not tasks:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
     temperature = config.eval.temperature if request.temperature is None else request.temperature
+    temperature = 0.0 if request.greedy else temperature
     # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.
     seeds = request.seeds if temperature > 0 else request.seeds[:1]
     protocol = EvalProtocol(split, request.episodes, temperature, seeds)
@@ -365,3 +260,6 @@ def _cells(part: dict[str, Any], judged: bool) -> list[str]:
     spread, score = part["success_std_over_seeds"], part["task_score"]
     cells = [f"{part['success']:.3f}", "–" if spread is None else f"{spread:.3f}"]
     return [*cells, "–" if score is None else f"{score:.3f}"] if judged else cells
+
+
+COMMAND = Eval

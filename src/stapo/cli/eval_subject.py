@@ -27,28 +27,28 @@ class Served:
         url: base address of the API.
         api: "chat" or "completions".
         tokenizer: folder of the model's tokenizer, to count prompts with; None estimates.
-        key_variable: environment variable with the API key.
+        key_variable: environment variable with the API key; None is the usual one.
         concurrency: requests at once.
-        timeout_s: seconds for one answer, tries and pauses included.
+        timeout: seconds for one answer, tries and pauses included.
         attempts: tries of one request.
         send_seeds: give each request a seed.
     """
 
     url: str
-    api: str
-    tokenizer: str | None
-    key_variable: str
-    concurrency: int
-    timeout_s: float
-    attempts: int
-    send_seeds: bool
+    api: str = "chat"
+    tokenizer: str | None = None
+    key_variable: str | None = None
+    concurrency: int = 16
+    timeout: float = 600.0
+    attempts: int = 4
+    send_seeds: bool = False
 
     def options(self) -> CallOptions:
         """Limits of a request. The server may think for all of its time before the first byte."""
         return CallOptions(
-            connect_s=min(10.0, self.timeout_s),
-            read_s=self.timeout_s,
-            total_s=self.timeout_s,
+            connect_s=min(10.0, self.timeout),
+            read_s=self.timeout,
+            total_s=self.timeout,
             attempts=self.attempts,
             backoff_s=0.5,
             backoff_max_s=30.0,
@@ -144,7 +144,7 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarge
 
 def served_model(source: str, config: RunConfig, model: str, served: Served) -> EvalTarget:
     """A model behind an OpenAI-compatible server."""
-    from stapo.rollout.endpoint import EndpointSampler
+    from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
 
     sampler = EndpointSampler(
         served.url,
@@ -152,7 +152,7 @@ def served_model(source: str, config: RunConfig, model: str, served: Served) -> 
         config.agent.max_response_tokens,
         api=served.api,  # type: ignore[arg-type]
         options=served.options(),
-        key_variable=served.key_variable,
+        key_variable=served.key_variable or KEY_VARIABLE,
         send_seeds=served.send_seeds,
     )
 

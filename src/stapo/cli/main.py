@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stapo import __version__
 from stapo.cli import streams
@@ -17,6 +17,9 @@ from stapo.cli.words import guard_secrets, write_line
 from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.former_names import FormerNameWarning, with_present_flags
+
+if TYPE_CHECKING:
+    from stapo.cli.command import Command
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
@@ -41,6 +44,7 @@ _COMMANDS = {
     "presets": "list the shipped presets: what is played, what is trained, how long",
 }
 
+_HELP_FLAGS = ("-h", "--help", "--help-all")
 _HELP = """usage: stapo COMMAND ...
 
 Train LLM agents over many steps: STAPO, its ablations and its baselines.
@@ -54,7 +58,7 @@ start here:
   stapo train alfworld-tiny --env.games DIR  a small policy on real ALFWorld games
   stapo play                             try a task yourself
 
-'stapo help COMMAND' (or 'stapo COMMAND --help') explains a command and all its settings.
+'stapo help COMMAND' (or 'stapo COMMAND --help') explains a command; 'stapo COMMAND --help-all' has every setting.
 """
 
 
@@ -100,14 +104,21 @@ def _run(args: list[str]) -> int:
     args, former = with_present_flags(args)
     for flag in dict.fromkeys(former):
         streams.complain(f"warning: {flag} has another name now, {with_present_flags([flag])[0][0]}; this one will go.")
+    from stapo.cli.command import read
+    from stapo.cli.help import help_of
+
     try:
         guard_secrets(args[1:])
-        # Each command imports what it needs: `stapo --help` must not wait for torch.
-        command: Callable[[list[str]], int] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").run
+        # Each command imports what it needs: `stapo --help` must not wait for it.
+        command: type[Command] = import_module(f"stapo.cli.{name.replace('-', '_')}_command").COMMAND
+        if any(word in _HELP_FLAGS for word in args[1:]):
+            write_line(help_of(command, name, args[1:]))
+            return 0
+        given, settings = read(command, name, args[1:])
         listen(_say_now_and_then(time.monotonic()))
         listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
         with _former_names_said():
-            return command(args[1:])
+            return given.run(settings, args[1:])
     except StapoError as err:
         streams.complain(f"error: {_in_one_line(str(err))}")
         return 1 if isinstance(err, _FAILED_RUN) else 2

@@ -6,37 +6,20 @@ import math
 import random
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 
 from rich.columns import Columns
 from rich.console import Console
+from tyro.conf import Positional
 
-from stapo.cli.arguments import take_env_options
-from stapo.cli.words import foreign, positional, say, take_flag
+from stapo.cli.arguments import own_env_options
+from stapo.cli.command import Command, arg
+from stapo.cli.words import foreign, say
 from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import Env, Expert, StepResult
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, StapoError, unknown_name
 
-_HELP = """usage: stapo play [ENV] [--task ID] [--split NAME] [--seed N] [--env.OPTION VALUE ...]
-
-Play a task yourself, as the agent has to: you see what it sees, and type what it would answer.
-
-arguments:
-  ENV                  an environment (default: alfworld); 'stapo envs' lists them
-  --task ID            this task; otherwise one is drawn
-  --split NAME         draw from this split (default: the first)
-  --seed N             draw the same tasks every time
-  --env.OPTION VALUE   an option of the environment; 'stapo envs ENV' lists them
-
-while playing:
-  ?         list what the world understands now; the number of a command plays it
-  WORDS     plays the command that has them in brackets, where one has: red for click[red], search mug for search[mug]
-  hint      what the expert would do, where the environment has one
-  restart   the same task from the start
-  next      another task
-  quit      leave (so does the end of the input)
-A word that the world itself understands goes to the world; '/hint' and so on always work.
-"""
 _OWN_WORDS = ("?", "hint", "restart", "next", "quit")
 
 
@@ -217,31 +200,6 @@ def _inside(command: str) -> str:
     return rest[:-1] if verb and bracket and rest.endswith("]") else ""
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP, end="")
-        return 0
-    task, args = take_flag(argv, "--task", needs="a task id")
-    split, args = take_flag(args, "--split", needs="the name of a split")
-    seed, args = take_flag(args, "--seed", needs="a whole number")
-    if seed is not None and not seed.isdecimal():
-        raise ConfigError(f"--seed is '{seed}', expected a whole number of at least 0.")
-    named = bool(args) and not args[0].startswith("-")
-    name = args[0] if named else "alfworld"
-    options, rest = take_env_options(args[1:] if named else args, name)
-    positional(rest, 0, "play", ("--task", "--split", "--seed", "--help"))
-    env = make(name, **options)
-    try:
-        order = task_order(env, task, split, None if seed is None else int(seed))
-        with suppress(ImportError):  # arrow keys and history at the prompt, where Python was built with them
-            import readline  # noqa: F401
-        Game(env, order, Console()).play()
-    finally:
-        env.close()
-    return 0
-
-
 def task_order(env: Env, task: str | None, split: str | None, seed: int | None) -> list[str]:
     """Tasks of the split in a drawn order, with `task` in front.
 
@@ -261,3 +219,47 @@ def task_order(env: Env, task: str | None, split: str | None, seed: int | None) 
     if not order:
         raise ConfigError(f"environment '{env.name}' has no task to play" + (f" in split '{split}'." if split else "."))
     return order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play(Command):
+    """Play a task yourself, as the agent has to: you see what it sees, and type what it would answer.
+
+    Attributes:
+        env: environment to play (default: alfworld); 'stapo envs' lists them.
+        task: id of the task to play; otherwise one is drawn.
+        split: split to draw from (default: the first).
+        seed: draw the same tasks every time; 0 or more.
+    """
+
+    NOTES = """
+while playing:
+  ?         list what the environment understands now; the number of a command plays it
+  WORDS     the command that has them in brackets: red for click[red], search mug for search[mug]
+  hint      what the expert would do, where the environment has one
+  restart   the same task from the start
+  next      another task
+  quit      leave (so does the end of the input)
+A word that the environment itself understands goes to it; '/hint' and so on always work.
+"""
+    PASSES = ("env.",)
+
+    env: Positional[str] = arg("ENV", "alfworld")
+    task: str | None = arg("ID", None, needs="a task id")
+    split: str | None = arg("NAME", None, needs="the name of a split")
+    seed: int | None = arg("N", None, least=0, expects="a whole number of at least 0")
+
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        env = make(self.env, **own_env_options(settings, self.env, "play")[0])
+        try:
+            order = task_order(env, self.task, self.split, self.seed)
+            with suppress(ImportError):  # arrow keys and history at the prompt, where Python was built with them
+                import readline  # noqa: F401
+            Game(env, order, Console()).play()
+        finally:
+            env.close()
+        return 0
+
+
+COMMAND = Play

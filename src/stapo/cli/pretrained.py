@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stapo.cli.words import take_flag
+from stapo.cli.command import value_of
 from stapo.config.presets import preset_names
 from stapo.config.run_config import RunConfig
 from stapo.errors import ModelError
@@ -43,11 +43,10 @@ def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict
         preset: the settings of the source.
         args: the command line, whose own settings are laid over these.
     """
-    path, _ = take_flag(args, "--model.path", needs="a folder or a name")
+    path = value_of(args, "--model.path")
     if path in (None, "None", "null") or preset.model.path or not preset.sft.steps or _is_file(source):
         return {}
-    rank, _ = take_flag(args, "--model.lora.rank", needs="a number")
-    device, _ = take_flag(args, "--model.device", needs="a device")
+    rank, device = value_of(args, "--model.lora.rank"), value_of(args, "--model.device")
     on_gpu = device not in _NO_GPU and _has_gpu(device)
     size = weights_of(str(path))
     small = size is not None and size < SMALL

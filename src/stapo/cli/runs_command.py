@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,59 +13,61 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+from tyro.conf import Positional
 
+from stapo.cli.command import Command, arg
 from stapo.cli.run_folders import Found, find_runs
-from stapo.cli.words import foreign, positional, say, write_line
+from stapo.cli.words import foreign, say, write_line
 from stapo.errors import ConfigError
 
-_HELP = """usage: stapo runs [FOLDER] [--json]
-
-List the run folders in FOLDER, also those of comparisons: how far each is, how it ended, how much room it takes.
-Nothing is written, and what is damaged is listed as damaged.
-
-arguments:
-  FOLDER               where to look (default: runs); a run, a folder of runs, or one that 'stapo compare' wrote
-  --json               machine-readable
-
-status:
-  done                 trained to its end
-  running              a process is writing it now
-  stopped              by a signal; 'stapo resume RUN' goes on
-  killed               ended without a word; 'stapo resume RUN' goes on
-  failed               ended with an error, which --json and 'stapo report RUN' name
-  damaged              its files cannot be read
-
-examples:
-  stapo runs
-  stapo runs runs/compare
-  stapo runs --json
-"""
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP, end="")
-        return 0
-    words = positional([a for a in argv if a != "--json"], 1, "runs", ("--json", "--help"))
-    folder = Path(words[0] if words else "runs")
-    if not folder.is_dir():
-        if words or folder.exists():
+@dataclass(frozen=True, kw_only=True)
+class Runs(Command):
+    """List the run folders in FOLDER, also those of comparisons: how far each is, how it ended, how much room it takes.
+
+    Nothing is written, and what is damaged is listed as damaged.
+
+    Attributes:
+        folder: where to look (default: runs): a run, a folder of runs, or one that 'stapo compare' wrote.
+        json: print machine-readable JSON instead of a table.
+    """
+
+    EXAMPLES = """
+stapo runs
+stapo runs runs/compare
+stapo runs --json
+"""
+    NOTES = """
+status:
+  done                 trained to its end
+  running              a process is writing it now
+  stopped              by a signal; 'stapo resume RUN' resumes it
+  killed               ended without a word; 'stapo resume RUN' resumes it
+  failed               ended with an error, which --json and 'stapo report RUN' name
+  damaged              its files cannot be read
+"""
+
+    folder: Positional[str | None] = arg("FOLDER", None)
+    json: bool = False
+
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        folder, found = Path(self.folder or "runs"), list[Found]()
+        if folder.is_dir():
+            found = find_runs(folder)
+        elif self.folder or folder.exists():
             raise ConfigError(
                 f"'{folder}' is not a folder. 'stapo runs FOLDER' lists the runs in it; 'stapo train' writes to runs."
             )
-        found: list[Found] = []
-    else:
-        found = find_runs(folder)
-    if "--json" in argv:
-        print(json.dumps([_entry(f) for f in found], indent=1))
+        if self.json:
+            print(json.dumps([_entry(f) for f in found], indent=1))
+        elif found:
+            _show(found)
+        else:
+            write_line(f"no runs in '{folder}' yet; 'stapo train' makes one.")
         return 0
-    if not found:
-        write_line(f"no runs in '{folder}' yet; 'stapo train' makes one.")
-        return 0
-    _show(found)
-    return 0
 
 
 def _entry(found: Found) -> dict[str, Any]:
@@ -116,3 +119,6 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" or value >= 10 else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} TB"
+
+
+COMMAND = Runs

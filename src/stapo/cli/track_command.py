@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from stapo.cli.words import positional, write_line
+from tyro.conf import Positional
+
+from stapo.cli.command import Command, arg
+from stapo.cli.words import write_line
 from stapo.errors import ConfigError
 
-_HELP = """usage: stapo track RUN --to NAME [NAME ...]
 
-Send a run to trackers: what stands in its metrics.jsonl and evals.jsonl and was not sent before. Each row is sent once,
-however often this is called, also after a run that had the tracker in log.trackers. Nothing in the rows changes.
+@dataclass(frozen=True, kw_only=True)
+class Track(Command):
+    """Send a run to trackers: what stands in its metrics.jsonl and evals.jsonl and was not sent before.
 
-arguments:
-  RUN              run directory, as 'stapo train' writes it; finished, stopped or running
-  --to NAME ...    trackers: {names}
+    Each row is sent once, however often this is called, also after a run that had the tracker in log.trackers. Nothing
+    in the rows changes. Each tracker needs its extra (pip install '.[wandb]') and takes its settings from the
+    environment: WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, TRACKIO_DIR and so on.
 
-Each needs its extra (pip install '.[wandb]') and takes its settings from the environment: WANDB_MODE,
-WANDB_PROJECT, MLFLOW_TRACKING_URI, TRACKIO_DIR and so on.
+    Attributes:
+        run_folder: run folder, as 'stapo train' writes it; finished, stopped or running.
+        to: trackers to send to: tensorboard, wandb, trackio, mlflow, or those of other packages.
+    """
 
-example:
-  stapo track runs/tiny-stapo-20260101-120000 --to tensorboard
-"""
+    EXAMPLES = "stapo track runs/tiny-stapo-20260101-120000 --to tensorboard"
+
+    run_folder: Positional[str] = arg(
+        "RUN", needs="a run directory and trackers, such as: stapo track RUN --to tensorboard"
+    )
+    to: tuple[str, ...] = arg("NAME ...", (), needs="names of trackers", commas=True)
+
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code: 1 where a tracker failed."""
+        from stapo.run import RunDirectory
+        from stapo.trackers import TRACKERS
+        from stapo.trackers.process import TrackerProcesses, check_names
+
+        if not self.to:
+            raise ConfigError(
+                "'stapo track' needs trackers, such as: stapo track RUN --to tensorboard. Trackers: "
+                f"{', '.join(TRACKERS.names())}."
+            )
+        check_names(self.to)
+        trackers = TrackerProcesses(RunDirectory.open(Path(self.run_folder)).path, self.to, once=True)
+        trackers.start()
+        for said in trackers.finish():
+            write_line(said)
+        return int(trackers.failed)
 
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code: 1 where a tracker failed."""
-    from stapo.trackers import TRACKERS
-
-    if any(arg in ("-h", "--help") for arg in argv):
-        print(_HELP.format(names=", ".join(TRACKERS.names())), end="")
-        return 0
-    at = argv.index("--to") if "--to" in argv else len(argv)
-    end = next((i for i in range(at + 1, len(argv)) if argv[i].startswith("-")), len(argv))
-    names = [name for given in argv[at + 1 : end] for name in given.split(",") if name]
-    words = positional([*argv[:at], *argv[end:]], 1, "track", ("--to", "--help"))
-    if not words or not names:
-        raise ConfigError(
-            "'stapo track' needs a run directory and trackers, such as: stapo track RUN --to tensorboard. Trackers: "
-            f"{', '.join(TRACKERS.names())}."
-        )
-
-    from stapo.run import RunDirectory
-    from stapo.trackers.process import TrackerProcesses, check_names
-
-    check_names(names)
-    trackers = TrackerProcesses(RunDirectory.open(Path(words[0])).path, names, once=True)
-    trackers.start()
-    for said in trackers.finish():
-        write_line(said)
-    return int(trackers.failed)
+COMMAND = Track

@@ -4,92 +4,90 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import yaml
+from tyro.conf import Positional
 
-from stapo.cli.arguments import parse_run_config, take_env_options
-from stapo.cli.pretrained import pretrained_settings, said, warning
-from stapo.cli.words import foreign, say, take_flag, write_line
-from stapo.config.presets import load_config, name_of, preset_names
+from stapo.cli.arguments import resolve
+from stapo.cli.command import Command, arg
+from stapo.cli.pretrained import warning
+from stapo.cli.words import foreign, say, write_line
+from stapo.config.presets import name_of
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
 from stapo.errors import ConfigError
-
-if TYPE_CHECKING:
-    from stapo.config.run_config import RunConfig
+from stapo.trackers.process import check_names
 
 _RUNS = Path("runs")
-_HELP = """usage: stapo train [PRESET or FILE.yaml] [--out DIR] [--algorithm NAME] [--overrides ...]
+COMMON = (
+    "seed", "env.split", "agent.max_prompt_tokens", "agent.max_response_tokens", "model.path", "model.dtype",
+    "model.lora.rank", "sft.steps", "rollout.groups", "rollout.group_size", "rollout.temperature",
+    "algorithm.outlier.lam", "algorithm.selective.alpha", "algorithm.selective.gamma", "optim.iterations",
+    "optim.learning_rate", "optim.mini_batch", "optim.micro_tokens", "eval.episodes", "eval.every",
+)  # fmt: skip
+"""The settings that people change."""
 
-SFT, RL, evaluation before and after, and a report, into a run directory. Killed or stopped at any moment, the
-same command resumes from the newest save and ends with the same numbers.
 
-arguments:
-  PRESET or FILE       a shipped preset ({presets}; default: tiny) or your own YAML file; alfworld, search and webshop
-                       stand for tiny, search-tiny and webshop-tiny
-  --out DIR            run directory; default runs/PRESET-ALGORITHM-DATE, or the newest such folder that holds an
-                       unfinished run with the same settings
-  --algorithm NAME     any of 'stapo algorithms'; changes the method and nothing else
-  --env.OPTION VALUE   an option of the environment, e.g. --env.games DIR; 'stapo envs NAME' lists them
-  --model.path MODEL   train a pretrained model; settings that a preset made for small models from scratch are then
-                       chosen anew, and said (docs/models.md)
-  --dry-run            print the resolved configuration as YAML (stdout), the run in short and an estimate of memory,
-                       disk and time (stderr), and stop
-  --gpu NAME           device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu, a laptop (default:
-                       this machine, by a short measurement, with the others beside it)
-  --quiet              one line per iteration instead of progress bars
+@dataclass(frozen=True, kw_only=True)
+class Train(Command):
+    """Train an agent: SFT, RL, evaluation before and after, and a report, in a run folder of its own.
 
-examples:
-  stapo train --seed 1
-  stapo train tiny --algorithm grpo --optim.iterations 20
-  stapo train alfworld-tiny --env.games $ALFWORLD_DATA --eval.split valid_unseen
-  stapo train alfworld --model.path MODEL --dry-run
-  stapo train paper/alfworld-7b --dry-run --gpu h200
-  stapo train --dry-run > mine.yaml && stapo train mine.yaml
+    Killed or stopped at any moment, the same command resumes from the newest save and ends with the same numbers. With
+    --model.path, settings that a preset made for small models from scratch are chosen anew, and said (docs/models.md).
 
-Settings (all can be overridden; values shown are those of the preset):
+    Attributes:
+        source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny; alfworld, search
+            and webshop stand for tiny, search-tiny and webshop-tiny.
+        out: run folder (default: runs/PRESET-ALGORITHM-DATE). Without it, the newest such folder with an unfinished
+            run of the same settings is resumed.
+        algorithm: method to train with, any of 'stapo algorithms'. Nothing else changes.
+        dry_run: print the settings as YAML and an estimate of memory, disk and time, then stop. The settings go to
+            stdout, the estimate to stderr.
+        gpu: device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu. The default is this machine, by
+            a short measurement, with the others beside it.
+        quiet: print one line per iteration instead of progress bars.
+    """
+
+    EXAMPLES = """
+stapo train tiny --algorithm grpo --optim.iterations 20
+stapo train alfworld-tiny --env.games $ALFWORLD_DATA --eval.split valid_unseen
+stapo train paper/alfworld-7b --dry-run --gpu h200
+stapo train --dry-run > mine.yaml && stapo train mine.yaml
 """
+    PASSES = ("env.", "")
+    SHOWN = COMMON
+    ALSO: ClassVar = {
+        "--algorithm.name": "--algorithm"
+    }  # its name alone would relabel the algorithm without changing it
 
+    source: Positional[str] = arg("PRESET or FILE", "tiny")
+    out: Path | None = arg("DIR", None)
+    algorithm: str | None = arg("NAME", None, needs="a name; see 'stapo algorithms'")
+    dry_run: bool = False
+    gpu: str | None = arg("NAME", None, needs="the name of a device, such as h100")
+    quiet: bool = False
 
-def run(argv: list[str]) -> int:
-    """Run the command; returns the exit code."""
-    args = list(argv)
-    source = args.pop(0) if args and not args[0].startswith("-") else "tiny"
-    wants_help = any(a in ("-h", "--help") for a in args)
-    if wants_help:
-        print(_HELP.format(presets=", ".join(preset_names())))
-    out, args = take_flag(args, "--out", needs="a folder")
-    # Its name alone would relabel the preset's algorithm without changing it.
-    args = ["--algorithm" + a.removeprefix("--algorithm.name") if _is_algorithm_name(a) else a for a in args]
-    algorithm, args = take_flag(args, "--algorithm", needs="a name; see 'stapo algorithms'")
-    dry, args = "--dry-run" in args, [a for a in args if a != "--dry-run"]
-    gpu, args = take_flag(args, "--gpu", needs="the name of a device, such as h100")
-    if gpu is not None and not dry:
-        raise ConfigError("--gpu names the device of an estimate; give --dry-run with it. A run takes model.device.")
-    quiet, args = "--quiet" in args, [a for a in args if a != "--quiet"]
-    env_name, _ = take_flag(args, "--env.name", needs="the name of an environment")
-    config = load_config(source, algorithm)
-    options, args = take_env_options(args, env_name or config.env.name)
-    chosen = pretrained_settings(source, config, args)
-    if options or chosen:
-        config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
-    config = parse_run_config(config, args, "stapo train")
-    for line in (said(chosen, args) if chosen else "", warning(config)):
-        if line:
-            write_line(line, sys.stderr)
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        if self.gpu is not None and not self.dry_run:
+            raise ConfigError("--gpu is the device of an estimate; give --dry-run with it. A run takes model.device.")
+        config, chosen = resolve(self.source, self.algorithm, settings, "train")
+        for line in (chosen, warning(config)):
+            if line:
+                write_line(line, sys.stderr)
+        check_names(config.log.trackers)
+        if self.dry_run:
+            from stapo.cli.dry_run import show_estimate
 
-    from stapo.config.schema import to_data
-    from stapo.trackers.process import check_names
-
-    check_names(config.log.trackers)
-    if dry:
-        from stapo.cli.dry_run import show_estimate
-
-        show_estimate(config, gpu)
-        print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
-        return 0
-    return train_into(config, Path(out) if out else _folder(name_of(source), config), ["stapo", "train", *argv], quiet)
+            show_estimate(config, self.gpu)
+            print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
+            return 0
+        folder = self.out or _folder(name_of(self.source), config)
+        return train_into(config, folder, ["stapo", "train", *argv], self.quiet)
 
 
 def _folder(name: str, config: RunConfig) -> Path:
@@ -137,10 +135,6 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
     return 0
 
 
-def _is_algorithm_name(arg: str) -> bool:
-    return arg.partition("=")[0] == "--algorithm.name"
-
-
 def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -167,3 +161,6 @@ def _print_outcome(evaluations: list[dict[str, Any]], seconds: dict[str, float])
     if evaluations:
         say(console, foreign(f"protocol: {evaluations[-1]['protocol']}; the standard error is the binomial one"), "dim")
     console.print(f"SFT {seconds['sft']:.0f} s, RL with evaluations {seconds['rl']:.0f} s", style="dim")
+
+
+COMMAND = Train

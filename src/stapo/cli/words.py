@@ -1,15 +1,14 @@
-"""What the small commands share: reading their few words, printing foreign text as it stands."""
+"""What the commands share: secrets that stay unsaid, foreign text printed as it stands."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from typing import TextIO
 
 from rich.console import Console
 from rich.text import Text
 
-from stapo.errors import ConfigError, did_you_mean
+from stapo.errors import ConfigError
 from stapo.texts import escape_control_chars, remember_secret, remember_secrets_of, secret_in_address
 
 _TAKE_KEYS = ("--token",)
@@ -41,51 +40,6 @@ def guard_secrets(args: list[str]) -> None:
                 f"{where} holds {secret}, and commands are written down; expected an address without. Give the key as "
                 "an environment variable instead."
             )
-
-
-def positional(args: list[str], most: int, command: str, flags: Collection[str] = ()) -> list[str]:
-    """Return the words of `args`, once every option has been taken out of it.
-
-    Args:
-        args: what is left of the command line.
-        most: words that the command accepts.
-        command: its name, for messages.
-        flags: options of the command, for messages.
-
-    Raises:
-        ConfigError: an option is left over, or there are too many words.
-    """
-    for arg in args:
-        if arg.startswith("-"):
-            raise ConfigError(
-                f"'stapo {command}' has no option '{arg}'.{did_you_mean(arg, flags)} See 'stapo {command} --help'."
-            )
-    if len(args) > most:
-        raise ConfigError(
-            f"'stapo {command}' takes {'at most ' if most else 'no '}{most or ''}{' ' if most else ''}"
-            f"argument{'' if most == 1 else 's'}, found {' '.join(map(repr, args))}. See 'stapo {command} --help'."
-        )
-    return args
-
-
-def take_flag(args: list[str], flag: str, *, needs: str) -> tuple[str | None, list[str]]:
-    """Remove `flag VALUE` (or `flag=VALUE`) from `args`; returns the value, if any, and the rest.
-
-    Raises:
-        ConfigError: the flag stands without a value.
-    """
-    value, rest, i = None, [], 0
-    while i < len(args):
-        if args[i] == flag:
-            if i + 1 >= len(args) or args[i + 1].startswith("--"):
-                raise ConfigError(f"{flag} needs {needs}.")
-            value, i = args[i + 1], i + 2
-        elif args[i].startswith(flag + "="):
-            value, i = args[i].partition("=")[2], i + 1
-        else:
-            rest.append(args[i])
-            i += 1
-    return value, rest
 
 
 def foreign(text: object) -> Text:

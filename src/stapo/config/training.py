@@ -79,9 +79,8 @@ class EvalConfig:
 
     Attributes:
         split: split whose tasks are played, each `episodes / tasks` times, in sorted order.
-        episodes: episodes per evaluation and mode; 0 or more, 0 plays each task once. For the evaluations at the start
-            and at the end.
-        every: iterations between evaluations; 0 or more, 0 is start and end only.
+        episodes: episodes per evaluation; 0 or more, 0 plays each task once. Of each mode, at the start and at the end.
+        every: iterations between evaluations; 0 or more, 0 has none in between.
         quick_episodes: episodes of each evaluation in between; 1 or more.
         temperature: sampling temperature of evaluations; 0 or more, 0 is greedy.
         greedy: evaluate with temperature 0 as well.

@@ -61,9 +61,8 @@ class ModelConfig:
     """Which model is trained.
 
     Attributes:
-        path: folder or Hub name of a pretrained model; null builds a small one. Only safetensors are read, and no
-            remote code is run. The small model is built from the sizes below, and its tokenizer is trained on
-            environment text.
+        path: folder or Hub name of a pretrained model, or null. Only safetensors are read, and no remote code is run.
+            Without it a small model is built from the sizes below, and its tokenizer is trained on environment text.
         architecture: architecture of the small model that is built.
         dtype: dtype of the weights. Under bfloat16 the optimizer keeps a float32 copy of every weight that it trains:
             steps of 1e-6 would be lost in rounding. Adapters are always float32.
