@@ -339,6 +339,18 @@ GUARDS = [
     Guard(0, "the report repeats warnings", "health.py",
           "    return found + _repeated_warnings(rows, thinned)\n", "    return found\n",
           "../report/test_health_checks.py -k told_once_each"),
+    Guard(22, "a tracker that does not end is given up", "trackers/process.py",
+          "            if late:\n", "            if False:\n",
+          "../trackers/test_process.py -k hangs"),
+    Guard(22, "no step is sent to a tracker twice", "trackers/sender.py",
+          "        return iteration <= last\n", "        return False\n",
+          "../trackers/test_process.py -k sent_all_once"),
+    Guard(22, "what a tracker's library prints goes nowhere", "trackers/sender.py",
+          "        os.dup2(nowhere, standard)\n", "        pass\n",
+          "../trackers/test_process.py -k changes_nothing"),
+    Guard(22, "a tracker's id from a run folder is text that was checked", "trackers/sender.py",
+          'or not _ID.fullmatch(data["id"])', "",
+          "../trackers/test_process.py -k state_of_a_stranger"),
 ]  # fmt: skip
 
 

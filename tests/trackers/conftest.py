@@ -39,7 +39,12 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path | None:
 
 
 @pytest.fixture
-def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path | None) -> Path:
+def offline(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    empty_mlflow: Path | None,
+) -> Path:
     """No library reaches a network or leaves the test's folder, which is returned."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
@@ -47,7 +52,8 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_mlflow: Path 
     if empty_mlflow is not None:
         for name in ("mlflow.db", "elsewhere.db"):
             shutil.copy(empty_mlflow, tmp_path / name)
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    # One for all tests: trackio reads it when it is imported.
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path_factory.getbasetemp() / "trackio"))
     for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     return tmp_path

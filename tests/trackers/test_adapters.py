@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from tracked import LIBRARIES, rows, send, stored, twice
@@ -18,7 +20,7 @@ HALF = 2  # of four iterations
 
 def installed(library):
     if find_spec(library) is None:
-        pytest.skip(f"{library} is not installed: pip install 'stapo[{library}]'")
+        pytest.skip(f"{library} is not installed: pip install '.[{library}]'")
     return library
 
 
@@ -85,7 +87,13 @@ def test_stored_once_and_whole_also_behind_a_save(library, run, offline):
         approximate = {k: [v if isinstance(v, list) else pytest.approx(v, rel=1e-6)] for k, (v,) in steps.items()}
         assert found[name] == approximate, name
     assert json.loads((run / f"trackers/{library}.json").read_text())["id"] == first
-    kept = [p for p in offline.rglob("*") if p.is_file() and b"0123456789abcdef0123456789abcdef" in p.read_bytes()]
+    places = (offline, Path(os.environ["TRACKIO_DIR"]))
+    kept = [
+        p
+        for place in places
+        for p in place.rglob("*")
+        if p.is_file() and b"0123456789abcdef0123456789abcdef" in p.read_bytes()
+    ]
     assert kept == [], "the API key was written down"
     assert "0123456789abcdef" not in "".join(said)
 

@@ -38,9 +38,11 @@ def test_every_number_of_a_run_is_named(finished):
 
 
 def test_every_number_with_a_critic_and_with_dynamic_sampling_is_named(tmp_path, toy_model):
-    critic = rows(train(tmp_path / "ppo", toy_model, algorithm={"name": "ppo"}, optim__iterations=1), "metrics")[0]
-    dynamic = {"name": "stapo-dynamic"}
-    sampled = rows(train(tmp_path / "dynamic", toy_model, algorithm=dynamic, optim__iterations=1), "metrics")[0]
+    short = {"optim__iterations": 1, "eval__at_start": False, "eval__greedy": False, "eval__episodes": 2}
+    critic, sampled = (
+        rows(train(tmp_path / name, toy_model, algorithm={"name": name}, **short), "metrics")[0]
+        for name in ("ppo", "stapo-dynamic")
+    )
     assert {"explained_variance", "mean_value"} <= critic["critic"].keys()
     assert "kept_groups" in sampled["sampling"]
     assert unnamed(critic, METRICS) == unnamed(sampled, METRICS) == []

@@ -201,6 +201,17 @@ def test_rows_of_a_stranger_are_refused_in_one_line(site, run, row):
     assert "failed: RunDirectoryError" in said[0]
 
 
+def test_a_strangers_name_of_a_tracker_is_no_path(run, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    trackers = TrackerProcesses(run, ["../../made", "/../../made"])
+    trackers.start()
+    said = list(trackers.finish(seconds=120))
+    assert len(said) == 2
+    assert all("unknown tracker" in text for text in said)
+    assert sorted(tmp_path.iterdir()) == before
+    assert not (run / "trackers").exists()
+
+
 def test_links_in_the_folder_are_not_followed(site, run, tmp_path):
     (run / "trackers").mkdir()
     (run / "trackers/fine.json").symlink_to(tmp_path / "secret")

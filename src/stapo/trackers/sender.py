@@ -55,6 +55,7 @@ class Sent:
     path: Path
     run_id: str | None = None
     series: dict[str, tuple[int, str]] = field(default_factory=dict)
+    _written: float = 0.0
 
     @classmethod
     def read(cls, path: Path) -> Sent:
@@ -79,8 +80,11 @@ class Sent:
                 "as another run."
             ) from err
 
-    def write(self) -> None:
-        """Replace the file in one step."""
+    def write(self, within: float = 0.0) -> None:
+        """Replace the file in one step, unless that was done in the last `within` seconds."""
+        if within and time.monotonic() < self._written + within:
+            return
+        self._written = time.monotonic()
         write_durably(self.path, (json.dumps({"id": self.run_id, "sent": self.series}) + "\n").encode())
 
 
@@ -145,15 +149,20 @@ class Sender:
         # Resumed, all rows are at hand: those that have to come again, and all of them for a run that was forgotten.
         if not self.opened and (resumes or any(not self._was_sent(series, i, row) for series, i, row in new)):
             self._open(new)
-        for series, iteration, row in new:
-            if not self._was_sent(series, iteration, row):
+        try:
+            for series, iteration, row in new:
+                if self._was_sent(series, iteration, row):
+                    continue
                 if series == "metrics":
                     self.tracker.log(iteration, metric_scalars(row), metric_histograms(row))
                 else:
                     self.tracker.log(iteration, eval_scalars(row, self._split), {})
                 self.sent.series[series] = (iteration, _digest(row))
-                self.sent.write()
                 self.rows += 1
+                self.sent.write(within=POLL_SECONDS)
+        finally:
+            if self.opened:
+                self.sent.write()
 
     def close(self) -> None:
         """Let the tracker finish."""
@@ -255,10 +264,11 @@ def main(name: str, target: str, folder: str, once: bool) -> int:
             module, _, attributes = target.partition(":")
             TRACKERS.register(name, reduce(getattr, attributes.split("."), import_module(module)))  # type: ignore[arg-type]
         run = RunDirectory.open(Path(folder))
-        kept = run.path / "trackers"
+        tracker = TRACKERS.get(name)()
+        kept, stem = run.path / "trackers", plain_name(name)  # the name may be a stranger's
         kept.mkdir(exist_ok=True)
-        with _alone(kept / f"{name}.lock", 0 if once else _LOCK_SECONDS):
-            sender = Sender(TRACKERS.get(name)(), run, Sent.read(kept / f"{name}.json"), lambda i: tell(opened=i))
+        with _alone(kept / f"{stem}.lock", 0 if once else _LOCK_SECONDS):
+            sender = Sender(tracker, run, Sent.read(kept / f"{stem}.json"), lambda i: tell(opened=i))
             while True:
                 last = once or over.is_set()
                 sender.send_new(follow=not once)
