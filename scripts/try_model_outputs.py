@@ -30,8 +30,7 @@ from stapo.envs.guard import EnvFailure
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.episode import Episode
-from stapo.rollout.parts import token_parts
+from stapo.rollout.episode import Episode, token_parts
 from stapo.rollout.sampler import Sample
 from stapo.texts import replace_surrogates
 

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from stapo.lines import compression_of, read_lines
+from stapo.documents import compression_of, read_lines
 
 LINES = [b'{"id": 1}\n', b"\n", b'{"id": 2}\r\n', "Zürich 日本\n".encode(), b"no line feed at the end"]
 WHOLE = b"".join(LINES)
@@ -98,7 +98,7 @@ def test_what_unpacks_to_gigabytes_takes_little_memory_and_time(tmp_path):
                 file.write(packer.compress(block))
             file.write(packer.flush())
     code = (
-        "import sys; from stapo import lines; from stapo.lines import read_lines; lines._FREE_BYTES = 1 << 22\n"
+        "import sys; from stapo import lines; from stapo.documents import read_lines; lines._FREE_BYTES = 1 << 22\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n        for _ in read_lines(path): pass\n        print('read')\n"
         "    except ValueError as err: print(err)\n"

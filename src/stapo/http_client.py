@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 import httpx2
 
 from stapo.errors import ConfigError
-from stapo.refusals import pause_asked, reason_in
+from stapo.server_errors import pause_asked, reason_in
 from stapo.texts import (
     hide_known_secrets,
     hide_secrets,

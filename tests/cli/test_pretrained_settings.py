@@ -11,7 +11,7 @@ from stapo.cli import pretrained
 from stapo.cli.main import main
 from stapo.config.presets import load_config
 from stapo.config.schema import to_data
-from stapo.estimate.machine import cpu_flags, has_bfloat16
+from stapo.estimate.devices import cpu_flags, has_bfloat16
 
 SIZES = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True}
 

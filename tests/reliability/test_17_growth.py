@@ -19,7 +19,7 @@ from stapo.envs.offers import offers
 from stapo.envs.search import protocols, scoring
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.parts import token_parts
+from stapo.rollout.episode import token_parts
 from stapo.rollout.thoughts import quieted, thought_length, with_opening_tag
 from stapo.texts import escape_control_chars, replace_surrogates
 

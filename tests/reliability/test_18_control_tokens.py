@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from stapo.agent import AgentConfig, Prompt, PromptFields, Turn, parse_response, render_prompt
 from stapo.rollout.control import ControlTokens
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.parts import token_parts
+from stapo.rollout.episode import token_parts
 from stapo.rollout.text_codec import SpelledText, prompt_of
 from toy_world import small_policy
 

@@ -13,7 +13,7 @@ from webshop_documents import webshop_documents
 
 from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval import BM25Index
-from stapo.retrieval.bm25_scoring import LENGTHS, length_codes
+from stapo.retrieval.postings import LENGTHS, length_codes
 from stapo.retrieval.ranking import rank_all, rank_pruned
 
 PETS = ["cat dog", "cat cat fish", "bird", ""]

@@ -20,7 +20,6 @@ from stapo.envs.guard import EnvFailure
 from stapo.envs.search.protocols import PROTOCOLS
 from stapo.errors import ConfigError, EndpointError, FailureLimitError
 from stapo.http_client import CallOptions
-from stapo.refusals import pause_asked
 from stapo.rollout.answers import read_message
 from stapo.rollout.collect import Collector
 from stapo.rollout.endpoint import EndpointSampler, read_answer
@@ -29,6 +28,7 @@ from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
 from stapo.rollout.text_codec import END, SpelledText, spell, unspell
 from stapo.rollout.types import StopReason, Trajectory
+from stapo.server_errors import pause_asked
 from toy_world import ToyEnv, small_policy
 
 THOUGHT = "<think>why</think>look"

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from stapo.agent import part_spans
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.parts import token_parts
+from stapo.rollout.episode import token_parts
 
 PIECES = ["<think>", "</think>", "<action>", "</action>", "go to ", "desk 1", "é", "→", "😀", "<", "İ", " ", "\n"]
 

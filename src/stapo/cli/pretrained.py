@@ -16,7 +16,7 @@ from stapo.cli.command import value_of
 from stapo.config.presets import preset_names
 from stapo.config.run_config import RunConfig
 from stapo.errors import ModelError
-from stapo.estimate.machine import has_bfloat16
+from stapo.estimate.devices import has_bfloat16
 from stapo.estimate.shapes import find_shape
 
 SMALL = 1_000_000_000

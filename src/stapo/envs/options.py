@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TypeGuard
 
 
@@ -13,3 +15,8 @@ def is_whole(value: object, least: int) -> TypeGuard[int]:
 def is_share(value: object) -> bool:
     """Whether it is a number from 0 to 1; True and False are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def user_path(given: str | os.PathLike[str]) -> Path:
+    """The path meant, with `~` and `$VARIABLES` filled in."""
+    return Path(os.path.expandvars(os.fspath(given))).expanduser()

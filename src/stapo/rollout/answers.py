@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stapo.documents import parse_json
-from stapo.refusals import Refusal, one_line, refusal_in, refusal_of
 from stapo.rollout.thoughts import thought_length, with_opening_tag
+from stapo.server_errors import Refusal, one_line, refusal_in, refusal_of
 from stapo.texts import replace_surrogates
 
 Api = Literal["chat", "completions"]

@@ -6,7 +6,7 @@ It never calls an environment: what an environment returns is handed in, and the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from stapo.agent import (
@@ -19,6 +19,7 @@ from stapo.agent import (
     cut_commands,
     cut_text,
     in_page_order,
+    part_spans,
     render_prompt,
 )
 from stapo.envs import CommandShapes, Observation, StepResult
@@ -29,7 +30,6 @@ from stapo.errors import ConfigError, EnvError
 from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
-from stapo.rollout.parts import token_parts
 from stapo.rollout.sampler import Sample
 from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import replace_surrogates
@@ -233,3 +233,50 @@ def _wrong_sample(sample: Sample) -> str:
             f"{tokens} tokens, {logprobs} log-probabilities and {entropies} entropies, expected one of each per token"
         )
     return ""
+
+
+_UNFINISHED = "\ufffd"
+
+
+def token_parts(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> dict[str, tuple[int, int]]:
+    """Token range of each part of a response: part -> (first, end).
+
+    A part without text has no tokens and is left out, as is one whose tags are missing. A token that carries the
+    bracket of a tag together with text of the part counts.
+
+    Args:
+        ids: the sampled tokens.
+        decode: turns tokens into text; has to be the one that the response was read with.
+    """
+    ranges = {}
+    text = decode(ids)
+    for part, (start, end) in part_spans(text).items():
+        if start == end:
+            continue
+        first, last = _tokens_for(text[:start], ids, decode), _tokens_for(text[:end], ids, decode)
+        if first and len(decode(ids[:first])) > start:
+            first -= 1
+        if first < last:
+            ranges[part] = (first, last)
+    return ranges
+
+
+def _tokens_for(beginning: str, ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> int:
+    """The least number of tokens whose text starts with `beginning`; all of them where no fewer do.
+
+    Bisection, with a trap in it: of a character that is cut into several tokens, the first ones decode to replacement
+    characters, and some decoders replace finished characters next to it, too. Such a text answers nothing, so the
+    search steps back to where the last character is whole.
+    """
+    low, high = 0, len(ids)
+    while low < high:
+        middle = count = (low + high) // 2
+        text = decode(ids[:count])
+        while count > low and text.endswith(_UNFINISHED) and not text.startswith(beginning):
+            count -= 1
+            text = decode(ids[:count])
+        if text.startswith(beginning):
+            high = count
+        else:
+            low = middle + 1
+    return low

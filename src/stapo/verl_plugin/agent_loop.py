@@ -17,11 +17,9 @@ from stapo.rollout import Trajectory
 from stapo.rollout.encoding import PromptEncoder, utc_now
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
-from stapo.verl_plugin.environments import shelves
-from stapo.verl_plugin.names import AGENT
-from stapo.verl_plugin.play import play_episode
+from stapo.verl_plugin.play import play_episode, shelves
 from stapo.verl_plugin.rows import PAYLOAD, payloads
-from stapo.verl_plugin.settings import run_config_of
+from stapo.verl_plugin.settings import AGENT, run_config_of
 
 _VERSIONS = ("min_global_steps", "max_global_steps")  # which weights answered; verl logs staleness by them
 

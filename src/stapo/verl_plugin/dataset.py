@@ -11,8 +11,7 @@ from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
 from stapo.training.factories import env_factory
 from stapo.training.tasks import training_stream
-from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
-from stapo.verl_plugin.settings import run_config_of
+from stapo.verl_plugin.settings import AGENT, EVALUATION, TRAIN, run_config_of
 
 
 class TaskDataset(Dataset[dict[str, Any]]):

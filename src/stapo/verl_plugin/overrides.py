@@ -8,11 +8,10 @@ from typing import Any
 
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
-from stapo.envs.paths import user_path
+from stapo.envs.options import user_path
 from stapo.errors import ConfigError
 from stapo.verl_plugin.hydra import override
-from stapo.verl_plugin.names import AGENT, EVALUATION, TRAIN
-from stapo.verl_plugin.settings import KEY
+from stapo.verl_plugin.settings import AGENT, EVALUATION, KEY, TRAIN
 
 _ACTOR, _ROLLOUT, _MODEL, _REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "model", "ref"))
 _PRECISION = {"float32": "fp32", "bfloat16": "bf16"}

@@ -9,13 +9,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import lru_cache
 
+from stapo.config.run_config import RunConfig
 from stapo.envs import StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool
 from stapo.rollout import StopReason, Trajectory
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Outcome
+from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
 
 Generate = Callable[[list[int]], Awaitable[Sample]]
@@ -113,3 +117,23 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFa
             return out
         episode.observe(out)
     return None
+
+
+class Shelves:
+    """One shelf of environments for each configuration that this process plays."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, tuple[RunConfig, EnvCache]] = {}
+
+    def of(self, run: RunConfig) -> EnvCache:
+        """The shelf of a configuration; with `rollout.workers` above 0 each environment has a process of its own."""
+        if id(run) not in self._of:
+            rollout = replace(run.rollout, workers=min(1, run.rollout.workers))
+            self._of[id(run)] = run, EnvCache(lambda: build_pool(run.env.name, run.env.options, rollout))
+        return self._of[id(run)][1]
+
+
+@lru_cache(maxsize=1)
+def shelves() -> Shelves:
+    """Those of this process."""
+    return Shelves()

@@ -33,3 +33,13 @@ def run_config_of(data_config: Any) -> RunConfig:
 @lru_cache(maxsize=8)
 def _read(text: str) -> RunConfig:
     return from_data(RunConfig, json.loads(text))
+
+
+TRAIN = "stapo-train"
+"""What stands for a training file."""
+
+EVALUATION = "stapo-eval"
+"""What stands for a validation file."""
+
+AGENT = "stapo"
+"""Name of the agent loop."""

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stapo.documents import parse_json
+from stapo.documents import parse_json, read_lines
 from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
 from stapo.errors import GameFileError, did_you_mean, unknown_name
-from stapo.lines import read_lines
 
 _BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".jsonl", ".jsonl.xz")

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
-from stapo.envs.options import is_whole
+from stapo.envs.options import is_whole, user_path
 from stapo.envs.overlap import in_common
-from stapo.envs.paths import user_path
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 
 

@@ -13,15 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stapo.documents import parse_json
+from stapo.documents import compression_of, parse_json, read_lines
+from stapo.envs.options import user_path
 from stapo.envs.overlap import in_common, plain_text
-from stapo.envs.paths import user_path
 from stapo.envs.search.questions import Question, QuestionSet, digest_of
 from stapo.envs.search.rows import golds_of, question_of, said_source, said_split
 from stapo.envs.search.scoring import normalize_answer
 from stapo.envs.webshop.streaming import iter_list
 from stapo.errors import ConfigError, GameFileError
-from stapo.lines import compression_of, read_lines
 
 EVALUATION_SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique", "bamboogle")
 """The seven sets that the field reports: three that one look-up answers, four that need several."""

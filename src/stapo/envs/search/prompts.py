@@ -20,7 +20,7 @@ from stapo.agent.parsing import ParsedResponse, part_spans
 from stapo.agent.prompt import Prompt
 from stapo.agent.prompts import PromptFields
 from stapo.registry import traits
-from stapo.tags import first_block
+from stapo.texts import first_block
 
 _R1_RULES = (
     "Answer the question. First reason inside <think> and </think>, each time you learn something new. When you lack a "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stapo.retrieval.protocol import Passage
-from stapo.tags import first_block
+from stapo.texts import first_block
 
 ActionKind = Literal["search", "answer", "invalid"]
 

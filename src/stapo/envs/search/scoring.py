@@ -11,7 +11,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from stapo.tags import blocks
+from stapo.texts import blocks
 
 EXAMPLE_AND_ANSWER = 2
 """Answer blocks that a Search-R1 sequence needs: its prompt shows one."""

@@ -8,8 +8,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from stapo.envs.options import user_path
 from stapo.envs.overlap import plain_text
-from stapo.envs.paths import user_path
 from stapo.envs.search.loading import overlap_notes, read_questions
 from stapo.envs.search.questions import QuestionSet, digest_of
 from stapo.envs.search.world import generate_world

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from stapo.envs import draws
-from stapo.envs.paths import user_path
+from stapo.envs.options import user_path
 from stapo.envs.webshop import generator
 from stapo.envs.webshop.cache import file_digest
 from stapo.envs.webshop.product import Product, is_skipped, read_product
