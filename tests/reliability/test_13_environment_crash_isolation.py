@@ -27,6 +27,7 @@ import torch
 from reliable import ENVIRONMENTS
 
 from fragile_worlds import FRAGILE
+from slow import slow_except
 from stapo.agent import AgentConfig
 from stapo.config.training import SFTConfig
 from stapo.envs import make
@@ -212,7 +213,7 @@ def test_every_environment_has_a_fragile_form():
     assert set(FRAGILE) == set(ENVIRONMENTS)
 
 
-@pytest.mark.parametrize("workers, fault", [(0, "raise"), (1, "raise"), (1, "os_exit")])
+@pytest.mark.parametrize("workers, fault", slow_except([(0, "raise"), (1, "raise"), (1, "os_exit")], (0, "raise")))
 @pytest.mark.parametrize("name", ENVIRONMENTS)
 def test_in_every_environment_of_this_package(name, workers, fault, tmp_path):
     """One of four episodes breaks its environment; the others end as without."""
@@ -456,7 +457,9 @@ class Shown(UnrulyEnv):
 ENVIRONMENT_REGISTRY.register("shown", Shown)
 
 
-@pytest.mark.parametrize("workers, fault", [(0, "raise"), (0, "exit"), (1, "raise"), (1, "os_exit")])
+@pytest.mark.parametrize(
+    "workers, fault", slow_except([(0, "raise"), (0, "exit"), (1, "raise"), (1, "os_exit")], (0, "raise"), (0, "exit"))
+)
 def test_a_demonstration_that_fails_is_left_out(workers, fault):
     pool = build_pool("shown", {"fault": fault}, RolloutConfig(workers=workers))
     attempts = Attempts(retries=1, limit=4)
