@@ -82,10 +82,8 @@ def test_a_folder_may_be_called_like_a_preset(capsys, tmp_path, monkeypatch):
     assert resolved(capsys, "tiny")["env"]["name"] == "alfworld"
 
 
-def test_help_teaches_and_lists_every_setting(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "--help"])
-    assert stop.value.code == 0
+def test_help_teaches(capsys):
+    assert main(["train", "--help"]) == 0
     out = capsys.readouterr().out
     for shown in ("usage: stapo train", "examples:", "--optim.learning-rate", "--algorithm.selective.alpha"):
         assert shown in out

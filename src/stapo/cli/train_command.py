@@ -74,7 +74,7 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
         if self.gpu is not None and not self.dry_run:
-            raise ConfigError("--gpu is the device of an estimate; give --dry-run with it. A run takes model.device.")
+            raise ConfigError("--gpu names the device of an estimate; give --dry-run with it. A run has model.device.")
         config, chosen = resolve(self.source, self.algorithm, settings, "train")
         for line in (chosen, warning(config)):
             if line:
