@@ -75,7 +75,7 @@ def load_config(
         data["algorithm"] = {**own_settings(data.get("algorithm")), "name": algorithm}
     data = _for_its_algorithm(data, named)
     if base:
-        data = extend(data, base)
+        data = extend(data, _with_present_names(base, "overrides"))
     return from_data(RunConfig, data)
 
 
@@ -163,10 +163,13 @@ def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str,
     """Settings as they were read, laid over what they extend."""
     if not isinstance(given, Mapping):
         raise ConfigError(f"'{source}' holds {type(given).__name__}, expected a mapping of configuration keys.")
-    data, former = with_present_names(given)
-    for name in former:
-        said = f"{key}: {name} is called {SETTINGS[name]} now; the former name is read for one more release."
-        warnings.warn(FormerNameWarning(said), stacklevel=2)
+    data = _with_present_names(given, key)
+    chosen = data.get("per_algorithm")
+    if isinstance(chosen, Mapping):
+        data["per_algorithm"] = {
+            pattern: _with_present_names(settings, key) if isinstance(settings, Mapping) else settings
+            for pattern, settings in chosen.items()
+        }
     if "extends" not in data:
         return data
     base = data.pop("extends")
@@ -181,6 +184,14 @@ def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str,
         return extend(_read(base, inside, chain), data)
     except ConfigError as err:
         raise ConfigError(f"{err} ('{source}' extends '{base}'.)") if not above else err from err
+
+
+def _with_present_names(given: Mapping[str, Any], key: str) -> dict[str, Any]:
+    data, former = with_present_names(given)
+    for name in former:
+        said = f"{key}: {name} is called {SETTINGS[name]} now; the former name is read for one more release."
+        warnings.warn(FormerNameWarning(said), stacklevel=3)
+    return data
 
 
 def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,22 @@ _OPTIONS = "env.options."  # what a number means there, and which are too large,
 _LONGEST_TEXT, _DEEPEST, _MOST_ITEMS = 65_536, 8, 10_000
 
 
+def check_least(config: Any, group: str, **least: int) -> None:
+    """Check that whole numbers of a group of settings are not too small.
+
+    Args:
+        config: the group.
+        group: its dotted path, for messages.
+        least: smallest value of each setting.
+
+    Raises:
+        ConfigError: one is smaller.
+    """
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise ConfigError(f"{group}.{name} is {getattr(config, name)}, expected at least {smallest}.")
+
+
 def check_values(config: Any, where: str = "") -> None:
     """Check every value in a tree of settings.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
-from stapo.config.ranges import check_values
+from stapo.config.ranges import check_least, check_values
 from stapo.config.schema import from_data
 from stapo.config.training import EvalConfig, OptimConfig, SFTConfig
 from stapo.errors import ConfigError, UnknownNameError
@@ -40,25 +40,13 @@ class EnvConfig:
             if not getattr(self, name):
                 raise ConfigError(f"env.{name} is empty, expected a name; 'stapo envs' lists what there is.")
         # Settings are written down in many places, and most environments are opened after the first of them.
-        for option, text in _texts_in(self.options):
-            if held := secret_in_address(text):
+        for path, text in _texts(self.options, "env.options"):
+            held = secret_in_address(text) if "://" in text or path == "env.options.retriever" else ""
+            if held:
                 raise ConfigError(
-                    f"env.options.{option} holds {held}, and settings are written down; expected it without. A token "
-                    "for a retrieval server goes into the environment variable STAPO_RETRIEVER_TOKEN."
+                    f"{path} holds {held}, and settings are written down; expected it without. A token for a retrieval "
+                    "server goes into the environment variable STAPO_RETRIEVER_TOKEN."
                 )
-
-
-def _texts_in(options: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Option and text of every address among the options, in lists and mappings, too."""
-    pending: list[tuple[str, Any]] = [(str(option), value) for option, value in options.items()]
-    while pending:
-        option, value = pending.pop()
-        if isinstance(value, dict):
-            pending += [(option, inner) for pair in value.items() for inner in pair]
-        elif isinstance(value, list | tuple):
-            pending += [(option, inner) for inner in value]
-        elif isinstance(value, str) and ("://" in value or option == "retriever"):
-            yield option, value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +84,8 @@ class LogConfig:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("transcript_every", 0),
-            ("transcript_groups", 0),
-            ("checkpoint_every", 0),
-            ("save_every", 1),
-            ("keep_saves", 1),
-            ("threads", 0),
-        ):
-            if getattr(self, name) < least:
-                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected at least {least}.")
+        check_least(self, "log", transcript_every=0, transcript_groups=0, checkpoint_every=0, threads=0)
+        check_least(self, "log", save_every=1, keep_saves=1)
         if self.threads > MOST_PROCESSES:
             raise ConfigError(f"log.threads is {self.threads}, expected at most {MOST_PROCESSES:,}.")
         for name in ("save_seconds", "grace"):
@@ -187,18 +167,19 @@ class RunConfig:
 
 
 def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every text among settings, with the dotted path to it."""
-    if isinstance(value, str):
-        yield path, value
-    elif is_dataclass(value):
-        for part in fields(value):
-            yield from _texts(getattr(value, part.name), f"{path}.{part.name}" if path else part.name)
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _texts(item, f"{path}.{key}")
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _texts(item, path)
+    """Every text among settings, keys of mappings included, with the dotted path to it."""
+    pending = [(path, value)]
+    while pending:
+        path, value = pending.pop()
+        if isinstance(value, str):
+            yield path, value
+        elif is_dataclass(value):
+            pending += [(f"{path}.{part.name}".lstrip("."), getattr(value, part.name)) for part in fields(value)]
+        elif isinstance(value, Mapping):
+            for key, item in value.items():
+                pending += [(f"{path}.{key}", item), (path, key)]  # the key first: a path must hold no secret
+        elif isinstance(value, list | tuple):
+            pending += [(path, item) for item in value]
 
 
 def read_run_config(run: RunDirectory) -> RunConfig:

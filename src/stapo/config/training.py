@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from stapo.config.ranges import check_least
 from stapo.errors import ConfigError
 
 Schedule = Literal["constant", "linear", "cosine"]
@@ -50,15 +51,7 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.schedule not in get_args(Schedule):
             raise ConfigError(f"optim.schedule is '{self.schedule}', expected one of {', '.join(get_args(Schedule))}.")
-        for field, least in (
-            ("iterations", 0),
-            ("warmup_iterations", 0),
-            ("mini_batch", 1),
-            ("epochs", 1),
-            ("skip_non_finite", 0),
-        ):
-            if getattr(self, field) < least:
-                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected at least {least}.")
+        check_least(self, "optim", iterations=0, warmup_iterations=0, mini_batch=1, epochs=1, skip_non_finite=0)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"optim.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
         for field in ("micro_tokens", "grad_clip"):
@@ -101,9 +94,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if not self.split:
             raise ConfigError("eval.split is empty, expected a split of the environment.")
-        for field, least in (("episodes", 0), ("every", 0), ("quick_episodes", 1), ("batch", 1)):
-            if getattr(self, field) < least:
-                raise ConfigError(f"eval.{field} is {getattr(self, field)}, expected at least {least}.")
+        check_least(self, "eval", episodes=0, every=0, quick_episodes=1, batch=1)
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")
 
@@ -153,16 +144,7 @@ class SFTConfig:
         for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
-        for field, least in (
-            ("steps", 0),
-            ("anneal_steps", 0),
-            ("probe_every", 1),
-            ("probe_episodes", 1),
-            ("episodes", 1),
-            ("batch_size", 1),
-        ):
-            if getattr(self, field) < least:
-                raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected at least {least}.")
+        check_least(self, "sft", steps=0, anneal_steps=0, probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
         if not 0 <= self.weight_decay < math.inf:
