@@ -61,6 +61,12 @@ def test_help_all_has_every_setting(name, capsys):
     assert {s.name for s in settings_of(RunConfig())} - {"env.options", "algorithm.name"} <= found
 
 
+def test_help_all_of_an_evaluation_has_those_that_it_can_change(capsys):
+    lines = shown(capsys, "eval", "RUN", "--help-all")
+    assert [line for line in lines if line.startswith("  --agent.max-prompt-tokens 400 ")]
+    assert not [line for line in lines if line.startswith("  --optim.")]
+
+
 @pytest.mark.parametrize("name", _COMMANDS)
 def test_every_option_is_explained_and_unknown_ones_are_guessed(name, capsys):
     command = command_of(name)

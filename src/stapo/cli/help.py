@@ -35,7 +35,7 @@ def help_of(cls: type[Command], name: str, argv: list[str]) -> str:
     for paragraph in paragraphs if full else paragraphs[:1]:
         lines += ["", *textwrap.wrap(" ".join(paragraph.split()), WIDTH)]
     lines += ["", *_table(list(_options(cls)), full)]
-    if "" in cls.PASSES:
+    if "" in cls.PASSES or (full and "agent." in cls.PASSES):
         lines += _settings(cls, argv, full)
     if cls.EXAMPLES:
         lines += ["", "examples:", *(f"  {line}" for line in cls.EXAMPLES.strip().splitlines())]
@@ -61,8 +61,11 @@ def _options(cls: type[Command]) -> Iterator[tuple[str, str]]:
 def _settings(cls: type[Command], argv: list[str], full: bool) -> Iterator[str]:
     from stapo.config.presets import load_config
 
-    source = argv[0] if argv and not argv[0].startswith("-") else "tiny"
-    found = {s.name: s for s in settings_of(load_config(source)) if s.name not in ("env.options", "algorithm.name")}
+    source = argv[0] if "" in cls.PASSES and argv and not argv[0].startswith("-") else "tiny"
+    unflagged = ("env.options", "algorithm.name")
+    found = {s.name: s for s in settings_of(load_config(source)) if s.name not in unflagged}
+    if "" not in cls.PASSES:
+        found = {name: setting for name, setting in found.items() if name.startswith("agent.")}
     chosen = found if full else {name: found[name] for name in cls.SHOWN}
     yield ""
     yield f"settings ({len(chosen)} of {len(found)}) with their values in {source}:"
