@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from stapo import __version__
 from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
-from stapo.envs.progress import listen, listen_to_notes
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.former_names import FormerNameWarning, with_present_flags
 
@@ -106,6 +105,7 @@ def _run(args: list[str]) -> int:
         streams.complain(f"warning: {flag} has another name now, {with_present_flags([flag])[0][0]}; this one will go.")
     from stapo.cli.command import read
     from stapo.cli.help import help_of
+    from stapo.envs.progress import listen, listen_to_notes
 
     try:
         guard_secrets(args[1:])
