@@ -101,7 +101,7 @@ GUARDS = [
     Guard(5, "saves of other runs are refused", "training/resume.py",
           "        _require_same(folder, state.config, config)\n", "",
           "test_05_corruption.py -k another_run"),
-    Guard(5, "checkpoints are checked before an evaluation", "cli/eval_subject.py",
+    Guard(5, "checkpoints are checked before an evaluation", "api/evaluation.py",
           "run.check_checkpoint(", "run.checkpoint(",
           "test_05_corruption.py -k explicit"),
     Guard(5, "rows are compared with their hashes on resume", "training/resume.py",

@@ -13,6 +13,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Nothing in the suite may ask the network for a model.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Models that tests write show no bars among what commands say.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import pytest
 

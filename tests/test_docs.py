@@ -102,6 +102,8 @@ def test_commands_parse(page, line, capsys):
         args = without_files(args)
     if name == "train" or (name == "compare" and "--algorithms" in args):
         dry = [] if "--help" in args or "--dry-run" in args else ["--dry-run"]
+        # The files that they name are on the reader's machine.
+        dry += ["--gpu", "h100"] if name == "train" and not {"--help", "--gpu"} & set(args) else []
         assert main([name, *args, *dry]) == 0, capsys.readouterr().err
         return
     assert main([name, "--help-all"]) == 0

@@ -146,10 +146,12 @@ def test_a_run_is_trained_silently_and_read(run, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_training_in_a_thread_prints_nothing_and_leaves_the_process_as_it_was(run, tmp_path, capfd):
+def test_training_in_a_thread_prints_nothing_and_leaves_the_process_as_it_was(run, tmp_path, capfd, monkeypatch):
     import torch
+    from transformers.utils import logging
 
     found = {}
+    monkeypatch.setattr(logging, "_tqdm_active", True)  # as in a program of one's own
 
     def work():
         found["run"] = stapo.train(stapo.load_config("tiny", seed=1, algorithm="gigpo", **FAST), tmp_path / "run")

@@ -78,7 +78,7 @@ def test_without_a_model_presets_are_what_they_were(capsys, preset):
 
 @pytest.mark.parametrize("preset", ["paper/alfworld-1.5b", "webshop-1000", "search-r1"])
 def test_presets_for_pretrained_models_stay(models, capsys, preset):
-    found, said = resolved(capsys, preset, "--model.path", models / "large")
+    found, said = resolved(capsys, preset, "--model.path", models / "large", "--gpu", "h100")
     expected = to_data(load_config(preset))
     expected["model"]["path"] = str(models / "large")
     assert found == expected

@@ -15,7 +15,7 @@ import pytest
 
 import stapo.diagnosis.run as diagnoses
 from dated import GRANITE, LLAMA, at
-from stapo.cli.eval_subject import frozen_model, saved_policy
+from stapo.api.evaluation import frozen_model, saved_policy
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.diagnosis.protocol import make_spec

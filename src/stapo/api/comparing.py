@@ -125,7 +125,7 @@ def compare(
     plan = plan_of(to_data(base), variants_of(given, base), list(seeds), starts, "stapo.compare()")
     folder = default_folder(base.env.name, plan) if out is None else Path(out)
     plan, first = with_what_is_there(plan, folder)
-    require_tasks(plan)
+    require_ready(plan, baseline or first)
     watch = partial(_watching, Callbacks(callbacks))
     return run_plan(plan, folder, jobs or idle_cores(), baseline or first, watch)
 
@@ -205,12 +205,16 @@ def default_folder(name: str, plan: Plan) -> Path:
     return RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def require_tasks(plan: Plan) -> None:
-    """Look up environment and splits: a typo costs a second, not SFT.
+def require_ready(plan: Plan, baseline: str) -> None:
+    """Look up the baseline, the environment and its splits: a typo costs a second, not SFT.
 
     Raises:
+        UnknownNameError: no variant is called `baseline`.
         StapoError: environment, options or split cannot be used.
     """
+    labels = [v.label for v in plan.variants]
+    if baseline not in labels:
+        raise unknown_name("variant", baseline, labels)
     env = make(plan.base["env"]["name"], **plan.base["env"]["options"])
     try:
         for key, split in (("env.split", plan.base["env"]["split"]), ("eval.split", plan.base["eval"]["split"])):
@@ -231,12 +235,8 @@ def run_plan(
 
     Raises:
         RunDirectoryError: the folder cannot be written, or another process is writing it.
-        UnknownNameError: no variant is called `baseline`.
         RunInterrupted: a signal asked for a stop; results and report of what is done are written.
     """
-    labels = [v.label for v in plan.variants]
-    if baseline not in labels:
-        raise unknown_name("variant", baseline, labels)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as err:

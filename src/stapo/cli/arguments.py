@@ -28,11 +28,13 @@ def resolve(source: str, algorithm: str | None, args: list[str], name: str) -> t
     Raises:
         ConfigError, UnknownNameError: a setting or name that cannot be used.
     """
-    config = load_config(source, algorithm)
-    options, args = take_env_options(args, value_of(args, "--env.name") or config.env.name)
+    world = value_of(args, "--env.name")
+    named = {"name": world} if world else {}
+    config = load_config(source, algorithm, {"env": named})
+    options, args = take_env_options(args, config.env.name)
     chosen = pretrained_settings(source, config, args)
     if options or chosen:
-        config = load_config(source, algorithm, {**chosen, "env": {"options": options}})
+        config = load_config(source, algorithm, {**chosen, "env": {**named, "options": options}})
     return parse_settings(config, args, name), said(chosen, args) if chosen else ""
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -16,11 +14,9 @@ from stapo.algo import get_algorithm
 from stapo.cli.command import Command, arg, require_different, value_of
 from stapo.cli.compare_request import plan_from
 from stapo.cli.words import foreign, say, write_line
-from stapo.comparison.jobs import Ended
-from stapo.comparison.plan import FILE_NAME, Plan, extended, read_plan, require_place
+from stapo.comparison.plan import FILE_NAME, Plan, read_plan
 from stapo.config.presets import name_of
-from stapo.documents import parse_json
-from stapo.errors import ConfigError, RunDirectoryError, StapoError, unknown_name
+from stapo.errors import ConfigError
 
 _RUNS = Path("runs")
 
@@ -85,6 +81,9 @@ stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
             if name in self.algorithms[:number]:
                 raise ConfigError(f"--algorithms names '{name}' twice.")
         require_different(self.seeds)
+        from stapo.api.comparing import default_folder, idle_cores, require_ready, run_plan, with_what_is_there
+        from stapo.cli.compare_view import Progress, show
+
         for flag, instead in (("--algorithm.name", "--algorithms"), ("--seed", "--seeds")):
             if value_of(settings, flag) is not None:
                 raise ConfigError(f"'stapo compare' has no option {flag}. Did you mean '{instead}'?")
@@ -97,60 +96,21 @@ stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
         else:
             source, command = self.source or "tiny", shlex.join(["stapo", "compare", *argv])
             plan = plan_from(source, self.algorithms, self.vary, self.seeds, self.starts, settings, command)
-            out, first = self.out or _folder(name_of(source), plan), plan.variants[0].label
-            require_place(out)
-            if (out / FILE_NAME).is_file():
-                plan = extended(read_plan(out), plan, out)
-        labels = [v.label for v in plan.variants]
-        if self.baseline is not None and self.baseline not in labels:
-            raise unknown_name("variant", self.baseline, labels)
-        _check_tasks(plan)
+            out = self.out or default_folder(name_of(source), plan)
+            plan, first = with_what_is_there(plan, out)
+        baseline = self.baseline or first
+        require_ready(plan, baseline)
         jobs = self.jobs or idle_cores()
         if self.dry_run:
             _print_plan(plan, out, jobs)
             return 0
-        return _compare(plan, out, jobs, self.baseline or first, quiet=self.quiet, as_json=self.json)
-
-
-def idle_cores() -> int:
-    """Cores that this process may use and that nothing else has kept busy in the last minute; at least 1."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    return max(1, cores - round(busy))
-
-
-def _folder(name: str, plan: Plan) -> Path:
-    """The default folder: that of an unfinished comparison with the same plan, else a new one."""
-    from stapo.comparison.results import FILE_NAME as RESULTS
-    from stapo.run.lock import is_locked
-
-    prefix = f"compare-{name}-"
-    for path in sorted(_RUNS.glob(f"{prefix}*"), reverse=True):
-        try:
-            old = read_plan(path)
-        except StapoError:
-            continue
-        if (old.base, old.variants, old.cells) == (plan.base, plan.variants, plan.cells) and not is_locked(path):
-            try:
-                complete = parse_json((path / RESULTS).read_bytes())["complete"]
-            except (OSError, ValueError, KeyError, TypeError):
-                complete = False
-            if not complete:
-                return path
-    return _RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
-
-
-def _check_tasks(plan: Plan) -> None:
-    """Look up environment and splits: a typo costs a second, not SFT."""
-    from stapo.envs import make
-
-    env = make(plan.base["env"]["name"], **plan.base["env"]["options"])
-    try:
-        for key, split in (("env.split", plan.base["env"]["split"]), ("eval.split", plan.base["eval"]["split"])):
-            if not len(env.tasks_of(split)):
-                raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another: {key}.")
-    finally:
-        env.close()
+        found = run_plan(plan, out, jobs, baseline, lambda works: Progress(works, out, quiet=self.quiet))
+        if self.json:
+            print(json.dumps(found.document, indent=1))
+        else:
+            show(found.document, sys.stdout)
+            _print_places(out)
+        return 0 if found.complete else 1
 
 
 def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
@@ -170,42 +130,6 @@ def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
     write_line("commands:")
     for work in works:
         write_line(f"  {shlex.join(work.command)}" + ("  # done" if work.finished else ""))
-
-
-def _compare(plan: Plan, out: Path, jobs: int, baseline: str, *, quiet: bool, as_json: bool) -> int:
-    from stapo.cli.compare_view import Progress, show
-    from stapo.comparison.cells import run_all, work_of, write_settings
-    from stapo.comparison.jobs import Jobs
-    from stapo.comparison.page import write_page
-    from stapo.comparison.plan import write_plan
-    from stapo.comparison.results import write_results
-    from stapo.run.lock import RunLock
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise RunDirectoryError(f"'{out}' cannot be written: {err.strerror or err}.") from err
-    with RunLock(out):
-        require_place(out)
-        write_plan(out, plan)
-        works = work_of(plan, out)
-        write_settings(works, out)
-        ended: dict[str, Ended] = {}
-        with Progress(works, out, quiet=quiet) as progress:
-            pool = Jobs(jobs, on_change=progress.changed, on_tick=progress.tick)
-            try:
-                ended = run_all(works, pool)
-            except KeyboardInterrupt:
-                write_page(plan, out, write_results(plan, out, pool.ended, baseline))
-                raise
-        found = write_results(plan, out, ended, baseline)
-        write_page(plan, out, found)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        show(found, sys.stdout)
-        _print_places(out)
-    return 0 if found["complete"] else 1
 
 
 def _print_places(out: Path) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -16,7 +15,7 @@ from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say
 
 if TYPE_CHECKING:
-    from stapo.diagnosis import DiagnosisTarget
+    from stapo.api.diagnosing import Diagnosis
     from stapo.diagnosis.tables import Table
 
 _WIDE = 180  # columns in a file or pipe, where a table need not be squeezed
@@ -69,86 +68,41 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        documents, targets = _diagnose(self, settings)
+        from stapo.api.diagnosing import diagnose
+        from stapo.api.runs import Run
+        from stapo.cli.arguments import own_env_options
+        from stapo.cli.progress import ProgressDisplay
+
+        run = Run(self.run_folder)
+        options, _ = own_env_options(settings, run.config.env.name, "diagnose")
+        with ProgressDisplay() as display:
+            found = diagnose(
+                run,
+                self.against,
+                checkpoints=[*filter(None, [self.checkpoint]), *self.checkpoints] or ("final",),
+                split=self.split,
+                tasks=self.tasks,
+                group_size=self.group_size,
+                seed=self.seed,
+                out=self.out,
+                env=options,
+                callbacks=[display],
+            )
         if self.json:
-            print(json.dumps({"diagnoses": documents}, indent=1))
+            print(json.dumps({"diagnoses": [diagnosis.document for diagnosis in found]}, indent=1))
         else:
-            _show(documents, targets)
+            _show(found)
         return 0
 
 
-def _diagnose(request: Diagnose, settings: list[str]) -> tuple[list[dict[str, Any]], list[DiagnosisTarget]]:
-    """Everything that can be wrong with the request is found before the first model is loaded."""
-    from stapo.cli.arguments import own_env_options
-    from stapo.config.run_config import read_run_config
-    from stapo.diagnosis import (
-        DiagnosisTarget,
-        diagnose,
-        make_spec,
-        require_checkpoint,
-        require_same_world,
-        require_writable,
-    )
-    from stapo.run import RunDirectory
-    from stapo.training.factories import env_factory
-
-    folders = [Path(folder) for folder in (request.run_folder, *request.against)]
-    checkpoints = tuple(dict.fromkeys([*filter(None, [request.checkpoint]), *request.checkpoints])) or ("final",)
-    runs = [RunDirectory.open(path) for path in folders]
-    configs = [read_run_config(r) for r in runs]
-    env = configs[0].env
-    options = {**env.options, **own_env_options(settings, env.name, "diagnose")[0]}
-    first = configs[0] = replace(configs[0], env=replace(env, options=options))
-    for path, config in zip(folders[1:], configs[1:], strict=True):
-        require_same_world(first, config, path)
-    for found in runs:
-        for name in checkpoints:
-            require_checkpoint(found, name)
-    out = request.out or runs[0].path / "diagnosis"
-    names = _folder_names(folders)
-    subjects = [
-        DiagnosisTarget(found, config, name, out / f"{prefix}{name}")
-        for found, config, prefix in zip(runs, configs, names, strict=True)
-        for name in checkpoints
-    ]
-    for subject in subjects:
-        require_writable(subject.folder)
-    split = request.split or first.eval.split
-    world = env_factory(first)()
-    offered = list(world.tasks_of(split))
-    world.close()
-    protocol = make_spec(first, offered, split, tasks=request.tasks, group_size=request.group_size, seed=request.seed)
-
-    from transformers.utils import logging as transformers_logging
-
-    from stapo.cli.progress import ProgressDisplay
-    from stapo.training.callbacks import Callbacks
-
-    transformers_logging.disable_progress_bar()
-    with ProgressDisplay() as display:
-        return diagnose(subjects, protocol, Callbacks([display]).stage), subjects
-
-
-def _folder_names(runs: Sequence[Path]) -> list[str]:
-    """What the folder of each run's diagnosis begins with: nothing for the first, a name of its own for the others."""
-    prefixes, taken = [""], set[str]()
-    for path in runs[1:]:
-        name, number = path.resolve().name, 1
-        while name in taken:
-            number += 1
-            name = f"{path.resolve().name}-{number}"
-        taken.add(name)
-        prefixes.append(f"{name}--")
-    return prefixes
-
-
-def _show(documents: list[dict[str, Any]], subjects: list[DiagnosisTarget]) -> None:
+def _show(found: list[Diagnosis]) -> None:
     from stapo.diagnosis.tables import comparison_table, fault_table, outlier_table, ranking_table
 
     console = Console()
     if not console.is_terminal:
         console = Console(width=_WIDE)
-    for document, subject in zip(documents, subjects, strict=True):
+    documents = [diagnosis.document for diagnosis in found]
+    for document, diagnosis in zip(documents, found, strict=True):
         say(console, foreign(document["label"]), "bold")
         say(console, foreign(document["protocol"]["sentence"]))
         for remark in document["remarks"]:
@@ -156,7 +110,7 @@ def _show(documents: list[dict[str, Any]], subjects: list[DiagnosisTarget]) -> N
         if len(documents) == 1:
             for table in (outlier_table(document), fault_table(document), ranking_table(document)):
                 _print(console, table)
-        say(console, foreign(f"page: {subject.folder / 'diagnosis.html'}"))
+        say(console, foreign(f"page: {diagnosis.path / 'diagnosis.html'}"))
     if len(documents) > 1:
         _print(console, comparison_table(documents))
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from stapo.cli.progress import duration
+from stapo.cli.progress import ProgressDisplay, duration
 from stapo.cli.words import foreign, say
 from stapo.config.run_config import RunConfig
 from stapo.documents import shown
+from stapo.envs.registry import check_options
 from stapo.errors import ConfigError, ModelError
 from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
+from stapo.training.callbacks import Callbacks
 
 EXPECTED = 0.5
 """Share of the limits (steps, prompt, response) that an episode is expected to use."""
@@ -59,6 +62,30 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
         lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
     for line in [*lines, *disk(config, shape, work, around)]:
         say(console, line)
+
+
+def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> None:
+    """Refuse what training would refuse of folder, environment and tasks; of the model the estimate tells.
+
+    Args:
+        config: the resolved run.
+        out: run directory, where one is named.
+        elsewhere: the run is planned for another machine, so that files need not be here.
+
+    Raises:
+        StapoError: as training would.
+    """
+    if elsewhere:
+        check_options(config.env.name, config.env.options)
+        return
+    from stapo.training.preflight import open_world
+    from stapo.training.resume import check_place, is_run
+
+    if out is not None:
+        check_place(out, config)
+    with ProgressDisplay() as display:
+        progress = partial(Callbacks([display]).stage, "checking games")
+        open_world(config, out is not None and is_run(out), progress).close()
 
 
 def around_of(config: RunConfig) -> Around:

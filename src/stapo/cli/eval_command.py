@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+import sys
 from dataclasses import dataclass, replace
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,12 +13,14 @@ from rich.table import Table
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg, require_different
-from stapo.cli.eval_subject import EvalTarget, Served, frozen_model, saved_policy, served_model, settings_of
-from stapo.cli.words import foreign, is_set, say
+from stapo.cli.words import foreign, is_set, say, write_line
+from stapo.config.presets import load_config, preset_names
+from stapo.config.run_config import RunConfig, read_run_config
 from stapo.errors import ConfigError, FailureLimitError
+from stapo.run import RunDirectory
 
 if TYPE_CHECKING:
-    from stapo.config.run_config import RunConfig
+    from stapo.api.evaluation import EvalTarget
 
 _SERVED = ("api", "tokenizer", "key_variable", "concurrency", "timeout", "attempts")
 
@@ -91,18 +93,27 @@ error counts episodes as independent coin flips, and is the least error that the
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
+        from stapo.api.evaluation import play
+        from stapo.cli.progress import ProgressDisplay
+        from stapo.training.callbacks import Callbacks
+
         self._check()
         target = self._target(settings)
-        result = _evaluate(target, self)
-        failed = result.get("error")
-        if failed is None and self.save and target.run is not None:
-            target.run.append("extra-evals", result)
+        if self.save and target.run is None:
+            raise ConfigError("--save is for a run's own policy; of a frozen model keep what --json prints.")
+        for said in [] if target.run is None else target.run.remarks():
+            write_line(f"warning: {said}", sys.stderr)
+        temperature = 0.0 if self.greedy else self.temperature
+        with ProgressDisplay() as display:
+            found = play(target, self.split, self.episodes, self.seeds, temperature, Callbacks([display]))
+        if found.error is None and self.save and target.run is not None:
+            target.run.append("extra-evals", found.document)
         if self.json:
-            print(json.dumps(result, indent=1))
+            print(json.dumps(found.document, indent=1))
         else:
-            _show(result, target.title)
-        if failed is not None:
-            raise FailureLimitError(failed)
+            _show(found.document, found.title)
+        if found.error is not None:
+            raise FailureLimitError(found.error)
         return 0
 
     def _check(self) -> None:
@@ -126,93 +137,32 @@ error counts episodes as independent coin flips, and is the least error that the
 
     def _target(self, settings: list[str]) -> EvalTarget:
         """Find out what is to be evaluated; nothing is loaded or asked yet."""
+        from stapo.api.evaluation import Endpoint, frozen_model, labelled, saved_policy, served_model
         from stapo.cli.arguments import own_env_options, parse_settings
 
-        before, run = settings_of(self.source, self.model is not None)
+        before, run = self._settings()
         options, of_agent = own_env_options(settings, before.env.name, "eval")
         config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
         if of_agent:
             config = parse_settings(config, of_agent, "eval")
         if self.endpoint is not None and self.model is not None:
             given = {n: getattr(self, n) for n in _SERVED if getattr(self, n) is not None}
-            served = Served(url=self.endpoint, send_seeds=self.send_seeds, **given)
-            target = served_model(self.source, config, self.model, served)
-        elif run is not None and self.model is None:
-            target = saved_policy(run, config, self.checkpoint or "final")
-        elif self.checkpoint is not None:
+            endpoint = Endpoint(url=self.endpoint, model=self.model, send_seeds=self.send_seeds, **given)
+            return labelled(served_model(self.source, config, endpoint), before)
+        if run is not None and self.model is None:
+            return labelled(saved_policy(run, config, self.checkpoint or "final"), before)
+        if self.checkpoint is not None:
             raise ConfigError(f"--checkpoint is for a run directory, and '{self.source}' is none.")
-        else:
-            target = frozen_model(self.source, config, self.model)
-        changed = _changed(before, config)
-        return replace(target, labels={**target.labels, "agent": changed}) if changed else target
+        return labelled(frozen_model(self.source, config, self.model), before)
 
-
-def _changed(before: RunConfig, config: RunConfig) -> dict[str, Any]:
-    """Settings of the agent that are not those of the run, preset or file."""
-    from stapo.config.schema import to_data
-
-    old, new = to_data(before.agent), to_data(config.agent)
-    return {key: value for key, value in new.items() if value != old.get(key)}
-
-
-def _evaluate(subject: EvalTarget, request: Eval) -> dict[str, Any]:
-    """Play the protocol; returns what is printed, saved or shown."""
-    from stapo.cli.progress import ProgressDisplay
-    from stapo.rollout.evaluate import EvalProtocol, evaluate, nothing_played, stop_reasons, summarize
-    from stapo.run.directory import jsonable
-    from stapo.training.callbacks import Callbacks
-    from stapo.training.factories import env_factory
-
-    if request.save and subject.run is None:
-        raise ConfigError("--save is for a run's own policy; of a frozen model keep what --json prints.")
-    config = subject.config
-    subject.check()
-    split = request.split or config.eval.split
-    # The tasks come before the model: a typo costs no loading time.
-    env = env_factory(config)()
-    tasks = list(env.tasks_of(split))
-    env.close()
-    if not tasks:
-        raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
-    temperature = config.eval.temperature if request.temperature is None else request.temperature
-    temperature = 0.0 if request.greedy else temperature
-    # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.
-    seeds = request.seeds if temperature > 0 else request.seeds[:1]
-    protocol = EvalProtocol(split, request.episodes, temperature, seeds)
-    collector = subject.collector()
-    try:
-        with ProgressDisplay() as display:
-            played = evaluate(
-                collector,
-                tasks,
-                protocol,
-                batch=config.eval.batch,
-                progress=partial(Callbacks([display]).stage, "evaluation"),
-            )
-    finally:
-        collector.close()
-        subject.close()
-    failures = Counter(failure.boundary.value for failure in collector.take_failures())
-    requests = subject.counts()
-    result = {
-        **subject.labels,
-        "environment": {"name": config.env.name, **config.env.options},
-        "mode": "greedy" if temperature == 0 else "sampled",
-        "protocol": protocol.describe(len(tasks)),
-        "split": split,
-        "tasks": len(tasks),
-        "episodes_per_seed": request.episodes or len(tasks),
-        "temperature": temperature,
-        "seeds": list(seeds),
-        **summarize(played),
-        "stop_reasons": stop_reasons(played),
-        "failures": dict(sorted(failures.items())),
-        **({} if requests is None else {"requests": requests}),
-    }
-    failed = nothing_played(played, config.agent)
-    if failed:
-        result["error"] = failed
-    return dict(jsonable(result))
+    def _settings(self) -> tuple[RunConfig, RunDirectory | None]:
+        """The settings of a run directory; or of a preset or file, which is meant where another model is named."""
+        path = Path(self.source)
+        named = self.source in preset_names() or path.is_file() or path.suffix in (".yaml", ".yml")
+        if (path / "config.yaml").exists() or not (named or self.model is not None):
+            run = RunDirectory.open(path)
+            return read_run_config(run), run
+        return load_config(self.source), None
 
 
 def _show(result: dict[str, Any], title: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +21,6 @@ from stapo.config.schema import to_data
 from stapo.errors import ConfigError
 from stapo.trackers.process import check_names
 
-_RUNS = Path("runs")
 COMMON = (
     "seed", "env.split", "agent.max_prompt_tokens", "agent.max_response_tokens", "model.path", "model.dtype",
     "model.lora.rank", "sft.steps", "rollout.groups", "rollout.group_size", "rollout.temperature",
@@ -46,7 +44,7 @@ class Train(Command):
             run of the same settings is resumed.
         algorithm: method to train with, any of 'stapo algorithms'. Nothing else changes.
         dry_run: print the settings as YAML and an estimate of memory, disk and time, then stop. The settings go to
-            stdout, the estimate to stderr.
+            stdout, the estimate to stderr. What training would refuse of folder, environment and tasks is an error.
         gpu: device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu. The default is this machine, by
             a short measurement, with the others beside it.
         quiet: print one line per iteration instead of progress bars.
@@ -81,56 +79,35 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
                 write_line(line, sys.stderr)
         check_names(config.log.trackers)
         if self.dry_run:
-            from stapo.cli.dry_run import show_estimate
+            from stapo.cli.dry_run import check_settings, show_estimate
 
             show_estimate(config, self.gpu)
             print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
+            check_settings(config, self.out, elsewhere=self.gpu is not None)
             return 0
-        folder = self.out or _folder(name_of(self.source), config)
+        from stapo.api.runs import default_folder
+
+        folder = self.out or default_folder(name_of(self.source), config)
         return train_into(config, folder, ["stapo", "train", *argv], self.quiet)
-
-
-def _folder(name: str, config: RunConfig) -> Path:
-    """The default run directory: that of an unfinished run of the same command, else a new one."""
-    from stapo.training.resume import unfinished_twin
-
-    prefix = f"{name}-{config.algorithm.name}-"
-    return unfinished_twin(_RUNS, prefix, config) or _RUNS / f"{prefix}{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool) -> int:
     """Start a run in `folder`, or resume the one that is there; returns the exit code."""
-    from transformers.utils import logging as transformers_logging
-
+    from stapo.api.runs import run_training
     from stapo.cli.progress import ProgressDisplay
-    from stapo.report import write_report
     from stapo.training.callbacks import Callbacks
-    from stapo.training.pipeline import train_run
-    from stapo.training.preflight import preflight
 
-    transformers_logging.disable_progress_bar()
     with ProgressDisplay(quiet=quiet, iterations=config.optim.iterations) as display:
-        callbacks = Callbacks([display])
-        # Kept until the end: environments built meanwhile share the games that this one has read.
-        env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
-        callbacks.notice(
-            f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
-            f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
-        )
         try:
-            outcome = train_run(config, folder, command, callbacks, env)
+            outcome = run_training(config, folder, command, Callbacks([display]))
         except KeyboardInterrupt:
             if (folder / "run.json").is_file():
-                callbacks.notice(f"resume it: stapo resume {shlex.quote(str(folder))}")
+                display.on_notice(f"resume it: stapo resume {shlex.quote(str(folder))}")
             raise
-        finally:
-            env.rest()
         if outcome.was_finished:
-            callbacks.notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
-        report = write_report(outcome.run)
-        env.close()
+            display.on_notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
     _print_outcome(outcome.evaluations, outcome.seconds)
-    write_line(f"run directory: {folder}\nreport:        {report}")
+    write_line(f"run directory: {folder}\nreport:        {folder / 'report.html'}")
     write_line(f"evaluate more: stapo eval {shlex.quote(str(folder))} --seeds 0 1 2")
     return 0
 

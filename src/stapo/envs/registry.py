@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from stapo.documents import shown
@@ -31,6 +32,24 @@ def make(name: str, **options: Any) -> Env:
         UnknownNameError: no environment has this name.
         ConfigError: an option that the environment does not know or lacks, or a class that is no environment.
     """
+    check_options(name, options)
+    cls = ENVIRONMENTS.get(name)
+    env = cls(**options)
+    lacking = [part for part in _EXPECTED if not hasattr(env, part)]
+    if lacking:
+        raise ConfigError(
+            f"environment '{name}' ({cls.__module__}:{cls.__qualname__}) has no {', '.join(lacking)}, so it is not an "
+            "environment; stapo.check_env says what is expected."
+        )
+    return env
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Check the options of an environment by their names; nothing is built.
+
+    Raises:
+        UnknownNameError, ConfigError: as `make` does.
+    """
     cls = ENVIRONMENTS.get(name)
     try:
         signature = inspect.signature(cls)
@@ -50,11 +69,3 @@ def make(name: str, **options: Any) -> Env:
     lacking = [option for option in needed if option not in options]
     if lacking:
         raise ConfigError(f"environment '{name}' needs the option {', '.join(lacking)}; give it as --env.OPTION VALUE.")
-    env = cls(**options)
-    lacking = [part for part in _EXPECTED if not hasattr(env, part)]
-    if lacking:
-        raise ConfigError(
-            f"environment '{name}' ({cls.__module__}:{cls.__qualname__}) has no {', '.join(lacking)}, so it is not an "
-            "environment; stapo.check_env says what is expected."
-        )
-    return env

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled  # type: ignore[attr-defined]
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -27,13 +28,14 @@ from stapo.policy.tokenizer import train_tokenizer
 def quiet() -> Iterator[None]:
     """Keep transformers from printing tables and progress bars: what they say is in our errors."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_too = not are_progress_bars_disabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-        if bars:
+        if bars and hub_too:
             transformers_logging.enable_progress_bar()
 
 

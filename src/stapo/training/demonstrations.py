@@ -97,12 +97,7 @@ def demonstrate(
     """
     pool.grow(slot + 1)
     counted = Attempts(0, 1) if attempts is None else attempts
-    what = about(pool, slot, counted.retries)
-    if not what.demonstrates:
-        raise ConfigError(
-            f"environment '{what.name}' has no demonstrator(), so it cannot demonstrate. Set sft.steps to 0 or "
-            "start from a pretrained model."
-        )
+    require_demonstrator(pool, slot, counted.retries)
     rng = np.random.default_rng([seed, 11])
     tasks = _pick_tasks(pool, slot, config, split, rng, counted.retries)
     demos: list[DemoStep] = []
@@ -129,6 +124,22 @@ def demonstrate(
             f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
         )
     return demos
+
+
+def require_demonstrator(pool: EnvPool, slot: int = 0, retries: int = 1) -> None:
+    """Check that the environment can demonstrate.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    pool.grow(slot + 1)
+    what = about(pool, slot, retries)
+    if not what.demonstrates:
+        raise ConfigError(
+            f"environment '{what.name}' has no demonstrator(rng): SFT imitates it, and a small model's tokenizer is "
+            "made from what it shows. Give it one (docs/environments/custom.md), or start from a pretrained model "
+            "without SFT: --model.path MODEL --sft.steps 0."
+        )
 
 
 def _pick_tasks(

@@ -14,9 +14,10 @@ from stapo.policy import check_chat_template, check_model, require_memory, requi
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
+from stapo.training.demonstrations import require_demonstrator
 from stapo.training.factories import RunEnv
 from stapo.training.resume import check_place, is_run
-from stapo.training.tasks import TaskStream
+from stapo.training.tasks import training_stream
 
 
 def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnv:
@@ -49,6 +50,23 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         require_vllm()
     if config.model.path is not None and not there:
         check_fit(config.model.path, config)
+    return open_world(config, there, progress)
+
+
+def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], None] | None = None) -> RunEnv:
+    """Check environment, splits, demonstrator and games.
+
+    Args:
+        config: of the run.
+        there: the run has begun, and its games were checked then.
+        progress: called with (checked, all) games.
+
+    Returns:
+        the environment.
+
+    Raises:
+        StapoError: as `preflight` does.
+    """
     env = RunEnv(config)
     try:
         for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
@@ -56,6 +74,9 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
                 raise ConfigError(
                     f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}."
                 )
+        training_stream(env.tasks_of(config.env.split), config)  # there are as many as `rollout.tasks` asks for
+        if not there and (config.model.path is None or config.sft.steps):
+            require_demonstrator(env.pool)
         # Generated games are solvable by construction; those of a file may hold anything.
         if config.env.options.get("games") is not None and not there:
             require_playable(env.pool, tasks_of_run(config, env), progress, env.attempts)
@@ -103,7 +124,7 @@ class HasTasks(Protocol):
 
 def tasks_of_run(config: RunConfig, env: HasTasks) -> list[str]:
     """The tasks that RL and evaluations will play, each once."""
-    stream = TaskStream(env.tasks_of(config.env.split), config.seed)
+    stream = training_stream(env.tasks_of(config.env.split), config)
     sampling = config.algorithm.sampling
     most = config.rollout.groups * (sampling.max_rounds if sampling.dynamic else 1)
     training = stream.take(min(config.optim.iterations * most, len(stream.tasks)))
