@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from stapo.envs.check import check_env
     from stapo.envs.registry import ENVIRONMENTS
     from stapo.retrieval.opening import RETRIEVERS
+    from stapo.trackers import TRACKERS
     from stapo.training.callbacks import (
         BatchEvent,
         Callback,
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     register_prompt_style = PROMPT_STYLES.register
     register_response_format = RESPONSE_FORMATS.register
     register_retriever = RETRIEVERS.register
+    register_tracker = TRACKERS.register
 
 __version__ = "0.1.0.dev0"
 
@@ -100,6 +102,7 @@ __all__ = [
     "register_response_format",
     "register_retriever",
     "register_step_score",
+    "register_tracker",
     "train",
 ]
 
@@ -118,6 +121,7 @@ _HOMES = {
     "register_prompt_style": "stapo.agent.registries:PROMPT_STYLES.register",
     "register_response_format": "stapo.agent.registries:RESPONSE_FORMATS.register",
     "register_retriever": "stapo.retrieval.opening:RETRIEVERS.register",
+    "register_tracker": "stapo.trackers:TRACKERS.register",
 }
 _HOMES |= {name: f"stapo.envs:{name}" for name in ("Env", "Observation", "StepResult", "make")}
 _HOMES |= {name: f"stapo.api.runs:{name}" for name in ("Run", "train")}

@@ -32,6 +32,7 @@ SIGNATURES = {
     "register_prompt_style": "(name, obj=None)",
     "register_response_format": "(name, obj=None)",
     "register_retriever": "(name, obj=None)",
+    "register_tracker": "(name, obj=None)",
 }
 ENV = {"scenes": "tiny", "games_per_type": 4, "max_steps": 3}
 FAST = {

@@ -47,6 +47,13 @@ def test_runs_are_listed_with_how_far_they_are(tmp_path, capsys):
     assert found["c"]["status"] == "killed"
 
 
+def test_a_run_from_python_names_no_preset(tmp_path, capsys):
+    RunDirectory.create(tmp_path / "a", CONFIG, ["stapo.train()"]).finish("done")
+    RunDirectory.create(tmp_path / "b", CONFIG, ["stapo", "train", "--seed", "1"]).finish("done")
+    found = listed(capsys, tmp_path)
+    assert (found["a"]["preset"], found["b"]["preset"]) == ("", "tiny")
+
+
 def test_a_run_that_is_being_written_is_running_and_is_left_alone(tmp_path, capsys):
     make_run(tmp_path / "a", "running")
     descriptor = os.open(tmp_path / "a" / ".lock", os.O_RDWR | os.O_CREAT)

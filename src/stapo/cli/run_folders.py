@@ -91,7 +91,9 @@ def _run(folder: Path) -> Found:
     except (OSError, ValueError) as err:
         return replace(found, reason=_in_short(err))
     command, algorithm, environment = info.get("command"), config.get("algorithm"), config.get("env")
-    words = command[2:3] if isinstance(command, list) else []
+    # What was started from Python names no preset.
+    command = command if isinstance(command, list) and command[:1] == ["stapo"] else []
+    words = command[2:3]
     optim = config.get("optim")
     metrics, evals = _last_row(folder / "metrics.jsonl"), _last_row(folder / "evals.jsonl")
     status = info.get("status")
