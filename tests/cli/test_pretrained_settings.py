@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -10,7 +11,9 @@ import yaml
 from stapo.cli import pretrained
 from stapo.cli.main import main
 from stapo.config.presets import load_config
+from stapo.config.run_config import EnvConfig
 from stapo.config.schema import to_data
+from stapo.envs.registry import ENVIRONMENTS
 from stapo.estimate.devices import cpu_flags, has_bfloat16
 
 SIZES = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True}
@@ -46,6 +49,14 @@ def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, prese
     assert found["env"] == scratch["env"]
     assert "settings chosen for a pretrained model:" in said
     assert "sft.steps 200" in said
+
+
+@pytest.mark.parametrize("more, style", [({"chat_settings": {"prompt": "webshop"}}, "webshop"), ({}, "compact")])
+def test_an_environment_of_another_package_says_what_suits_a_large_one(models, monkeypatch, more, style):
+    monkeypatch.setattr(ENVIRONMENTS, "_objects", {"mine": type("Mine", (), more)})
+    preset = replace(load_config("tiny"), env=EnvConfig(name="mine"))
+    chosen = pretrained.pretrained_settings("tiny", preset, ["--model.path", str(models / "large")])
+    assert chosen["agent"].get("prompt", preset.agent.prompt) == style
 
 
 def test_a_large_one_begins_with_rl_by_the_published_prompts(models, capsys):

@@ -15,6 +15,8 @@ from typing import Any
 from stapo.cli.command import value_of
 from stapo.config.presets import preset_names
 from stapo.config.run_config import RunConfig
+from stapo.envs.protocol import HasChatSettings
+from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ModelError
 from stapo.estimate.devices import has_bfloat16
 from stapo.estimate.shapes import find_shape
@@ -24,13 +26,6 @@ SMALL = 1_000_000_000
 
 From 1.5 billion on the published runs begin with the instruction-tuned model itself.
 """
-_CHAT_PROMPTS: dict[str, dict[str, Any]] = {
-    "alfworld": {"prompt": "standard", "response": "think_action", "fallback_characters": 30},
-    "webshop": {
-        "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
-    },
-    "search": {"prompt": "search-stepwise", "response": "search_answer"},
-}  # fmt: skip
 _NO_GPU = ("cpu",)
 _SCRATCH_RATE = 1e-3
 
@@ -94,14 +89,15 @@ def weights_of(path: str) -> int | None:
 
 
 def _agent(preset: RunConfig, small: bool) -> dict[str, Any]:
-    agent, env = preset.agent, preset.env.name
-    if small or env not in _CHAT_PROMPTS:
+    agent = preset.agent
+    env: object = ENVIRONMENTS.get(preset.env.name)
+    if small or not isinstance(env, HasChatSettings):
         # A general tokenizer cuts the environment's set sentences into two to three times as many pieces.
         return {
             "max_prompt_tokens": max(1024, 3 * agent.max_prompt_tokens),
             "max_response_tokens": max(32, 3 * agent.max_response_tokens),
         }
-    return {**_CHAT_PROMPTS[env], "max_prompt_tokens": 2048 if env == "alfworld" else 4096, "max_response_tokens": 512}
+    return dict(env.chat_settings)
 
 
 def _has_gpu(device: str | None) -> bool:

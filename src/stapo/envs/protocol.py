@@ -13,7 +13,7 @@ before the weights move.
 An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
 `HasDemonstrator` for SFT, `Expert` for hints and for finding tasks that cannot be won, `HasJudge` for `stapo diagnose`,
 `HasState` for what it carries from one episode to the next, `HasCommandShapes` for prompts that shorten lists of
-commands and number links, `HasNotes` for what is odd about its data.
+commands and number links, `HasChatSettings` for pretrained models, `HasNotes` for what is odd about its data.
 """
 
 from __future__ import annotations
@@ -176,6 +176,13 @@ class HasCommandShapes(Protocol):
     """An environment that says how its commands and pages look."""
 
     command_shapes: CommandShapes
+
+
+@runtime_checkable
+class HasChatSettings(Protocol):
+    """An environment whose class says which settings of the agent suit an instruction-tuned model (`--model.path`)."""
+
+    chat_settings: Mapping[str, Any]
 
 
 @runtime_checkable

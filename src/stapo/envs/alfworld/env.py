@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from stapo.envs.alfworld.demonstrator import Demonstrator
 from stapo.envs.alfworld.engine import State
@@ -43,6 +44,10 @@ class AlfworldEnv:
     """
 
     name = "alfworld"
+    chat_settings: Mapping[str, Any] = {
+        "prompt": "standard", "response": "think_action", "fallback_characters": 30,
+        "max_prompt_tokens": 2048, "max_response_tokens": 512,
+    }  # fmt: skip
     command_shapes = CommandShapes(grouped=("go to ",), distant=("go to ",))
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stapo.envs.options import is_share, is_whole
@@ -64,6 +64,10 @@ class SearchEnv:
     """
 
     name = "search"
+    chat_settings: Mapping[str, Any] = {
+        "prompt": "search-stepwise", "response": "search_answer",
+        "max_prompt_tokens": 4096, "max_response_tokens": 512,
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.envs.options import is_share, is_whole
@@ -66,6 +66,10 @@ class WebShopEnv:
     """
 
     name = "webshop"
+    chat_settings: Mapping[str, Any] = {
+        "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
+        "max_prompt_tokens": 4096, "max_response_tokens": 512,
+    }  # fmt: skip
     command_shapes = CommandShapes(
         grouped=("click",), link=("click[", "]"), query=("search[", "]"), separator=SEPARATOR
     )
