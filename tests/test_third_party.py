@@ -20,6 +20,7 @@ KINDS = {
     "stapo.environments": "acme-lights",
     "stapo.advantage_estimators": "acme-centered",
     "stapo.prompt_styles": "acme-terse",
+    "stapo.trackers": "acme-file",
 }
 SETTINGS = {
     "seed": 3,
@@ -38,7 +39,7 @@ SETTINGS = {
     },
     "optim": {"iterations": 2, "learning_rate": 0.01, "mini_batch": 16},
     "eval": {"split": "heldout", "episodes": 3},
-    "log": {"transcript_every": 1, "threads": 1},
+    "log": {"transcript_every": 1, "threads": 1, "trackers": ["acme-file"]},
 }  # fmt: skip
 
 
@@ -71,6 +72,10 @@ def test_it_trains_from_a_file(acme, tmp_path):
     file.write_text(yaml.safe_dump(SETTINGS))
     assert main(["train", str(file), "--out", str(run)]) == 0
     check_run(run)
+    sent = [json.loads(line) for line in (run / "trackers" / "acme.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = {step: scalars["episode/success_rate"] for step, scalars, histograms in sent if histograms}
+    assert rates == {row["iteration"]: row["success"] for row in rows}
 
 
 def test_it_trains_from_python(acme, tmp_path):

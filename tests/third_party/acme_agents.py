@@ -100,6 +100,7 @@ class FileTracker:
     rewinds = False
 
     def open(self, run, resume):
+        os.makedirs(run.folder, exist_ok=True)
         self.path = os.path.join(run.folder, "acme.jsonl")
         return resume or "acme-1"
 
