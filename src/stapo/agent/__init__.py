@@ -1,12 +1,18 @@
 """The agent's text side: what it is shown, what it remembers, how its answers are read."""
 
-from stapo.agent.bounds import cut_commands, cut_text
 from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Memory, Turn
-from stapo.agent.pages import CommandShapes, in_page_order
+from stapo.agent.pages import CommandShapes, cut_commands, cut_text, in_page_order
 from stapo.agent.parsing import ParsedResponse, ResponseFormat, parse_response, part_spans, write_response
-from stapo.agent.prompt import RESPONSE_BEGINS, Prompt
-from stapo.agent.prompts import BlindMask, PromptFields, PromptStyle, list_commands, render_prompt
+from stapo.agent.prompts import (
+    RESPONSE_BEGINS,
+    BlindMask,
+    Prompt,
+    PromptFields,
+    PromptStyle,
+    list_commands,
+    render_prompt,
+)
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
 
 __all__ = [

@@ -1,6 +1,7 @@
 """How the commands and pages of a world look, as far as prompts are concerned: what an environment says of itself.
 
-With it, lists of commands are shortened, and pages are shown with their links numbered.
+With it, lists of commands are shortened, and pages are shown with their links numbered. Whatever it says, what it puts
+into a prompt is bounded: one endless page must not hold up everybody else's episodes.
 """
 
 from __future__ import annotations
@@ -98,3 +99,26 @@ def number_links(
             if goal is not None and covers(goal, part):
                 asked.append((first_mention(goal, part), index + 1))
     return shapes.separator.join(parts), frozenset(found), [number for _, number in sorted(asked)]
+
+
+def cut_text(text: str, characters: int) -> str:
+    """A text of so many characters at most, and then a mark that says how much is missing."""
+    if len(text) <= characters:
+        return text
+    return f"{text[:characters]} [… {len(text) - characters:,} characters cut]"
+
+
+def cut_commands(commands: Sequence[str], number: int, characters: int) -> tuple[str, ...]:
+    """The first commands that are so many at most, and have so many characters together at most.
+
+    A command is listed whole or not at all: half of it is another command.
+    """
+    kept: list[str] = []
+    left = characters
+    for command in commands:
+        if len(kept) == number:
+            break
+        if len(command) <= left:
+            kept.append(command)
+            left -= len(command)
+    return tuple(kept)

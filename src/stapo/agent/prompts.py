@@ -16,7 +16,6 @@ from stapo.agent.config import AgentConfig
 from stapo.agent.marking import mark_shared
 from stapo.agent.memory import Turn
 from stapo.agent.pages import NO_SHAPES, CommandShapes, number_links
-from stapo.agent.prompt import Prompt
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
 from stapo.documents import shown
 from stapo.errors import ConfigError
@@ -25,6 +24,29 @@ from stapo.registry import trait, traits
 _ANY_COMMAND = "Answer with exactly one command and nothing else."
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
+
+RESPONSE_BEGINS = "\x1f"
+"""Where a prompt is shown as one text, stands before what the response has begun with. Nothing reads it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is given at one step.
+
+    Attributes:
+        text: the user's message.
+        begun: what the agent wrote, and was shown, in earlier turns: the beginning of its response. A chat template
+            puts it into the agent's own message; without a template it follows the text.
+    """
+
+    text: str
+    begun: str = ""
+
+    @property
+    def shown(self) -> str:
+        """Both as one text, for people and logs."""
+        text, begun = (part.replace(RESPONSE_BEGINS, " ") for part in (self.text, self.begun))
+        return f"{text}{RESPONSE_BEGINS}{begun}" if begun else text
 
 
 @dataclass(frozen=True, slots=True)

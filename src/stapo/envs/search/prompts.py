@@ -17,8 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.parsing import ParsedResponse, part_spans
-from stapo.agent.prompt import Prompt
-from stapo.agent.prompts import PromptFields
+from stapo.agent.prompts import Prompt, PromptFields
 from stapo.registry import traits
 from stapo.texts import first_block
 
