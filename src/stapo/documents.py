@@ -187,6 +187,12 @@ def lookup(data: Mapping[str, Any], path: str) -> Any:
     return value
 
 
+def mapping_at(data: Mapping[str, Any], path: str) -> Mapping[str, Any]:
+    """The mapping at a dotted path; an empty one where something else or nothing is."""
+    value = lookup(data, path)
+    return value if isinstance(value, Mapping) else {}
+
+
 def number(value: Any) -> float:
     """A float, NaN for whatever is not a number.
 

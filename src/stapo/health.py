@@ -16,6 +16,7 @@ from statistics import fmean, median
 from typing import Any
 
 from stapo.documents import lookup, number
+from stapo.texts import counted
 
 WINDOW = 30
 """Rows that are looked at; older ones may be left out."""
@@ -256,7 +257,7 @@ def _failures(rows: Sequence[Row], config: Row) -> str | None:
         return None
     parts = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     return (
-        f"{sum(counts.values())} training episodes failed for reasons that are not the policy's and were left out "
+        f"{counted(sum(counts.values()), 'training episode')} left out: what failed was not the policy "
         f"({parts}); failures.jsonl has the errors."
     )
 
@@ -347,7 +348,7 @@ def _repeated_warnings(rows: Sequence[Row], thinned: int) -> list[str]:
     sentences = []
     for name, seen in told.items():
         (first, _), (last, text), count = seen[0], seen[-1], len(seen) * thinned
-        times = f"{about}{count} iterations" if count > 1 else "one iteration"
+        times = f"{about}{counted(count, 'iteration')}" if count > 1 else "one iteration"
         sentences.append(f"Early warning {name}: since iteration {first}, in {times}, last in {last}: {text}")
     return sentences
 

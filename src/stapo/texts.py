@@ -15,10 +15,11 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
 _SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")
-_HIDDEN_CATEGORIES = ("Cc", "Cs", "Co", "Cn")
+_HIDDEN_CATEGORIES = ("Cc", "Cs", "Co", "Cn", "Zl", "Zp")
 HIDDEN = "***"
 """Stands in messages where a secret was."""
 
@@ -50,6 +51,11 @@ def escape_control_chars(text: str) -> str:
 def replace_surrogates(text: str) -> str:
     """Put a question mark in the place of each lone surrogate, which UTF-8 cannot hold; other text is unchanged."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def counted(number: float, noun: str, many: str = "") -> str:
+    """A number with its noun: "1 task", "2,000 tasks", and `many` where the plural is no noun with an s."""
+    return f"{number:,} {noun if number == 1 else many or f'{noun}s'}"
 
 
 def _spelled(match: re.Match[str]) -> str:
@@ -155,6 +161,21 @@ def secret_in_address(text: str) -> str:
         if starts and _KEY_LIKE.search(unquote(rest)):
             return "what looks like a key"
     return ""
+
+
+def without_addresses(value: Any) -> Any:
+    """A value of a configuration or command, all of its texts, with addresses that hold a secret blanked.
+
+    Today's runs hold none; those of earlier versions may. A password may hold any character, so that everything before
+    the last "@" goes.
+    """
+    if isinstance(value, dict):
+        return {key: without_addresses(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_addresses(item) for item in value]
+    if isinstance(value, str) and "://" in value and secret_in_address(value):
+        return re.sub(r"(?s)://.*@", f"://{HIDDEN}@", hide_secrets(value))
+    return value
 
 
 def _without_credentials(match: re.Match[str]) -> str:

@@ -175,7 +175,7 @@ def test_failed_episodes_are_counted_and_shown(models, refusing, capsys):
     assert found["requests"] == {"http_404": 12}
     assert main(["eval", *map(str, argv)]) == 1
     out, err = capsys.readouterr()
-    assert "failures by boundary, retried ones included: endpoint 12; 6 episodes count as lost" in out
+    assert "failures by boundary, retried ones included: endpoint 12; lost: 6 episodes" in out
     assert "episodes ended: error 6" in out
     assert err.startswith("error: no episode says anything about the policy")
     assert "by boundary: endpoint 6" in err

@@ -7,7 +7,10 @@ import io
 import pytest
 from rich.console import Console
 
+from stapo.cli.compare_view import Progress
 from stapo.cli.progress import Lines, ProgressDisplay, duration
+from stapo.comparison.cells import Work
+from stapo.comparison.jobs import Ended, Job
 from stapo.training.callbacks import UpdateEvent
 
 
@@ -30,6 +33,15 @@ def test_a_line_every_half_minute_with_the_time_that_is_left():
         "SFT (loss 0.60): 70 of 210, about 2 min left",
         "SFT (loss 0.90): 100 of 210, about 2 min left",
     ]
+
+
+def test_a_stage_without_a_known_end_says_how_much_is_done():
+    clock, said = Clock(), []
+    lines = Lines(said.append, clock)
+    for second in range(0, 70):
+        clock.now = 100.0 + second
+        lines.stage("reading products", 100 * second, 0)
+    assert said == ["reading products: 3,000 so far", "reading products: 6,000 so far"]
 
 
 def test_a_stage_that_is_done_says_no_more_and_may_begin_anew():
@@ -87,3 +99,29 @@ def test_output_that_is_gone_ends_no_run(error):
 
 def test_durations():
     assert [duration(s) for s in (0.4, 89, 90, 5399, 5400)] == ["0 s", "89 s", "2 min", "90 min", "1.5 h"]
+
+
+def test_a_comparison_without_a_terminal_says_how_long_it_will_take(tmp_path, capsys):
+    clock = Clock()
+
+    def work(name, iterations):
+        folder = tmp_path / name
+        folder.mkdir()
+        return Work(Job(name, [], tmp_path / "log", folder), None, 0, iterations, {}, ())
+
+    works = [work("start 00", 0), work("grpo", 100), work("stapo", 100)]
+    with Progress(works, tmp_path, quiet=False, clock=clock) as progress:
+        progress.changed(works[0].job, Ended("done"))
+        progress.changed(works[1].job, "started")
+        for second in range(0, 121, 4):
+            clock.now = 100.0 + second
+            (tmp_path / "grpo" / "metrics.jsonl").write_text("{}\n" * second)
+            if second == 100:
+                progress.changed(works[1].job, Ended("done"))
+            progress.tick(["grpo"] if second < 100 else ["stapo"])
+    said = [line for line in capsys.readouterr().err.splitlines() if "iterations" in line]
+    assert [line.partition(",")[0] for line in said] == [
+        "iterations of all runs: 36 of 200", "iterations of all runs: 68 of 200", "iterations of all runs: 100 of 200",
+    ]  # fmt: skip
+    assert said[0].endswith("about 3 min left")
+    assert all("left" in line for line in said)

@@ -13,7 +13,7 @@ from stapo.config.presets import load_config
 from stapo.config.schema import to_data
 from stapo.errors import ConfigError, RunDirectoryError
 
-BASE = to_data(load_config("tiny"))
+BASE = to_data(load_config("tiny", "grpo"))
 
 
 @pytest.fixture
@@ -86,3 +86,43 @@ def test_a_label_too_long_for_a_folder():
     variants = [Variant("grpo," + "x" * 300, "grpo", {}, BASE)]
     with pytest.raises(ConfigError, match="cannot name a folder"):
         plan_of(BASE, variants, (0,), 1, "stapo compare")
+
+
+def other_plans():
+    """What makes a plan one that no command line could have given."""
+
+    def variant(**values):
+        return lambda data: data["variants"][0].update(values)
+
+    def setting(group, key, value):
+        return lambda data: data["variants"][0]["settings"][group].update({key: value})
+
+    yield "algorithm of other settings", setting("algorithm", "name", "stapo")
+    yield (
+        "change of other settings",
+        lambda data: (
+            data["variants"][0].update(label="grpo,seed=7", changes={"seed": 7}),
+            data["cells"][0].update(label="grpo,seed=7"),
+        ),
+    )
+    yield "changes as a list", variant(changes=["x"])
+    yield "no run", lambda data: data.update(cells=[])
+    yield "two starts of a seed", lambda data: data["cells"].append({**data["cells"][0], "start": 1})
+    yield "a seed as text", lambda data: data["cells"][0].update(seed="0")
+    yield "commands as a text", lambda data: data.update(commands="stapo compare")
+    yield "commands as a number", lambda data: data.update(commands=7)
+
+
+@pytest.mark.parametrize("change", [pytest.param(c, id=name) for name, c in other_plans()])
+def test_a_plan_that_contradicts_itself(folder, tmp_path, capsys, change):
+    path = folder / "compare.json"
+    data = json.loads(path.read_text())
+    change(data)
+    path.write_text(json.dumps(data))
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["compare", "--out", str(folder), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "compare.json" in said
+    assert said.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before

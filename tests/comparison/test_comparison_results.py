@@ -31,7 +31,9 @@ WON = {
 
 
 def plan_for(labels=("grpo", "stapo"), seeds=(0, 1), starts=None, base=BASE):
-    variants = [Variant(label, label, {}, base) for label in labels]
+    variants = [
+        Variant(label, label, {}, {**base, "algorithm": {**base["algorithm"], "name": label}}) for label in labels
+    ]
     return plan_of(base, variants, seeds, starts, "stapo compare")
 
 

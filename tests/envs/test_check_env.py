@@ -297,9 +297,64 @@ class Fixed(Hinting):
         return replace(super().step(action), admissible=["count from 0", "count from 1", "up"])
 
 
+class Reminding(ForgetfulLater):
+    """Says the task again to who writes nonsense, and only then."""
+
+    def step(self, action):
+        out = Counter.step(self, action)
+        return (
+            out if action in ("up", "down", "stay") else replace(out, text=f"No such command. You have to {self.goal}.")
+        )
+
+
+def disguised(goal, told):
+    """An environment whose goal and texts differ in what makes no difference to a reader."""
+
+    class Disguised(ForgetfulLater):
+        def reset(self, task_id):
+            seen = super().reset(task_id)
+            self.number = ("nought", "one")[int(task_id[-1])]
+            return replace(seen, goal=goal.format(self.number))
+
+        def step(self, action):
+            return replace(Counter.step(self, action), text=told.format(self.number))
+
+    return Disguised
+
+
+DISGUISES = {
+    "width": ("reach three from {}", "Ｒｅａｃｈ three from {}"),
+    "underscores": ("reach_three_from_{}", "now: reach three from {}"),
+    "hyphens": ("reach three from {}", "reach-three-from-{}"),
+    "an opening": ("Your task is to: reach three from {}.", "Please reach three from {}!"),
+    "no width": ("reach three from {}", "re\u200bach three from {}\u200d"),
+    "soft hyphens": ("reach three from {}", "re\u00adach three from {}"),
+    "line ends": ("reach three from {}", "reach\nthree\r\nfrom\t{}"),
+    "marks": ("reach three from {}", "**reach** 'three' from <{}>"),
+}
+
+
+@pytest.mark.parametrize("goal, told", DISGUISES.values(), ids=DISGUISES)
+def test_a_goal_in_disguise_is_found(goal, told):
+    with pytest.raises(EnvError, match="the goal is hidden: found the goal of 'from 0' in an observation"):
+        check_env(disguised(goal, told)())
+
+
+@pytest.mark.parametrize("goal, told", DISGUISES.values(), ids=DISGUISES)
+def test_a_goal_in_disguise_is_found_in_blind_texts(goal, told):
+    class Blind(Counter):
+        def reset(self, task_id):
+            number = ("nought", "one")[int(task_id[-1])]
+            return replace(super().reset(task_id), goal=goal.format(number), blind_text=told.format(number))
+
+    with pytest.raises(EnvError, match="found the goal inside blind_text of 'from 0'"):
+        check_env(Blind())
+
+
 @pytest.mark.parametrize(
     "kind, where",
     [
+        (Reminding, "an observation"),
         (Forgetful, "an observation"),
         (ForgetfulLater, "an observation"),
         (OneWord, "an observation"),

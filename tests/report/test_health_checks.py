@@ -148,7 +148,7 @@ def test_a_warning_without_a_name_is_not_lost(make_run):
 
 def test_a_run_whose_rows_are_thinned_says_about(make_run):
     rows = [changed(i, warnings=["low-entropy: x"]) for i in range(1, 1002)]
-    assert "since iteration 1, in about 1002 iterations, last in 1001: x" in found(make_run(metrics=rows))
+    assert "since iteration 1, in about 1,002 iterations, last in 1001: x" in found(make_run(metrics=rows))
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -166,7 +166,7 @@ def test_failed_episodes_are_counted_by_boundary(make_run):
         changed(3, failures={"environment": 1, "reward": 1}),
     ]
     text = found(make_run(metrics=rows))
-    assert text.startswith("4 training episodes failed for reasons that are not the policy's and were left out")
+    assert text.startswith("4 training episodes left out: what failed was not the policy")
     assert "(environment 3, reward 1)" in text
     assert "failures.jsonl" in text
     # What is no count is passed over.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import base64
+import copy
 import hashlib
+import json
+import math
+import random
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from report_rows import EVALS, eval_row, metrics_row, step, trajectory
@@ -111,6 +116,68 @@ def test_foreign_text_never_becomes_markup(make_run, text, config):
     raw = (run.path / "report.html").read_text(encoding="utf-8")
     for forbidden in ("\x00", "\x1b", "\u202e", "\u200f", "\ud800"):
         assert forbidden not in raw
+
+
+ODD: list[Any] = [
+    7,
+    -1,
+    "x",
+    [],
+    {},
+    {"a": {"b": 1}},
+    None,
+    True,
+    math.inf,
+    10**400,
+    [["x"]],
+    "\ud800",
+    [None, 1],
+    1e308,
+]
+
+
+def _changed(row: Any, rng: random.Random) -> Any:
+    """The row with about one value in ten, at any depth, replaced by one of another type or size."""
+    if rng.random() < 0.1:
+        return copy.deepcopy(rng.choice(ODD))
+    if isinstance(row, dict):
+        return {key: _changed(value, rng) for key, value in row.items()}
+    return [_changed(value, rng) for value in row] if isinstance(row, list) else row
+
+
+@pytest.mark.usefixtures("unsaved")
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_with_values_of_other_types_are_a_page_all_the_same(make_run, seed):
+    rng = random.Random(seed)
+    metrics = [_changed(metrics_row(i), rng) for i in (1, 2, 3)]
+    evals = [_changed(eval_row(i, "greedy", 0.5), rng) for i in (0, 3)]
+    siblings = {i: [_changed(trajectory(i, member=m), rng) for m in range(3)] for i in (1, 2)}
+    page = page_of(make_run(metrics=metrics, evals=evals, transcripts=siblings))
+    assert "Trajectories" in page.words()
+
+
+def test_a_negative_error_and_a_type_in_the_place_of_types(make_run):
+    wrong = {**eval_row(3, "greedy", 0.5), "success_standard_error": -1.0}
+    metrics = [{**metrics_row(i), "success_by_type": "x", "stop_reasons": [1], "seconds": 7} for i in (1, 2)]
+    odd = [trajectory(1, steps=[7]), trajectory(1, member="a"), trajectory(1, steps=[step(0, outlier={"a": 1})])]
+    run = make_run(metrics=metrics, evals=[eval_row(0, "greedy", 0.5), wrong], transcripts={1: odd})
+    assert "iteration-00001.jsonl holds 2 records of another form" in page_of(run).words()
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize("password", ["hunter2", "p/w?d", "a b'c", "x@y#z"])
+def test_a_password_that_an_older_run_holds_is_blanked(make_run, config, password):
+    address = f"http://user:{password}@host:8000/search"
+    config["env"]["options"] = {"retriever": address, "more": {"of": [f"see {address}"]}}
+    run = make_run(config=config)
+    info = json.loads((run.path / "run.json").read_text())
+    info["command"] = ["stapo", "train", "--env.retriever", address]
+    (run.path / "run.json").write_text(json.dumps(info))
+    page = page_of(run)
+    assert "host:8000/search" in page.words()
+    assert "retriever: http://***@host" in page.words()
+    assert password not in page.words()
+    assert "user:" not in page.words()
 
 
 def _with_text(text: str) -> dict:

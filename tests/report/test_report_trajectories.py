@@ -61,7 +61,7 @@ def test_many_files_are_thinned_to_both_ends_and_some_between(make_run):
     run = make_run(transcripts={i: [trajectory(i)] for i in range(10, 310, 10)})
     chosen = choose(run, 10**7)
     assert [g.iteration for g in chosen.groups] == [10, 70, 130, 180, 240, 300]
-    assert "6 of the 30 transcript files" in chosen.note
+    assert "of 30 transcript files 6 can be seen" in chosen.note
     assert spread([], 6) == []
 
 
@@ -117,5 +117,5 @@ def test_hidden_characters_become_visible(text, expected):
 
 def test_endless_text_is_cut():
     shown = readable("x" * 30_000)
-    assert shown.startswith("x" * 20_000 + "… (10000 more characters")
+    assert shown.startswith("x" * 20_000 + "… (10,000 more characters")
     assert readable(None) == ""

@@ -7,6 +7,7 @@ import json
 import pytest
 from small_corpus import PASSAGES, write_corpus
 
+from stapo import progress
 from stapo.errors import CorpusError
 from stapo.retrieval import Corpus, Passage
 from stapo.retrieval.protocol import split_contents
@@ -97,3 +98,15 @@ def test_closed(tmp_path):
     corpus.close()
     with pytest.raises(CorpusError, match="is closed"):
         corpus.passage(0)
+
+
+def test_reading_and_indexing_tell_how_far_they_are(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(progress, "_listeners", [lambda *words: told.append(words)])
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(f'{{"id": {i}, "contents": "passage {i}"}}\n' for i in range(2_500)))
+    assert len(list(Corpus(path).texts())) == 2_500
+    read, indexed = told[:2], told[2:]
+    assert [(what, total) for what, _, total in read] == [("reading the corpus (bytes)", path.stat().st_size)] * 2
+    assert 0 < read[0][1] < read[1][1] < path.stat().st_size
+    assert indexed == [("indexing passages", 1_000, 2_500), ("indexing passages", 2_000, 2_500)]

@@ -17,6 +17,7 @@ from stapo.cli.words import foreign, say, write_line
 from stapo.comparison.plan import FILE_NAME, Plan, read_plan
 from stapo.config.presets import name_of
 from stapo.errors import ConfigError
+from stapo.texts import counted
 
 _RUNS = Path("runs")
 
@@ -126,7 +127,7 @@ def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
     write_line(f"episodes:    {plan.episodes():,} in training")
     done = sum(work.finished for work in works)
     if done:
-        write_line(f"done:        {done} of {len(works)} starts and runs")
+        write_line(f"done:        {done} of {counted(len(works), 'start or run', 'starts and runs')}")
     write_line("commands:")
     for work in works:
         write_line(f"  {shlex.join(work.command)}" + ("  # done" if work.finished else ""))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TextIO
@@ -12,10 +12,12 @@ from rich import progress as bars
 from rich.console import Console
 from rich.table import Table
 
+from stapo.cli.progress import Lines
 from stapo.cli.words import foreign, say
 from stapo.comparison.cells import Work
 from stapo.comparison.jobs import Ended, Job
 from stapo.comparison.results import judged
+from stapo.texts import counted
 
 _LOOK = 1.0  # seconds between looks at what the runs have written
 
@@ -27,9 +29,12 @@ class Progress:
         works: everything there is to do.
         out: folder of the comparison.
         quiet: no bars.
+        clock: seconds of a clock that never goes back.
     """
 
-    def __init__(self, works: Sequence[Work], out: Path, *, quiet: bool) -> None:
+    def __init__(
+        self, works: Sequence[Work], out: Path, *, quiet: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._console = Console(stderr=True)
         self._works = {work.job.name: work for work in works}
         self._out = out
@@ -42,15 +47,18 @@ class Progress:
             disable=quiet or not self._console.is_terminal,
             transient=True,
         )
-        self._done = sum(work.finished for work in works)
-        self._all = self._bars.add_task("starts and runs", total=len(works), completed=self._done)
+        self._clock = clock
+        self._lines = Lines(self._say, clock)
+        self._ended = {work.job.name for work in works if work.finished}
+        self._all = self._bars.add_task("starts and runs", total=len(works), completed=len(self._ended))
         self._tasks: dict[str, bars.TaskID] = {}
-        self._looked = 0.0
+        self._looked = clock()
 
     def __enter__(self) -> Progress:
         self._bars.start()
-        if self._done:
-            say(self._console, foreign(f"{self._done} of {len(self._works)} starts and runs are done already"))
+        if self._ended:
+            works = counted(len(self._works), "start or run", "starts and runs")
+            self._say(f"done already: {len(self._ended)} of {works}")
         return self
 
     def __exit__(
@@ -65,8 +73,8 @@ class Progress:
             self._tasks[job.name] = self._bars.add_task(job.name, total=work.iterations or None)
             self._say(f"{job.name}: started")
             return
-        self._done += 1
-        self._bars.update(self._all, completed=self._done)
+        self._ended.add(job.name)
+        self._bars.update(self._all, completed=len(self._ended))
         if job.name in self._tasks:
             self._bars.remove_task(self._tasks.pop(job.name))
         self._say(f"{job.name}: {state.status}" + (f": {state.error}" if state.error else ""))
@@ -75,13 +83,17 @@ class Progress:
 
     def tick(self, running: list[str]) -> None:
         """Read how far the running jobs are, now and then."""
-        if self._bars.disable or time.monotonic() - self._looked < _LOOK:
+        if self._clock() - self._looked < _LOOK:
             return
-        self._looked = time.monotonic()
-        for name in running:
-            work = self._works[name]
-            if name in self._tasks and work.iterations:
-                self._bars.update(self._tasks[name], completed=work.iterations_done)
+        self._looked = self._clock()
+        done = {name: self._works[name].iterations_done for name in running}
+        for name, iterations in done.items():
+            if name in self._tasks and self._works[name].iterations:
+                self._bars.update(self._tasks[name], completed=iterations)
+        if self._bars.disable:
+            ended = sum(work.iterations for name, work in self._works.items() if name in self._ended)
+            planned = sum(work.iterations for work in self._works.values())
+            self._lines.stage("iterations of all runs", ended + sum(done.values()), planned)
 
     def _say(self, text: str) -> None:
         say(self._console, foreign(text))

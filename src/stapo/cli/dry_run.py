@@ -20,6 +20,7 @@ from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
+from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
 
 EXPECTED = 0.5
@@ -124,14 +125,15 @@ def disk(config: RunConfig, shape: ModelShape, work: Workload, around: Around) -
     free = shutil.disk_usage(Path.cwd()).free
     line = (
         f"disk: about {found['kept'] / 1e9:.2f} GB at the end, {found['most'] / 1e9:.2f} GB at most: "
-        f"{around.checkpoints} checkpoints, {around.keep_saves} saves of {found['one save'] / 1e9:.2f} GB "
-        f"(log.keep_saves), one every {_iterations(config.log.save_every)}; {free / 1e9:.0f} GB are free here."
+        f"{counted(around.checkpoints, 'checkpoint')}, {counted(around.keep_saves, 'save')} of "
+        f"{found['one save'] / 1e9:.2f} GB (log.keep_saves), "
+        f"one every {_iterations(config.log.save_every)}; {free / 1e9:.0f} GB are free here."
     )
     return [line if found["most"] < free else f"{line} It does NOT fit."]
 
 
 def _iterations(count: int) -> str:
-    return "iteration" if count == 1 else f"{count} iterations"
+    return "iteration" if count == 1 else counted(count, "iteration")
 
 
 def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Device, Speed]:
@@ -245,11 +247,12 @@ def _summary(config: RunConfig, shape: ModelShape | None) -> Table:
         "environment": f"{config.env.name}, split {config.env.split}; evaluated on {config.eval.split}",
         "model": f"{model.path or 'a small ' + model.architecture}, {model.dtype}{size}",
         "algorithm": f"{config.algorithm.name} ({config.algorithm.paper})",
-        "episodes": f"{rollout.groups} groups x {rollout.group_size}, {optim.iterations} iterations",
+        "episodes": f"{counted(rollout.groups, 'group')} x {rollout.group_size}, "
+        f"{counted(optim.iterations, 'iteration')}",
         "steps": f"at most {config.env.options.get('max_steps', 'as the environment has it')} per episode",
         "tokens": f"prompt {config.agent.max_prompt_tokens}, response {config.agent.max_response_tokens} at most",
         "optimizer": f"AdamW, learning rate {optim.learning_rate:g} ({optim.schedule}), mini-batch {optim.mini_batch} "
-        f"rows, {optim.epochs} epoch{'' if optim.epochs == 1 else 's'}, {optim.micro_tokens} tokens per pass",
+        f"rows, {counted(optim.epochs, 'epoch')}, {optim.micro_tokens} tokens per pass",
     }
     for name, text in rows.items():
         table.add_row(name, foreign(text))
@@ -266,7 +269,7 @@ def _costs(shape: ModelShape, work: Workload, device: Device, times: dict[str, f
     left = [(name, f"{value / GIB:.2f}") for name, value in space.items()]
     left.insert(6, (f"  ({with_or_without} checkpointing)", f"({other / GIB:.2f})"))
     right = [(name, f"{value:,.1f}") for name, value in times.items()]
-    right[-1] = (f"all {work.iterations} iterations", duration(times["run"]))
+    right[-1] = (f"all {counted(work.iterations, 'iteration')}", duration(times["run"]))
     for i in range(max(len(left), len(right))):
         row = [*(left[i] if i < len(left) else ("", "")), *(right[i] if i < len(right) else ("", ""))]
         table.add_row(*row, style="bold" if row[0] == "peak" else None)

@@ -16,10 +16,11 @@ from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say
-from stapo.envs.progress import listen_to_notes
 from stapo.envs.protocol import HasNotes
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import StapoError
+from stapo.progress import listen_to_notes
+from stapo.texts import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
     console.print(_task_table(facts["splits"]))
     for text in facts["notes"]:
         say(console, foreign(f"note: {text}"))
-    say(console, f"episodes end after {facts['max_steps']} steps")
+    say(console, f"episodes end after {counted(facts['max_steps'], 'step')}")
     if facts["example"]:
         say(console, foreign(f"example: {facts['example']['goal']}  ({facts['example']['task_id']})"))
     return 0

@@ -18,6 +18,7 @@ from stapo.config.presets import load_config, preset_names
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.run import RunDirectory
+from stapo.texts import counted
 
 if TYPE_CHECKING:
     from stapo.api.evaluation import EvalTarget
@@ -198,10 +199,14 @@ def _show(result: dict[str, Any], title: str) -> None:
     say(console, "episodes ended: " + ", ".join(f"{reason} {count}" for reason, count in ended.items()), "dim")
     lost = sum(ended.get(reason, 0) for reason in ("prompt_too_long", "error"))
     if lost:
-        say(console, f"{lost} of {result['episodes']} episodes were ended by something else than the policy", "bold")
+        say(
+            console,
+            f"{lost:,} of {counted(result['episodes'], 'episode')} ended by something else than the policy",
+            "bold",
+        )
     if result["failures"]:
         by = ", ".join(f"{boundary} {count}" for boundary, count in result["failures"].items())
-        say(console, f"failures by boundary, retried ones included: {by}; {result['errors']} episodes count as lost")
+        say(console, f"failures by boundary, retried ones included: {by}; lost: {counted(result['errors'], 'episode')}")
     if result.get("requests"):
         say(console, "requests: " + ", ".join(f"{kind} {count}" for kind, count in result["requests"].items()), "dim")
 

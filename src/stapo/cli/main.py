@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -16,14 +15,13 @@ from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
 from stapo.former_names import FormerNameWarning, with_present_flags
+from stapo.progress import Listener, listen, listen_to_notes
 
 if TYPE_CHECKING:
     from stapo.cli.command import Command
 
 # The input was fine and the run went wrong; everything else is wrong input.
 _FAILED_RUN = (NonFiniteError, FailureLimitError, SaveError)
-
-_SECONDS_BETWEEN_LINES = 3.0
 
 _COMMANDS = {
     "train": "train an agent: SFT, RL, evaluation, report",
@@ -61,14 +59,16 @@ start here:
 """
 
 
-def _say_now_and_then(last: float) -> Callable[[str, int], None]:
-    """A line on stderr every few seconds, for what takes that long."""
+def _in_lines() -> Listener:
+    """Lines on stderr about what takes long; how they are worded is loaded with the first."""
+    lines: list[Any] = []
 
-    def say(what: str, done: int) -> None:
-        nonlocal last
-        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
-            last = time.monotonic()
-            streams.complain(f"{what}: {done:,} so far")
+    def say(what: str, done: int, total: int) -> None:
+        if not lines:
+            from stapo.cli.progress import Lines
+
+            lines.append(Lines(streams.complain))
+        lines[0].stage(what, done, total)
 
     return say
 
@@ -105,7 +105,6 @@ def _run(args: list[str]) -> int:
         streams.complain(f"warning: {flag} has another name now, {with_present_flags([flag])[0][0]}; this one will go.")
     from stapo.cli.command import read
     from stapo.cli.help import help_of
-    from stapo.envs.progress import listen, listen_to_notes
 
     try:
         guard_secrets(args[1:])
@@ -115,7 +114,7 @@ def _run(args: list[str]) -> int:
             write_line(help_of(command, name, args[1:]))
             return 0
         given, settings = read(command, name, args[1:])
-        listen(_say_now_and_then(time.monotonic()))
+        listen(_in_lines())
         listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
         with _former_names_said():
             return given.run(settings, args[1:])

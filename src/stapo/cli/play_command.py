@@ -19,6 +19,7 @@ from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import Env, Expert, StepResult
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, StapoError, unknown_name
+from stapo.texts import counted
 
 _OWN_WORDS = ("?", "hint", "restart", "next", "quit")
 
@@ -113,7 +114,7 @@ class Game:
         from stapo.documents import number
 
         won, truncated = result.won, bool(result.info.get("truncated"))
-        steps = f"{self.steps} step{'' if self.steps == 1 else 's'}"
+        steps = counted(self.steps, "step")
         lost = f"Not won: {'the step limit ended it' if truncated else 'lost'} after {steps}."
         say(self.console, f"Won in {steps}." if won else lost, "bold green" if won else "bold red")
         if self.reward not in (0.0, 1.0):
@@ -123,7 +124,7 @@ class Game:
             say(self.console, f"Score {score:.2f} of 1.")
         shortest = self._shortest()
         if shortest is not None:
-            say(self.console, f"The expert's plan from the start has {shortest} step{'' if shortest == 1 else 's'}.")
+            say(self.console, f"The expert's plan from the start has {counted(shortest, 'step')}.")
         say(self.console, "restart, next or quit?", "dim")
 
     def _shortest(self) -> int | None:

@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from stapo.texts import escape_control_chars
+from stapo.texts import counted, escape_control_chars
 from stapo.training.callbacks import Callback, EvaluationEvent, StageEvent, UpdateEvent
 
 LINE_EVERY = 30.0
@@ -62,13 +62,16 @@ class Lines:
         self._paces: dict[str, Pace] = {}
 
     def stage(self, name: str, done: int, total: int) -> None:
-        """Note how far a stage is; what stands in brackets in its name may change."""
+        """Note how far a stage is; what stands in brackets in its name may change. A total of 0 is not known."""
         kind, now = name.split(" (")[0], self._clock()
         pace = self._paces.setdefault(kind, Pace(now, done, now))
-        if done >= total:
+        if 0 < total <= done:
             del self._paces[kind]
         elif now - pace.said >= LINE_EVERY:
             pace.said = now
+            if not total:
+                self._say(f"{name}: {done:,} so far")
+                return
             left = pace.left(now, done, total)
             self._say(f"{name}: {done:,} of {total:,}" + ("" if left is None else f", about {duration(left)} left"))
 
@@ -156,6 +159,6 @@ class ProgressDisplay(Callback):
         """Print the line of an evaluation."""
         row = event.metrics
         self.on_notice(
-            f"evaluation after {row['iteration']} iterations, {row['mode']}: success {row['success']:.3f} "
+            f"evaluation after {counted(row['iteration'], 'iteration')}, {row['mode']}: success {row['success']:.3f} "
             f"({row['protocol']})"
         )

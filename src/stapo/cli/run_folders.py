@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.documents import parse_json, parse_yaml
+from stapo.texts import counted
 
 _DEEPEST = 6
 _MOST_FOLDERS = 20_000
@@ -140,7 +141,7 @@ def _summed(comparison: Found, found: list[Found]) -> Found:
     status = "done" if done == comparison.planned else "running" if any(f.status == "running" for f in runs) else "open"
     return replace(
         comparison, status=status, algorithm=", ".join(names), environment=", ".join(worlds), reason="",
-        preset=f"comparison: {done} of {comparison.planned} runs done", done=None, planned=None,
+        preset=f"comparison: {done} of {counted(comparison.planned or 0, 'run')} done", done=None, planned=None,
     )  # fmt: skip
 
 

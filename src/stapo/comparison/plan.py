@@ -13,7 +13,7 @@ from typing import Any
 from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
-from stapo.documents import parse_json
+from stapo.documents import parse_json, shown
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.former_names import with_present_names
 from stapo.run.directory import require_plain, versions
@@ -284,6 +284,8 @@ def read_plan(folder: Path) -> Plan:
             data = parse_json(file.read())
         if not isinstance(data, dict):
             raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected an object.")
+        if not isinstance(data["commands"], list):
+            raise ValueError(f"commands is {shown(data['commands'])}")
         if data["format"] != FORMAT_VERSION:
             raise RunDirectoryError(
                 f"'{path}' has format {data['format']}, this version reads format {FORMAT_VERSION}. Go on with the "
@@ -322,6 +324,11 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(f"label {variant.label!r:.200} cannot name a folder")
         if not isinstance(variant.changes, dict) or variant.label != label_of(variant.algorithm, variant.changes):
             raise ValueError(f"label '{variant.label}' is not that of its algorithm and changes")
+        for path, value in {"algorithm.name": variant.algorithm, **variant.changes}.items():
+            found = _at(variant.settings, path)
+            # A setting that has another name by now is not found.
+            if found is not None and found != value:
+                raise ValueError(f"{path} of '{variant.label}' is {shown(found)} in its settings, not {shown(value)}")
     labels = [variant.label for variant in plan.variants]
     if not labels or len(set(labels)) < len(labels):
         raise ValueError("its variants are none, or one is there twice")
@@ -331,8 +338,17 @@ def _check_names(plan: Plan) -> None:
         for what, number in (("seed", cell.seed), ("start", cell.start)):
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_SEED:
                 raise ValueError(f"{what} {number!r:.200} is no whole number of 0 or more")
-    if len(set(plan.cells)) < len(plan.cells):
-        raise ValueError("a run is there twice")
+    if not plan.cells or len(set(plan.cells)) < len(plan.cells):
+        raise ValueError("it has no run, or one is there twice")
+    if len({(cell.seed, cell.start) for cell in plan.cells}) > len(plan.seeds):
+        raise ValueError("a seed begins with two different starts")
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Any:
+    value: Any = settings
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from stapo.comparison.statistics import LEVEL, RESAMPLES, pair, paired_differenc
 from stapo.errors import RunDirectoryError, StapoError
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
+from stapo.texts import counted
 
 FILE_NAME = "results.json"
 FORMAT_VERSION = 1
@@ -113,7 +114,7 @@ def _budgets(variants: Sequence[Variant]) -> list[str]:
         sizes.setdefault(variant.episodes, []).append(variant.label)
     if len(sizes) == 1:
         return []
-    parts = "; ".join(f"{', '.join(labels)}: {episodes:,} episodes" for episodes, labels in sizes.items())
+    parts = "; ".join(f"{', '.join(labels)}: {counted(episodes, 'episode')}" for episodes, labels in sizes.items())
     return [
         f"Variants train on different amounts of experience ({parts}), so differences are not those of methods alone."
     ]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from stapo.envs import Env, HasJudge, StepResult
 from stapo.envs.guard import Started, advance, close_quietly, raised, start
 from stapo.rollout import Trajectory
+from stapo.texts import counted
 
 GENERIC = {
     "invalid": "the response broke the format, or (where the run asks for it) named no offered command",
@@ -62,7 +63,9 @@ def judge_steps(
                 troubles[trouble] += 1
             if progress is not None:
                 progress(done, len(trajectories))
-        remarks = [f"{count} episodes could not be judged to their end: {why}." for why, count in troubles.items()]
+        remarks = [
+            f"{counted(count, 'episode')} could not be judged to their end: {why}." for why, count in troubles.items()
+        ]
         return Judgment(names, judged, True, remarks)
     finally:
         close_quietly(env)

@@ -17,6 +17,7 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, drop_failed
 from stapo.rollout.encoding import Clock, utc_now
+from stapo.texts import counted
 from stapo.training.batch import RowBatch, build_batch
 from stapo.training.factories import env_factory
 from stapo.training.loop import build_collector
@@ -100,7 +101,9 @@ def measure(
     if leaks:
         remarks.append(f"The blind prompt still shows the goal in {leaks:.0%} of the steps, so what it hides is less.")
     if failures:
-        remarks.append(f"{len(failures)} episodes failed for reasons that are not the policy's and are left out.")
+        remarks.append(
+            f"{counted(len(failures), 'episode')} failed for reasons that are not the policy's, and left out."
+        )
     return Measured(
         batch=batch,
         attribution=attribution,

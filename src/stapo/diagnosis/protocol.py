@@ -12,6 +12,7 @@ from stapo.diagnosis.scoring import BOTH
 from stapo.errors import ConfigError
 from stapo.registry import trait
 from stapo.rollout.evaluate import pick_tasks
+from stapo.texts import counted
 
 STREAM = 31
 """Responses of a diagnosis are drawn from the streams (seed, STREAM, group, member, step)."""
@@ -53,8 +54,9 @@ class DiagnosisSpec:
     def describe(self) -> str:
         """One line that a reader needs to compare the numbers."""
         return (
-            f"{len(self.tasks)} of the {self.offered} tasks of split '{self.split}', {self.group_size} trajectories "
-            f"each, sampled at temperature {self.temperature:g}, seed {self.seed}"
+            f"{len(self.tasks)} of the {counted(self.offered, 'task')} of split '{self.split}', "
+            f"{counted(self.group_size, 'trajectory', 'trajectories')} each, "
+            f"sampled at temperature {self.temperature:g}, seed {self.seed}"
         )
 
 
@@ -89,7 +91,7 @@ def make_spec(
             raise ConfigError(f"{name} is {value}, expected at least 1.")
     algorithm, remarks = measuring(config.algorithm)
     if tasks is not None and tasks > len(offered):
-        remarks.append(f"The split holds {len(offered)} tasks only, so {tasks} could not be played.")
+        remarks.append(f"The split holds {counted(len(offered), 'task')} only, so {tasks} could not be played.")
     chosen = pick_tasks(offered, min(tasks or DEFAULT_TASKS, len(offered)))
     return DiagnosisSpec(
         config, split, tuple(chosen), len(offered), group_size or config.rollout.group_size, seed, resamples,

@@ -10,6 +10,7 @@ from typing import Any
 from stapo.diagnosis.numbers import ANY, PAIRS
 from stapo.diagnosis.ranking import Estimate
 from stapo.diagnosis.scoring import WORDS
+from stapo.texts import counted
 
 _NONE = "–"
 
@@ -55,7 +56,7 @@ def outlier_table(document: dict[str, Any]) -> Table:
         "Outliers against the other steps",
         ["", "all steps", "outliers", "others", "difference"],
         rows,
-        f"{outlier['flagged']} of {document['steps']} steps are outliers ({share(document['outlier_share'])}), "
+        f"outliers: {outlier['flagged']} of {counted(document['steps'], 'step')} ({share(document['outlier_share'])}), "
         f"{outlier['high_share']:.2%} high, {outlier['low_share']:.2%} low; fences "
         f"{number(outlier['lower_fence'])} and {number(outlier['upper_fence'])}.{because} Brackets: 95 % intervals, "
         "tasks resampled.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
@@ -16,11 +17,12 @@ from typing import Any
 
 from stapo.envs.protocol import Env, HasJudge, Observation, StepResult
 from stapo.errors import EnvError, UnknownNameError
+from stapo.texts import counted
 
 GARBAGE = ("", " ", "xyzzy", "\n\t", "\x00\x07", "\ud800", "🤖 go", "None", "a" * 100_000)
 """Texts that a model may produce; none may raise."""
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(r"[^\W_]+")
 
 _NO_SUCH = "no such name: stapo.check_env"
 _LONGEST_EPISODE = 1_000
@@ -124,7 +126,7 @@ def _names(env: Any) -> Problems:
             yield f"found split '{split}' empty or unsorted; expected sorted ids. Sort or drop it."
     if sorted(members) != sorted(tasks):
         yield (
-            f"found {len(members)} ids in the splits and {len(tasks)} tasks; expected the same. "
+            f"found {counted(len(members), 'id')} in the splits and {counted(len(tasks), 'task')}; expected the same. "
             "Put every task in exactly one split."
         )
     for what, call in (("tasks_of", env.tasks_of), ("reset", env.reset)):
@@ -155,7 +157,7 @@ def _observations(env: Any) -> Problems:
             continue
         if not isinstance(seen.blind_text, str) or not seen.blind_text.strip():
             yield f"found blind_text {seen.blind_text!r:.60}; expected a text or None. Fill it in."
-        elif seen.goal and seen.goal.strip(" .").lower() in seen.blind_text.lower():
+        elif _shows(seen.blind_text, seen.goal):
             yield (f"found the goal inside blind_text of '{task}'; expected no trace of it. Cut the task sentence out.")
 
 
@@ -166,7 +168,8 @@ def _nothing_given_away(env: Any) -> Problems:
     """
     tasks = _sample(env)
     stories = {task: _play(env, task) for task in tasks}
-    goals = {task: _said(getattr(stories[task][0], "goal", "")) for task in tasks}
+    blunders = {task: _blunder(env, task) for task in tasks}
+    goals = {task: _task_of(getattr(stories[task][0], "goal", "")) for task in tasks}
     for task, story in stories.items():
         goal = goals[task]
         if not goal:
@@ -176,13 +179,28 @@ def _nothing_given_away(env: Any) -> Problems:
             ("an observation", "Give blind_text, the same without the task sentence", _blind_texts),
             ("an offered command", "Offer commands that do not repeat the task sentence", _offered),
         ):
-            if _tells(goal, shown(story)) and not any(_tells(goal, shown(other)) for other in others):
+            told = _tells(goal, shown(story)) or (" " in goal and _tells(goal, shown(blunders[task])))
+            if told and not any(_tells(goal, shown(other)) for other in others):
                 yield f"found the goal of '{task}' in {what} that blind prompts show; expected no trace. {advice}."
 
 
 def _said(text: object) -> str:
-    """Words alone, as they are compared: case, blanks and marks make no difference."""
-    return " ".join(_WORD.findall(text.casefold())) if isinstance(text, str) else ""
+    """Words alone, as they are compared: case, width, blanks, marks and what is not seen make no difference."""
+    if not isinstance(text, str):
+        return ""
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if unicodedata.category(c) != "Cf")
+    return " ".join(_WORD.findall(plain))
+
+
+def _task_of(goal: object) -> str:
+    """The words of a goal without an opening such as "Your task is to:"."""
+    _, mark, rest = goal.partition(":") if isinstance(goal, str) else ("", "", "")
+    return _said(rest) if mark and len(_said(rest).split()) > 1 else _said(goal)
+
+
+def _shows(text: str, goal: object) -> bool:
+    """Whether a blind text of its own shows the goal."""
+    return bool(_task_of(goal)) and _task_of(goal) in _said(text)
 
 
 def _tells(goal: str, shown: list[list[str]]) -> bool:
@@ -231,7 +249,7 @@ def _still_blind(seen: Any, goal: str, task: str) -> Problems:
         return
     if not isinstance(seen.blind_text, str):
         yield f"found blind_text {seen.blind_text!r:.60} from step(); expected a text or None. Fill it in."
-    elif goal.strip(" .") and goal.strip(" .").lower() in seen.blind_text.lower():
+    elif _shows(seen.blind_text, goal):
         yield f"found the goal inside blind_text of a later step of '{task}'; expected no trace of it. Cut it out."
 
 
@@ -277,6 +295,12 @@ def _play(env: Any, task: str) -> list[object]:
         seen = env.step(action(seen))
         story.append(seen)
     return story
+
+
+def _blunder(env: Any, task: str) -> list[object]:
+    """What an environment answers to a command that fits none, as often as not a reminder of the task."""
+    env.reset(task)
+    return [env.step("xyzzy")]
 
 
 def _determinism(env: Any) -> Problems:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from stapo import __version__
 from stapo.atomic_io import write_durably
 from stapo.documents import number
-from stapo.texts import escape_control_chars
+from stapo.texts import counted, escape_control_chars, hide_secrets
 
 LONGEST_TEXT = 20_000
 """Characters of one text that a page shows."""
@@ -25,7 +25,7 @@ def page_environment(**filters: Callable[..., str | float]) -> Environment:
     """Templates of all pages, with filters of one page beside those of every page.
 
     Whatever a page shows is HTML of our own (`Markup`) or text; text comes out with control codes and changes of
-    direction spelled out, whoever wrote it, and is escaped.
+    direction spelled out and without secrets, whoever wrote it, and is escaped.
     """
     environment = Environment(loader=PackageLoader("stapo.html"), autoescape=True, finalize=shown)
     environment.filters.update(num=_num, signed=_signed, readable=readable, prompt_lines=prompt_lines, **filters)
@@ -35,7 +35,9 @@ def page_environment(**filters: Callable[..., str | float]) -> Environment:
 
 def shown(value: Any) -> Any:
     """What a template puts into the page for a value."""
-    return escape_control_chars(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return escape_control_chars(hide_secrets(value))
 
 
 def replace_page(path: Path, page: str) -> None:
@@ -52,7 +54,7 @@ def readable(text: Any) -> str:
     value = "" if text is None else str(text)
     cut = len(value) - LONGEST_TEXT
     if cut > 0:
-        value = f"{value[:LONGEST_TEXT]}… ({cut} more characters in the transcript file)"
+        value = f"{value[:LONGEST_TEXT]}… ({counted(cut, 'more character')} in the transcript file)"
     return escape_control_chars(value)
 
 

@@ -22,6 +22,7 @@ from stapo.policy.adapter import Adapter
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
 from stapo.policy.tokenizer import train_tokenizer
+from stapo.texts import counted
 
 
 @contextmanager
@@ -199,7 +200,8 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= rows:
         raise ModelError(
-            f"the tokenizer has token ids up to {highest}, but the model has embeddings for {rows} tokens only. "
+            f"the tokenizer has token ids up to {highest}, but the model has embeddings for "
+            f"{counted(rows, 'token')} only. "
             "Use the tokenizer that belongs to the model, or resize the model's embeddings and train them first."
         )
     if tokenizer.eos_token_id is None:

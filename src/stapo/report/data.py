@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from stapo.documents import lookup, number
 from stapo.errors import RunDirectoryError
 from stapo.html.drawing import Floats
 from stapo.run import RunDirectory
 from stapo.run.rows import read_jsonl
+from stapo.texts import without_addresses
 
 Row = dict[str, Any]
 
@@ -27,7 +29,7 @@ class RunLog:
         name: of the folder.
         info: run.json.
         config: config.yaml as data; empty when it cannot be read.
-        config_text: config.yaml as it stands.
+        config_text: config.yaml as it stands, but for secrets in addresses.
         metrics: a row per iteration, thinned to what a plot can show.
         thinned: every how many iterations a row was kept.
         iterations_done: the last iteration that was logged.
@@ -68,12 +70,13 @@ def read_run(run: RunDirectory) -> RunLog:
     """Read everything the report needs, except the transcripts themselves."""
     remarks: list[str] = run.remarks()
     try:
-        config = run.config()
+        stored = run.config()
+        config = without_addresses(stored)
     except RunDirectoryError as err:
-        config = {}
+        stored = config = {}
         remarks.append(f"config.yaml cannot be read ({type(err).__name__}), so names and settings are missing.")
     rows = {name: readable_rows(run.row_file(name), remarks) for name in ("metrics", "evals", "sft")}
-    metrics = [row for row in rows["metrics"] if isinstance(row.get("iteration"), int)]
+    metrics = [row for row in rows["metrics"] if is_counted(row.get("iteration"))]
     if not metrics:
         remarks.append("No iteration was logged yet, so there are no curves.")
     transcripts = run.transcripts()
@@ -82,17 +85,22 @@ def read_run(run: RunDirectory) -> RunLog:
     step = max(1, -(-len(metrics) // _PLOTTED_ROWS))
     return RunLog(
         name=run.path.resolve().name,
-        info=run.info(),
+        info=without_addresses(run.info()),
         config=config,
-        config_text=_text(run.path / "config.yaml") if config else "",
+        config_text=_text(run.path / "config.yaml") if config == stored else yaml.safe_dump(config, sort_keys=False),
         metrics=metrics if step == 1 else [*metrics[:-1:step], metrics[-1]],
         thinned=step,
         iterations_done=metrics[-1]["iteration"] if metrics else 0,
-        evals=[row for row in rows["evals"] if isinstance(row.get("iteration"), int) and row.get("mode")],
+        evals=[row for row in rows["evals"] if is_counted(row.get("iteration")) and row.get("mode")],
         sft=rows["sft"],
         transcripts=transcripts,
         remarks=remarks,
     )
+
+
+def is_counted(value: Any) -> bool:
+    """Whether this is a number that iterations, groups and the like can have."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def readable_rows(path: Path, remarks: list[str]) -> list[Row]:

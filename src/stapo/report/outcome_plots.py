@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.documents import number
+from stapo.documents import mapping_at, number
 from stapo.html.drawing import (
     BLUE,
     COLORS,
@@ -67,7 +67,7 @@ def success(log: RunLog) -> Plot:
             for final in (True, False):
                 rows = [r for r in log.evals if r["mode"] == mode and bool(r.get("final", True)) is final]
                 if rows:
-                    errors = np.nan_to_num([number(r.get("success_standard_error")) for r in rows])
+                    errors = np.nan_to_num([number(r.get("success_standard_error")) for r in rows]).clip(min=0.0)
                     ax.errorbar(
                         [r["iteration"] + shift for r in rows], [number(r.get("success")) for r in rows], errors,
                         fmt=marker, color=color, markerfacecolor=color if final else "none", markersize=6, capsize=3,
@@ -83,7 +83,7 @@ def success(log: RunLog) -> Plot:
 
 def success_by_type(log: RunLog) -> Plot:
     """Training success of each task type."""
-    names = sorted({str(t) for row in log.metrics for t in (row.get("success_by_type") or {})})
+    names = sorted({str(t) for row in log.metrics for t in mapping_at(row, "success_by_type")})
     window = smoothing_window(len(log.metrics))
     smoothing = f", mean over {window} iterations" if window > 1 else ""
     left_out = f" Of {len(names)} types the first {_MOST_TYPES} are drawn." if len(names) > _MOST_TYPES else ""
@@ -95,7 +95,7 @@ def success_by_type(log: RunLog) -> Plot:
         bad_sign="a type that sinks while others rise: the policy gives it up for the others.",
     )
     by_type = {
-        name: np.array([number((row.get("success_by_type") or {}).get(name)) for row in log.metrics])
+        name: np.array([number(mapping_at(row, "success_by_type").get(name)) for row in log.metrics])
         for name in names[:_MOST_TYPES]
     }
     if not has_any(*by_type.values()):
@@ -169,9 +169,9 @@ def lengths(log: RunLog) -> Plot:
 
 def endings(log: RunLog) -> Plot:
     """Why training episodes ended."""
-    names = list(dict.fromkeys(str(r) for row in log.metrics for r in (row.get("stop_reasons") or {})))
+    names = list(dict.fromkeys(str(r) for row in log.metrics for r in mapping_at(row, "stop_reasons")))
     counts = np.array(
-        [[number((row.get("stop_reasons") or {}).get(n, 0)) for row in log.metrics] for n in names], dtype=float
+        [[number(mapping_at(row, "stop_reasons").get(n, 0)) for row in log.metrics] for n in names], dtype=float
     )
     plot = Plot(
         key="endings",

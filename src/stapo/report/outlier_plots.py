@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.documents import lookup, number
+from stapo.documents import lookup, mapping_at, number
 from stapo.html.drawing import (
     BLUE,
     GREEN,
@@ -152,9 +154,9 @@ def attribution(log: RunLog) -> Plot:
 
 def anchor_sizes(log: RunLog) -> Plot:
     """Where the flags fall: by how often a situation was visited."""
-    bins = list(dict.fromkeys(str(b) for row in log.metrics for b in (lookup(row, "anchor.rows_by_size") or {})))
+    bins = list(dict.fromkeys(str(b) for row in log.metrics for b in mapping_at(row, "anchor.rows_by_size")))
     rows_k, flags_k = (
-        np.array([np.nansum([number((lookup(r, path) or {}).get(b)) for r in log.metrics]) for b in bins])
+        np.array([np.nansum([number(mapping_at(r, path).get(b)) for r in log.metrics]) for b in bins])
         for path in ("anchor.rows_by_size", "outlier.by_anchor_size")
     )
     plot = Plot(
@@ -197,7 +199,7 @@ def histogram(log: RunLog, key: str) -> Plot:
         if normalized
         else "all mass in the first bar: the policy has become deterministic.",
     )
-    rows = [row for row in log.metrics if any(lookup(row, f"{key}.histogram.counts") or ())]
+    rows = [row for row in log.metrics if _histogram(lookup(row, f"{key}.histogram"))[0].any()]
     rows = [rows[0], rows[-1]] if len(rows) > 1 else rows
     if not rows:
         return plot.without(f"No iteration logged a histogram of {name}.")
@@ -229,9 +231,12 @@ def _quantiles(row: Row) -> list[float]:
     return [number(q) for q in found] if isinstance(found, list) and len(found) == 5 else [float("nan")] * 5
 
 
-def _histogram(data: Row) -> tuple[Floats, Floats]:
-    counts = np.nan_to_num([number(c) for c in data["counts"]])
-    low, high = number(data.get("low")), number(data.get("high"))
-    if not low < high:
+def _histogram(data: Any) -> tuple[Floats, Floats]:
+    """Shares of bars and their edges; no bar where there is no such histogram."""
+    found = lookup({"histogram": data}, "histogram.counts")
+    counts = np.array([number(c) for c in found] if isinstance(found, list) else [], dtype=np.float64)
+    counts = np.where(np.isfinite(counts) & (counts > 0), counts, 0.0)
+    low, high = (number(lookup({"histogram": data}, f"histogram.{end}")) for end in ("low", "high"))
+    if not (np.isfinite(high - low) and low < high):
         low, high = 0.0, float(len(counts))
     return counts / max(counts.sum(), 1.0), np.linspace(low, high, len(counts) + 1)

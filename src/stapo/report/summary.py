@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from stapo.documents import lookup, number
+from stapo.documents import lookup, mapping_at, number
 from stapo.report.data import Row, RunLog
+from stapo.texts import counted
 
 _NARROW = "\N{NARROW NO-BREAK SPACE}"  # keeps number, sign and unit on one line
 _STATUS = {
@@ -98,7 +99,7 @@ def success_table(compared: list[Comparison]) -> list[TableRow]:
     all_tasks = [TableRow("all", _episodes(compared, None), [_cells(c, None) for c in compared])]
     if judged:
         all_tasks.append(TableRow("mean score", _episodes(compared, None), [_scores(c) for c in compared]))
-    types = {t for c in compared for row in (c.start, c.end or {}) for t in (row.get("by_type") or {})}
+    types = {t for c in compared for row in (c.start, c.end or {}) for t in mapping_at(row, "by_type")}
     return all_tasks + [TableRow(t, _episodes(compared, t), [_cells(c, t) for c in compared]) for t in sorted(types)]
 
 
@@ -147,7 +148,7 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
     resumed = info.get("resumed")
     if isinstance(resumed, list) and resumed:
         after = ", ".join(str(part.get("iteration", "?")) for part in resumed if isinstance(part, dict))
-        pairs.append(("resumed", f"{len(resumed)} times, after iteration {after}"))
+        pairs.append(("resumed", f"{counted(len(resumed), 'time')}, after iteration {after}"))
     versions = info.get("versions")
     if isinstance(versions, dict):
         pairs.append(("versions", ", ".join(f"{k} {v}" for k, v in versions.items())))
@@ -211,7 +212,10 @@ def _episodes(compared: list[Comparison], task_type: str | None) -> str:
 
 
 def _part(row: Row, task_type: str | None) -> Row:
-    return row if task_type is None else dict((row.get("by_type") or {}).get(task_type) or {})
+    if task_type is None:
+        return row
+    found = mapping_at(row, "by_type").get(task_type)
+    return found if isinstance(found, dict) else {}
 
 
 def _durations(info: Row) -> list[tuple[str, str]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stapo.documents import number
+from stapo.documents import lookup, number
 from stapo.html.pages import LONGEST_TEXT
-from stapo.report.data import Row, RunLog, readable_rows
+from stapo.report.data import Row, RunLog, is_counted, readable_rows
+from stapo.texts import counted
 
 PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
 _MOST_FILES = 6
@@ -47,7 +47,7 @@ class Group:
 
     def fence(self, name: str) -> float:
         """Place of a fence on the bar of normalized entropy, percent."""
-        value = number((self.first.get("fences") or {}).get(name))
+        value = number(lookup(self.first, f"fences.{name}"))
         return place(value) if math.isfinite(value) else (0.0 if name == "lower" else 100.0)
 
     def shows_prompts(self, step: Row) -> bool:
@@ -72,7 +72,7 @@ def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTE
     if not log.transcripts:
         return Selection()
     files = spread(log.transcripts, _MOST_FILES)
-    groups = [g for path in files for g in _groups(readable_rows(path, remarks))]
+    groups = [g for path in files for g in _groups(path, remarks)]
     for prompts in ("all", "flagged", "none"):
         shown = [Group(g.iteration, g.group, g.members, prompts) for g in groups]
         if sum(map(_size, shown)) <= budget:
@@ -94,13 +94,25 @@ def place(value: float) -> float:
     return round(100 * (min(max(value, -_SCALE), _SCALE) + _SCALE) / (2 * _SCALE), 1)
 
 
-def _groups(records: Iterable[Row]) -> list[Group]:
+def _groups(path: Path, remarks: list[str]) -> list[Group]:
     found: dict[tuple[int, int], list[Row]] = {}
-    for record in records:
-        if isinstance(record.get("steps"), list):
-            key = (int(record.get("iteration") or 0), int(record.get("group") or 0))
-            found.setdefault(key, []).append(record)
+    odd = 0
+    for record in readable_rows(path, remarks):
+        steps = record.get("steps")
+        if isinstance(steps, list) and all(isinstance(step, dict) for step in steps) and _is_placed(record):
+            flags = ({"outlier": flag if (flag := step.get("outlier")) in ("high", "low") else None} for step in steps)
+            record["steps"] = [step | flag for step, flag in zip(steps, flags, strict=True)]
+            found.setdefault((record["iteration"], record["group"]), []).append(record)
+        else:
+            odd += 1
+    if odd:
+        remarks.append(f"{path.name} holds {counted(odd, 'record')} of another form, not shown here.")
     return [Group(iteration, group, members) for (iteration, group), members in found.items()]
+
+
+def _is_placed(record: Row) -> bool:
+    record |= {key: record.get(key) or 0 for key in ("iteration", "group", "member")}
+    return all(is_counted(record[key]) for key in ("iteration", "group", "member"))
 
 
 def _size(group: Group) -> int:
@@ -141,9 +153,11 @@ def _within(groups: list[Group], budget: int) -> list[Group]:
 def _note(all_files: list[Path], files: list[Path], groups: list[Group], shown: list[Group]) -> str:
     parts = []
     if len(files) < len(all_files):
-        parts.append(f"{len(files)} of the {len(all_files)} transcript files are shown: both ends and some between")
+        parts.append(
+            f"of {counted(len(all_files), 'transcript file')} {len(files)} can be seen: both ends and some between"
+        )
     if len(shown) < len(groups):
-        parts.append(f"{len(groups) - len(shown)} task groups did not fit on the page")
+        parts.append(f"{counted(len(groups) - len(shown), 'task group')} did not fit on the page")
     if any(g.left_out for g in shown):
         parts.append("some siblings did not fit")
     prompts = shown[0].prompts if shown else "all"

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from stapo.documents import lookup, number
+from stapo.documents import lookup, mapping_at, number
 from stapo.html.drawing import (
     BLUE,
     COLORS,
@@ -150,7 +150,7 @@ def agreement(log: RunLog) -> Plot:
 
 def seconds(log: RunLog) -> Plot:
     """Where the time goes."""
-    names = list(dict.fromkeys(str(n) for row in log.metrics for n in (row.get("seconds") or {}) if n != "total"))
+    names = list(dict.fromkeys(str(n) for row in log.metrics for n in mapping_at(row, "seconds") if n != "total"))
     layers = np.array(
         [[number(lookup(row, f"seconds.{n}")) for row in log.metrics] for n in names], dtype=float
     ).reshape(len(names), len(log.metrics))

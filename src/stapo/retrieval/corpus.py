@@ -19,6 +19,7 @@ import numpy as np
 
 from stapo.documents import compression_of, parse_json, read_lines
 from stapo.errors import CorpusError
+from stapo.progress import tell
 from stapo.retrieval.protocol import Passage, bare_title, id_of
 from stapo.texts import replace_surrogates
 
@@ -29,6 +30,7 @@ _EXPECTED = (
     'expected {"id": "0", "contents": "\\"Title\\"\\ntext"} or {"id": "0", "title": "Title", "text": "text"} '
     "on every line"
 )
+_TOLD = 1_000  # passages between two words about the progress
 _BOM = b"\xef\xbb\xbf"
 _UNPACK = {".gz": "gzip -d", ".xz": "xz -d", ".bz2": "bzip2 -d", ".zst": "zstd -d"}
 
@@ -135,10 +137,12 @@ def scan(path: Path) -> np.ndarray:
         CorpusError: the file cannot be read, a line is no passage, or there is none.
     """
     starts, place = array("q"), 0
-    for _, raw, found in _passages(path):
+    for number, raw, found in _passages(path):
         if found is not None:
             starts.append(place)
         place += len(raw)
+        if number % _TOLD == 0:
+            tell("reading the corpus (bytes)", place, path.stat().st_size)
     if not starts:
         raise CorpusError(f"corpus {path} has no passage; {_EXPECTED}.")
     starts.append(place)
@@ -202,9 +206,13 @@ class Corpus:
 
     def texts(self) -> Iterator[str]:
         """Title and text of every passage in order, reading the file from start to end."""
+        done = 0
         for _, _, found in _passages(self.path):
             if found is not None:
                 yield found.contents
+                done += 1
+                if done % _TOLD == 0:
+                    tell("indexing passages", done, len(self))
 
     def close(self) -> None:
         """Close the file; more than once is fine."""

@@ -11,7 +11,7 @@ from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.cache import IndexCache, keep_in_memory
 from stapo.retrieval.corpus import Corpus
 from stapo.retrieval.protocol import Closing, Passage, check_k
-from stapo.texts import replace_surrogates
+from stapo.texts import counted, replace_surrogates
 
 # Where queries are searched for one by one, asking for a few costs nothing.
 _PORTION = 8
@@ -96,5 +96,6 @@ def check_size(index: Sized, passages: Corpus, folder: Path) -> None:
     """Raise IndexFileError unless an index has as many documents as its corpus has passages."""
     if len(index) != len(passages):
         raise IndexFileError(
-            f"index {folder} is damaged: it holds {len(index)} documents, the corpus has {len(passages)} passages."
+            f"index {folder} is damaged: it holds {counted(len(index), 'document')}, the corpus "
+            f"{counted(len(passages), 'passage')}."
         )

@@ -31,7 +31,7 @@ from stapo.retrieval.gate import Gate, Receive, Refusal, drained, is_loopback
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.searching import Searches
 from stapo.retrieval.wire import answer_of
-from stapo.texts import escape_control_chars, replace_surrogates
+from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
 # Bodies that are being received, all together.
@@ -117,7 +117,7 @@ def read_request(data: bytes, options: ServerOptions) -> Request:
     if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
         raise Refusal(400, "expected 'queries' to be a list of texts, or 'query' to be a text")
     if not 1 <= len(queries) <= options.max_queries:
-        raise Refusal(400, f"{len(queries)} queries, expected 1 to {options.max_queries}")
+        raise Refusal(400, f"{counted(len(queries), 'query', 'queries')}, expected 1 to {options.max_queries}")
     if max(map(len, queries)) > options.max_query:
         raise Refusal(400, f"a query of {max(map(len, queries))} characters, expected at most {options.max_query}")
     if sum(map(len, queries)) > options.max_characters:

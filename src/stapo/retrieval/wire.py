@@ -14,7 +14,7 @@ from typing import Any, Literal
 from stapo.documents import parse_json
 from stapo.errors import RetrieverError
 from stapo.retrieval.protocol import Passage, bare_title, id_of
-from stapo.texts import replace_surrogates
+from stapo.texts import counted, replace_surrogates
 
 Shape = Literal["batch", "single"]
 
@@ -60,11 +60,17 @@ def read_answer(data: bytes, queries: int, k: int, name: str) -> list[list[Passa
     if not isinstance(result, list):
         raise _malformed(name, "no list 'result'")
     if not result:
-        raise RetrieverError(f"retriever {name} answered {queries} queries with an empty list of results.", "empty")
+        raise RetrieverError(
+            f"retriever {name} answered {counted(queries, 'query', 'queries')} with an empty list of results.", "empty"
+        )
     if queries == 1 and isinstance(result[0], dict):
         result = [result]
     if len(result) != queries or not all(isinstance(one, list) for one in result):
-        raise _malformed(name, f"{len(result)} results for {queries} queries, or results that are no lists")
+        raise _malformed(
+            name,
+            f"{counted(len(result), 'result')} for {counted(queries, 'query', 'queries')}, or results that are no "
+            "lists",
+        )
     return [[_passage(hit, name) for hit in one[:k]] for one in result]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
 from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, mean_task_score
+from stapo.texts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,8 @@ class EvalProtocol:
         played = min(tasks, episodes)
         mode = "greedy" if self.temperature == 0 else f"sampled at temperature {self.temperature:g}"
         return (
-            f"{episodes} episodes on {played} of the {tasks} tasks of split '{self.split}' per seed, "
-            f"{len(self.seeds)} seed{'s' if len(self.seeds) != 1 else ''} ({', '.join(map(str, self.seeds))}), {mode}"
+            f"{counted(episodes, 'episode')} on {played} of the {counted(tasks, 'task')} of split '{self.split}' per "
+            f"seed, {counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}), {mode}"
         )
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.errors import FailureLimitError
+from stapo.texts import counted
 
 _LONGEST_ERROR = 500
 
@@ -77,7 +78,7 @@ def too_many(count: int, limit: int, failure: Failure, trouble: EnvFailure) -> F
     """The error for `count` failures in a row, of which this is the last."""
     detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
     return FailureLimitError(
-        f"{count} episodes in a row failed for reasons that are not the policy's; expected fewer "
+        f"{counted(count, 'episode')} in a row failed for reasons that are not the policy's; expected fewer "
         f"than {limit}. The last one: task '{failure.task_id}', group {failure.group}, member "
         f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
         f"{trouble.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"

@@ -26,6 +26,7 @@ from stapo.policy import Policy
 from stapo.rollout.config import VllmConfig
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
+from stapo.texts import counted
 
 _ENDED = {"stop": True, "length": False}
 
@@ -152,7 +153,7 @@ class VllmSampler:
         ids = list(answer.token_ids)
         if answer.finish_reason not in _ENDED or not ids:
             return EnvFailure(
-                Boundary.MODEL, f"vLLM ended a response of {len(ids)} tokens with '{answer.finish_reason}'"
+                Boundary.MODEL, f"vLLM ended a response of {counted(len(ids), 'token')} with '{answer.finish_reason}'"
             )
         logprobs = [float(at[token].logprob) for token, at in zip(ids, answer.logprobs, strict=True)]
         if not math.isfinite(sum(logprobs)):

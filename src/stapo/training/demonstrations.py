@@ -120,7 +120,7 @@ def demonstrate(
     if not demos and counted.failures:
         last = counted.failures[-1]
         raise FailureLimitError(
-            f"each of the {len(tasks)} demonstrations failed, the last one in its {last.boundary} (task "
+            f"every demonstration failed ({len(tasks):,} in all), the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
         )
     return demos

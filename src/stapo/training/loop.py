@@ -359,8 +359,8 @@ class Trainer:
             )
         if not sampled.kept_groups:
             self.callbacks.notice(
-                f"iteration {iteration}: in each of the {sampled.groups} groups that were played all attempts scored "
-                "the same, so one of them is trained on and teaches nothing"
+                f"iteration {iteration}: in every group that was played ({sampled.groups:,} in all) the attempts "
+                "scored the same, so one of them is trained on and teaches nothing"
             )
         return sampled, failures
 

@@ -14,6 +14,7 @@ from stapo.policy import check_chat_template, check_model, require_memory, requi
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm import require_vllm
+from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
 from stapo.training.factories import RunEnv
 from stapo.training.resume import check_place, is_run
@@ -153,7 +154,7 @@ def require_playable(
         FailureLimitError: too many failures in a row.
     """
     problems: list[str] = []
-    counted = Attempts(0, 1) if attempts is None else attempts
+    tried = Attempts(0, 1) if attempts is None else attempts
     pool.grow(1)
     for number, task in enumerate(tasks):
         attempt, again = 1, True
@@ -161,10 +162,10 @@ def require_playable(
             said = pool.ask(0, "playable", task)
             if isinstance(said, EnvFailure | EpisodeLost):
                 pool.discard(0)
-                again = counted.failed(said, task, number, 0, attempt)
+                again = tried.failed(said, task, number, 0, attempt)
                 attempt += 1
             else:
-                counted.went_well()
+                tried.went_well()
                 problems += [said] if said else []
                 again = False
         if progress is not None:
@@ -172,6 +173,6 @@ def require_playable(
     if problems:
         more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise GameFileError(
-            f"{len(problems)} of the {len(tasks)} games that this run would play cannot be used: "
+            f"{len(problems):,} of {counted(len(tasks), 'game')} that this run would play cannot be used: "
             f"{'; '.join(problems[:3])}{more}. Take them out of the files."
         )

@@ -109,7 +109,7 @@ def _demonstrations(
     if lost:
         last = lost[-1]
         callbacks.notice(
-            f"{len(lost)} of the demonstrations failed and are left out, the last one in its {last.boundary} (task "
+            f"demonstrations that failed and are left out: {len(lost):,}, the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}"
             + ("; they succeeded when the run began, so this is not the same run any more" if restart else "")
         )

@@ -16,6 +16,7 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
+from stapo.texts import counted
 from stapo.training.checkpoint import RunState, read_state
 
 MAY_CHANGE = (
@@ -195,7 +196,7 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
     state = states[folder]
     if state.iteration > config.optim.iterations:
         raise ConfigError(
-            f"the run in '{run.path}' has done {state.iteration} iterations, and optim.iterations is "
+            f"the run in '{run.path}' has done {counted(state.iteration, 'iteration')}, and optim.iterations is "
             f"{config.optim.iterations}. Ask for at least as many as are done."
         )
     try:

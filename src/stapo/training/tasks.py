@@ -8,6 +8,7 @@ import numpy as np
 
 from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError
+from stapo.texts import counted
 
 
 def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:
@@ -18,7 +19,8 @@ def drawn(tasks: Sequence[str], count: int, seed: int) -> list[str]:
     """
     if count > len(tasks):
         raise ConfigError(
-            f"rollout.tasks is {count}, but the training split holds {len(tasks)} tasks; ask for at most as many, or "
+            f"rollout.tasks is {count}, but the training split holds {counted(len(tasks), 'task')}; ask for at "
+            "most as many, or "
             "for 0, which takes all."
         )
     if not count:

@@ -24,6 +24,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine.utils import detach_tree
 
 from stapo.errors import ConfigError, EngineError, ModelError
+from stapo.texts import counted
 from stapo.verl_plugin.fields import (
     BLIND_IDS,
     FLAG,
@@ -210,7 +211,8 @@ def _reference() -> StapoFSDPEngine:
     found = list(_references)
     if len(found) != 1:
         raise EngineError(
-            f"this process holds {len(found)} reference models, expected 1 beside the policy: the penalty P_TI needs "
+            f"this process holds {counted(len(found), 'reference model')}, expected 1 beside the policy: the "
+            "penalty P_TI needs "
             "it. Set actor_rollout_ref.actor.use_kl_loss=True and keep verl's hybrid engine, as 'stapo verl' does."
         )
     engine: StapoFSDPEngine = found[0]

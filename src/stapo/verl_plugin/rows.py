@@ -12,6 +12,7 @@ from typing import Any
 
 from stapo.errors import EngineError
 from stapo.rollout import Step, StopReason, Trajectory
+from stapo.texts import counted
 
 PAYLOAD = "stapo"
 """Key of our part of a row's `extra_fields`."""
@@ -94,7 +95,8 @@ def trajectories_of(rows: Sequence[VerlRow]) -> tuple[list[Trajectory], list[int
         steps[number] = place
     if not found:
         raise EngineError(
-            f"verl's batch of {len(rows)} rows holds nothing but padding; expected at least one step. Every episode of "
+            f"verl's batch of {counted(len(rows), 'row')} holds nothing but padding; expected at least one step. "
+            "Every episode of "
             "this iteration failed or could not begin: look for errors of the agent loop above."
         )
     groups: dict[str, int] = {}
@@ -104,8 +106,9 @@ def trajectories_of(rows: Sequence[VerlRow]) -> tuple[list[Trajectory], list[int
         expected = int(_payload(first)["steps"])
         if sorted(steps) != list(range(expected)):
             raise EngineError(
-                f"verl's batch holds {len(steps)} steps of {_whose(first)}, expected all {expected}: returns of an "
-                "episode with a hole in it would be wrong. Is a filter or a sampler of single rows configured?"
+                f"verl's batch holds {counted(len(steps), 'step')} of {_whose(first)}, expected all {expected}: "
+                "returns of an episode with a hole in it would be wrong. Is a filter or a sampler of single rows "
+                "configured?"
             )
         group = groups.setdefault(uid, len(groups))
         order = [steps[number] for number in range(expected)]

@@ -129,7 +129,7 @@ def refusal(tmp_path, tiny=None, change=None):
         (put_two("spoon", "desk"), "no object of the wanted type can reach"),
         (look_at("mug", "mug"), "no object of the wanted type can reach"),
         ("(and (= 1 1))", "holds whatever is done"),
-        ("(exists (?o - object) (flying ?o))", "the goal uses (flying …) with 1 arguments"),
+        ("(exists (?o - object) (flying ?o))", "the goal uses (flying …) with 1 argument;"),
         ("(exists (?o - object) (isClean ?x))", "variable '?x' of the goal is not bound"),
         (
             "(exists (?o - object) (objectType ?x mugType))",
@@ -184,7 +184,7 @@ def test_a_missing_tool(tmp_path):
         ),
         (
             lambda text: text.replace("(:init", "(:init (receptacleAtLocation Desk_bar_98)"),
-            "has 1 arguments; expected 2",
+            "has 1 argument; expected 2",
         ),
     ],
 )

@@ -261,6 +261,12 @@ def test_verls_own_preprocessing(tmp_path, row):
         ({"extra_info": {"golden_answers": ["Ann"]}}, ("Ann",)),
         ({"golden_answers": None, "answer": "Ann"}, ("Ann",)),
         ({"answer": "[1]"}, ("[1]",)),
+        ({"answer": "['Ann', 'Annie']"}, ("Ann", "Annie")),
+        ({"answer": "['Ann' 'Annie'\n 'Bo']"}, ("Ann", "Annie", "Bo")),
+        ({"answer": """['Ann', "Ann's"]"""}, ("Ann", "Ann's")),
+        ({"answer": r"['Ann\'s',]"}, ("Ann's",)),
+        ({"answer": "[Ann]"}, ("[Ann]",)),
+        ({"answer": "['Ann"}, ("['Ann",)),
     ],
 )
 def test_forms_of_right_answers(tmp_path, answers, golds):
@@ -319,7 +325,7 @@ def test_answers_that_an_empty_one_would_match_are_taken_out_and_counted(tmp_pat
         "half?": ("The Band",),
         "fine?": ("Ann",),
     }
-    assert ["1 questions are left out" in text and "odd?" in text for text in questions.notes] == [True, False]
+    assert ["1 question left out" in text and "odd?" in text for text in questions.notes] == [True, False]
     assert "half?" in questions.notes[1]
     with pytest.raises(GameFileError, match="no question that can be scored"):
         read_questions([write(tmp_path / "y.jsonl", rows[0])])
@@ -365,3 +371,29 @@ def test_half_characters_are_kept_and_played(tmp_path):
     row = '{"question": "who \\ud800 is it?", "golden_answers": ["Ann\\udfff"], "data_source": "n\\ud801"}'
     found = only(read_questions([write(tmp_path / "x.jsonl", row)]))
     assert (found.text, found.golds) == ("who \ud800 is it?", ("Ann\udfff",))
+
+
+@pytest.mark.parametrize(
+    "place, source, split",
+    [
+        ("hotpot_dev_fullwiki_v1.jsonl", "hotpotqa", "dev"),
+        ("hotpot_qa/validation.jsonl", "hotpotqa", "valid"),
+        ("natural_questions/test.jsonl", "nq", "test"),
+        ("trivia_qa/eval.jsonl", "triviaqa", "valid"),
+        ("2wikimultihop/training.jsonl", "2wiki", "train"),
+        ("my_set/testing.jsonl", "my_set", "test"),
+        ("nqx/evaluation.jsonl", "nqx", "valid"),
+    ],
+)
+def test_names_of_sets_and_splits_as_others_write_them(tmp_path, place, source, split):
+    path = tmp_path / place
+    path.parent.mkdir(exist_ok=True)
+    question = only(read_questions([write(path, {"question": "who?", "answer": "Ann"})]))
+    assert (question.source, question.split) == (source, split)
+
+
+def test_descriptions_beside_lists_are_no_questions(tmp_path):
+    (tmp_path / "test.json").write_text('[{"question": "who?", "answer": "Ann"}]')
+    for name in ("dataset_infos.json", "state.json"):
+        (tmp_path / name).write_text('{"splits": []}')
+    assert only(read_questions([tmp_path])).text == "who?"

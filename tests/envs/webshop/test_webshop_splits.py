@@ -166,7 +166,7 @@ def test_what_published_splits_have_in_common_is_counted(monkeypatch):
     }
     same = sum(text in set(asked["train"]) for text in asked["test"])
     assert same > 0
-    assert env.notes[0].startswith(f"{same} of 500 tasks of 'test' are in 'train' word for word")
+    assert env.notes[0].startswith(f"'train' holds {same} of 500 tasks of 'test' word for word")
     assert "500 of 500 tasks of 'test' are for products that 'train' asks for" in " ".join(env.notes)
     assert told == env.notes
     assert splits.notes_on(env.goals, "disjoint", splits.splits_of(env.goals, "disjoint", 0)) == []

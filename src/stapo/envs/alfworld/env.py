@@ -16,9 +16,9 @@ from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.options import is_whole
-from stapo.envs.progress import note
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
+from stapo.progress import note
 
 
 class AlfworldEnv:

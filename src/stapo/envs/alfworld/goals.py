@@ -16,6 +16,7 @@ from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.pddl import Formula
 from stapo.envs.alfworld.world import NOWHERE, World
 from stapo.errors import GameFileError
+from stapo.texts import counted
 
 
 class Literal(NamedTuple):
@@ -237,7 +238,7 @@ class _Grounder:
             case _, [obj] if head in _MARKS:
                 return Literal(_MARKS[head], obj)
         raise GameFileError(
-            f"the goal uses ({head} …) with {len(values)} arguments; supported are inReceptacle, "
+            f"the goal uses ({head} …) with {counted(len(values), 'argument')}; supported are inReceptacle, "
             "holds, "
             f"atLocation, {', '.join(sorted(_MARKS))} and the fixed facts."
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from stapo.errors import GameFileError, did_you_mean
+from stapo.texts import counted
 
 Formula: TypeAlias = "str | list[Formula]"
 """An s-expression: a token or a list of them."""
@@ -113,4 +114,7 @@ def _goal(section: str) -> Formula:
             if len(done) != 2:
                 raise GameFileError(f"expected one formula after :goal, found {len(done) - 1}.")
             return done[1]
-    raise GameFileError(f"the goal formula ends with {len(stack)} open parentheses; the PDDL problem is truncated.")
+    raise GameFileError(
+        f"the goal formula ends with {counted(len(stack), 'open parenthesis', 'open parentheses')}; the PDDL "
+        "problem is truncated."
+    )

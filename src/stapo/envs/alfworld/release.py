@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from stapo.documents import parse_json
 from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
 from stapo.errors import GameFileError, unknown_name
+from stapo.texts import counted
 
 _SPLITS = SPLIT_ORDER[:3]
 _NO_SPLIT = "games"
@@ -109,7 +110,8 @@ class ReleaseTree:
             if split not in self._ids:
                 shown = ", ".join(sorted(games)[:3]) + (", …" if len(games) > 3 else "")
                 self.notes.append(
-                    f"'{root / split}' holds {len(games)} games and none that can be played, it is left out: {shown}."
+                    f"'{root / split}' holds {counted(len(games), 'game')} and none that can be played, it "
+                    f"is left out: {shown}."
                 )
         if not self._ids:
             raise GameFileError(

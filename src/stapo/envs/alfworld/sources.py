@@ -13,6 +13,7 @@ from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
 from stapo.envs.options import is_whole, user_path
 from stapo.envs.overlap import in_common
 from stapo.errors import ConfigError, GameFileError, did_you_mean
+from stapo.texts import counted
 
 
 @runtime_checkable
@@ -123,7 +124,7 @@ def notes_on(source: TaskSource) -> list[str]:
         _NOTES[whole] = [
             *getattr(whole, "notes", ()),
             *(
-                f"{same} of {of} games of split '{other}' are in split '{first}', too."
+                f"split '{first}' holds {same:,} of {counted(of, 'game')} of split '{other}', too."
                 for first, other, same, of, _ in in_common({split: parts[split] for split in ordered_splits(parts)})
             ),
         ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from stapo.envs.alfworld.game import Game
 from stapo.envs.alfworld.pddl import Formula, Problem, parse_problem
 from stapo.errors import GameFileError
+from stapo.texts import counted
 
 NOWHERE = -1
 """Location of a receptacle that stands nowhere, and what an empty hand holds."""
@@ -114,7 +115,9 @@ def _pairs(problem: Problem, predicate: str) -> list[tuple[str, str]]:
     facts = problem.of(predicate)
     for fact in facts:
         if len(fact) != 2:
-            raise GameFileError(f"fact ({predicate} {' '.join(fact)}) has {len(fact)} arguments; expected 2.")
+            raise GameFileError(
+                f"fact ({predicate} {' '.join(fact)}) has {counted(len(fact), 'argument')}; expected 2."
+            )
     return [(fact[0], fact[1]) for fact in facts]
 
 

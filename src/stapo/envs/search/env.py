@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stapo.envs.options import is_share, is_whole
-from stapo.envs.progress import note
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
@@ -17,6 +16,7 @@ from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
 from stapo.errors import ConfigError, EnvError, RetrieverError, did_you_mean
+from stapo.progress import note
 
 REWARDS = ("em", "sub_em", "format")
 FORMAT_SCORED = ("policy", "transcript")

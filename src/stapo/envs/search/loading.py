@@ -21,16 +21,33 @@ from stapo.envs.search.rows import golds_of, question_of, said_source, said_spli
 from stapo.envs.search.scoring import normalize_answer
 from stapo.envs.webshop.streaming import iter_list
 from stapo.errors import ConfigError, GameFileError
+from stapo.texts import counted
 
 EVALUATION_SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique", "bamboogle")
 """The seven sets that the field reports: three that one look-up answers, four that need several."""
 
+_SET_NAMES = {
+    "nq": "nq|natural[_-]?questions",
+    "triviaqa": "trivia[_-]?qa",
+    "popqa": "pop[_-]?qa",
+    "hotpotqa": "hotpot([_-]?qa)?",
+    "2wiki": "2wiki(multi[_-]?hop([_-]?qa)?)?",
+    "musique": "musique",
+    "bamboogle": "bamboogle",
+}
+"""How files and rows call the sets, as regular expressions."""
+_DESCRIPTIONS = frozenset(("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"))
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz", ".bz2", ".zst")
 _SUFFIXES = (".jsonl", ".json", ".parquet", *(f".jsonl{packed}" for packed in _PACKED))
 _SPLIT_WORDS = {word: word for word in ("train", "dev", "valid", "test", "heldout")} | {
     "validation": "valid",
     "val": "valid",
+    "eval": "valid",
+    "evaluation": "valid",
+    "development": "dev",
+    "training": "train",
+    "testing": "test",
 }
 # Folders between a data set's own and its files.
 _NO_NAMES = frozenset(("data", "default", "raw", "parquet", "jsonl", "json", "questions", "dataset", "datasets", ""))
@@ -85,8 +102,8 @@ def overlap_notes(questions: Iterable[Question]) -> list[str]:
         texts.setdefault(question.split, []).append(plain_text(question.text))
     ranked = sorted(texts, key=lambda split: split != "train")
     return [
-        f"{same} of {of} questions of split '{other}' are in split '{first}', too, but for case, blanks and final "
-        f"marks: {', '.join(repr(text[:60]) for text in examples)}."
+        f"split '{first}' holds {same:,} of {counted(of, 'question')} of split '{other}', too, but for case, blanks "
+        f"and final marks: {', '.join(repr(text[:60]) for text in examples)}."
         for first, other, same, of, examples in in_common({split: texts[split] for split in ranked})
     ]
 
@@ -94,9 +111,9 @@ def overlap_notes(questions: Iterable[Question]) -> list[str]:
 def _said(left_out: Sequence[str], thinned: Sequence[str]) -> Iterator[str]:
     why = "nothing is left without case, punctuation and articles, so that an empty answer would win"
     if left_out:
-        yield f"{len(left_out)} questions are left out, for of their right answers {why}: {_some(left_out)}."
+        yield f"{counted(len(left_out), 'question')} left out, for of the right answers {why}: {_some(left_out)}."
     if thinned:
-        yield f"{len(thinned)} questions have a right answer less, for of one {why}: {_some(thinned)}."
+        yield f"{counted(len(thinned), 'question')} with a right answer less, for of one {why}: {_some(thinned)}."
 
 
 def _some(entries: Sequence[str]) -> str:
@@ -106,7 +123,8 @@ def _some(entries: Sequence[str]) -> str:
 def source_name(name: str) -> str:
     """The name under which a data set is reported: "searchR1_nq" is "nq", "2wikimultihopqa" is "2wiki"."""
     plain = re.sub(r"^searchr1[_-]", "", name.strip().lower())
-    return next((known for known in EVALUATION_SETS if re.match(rf"{known}(multihopqa|[_\-.]|$)", plain)), name.strip())
+    known = next((known for known, form in _SET_NAMES.items() if re.match(rf"({form})([_\-.]|$)", plain)), None)
+    return known or name.strip()
 
 
 def _files(given: str | os.PathLike[str]) -> list[tuple[Path, tuple[str, ...]]]:
@@ -116,6 +134,7 @@ def _files(given: str | os.PathLike[str]) -> list[tuple[Path, tuple[str, ...]]]:
         inside = sorted(file for file in path.rglob("*") if _is_shown(file.relative_to(path)) and _suffix(file))
         # Beside lines, a .json file is rather a description of the data set.
         lines = [file for file in inside if file.suffix != ".json"]
+        inside = [file for file in inside if file.name not in _DESCRIPTIONS]
         if not inside:
             raise GameFileError(f"no questions in folder '{path}'; expected *.jsonl or *.parquet files.")
         return [(file, file.relative_to(path).parts[:-1]) for file in lines or inside if file.is_file()]

@@ -11,6 +11,7 @@ Published files agree on none of it. What is looked at, in this order:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from math import isfinite
 from typing import Any
@@ -22,6 +23,9 @@ _COLUMNS = ("answers", "answer", "Answer", "Answers", "target", "golden_answer",
 # Keys of objects that hold answers: Search-R1, TriviaQA, SQuAD.
 _INSIDE = ("value", "aliases", "text", "answers", "answer", "ground_truth")
 _DEEPEST = 4
+_TEXT = r"""(?:"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
+_WRITTEN_LIST = re.compile(rf"\[\s*+{_TEXT}(?:\s*+,?\s*+{_TEXT})*+\s*+,?\s*+\]")
+_QUOTED = re.compile(_TEXT)
 
 
 def question_of(row: Mapping[str, Any]) -> Any:
@@ -124,6 +128,9 @@ def _flat(value: Any, depth: int) -> list[Any] | None:
         # "[1]" is an answer; '["a", "b"]' is a list that was written as text.
         if isinstance(inside, list) and inside and all(isinstance(entry, str) for entry in inside):
             return inside
+        if not depth and _WRITTEN_LIST.fullmatch(value.strip()):
+            # A list as Python or NumPy prints it, after a way through a table of text.
+            return [re.sub(r"\\(.)", r"\1", quoted[1:-1]) for quoted in _QUOTED.findall(value)]
         return [value]
     if isinstance(value, int | float):
         return [value]

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from stapo.envs.progress import Listener, tell
 from stapo.envs.webshop.cache import publish
 from stapo.envs.webshop.pages import ItemView, item_view
 from stapo.envs.webshop.product import Product, pack, unpack
 from stapo.envs.webshop.sources import Source
 from stapo.errors import GameFileError, StapoError
+from stapo.progress import Listener, tell
 from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.cache import default_cache
 
@@ -177,7 +177,7 @@ def build(source: Source, folder: Path, progress: Listener = tell) -> None:
             at += records.write(pack(product))
             _add(columns, categories, product)
             if len(seen) % _REPORTED == 0:
-                progress("reading products", len(seen))
+                progress("reading products", len(seen), 0)
     if not seen:
         raise GameFileError(f"{source.describe()} holds no product; expected at least one.")
     columns["starts"].append(at)
@@ -202,7 +202,7 @@ def _documents(folder: Path, progress: Listener) -> Iterator[str]:
             file.seek(starts[number])
             yield unpack(file.read(int(starts[number + 1] - starts[number]))).document()
             if done % _REPORTED == 0:
-                progress("indexing products", done)
+                progress("indexing products", done, len(order))
 
 
 def _add(columns: dict[str, list[Any]], categories: dict[str, int], product: Product) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.envs.options import is_share, is_whole
-from stapo.envs.progress import note
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
 from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
@@ -22,6 +21,7 @@ from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
 from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
+from stapo.progress import note
 
 OBSERVATIONS = ("text", "text_rich", "verl-agent")
 SEARCH_COMMAND = "search[<your query>]"

@@ -11,6 +11,7 @@ import numpy as np
 from stapo.envs.overlap import in_common, plain_text
 from stapo.envs.webshop.goals import GoalBook
 from stapo.envs.webshop.substitutes import substitutes
+from stapo.texts import counted
 
 SplitRule = Literal["disjoint", "original", "verl-agent"]
 SPLIT_RULES: tuple[str, ...] = get_args(SplitRule)
@@ -67,12 +68,13 @@ def notes_on(book: GoalBook, rule: SplitRule, parts: Mapping[str, Sequence[str]]
     wanted = {split: [str(groups[product]) for product, _ in each] for split, each in goals.items()}
     return [
         *(
-            f"{same} of {of} tasks of '{held}' are in '{first}' word for word (splits={rule}, as published)."
+            f"'{first}' holds {same:,} of {counted(of, 'task')} of '{held}' word for word (splits={rule}, as "
+            "published)."
             for first, held, same, of, _ in in_common(worded)
         ),
         *(
-            f"{same} of {of} tasks of '{held}' are for products that '{first}' asks for, too, or for ones that can be "
-            f"bought in their stead (splits={rule}, as published). splits=disjoint has none of both."
+            f"'{first}' asks for the products of {same:,} of {counted(of, 'task')} of '{held}', too, or for ones that "
+            f"can be bought in their stead (splits={rule}, as published). splits=disjoint has none of both."
             for first, held, same, of, _ in in_common(wanted)
             if first == "train"
         ),

@@ -1,15 +1,15 @@
-"""How an environment tells what a user should know.
+"""How environments and retrievers tell what a user should know.
 
-That is: that it is busy with something long (building a catalog, say), and what is odd about its data (questions of
-the test that are in train, too). Nobody listens unless asked to; the command line does.
+That is: that they are busy with something long (building a catalog or an index, say), and what is odd about their data
+(questions of the test that are in train, too). Nobody listens unless asked to; the command line does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Listener = Callable[[str, int], None]
-"""Gets what is being done ("reading products") and how many are done."""
+Listener = Callable[[str, int, int], None]
+"""Gets what is being done ("reading products"), how many are done, and of how many; 0 where nobody knows."""
 
 _listeners: list[Listener] = []
 _note_listeners: list[Callable[[str], None]] = []
@@ -21,10 +21,10 @@ def listen(listener: Listener) -> None:
     _listeners[:] = [listener]
 
 
-def tell(what: str, done: int) -> None:
+def tell(what: str, done: int, total: int = 0) -> None:
     """Say how far something long has come; now and then is enough."""
     for listener in _listeners:
-        listener(what, done)
+        listener(what, done, total)
 
 
 def listen_to_notes(listener: Callable[[str], None]) -> None:
