@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from stapo.cli.dry_run import advice, workload
+from stapo.cli.expected_episodes import half_of_limits
 from stapo.cli.main import main
 from stapo.config.presets import load_config
 from stapo.errors import ModelError
@@ -262,7 +263,8 @@ def test_reading_the_weights_bounds_generation():
 
 
 def test_the_mildest_knobs_are_named_with_what_they_bring():
-    work = replace(workload(load_config("paper/alfworld-7b")), checkpointing=False)
+    config = load_config("paper/alfworld-7b")
+    work = replace(workload(config, half_of_limits(config)), checkpointing=False)
     lines = advice(find_shape("Qwen/Qwen2.5-7B"), work, DEVICES["a100-40"])
     assert lines[0].startswith("does NOT fit on a100-40: about 247.1 GiB")
     text = "\n".join(lines)

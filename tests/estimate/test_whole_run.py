@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from stapo.cli.dry_run import around_of, disk, elsewhere
+from stapo.cli.dry_run import advice, around_of, disk, elsewhere, workload
+from stapo.cli.expected_episodes import expect, half_of_limits
 from stapo.cli.main import main
 from stapo.cli.this_machine import measured, this_machine
 from stapo.config.presets import load_config
-from stapo.estimate.costs import Workload
-from stapo.estimate.devices import DEVICES
+from stapo.estimate.costs import RESERVED, Workload, memory, seconds
+from stapo.estimate.devices import DEVICES, Device
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import WRITING, Around, Speed, disk_bytes, measured_seconds, run_seconds, save_bytes
 
@@ -22,7 +23,8 @@ WORK = Workload(
     scored_by_reference=True, checkpointing=False, blind=False, critic=False,
 )  # fmt: skip
 AROUND = Around(
-    sft_steps=10, sft_rows=3, sft_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
+    sft_steps=10, sft_rows=3, sft_tokens=12, demonstration_seconds=9.0,
+    sft_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
     checkpoints=3,
 )  # fmt: skip
 SPEED = Speed(read=0.1, train=0.5, step=1.0, answered=0.25)
@@ -36,10 +38,14 @@ def test_an_iteration_by_hand():
     assert found["update"] == pytest.approx(240 * 0.5)
     assert found["run"] == pytest.approx(7 * (40 + 24 + 120))
     assert measured_seconds(replace(WORK, critic=True), SPEED)["critic"] == pytest.approx(240 * 0.6)
+    # 20 steps of the environment.
+    assert measured_seconds(replace(WORK, step_seconds=0.3), SPEED)["environment"] == pytest.approx(6)
+    assert seconds(SMALL, replace(WORK, step_seconds=0.3), DEVICES["h100"])["environment"] == pytest.approx(6)
 
 
 def test_a_whole_run_by_hand():
     found = run_seconds(SMALL, WORK, AROUND, SPEED)
+    assert found["demonstrations"] == 9
     assert found["SFT"] == pytest.approx(10 * 3 * 12 * 0.5)
     assert found["iterations"] == pytest.approx(7 * 184)
     # Eight episodes of five steps, of which four fit a batch: 400 tokens read, 40 / 4 * 2 steps.
@@ -48,6 +54,8 @@ def test_a_whole_run_by_hand():
     assert save_bytes(SMALL, WORK) == 364 * 14
     assert found["saves"] == pytest.approx((7 + 1.8) * 364 * 14 / WRITING)
     assert found["all"] == pytest.approx(sum(v for k, v in found.items() if k != "all"))
+    slow = run_seconds(SMALL, replace(WORK, step_seconds=0.3), AROUND, SPEED)
+    assert slow["evaluations"] - found["evaluations"] == pytest.approx(10 * 5 * 0.3)
     assert run_seconds(SMALL, WORK, AROUND, DEVICES["h100"])["all"] > 0
 
 
@@ -61,13 +69,78 @@ def test_disk_by_hand():
 
 
 def test_what_a_preset_does_beside_its_iterations():
-    found = around_of(load_config("tiny"))
-    assert (found.sft_steps, found.sft_rows) == (3800, 35)
+    tiny, webshop = load_config("tiny"), load_config("webshop-tiny")
+    found = around_of(tiny, half_of_limits(tiny))
+    # Blind prompts take the place of full ones: a batch has as many rows as the setting says.
+    assert (found.sft_steps, found.sft_rows) == (3800, 32)
     # 500 episodes, sampled and greedy, before and after; 120 of both after 10, 20 and 30 iterations.
     assert (found.full_evaluations, found.quick_evaluations) == (2000, 3 * 240)
     assert (found.saves, found.keep_saves, found.checkpoints) == (40, 2, 2)
-    stopping = around_of(load_config("webshop-tiny"))
+    stopping = around_of(webshop, half_of_limits(webshop))
     assert stopping.quick_evaluations == 2 * 240 + 20 * 64
+
+
+def test_episodes_are_expected_as_the_demonstrations_are():
+    tiny = load_config("tiny")
+    seen = expect(tiny)
+    # Means over 16 iterations of a run of the preset: 64.0 tokens of 400, 3.3 of 10, and 10.5 steps of 15.
+    assert seen.prompt == pytest.approx(64.0, rel=0.1)
+    assert seen.response == pytest.approx(3.3, rel=0.1)
+    assert seen.steps == pytest.approx(10.5, rel=0.35)
+    assert seen.tasks == 4000
+    assert seen.counted
+    assert seen.demonstrated == pytest.approx(4000 * (2 * seen.steps - 15), rel=0.01)
+    work = workload(tiny, seen)
+    assert (work.prompt, work.response, work.steps) == (seen.prompt, seen.response, seen.steps)
+    assert work.sft_tokens == 32 * seen.longest
+    assert "demonstrations" in seen.basis
+
+
+def test_a_row_of_sft_has_as_many_tokens_as_expected():
+    from itertools import islice
+
+    from stapo.agent.tokenizer import train_tokenizer
+    from stapo.rollout.encoding import PromptEncoder
+    from stapo.training.demonstrations import demonstrate, tokenizer_texts
+    from stapo.training.factories import RunEnv
+    from stapo.training.sft import _batches
+
+    tiny = load_config("tiny")
+    sft = replace(tiny.sft, episodes=48, steps=40)
+    env = RunEnv(tiny)
+    demos = demonstrate(env.pool, tiny.agent, sft, "train", tiny.algorithm.selective.blind_mask, 1)
+    env.close()
+    encoder = PromptEncoder(train_tokenizer(tokenizer_texts(demos), 640))
+    batches = _batches(demos, encoder, sft, 0, lambda done, total: None)
+    lengths = [[row.length + 1 for row in rows] for rows in islice(batches, sft.steps)]
+    seen = expect(tiny)
+    assert {len(rows) for rows in lengths} == {32}
+    assert sum(map(sum, lengths)) / (40 * 32) == pytest.approx(seen.imitated, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "values, why",
+    [
+        ({"env": {"options": {"games": "/nowhere"}}}, "/nowhere"),
+        ({"model": {"path": "Qwen/Qwen2.5-0.5B"}}, ""),
+    ],
+)
+def test_where_nothing_can_be_played_half_of_every_limit_is_expected(values, why):
+    config = load_config("tiny", None, values)
+    seen = expect(config)
+    assert (seen.steps, seen.prompt, seen.response, seen.imitated) == (7.5, 200, 5, 205)
+    assert seen.basis.startswith("at half of every limit")
+    assert why in seen.why
+    assert bool(seen.why) is bool(why)
+    assert not seen.counted
+
+
+def test_a_batch_of_sft_is_one_pass_and_counts_as_memory():
+    small = memory(SMALL, WORK)
+    large = memory(SMALL, replace(WORK, sft_tokens=480))
+    assert large["activations"] == 10 * small["activations"]  # passes of 48 tokens otherwise
+    lines = advice(SMALL, replace(WORK, sft_tokens=10**7), Device("little", RESERVED, 1.0, 1.0))
+    assert "batch_size" in "".join(lines)
 
 
 def test_every_other_device_has_a_line():

@@ -10,25 +10,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from stapo.cli.expected_episodes import Episodes, expect
 from stapo.cli.progress import ProgressDisplay, duration
 from stapo.cli.words import foreign, say
 from stapo.config.run_config import RunConfig
-from stapo.documents import shown
 from stapo.envs.registry import check_options
-from stapo.errors import ConfigError, ModelError
+from stapo.errors import ModelError
 from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
-
-EXPECTED = 0.5
-"""Share of the limits (steps, prompt, response) that an episode is expected to use."""
-
-_STEPS = 30
-_TASKS = 140
-"""Tasks of a split that is not counted for an estimate; ALFWorld's have 134 and 140."""
 
 
 def show_estimate(config: RunConfig, gpu: str | None) -> None:
@@ -50,16 +43,19 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
         console.print(_summary(config, None))
         say(console, f"no estimate: {err}")
         return
-    work, around = workload(config), around_of(config)
+    seen = expect(config)
+    work, around = workload(config, seen), around_of(config, seen)
     console.print(_summary(config, shape))
+    if seen.why:
+        say(console, foreign(f"no demonstration was played: {seen.why}"))
     if named is not None:
-        console.print(_costs(shape, work, named, seconds(shape, work, named)))
-        _say_whole(console, config, run_seconds(shape, work, around, named))
+        console.print(_costs(shape, work, named, seconds(shape, work, named), seen))
+        _say_whole(console, config, seen, run_seconds(shape, work, around, named))
         lines = advice(shape, work, named)
     else:
         device, speed = _measured(config, shape, work)
-        console.print(_costs(shape, work, device, measured_seconds(work, speed)))
-        _say_whole(console, config, run_seconds(shape, work, around, speed))
+        console.print(_costs(shape, work, device, measured_seconds(work, speed), seen))
+        _say_whole(console, config, seen, run_seconds(shape, work, around, speed))
         lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
     for line in [*lines, *disk(config, shape, work, around)]:
         say(console, line)
@@ -89,17 +85,19 @@ def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> N
         open_world(config, out is not None and is_run(out), progress).close()
 
 
-def around_of(config: RunConfig) -> Around:
+def around_of(config: RunConfig, seen: Episodes) -> Around:
     """What a run does beside its iterations."""
     sft, plan, log, n = config.sft, config.eval, config.log, config.optim.iterations
     modes = 1 + (plan.greedy and plan.temperature > 0)
-    full = (plan.episodes or _TASKS) * modes * (1 + plan.at_start)
+    full = (plan.episodes or seen.tasks) * modes * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
-    # Blind prompts are imitated, too; measurements for `stop_at` play episodes.
+    # Measurements for `stop_at` play episodes.
     probes = sft.steps // sft.probe_every * sft.probe_episodes if sft.steps and sft.stop_at < 1 else 0
     return Around(
         sft_steps=sft.steps,
-        sft_rows=round(sft.batch_size * (1 + sft.blind_fraction)),
+        sft_rows=sft.batch_size,
+        sft_tokens=seen.imitated,
+        demonstration_seconds=seen.demonstrated * seen.step_seconds,
         sft_save_seconds=log.save_seconds,
         full_evaluations=full,
         quick_evaluations=between * plan.quick_episodes * modes + probes,
@@ -145,9 +143,10 @@ def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Dev
     return this_machine(gpu), speed
 
 
-def _say_whole(console: Console, config: RunConfig, stages: dict[str, float]) -> None:
+def _say_whole(console: Console, config: RunConfig, seen: Episodes, stages: dict[str, float]) -> None:
     parts = ", ".join(f"{name} {duration(value)}" for name, value in stages.items() if name != "all" and value)
-    guess = "" if config.eval.episodes else f" (eval.episodes 0 plays each task once; {_TASKS} tasks are supposed)"
+    guessed = not config.eval.episodes and not seen.counted
+    guess = f" (eval.episodes 0 plays each task once; {seen.tasks} tasks are supposed)" if guessed else ""
     say(console, f"the whole run: about {duration(stages['all'])}: {parts}{guess}", "bold")
 
 
@@ -174,17 +173,14 @@ def shape_of_run(config: RunConfig) -> ModelShape:
     )
 
 
-def workload(config: RunConfig) -> Workload:
-    """What a run asks of its model, at half of every limit."""
+def workload(config: RunConfig, seen: Episodes) -> Workload:
+    """What a run asks of its model, where its episodes are as expected."""
     algorithm, agent, model = config.algorithm, config.agent, config.model
-    steps = config.env.options.get("max_steps")
-    if steps is not None and (type(steps) is not int or steps < 1):
-        raise ConfigError(f"env.options.max_steps is {shown(steps)}, expected a positive whole number.")
     return Workload(
         episodes=config.rollout.groups * config.rollout.group_size,
-        steps=max(1.0, EXPECTED * (_STEPS if steps is None else steps)),
-        prompt=EXPECTED * agent.max_prompt_tokens,
-        response=EXPECTED * agent.max_response_tokens,
+        steps=seen.steps,
+        prompt=seen.prompt,
+        response=seen.response,
         longest_prompt=agent.max_prompt_tokens,
         longest_response=agent.max_response_tokens,
         iterations=config.optim.iterations,
@@ -201,6 +197,8 @@ def workload(config: RunConfig) -> Workload:
         critic=algorithm.needs_critic,
         all_trained=config.sft.steps > 0,
         vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
+        sft_tokens=seen.longest * config.sft.batch_size if config.sft.steps else 0,
+        step_seconds=seen.step_seconds,
     )
 
 
@@ -216,6 +214,8 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     changes: list[tuple[str, Workload]] = []
     if work.micro_tokens > least:
         changes.append((f"--optim.micro-tokens {least}", replace(work, micro_tokens=least)))
+    if work.sft_tokens > work.micro_tokens:
+        changes.append(("half of sft.batch_size", replace(work, sft_tokens=work.sft_tokens // 2)))
     if not work.checkpointing:
         changes.append(("--model.gradient-checkpointing", replace(work, checkpointing=True)))
     if work.reference == "device" and not work.lora_rank:
@@ -231,7 +231,11 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         if (less := memory(shape, changed)["peak"]) < 0.99 * peak:
             lines.append(f"  {name}: {less / GIB:.1f} GiB")
     mild = replace(
-        work, micro_tokens=min(work.micro_tokens, least), checkpointing=True, batch_tokens=work.longest_prompt
+        work,
+        micro_tokens=min(work.micro_tokens, least),
+        checkpointing=True,
+        batch_tokens=work.longest_prompt,
+        sft_tokens=min(work.sft_tokens, least),
     )
     lines.append(f"  all but adapters and reference: {memory(shape, mild)['peak'] / GIB:.1f} GiB")
     lines.append(f"  all of it: {memory(shape, replace(mild, lora_rank=32, reference='none'))['peak'] / GIB:.1f} GiB")
@@ -259,8 +263,8 @@ def _summary(config: RunConfig, shape: ModelShape | None) -> Table:
     return table
 
 
-def _costs(shape: ModelShape, work: Workload, device: Device, times: dict[str, float]) -> Table:
-    table = Table(title=f"estimate for {device.name}, at half of every limit", title_justify="left")
+def _costs(shape: ModelShape, work: Workload, device: Device, times: dict[str, float], seen: Episodes) -> Table:
+    table = Table(title=f"estimate for {device.name}, {seen.basis}", title_justify="left")
     for heading, justify in (("memory", "left"), ("GiB", "right"), ("time", "left"), ("seconds", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     space = memory(shape, work)

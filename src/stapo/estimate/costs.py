@@ -50,6 +50,8 @@ class Workload:
         critic: a critic of the same size is trained.
         all_trained: all weights are trained at some time, adapters or not (in SFT).
         vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
+        sft_tokens: of the largest batch of SFT, which is one forward pass; 0 without SFT.
+        step_seconds: of the environment, for a step.
     """
 
     episodes: int
@@ -72,6 +74,8 @@ class Workload:
     critic: bool
     all_trained: bool = False
     vllm_share: float = 0.0
+    sft_tokens: int = 0
+    step_seconds: float = 0.0
 
 
 def layer_activations(shape: ModelShape, bytes_per_number: int, lora_rank: int = 0) -> int:
@@ -109,7 +113,7 @@ def flagged_of_pass(w: Workload) -> int:
 
 def tokens_of_pass(w: Workload) -> int:
     """Tokens whose activations exist together; of flagged rows they do under both prompts."""
-    return max(w.micro_tokens, longest_row(w), 2 * flagged_of_pass(w) * longest_row(w))
+    return max(w.micro_tokens, longest_row(w), 2 * flagged_of_pass(w) * longest_row(w), w.sft_tokens)
 
 
 def activations(shape: ModelShape, w: Workload, checkpointing: bool) -> float:
@@ -118,7 +122,7 @@ def activations(shape: ModelShape, w: Workload, checkpointing: bool) -> float:
     if checkpointing:
         kept = tokens_of_pass(w) * shape.layers * w.bytes_per_weight * shape.hidden
         # One layer is computed again at a time, under one of the prompts.
-        return float(kept + max(w.micro_tokens, longest_row(w)) * layer)
+        return float(kept + max(w.micro_tokens, longest_row(w), w.sft_tokens) * layer)
     return float(tokens_of_pass(w) * shape.layers * layer)
 
 
@@ -196,7 +200,7 @@ def forward_flops(shape: ModelShape, tokens: float, context: float, scored: floa
 
 
 def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
-    """Seconds of an iteration by part, evaluation and environment left out; "iteration" and "run" are sums."""
+    """Seconds of an iteration by part, evaluation left out; "iteration" and "run" are sums."""
     rows, length = w.episodes * w.steps, w.prompt + w.response
     speed = device.flops * UTILISATION
     forward = forward_flops(shape, rows * length, length, rows * w.response) / speed
@@ -214,6 +218,7 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     train = ((2.0 if w.lora_rank else 3.0) + (1.0 if w.checkpointing else 0.0)) * w.epochs
     parts = {
         "generation": prefill + rows / together * w.response * step,
+        "environment": rows * w.step_seconds,
         # The sampler records them as it draws; vLLM knows no entropies, which take a pass of the trainer.
         "old log-probs": forward if w.vllm_share else 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,

@@ -19,6 +19,8 @@ class Around:
     Attributes:
         sft_steps: optimizer steps of SFT.
         sft_rows: rows of each.
+        sft_tokens: tokens of a row.
+        demonstration_seconds: of the environment, for the demonstrations.
         sft_save_seconds: seconds between its saves.
         full_evaluations: episodes of the evaluations at the start and at the end, all modes together.
         quick_evaluations: episodes of those in between.
@@ -29,6 +31,8 @@ class Around:
 
     sft_steps: int
     sft_rows: int
+    sft_tokens: float
+    demonstration_seconds: float
     sft_save_seconds: float
     full_evaluations: int
     quick_evaluations: int
@@ -63,6 +67,7 @@ def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
     parts = {
         "generation": rows * w.prompt * speed.read
         + rows / together * w.response * (speed.step + together * speed.answered),
+        "environment": rows * w.step_seconds,
         "old log-probs": 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
         "update": train,
@@ -77,19 +82,19 @@ def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
 def run_seconds(shape: ModelShape, w: Workload, around: Around, how: Device | Speed) -> dict[str, float]:
     """Seconds of a whole run by stage; "all" is their sum."""
     parts = measured_seconds(w, how) if isinstance(how, Speed) else seconds(shape, w, how)
-    one = replace(w, episodes=1)
     batched = replace(w, episodes=max(1, min(128, around.full_evaluations)))
     evaluated = measured_seconds(batched, how) if isinstance(how, Speed) else seconds(shape, batched, how)
-    per_episode = evaluated["generation"] / batched.episodes
-    tokens = around.sft_rows * (one.prompt + one.response)
+    per_episode = (evaluated["generation"] + evaluated["environment"]) / batched.episodes
+    tokens = around.sft_rows * around.sft_tokens
     if isinstance(how, Speed):
         step = tokens * how.train
     else:
-        step = 3 * forward_flops(shape, tokens, one.prompt, around.sft_rows * one.response) / (0.35 * how.flops)
+        step = 3 * forward_flops(shape, tokens, around.sft_tokens, around.sft_rows * w.response) / (0.35 * how.flops)
     sft = around.sft_steps * step
     size = save_bytes(shape, w)
     saves = around.saves + (sft / around.sft_save_seconds if around.sft_save_seconds else around.sft_steps)
     stages = {
+        "demonstrations": around.demonstration_seconds,
         "SFT": sft,
         "iterations": parts["run"],
         "evaluations": per_episode * (around.full_evaluations + around.quick_evaluations),
