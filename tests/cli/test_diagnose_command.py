@@ -339,6 +339,15 @@ def test_the_page_shows_the_scores_of_its_steps(judged):
     assert numbers > len(shown)
 
 
+def test_an_interval_of_the_page_breaks_nowhere(judged):
+    page = html.unescape((judged / "diagnosis.html").read_text(encoding="utf-8"))
+    numbers = page.partition('id="numbers"')[2].partition("</section>")[0]
+    cells = re.findall(r"<td>([^<]*\[[^<]*)</td>", numbers)
+    assert len(cells) > 20
+    assert all(" " not in cell[cell.index("[") :] and cell.count(" ") == 1 for cell in cells)
+    assert ".wide { overflow-x: auto" in page
+
+
 # -- 6 -----------------------------------------------------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ def test_episodes_are_expected_as_the_demonstrations_are():
 def test_a_row_of_sft_has_as_many_tokens_as_expected():
     from itertools import islice
 
-    from stapo.agent.tokenizer import train_tokenizer
+    from stapo.policy.tokenizer import train_tokenizer
     from stapo.rollout.encoding import PromptEncoder
     from stapo.training.demonstrations import demonstrate, tokenizer_texts
     from stapo.training.factories import RunEnv

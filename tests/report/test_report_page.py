@@ -366,3 +366,19 @@ def test_a_run_that_was_gone_on_with_says_so(make_run):
     assert "2 times, after iteration 2, 7" in write_report(run).read_text()
     run.write_info({**run.info(), "resumed": "often"})
     assert "resumed" not in write_report(run).read_text()
+
+
+@pytest.mark.usefixtures("no_plots")
+@pytest.mark.parametrize(
+    "rows, columns",
+    [
+        ([(3, "sampled"), (3, "greedy")], ["sampled, after", "greedy, after"]),
+        ([(0, "sampled")], ["sampled, before"]),
+        ([(0, "sampled"), (3, "sampled"), (3, "greedy")], ["sampled, before", "after", "change", "greedy, after"]),
+    ],
+)
+def test_what_was_not_evaluated_has_no_column(make_run, rows, columns):
+    page = write_report(make_run(evals=[eval_row(when, mode, 0.5) for when, mode in rows])).read_text(encoding="utf-8")
+    table = page.partition("Success before and after RL")[2].partition("</table>")[0]
+    assert re.findall(r'<th scope="col">([^<]*)</th>', table) == ["task type", "episodes", *columns]
+    assert table.partition("<tbody>")[2].partition("</tr>")[0].count("<td>") == 2 + len(columns)

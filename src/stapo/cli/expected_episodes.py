@@ -79,9 +79,9 @@ def half_of_limits(config: RunConfig) -> Episodes:
 
 
 def _played(config: RunConfig) -> Episodes:
-    from stapo.agent.tokenizer import train_tokenizer
     from stapo.envs.pool import about
     from stapo.policy import load_tokenizer
+    from stapo.policy.tokenizer import train_tokenizer
     from stapo.rollout.encoding import PromptEncoder
     from stapo.training.demonstrations import demonstrate, tokenizer_texts
     from stapo.training.factories import RunEnv

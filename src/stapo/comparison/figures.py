@@ -102,7 +102,7 @@ def _evaluations(curves: Sequence[Curves], mode: str) -> Plot:
         shows="Mean over seeds, with ± one standard deviation over seeds; hollow markers are shorter evaluations. The "
         "start is that of SFT, before RL.",
         look_for="the order of the variants is that of the training curves.",
-        bad_sign="training rises where evaluations stay: the training tasks are memorised.",
+        bad_sign="training rises where evaluations stay: the training tasks are memorized.",
     )
     points = [_points(c, mode) for c in curves]
     ends = [at for part in points for at, _ in part]

@@ -22,7 +22,7 @@ def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Ca
         comparison: other policies beside this one.
     """
     return (
-        page_environment()
+        page_environment(unbroken=_unbroken)
         .get_template("diagnosis.html.jinja")
         .render(
             document=document,
@@ -42,3 +42,8 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
     plain += [(f"version of {key}", value) for key, value in document["versions"].items()]
     environment = ", ".join(f"{key} {value}" for key, value in document["environment"].items())
     return [("environment", environment), *((key, str(value)) for key, value in plain)]
+
+
+def _unbroken(text: str) -> str:
+    """A cell that may break before its interval and nowhere inside it."""
+    return text.replace(", ", ",\u00a0").replace(" %", "\u00a0%") if "[" in text else text

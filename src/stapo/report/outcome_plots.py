@@ -46,7 +46,7 @@ def success(log: RunLog) -> Plot:
         shows=f"Share of training episodes won (dots{f'; line: mean over {window} iterations' if window > 1 else ''})"
         f" and evaluations on split '{split}' with ± one standard error; hollow markers are shorter evaluations.",
         look_for="the evaluations rise, not just the training line.",
-        bad_sign="training rises while the evaluations stay (tasks are memorised), or success falls after a rise.",
+        bad_sign="training rises while the evaluations stay (tasks are memorized), or success falls after a rise.",
     )
     training = log.series("success")
     if not has_any(training) and not log.evals:
