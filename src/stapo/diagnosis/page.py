@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from stapo.diagnosis.measure import Measured
 from stapo.diagnosis.plots import plots
 from stapo.diagnosis.records import Case
 from stapo.diagnosis.tables import Table, tables
+from stapo.documents import number
 from stapo.html.pages import page_environment
 
 
@@ -22,7 +24,7 @@ def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Ca
         comparison: other policies beside this one.
     """
     return (
-        page_environment(unbroken=_unbroken)
+        page_environment(unbroken=_unbroken, signed=_signed)
         .get_template("diagnosis.html.jinja")
         .render(
             document=document,
@@ -47,3 +49,9 @@ def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
 def _unbroken(text: str) -> str:
     """A cell that may break before its interval and nowhere inside it."""
     return text.replace(", ", ",\u00a0").replace(" %", "\u00a0%") if "[" in text else text
+
+
+def _signed(value: Any) -> str:
+    """A score with its sign; 0 is +0.00, since a score of 0 is as much of a number as the others."""
+    x = number(value)
+    return f"{x:+.2f}" if math.isfinite(x) else "–"

@@ -28,7 +28,8 @@ def page_environment(**filters: Callable[..., str | float]) -> Environment:
     direction spelled out and without secrets, whoever wrote it, and is escaped.
     """
     environment = Environment(loader=PackageLoader("stapo.html"), autoescape=True, finalize=shown)
-    environment.filters.update(num=_num, signed=_signed, readable=readable, prompt_lines=prompt_lines, **filters)
+    shared = {"num": _num, "signed": _signed, "readable": readable, "prompt_lines": prompt_lines}
+    environment.filters.update(shared | filters)
     environment.globals.update(version=__version__)
     return environment
 
