@@ -56,6 +56,7 @@ NEED_FLAG = {"os.waitpid": "WNOHANG", "fcntl.flock": "LOCK_NB", "fcntl.lockf": "
 
 ALLOWED = {
     ("envs/worker.py", "os.read"): "the thread that waits for the end of the supervisor; its return ends the process",
+    ("trackers/sender.py", "os.read"): "the thread that waits for the end of the run; its return sets the alarm",
     ("envs/supervisor.py", "os.read"): "a pipe that does not block",
     ("envs/worker_process.py", "os.read"): "the pipes of the parent do not block",
     ("retrieval/searching.py", "answer.result"): "a future of asyncio that is done; it never waits",
