@@ -136,6 +136,7 @@ def test_the_lower_bound_never_hides_a_shorter_plan(shared, monkeypatch):
         assert (plan and len(plan)) == (plain and len(plain)), task
 
 
+@pytest.mark.slow
 def test_every_recorded_game_is_solved(shared):
     env = AlfworldEnv(games=shared / "data" / "alfworld")
     failed = []
