@@ -163,6 +163,7 @@ def test_a_tracker_changes_nothing_here(site, run, capfd):
     dtype, folder = torch.get_default_dtype(), os.getcwd()
     said, failed = send(run, "rude")
     assert not failed, said
+    assert said == ["tracker 'rude': run fine-1", "tracker 'rude': 10 rows sent"]
     assert random.getstate() == state
     assert torch.get_rng_state().tolist() == numbers
     assert (signal.getsignal(signal.SIGINT), torch.get_default_dtype(), os.getcwd()) == (handler, dtype, folder)
