@@ -18,6 +18,7 @@ from stapo.policy import Policy, load_policy
 from stapo.report import write_report
 from stapo.run import RunDirectory, require_free
 from stapo.run.lock import is_locked
+from stapo.texts import counted
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import Outcome, train_run
@@ -148,7 +149,7 @@ def run_training(config: RunConfig, folder: Path, command: list[str], callbacks:
         env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
         try:
             callbacks.notice(
-                f"{config.algorithm.name} on {config.env.name}: {config.optim.iterations} iterations of "
+                f"{config.algorithm.name} on {config.env.name}: {counted(config.optim.iterations, 'iteration')} of "
                 f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
             )
             outcome = train_run(config, folder, command, callbacks, env)
