@@ -91,6 +91,7 @@ MAY_IMPORT = {
     },
     "api": {
         "errors",
+        "texts",
         "documents",
         "http_client",
         "envs",

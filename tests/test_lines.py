@@ -98,7 +98,8 @@ def test_what_unpacks_to_gigabytes_takes_little_memory_and_time(tmp_path):
                 file.write(packer.compress(block))
             file.write(packer.flush())
     code = (
-        "import sys; from stapo import documents; from stapo.documents import read_lines; documents._FREE_BYTES = 1 << 22\n"
+        "import sys; from stapo import documents; from stapo.documents import read_lines\n"
+        "documents._FREE_BYTES = 1 << 22\n"
         "for path in sys.argv[1:]:\n"
         "    try:\n        for _ in read_lines(path): pass\n        print('read')\n"
         "    except ValueError as err: print(err)\n"
