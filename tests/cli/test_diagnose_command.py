@@ -336,7 +336,7 @@ def test_the_page_shows_the_scores_of_its_steps(judged):
     for task, member, step, h_n, a_s in shown:
         row = by_place[task, int(member), int(step)]
         for text, value in ((h_n, row["normalized_entropy"]), (a_s, row["step_advantage"])):
-            assert text == ("–" if value is None else f"{value:+.2f}" if value else "0")
+            assert text == ("–" if value is None else f"{value:+.2f}")
             numbers += value is not None
     assert numbers > len(shown)
 
