@@ -149,7 +149,7 @@ def test_again_trains_nothing(whole, source, capsys):
     out, _ = whole
     before = numbers(out)
     assert main(list(map(str, words(source, out)))) == 0
-    assert "6 of 6 starts and runs are done already" in capsys.readouterr().err
+    assert "done already: 6 of 6 starts and runs" in capsys.readouterr().err
     assert main(["compare", "--out", str(out), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((out / "results.json").read_text())

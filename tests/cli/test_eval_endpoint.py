@@ -225,7 +225,7 @@ def test_some_episodes_of_the_policy_make_a_result(models, capsys):
     assert main(["eval", str(models / "toy.yaml"), "--endpoint", server.url, "--model", "m", "--greedy"]) == 0
     out, err = capsys.readouterr()
     server.close()
-    assert "1 of 6 episodes were ended by something else than the policy" in out
+    assert "1 of 6 episodes ended by something else than the policy" in out
     assert "episodes ended: " in out
     assert "error 1" in out
     assert err == ""

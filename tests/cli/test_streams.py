@@ -107,9 +107,7 @@ def test_help_of_a_command_both_ways(capsys):
     assert main(["help", "runs"]) == main(["runs", "--help"]) == 0
     out = capsys.readouterr().out
     assert out[: len(out) // 2] == out[len(out) // 2 :]
-    with pytest.raises(SystemExit) as end:
-        main(["help", "train"])
-    assert end.value.code == 0
+    assert main(["help", "train"]) == 0
     assert "usage: stapo train" in capsys.readouterr().out
     assert main(["help", "trian"]) == 2
     assert "Did you mean 'train'?" in capsys.readouterr().err

@@ -69,11 +69,11 @@ def test_single_knobs(capsys):
 
 
 def test_options_of_the_environment(capsys):
-    found = resolved(capsys, "--env.games", "some/where", "--env.max-steps=4", "--env.grammar", "put")
+    found = resolved(capsys, "--gpu", "h100", "--env.games", "some/where", "--env.max-steps=4", "--env.grammar", "put")
     options = found["env"]["options"]
     assert (options["games"], options["max_steps"], options["grammar"]) == ("some/where", 4, "put")
     assert resolved(capsys, "--env.max_steps", 3, "--env.max_steps", 4)["env"]["options"]["max_steps"] == 4
-    assert resolved(capsys, "--env.games", "[a: *")["env"]["options"]["games"] == "[a: *"
+    assert resolved(capsys, "--gpu", "h100", "--env.games", "[a: *")["env"]["options"]["games"] == "[a: *"
 
 
 def test_a_folder_may_be_called_like_a_preset(capsys, tmp_path, monkeypatch):

@@ -24,7 +24,7 @@ FORBIDDEN = {
     "environment": ("--env.max_steps 6", "env.options.max_steps: 5 in the run, 6 now"),
     "new option": ("--env.grammar put", "env.options.grammar: None in the run, 'put' now"),
     "learning rate": ("--optim.learning-rate 1e-3", "optim.learning_rate: 0.005 in the run, 0.001 now"),
-    "fewer iterations": ("--optim.iterations 0", "has done 1 iterations, and optim.iterations is 0"),
+    "fewer iterations": ("--optim.iterations 0", "has done 1 iteration, and optim.iterations is 0"),
 }
 
 

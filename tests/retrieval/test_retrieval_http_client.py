@@ -196,7 +196,7 @@ def test_a_connection_cut_in_the_middle_is_tried_again(serve):
         (b"\xff\xfe", "no JSON"),
         (b"[]", "no list 'result'"),
         (b'{"result": {}}', "no list 'result'"),
-        (b'{"result": [[], []]}', "2 results for 1 queries"),
+        (b'{"result": [[], []]}', "2 results for 1 query"),
         (b'{"result": ["x"]}', "results that are no lists"),
         (b'{"result": [[5]]}', "a passage that is no object"),
         (b'{"result": [[{"document": {"id": 1}, "score": 1}]]}', "a passage without contents"),

@@ -172,7 +172,7 @@ def test_answers_that_are_none():
         ours._read(SimpleNamespace(**answer))
     trouble = ours._read(SimpleNamespace(**answer | {"finish_reason": "abort"}))
     assert isinstance(trouble, EnvFailure)
-    assert trouble.error == "vLLM ended a response of 1 tokens with 'abort'"
+    assert trouble.error == "vLLM ended a response of 1 token with 'abort'"
 
 
 def test_what_is_missing_is_named(monkeypatch, tmp_path, toy_model, capsys):

@@ -122,7 +122,7 @@ def test_the_other_search_presets_have_the_same_protocol(preset, groups):
 def test_names_with_a_folder(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert set(MODELS) <= set(preset_names())
-    assert main(["train", "paper/webshop-7b", "--algorithm.name", "gigpo", "--dry-run"]) == 0
+    assert main(["train", "paper/webshop-7b", "--algorithm.name", "gigpo", "--dry-run", "--gpu", "h100"]) == 0
     found = yaml.safe_load(capsys.readouterr().out)
     assert (found["rollout"]["groups"], found["optim"]["iterations"]) == (16, 150)
     assert "per_algorithm" not in json.dumps(found)

@@ -244,6 +244,6 @@ def test_games_that_cannot_be_played_or_won_are_named():
     with pytest.raises(GameFileError) as found:
         require_playable(LocalPool(Games), ["fine1", "corrupt2", "hopeless3", "fine4", "corrupt5", "hopeless6"])
     assert str(found.value) == (
-        "4 of the 6 games that this run would play cannot be used: game 'corrupt2': nonsense; game 'hopeless3': no "
+        "4 of 6 games that this run would play cannot be used: game 'corrupt2': nonsense; game 'hopeless3': no "
         "sequence of actions reaches its goal; game 'corrupt5': nonsense; and 1 more. Take them out of the files."
     )

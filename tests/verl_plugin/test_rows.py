@@ -125,7 +125,7 @@ def test_padding_counts_nowhere():
 
 def test_an_episode_with_a_hole():
     rows = rows_of(episodes())
-    with pytest.raises(EngineError, match=r"holds 1 steps of task 't/1' \(prompt uid0, attempt 1\), expected all 2"):
+    with pytest.raises(EngineError, match=r"holds 1 step of task 't/1' \(prompt uid0, attempt 1\), expected all 2"):
         assign_credit(rows[:2] + rows[3:], get_algorithm("stapo"))
 
 

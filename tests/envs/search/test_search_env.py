@@ -8,7 +8,7 @@ import random
 import pytest
 
 import stapo
-from stapo.envs import progress
+from stapo import progress
 from stapo.envs.search import env as module
 from stapo.envs.search.env import SearchEnv
 from stapo.errors import ConfigError, EnvError, GameFileError, RetrieverError, UnknownNameError

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_shop import product, values
 
-from stapo.envs import progress
+from stapo import progress
 from stapo.envs.overlap import plain_text
 from stapo.envs.webshop import splits, substitutes
 from stapo.envs.webshop.env import WebShopEnv
@@ -167,7 +167,7 @@ def test_what_published_splits_have_in_common_is_counted(monkeypatch):
     same = sum(text in set(asked["train"]) for text in asked["test"])
     assert same > 0
     assert env.notes[0].startswith(f"'train' holds {same} of 500 tasks of 'test' word for word")
-    assert "500 of 500 tasks of 'test' are for products that 'train' asks for" in " ".join(env.notes)
+    assert "'train' asks for the products of 500 of 500 tasks of 'test'" in " ".join(env.notes)
     assert told == env.notes
     assert splits.notes_on(env.goals, "disjoint", splits.splits_of(env.goals, "disjoint", 0)) == []
 

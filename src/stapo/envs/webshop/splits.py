@@ -73,8 +73,8 @@ def notes_on(book: GoalBook, rule: SplitRule, parts: Mapping[str, Sequence[str]]
             for first, held, same, of, _ in in_common(worded)
         ),
         *(
-            f"'{first}' asks for the products of {same:,} of {counted(of, 'task')} of '{held}', too, or for ones that "
-            f"can be bought in their stead (splits={rule}, as published). splits=disjoint has none of both."
+            f"'{first}' asks for the products of {same:,} of {counted(of, 'task')} of '{held}', or for ones that can "
+            f"be bought in their stead (splits={rule}, as published). splits=disjoint has neither."
             for first, held, same, of, _ in in_common(wanted)
             if first == "train"
         ),
