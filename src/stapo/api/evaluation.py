@@ -291,7 +291,7 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalT
     title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
 
     def collector() -> Collector:
-        return _local(config, str(run.check_checkpoint(checkpoint)), run.started)
+        return _local(config, str(run.checkpoint(checkpoint)), run.started)
 
     return EvalTarget(config, labels, title, partial(require_checkpoint, run, checkpoint), collector, run=run)
 
