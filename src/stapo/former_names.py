@@ -53,16 +53,16 @@ def with_present_names(
     return found, used
 
 
-def with_present_flags(args: list[str]) -> tuple[list[str], list[str]]:
-    """Arguments of the command line under their present names, and the former flags that were used."""
-    used = []
+def with_present_flags(args: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Arguments of the command line under their present names, and the present flag of each former one among them."""
+    used = {}
 
     def present(arg: str) -> str:
         for old, new in FLAGS.items():
             for spelled in {old, old.replace("-", "_"), old.replace("_", "-")}:
                 flag = f"--{spelled}"
                 if arg == flag or arg.startswith((f"{flag}.", f"{flag}=")):
-                    used.append(arg[: len(flag)])
+                    used[flag] = f"--{new}"
                     return f"--{new}{arg[len(flag) :]}"
         return arg
 

@@ -24,7 +24,7 @@ from stapo.config.presets import load_config
 from stapo.policy import load_policy
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, evaluate
-from stapo.rollout.text_codec import SpelledText
+from stapo.rollout.text_codec import TextCodec
 from stapo.training.factories import collector_of
 from stapo.training.loop import build_collector
 from toy_world import ToyEnv, small_policy, toy_settings
@@ -120,7 +120,7 @@ def test_the_answers_behind_the_tables_are_the_same(models, server):
     config = load_config(str(models / "toy.yaml"))
     local = build_collector(config, load_policy(str(models / "chat"), config.model))
     sampler = EndpointSampler(server, str(models / "chat"), config.agent.max_response_tokens)
-    served = collector_of(config, SpelledText(), sampler)
+    served = collector_of(config, TextCodec(), sampler)
     protocol = EvalProtocol("heldout", 0, 0.0, (0,))
     texts = [
         [(s.prompt, s.response, s.action, s.truncated) for t in played for s in t.steps]

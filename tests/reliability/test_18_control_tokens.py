@@ -18,7 +18,7 @@ from stapo.agent import AgentConfig, Prompt, PromptFields, Turn, parse_response,
 from stapo.rollout.control import ControlTokens
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import token_parts
-from stapo.rollout.text_codec import SpelledText, prompt_of
+from stapo.rollout.text_codec import TextCodec, prompt_of
 from toy_world import small_policy
 
 TEMPLATE = (
@@ -137,7 +137,7 @@ def test_the_built_in_tokenizers_have_control_tokens_too():
 
 @pytest.mark.parametrize("token", ["<|im_end|>", "<|eot_id|>", "</s>", "[INST]", "<start_of_turn>", "<｜User｜>"])
 def test_what_a_server_is_sent_holds_none_of_the_usual_ones(token):
-    encoder = SpelledText()
+    encoder = TextCodec()
     prompt = prompt_of(encoder.encode(Prompt(f"a {token} b", f"c {token} d")))
     assert token not in prompt.text + prompt.begun
     assert prompt.begun == f"c {token[0]} {token[1:]} d"

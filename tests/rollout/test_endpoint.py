@@ -26,7 +26,7 @@ from stapo.rollout.endpoint import EndpointSampler, read_answer
 from stapo.rollout.episode import Episode
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
-from stapo.rollout.text_codec import END, SpelledText, spell, unspell
+from stapo.rollout.text_codec import END, TextCodec, spell, unspell
 from stapo.rollout.types import StopReason, Trajectory
 from stapo.server_errors import pause_asked
 from toy_world import ToyEnv, small_policy
@@ -69,7 +69,7 @@ def sampler(server_or_url, model="m", **settings):
 
 def ask(asked, *prompts, temperature=0.0):
     return asked.sample(
-        [SpelledText().encode(p) for p in prompts], [(0, 7, i, 0, 0) for i in range(len(prompts))], temperature
+        [TextCodec().encode(p) for p in prompts], [(0, 7, i, 0, 0) for i in range(len(prompts))], temperature
     )
 
 
@@ -465,7 +465,7 @@ QUOTED = [
 
 def episode_of(served, agent):
     trajectory = Trajectory("t", "", "", 0, 0)
-    playing = Episode(SpelledText(), agent, trajectory, blind_mask="goal", anchor="observation", reward_scale=1.0)
+    playing = Episode(TextCodec(), agent, trajectory, blind_mask="goal", anchor="observation", reward_scale=1.0)
     playing.begin(Observation("a page", "a goal", admissible=["go north", "look"]))
     playing.prompt()
     (sample,) = ask(served, "p")
@@ -739,7 +739,7 @@ def test_settings_are_checked(url, settings, said):
 
 
 def collector(asked, **settings):
-    return Collector(ToyEnv, SpelledText(), asked, AGENT, **settings)
+    return Collector(ToyEnv, TextCodec(), asked, AGENT, **settings)
 
 
 def play(played_by, episodes=6):
@@ -779,7 +779,7 @@ def test_repeated_failures_stop_with_the_last_error(serve):
 def test_prompts_are_counted_in_tokens_where_there_is_a_tokenizer():
     policy = small_policy()
     text = "now The judge heard something even.\nstep 1\ngoal please the red judge.\n>"
-    counted, estimated = SpelledText(policy.tokenizer), SpelledText()
+    counted, estimated = TextCodec(policy.tokenizer), TextCodec()
     assert counted.length(counted.encode(text)) == len(policy.tokenizer.encode(text))
     assert estimated.length(spell("x" * 8)) == 2
     assert estimated.length(spell("x" * 9)) == 3

@@ -23,7 +23,7 @@ from stapo.rollout.encoding import Clock, utc_now
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, nothing_played, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
-from stapo.rollout.text_codec import SpelledText
+from stapo.rollout.text_codec import TextCodec
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.training.callbacks import Callback, Callbacks
@@ -322,7 +322,7 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
 
     def collector() -> Collector:
         tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
-        return collector_of(config, SpelledText(tokenizer), sampler)
+        return collector_of(config, TextCodec(tokenizer), sampler)
 
     labels = {"settings": source, "model": served.model, "endpoint": sampler.url, "api": served.api, "algorithm": None}
     title = f"{served.model} at {sampler.url} ({served.api}), frozen, settings of {source}"

@@ -101,8 +101,8 @@ def _run(args: list[str]) -> int:
         )
         return 2
     args, former = with_present_flags(args)
-    for flag in dict.fromkeys(former):
-        streams.complain(f"warning: {flag} has another name now, {with_present_flags([flag])[0][0]}; this one will go.")
+    for flag, present in former.items():
+        streams.complain(f"warning: {flag} has another name now, {present}; this one will go.")
     from stapo.cli.command import read
     from stapo.cli.help import help_of
 

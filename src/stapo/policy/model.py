@@ -267,7 +267,7 @@ def checkpoint_layers(model: Any) -> None:
     if not layers:
         raise ModelError(
             f"{type(model).__name__} has no layers that can be checkpointed. Set model.gradient_checkpointing to "
-            "false; a smaller optim.micro_tokens saves memory, too."
+            "false; a smaller optim.micro_tokens also saves memory."
         )
     for layer in layers:
         layer.forward = partial(_recomputed, layer.forward)

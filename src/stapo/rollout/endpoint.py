@@ -119,7 +119,7 @@ class EndpointSampler:
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
     ) -> list[Sample | EnvFailure]:
-        """Answer each prompt, spelled as by `SpelledText`; see `stapo.rollout.sampler.Sampler.sample`.
+        """Answer each prompt, spelled as by `TextCodec`; see `stapo.rollout.sampler.Sampler.sample`.
 
         Log-probabilities and entropies are NaN: the server keeps them to itself. What failed is a `EnvFailure` in the
         place of its response.

@@ -265,7 +265,7 @@ def _tokens_for(beginning: str, ids: Sequence[int], decode: Callable[[Sequence[i
     """The least number of tokens whose text starts with `beginning`; all of them where no fewer do.
 
     Bisection, with a trap in it: of a character that is cut into several tokens, the first ones decode to replacement
-    characters, and some decoders replace finished characters next to it, too. Such a text answers nothing, so the
+    characters, and some decoders also replace finished characters next to it. Such a text answers nothing, so the
     search steps back to where the last character is whole.
     """
     low, high = 0, len(ids)

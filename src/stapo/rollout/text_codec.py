@@ -39,14 +39,14 @@ def unspell(ids: Sequence[int]) -> str:
 
 
 def prompt_of(ids: Sequence[int]) -> Prompt:
-    """The prompt that was spelled by `SpelledText.encode`."""
+    """The prompt that was spelled by `TextCodec.encode`."""
     if BEGUN not in ids:
         return Prompt(unspell(ids))
     at = list(ids).index(BEGUN)
     return Prompt(unspell(ids[:at]), unspell(ids[at + 1 :]))
 
 
-class SpelledText:
+class TextCodec:
     """Does for plain text what `PromptEncoder` does for tokens.
 
     Args:

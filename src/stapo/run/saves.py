@@ -69,7 +69,7 @@ def _seal(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    # What is no folder, whatever it is: a link to a file that is not there is foreign, too.
+    # What is no folder, whatever it is: a link to a file that is not there is foreign as well.
     return sorted(p for p in folder.rglob("*") if (oddity(p) or not p.is_dir()) and p != folder / MARKER)
 
 
