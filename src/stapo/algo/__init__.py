@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from stapo.algo.groups import group_normalize as group_normalize
     from stapo.algo.groups import group_statistics as group_statistics
     from stapo.algo.head import FlaggedScores as FlaggedScores
+    from stapo.algo.head import TokenMasks as TokenMasks
     from stapo.algo.head import flagged_scores as flagged_scores
     from stapo.algo.head import score_tokens as score_tokens
     from stapo.algo.head import two_context_kl as two_context_kl
@@ -95,7 +96,7 @@ _NAMES = {
     "leave_one_out_advantages step_advantages",
     "critic": "ValueLoss explained_variance gae_advantages value_loss",
     "groups": "GroupStats group_normalize group_statistics",
-    "head": "FlaggedScores flagged_scores score_tokens two_context_kl",
+    "head": "FlaggedScores TokenMasks flagged_scores score_tokens two_context_kl",
     "history": "history_advantages history_groups",
     "loss": "BaseLoss LossDenominators PolicyLoss PolicyLossFunction aggregate base_loss k3 mean_stats policy_loss",
     "modulation": "entropy_scale modulated_advantages",

@@ -52,6 +52,21 @@ class FlaggedScores:
     kl_qr_n: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class TokenMasks:
+    """Which tokens each of N positions may take; all others have probability 0 there.
+
+    Attributes:
+        ids_nk: (N, K) different token ids, -1 behind the last one of a position.
+        free_n: (N,) the row of `free_mv` whose tokens a position may take as well, -1 for none.
+        free_mv: (M, V) true for tokens of the set m.
+    """
+
+    ids_nk: Tensor
+    free_n: Tensor
+    free_mv: Tensor
+
+
 def score_tokens(
     hidden_nh: Tensor,
     weight_vh: Tensor,
@@ -63,6 +78,7 @@ def score_tokens(
     entropy: bool = True,
     entropy_grad: bool = False,
     kernel: HeadKernel = "eager",
+    masks: TokenMasks | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target token and entropy of each distribution (eq. 1, per token).
 
@@ -77,6 +93,7 @@ def score_tokens(
         entropy: compute entropies.
         entropy_grad: let them carry a gradient.
         kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
+        masks: tokens that each position may take, the target among them; None for the whole vocabulary.
 
     Returns:
         (N,) fp32 log-probabilities in nats, and (N,) fp32 entropies in nats, or None.
@@ -85,17 +102,17 @@ def score_tokens(
         ValueError: shapes do not fit, or temperature or chunk is not above 0.
         ConfigError: the kernel cannot be compiled here.
     """
-    _check(hidden_nh, weight_vh, targets_n, temperature, chunk)
+    _check(hidden_nh, weight_vh, targets_n, temperature, chunk, masks)
 
-    def run(hidden: Tensor, targets: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-        log_probs = _log_probs(hidden, weight, bias, temperature)
-        out = [_at(log_probs, targets)]
+    def run(hidden: Tensor, targets: Tensor, mask: _Mask, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+        log_probs = _log_probs(hidden, weight, bias, temperature, mask)
+        out = [_at(log_probs, targets, mask)]
         if entropy:
             source = log_probs if entropy_grad else log_probs.detach()
             out.append(-(source.exp() * source).sum(dim=-1))
         return out
 
-    parts = _in_chunks(run, chunk, [hidden_nh, targets_n], [weight_vh, bias_v], 1 + entropy, kernel)
+    parts = _masked_chunks(run, chunk, [hidden_nh, targets_n], masks, [weight_vh, bias_v], 1 + entropy, kernel)
     return parts[0], parts[1] if entropy else None
 
 
@@ -154,6 +171,7 @@ def flagged_scores(
     bias_r_v: Tensor | None = None,
     ta_grad: TaGrad = "both",
     kernel: HeadKernel = "eager",
+    masks: TokenMasks | None = None,
 ) -> FlaggedScores:
     """All that flagged rows need, from one pass over the head: log p, log q, KL(p||q), KL(q||r).
 
@@ -172,12 +190,13 @@ def flagged_scores(
         bias_r_v: (V,) bias of the reference's head; taken only with `weight_r_vh`.
         ta_grad: sides that receive the gradient of KL(p||q).
         kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
+        masks: tokens that each position may take, the target among them; None for the whole vocabulary.
 
     Raises:
         ValueError: shapes do not fit, or temperature or chunk is not above 0.
         ConfigError: the kernel cannot be compiled here.
     """
-    _check(hidden_p_nh, weight_vh, targets_n, temperature, chunk)
+    _check(hidden_p_nh, weight_vh, targets_n, temperature, chunk, masks)
     _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
     weight_r, bias_r = (weight_vh, bias_v) if weight_r_vh is None else (weight_r_vh, bias_r_v)
     if hidden_r_nh is not None:
@@ -192,18 +211,19 @@ def flagged_scores(
         hidden_q: Tensor,
         targets: Tensor,
         hidden_r: Tensor | None,
+        mask: _Mask,
         weight: Tensor,
         bias: Tensor | None,
         weight_r: Tensor,
         bias_r: Tensor | None,
     ) -> list[Tensor]:
-        log_p = _log_probs(hidden_p, weight, bias, temperature)
-        log_q = _log_probs(hidden_q, weight, bias, temperature)
-        out = [_at(log_p, targets), _at(log_q, targets), _limited_kl(log_p, log_q, ta_grad)]
+        log_p = _log_probs(hidden_p, weight, bias, temperature, mask)
+        log_q = _log_probs(hidden_q, weight, bias, temperature, mask)
+        out = [_at(log_p, targets, mask), _at(log_q, targets, mask), _limited_kl(log_p, log_q, ta_grad)]
         if hidden_r is not None:
             with torch.no_grad():
-                log_r = _log_probs(hidden_r, weight_r, bias_r, temperature)
-            out += [_at(log_r, targets), _kl(log_q, log_r)]
+                log_r = _log_probs(hidden_r, weight_r, bias_r, temperature, mask)
+            out += [_at(log_r, targets, mask), _kl(log_q, log_r)]
         return out
 
     rows = [
@@ -213,17 +233,47 @@ def flagged_scores(
         None if hidden_r_nh is None else hidden_r_nh.detach(),
     ]
     fixed = [weight_vh, bias_v, weight_r, bias_r]
-    parts = _in_chunks(run, chunk, rows, fixed, 3 if hidden_r_nh is None else 5, kernel)
+    parts = _masked_chunks(run, chunk, rows, masks, fixed, 3 if hidden_r_nh is None else 5, kernel)
     return FlaggedScores(*parts)
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
+@dataclass(frozen=True)
+class _Mask:
+    """`TokenMasks` of a chunk whose positions are all of one kind: `free_mv` is None where single ids are all there is.
+
+    Without `ids_nk` nothing is masked.
+    """
+
+    ids_nk: Tensor | None
+    free_n: Tensor | None
+    free_mv: Tensor | None
+
+
+# Finite, so that a probability of 0 adds 0 to entropies and divergences; exp of it is 0 whatever the other logits are.
+_NEVER = -1e9
+
+
+def _log_probs(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, mask: _Mask | None = None
+) -> Tensor:
+    """(N, V) log-probabilities; (N, K) of the single ids, where a mask has no others."""
     logits = linear(hidden, weight, bias).float()
-    return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+    logits = logits if temperature == 1.0 else logits / temperature
+    if mask is not None and mask.ids_nk is not None:
+        ids, count = mask.ids_nk, logits.shape[-1]
+        if mask.free_mv is None or mask.free_n is None:
+            logits = logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, _NEVER)
+        else:
+            # One column more takes what stands behind the last id.
+            free = torch.nn.functional.pad(mask.free_mv[mask.free_n], (0, 1))
+            logits = logits.masked_fill(~free.scatter(-1, ids % (count + 1), True)[:, :count], _NEVER)
+    return torch.log_softmax(logits, dim=-1)
 
 
-def _at(log_probs: Tensor, targets: Tensor) -> Tensor:
-    return log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+def _at(log_probs: Tensor, targets: Tensor, mask: _Mask) -> Tensor:
+    if mask.ids_nk is None or mask.free_mv is not None:
+        return log_probs.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    return log_probs.masked_fill(mask.ids_nk != targets.unsqueeze(-1), -torch.inf).amax(dim=-1)
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -235,6 +285,35 @@ def _limited_kl(log_p: Tensor, log_q: Tensor, ta_grad: TaGrad) -> Tensor:
         log_p.detach() if ta_grad == "blind_only" else log_p,
         log_q.detach() if ta_grad == "full_only" else log_q,
     )
+
+
+def _masked_chunks(
+    run: Callable[..., list[Tensor]],
+    chunk: int | None,
+    rows: list[Tensor | None],
+    masks: TokenMasks | None,
+    fixed: list[Tensor | None],
+    outputs: int,
+    kernel: HeadKernel,
+) -> list[Tensor]:
+    """`_in_chunks` of a `run` that takes a mask between rows and fixed, positions of one kind at a time."""
+
+    def masked(*args: Tensor | None) -> list[Tensor]:
+        n = len(rows)
+        return run(*args[:n], _Mask(args[n], args[n + 1], args[-1]), *args[n + 2 : -1])
+
+    if masks is None or not masks.free_n.numel():
+        return _in_chunks(masked, chunk, [*rows, None, None], [*fixed, None], outputs, kernel)
+    parts, places = [], []
+    for free in (False, True):
+        place_n = ((masks.free_n >= 0) == free).nonzero().squeeze(-1)
+        if place_n.numel():
+            picked = [None if t is None else t[place_n] for t in (*rows, masks.ids_nk, masks.free_n)]
+            free_mv = masks.free_mv if free else None
+            parts.append(_in_chunks(masked, chunk, picked, [*fixed, free_mv], outputs, kernel))
+            places.append(place_n)
+    order_n = torch.cat(places).argsort()
+    return [torch.cat(column)[order_n] for column in zip(*parts, strict=True)]
 
 
 def _in_chunks(
@@ -291,7 +370,14 @@ def _compiled(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
     return call
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: float, chunk: int | None) -> None:
+def _check(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor | None,
+    temperature: float,
+    chunk: int | None,
+    masks: TokenMasks | None = None,
+) -> None:
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden states have shape {tuple(hidden.shape)} and the head {tuple(weight.shape)}; "
@@ -299,6 +385,10 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor | None, temperature: 
         )
     if targets is not None and targets.shape != hidden.shape[:1]:
         raise ValueError(f"targets_n has shape {tuple(targets.shape)}; expected ({hidden.shape[0]},).")
+    if masks is not None:
+        found = [tuple(masks.ids_nk.shape[:1]), tuple(masks.free_n.shape), tuple(masks.free_mv.shape[1:])]
+        if masks.ids_nk.ndim != 2 or found != [(hidden.shape[0],)] * 2 + [(weight.shape[0],)]:
+            raise ValueError(f"masks have {found}; expected {hidden.shape[0]} positions and {weight.shape[0]} tokens.")
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; expected a number above 0.")
     if chunk is not None and chunk < 1:

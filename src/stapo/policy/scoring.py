@@ -8,13 +8,22 @@ from typing import Any
 
 import torch
 
+from stapo.policy.allowed import Allowed
+
 
 @dataclass(frozen=True, slots=True)
 class RowTokens:
-    """Prompt and response of one row, as token ids."""
+    """Prompt and response of one row, as token ids.
+
+    Attributes:
+        prompt_ids: the prompt.
+        response_ids: the response.
+        allowed: the tokens that each position of the response might have taken; None for the whole vocabulary.
+    """
 
     prompt_ids: Sequence[int]
     response_ids: Sequence[int]
+    allowed: Sequence[Allowed] | None = None
 
     @property
     def length(self) -> int:
