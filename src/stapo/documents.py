@@ -20,6 +20,7 @@ import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -112,6 +113,17 @@ def parse_yaml(text: str) -> Any:
     except (TypeError, OverflowError, AttributeError, KeyError, IndexError) as err:
         # The constructors of scalars raise what their conversion raises.
         raise ValueError(f"a value that cannot be read: {err}") from None
+
+
+def package_data(package: str, name: str) -> Any:
+    """Read a YAML file that comes with one of our own packages, such as "stapo.trackers"; lists become tuples."""
+    return _frozen(parse_yaml((files(package) / name).read_text(encoding="utf-8")))
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _frozen(item) for key, item in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _construct(root: yaml.Node) -> Any:

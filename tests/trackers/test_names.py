@@ -10,17 +10,16 @@ import pytest
 from tracked import rows, train
 
 from stapo.trackers.names import (
-    EVALS,
-    HISTOGRAMS,
-    LEFT_OUT,
-    METRICS,
     Histogram,
     eval_scalars,
     match,
     metric_histograms,
     metric_scalars,
     numbers,
+    table,
 )
+
+METRICS, EVALS, HISTOGRAMS, LEFT_OUT = (table(name) for name in ("metrics", "evals", "histograms", "left_out"))
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trackers.md"
 

@@ -15,8 +15,9 @@ import pytest
 from rapidfuzz import fuzz
 
 from stapo.envs.webshop.generator import SIZES, generate_catalog, iter_products
-from stapo.envs.webshop.generator.product_templates import STANDARD, TINY
 from stapo.errors import ConfigError
+
+TINY, STANDARD = SIZES["tiny"].wares, SIZES["standard"].wares
 
 BUTTONS = {
     "back to search",

@@ -120,8 +120,9 @@ class GeneratedSource:
     seed: int
 
     def key(self) -> str:
-        """Digest of the arguments and of the generator's code: another version makes another shop."""
-        files = [*sorted(Path(generator.__file__).parent.glob("*.py")), Path(draws.__file__)]
+        """Digest of the arguments and of the generator's code and tables: another version makes another shop."""
+        parts = (part for part in Path(generator.__file__).parent.iterdir() if part.suffix in (".py", ".yaml"))
+        files = [*sorted(parts), Path(draws.__file__)]
         return _digest(["generated", self.size, self.count, self.seed, *map(file_digest, files)])
 
     def describe(self) -> str:

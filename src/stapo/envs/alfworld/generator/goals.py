@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
 from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
@@ -19,39 +20,10 @@ HELDOUT_PAIRS_ONE_IN = 5
 # The first salt with which every object and every target of a task type still occurs in train.
 _SALT = 23
 
-# What must be done to the object on the way, by task type.
-TREATMENT: dict[TaskType, str] = {
-    "pick_clean_then_place_in_recep": "clean",
-    "pick_heat_then_place_in_recep": "heat",
-    "pick_cool_then_place_in_recep": "cool",
-}
+_TASKS: dict[TaskType, dict[str, Any]] = package_data(__package__, "goals.yaml")
 
-_WORDINGS: dict[TaskType, tuple[str, str]] = {
-    "pick_and_place_simple": (
-        "put a {object} in {target}.",
-        "put some {object} on {target}.",
-    ),
-    "look_at_obj_in_light": (
-        "look at {object} under the {target}.",
-        "examine the {object} with the {target}.",
-    ),
-    "pick_clean_then_place_in_recep": (
-        "put a clean {object} in {target}.",
-        "clean some {object} and put it in {target}.",
-    ),
-    "pick_heat_then_place_in_recep": (
-        "put a hot {object} in {target}.",
-        "heat some {object} and put it in {target}.",
-    ),
-    "pick_cool_then_place_in_recep": (
-        "put a cool {object} in {target}.",
-        "cool some {object} and put it in {target}.",
-    ),
-    "pick_two_obj_and_place": (
-        "put two {object} in {target}.",
-        "find two {object} and put them in {target}.",
-    ),
-}
+# What must be done to the object on the way, by task type.
+TREATMENT: dict[TaskType, str] = {name: task["treatment"] for name, task in _TASKS.items() if "treatment" in task}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +42,12 @@ class GoalTemplate:
 
     def sentence(self, draws: Draws) -> str:
         """The task sentence, in one of the two wordings of its type, each equally likely."""
-        wording = draws.choice(_WORDINGS[self.task_type])
-        return wording.format(object=self.object.lower(), target=self.target.lower())
+        wording = draws.choice(_TASKS[self.task_type]["wordings"])
+        return str(wording).format(object=self.object.lower(), target=self.target.lower())
+
+    def formula(self, **words: str) -> str:
+        """The goal in PDDL, with the predicates `able` and `done` of a treatment filled in where there is one."""
+        return str(_TASKS[self.task_type]["formula"]).format(object=self.object, target=self.target, **words)
 
 
 def is_held_out(object_: str, target: str) -> bool:

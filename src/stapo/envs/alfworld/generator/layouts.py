@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stapo.envs.alfworld.generator.household import OPENABLE
-from stapo.envs.alfworld.generator.rooms import Room
-from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.envs.alfworld.generator.sizes import Room, Size, size_named
 from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 

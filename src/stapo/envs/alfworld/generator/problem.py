@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from textwrap import indent
 
 from stapo.envs.alfworld.generator.goals import TREATMENT, GoalTemplate
 from stapo.envs.alfworld.generator.household import BASIN_OF
@@ -19,11 +20,7 @@ _FACT_OF = {
     "toggle": "toggleable",
 }
 
-_STATE = {
-    "clean": ("cleanable", "isClean"),
-    "heat": ("heatable", "isHot"),
-    "cool": ("coolable", "isCool"),
-}
+_DONE = {"clean": "isClean", "heat": "isHot", "cool": "isCool"}
 
 
 def problem(name: str, family: Family, things: list[Thing], goal: GoalTemplate, *, holds_all: bool) -> str:
@@ -69,9 +66,11 @@ def problem(name: str, family: Family, things: list[Thing], goal: GoalTemplate, 
         *(f"(receptacleAtLocation {_receptacle_id(r)} {_spot_id(r.spot)})" for r in family.receptacles),
         *(f"(objectAtLocation {_thing_id(thing)} {_spot_id(thing.at.spot)})" for thing in things),
     ]
+    treatment = TREATMENT.get(goal.task_type)
+    formula = goal.formula(**({"able": _FACT_OF[treatment], "done": _DONE[treatment]} if treatment else {}))
     return (
         f"(define (problem {name})\n(:domain alfred)\n"
-        f"(:objects\n{_lines(objects)})\n(:init\n{_lines(facts)})\n(:goal\n{_formula(goal)}\n)\n)\n"
+        f"(:objects\n{_lines(objects)})\n(:init\n{_lines(facts)})\n(:goal\n{indent(formula, '    ')}\n)\n)\n"
     )
 
 
@@ -92,81 +91,3 @@ def _receptacle_id(receptacle: Receptacle) -> str:
 
 def _spot_id(spot: int) -> str:
     return f"loc_bar_{spot:02d}"
-
-
-def _formula(goal: GoalTemplate) -> str:
-    if goal.task_type == "look_at_obj_in_light":
-        return _LOOK.format(object=goal.object, target=goal.target)
-    if goal.task_type == "pick_two_obj_and_place":
-        return _TWO.format(object=goal.object, target=goal.target)
-    treatment = TREATMENT.get(goal.task_type)
-    if treatment is None:
-        return _PICK.format(object=goal.object, target=goal.target)
-    able, done = _STATE[treatment]
-    return _TREAT.format(object=goal.object, target=goal.target, able=able, done=done)
-
-
-_PICK = """    (and
-        (exists (?r - receptacle)
-            (exists (?o - object)
-                (and
-                    (inReceptacle ?o ?r)
-                    (objectType ?o {object}Type)
-                    (receptacleType ?r {target}Type)
-                )
-            )
-        )
-    )"""
-
-_TREAT = """    (and
-        (exists (?r - receptacle)
-            (exists (?o - object)
-                (and
-                    ({able} ?o)
-                    (objectType ?o {object}Type)
-                    (receptacleType ?r {target}Type)
-                    ({done} ?o)
-                    (inReceptacle ?o ?r)
-                )
-            )
-        )
-    )"""
-
-_LOOK = """    (and
-        (exists (?ot - object ?r - receptacle ?a - agent ?l - location)
-            (and
-                (objectType ?ot {target}Type)
-                (toggleable ?ot)
-                (isToggled ?ot)
-                (receptacleAtLocation ?r ?l)
-                (atLocation ?a ?l)
-                (inReceptacle ?ot ?r)
-            )
-        )
-        (exists (?o - object ?a - agent)
-            (and
-                (objectType ?o {object}Type)
-                (holds ?a ?o)
-            )
-        )
-    )"""
-
-_TWO = """    (and
-        (exists (?r - receptacle)
-            (exists (?o1 - object)
-                (and
-                    (objectType ?o1 {object}Type)
-                    (receptacleType ?r {target}Type)
-                    (inReceptacle ?o1 ?r)
-                    (exists (?o2 - object)
-                        (and
-                            (not (= ?o1 ?o2))
-                            (objectType ?o2 {object}Type)
-                            (receptacleType ?r {target}Type)
-                            (inReceptacle ?o2 ?r)
-                        )
-                    )
-                )
-            )
-        )
-    )"""

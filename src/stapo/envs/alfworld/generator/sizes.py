@@ -1,12 +1,30 @@
-"""The scene sizes: how much there is in a scene and how well hidden it is."""
+"""The scene sizes of sizes.yaml: which rooms there are, how much is in a scene and how well hidden it is.
+
+To add a room, add an entry to a size there: nothing else needs to change, since the goals that a room offers follow
+from its furniture and its objects.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.alfworld.generator.rooms import SEARCH, SMALL, STANDARD, TINY, Room
 from stapo.errors import ConfigError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A kind of room.
+
+    Attributes:
+        furniture: fewest and most receptacles of each type; a family (see `layouts`) is one way to fill them in.
+        objects: names of the object kinds that live here.
+    """
+
+    furniture: dict[str, tuple[int, int]]
+    objects: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,55 +59,21 @@ class Size:
     shared_spot: float = 0.0
     fixed_front: float = 0.0
     doors_of_two: int = 3
-    targets: frozenset[str] | None = None
+    targets: tuple[str, ...] | None = None
     families: tuple[int, int] = (16, 8)
     share: dict[TaskType, float] = field(default_factory=dict)
 
 
-SIZES: dict[str, Size] = {
-    "tiny": Size(
-        rooms=TINY,
-        receptacles=(4, 7),
-        objects=(4, 6),
-        most_alike=2,
-        doors_of_two=1,
-        families=(60, 20),
-    ),
-    "small": Size(
-        rooms=SMALL,
-        receptacles=(7, 9),
-        objects=(6, 10),
-        most_alike=2,
-        doors_of_two=1,
-        families=(20, 8),
-    ),
-    "standard": Size(
-        rooms=STANDARD,
-        receptacles=(15, 25),
-        objects=(20, 35),
-        most_alike=3,
-        shared_spot=0.2,
-        fixed_front=0.15,
-        families=(24, 8),
-    ),
-    "search": Size(
-        rooms=SEARCH,
-        receptacles=(10, 14),
-        objects=(5, 8),
-        most_alike=2,
-        usual=None,
-        twin=0.0,
-        # A target type with one or two pieces, so that the hiding places stay as many as the
-        # receptacles.
-        targets=frozenset({"CounterTop", "Desk", "SideTable", "Fridge", "Safe", "Shelf", "GarbageCan"}),
-        families=(16, 8),
-        share={
-            "pick_heat_then_place_in_recep": 0.5,
-            "pick_cool_then_place_in_recep": 0.5,
-            "pick_two_obj_and_place": 0.5,
-        },
-    ),
-}
+def _room(objects: str, furniture: dict[str, int | tuple[int, int]]) -> Room:
+    counts = {name: (n, n) if isinstance(n, int) else n for name, n in furniture.items()}
+    return Room(counts, tuple(objects.split()))
+
+
+def _size(rooms: dict[str, Any], **others: Any) -> Size:
+    return Size(rooms={name: _room(**room) for name, room in rooms.items()}, **others)
+
+
+SIZES = {name: _size(**given) for name, given in package_data(__package__, "sizes.yaml").items()}
 
 
 def size_named(name: str) -> Size:

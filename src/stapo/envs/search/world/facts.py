@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
+from stapo.documents import package_data
 from stapo.errors import ConfigError, did_you_mean
 
 EntityKind = Literal["person", "company", "town", "river", "trade"]
@@ -35,53 +36,9 @@ class Relation:
     key: str
 
 
-RELATIONS = {
-    relation.name: relation
-    for relation in (
-        Relation(
-            "born", "person", "town",
-            ("{s} was born in {o}.", "The birthplace of {s} is {o}.", "{s} came into the world in {o}."),
-            ("Where was {s} born?", "In which town was {s} born?"),
-            "the birthplace of {s}", "born",
-        ),
-        Relation(
-            "employer", "person", "company",
-            ("{s} works for {o}.", "{s} is employed by {o}.", "The employer of {s} is {o}."),
-            ("Which company does {s} work for?", "Who employs {s}?"),
-            "the employer of {s}", "works",
-        ),
-        Relation(
-            "trade", "person", "trade",
-            ("{s} is a {o}.", "{s} earns a living as a {o}.", "By trade {s} is a {o}."),
-            ("What is the trade of {s}?", "What does {s} do for a living?"),
-            "the trade of {s}", "trade",
-        ),
-        Relation(
-            "head", "company", "person",
-            ("{s} is led by {o}.", "The head of {s} is {o}.", "At the top of {s} stands {o}."),
-            ("Who leads {s}?", "Who is the head of {s}?"),
-            "the head of {s}", "led",
-        ),
-        Relation(
-            "base", "company", "town",
-            ("{s} is based in {o}.", "The seat of {s} is {o}.", "{s} has its offices in {o}."),
-            ("Where is {s} based?", "In which town does {s} have its seat?"),
-            "the seat of {s}", "based",
-        ),
-        Relation(
-            "river", "town", "river",
-            ("{s} lies on the {o}.", "The {o} flows through {s}.", "{s} stands on the banks of the {o}."),
-            ("Which river flows through {s}?", "On which river does {s} lie?"),
-            "the river of {s}", "river",
-        ),
-    )
-}  # fmt: skip
-
-CHAINS: tuple[tuple[str, ...], ...] = (
-    ("born",), ("employer",), ("trade",), ("head",), ("base",), ("river",),
-    ("head", "born"), ("head", "trade"), ("employer", "base"), ("born", "river"), ("employer", "head"),
-    ("base", "river"), ("employer", "head", "born"), ("employer", "base", "river"),
-)  # fmt: skip
+_WORLD = package_data(__package__, "world.yaml")
+RELATIONS = {name: Relation(name, **given) for name, given in _WORLD["relations"].items()}
+CHAINS: tuple[tuple[str, ...], ...] = _WORLD["chains"]
 """What is asked: relations from the entity in the question to the answer."""
 
 
@@ -113,10 +70,7 @@ class Size:
     heldout: float
 
 
-SIZES = {
-    "tiny": Size(20, 20, 160, 16, 16, 8, 8, hops=2, wordings=1, asides=0.0, questions=160, heldout=0.25),
-    "standard": Size(120, 160, 2400, 240, 160, 60, 16, hops=3, wordings=3, asides=0.5, questions=1200, heldout=0.2),
-}
+SIZES = {name: Size(**numbers) for name, numbers in _WORLD["sizes"].items()}
 
 
 def size_named(name: str) -> Size:
@@ -153,32 +107,12 @@ def draw_facts(size: Size, rng: random.Random) -> Facts:
         "company": words("company", size.companies, rng, taken),
         "town": words("town", size.towns, rng, taken),
         "river": words("river", size.rivers, rng, taken),
-        "trade": list(TRADES[: size.trades]),
+        "trade": _WORLD["trades"].split()[: size.trades],
     }
     for relation in RELATIONS.values():
         for subject in facts.entities[relation.subject]:
             facts.objects[subject, relation.name] = rng.choice(facts.entities[relation.object])
     return facts
-
-
-_HEADS = (
-    "al", "ar", "bel", "bor", "cal", "cor", "dar", "del", "dor", "el", "fal", "fen", "gar", "gil", "hal", "hel", "ib",
-    "jal", "jor", "kal", "ker", "kor", "lam", "len", "lor", "mal", "mer", "mor", "nal", "ner", "nor", "ol", "or", "pel",
-    "por", "quil", "ral", "ren", "ros", "sal", "sel", "sor", "tal", "tem", "tor", "ul", "val", "ven", "vor", "wal",
-    "wen", "yal", "yor", "zal", "zen",
-)  # fmt: skip
-_MIDDLES = ("", "a", "an", "da", "e", "en", "i", "is", "la", "mi", "o", "ri", "so", "ti", "u", "va")
-_TAILS = {
-    "first": ("a", "ia", "o", "us", "ette", "in", "ys", "ard"),
-    "family": ("sk", "ov", "ham", "kin", "dal", "mont", "stra", "ner"),
-    "town": ("wick", "mere", "holt", "ford", "stead", "by", "haven", "combe"),
-    "company": ("ex", "tec", "corp", "works", "line", "ium", "soft", "gram"),
-    "river": ("isk", "ane", "wen", "ash", "onne", "ude", "imar", "ell"),
-}
-TRADES = (
-    "baker", "carpenter", "painter", "doctor", "farmer", "pilot", "tailor", "weaver", "miller", "potter", "smith",
-    "teacher", "fisher", "gardener", "glazier", "printer",
-)  # fmt: skip
 
 
 def words(kind: str, count: int, rng: random.Random, taken: set[str]) -> list[str]:
@@ -201,9 +135,9 @@ def words(kind: str, count: int, rng: random.Random, taken: set[str]) -> list[st
 
 
 def _endless(kind: str, rng: random.Random) -> Iterator[str]:
-    tails = _TAILS[kind]
+    heads, tails, middles = _WORLD["heads"].split(), _WORLD["tails"][kind].split(), _WORLD["middles"]
     # One middle syllable at a time: small worlds have short names, large ones take as many as they need.
-    for middle in (*_MIDDLES, *(a + b for a in _MIDDLES[1:] for b in _MIDDLES[1:])):
-        layer = [head + middle + tail for head in _HEADS for tail in tails]
+    for middle in (*middles, *(a + b for a in middles[1:] for b in middles[1:])):
+        layer = [head + middle + tail for head in heads for tail in tails]
         rng.shuffle(layer)
         yield from layer

@@ -1,7 +1,7 @@
 """Shops of our own design: products, attributes, instructions, in WebShop's file formats.
 
-Read in this order: `wares` (what is sold), `sizes` (how much and how well hidden), `families` (products and their
-distractors), `records` (the words), `catalog` (whole shops).
+Read in this order: `sizes` (what is sold, how much and how well hidden), `families` (products and their distractors),
+`records` (the words), `catalog` (whole shops).
 """
 
 from stapo.envs.webshop.generator.catalog import Article, generate_catalog, iter_products

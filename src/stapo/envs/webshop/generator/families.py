@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from stapo.envs.draws import Draws
-from stapo.envs.webshop.generator.product_templates import ProductKind
-from stapo.envs.webshop.generator.sizes import Size
+from stapo.envs.webshop.generator.sizes import ProductKind, Size
 
 # Goals cap the price at one of the first four multiples of ten above it; a dearer distractor is beyond all of them.
 _BEYOND_EVERY_CAP = 6_000

@@ -6,36 +6,11 @@ from typing import Any
 
 from stapo.envs.draws import Draws
 from stapo.envs.webshop.generator.families import Ware
-from stapo.envs.webshop.generator.sizes import Size
+from stapo.envs.webshop.generator.sizes import SENTENCES, Size
 
 Record = dict[str, Any]
 
-_TAILS = (
-    "tried out for weeks before it went on sale",
-    "our customers ask for it by name",
-    "a small thing that you notice every day",
-    "checked piece by piece",
-    "so that it serves you for years",
-    "as it should be",
-)
-_OPENINGS = (
-    "Meet the {noun} that {brand} is known for.",
-    "{brand} has made this {noun} for people who look twice.",
-    "A {noun} for daily use, by {brand}.",
-    "With this {noun}, {brand} keeps things simple.",
-)
-_CLOSINGS = (
-    "Comes in a plain box.",
-    "Questions are answered within a day.",
-    "A fine present, too.",
-    "Made to be used.",
-)
-_REQUESTS = (
-    "i need {article} {noun} that is {attributes}{options}.",
-    "i am looking for {article} {noun}{options}. it should be {attributes}.",
-    "please find me {article} {attributes} {noun}{options}.",
-    "looking for {article} {noun} which is {attributes}{options}.",
-)
+_TAILS, _OPENINGS, _CLOSINGS, _REQUESTS = (SENTENCES[use] for use in ("tails", "openings", "closings", "requests"))
 
 
 def title(ware: Ware, size: Size) -> str:

@@ -1,12 +1,50 @@
-"""The sizes of generated shops: how much a page says and how well the wanted product hides."""
+"""The sizes of generated shops, from shops.yaml: what is sold, how much a page says, how well the wanted product hides.
+
+An attribute is two words (one in the tiny shop) that occur nowhere else in a page: the reward looks for it as a part of
+the title, the bullets and the description, so that a product which lacks it must not contain it by chance. Values of
+one product's options differ from each other and from every button, since `click[value]` has to mean one thing.
+`tests/envs/webshop/test_webshop_generator.py` holds the lists to both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from stapo.envs.webshop.generator.product_templates import STANDARD, TINY, Wares
+from stapo.documents import package_data
 from stapo.errors import ConfigError, did_you_mean
+
+Options = dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProductKind:
+    """One kind of product.
+
+    Attributes:
+        noun: in titles, singular.
+        query: what a shopper calls it, plural; the field of this name in product files.
+        category: one of the five departments.
+        path: the field `product_category`, parts separated by " › ".
+        options: option name -> values a product of this kind may come in.
+        prices: cheapest and dearest, in dollars.
+    """
+
+    noun: str
+    query: str
+    category: str
+    path: str
+    options: Options
+    prices: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Wares:
+    """Everything one shop draws from: kinds of products, and the attributes of each department."""
+
+    kinds: tuple[ProductKind, ...]
+    attributes: dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,42 +89,36 @@ class Size:
     short_ids: bool
 
 
-SIZES: dict[str, Size] = {
-    "tiny": Size(
-        wares=TINY,
-        products=60,
-        family=(3, 3),
-        lacks=("attribute", "attribute", "option"),
-        attributes=(2, 2),
-        wanted=(2, 2),
-        in_title=2,
-        values=(2, 3),
-        asked=1.0,
-        range_price=0.0,
-        no_price=0.0,
-        cents=False,
-        texts=False,
-        brands=("Belwick", "Corvell", "Fenric", "Galmont", "Pelnix", "Tamsso"),
-        short_ids=True,
-    ),
-    "standard": Size(
-        wares=STANDARD,
-        products=600,
-        family=(3, 6),
-        lacks=("attribute", "option", "price", "attribute", "kind"),
-        attributes=(4, 6),
-        wanted=(2, 4),
-        in_title=2,
-        values=(2, 5),
-        asked=0.3,
-        range_price=0.12,
-        no_price=0.04,
-        cents=True,
-        texts=True,
-        brands=None,
-        short_ids=False,
-    ),
-}
+_SHOPS = package_data(__package__, "shops.yaml")
+SENTENCES: dict[str, tuple[str, ...]] = _SHOPS["sentences"]
+"""What pages and requests are worded with."""
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(","))
+
+
+def _kinds(category: str, of: dict[str, Any]) -> list[ProductKind]:
+    """Read `noun | query | path below root | options` lines."""
+    values = {name: _words(text) for name, text in _SHOPS["values"].items()}
+    kinds = []
+    for row in of["kinds"].splitlines():
+        noun, query, below, options = (part.strip() for part in row.split("|"))
+        path = " › ".join([*([of["root"]] if "root" in of else []), *(part.strip() for part in below.split(">"))])
+        offered = {name: values[chosen] for name, chosen in of["options"][options].items()}
+        kinds.append(ProductKind(noun, query, category, path, offered, of["prices"]))
+    return kinds
+
+
+def _size(departments: dict[str, Any], **numbers: Any) -> Size:
+    wares = Wares(
+        tuple(kind for name, department in departments.items() for kind in _kinds(name, department)),
+        {name: _words(department["attributes"]) for name, department in departments.items()},
+    )
+    return Size(wares=wares, **numbers)
+
+
+SIZES: dict[str, Size] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
 
 
 def size_named(name: str) -> Size:
