@@ -22,16 +22,20 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.config.training import OptimConfig
 from stapo.errors import SaveError
-from stapo.policy import load_policy
-from stapo.policy.critic import Critic
+from stapo.policy import RowTokens, load_policy
+from stapo.policy.critic import Critic, prompts_of
 from stapo.run import RunDirectory
-from stapo.training.batch import build_batch
+from stapo.training.batch import build_batch, rows_of
 from stapo.training.critic import CriticLearner
 from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
 OPTIM = OptimConfig(mini_batch=1000, grad_clip=1e9)
 PROMPTS = [[5, 6, 7], [5, 6, 7, 8, 9, 10], [11], [5, 6, 8]]
+
+
+def prompts(ids):
+    return prompts_of([RowTokens(prompt, [1]) for prompt in ids])
 
 
 def start(model, out, **changes):
@@ -66,7 +70,7 @@ def test_it_starts_as_a_copy_that_says_0(architecture):
     policy.model.requires_grad_(False)
     before = state(policy.model)
     critic = Critic.of(policy)
-    assert critic(PROMPTS, 0).tolist() == [0, 0, 0, 0]
+    assert critic(prompts(PROMPTS), 0).tolist() == [0, 0, 0, 0]
     assert same(state(critic.body), state(policy.model.base_model))
     assert all(p.requires_grad for p in critic.parameters())
     with torch.no_grad():
@@ -80,9 +84,9 @@ def test_it_starts_as_a_copy_that_says_0(architecture):
 
 def test_values_do_not_depend_on_their_company():
     critic = taught(small_policy())
-    together = critic(PROMPTS, 0)
+    together = critic(prompts(PROMPTS), 0)
     for prompt, value in zip(PROMPTS, together, strict=True):
-        assert torch.allclose(critic([prompt], 0)[0], value, atol=1e-5)
+        assert torch.allclose(critic(prompts([prompt]), 0)[0], value, atol=1e-5)
     assert len({round(v, 4) for v in together.tolist()}) == 4
 
 
@@ -90,7 +94,7 @@ def test_a_value_is_read_at_the_end_of_the_prompt():
     critic = taught(small_policy())
     ids = torch.tensor([PROMPTS[1]])
     hidden = critic.body(input_ids=ids).last_hidden_state[0, -1]
-    assert torch.allclose(critic([PROMPTS[1]], 0)[0], critic.head(hidden)[0], atol=1e-5)
+    assert torch.allclose(critic(prompts([PROMPTS[1]]), 0)[0], critic.head(hidden)[0], atol=1e-5)
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ def test_metrics_of_an_iteration(trainer):
 def test_values_come_nearer_to_their_targets(trainer):
     losses, learned = [], trainer.critic
     sampled, _ = trainer._roll_out(1)
-    steps = [s for t in sampled.kept for s in t.steps]
+    steps, _ = rows_of(sampled.kept)
     algorithm = replace(trainer.config.algorithm, critic=CriticConfig(value_clip=None, learning_rate=0.01))
     learned.config = algorithm.critic
     for _ in range(60):
@@ -139,7 +143,7 @@ def test_a_value_moves_no_farther_than_the_clip_lets_it(trainer):
     learned = trainer.critic
     learned.config = CriticConfig(value_clip=0.05, learning_rate=1e-3)
     sampled, _ = trainer._roll_out(1)
-    steps = [s for t in sampled.kept for s in t.steps]
+    steps, _ = rows_of(sampled.kept)
     target = build_batch(
         sampled.kept, trainer.config.algorithm, value_b=learned.values(steps)
     ).advantages.value_target_b
@@ -157,7 +161,7 @@ def test_a_value_moves_no_farther_than_the_clip_lets_it(trainer):
 def test_micro_batches_do_not_change_the_gradient(trainer, budget):
     trainer.iterate(1)
     sampled, _ = trainer._roll_out(2)
-    steps = [s for t in sampled.kept for s in t.steps]
+    steps, _ = rows_of(sampled.kept)
     found = []
     for tokens in (100_000, budget):
         learned = trainer.critic
@@ -261,7 +265,7 @@ def test_the_policy_is_not_trained_through_the_critic(trainer):
     trainer.iterate(1)
     before = copy.deepcopy(state(trainer.policy.model))
     sampled, _ = trainer._roll_out(2)
-    steps = [s for t in sampled.kept for s in t.steps]
+    steps, _ = rows_of(sampled.kept)
     batch = build_batch(sampled.kept, trainer.config.algorithm, value_b=trainer.critic.values(steps))
     trainer.updater.optimizer.zero_grad(set_to_none=True)
     trainer.critic.backward(batch, list(range(len(batch))), "here")

@@ -26,6 +26,8 @@ class OptimConfig:
             that is less than half of it.
         epochs: passes over the rows of an iteration; 1 or more.
         micro_tokens: padded tokens per forward pass; 1 or more. Changes memory and speed, not the numbers.
+        merge: read the rows of an episode as one sequence wherever a prompt extends the last prompt and response, token
+            for token. Changes memory, speed and which rows share a mini-batch, not what a row counts.
         grad_clip: norm that gradients are clipped to; above 0.
         skip_non_finite: optimizer steps in a row that may be skipped, with the weights unchanged, because a loss or
             gradient is not finite; 0 or more. One more stops the run.
@@ -42,6 +44,7 @@ class OptimConfig:
     mini_batch: int = 256
     epochs: int = 1
     micro_tokens: int = 16_384
+    merge: bool = True
     grad_clip: float = 1.0
     skip_non_finite: int = 0
     weight_decay: float = 0.01

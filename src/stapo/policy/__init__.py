@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from stapo.policy.loading import check_chat_template, check_model, load_policy, load_tokenizer
     from stapo.policy.memory import require_memory
     from stapo.policy.model import Policy, build_policy, copy_of
-    from stapo.policy.scoring import RowTokens, head_of, hidden_states, micro_batches
+    from stapo.policy.scoring import head_of, hidden_states
+    from stapo.policy.sequences import RowTokens, find_chains, micro_batches, row_batches
 
 __all__ = [
     "LoraConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "check_chat_template",
     "check_model",
     "copy_of",
+    "find_chains",
     "head_of",
     "hidden_states",
     "load_policy",
@@ -31,6 +33,7 @@ __all__ = [
     "micro_batches",
     "require_memory",
     "require_peft",
+    "row_batches",
 ]
 
 _HOMES = {
@@ -38,7 +41,8 @@ _HOMES = {
     "loading": ("check_chat_template", "check_model", "load_policy", "load_tokenizer"),
     "memory": ("require_memory",),
     "model": ("Policy", "build_policy", "copy_of"),
-    "scoring": ("RowTokens", "head_of", "hidden_states", "micro_batches"),
+    "scoring": ("head_of", "hidden_states"),
+    "sequences": ("RowTokens", "find_chains", "micro_batches", "row_batches"),
 }
 
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from stapo.policy.model import Policy
-from stapo.policy.scoring import RowTokens, head_of, hidden_states
+from stapo.policy.scoring import head_of, hidden_states
+from stapo.policy.sequences import RowTokens
+
+
+def prompts_of(rows: Sequence[RowTokens]) -> list[RowTokens]:
+    """Rows with a response of one token, which stands for one that is still to come and is never read."""
+    return [replace(row, response_ids=(0,)) for row in rows]
 
 
 class Critic(torch.nn.Module):
@@ -40,10 +47,14 @@ class Critic(torch.nn.Module):
         # As with the policy: dropout would make values noisy, and a run depend on how rows are cut into batches.
         return critic.eval()
 
-    def forward(self, prompts: Sequence[Sequence[int]], pad_id: int) -> torch.Tensor:
-        """(B,) fp32 values of the states that `prompts` (token ids, none empty) describe."""
+    def forward(self, rows: Sequence[RowTokens], pad_id: int) -> torch.Tensor:
+        """(B,) fp32 values of the states that prompts (none empty) describe.
+
+        Args:
+            rows: the prompts, as `prompts_of` returns them.
+            pad_id: fills shorter ones.
+        """
         # The position that would predict the first token of a response has read the prompt and nothing else.
-        rows = [RowTokens(prompt, (pad_id,)) for prompt in prompts]
         hidden_bh, _, _ = hidden_states(self.body, rows, pad_id)
         values_b: torch.Tensor = self.head(hidden_bh.float()).squeeze(-1)
         return values_b

@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stapo.policy.allowed import Allowed
-
-
-@dataclass(frozen=True, slots=True)
-class RowTokens:
-    """Prompt and response of one row, as token ids.
-
-    Attributes:
-        prompt_ids: the prompt.
-        response_ids: the response.
-        allowed: the tokens that each position of the response might have taken; None for the whole vocabulary.
-    """
-
-    prompt_ids: Sequence[int]
-    response_ids: Sequence[int]
-    allowed: Sequence[Allowed] | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens of the forward pass: the last response token is predicted, never read."""
-        return len(self.prompt_ids) + len(self.response_ids) - 1
+from stapo.policy.sequences import RowTokens
 
 
 def head_of(model: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -42,43 +21,41 @@ def hidden_states(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run the model body over `rows` and keep the positions that predict response tokens.
 
-    Position ids count from 0 in each row, so a blind prompt gets its own.
+    Rows of one chain that stand next to each other are read once, by their last. Position ids count from 0 in each
+    sequence, so a blind prompt gets its own.
 
     Returns:
         hidden_nh: (n, H), n = all response tokens of all rows, row by row;
         targets_n: the response token ids;
         row_n: index of the row each belongs to.
+
+    Raises:
+        ValueError: the rows of a chain do not extend each other.
     """
     device = next(model.parameters()).device
-    width = max(row.length for row in rows)
-    ids_bl = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    mask_bl = torch.zeros_like(ids_bl)
+    sequences: list[list[int]] = []
+    sequence_b: list[int] = []
     where: list[tuple[int, int]] = []
     targets: list[int] = []
     for b, row in enumerate(rows):
-        read = [*row.prompt_ids, *row.response_ids[:-1]]
-        ids_bl[b, : len(read)] = torch.as_tensor(read, dtype=torch.long)
-        mask_bl[b, : len(read)] = 1
+        read = row.read
+        if b and row.chain is not None and row.chain == rows[b - 1].chain:
+            if read[: len(sequences[-1])] != sequences[-1]:
+                raise ValueError(f"row {b} is of chain {row.chain}, as the row before it, but does not extend it.")
+            sequences[-1] = read
+        else:
+            sequences.append(read)
+        sequence_b.append(len(sequences) - 1)
         first = len(row.prompt_ids) - 1
-        where += [(b, first + k) for k in range(len(row.response_ids))]
+        where += [(sequence_b[b], first + k) for k in range(len(row.response_ids))]
         targets += row.response_ids
+    ids_bl = torch.full((len(sequences), max(map(len, sequences))), pad_id, dtype=torch.long)
+    mask_bl = torch.zeros_like(ids_bl)
+    for s, read in enumerate(sequences):
+        ids_bl[s, : len(read)] = torch.as_tensor(read, dtype=torch.long)
+        mask_bl[s, : len(read)] = 1
     out = model.base_model(input_ids=ids_bl.to(device), attention_mask=mask_bl.to(device), use_cache=False)
     index_n2 = torch.as_tensor(where, dtype=torch.long, device=device)
     hidden_nh = out.last_hidden_state[index_n2[:, 0], index_n2[:, 1]]
-    return hidden_nh, torch.as_tensor(targets, dtype=torch.long, device=device), index_n2[:, 0]
-
-
-def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut row indices into micro-batches of at most `budget` padded tokens, shortest rows first.
-
-    A row longer than the budget gets a micro-batch of its own. The loss carries its divisors along, so the cut does
-    not change any number.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    batches: list[list[int]] = []
-    for i in order:
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= budget:
-            batches[-1].append(i)
-        else:
-            batches.append([i])
-    return batches
+    row_n = torch.repeat_interleave(torch.as_tensor([len(row.response_ids) for row in rows], device=device))
+    return hidden_nh, torch.as_tensor(targets, dtype=torch.long, device=device), row_n

@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from stapo.envs.guard import EnvFailure
 from stapo.errors import NonFiniteError
-from stapo.policy.scoring import micro_batches
+from stapo.policy import micro_batches
 
 
 @dataclass(frozen=True, slots=True)

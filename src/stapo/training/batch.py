@@ -20,7 +20,8 @@ from stapo.algo import (
 )
 from stapo.algo.config import TokenSet
 from stapo.errors import NonFiniteError
-from stapo.policy import RowTokens
+from stapo.policy import RowTokens, find_chains
+from stapo.policy.sequences import Chains
 from stapo.rollout import Step, Trajectory
 
 
@@ -36,6 +37,7 @@ class RowBatch:
         advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
         outliers: normalized entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
+        chains: which rows are read as one sequence.
         value_b: a critic's value of each row's state before the update; None without a critic.
     """
 
@@ -49,6 +51,7 @@ class RowBatch:
     advantages: Advantages
     outliers: Outliers
     flag_b: np.ndarray
+    chains: Chains
     value_b: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -56,7 +59,7 @@ class RowBatch:
 
     def full(self, b: int) -> RowTokens:
         """Tokens of row b under the full prompt."""
-        return RowTokens(self.steps[b].prompt_ids, self.steps[b].response_ids)
+        return RowTokens(self.steps[b].prompt_ids, self.steps[b].response_ids, chain=self.chains.chain_b[b])
 
     def blind(self, b: int) -> RowTokens:
         """Tokens of row b under the trajectory-blind prompt: the same response."""
@@ -70,6 +73,7 @@ def build_batch(
     seed: Sequence[int] | None = None,
     states: Mapping[str, Sequence[float]] | None = None,
     value_b: np.ndarray | None = None,
+    chains: Chains | None = None,
 ) -> RowBatch:
     """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once.
 
@@ -80,6 +84,7 @@ def build_batch(
         states: entropies by state after the last iteration; for algorithms that keep them
             (``outlier.metric=running``).
         value_b: a critic's value of each row, in the order of the trajectories' steps; for algorithms that have one.
+        chains: of `rows_of`, where they are known; left out, they are found.
 
     Raises:
         NonFiniteError: a reward, log-probability or entropy is not finite; the step is named.
@@ -119,8 +124,20 @@ def build_batch(
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
     return RowBatch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
-        outliers.mask_b & differs_b, value_b,
+        outliers.mask_b & differs_b, rows_of(trajectories)[1] if chains is None else chains, value_b,
     )  # fmt: skip
+
+
+def rows_of(trajectories: Sequence[Trajectory], *, merge: bool = True) -> tuple[list[RowTokens], Chains]:
+    """The rows of trajectories under their full prompts, and which of them are read as one sequence.
+
+    Args:
+        trajectories: of one iteration.
+        merge: whether a row may be joined to the row that it extends.
+    """
+    rows = [RowTokens(s.prompt_ids, s.response_ids) for t in trajectories for s in t.steps]
+    chains = find_chains(rows, [j for j, t in enumerate(trajectories) for _ in t.steps], merge=merge)
+    return [replace(row, chain=chain) for row, chain in zip(rows, chains.chain_b, strict=True)], chains
 
 
 def counted_entropies(step: Step, tokens: TokenSet) -> list[float]:

@@ -14,9 +14,8 @@ from safetensors.torch import save_file
 from stapo.algo import CriticConfig, explained_variance, value_loss
 from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError, SaveError
-from stapo.policy import Policy, micro_batches
-from stapo.policy.critic import Critic
-from stapo.rollout import Step
+from stapo.policy import Policy, RowTokens, row_batches
+from stapo.policy.critic import Critic, prompts_of
 from stapo.training.batch import RowBatch
 from stapo.training.checkpoint import read_tensors
 from stapo.training.optimizer import build_optimizer, optimizer_tensors, restore_optimizer
@@ -48,12 +47,11 @@ class CriticLearner:
         )
 
     @torch.no_grad()
-    def values(self, steps: Sequence[Step]) -> np.ndarray:
-        """(B,) float64 values of the states before these steps."""
-        prompts = [s.prompt_ids for s in steps]
-        values_b = np.zeros(len(prompts))
-        for part in micro_batches([len(p) for p in prompts], self.optim.micro_tokens):
-            values_b[part] = self.model([prompts[b] for b in part], self.pad_id).double().cpu().numpy()
+    def values(self, rows: Sequence[RowTokens]) -> np.ndarray:
+        """(B,) float64 values of the states before these rows' responses."""
+        rows, values_b = prompts_of(rows), np.zeros(len(rows))
+        for part in row_batches(rows, self.optim.micro_tokens):
+            values_b[part] = self.model([rows[b] for b in part], self.pad_id).double().cpu().numpy()
         return values_b
 
     def set_rate(self, factor: float) -> None:
@@ -75,9 +73,10 @@ class CriticLearner:
         value_b, target_b = _values(batch)
         self.optimizer.zero_grad(set_to_none=True)
         loss, clipped = 0.0, 0
-        for part in micro_batches([len(batch.steps[b].prompt_ids) for b in rows], self.optim.micro_tokens):
+        prompts = prompts_of([batch.full(b) for b in rows])
+        for part in row_batches(prompts, self.optim.micro_tokens):
             chosen = [rows[i] for i in part]
-            now_b = self.model([batch.steps[b].prompt_ids for b in chosen], self.pad_id)
+            now_b = self.model([prompts[i] for i in part], self.pad_id)
             out = value_loss(
                 now_b,
                 torch.as_tensor(value_b[chosen], dtype=now_b.dtype, device=now_b.device),

@@ -27,7 +27,7 @@ from stapo.rollout.types import Trajectory, drop_failed
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
-from stapo.training.batch import RowBatch, build_batch
+from stapo.training.batch import RowBatch, build_batch, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.critic import CriticLearner
@@ -292,16 +292,20 @@ class Trainer:
             )
         started = time.perf_counter()
         before: dict[str, float] = {}
+        rows, chains = rows_of(trajectories, merge=config.optim.merge)
         if isinstance(self.collector.sampler, OwnWeights):
-            self.updater.scorer.fill_entropies([s for t in trajectories for s in t.steps], config.optim.micro_tokens)
+            steps = [s for t in trajectories for s in t.steps]
+            self.updater.scorer.fill_entropies(steps, rows, config.optim.micro_tokens)
             before["entropies"] = time.perf_counter() - started
             self.collector.sampler.weights_will_move()
             started = time.perf_counter()
-        values = None if critic is None else critic.values([s for t in trajectories for s in t.steps])
+        values = None if critic is None else critic.values(rows)
         valued = time.perf_counter()
         seed = (config.seed, 3, iteration)
         try:
-            batch = build_batch(trajectories, self.algorithm, seed=seed, states=self.states, value_b=values)
+            batch = build_batch(
+                trajectories, self.algorithm, seed=seed, states=self.states, value_b=values, chains=chains
+            )
         except NonFiniteError as err:
             path = write_raw_transcript(self.run, trajectories, iteration)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err

@@ -38,6 +38,12 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "task_score": mean_task_score(played),
         "episodes": len(trajectories),
         "rows": len(steps),
+        "sequences": {
+            "count": batch.chains.sequences,
+            "tokens": batch.chains.tokens,
+            "row_tokens": batch.chains.row_tokens,
+            "breaks": batch.chains.breaks,
+        },
         "episode_length": fmean(len(t.steps) for t in trajectories),
         "prompt_tokens": fmean(len(s.prompt_ids) for s in steps),
         "response_tokens": fmean(len(s.response_ids) for s in steps),

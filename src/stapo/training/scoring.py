@@ -18,7 +18,7 @@ from stapo.algo import (
     selective_terms,
     unflatten_tokens,
 )
-from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
+from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches, row_batches
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
 
@@ -27,13 +27,21 @@ _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB i
 
 @dataclass(frozen=True)
 class Scored:
-    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states and tokens."""
+    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states, tokens and their rows."""
 
     logp_bl: Tensor
     entropy_bl: Tensor | None
     mask_bl: Tensor
     hidden_nh: Tensor
     targets_n: Tensor
+    row_n: Tensor
+
+    def of(self, chosen: Sequence[bool]) -> tuple[Tensor, Tensor]:
+        """Hidden states and tokens of the rows that are chosen."""
+        if all(chosen):
+            return self.hidden_nh, self.targets_n
+        chosen_n = torch.as_tensor(chosen, device=self.row_n.device)[self.row_n]
+        return self.hidden_nh[chosen_n], self.targets_n[chosen_n]
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Scorer:
         self, model: Any, rows: Sequence[RowTokens], *, entropy: bool = True, entropy_grad: bool = False
     ) -> Scored:
         """Score the responses of `rows` under `model`, with gradient unless that is switched off."""
-        hidden_nh, targets_n, _ = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
+        hidden_nh, targets_n, row_n = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)
         weight_vh, bias_v = head_of(model)
         logp_n, entropy_n = score_tokens(
             hidden_nh,
@@ -72,26 +80,31 @@ class Scorer:
         )
         mask_bl = length_mask([len(r.response_ids) for r in rows], logp_n.device)
         entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
-        return Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n)
+        return Scored(unflatten_tokens(logp_n, mask_bl), entropy_bl, mask_bl, hidden_nh, targets_n, row_n)
 
     @torch.no_grad()
     def reference_logp(self, batch: RowBatch, micro_tokens: int) -> list[list[float]]:
         """Reference log-probabilities of every row's response tokens."""
         result: list[list[float]] = [[]] * len(batch)
-        lengths = [batch.full(b).length for b in range(len(batch))]
+        rows = [batch.full(b) for b in range(len(batch))]
         with self._started() as model:
-            for part in micro_batches(lengths, micro_tokens):
-                scored = self.score(model, [batch.full(b) for b in part], entropy=False)
+            for part in row_batches(rows, micro_tokens):
+                scored = self.score(model, [rows[b] for b in part], entropy=False)
                 for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
                     result[b] = logp_l[: len(batch.steps[b].response_ids)]
         return result
 
     @torch.no_grad()
-    def fill_entropies(self, steps: Sequence[Step], micro_tokens: int) -> None:
-        """Give rows whose sampler knows no entropies those of the policy, which has not moved since it sampled them."""
+    def fill_entropies(self, steps: Sequence[Step], rows: Sequence[RowTokens], micro_tokens: int) -> None:
+        """Give steps whose sampler knows no entropies those of the policy, which has not moved since it sampled them.
+
+        Args:
+            steps: are filled in.
+            rows: their tokens.
+            micro_tokens: padded tokens per forward pass.
+        """
         self.policy.model.eval()
-        rows = [RowTokens(step.prompt_ids, step.response_ids) for step in steps]
-        for part in micro_batches([row.length for row in rows], micro_tokens):
+        for part in row_batches(rows, micro_tokens):
             entropy_bl = self.score(self.policy.model, [rows[i] for i in part]).entropy_bl
             assert entropy_bl is not None
             for i, entropy_l in zip(part, entropy_bl.tolist(), strict=True):

@@ -16,7 +16,8 @@ import torch
 from stapo.algo import score_tokens
 from stapo.config.training import SFTConfig
 from stapo.errors import NonFiniteError
-from stapo.policy import Policy, RowTokens, head_of, hidden_states
+from stapo.policy import Policy, RowTokens, find_chains, head_of, hidden_states
+from stapo.policy.sequences import chained
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
 from stapo.training.demonstrations import DemoStep
 from stapo.training.optimizer import build_optimizer
@@ -145,7 +146,10 @@ def _batches(
     seed: int,
     encoded: Callable[[int, int], None],
 ) -> Iterator[list[RowTokens]]:
-    """Endless shuffled batches; each comes from one stretch of similar lengths, so little of it is padding."""
+    """Endless shuffled batches; each comes from one stretch of similar lengths, so little of it is padding.
+
+    Steps whose prompts extend each other are one sequence, which is drawn whole.
+    """
     rng = np.random.default_rng([seed, 12])
     full, short, blind, answers = [], [], [], []
     for number, demo in enumerate(demos, start=1):
@@ -154,15 +158,24 @@ def _batches(
         blind.append(encoder.encode(demo.blind_prompt))
         answers.append(encoder.encode_response(demo.action))
         encoded(number, len(demos))
-    size, step = config.batch_size, 0
+    rows = [RowTokens(prompt, answer) for prompt, answer in zip(full, answers, strict=True)]
+    chains = find_chains(rows, [0] * len(rows))
+    sequences, step = chained(range(len(rows)), chains.chain_b), 0
+    size = max(1, round(config.batch_size * chains.sequences / chains.rows))
     while True:
-        chosen = short if step < config.curriculum * config.steps else full
-        order = rng.permutation(len(demos))
+        curriculum = step < config.curriculum * config.steps
+        chosen = short if curriculum else full
+        order = rng.permutation(len(sequences))
         for block in np.array_split(order, max(1, len(order) // (8 * size))):
-            block = block[np.argsort([len(chosen[i]) for i in block], kind="stable")]
+            block = block[np.argsort([len(chosen[sequences[i][-1]]) for i in block], kind="stable")]
             starts = rng.permutation(range(0, max(1, len(block) - size + 1), size))
             for start in starts:
-                picked = block[start : start + size]
+                picked = [(i, s) for s in block[start : start + size] for i in sequences[s]]
                 hide = rng.random(len(picked)) < config.blind_fraction
-                yield [RowTokens(blind[i] if h else chosen[i], answers[i]) for i, h in zip(picked, hide, strict=True)]
+                batch = [
+                    RowTokens(blind[i] if h else chosen[i], answers[i], chain=None if h or curriculum else int(s))
+                    for (i, s), h in zip(picked, hide, strict=True)
+                ]
+                # A blind row within a sequence would cut it in two.
+                yield batch if chains.sequences == chains.rows else sorted(batch, key=lambda row: row.chain is None)
                 step += 1

@@ -24,7 +24,8 @@ from stapo.algo import (
 )
 from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError
-from stapo.policy import Policy, micro_batches
+from stapo.policy import Policy, row_batches
+from stapo.policy.sequences import chained
 from stapo.training.batch import RowBatch
 from stapo.training.critic import CriticLearner
 from stapo.training.optimizer import build_optimizer
@@ -182,9 +183,14 @@ class Updater:
     def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
         rng, size = np.random.default_rng(list(seed)), self.optim.mini_batch
         steps: list[list[int]] = []
+        # A sequence is never torn: what its rows share is read once. Mini-batches are counted in rows all the same.
+        sequences = chained(range(len(batch)), batch.chains.chain_b)
         for _ in range(self.optim.epochs):
-            rows = rng.permutation(len(batch)).tolist()
-            parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+            parts: list[list[int]] = [[]]
+            for number in rng.permutation(len(sequences)).tolist():
+                if len(parts[-1]) >= size:
+                    parts.append([])
+                parts[-1] += sequences[number]
             if len(parts) > 1 and len(parts[-1]) < size / 2:
                 parts[-2:] = [parts[-2] + parts[-1]]
             steps += parts
@@ -266,9 +272,10 @@ class Updater:
             )
             _require_finite_loss(out.loss, part, f"the loss at {where}")
             total = out.loss
-            if part[0] in flagged:
+            chosen = [b for b in part if b in flagged]
+            if chosen:
                 started = time.perf_counter()
-                terms = self.scorer.selective(batch, part, (scored.hidden_nh, scored.targets_n))
+                terms = self.scorer.selective(batch, chosen, scored.of([b in flagged for b in part]))
                 extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
                 _require_finite_loss(extra, part, f"the selective loss at {where}")
                 selective.add(terms, extra)
@@ -295,7 +302,7 @@ class Updater:
     def _measured_gap(self, batch: RowBatch, rows: list[int]) -> dict[str, float | None]:
         """The gap between sampler and trainer by a pass of its own, where those of the update are noisy."""
         gaps = _Gaps()
-        for places in micro_batches([batch.full(b).length for b in rows], self.optim.micro_tokens):
+        for places in row_batches([batch.full(b) for b in rows], self.optim.micro_tokens):
             part = [rows[i] for i in places]
             scored = self.scorer.score(self.policy.model, [batch.full(b) for b in part], entropy=False)
             sampled_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
@@ -303,12 +310,15 @@ class Updater:
         return gaps.summary()
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
-        """Places of the active rows by micro-batch. Flagged rows keep to themselves: one blind pass serves them all."""
-        parts = [i for i in active if rows[i] in flagged], [i for i in active if rows[i] not in flagged]
+        """Places of the active rows by micro-batch. Sequences with flagged rows keep to themselves: one blind pass
+        serves all of a micro-batch."""
+        chain_b = batch.chains.chain_b
+        hit = {chain_b[b] for b in flagged}
+        parts = [i for i in active if chain_b[rows[i]] in hit], [i for i in active if chain_b[rows[i]] not in hit]
         return [
             [places[k] for k in micro]
             for places in parts
-            for micro in micro_batches([batch.full(rows[i]).length for i in places], self.optim.micro_tokens)
+            for micro in row_batches([batch.full(rows[i]) for i in places], self.optim.micro_tokens)
         ]
 
     def _add_measured(self, extra_grads: list[Tensor | None]) -> float | None:
