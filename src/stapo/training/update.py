@@ -349,6 +349,8 @@ class Updater:
             return None
         rng = np.random.default_rng([*seed, 5])
         part = [differs[i] for i in rng.permutation(len(differs))[:_MEASURED_ROWS]]
+        if batch.chains.sequences < batch.chains.rows:
+            part.sort()  # rows of one sequence next to each other
         kl = self.scorer.full_and_blind_kl(batch, part, self.optim.micro_tokens)
         clock.blind += time.perf_counter() - started
         return kl
