@@ -135,6 +135,10 @@ def test_chains_and_micro_batches_of_random_episodes(seed, breaks, budget):
 # -- 2 -----------------------------------------------------------------------------------------------------------------
 
 
+def flat(rows):
+    return [number for row in rows for number in row]
+
+
 def close(one, other, tolerance=1e-5):
     one, other = (torch.as_tensor(x, dtype=torch.float64) for x in (one, other))
     return float((one - other).norm()) <= tolerance * max(1e-3, float(other.norm()))
@@ -146,7 +150,7 @@ def test_the_same_scores(architecture):
     trajectories = batch_of_episodes(policy)
     merged, alone = scored(policy, trajectories), scored(policy, trajectories, merge=False)
     for what in (0, 1):
-        assert close(sum(merged[what], []), sum(alone[what], []))
+        assert close(flat(merged[what]), flat(alone[what]))
         assert [len(row) for row in merged[what]] == [len(s.response_ids) for t in trajectories for s in t.steps]
 
 
@@ -254,7 +258,7 @@ def test_rows_without_chains_are_ordered_as_ever():
     trajectories = batch_of_episodes(policy, 3)
     batch = build_batch(trajectories, algorithm, chains=rows_of(trajectories, merge=False)[1])
     order = Updater(policy, None, algorithm, OPTIM, 1.0)._order(batch, (1,))
-    assert sum(order, []) == np.random.default_rng([1]).permutation(len(batch)).tolist()
+    assert flat(order) == np.random.default_rng([1]).permutation(len(batch)).tolist()
 
 
 # -- 4 -----------------------------------------------------------------------------------------------------------------
@@ -290,9 +294,9 @@ def test_what_is_planted_is_found(fault, monkeypatch):
     policy = small_policy(1, initializer_range=0.2)
     trajectories = batch_of_episodes(policy)
     expected = scored(policy, trajectories, merge=False)
-    assert close(sum(scored(policy, trajectories)[1], []), sum(expected[1], []))
+    assert close(flat(scored(policy, trajectories)[1]), flat(expected[1]))
     monkeypatch.setattr(scoring_module, "hidden_states", planted)
-    assert not close(sum(scored(policy, trajectories)[1], []), sum(expected[1], []), 1e-2)
+    assert not close(flat(scored(policy, trajectories)[1]), flat(expected[1]), 1e-2)
 
 
 def test_an_advantage_on_the_wrong_row_is_found():

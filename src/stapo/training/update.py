@@ -311,7 +311,8 @@ class Updater:
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
         """Places of the active rows by micro-batch. Sequences with flagged rows keep to themselves: one blind pass
-        serves all of a micro-batch."""
+        serves all of a micro-batch.
+        """
         chain_b = batch.chains.chain_b
         hit = {chain_b[b] for b in flagged}
         parts = [i for i in active if chain_b[rows[i]] in hit], [i for i in active if chain_b[rows[i]] not in hit]
