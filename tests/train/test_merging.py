@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_chains_and_micro_batches_of_random_episodes(seed, breaks, budget):
     for batch in batches:
         assert all(set(np.flatnonzero(np.array(chains.chain_b) == chains.chain_b[b])) <= set(batch) for b in batch)
         numbers = [chains.chain_b[b] for b in batch]
-        runs = 1 + sum(one != other for one, other in zip(numbers, numbers[1:], strict=False))
+        runs = 1 + sum(one != other for one, other in pairwise(numbers))
         assert runs == len(set(numbers))
         longest = max(rows[b].length for b in batch)
         assert len(set(numbers)) == 1 or len(set(numbers)) * longest <= budget

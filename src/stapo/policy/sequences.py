@@ -1,9 +1,9 @@
 """Rows of one episode, read as one sequence where each prompt extends the last.
 
-A row is one step: its prompt, and the response that was sampled. Where a prompt begins with the last prompt and response
-of its episode, token for token, a causal model that reads the longer row has read the shorter one as well. Such rows
-form a chain: one forward pass over its last row gives the hidden states of all of them. Everything that is computed of
-rows stays that of rows.
+A row is one step: its prompt, and the response that was sampled. Where a prompt begins with the last prompt and the
+last response of its episode, token for token, a causal model that reads the longer row has read the shorter one. Such
+rows form a chain: one forward pass over its last row gives the hidden states of all of them. Everything that is
+computed of rows stays that of rows.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB i
 
 @dataclass(frozen=True)
 class Scored:
-    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states, tokens and their rows."""
+    """Responses under one model: (B, L) log-probabilities, entropies, mask; flat hidden states, tokens, rows."""
 
     logp_bl: Tensor
     entropy_bl: Tensor | None

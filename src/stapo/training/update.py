@@ -310,8 +310,9 @@ class Updater:
         return gaps.summary()
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
-        """Places of the active rows by micro-batch. Sequences with flagged rows keep to themselves: one blind pass
-        serves all of a micro-batch.
+        """Places of the active rows by micro-batch; one blind pass serves the flagged ones of each.
+
+        Sequences with flagged rows keep to themselves.
         """
         chain_b = batch.chains.chain_b
         hit = {chain_b[b] for b in flagged}
