@@ -103,6 +103,7 @@ MAY_IMPORT = {
         "report",
         "comparison",
         "diagnosis",
+        "estimate",
     },
     "estimate": {"errors", "texts", "documents", "memory_model"},
     "recipes": set(),

@@ -173,6 +173,10 @@ def test_baseline(whole, capsys):
     assert found["variants"][0]["difference"]["sampled"]["pairs"] == 48
     assert main(["compare", "--out", str(out), "--baseline", "stappo"]) == 2
     assert "unknown variant 'stappo'. Did you mean 'stapo'?" in capsys.readouterr().err
+    # The choice stands until another is made.
+    for words_of_it, chosen in (([], "stapo"), (["--baseline", "grpo"], "grpo"), ([], "grpo")):
+        assert main(["compare", "--out", str(out), *words_of_it]) == 0
+        assert json.loads((out / "results.json").read_text())["baseline"] == chosen
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from stapo.cli import pretrained
+from stapo import load_config as public_load_config
+from stapo.api import pretrained
 from stapo.cli.main import main
 from stapo.config.presets import load_config
 from stapo.config.run_config import EnvConfig
@@ -55,7 +56,7 @@ def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, prese
 def test_an_environment_of_another_package_says_what_suits_a_large_one(models, monkeypatch, more, style):
     monkeypatch.setattr(ENVIRONMENTS, "_objects", {"mine": type("Mine", (), more)})
     preset = replace(load_config("tiny"), env=EnvConfig(name="mine"))
-    chosen = pretrained.pretrained_settings("tiny", preset, ["--model.path", str(models / "large")])
+    chosen = pretrained.pretrained_settings("tiny", preset, {"model.path": str(models / "large")})
     assert chosen["agent"].get("prompt", preset.agent.prompt) == style
 
 
@@ -94,6 +95,28 @@ def test_presets_for_pretrained_models_stay(models, capsys, preset):
     expected["model"]["path"] = str(models / "large")
     assert found == expected
     assert "chosen" not in said
+
+
+@pytest.mark.parametrize("preset, size", [("alfworld", "small"), ("webshop-tiny", "large")])
+def test_python_chooses_as_the_command_line_does(models, capsys, preset, size):
+    given = {"model": {"path": str(models / size), "device": "cpu"}, "sft.steps": 7, "algorithm": "gigpo"}
+    with pytest.warns(UserWarning, match="settings chosen for a pretrained model: ") as caught:
+        found = to_data(public_load_config(preset, **given))
+    argv = ("--model.path", models / size, "--model.device", "cpu", "--sft.steps", 7, "--algorithm", "gigpo")
+    expected, said = resolved(capsys, preset, *argv)
+    assert found == expected
+    assert found["sft"]["steps"] == 7
+    assert next(str(w.message) for w in caught) in said
+    with pytest.warns(UserWarning, match="settings chosen"):
+        adapted = public_load_config(preset, **given, **{"model.lora.rank": 4})
+    assert adapted.optim.learning_rate == pytest.approx(10 * found["optim"]["learning_rate"])
+
+
+def test_python_leaves_the_users_own_settings_as_they_are(models, recwarn):
+    own = public_load_config({"sft": {"steps": 9}}, **{"model.path": str(models / "small")})
+    again = public_load_config(public_load_config("tiny"), **{"model.path": str(models / "small")})
+    assert (own.sft.steps, again.sft.steps) == (9, public_load_config("tiny").sft.steps)
+    assert [str(w.message) for w in recwarn] == []
 
 
 def test_a_file_of_the_users_own_stands_and_is_warned_of(models, capsys, tmp_path, monkeypatch):

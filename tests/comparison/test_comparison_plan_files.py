@@ -50,6 +50,17 @@ def test_labels(folder, tmp_path, capsys, label):
     assert sorted(p.relative_to(tmp_path) for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("baseline", ["stapo", 7, ["grpo"], ""])
+def test_a_baseline_that_is_none_of_the_variants(folder, baseline):
+    data = json.loads((folder / "compare.json").read_text())
+    for value in (None, "grpo"):
+        (folder / "compare.json").write_text(json.dumps({**data, "baseline": value}))
+        assert read_plan(folder).baseline == value
+    (folder / "compare.json").write_text(json.dumps({**data, "baseline": baseline}))
+    with pytest.raises(RunDirectoryError, match="baseline"):
+        read_plan(folder)
+
+
 @pytest.mark.parametrize("seed", ["../../x", "/abs/x", -1, True, 1.5, None, 10**19, [0]])
 @pytest.mark.parametrize("key", ["seed", "start"])
 def test_seeds_and_starts(folder, key, seed):

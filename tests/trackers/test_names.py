@@ -19,7 +19,9 @@ from stapo.trackers.names import (
     table,
 )
 
-METRICS, EVALS, HISTOGRAMS, LEFT_OUT = (table(name) for name in ("metrics", "evals", "histograms", "left_out"))
+METRICS, EVALS, HISTOGRAMS, LEFT_OUT, SFT = (
+    table(name) for name in ("metrics", "evals", "histograms", "left_out", "sft")
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "trackers.md"
 
@@ -116,4 +118,5 @@ def test_edges_of_a_histogram():
 def test_the_page_names_them_all():
     listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", PAGE.read_text(), re.MULTILINE)
     expected = {**METRICS, **HISTOGRAMS} | {f"evals: {k}": f"val/SPLIT/MODE/{v}" for k, v in EVALS.items()}
+    expected |= {f"sft: {k}": v for k, v in SFT.items()}
     assert dict(listed) == expected

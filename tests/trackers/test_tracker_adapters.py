@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import yaml
 from tracked import LIBRARIES, rows, send, stored, twice
 
 from stapo.run import RunDirectory
 from stapo.trackers import TRACKERS
-from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars
+from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars, sft_scalars
 from stapo.trackers.sender import Sender, Sent
 
 HALF = 2  # of four iterations
@@ -33,7 +34,22 @@ def expected(run):
     for row in rows(run, "evals"):
         for name, value in eval_scalars(row, "heldout").items():
             found.setdefault(name, {})[row["iteration"]] = [value]
+    for row in rows(run, "sft"):
+        for name, value in sft_scalars(row).items():
+            found.setdefault(name, {})[row["step"]] = [value]
     return found
+
+
+def add_sft(run):
+    """Rows of SFT as training writes them: before and behind the last iteration by their steps, with a probe."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["sft"]["steps"] = 40
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    added = [{"step": s, "loss": 1 / s} for s in (2, 20)] + [
+        {"step": 20, "train_success": 0.25},
+        {"step": 40, "loss": 0.5},
+    ]
+    (run / "sft.jsonl").write_text("".join(json.dumps(row) + "\n" for row in added))
 
 
 def shorten(run, iterations):
@@ -66,6 +82,7 @@ def send_here(run, library):
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_stored_once_and_whole_also_behind_a_save(library, run, offline):
     """Half of the rows, then all, then cut back to the half and written again: as by a run that was resumed."""
+    add_sft(run)
     whole = shorten(run, HALF)
     said, failed = send(run, installed(library))
     assert not failed, said
@@ -82,6 +99,7 @@ def test_stored_once_and_whole_also_behind_a_save(library, run, offline):
     found, wanted = stored(library, offline, run), expected(run)
     assert twice(found) == []
     assert found.keys() == wanted.keys()
+    assert wanted["sft/loss"] == {2: [0.5], 20: [0.05], 40: [0.5]}
     for name, steps in wanted.items():
         # Event files hold single precision.
         approximate = {k: [v if isinstance(v, list) else pytest.approx(v, rel=1e-6)] for k, (v,) in steps.items()}

@@ -84,8 +84,9 @@ def _wandb(place, folder):
             record.ParseFromString(data)
             items = {(i.key or "/".join(i.nested_key)): json.loads(i.value_json) for i in record.history.item}
             for name, value in items.items():
-                if not name.startswith("_") and not name.endswith(("/_type", "/bins")):
-                    yield name.removesuffix("/values"), items["_step"], value
+                axis = "sft/step" if name.startswith("sft/") else "iteration"
+                if not name.startswith("_") and not name.endswith(("/_type", "/bins")) and name != axis:
+                    yield name.removesuffix("/values"), items[axis], value
 
 
 def _records(data: bytes):

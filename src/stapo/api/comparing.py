@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -110,7 +110,8 @@ def compare(
         starts: how many different starts; seed s begins with start s modulo `starts`. None: one per seed, at most 3.
         out: folder of the comparison; default runs/compare-ENVIRONMENT-DATE.
         jobs: runs at a time, one thread each; None takes the idle cores.
-        baseline: label of the variant that the others are compared with; None is the first.
+        baseline: label of the variant that the others are compared with. None: as chosen before in `out`, or else the
+            first.
         callbacks: `on_stage` tells how many runs are done, `on_notice` what begins and ends.
         overrides: laid over `config`, as `stapo.load_config` takes them.
 
@@ -124,10 +125,10 @@ def compare(
     base = next((v for v in variants if isinstance(v, RunConfig)), None) or load_config(config, **overrides)
     plan = plan_of(to_data(base), variants_of(given, base), list(seeds), starts, "stapo.compare()")
     folder = default_folder(base.env.name, plan) if out is None else Path(out)
-    plan, first = with_what_is_there(plan, folder)
-    require_ready(plan, baseline or first)
+    plan, baseline = with_what_is_there(plan, folder, baseline)
+    require_ready(plan, baseline)
     watch = partial(_watching, Callbacks(callbacks))
-    return run_plan(plan, folder, jobs or idle_cores(), baseline or first, watch)
+    return run_plan(plan, folder, jobs or idle_cores(), baseline, watch)
 
 
 def _checked(variants: Sequence[str | RunConfig]) -> Sequence[str | RunConfig]:
@@ -168,8 +169,13 @@ def _at(settings: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def with_what_is_there(plan: Plan, folder: Path) -> tuple[Plan, str]:
-    """The plan together with the stored one that it extends, and the label of its own first variant.
+def with_what_is_there(plan: Plan, folder: Path, baseline: str | None) -> tuple[Plan, str]:
+    """The plan with the stored one that it extends, and the label of the variant that others are compared with.
+
+    Args:
+        plan: as it was asked for.
+        folder: of the comparison.
+        baseline: a label, which the plan keeps from then on; None: the label that it keeps, or else its first.
 
     Raises:
         RunDirectoryError: the folder holds something else.
@@ -177,7 +183,10 @@ def with_what_is_there(plan: Plan, folder: Path) -> tuple[Plan, str]:
     """
     require_place(folder)
     first = plan.variants[0].label
-    return (extended(read_plan(folder), plan, folder) if (folder / FILE_NAME).is_file() else plan), first
+    if (folder / FILE_NAME).is_file():
+        plan = extended(read_plan(folder), plan, folder)
+    plan = replace(plan, baseline=baseline or plan.baseline)
+    return plan, plan.baseline or first
 
 
 def idle_cores() -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from stapo.api.pretrained import flattened, pretrained_settings, said
 from stapo.config import presets
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
@@ -20,6 +22,9 @@ def load_config(
     source: Source = "tiny", *, algorithm: str | Mapping[str, Any] | None = None, **overrides: Any
 ) -> RunConfig:
     """Build the settings of a run.
+
+    Where `model.path` of the overrides lays a pretrained model over a preset for models from scratch, other settings
+    that fit it are chosen, as by `stapo train`, and a warning names them. Overrides win.
 
     Args:
         source: name of a preset, path of a YAML file, a mapping as such a file holds it, or other settings.
@@ -40,7 +45,14 @@ def load_config(
         if not isinstance(source, str | os.PathLike):
             raise ConfigError(f"source is {shown(source)}, expected a preset, a YAML file, a mapping or settings.")
         source = os.fspath(source)
-    return presets.load_config(source, algorithm, nested(overrides))
+    given = nested(overrides)
+    flat, chosen = flattened(given), dict[str, Any]()
+    if isinstance(source, str) and flat.get("model.path"):
+        world = {"env": {"name": flat["env.name"]}} if "env.name" in flat else {}
+        chosen = pretrained_settings(source, presets.load_config(source, algorithm, world), flat)
+    if chosen:
+        warnings.warn(said(chosen, flat), stacklevel=2)
+    return presets.load_config(source, algorithm, given, chosen)
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from stapo.api.pretrained import pretrained_settings, said
 from stapo.cli.command import by_tyro, require_settings, segments, value_of
-from stapo.cli.pretrained import pretrained_settings, said
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.documents import parse_yaml
@@ -32,10 +32,12 @@ def resolve(source: str, algorithm: str | None, args: list[str], name: str) -> t
     named = {"name": world} if world else {}
     config = load_config(source, algorithm, {"env": named})
     options, args = take_env_options(args, config.env.name)
-    chosen = pretrained_settings(source, config, args)
+    given = {flag.removeprefix("--").replace("-", "_"): words[0] if words else "" for flag, words, _ in segments(args)}
+    given |= {name.replace(".no_", "."): "" for name in given if ".no_" in name}
+    chosen = pretrained_settings(source, config, given)
     if options or chosen:
-        config = load_config(source, algorithm, {**chosen, "env": {**named, "options": options}})
-    return parse_settings(config, args, name), said(chosen, args) if chosen else ""
+        config = load_config(source, algorithm, {"env": {**named, "options": options}}, chosen)
+    return parse_settings(config, args, name), said(chosen, given) if chosen else ""
 
 
 def parse_settings(config: RunConfig, args: list[str], name: str) -> RunConfig:

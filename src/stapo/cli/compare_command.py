@@ -44,7 +44,7 @@ class Compare(Command):
         episodes: evaluation episodes at start and end, the same as --eval.episodes.
         jobs: runs at a time, one thread each; 1 or more (default: the idle cores).
         out: folder of the comparison (default: runs/compare-PRESET-DATE).
-        baseline: variant that the others are compared with (default: the first).
+        baseline: variant that the others are compared with (default: as chosen before for DIR, or else the first).
         dry_run: print starts, runs, episodes and commands, then stop.
         quiet: show no progress bars.
         json: print the results as one JSON document.
@@ -93,13 +93,11 @@ stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
         asks = self.source or self.algorithms or self.seeds or self.starts or self.vary or settings
         if not asks and self.out is not None and (self.out / FILE_NAME).is_file():
             plan, out = read_plan(self.out), self.out
-            first = plan.variants[0].label
         else:
             source, command = self.source or "tiny", shlex.join(["stapo", "compare", *argv])
             plan = plan_from(source, self.algorithms, self.vary, self.seeds, self.starts, settings, command)
             out = self.out or default_folder(name_of(source), plan)
-            plan, first = with_what_is_there(plan, out)
-        baseline = self.baseline or first
+        plan, baseline = with_what_is_there(plan, out, self.baseline)
         require_ready(plan, baseline)
         jobs = self.jobs or idle_cores()
         if self.dry_run:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import yaml
 from tyro.conf import Positional
 
+from stapo.api.pretrained import warning
 from stapo.cli.arguments import resolve
 from stapo.cli.command import Command, arg
-from stapo.cli.pretrained import warning
 from stapo.cli.words import foreign, say, write_line
 from stapo.config.presets import name_of
 from stapo.config.run_config import RunConfig

@@ -83,6 +83,7 @@ class Plan:
         variants: in the order of the table.
         cells: every run, in the order in which they are begun.
         commands: command lines that made and extended it, oldest first.
+        baseline: label of the variant that the others are compared with, as last chosen; None where nobody chose.
         versions: of Python and packages, when it was made.
         created: when.
     """
@@ -91,6 +92,7 @@ class Plan:
     variants: tuple[Variant, ...]
     cells: tuple[Cell, ...]
     commands: tuple[str, ...]
+    baseline: str | None = None
     versions: dict[str, str] = field(default_factory=versions)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
@@ -260,6 +262,7 @@ def write_plan(folder: Path, plan: Plan) -> None:
         "format": FORMAT_VERSION,
         "created": plan.created,
         "commands": list(plan.commands),
+        "baseline": plan.baseline,
         "versions": plan.versions,
         "base": plan.base,
         "variants": [vars(v) for v in plan.variants],
@@ -296,6 +299,7 @@ def read_plan(folder: Path) -> Plan:
             tuple(replace(v, settings=_completed(v.settings)) for v in (Variant(**v) for v in data["variants"])),
             tuple(Cell(**c) for c in data["cells"]),
             tuple(map(str, data["commands"])),
+            data.get("baseline"),
             {str(name): str(found) for name, found in data["versions"].items()},
             str(data["created"]),
         )
@@ -332,6 +336,8 @@ def _check_names(plan: Plan) -> None:
     labels = [variant.label for variant in plan.variants]
     if not labels or len(set(labels)) < len(labels):
         raise ValueError("its variants are none, or one is there twice")
+    if plan.baseline is not None and plan.baseline not in labels:
+        raise ValueError(f"its baseline {shown(plan.baseline)} is none of its variants")
     for cell in plan.cells:
         if cell.label not in labels:
             raise ValueError(f"a run belongs to no variant: {cell.label!r:.200}")

@@ -54,7 +54,10 @@ def name_of(source: str) -> str:
 
 
 def load_config(
-    source: str | Mapping[str, Any], algorithm: str | None = None, base: dict[str, Any] | None = None
+    source: str | Mapping[str, Any],
+    algorithm: str | None = None,
+    base: dict[str, Any] | None = None,
+    chosen: dict[str, Any] | None = None,
 ) -> RunConfig:
     """Build the configuration of a preset name, a YAML file, or a mapping as such a file holds it.
 
@@ -64,6 +67,7 @@ def load_config(
             preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
             change its algorithm.
         base: nested keys laid over the file. Options of its environment go where another environment is named.
+        chosen: nested keys laid over the file, but under `base`.
 
     Raises:
         UnknownNameError: neither a preset nor an existing file.
@@ -73,7 +77,7 @@ def load_config(
     data = read_source(source) if isinstance(source, str) else _extended(source, named, named, Path(), ())
     if algorithm is not None:
         data["algorithm"] = {**own_settings(data.get("algorithm")), "name": algorithm}
-    data = _for_its_algorithm(data, named)
+    data = merge(_for_its_algorithm(data, named), chosen or {})
     if base:
         data = extend(data, _with_present_names(base, "overrides"))
     return from_data(RunConfig, data)

@@ -1,4 +1,4 @@
-"""Trackers: what goes to `metrics.jsonl` and `evals.jsonl`, sent to TensorBoard, W&B, trackio, MLflow or another.
+"""Trackers: the numbers in the row files of a run, sent to TensorBoard, W&B, trackio, MLflow or another.
 
 The files of the run stay the truth. Each tracker runs in a process of its own (`sender.py`) that reads them, so a
 tracker that hangs, raises, prints or changes the state of its process cannot change or slow the run, and sending a
@@ -54,7 +54,11 @@ class Tracker(Protocol):
         ...
 
     def log(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
-        """Take the numbers of one iteration; steps never go back. Evaluations may come in a second call."""
+        """Take the numbers of one iteration; steps never go back. Evaluations may come in a second call.
+
+        The numbers of SFT come before those of all iterations. Their names begin with `sft/`, and their steps are SFT's
+        optimizer steps.
+        """
         ...
 
     def close(self, status: str) -> None:

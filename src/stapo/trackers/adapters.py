@@ -16,6 +16,7 @@ from typing import Any
 
 from stapo.errors import ConfigError
 from stapo.trackers import Histogram, TrackedRun
+from stapo.trackers.names import table
 
 _PROJECT = "stapo"
 _QUIET = {
@@ -123,13 +124,20 @@ class WandB:
             config=dict(run.config),
             settings=settings,
         )
+        # The library's own steps never go back, so those of iterations stand behind those of SFT.
+        self._sft_steps = int((run.config.get("sft") or {}).get("steps") or 0)
+        groups = {name.partition("/")[0] for name in (*table("metrics").values(), "val/")}
+        for group, axis in {**dict.fromkeys(sorted(groups), "iteration"), "sft": "sft/step"}.items():
+            self._run.define_metric(f"{group}/*", step_metric=axis)
         return str(self._run.id)
 
     def log(self, step: int, scalars: Mapping[str, float], histograms: Mapping[str, Histogram]) -> None:
         """Log at that step; the library sends it when the next step begins."""
         histogram = self._wandb.Histogram
         drawn = {name: histogram(np_histogram=(list(h.counts), h.edges)) for name, h in histograms.items()}
-        self._run.log({**scalars, **drawn}, step=step)
+        is_sft = any(name.startswith("sft/") for name in scalars)
+        place = step if is_sft else self._sft_steps + step
+        self._run.log({**scalars, **drawn, "sft/step" if is_sft else "iteration": step}, step=place)
 
     def close(self, status: str) -> None:
         """Upload what is left."""

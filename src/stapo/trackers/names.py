@@ -1,4 +1,4 @@
-"""Names of the trackers for fields of `metrics.jsonl` and `evals.jsonl`: verl's, where it has one; see names.yaml.
+"""Names of the trackers for fields of the row files of a run: verl's, where it has one; see names.yaml.
 
 A field is a path of keys joined by dots; `*` stands for one key, in the name as well.
 """
@@ -66,6 +66,11 @@ def eval_scalars(row: Mapping[str, Any], split: str) -> dict[str, float]:
     """The numbers of a row of `evals.jsonl`, by name."""
     start = f"val/{plain_name(split)}/{plain_name(str(row.get('mode')))}"
     return {f"{start}/{name}": value for name, value in _named(row, table("evals")).items()}
+
+
+def sft_scalars(row: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a row of `sft.jsonl`, by name."""
+    return _named(row, table("sft"))
 
 
 def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:

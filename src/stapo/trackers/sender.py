@@ -30,7 +30,7 @@ from stapo.run.directory import jsonable
 from stapo.run.rows import read_new
 from stapo.texts import escape_control_chars, hide_secrets, remember_secrets_of
 from stapo.trackers import TRACKERS, TrackedRun, Tracker
-from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars, plain_name
+from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars, plain_name, sft_scalars
 
 POLL_SECONDS = 1.0
 ORPHAN_SECONDS = 60
@@ -49,7 +49,7 @@ class Sent:
     Attributes:
         path: the file that keeps it.
         run_id: the tracker's id of the run; None before it was opened.
-        series: "metrics", or "evals/MODE".
+        series: "metrics", "evals/MODE", "sft/loss" or "sft/probe"; those of SFT count its optimizer steps.
     """
 
     path: Path
@@ -89,30 +89,33 @@ class Sent:
 
 
 class RowReader:
-    """Rows of `metrics.jsonl` and `evals.jsonl`, each once, those of an iteration together, in order."""
+    """Rows of SFT, then those of metrics and evaluations, each once, those of an iteration together, in order."""
 
     def __init__(self, run: RunDirectory) -> None:
         self._run = run
-        self._at = {"metrics": 0, "evals": 0}
+        self._at = {"metrics": 0, "evals": 0, "sft": 0}
         self._waiting: list[dict[str, Any]] = []
         self._iteration = 0
 
     def new(self) -> list[tuple[str, int, dict[str, Any]]]:
-        """Series, iteration and row of what was added since the last call."""
-        found = [("metrics", _iteration_of(row), row) for row in self._read("metrics")]
+        """Series, step and row of what was added since the last call; the step is the iteration, or SFT's own."""
+        found = [("metrics", _step_of(row), row) for row in self._read("metrics")]
         self._iteration = max([self._iteration, *(iteration for _, iteration, _ in found)])
         # An evaluation stands behind the metrics of its iteration; metrics that were read before it may lack them.
         evals, self._waiting = [*self._waiting, *self._read("evals")], []
         for row in evals:
-            iteration = _iteration_of(row)
+            iteration = _step_of(row)
             if iteration > self._iteration:
                 self._waiting.append(row)
             else:
                 found.append((f"evals/{plain_name(str(row.get('mode')))}", iteration, row))
-        return sorted(found, key=lambda f: (f[1], not f[0].startswith("m")))
+        found.sort(key=lambda f: (f[1], not f[0].startswith("m")))
+        # Read last: SFT's rows are all there before any of the others.
+        probes = [("sft/probe" if "train_success" in row else "sft/loss", row) for row in self._read("sft")]
+        return [(series, _step_of(row, "step"), row) for series, row in probes] + found
 
     def _read(self, name: str) -> list[dict[str, Any]]:
-        rows, self._at[name] = read_new(self._run.path / f"{name}.jsonl", self._at[name])
+        rows, self._at[name] = read_new(self._run.row_file(name), self._at[name])
         return rows
 
 
@@ -155,6 +158,8 @@ class Sender:
                     continue
                 if series == "metrics":
                     self.tracker.log(iteration, metric_scalars(row), metric_histograms(row))
+                elif series.startswith("sft/"):
+                    self.tracker.log(iteration, sft_scalars(row), {})
                 else:
                     self.tracker.log(iteration, eval_scalars(row, self._split), {})
                 self.sent.series[series] = (iteration, _digest(row))
@@ -173,7 +178,7 @@ class Sender:
         last, digest = self.sent.series.get(series, (-1, ""))
         if iteration == last and digest not in ("", _digest(row)) and not self.remarks:
             self.remarks.append(
-                f"the run has other numbers for iteration {iteration} than were sent before it was resumed; the "
+                f"the run has other numbers for step {iteration} than were sent before it was resumed; the "
                 "tracker keeps those"
             )
         return iteration <= last
@@ -183,7 +188,8 @@ class Sender:
         if before is not None and self.tracker.rewinds:
             there = {series: iteration for series, iteration, _ in new}
             # From the last step on that surely was sent whole and still stands in the files.
-            first = max(0, min((min(s[0], there.get(n, -1)) for n, s in self.sent.series.items()), default=0))
+            sent = [(n, s[0]) for n, s in self.sent.series.items() if not n.startswith("sft/")]
+            first = max(0, min((min(last, there.get(n, -1)) for n, last in sent), default=0))
             self.sent.series = dict.fromkeys(self.sent.series, (first - 1, ""))
         path = self.run.path.resolve()
         folder = self.sent.path.parent
@@ -198,11 +204,11 @@ class Sender:
         self._tell(found)
 
 
-def _iteration_of(row: dict[str, Any]) -> int:
-    iteration = row.get("iteration")
-    if not isinstance(iteration, int) or isinstance(iteration, bool) or not 0 <= iteration < 1 << 53:
-        raise RunDirectoryError(f"a row has the iteration {iteration!r:.80}, expected a number of 0 or more.")
-    return iteration
+def _step_of(row: dict[str, Any], key: str = "iteration") -> int:
+    step = row.get(key)
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 1 << 53:
+        raise RunDirectoryError(f"a row has the {key} {step!r:.80}, expected a number of 0 or more.")
+    return step
 
 
 def _digest(row: dict[str, Any]) -> str:

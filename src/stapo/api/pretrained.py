@@ -8,11 +8,10 @@ Whatever the user gives wins.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from stapo.cli.command import value_of
 from stapo.config.presets import preset_names
 from stapo.config.run_config import RunConfig
 from stapo.envs.protocol import HasChatSettings
@@ -30,22 +29,22 @@ _NO_GPU = ("cpu",)
 _SCRATCH_RATE = 1e-3
 
 
-def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict[str, Any]:
-    """The settings that a pretrained model of the command line asks for instead of the preset's; {} where none does.
+def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a pretrained model asks for instead of the preset's; {} where there is none.
 
     Args:
-        source: where the settings come from; what a file of the user says stands.
+        source: preset or file that the settings come from; what a file of the user says stands.
         preset: the settings of the source.
-        args: the command line, whose own settings are laid over these.
+        given: the user's own settings by their dotted names, as text or as values; they are laid over these.
     """
-    path = value_of(args, "--model.path")
+    path = given.get("model.path")
     if path in (None, "None", "null") or preset.model.path or not preset.sft.steps or _is_file(source):
         return {}
-    rank, device = value_of(args, "--model.lora.rank"), value_of(args, "--model.device")
+    rank, device = str(given.get("model.lora.rank") or ""), given.get("model.device")
     on_gpu = device not in _NO_GPU and _has_gpu(device)
     size = weights_of(str(path))
     small = size is not None and size < SMALL
-    adapters = bool(rank and rank.isdecimal() and int(rank))
+    adapters = rank.isdecimal() and int(rank) > 0
     chosen: dict[str, Any] = {
         "agent": _agent(preset, small),
         "model": {"dtype": "bfloat16" if on_gpu or has_bfloat16() else "float32"},
@@ -69,13 +68,19 @@ def pretrained_settings(source: str, preset: RunConfig, args: list[str]) -> dict
     return chosen
 
 
-def said(chosen: Mapping[str, Any], args: list[str]) -> str:
-    """What was chosen, without what the command line sets itself, in a line."""
-    given = {arg.partition("=")[0].removeprefix("--").replace("-", "_") for arg in args if arg.startswith("--")}
-    given |= {name.replace(".no_", ".") for name in given}
-    flat = {f"{group}.{name}": value for group, values in chosen.items() for name, value in values.items()}
-    shown = ", ".join(f"{name} {value}" for name, value in flat.items() if name not in given)
-    return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. --sft.steps 0."
+def said(chosen: Mapping[str, Any], given: Collection[str]) -> str:
+    """What was chosen, without the settings that the user gave, in a line."""
+    shown = ", ".join(f"{name} {value}" for name, value in flattened(chosen).items() if name not in given)
+    return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. sft.steps to 0."
+
+
+def flattened(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        inner = flattened(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
+        found |= inner
+    return found
 
 
 def weights_of(path: str) -> int | None:
