@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from stapo.documents import package_data
 from stapo.html.drawing import (
     COLORS,
     GREY,
@@ -25,6 +26,7 @@ from stapo.html.drawing import (
 
 Row = dict[str, Any]
 _MARKERS = "osD^vP*X"
+_FIGURES = package_data(__package__, "plots.yaml")
 
 
 @dataclass(frozen=True)
@@ -68,17 +70,10 @@ def band(series: Sequence[Floats]) -> tuple[Floats, Floats]:
 def _training(curves: Sequence[Curves]) -> Plot:
     longest = max((len(s) for c in curves for s in c.training), default=0)
     window = smoothing_window(longest)
-    plot = Plot(
-        key="training",
-        title="Success in training",
-        shows="Share of training episodes won: mean over seeds"
-        + (f", each run smoothed over {window} iterations" if window > 1 else "")
-        + "; the band is ± one standard deviation over seeds.",
-        look_for="curves that part by more than their bands are wide.",
-        bad_sign="a wide band: single seeds decide, and the order of the means may be chance.",
-    )
+    smoothing = f", each run smoothed over {window} iterations" if window > 1 else ""
+    plot = Plot.of(_FIGURES, "training", smoothing=smoothing)
     if not longest:
-        return plot.without("No run has finished.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
@@ -96,18 +91,11 @@ def _training(curves: Sequence[Curves]) -> Plot:
 
 
 def _evaluations(curves: Sequence[Curves], mode: str) -> Plot:
-    plot = Plot(
-        key=f"evaluations-{mode}",
-        title=f"Success in evaluations, {mode}",
-        shows="Mean over seeds, with ± one standard deviation over seeds; hollow markers are shorter evaluations. The "
-        "start is that of SFT, before RL.",
-        look_for="the order of the variants is that of the training curves.",
-        bad_sign="training rises where evaluations stay: the training tasks are memorized.",
-    )
+    plot = Plot.of(_FIGURES, "evaluations-{mode}", mode=mode)
     points = [_points(c, mode) for c in curves]
     ends = [at for part in points for at, _ in part]
     if not ends:
-        return plot.without("No run has finished.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax, nudge = axes[0], 0.012 * max(1.0, *ends)
@@ -150,17 +138,10 @@ def _full(points: Mapping[tuple[float, bool], Any], at: float) -> tuple[float, b
 
 def _gaps(found: Row, mode: str) -> Plot:
     baseline = found["baseline"]
-    plot = Plot(
-        key=f"differences-{mode}",
-        title=f"Difference to {baseline}, {mode}",
-        shows="Mean over seeds of the paired difference in success (marker), its 95 % interval (bar), and each seed "
-        "(dots).",
-        look_for="intervals that lie on one side of 0, and dots that do, too.",
-        bad_sign="dots on both sides of 0: the difference depends on the seed.",
-    )
+    plot = Plot.of(_FIGURES, "differences-{mode}", baseline=baseline, mode=mode)
     rows = [(n, v, v["difference"][mode]) for n, v in enumerate(found["variants"]) if v["difference"].get(mode)]
     if not rows:
-        return plot.without("No other variant has a finished run with a seed of the baseline.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]

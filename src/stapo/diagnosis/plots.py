@@ -13,7 +13,10 @@ from stapo.diagnosis.measure import Measured
 from stapo.diagnosis.numbers import ANY
 from stapo.diagnosis.ranking import roc_curve
 from stapo.diagnosis.scoring import MASKS, WORDS
+from stapo.documents import package_data
 from stapo.html.drawing import BLUE, COLORS, GREEN, GREY, ORANGE, RED, Plot, legend, percent_axis, plain  # fmt: skip
+
+_FIGURES = package_data(__package__, "plots.yaml")
 
 
 def plots(measured: Measured, document: dict[str, Any]) -> list[Plot]:
@@ -35,16 +38,10 @@ def entropies(measured: Measured, *, normalized: bool) -> Plot:
     o, name = measured.batch.outliers, "normalized entropy" if normalized else "step entropy"
     values = o.normalized_b.astype(np.float64) if normalized else measured.batch.entropy_b
     usable = (o.included_b if normalized else np.isfinite(values)) & measured.judged_b
-    bad, plot = measured.has_fault(), Plot(
-        key="normalized" if normalized else "shannon",
-        title=f"Distribution of {name}",
-        shows=f"Good and bad steps by {name}; each distribution sums to 100 %."
-        + (" Dashed: the fences beyond which steps are outliers." if normalized else ""),
-        look_for="bad steps that lie further out than good ones." if normalized else "where the mass lies.",
-        bad_sign="two distributions on top of each other: entropy does not tell bad steps from good ones here.",
-    )  # fmt: skip
+    bad = measured.has_fault()
+    plot = Plot.of(_FIGURES, "normalized" if normalized else "shannon")
     if not usable.any():
-        return plot.without("No step has a score and a judgment.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
@@ -68,17 +65,9 @@ def entropies(measured: Measured, *, normalized: bool) -> Plot:
 def outlier_sizes(document: dict[str, Any]) -> Plot:
     """Share of outliers by size of the anchor group."""
     rows = [row for row in document["outlier_share_by_group_size"] if row["steps"]]
-    plot = Plot(
-        key="sizes",
-        title="Outliers by size of the anchor group",
-        shows="Share of steps that are outliers, by how many steps of the task group stand in the same situation; the "
-        "numbers count steps.",
-        look_for="outliers where there is something to compare with.",
-        bad_sign="outliers among the steps that stand alone (size 1): these are raw entropies among z-scores. And a "
-        "group of n steps cannot score above (n-1)/√n, so small groups stay empty by arithmetic, not by merit.",
-    )
+    plot = Plot.of(_FIGURES, "sizes")
     if not rows:
-        return plot.without("No step has a score.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax, x = axes[0], np.arange(len(rows))
@@ -97,18 +86,11 @@ def outlier_sizes(document: dict[str, Any]) -> Plot:
 def roc(measured: Measured, document: dict[str, Any]) -> Plot:
     """Curves of every score, for any fault."""
     table = document["ranking"][ANY]
-    plot = Plot(
-        key="roc",
-        title="Finding bad steps: ROC curves",
-        shows="Share of bad steps found against share of good steps accused, for every threshold on a score.",
-        look_for="a curve of normalized entropy above that of plain entropy, with intervals (next figure) that agree.",
-        bad_sign="curves on or below the diagonal. A score below it finds good steps: for low KL that means bad steps "
-        "depend on goal and history more than good ones do, the opposite of neglect.",
-    )
+    plot = Plot.of(_FIGURES, "roc")
     usable = measured.judged_b & np.all([np.isfinite(s) for s in measured.score_b.values()], axis=0)
     bad = measured.has_fault()[usable]
     if not usable.any() or bad.all() or not bad.any():
-        return plot.without("There are no bad steps, or no good ones, so there is nothing to tell apart.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
@@ -126,16 +108,9 @@ def roc(measured: Measured, document: dict[str, Any]) -> Plot:
 def areas(document: dict[str, Any]) -> Plot:
     """Areas under the curves for each fault, with intervals."""
     faults = {name: t for name, t in document["ranking"].items() if np.isfinite(t["auc"]["shannon"].value)}
-    plot = Plot(
-        key="areas",
-        title="Area under the ROC curve, by kind of fault",
-        shows="Chance that a step with the fault scores above a step without any, with 95 % intervals over tasks. "
-        "0.5 is chance.",
-        look_for="intervals on one side of 0.5. Whether two scores differ is in the table: differences are paired.",
-        bad_sign="an interval from one end to the other: too few bad steps, or from too few tasks.",
-    )
+    plot = Plot.of(_FIGURES, "areas")
     if not faults:
-        return plot.without("There are no bad steps, or no good ones.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax, names = axes[0], list(next(iter(faults.values()))["auc"])
@@ -160,15 +135,7 @@ def kl_of_bad(measured: Measured) -> Plot:
     kl_b, good_b = measured.attribution.kl_b, measured.judged_b & ~measured.has_fault()
     parts = [("good", kl_b[good_b], GREY)]
     parts += [(name, kl_b[measured.has_fault(name)], RED) for name in measured.judgment.names]
-    plot = Plot(
-        key="kl",
-        title="KL of full against blind answers, good and bad steps",
-        shows="How far the answer moves when goal and history are hidden (R_TA, eq. 4), nats per token. Box: middle "
-        "half; line: median; triangle: mean; whiskers: 5 to 95 %.",
-        look_for="trajectory neglect would be bad steps with a lower divergence than good ones.",
-        bad_sign="a policy that never saw blind prompts in training: then this measures surprise, not use of the "
-        "trajectory.",
-    )
+    plot = Plot.of(_FIGURES, "kl")
     return _boxes(plot, parts, "nats per token")
 
 
@@ -180,14 +147,7 @@ def attributions(measured: Measured) -> Plot:
         drop_b = measured.attribution.drop_b[mask]
         parts.append((f"{WORDS[mask]}, inliers", drop_b[~flag_b], GREY))
         parts.append((f"{WORDS[mask]}, outliers", drop_b[flag_b], ORANGE))
-    plot = Plot(
-        key="attribution",
-        title="Attribution score, outliers against inliers",
-        shows="By how much the response's log-probability falls when a part of the prompt is left out, nats per token. "
-        "Box: middle half; line: median; triangle: mean; whiskers: 5 to 95 %.",
-        look_for="in the paper, outliers score lower than inliers: they make less of goal and history.",
-        bad_sign="scores below 0: the response is likelier without that part than with it.",
-    )
+    plot = Plot.of(_FIGURES, "attribution")
     return _boxes(plot, parts, "nats per token")
 
 
@@ -196,14 +156,7 @@ def advantages(measured: Measured) -> Plot:
     o, step_b = measured.batch.outliers, measured.batch.advantages.step_b.astype(np.float64)
     shared = o.anchor_size_b > 1
     parts = [("inliers", step_b[shared & ~o.mask_b], GREY), ("outliers", step_b[shared & o.mask_b], ORANGE)]
-    plot = Plot(
-        key="advantage",
-        title="Step advantage, outliers against inliers",
-        shows="A_S (eq. 7) of steps that share their situation with others. Box: middle half; line: median; triangle: "
-        "mean; whiskers: 5 to 95 %.",
-        look_for="in the paper, outliers have the lower step advantage.",
-        bad_sign="both the same: being an outlier says nothing about what a step is worth.",
-    )
+    plot = Plot.of(_FIGURES, "advantage")
     return _boxes(plot, parts, "step advantage")
 
 
@@ -211,7 +164,7 @@ def _boxes(plot: Plot, parts: Sequence[tuple[str, np.ndarray, str]], label: str)
     known = [(name, values[np.isfinite(values)], color) for name, values, color in parts]
     known = [part for part in known if len(part[1])]
     if not known:
-        return plot.without("There are no such steps.")
+        return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
     "#3b7dd8", "#d9822b", "#2e9e6b", "#d6485a", "#8a63d2", "#1c9bab", "#a0703c", "#8a929c",
 )  # fmt: skip
 """Mid tones that read on light and on dark paper."""
+NAMED_COLORS = dict(zip(("blue", "orange", "green", "red", "purple", "teal", "brown", "grey"), COLORS, strict=True))
 
 # Stand-ins that are exchanged for CSS in the finished SVG, so that text and grid follow the color scheme of the page.
 _INK, _GRID = "#010203", "#040506"
@@ -68,8 +69,8 @@ class Plot:
         shows: what is drawn.
         look_for: what a healthy run looks like.
         bad_sign: what should make the reader suspicious.
+        missing: why there is no drawing, where there is none.
         svg: the drawing, or None.
-        missing: why there is no drawing.
     """
 
     key: str
@@ -77,16 +78,23 @@ class Plot:
     shows: str
     look_for: str
     bad_sign: str
+    missing: str
     svg: Markup | None = None
-    missing: str = ""
+
+    @classmethod
+    def of(cls, texts: Mapping[str, Mapping[str, Any]], key: str, **words: object) -> Plot:
+        """The figure that an entry of a plots.yaml describes, not drawn yet; `words` fill its placeholders in."""
+
+        def said(part: str) -> str:
+            return str(texts[key][part]).format(**words)
+
+        return cls(
+            key.format(**words), said("title"), said("shows"), said("look_for"), said("bad_sign"), said("missing")
+        )
 
     def drawn(self, draw: Callable[[Figure, list[Axes]], None], *, panels: int = 1) -> Plot:
         """This plot with its drawing; see `render`."""
         return replace(self, svg=render(self.key, self.title, draw, panels=panels))
-
-    def without(self, reason: str) -> Plot:
-        """This plot with the reason why there is nothing to draw."""
-        return replace(self, missing=reason)
 
 
 def render(key: str, label: str, draw: Callable[[Figure, list[Axes]], None], *, panels: int = 1) -> Markup:

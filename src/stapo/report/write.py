@@ -10,11 +10,9 @@ from stapo.health import closing_checks
 from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page
 from stapo.report.data import RunLog, read_run
-from stapo.report.outcome_plots import outcome_plots
-from stapo.report.outlier_plots import outlier_plots
+from stapo.report.plots import outcome_plots, outlier_plots, update_plots
 from stapo.report.summary import comparisons, facts, losses, protocols, sentences, success_table, title
 from stapo.report.trajectories import place, select_trajectories
-from stapo.report.update_plots import update_plots
 from stapo.run import RunDirectory
 
 FILE_NAME = "report.html"
