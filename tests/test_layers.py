@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "envs": {"agent", "errors", "texts", "documents", "registry", "atomic_io", "retrieval", "progress"},
     "agent": {"errors", "texts", "documents", "registry"},
     "policy": {"errors", "texts", "documents", "memory_model", "agent"},
-    "rollout": {"errors", "texts", "documents", "server_errors", "http_client", "envs", "agent", "policy"},
+    "rollout": {"errors", "texts", "documents", "server_errors", "http_client", "envs", "agent", "policy", "progress"},
     "run": {"former_names", "errors", "texts", "documents", "atomic_io"},
     "trackers": {"errors", "texts", "documents", "atomic_io", "registry", "run"},
     "config": {"former_names", "errors", "texts", "documents", "algo", "agent", "policy", "rollout", "run", "recipes"},

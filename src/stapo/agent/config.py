@@ -74,6 +74,11 @@ class AgentConfig:
         return trait(PROMPT_STYLES.get(self.prompt), "for_chat_models", True)
 
     @property
+    def grows(self) -> bool:
+        """Whether each prompt of an episode extends the last one and its response, but where it grows too long."""
+        return trait(PROMPT_STYLES.get(self.prompt), "grows", False)
+
+    @property
     def numbered(self) -> bool:
         """Whether the response is the number of an offered command."""
         return trait(RESPONSE_FORMATS.get(self.response), "numbered", False)

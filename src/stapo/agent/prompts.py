@@ -81,8 +81,9 @@ class PromptStyle(Protocol):
 
     A pure function. With a part hidden it writes the prompt of one who does not know it: never cut the finished text.
     Traits (`stapo.registry.traits`): ``for_chat_models=False`` says that no instruction-tuned model is addressed;
-    ``marks=False`` that words of the goal have no marks here; ``hide_query(action)`` returns a past action without the
-    words that the agent chose itself.
+    ``grows=True`` that each prompt extends the last one and its response, token for token; ``marks=False`` that words
+    of the goal have no marks here; ``hide_query(action)`` returns a past action without the words that the agent chose
+    itself.
     """
 
     def __call__(

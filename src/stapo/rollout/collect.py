@@ -17,6 +17,7 @@ from stapo.rollout.config import AnchorKey
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Failure, Outcome
+from stapo.rollout.kept_keys import KeepsKeys
 from stapo.rollout.sampler import OwnWeights, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
@@ -116,6 +117,7 @@ class Collector:
             for member in range(group_size)
         ]
         self.pool.grow(len(episodes))
+        self._forget()
         starting, active = list(range(len(episodes))), list[int]()
         while starting or active:
             started = time.perf_counter()
@@ -152,6 +154,7 @@ class Collector:
             self.times.environment += (asked - started) + (time.perf_counter() - answered)
             if progress is not None:
                 progress(len(episodes) - len(active) - len(starting), len(episodes))
+        self._forget()
         trajectories = [e.trajectory for e in episodes]
         for t in trajectories:
             t.task_type = t.task_type or self._task_types.get(t.task_id, _UNKNOWN_TYPE)
@@ -178,6 +181,10 @@ class Collector:
         self.pool.close()
         if isinstance(self.sampler, OwnWeights):
             self.sampler.close()
+
+    def _forget(self) -> None:
+        if isinstance(self.sampler, KeepsKeys):
+            self.sampler.forget()
 
     def _episode(self, trajectory: Trajectory) -> Episode:
         return Episode(

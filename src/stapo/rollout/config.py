@@ -50,6 +50,10 @@ class RolloutConfig:
             `observation_and_admissible` the offered commands count as well, which keeps "Nothing happens." in the
             kitchen apart from "Nothing happens." at the fridge.
         batch_tokens: prompt tokens generated together, padding included; 1 or more.
+        kept_keys_gib: keys and values, in GiB, that may be kept between the turns of a rollout, where each prompt
+            extends the last one, so that a turn reads its new tokens alone; 0 or more, 0 keeps nothing. Episodes that
+            find no room read their prompts from the start. Prompts that are written anew at each step keep nothing, and
+            vLLM has a cache of its own. The numbers depend on it by rounding alone.
         workers: processes that play the environments, 0 to 4,096; 0 plays them in this process. Workers are for
             environments that block, crash, leak or are slow: one that hangs or dies there costs one episode. The
             numbers do not depend on it.
@@ -74,6 +78,7 @@ class RolloutConfig:
     reward_scale: float = 10.0
     anchor: AnchorKey = "observation"
     batch_tokens: int = 16_384
+    kept_keys_gib: float = 2.0
     workers: int = 0
     env_deadline: float = 60.0
     retries: int = 1
@@ -91,6 +96,8 @@ class RolloutConfig:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 0.")
         if self.workers > MOST_PROCESSES:
             raise ConfigError(f"rollout.workers is {self.workers}, expected at most {MOST_PROCESSES:,}.")
+        if not 0 <= self.kept_keys_gib < math.inf:
+            raise ConfigError(f"rollout.kept_keys_gib is {self.kept_keys_gib}, expected a number of at least 0.")
         for name in ("temperature", "reward_scale", "env_deadline"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected a number above 0.")

@@ -1,7 +1,8 @@
 """Turning prompts into responses with a Hugging Face model.
 
 Each response draws its tokens from its own stream of uniform numbers (inverse-CDF sampling), so a sample depends on
-the prompt and its stream alone: not on which other prompts share the batch, nor on their order.
+the prompt and its stream alone: not on which other prompts share the batch, nor on their order. Where prompts grow from
+turn to turn, a turn reads its new tokens alone; see `stapo.rollout.kept_keys`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from stapo.envs.guard import EnvFailure
 from stapo.errors import NonFiniteError
 from stapo.policy import micro_batches
+from stapo.rollout.kept_keys import KeptKeys, PromptCounts, sub_batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,13 @@ class HFSampler:
         pad_id: token used on the left of shorter prompts.
         max_new_tokens: longest response.
         batch_tokens: prompt tokens per sub-batch, padding included.
+        kept_bytes: of keys and values that may be kept between the turns of a rollout; 0 reads each prompt from its
+            start.
+        growing: whether each prompt of an episode is known to extend the last one and its response. Otherwise it is
+            seen at the second turn, and nothing is kept where it is not so.
+
+    Attributes:
+        counts: what has been spent on prompts so far.
     """
 
     def __init__(
@@ -106,12 +115,24 @@ class HFSampler:
         pad_id: int,
         max_new_tokens: int,
         batch_tokens: int = 16_384,
+        kept_bytes: int = 0,
+        growing: bool = False,
     ) -> None:
         self.model = model
         self.eos_ids = list(eos_ids)
         self.pad_id = pad_id
         self.max_new_tokens = max_new_tokens
         self.batch_tokens = batch_tokens
+        self._kept = KeptKeys(kept_bytes, growing)
+
+    @property
+    def counts(self) -> PromptCounts:
+        """See `KeepsKeys.counts`."""
+        return self._kept.counts
+
+    def forget(self) -> None:
+        """See `KeepsKeys.forget`."""
+        self._kept.forget()
 
     @torch.inference_mode()
     def sample(
@@ -129,8 +150,12 @@ class HFSampler:
         # tokens and the like: responses would not be samples of the distribution that is trained.
         self.model.generation_config = GenerationConfig()
         try:
-            for batch in micro_batches([len(p) for p in prompts], self.batch_tokens):
-                answers = self._generate([prompts[i] for i in batch], [streams[i] for i in batch], temperature)
+            known = self._kept.begin(prompts, streams, sum(p._version for p in self.model.parameters()))
+            if self._kept.growing:
+                self._read_shared(prompts, streams, known)
+            for batch in self._batches([len(p) for p in prompts], known):
+                asked, named = [prompts[i] for i in batch], [streams[i] for i in batch]
+                answers = self._generate(asked, named, temperature, [known[i] for i in batch])
                 for i, answer in zip(batch, answers, strict=True):
                     results[i] = answer
         finally:
@@ -138,36 +163,103 @@ class HFSampler:
             self.model.train(was_training)
         return [r for r in results if r is not None]
 
+    def _batches(self, lengths: list[int], known: list[int]) -> list[list[int]]:
+        if not any(known):
+            return micro_batches(lengths, self.batch_tokens)
+        return sub_batches(lengths, known, self.batch_tokens, self.max_new_tokens, self.model.device.type)
+
     def _generate(
-        self, prompts: list[Sequence[int]], streams: list[tuple[int, ...]], temperature: float
+        self, prompts: list[Sequence[int]], streams: list[tuple[int, ...]], temperature: float, known: list[int]
     ) -> list[Sample]:
-        device = self.model.device
+        # All rows read as many tokens as the one that has most to read: where others would have padding between what
+        # is kept and what is new, they read what they have kept again, and each row is in one piece.
+        new = max(len(p) - had for p, had in zip(prompts, known, strict=True))
+        cuts = [max(0, len(p) - new) for p in prompts]
+        reused = sum(cuts)
+        past = self._kept.take(streams, cuts, new + self.max_new_tokens) if reused else None
+        self.counts.reused += reused
+        uniform_bl = None
+        if temperature > 0:
+            draws = np.stack([uniforms(stream, self.max_new_tokens) for stream in streams])
+            uniform_bl = torch.from_numpy(draws).to(self.model.device)
+        recorder = _InverseCdf(uniform_bl, temperature)
+        out_bl, cache, width = self._run(prompts, self.max_new_tokens, past, [recorder])
+        logp_bl = torch.stack(recorder.logprobs, 1).cpu()
+        entropy_bl = torch.stack(recorder.entropies, 1).cpu()
+        rows = zip(out_bl.tolist(), logp_bl.tolist(), entropy_bl.tolist(), strict=True)
+        samples = [self._cut(*row) for row in rows]
+        # The last token was drawn, and never read.
+        self._keep(prompts, streams, samples, cache, width, out_bl.shape[1] - 1)
+        return samples
+
+    def _run(
+        self, prompts: Sequence[Sequence[int]], limit: int, past: Any, processors: list[LogitsProcessor]
+    ) -> tuple[torch.Tensor, Any, int]:
+        """Let the model go on; returns what it generated, its cache where keys are kept, and the width of prompts."""
         width = max(len(p) for p in prompts)
         ids_bl = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
         mask_bl = torch.zeros_like(ids_bl)
         for row, prompt in enumerate(prompts):
             ids_bl[row, width - len(prompt) :] = torch.as_tensor(prompt, dtype=torch.long)
             mask_bl[row, width - len(prompt) :] = 1
-        uniform_bl = None
-        if temperature > 0:
-            draws = np.stack([uniforms(stream, self.max_new_tokens) for stream in streams])
-            uniform_bl = torch.from_numpy(draws).to(device)
-        recorder = _InverseCdf(uniform_bl, temperature)
-        out_bl = self.model.generate(
-            input_ids=ids_bl.to(device),
-            attention_mask=mask_bl.to(device),
-            logits_processor=LogitsProcessorList([recorder]),
+        filled = 0 if past is None else past.get_seq_length()
+        self.counts.prefilled += int(mask_bl[:, filled:].sum())
+        out = self.model.generate(
+            input_ids=ids_bl.to(self.model.device),
+            attention_mask=mask_bl.to(self.model.device),
+            logits_processor=LogitsProcessorList(processors),
             generation_config=GenerationConfig(
                 do_sample=False,
-                max_new_tokens=self.max_new_tokens,
+                max_new_tokens=limit,
                 eos_token_id=self.eos_ids,
                 pad_token_id=self.pad_id,
                 use_cache=True,
+                return_dict_in_generate=self._kept.growing,
             ),
-        )[:, width:].cpu()
-        logp_bl = torch.stack(recorder.logprobs, 1).cpu()
-        entropy_bl = torch.stack(recorder.entropies, 1).cpu()
-        return [self._cut(*row) for row in zip(out_bl.tolist(), logp_bl.tolist(), entropy_bl.tolist(), strict=True)]
+            **({} if past is None else {"past_key_values": past}),
+        )
+        whole_bl, cache = (out.sequences, out.past_key_values) if self._kept.growing else (out, None)
+        return whole_bl[:, width:].cpu(), cache, width
+
+    def _read_shared(
+        self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], known: list[int]
+    ) -> None:
+        """Read once each prompt that several episodes begin with, and note in `known` that it has been read."""
+        rows_of: dict[tuple[int, ...], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            if not known[i] and len(prompt) > 1:
+                rows_of.setdefault(tuple(prompt), []).append(i)
+        shared = [rows for rows in rows_of.values() if len({streams[i][:-1] for i in rows}) == len(rows) > 1]
+        for batch in micro_batches([len(prompts[rows[0]]) for rows in shared], self.batch_tokens):
+            firsts = [shared[b][0] for b in batch]
+            _, cache, width = self._run([prompts[i] for i in firsts], 1, None, [])
+            if not self._kept.check(cache, len(batch), width):
+                return
+            for row, (b, first) in enumerate(zip(batch, firsts, strict=True)):
+                ids = list(prompts[first])
+                self._kept.keep(streams[first], ids, cache, row, slice(width - len(ids), width))
+                if self._kept.share([streams[i] for i in shared[b]]):
+                    for i in shared[b]:
+                        known[i] = len(ids) - 1
+
+    def _keep(
+        self,
+        prompts: list[Sequence[int]],
+        streams: list[tuple[int, ...]],
+        samples: list[Sample],
+        cache: Any,
+        width: int,
+        fed: int,
+    ) -> None:
+        """Keep what the next turn may begin with; of generated tokens the model has read the first `fed`."""
+        keys = self._kept.growing and self._kept.check(cache, len(prompts), width + fed)
+        for row, (prompt, stream, sample) in enumerate(zip(prompts, streams, samples, strict=True)):
+            ids = [*prompt, *sample.ids]
+            if keys:
+                columns = slice(width - len(prompt), width + min(len(sample.ids), fed))
+                self._kept.keep(stream, ids, cache, row, columns)
+            else:
+                self._kept.note(stream, ids)
 
     def _cut(self, ids: list[int], logprobs: list[float], entropies: list[float]) -> Sample:
         ends = [ids.index(eos) for eos in self.eos_ids if eos in ids]

@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from stapo.rollout.config import Engine
 from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
 from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
+from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
 from stapo.rollout.types import Trajectory, drop_failed
 from stapo.rollout.vllm import VllmSampler
@@ -76,6 +77,8 @@ def build_collector(
             policy.tokenizer.pad_token_id,
             config.agent.max_response_tokens,
             config.rollout.batch_tokens,
+            int(config.rollout.kept_keys_gib * 2**30),
+            config.agent.grows,
         )
     return collector_of(config, PromptEncoder(policy.tokenizer, clock), sampler)
 
@@ -247,6 +250,8 @@ class Trainer:
         """One iteration: rollout, advantages and flags, update, metrics row."""
         times = self.collector.times
         started, before = time.perf_counter(), (times.generation, times.environment)
+        counts = self.collector.sampler.counts if isinstance(self.collector.sampler, KeepsKeys) else PromptCounts()
+        counted = replace(counts)
         try:
             sampled, batch, update, seconds = self._learn(iteration)
         except NonFiniteError as err:
@@ -254,6 +259,7 @@ class Trainer:
         row = {
             "iteration": iteration,
             **rollout_metrics(batch, sampled.played),
+            "prefill": counts.since(counted),
             **update,
             "seconds": {
                 "generation": times.generation - before[0],

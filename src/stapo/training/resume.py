@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "optim.micro_tokens",
     "model.gradient_checkpointing",
     "rollout.batch_tokens",
+    "rollout.kept_keys_gib",
     "rollout.workers",
     "rollout.env_deadline",
     "rollout.retries",
