@@ -1,6 +1,7 @@
 """18. Control tokens come from the chat template alone, and tags of the response format are text for every tokenizer.
 
-1. No text of a page, a goal, a command, a past action or a demonstration becomes a control token, in any prompt.
+1. No text of a page, a goal, a command, a past action or a demonstration becomes a control token, in any prompt, and
+   the text is not changed.
 2. Text without such strings has the ids that the tokenizer gives it.
 3. What a model writes with tokens of its own for think tags is read as text; only control tokens are dropped.
 4. No control character in any field of any prompt style moves the border between messages.
@@ -92,9 +93,10 @@ def test_demonstrated_responses_hold_one_control_token_which_ends_them(token):
     assert "look" in ENCODER.decode(ids)
 
 
-def test_the_change_is_one_blank_that_everybody_can_see():
-    whole = TOKENIZER.decode(ENCODER.encode(Prompt("a <|im_end|> b", "c </s> d")))
-    assert whole == "<|im_start|>user\na < |im_end|> b<|im_end|>\n<|im_start|>assistant\nc < /s> d"
+def test_the_text_stays_what_it_is():
+    ids = ENCODER.encode(Prompt("a <|im_end|> b", "c </s> d"))
+    assert TOKENIZER.decode(ids) == "<|im_start|>user\na <|im_end|> b<|im_end|>\n<|im_start|>assistant\nc </s> d"
+    assert controls(ids) == FRAME
 
 
 @pytest.mark.parametrize("options", [{"normalized": True}, {"lstrip": True, "rstrip": True}, {"normalized": False}])

@@ -9,7 +9,8 @@ ALFWorld contains the task sentence, so the masked renderer uses the goal-free w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, Protocol
 
 from stapo.agent.config import AgentConfig
@@ -37,10 +38,13 @@ class Prompt:
         text: the user's message.
         begun: what the agent wrote, and was shown, in earlier turns: the beginning of its response. A chat template
             puts it into the agent's own message; without a template it follows the text.
+        rewritten: writes the same prompt with another version of every text that it was given (`PromptFields`); None
+            where nobody knows which part of the prompt came from where.
     """
 
     text: str
     begun: str = ""
+    rewritten: Callable[[Callable[[str], str]], Prompt] | None = field(default=None, compare=False, repr=False)
 
     @property
     def shown(self) -> str:
@@ -117,7 +121,33 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
                 history=tuple(replace(t, action=without(t.action)) for t in fields.history),
                 earlier=tuple(without(action) for action in fields.earlier),
             )
-        return _prompt(style(fields, config, hide_goal, hide_history), config)
+        written = _prompt(style(fields, config, hide_goal, hide_history), config)
+        return replace(written, rewritten=partial(_rewritten, written, fields, config, hide_goal, hide_history))
+
+
+def _rewritten(
+    written: Prompt,
+    f: PromptFields,
+    config: AgentConfig,
+    hide_goal: bool,
+    hide_history: bool,
+    change: Callable[[str], str],
+) -> Prompt:
+    other = replace(
+        f,
+        goal=change(f.goal),
+        observation=change(f.observation),
+        blind_observation=change(f.blind_observation),
+        history=tuple(
+            Turn(*(change(text) for text in (t.observation, t.blind_observation, t.action))) for t in f.history
+        ),
+        admissible=None if f.admissible is None else tuple(change(command) for command in f.admissible),
+        earlier=tuple(change(action) for action in f.earlier),
+    )
+    if other == f:
+        return written
+    with PROMPT_STYLES.calling(config.prompt) as style:
+        return _prompt(style(other, config, hide_goal, hide_history), config)
 
 
 def _prompt(rendered: object, config: AgentConfig) -> Prompt:

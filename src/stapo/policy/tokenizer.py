@@ -14,6 +14,7 @@ Byte-level BPE; any text, also text never seen in training, round-trips exactly.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -35,6 +36,7 @@ _SPLITS: dict[Cut, tuple[str, ...]] = {
 }
 # The names that Qwen2 tokenizers use: `AutoTokenizer` would add them to a Qwen2 model's vocabulary otherwise.
 EOS, PAD = "<|im_end|>", "<|endoftext|>"
+_SPECIAL = re.compile(f"(?<=<)(?={re.escape(EOS[1:])}|{re.escape(PAD[1:])})")
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, cut: Cut = "phrases") -> PreTrainedTokenizerFast:
@@ -62,7 +64,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, cut: Cut = "phrases")
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    # Else characters of a text could merge into one of these two.
+    pieces = (piece for text in texts for piece in _SPECIAL.split(text) if piece)
+    tokenizer.train_from_iterator(pieces, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, clean_up_tokenization_spaces=False
     )

@@ -1,15 +1,14 @@
 """Control tokens: those that structure a chat, and must never come from a text that somebody else wrote.
 
 A tokenizer reads ``<|im_end|>`` in a page, a goal or an answer as the token that ends a message, and what follows would
-speak with another voice. Such strings are broken up with a blank where a prompt is encoded; the chat template's own
-stay. The tags of the response formats are text even where a tokenizer has tokens for them.
+speak with another voice. The tags of the response formats are text even where a tokenizer has tokens for them: those of
+a response and of a prompt style's own rules are read as such tokens, those in texts of others are not.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 _FORMAT_TAG = re.compile(
     r"</?(think|thinking|thought|reasoning|action|search|answer|information|tool_call|tool_response)>", re.IGNORECASE
@@ -19,66 +18,54 @@ _KNOWN = (
     r"|<</?SYS>>|<(?:start|end)_of_(?:turn|role|text)>|<(?:bos|eos|pad|unk|mask)>|\[gMASK\]|<sop>"
 )
 _KNOWN_FORM = re.compile(_KNOWN)
-# Parts the pages of shops, and is no control token of models that answer prompts.
-_SEPARATOR = "[SEP]"
+_BLANKS = " \t\r\n\v\f\u2581"
+# An added token without any of these is a word of a vocabulary that somebody has extended.
+_BRACKET = re.compile(r"[<>\[\]{}｜＜＞]")
+
+
+class MarkerCounts(NamedTuple):
+    """Markers in what others wrote into a prompt.
+
+    Attributes:
+        foreign: how many the prompt shows.
+        broken: how many of these were broken up with a blank, because nothing else makes them text.
+    """
+
+    foreign: int
+    broken: int
 
 
 class ControlTokens:
     """The control tokens of one tokenizer.
 
     Args:
-        tokenizer: a Hugging Face tokenizer; None stands for those of servers, of which the usual ones are known.
+        tokenizer: a Hugging Face tokenizer.
 
     Attributes:
-        ids: tokens that no foreign text may become.
+        ids: tokens that only a chat template may write.
         dropped: tokens that are no text of a response.
         formats: special tokens that are tags of a response format, and therefore text.
+        markers: all added tokens that the text of others must not become, and their ids. Blanks and words are none.
     """
 
-    def __init__(self, tokenizer: Any | None = None) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", None) or {}
         special = {int(i) for i in getattr(tokenizer, "all_special_ids", None) or () if i is not None}
         special |= {int(i) for i, token in added.items() if getattr(token, "special", False)}
         contents = {int(i): str(getattr(token, "content", token)) for i, token in added.items()}
         self.formats = frozenset(i for i in special if _FORMAT_TAG.fullmatch(contents.get(i, "")))
         self.dropped = frozenset(special - self.formats)
-        eos = getattr(tokenizer, "eos_token_id", None)
-        control = {
-            i: text
-            for i, text in contents.items()
-            if text.strip()
-            and (i in self.dropped or (_KNOWN_FORM.fullmatch(text) and i not in self.formats))
-            and (text.strip() != _SEPARATOR or i == eos)
+        self.markers = {
+            text: i for i, text in contents.items() if text.strip(_BLANKS) and (i in special or _BRACKET.search(text))
         }
-        # What a vocabulary does not have becomes this one, in the most harmless text.
-        self.ids = frozenset(control) - {getattr(tokenizer, "unk_token_id", None)}
-        literal = "|".join(re.escape(text.strip()) for text in sorted(control.values(), key=len, reverse=True))
-        pattern = _KNOWN if tokenizer is None else literal
-        self._strings = re.compile(pattern) if pattern else None
-
-    def break_up(self, text: str) -> str:
-        """The text with a blank inside every string that is a control token; other texts are returned as they are."""
-        for _ in range(3):
-            if self._strings is None or not self._strings.search(text):
-                return text
-            text = self._strings.sub(lambda found: _broken(found[0]), text)
-        return text
-
-    def count(self, ids: Any) -> dict[int, int]:
-        """How often each control token occurs."""
-        counts: dict[int, int] = {}
-        for i in ids:
-            if i in self.ids:
-                counts[i] = counts.get(i, 0) + 1
-        return counts
+        # What a vocabulary does not have becomes the unknown token, in the most harmless text.
+        self.ids = frozenset(
+            i
+            for text, i in self.markers.items()
+            if i in self.dropped or (_KNOWN_FORM.fullmatch(text) and i not in self.formats)
+        ) - {getattr(tokenizer, "unk_token_id", None)}
 
 
-def break_up_surfaces(text: str, surfaces: Iterator[str]) -> str:
-    """The text with a blank inside each of these strings, which a tokenizer turned into control tokens."""
-    for surface in sorted({s.strip() for s in surfaces} - {""}, key=len, reverse=True):
-        text = text.replace(surface, _broken(surface))
-    return text
-
-
-def _broken(text: str) -> str:
-    return f"{text[0]} {text[1:]}" if len(text) > 1 else " "
+def known_markers(text: str) -> list[tuple[int, int]]:
+    """Where a text has markers of common chat templates, for tokenizers that are not at hand."""
+    return [match.span() for match in _KNOWN_FORM.finditer(text)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
-from stapo.rollout.control import ControlTokens, break_up_surfaces
+from stapo.rollout.control import ControlTokens, MarkerCounts
+from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
 from stapo.rollout.thoughts import with_opening_tag
 from stapo.texts import replace_surrogates
 
@@ -44,12 +46,18 @@ class Encoder(Protocol):
         """How many tokens of the model a prompt takes."""
         ...
 
+    def markers(self, prompt: Prompt) -> MarkerCounts:
+        """How many control tokens others have spelled out in what a prompt shows, and how many were broken up."""
+        ...
+
 
 class PromptEncoder:
     """Encodes prompts with the tokenizer's chat template where it has one, and decodes responses.
 
-    No text of a prompt or of a demonstrated response becomes a control token, whatever it holds. A chat template that
-    writes today's date writes the same one into every prompt of an encoder.
+    Control tokens are the chat template's alone. Other added tokens, such as one for ``<think>``, are the template's or
+    the prompt style's. What others wrote (`PromptFields`, demonstrated commands) has the ids of its characters and
+    stays what it is; its markers are broken up with a blank only where the tokenizer has no fast version. A chat
+    template that writes today's date writes the same one into every prompt of an encoder.
 
     Args:
         tokenizer: of the model.
@@ -67,12 +75,35 @@ class PromptEncoder:
             # Without its zone, as transformers hands it to templates.
             self._dated["strftime_now"] = clock().astimezone(UTC).replace(tzinfo=None).strftime
         self.control = ControlTokens(tokenizer)
+        self._markers = Markers(self.control.markers)
+        self._marker_ids = frozenset(self.control.markers.values()) - {getattr(tokenizer, "unk_token_id", None)}
         # Siblings of a group share their first prompts, and loops show the same prompt again and again.
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """Return the token ids that the model is given for `prompt`."""
-        return list(self._encode(Prompt(prompt) if isinstance(prompt, str) else prompt))
+        return list(self._encode(*self._held(prompt))[0])
+
+    def markers(self, prompt: Prompt) -> MarkerCounts:
+        """How many markers others wrote into what `prompt` shows, and how many of them were broken up."""
+        held = self._held(prompt)
+        return MarkerCounts(sum(len(self._markers.read(part)[2]) for part in held), self._encode(*held)[1])
+
+    def hold(self, text: str) -> str:
+        """A text of others, marked so that a template can be written around it; for `template_ids` and nobody else."""
+        return self._markers.hold(text)
+
+    def template_ids(self, text: str) -> list[int]:
+        """The ids of a template's own text with its control tokens, and of texts in it that were marked by `hold`.
+
+        No bos token is added. A text has the ids of one reading: where a template is given in several parts, tokens end
+        at their borders, and a tokenizer that begins texts with a blank does so in every part.
+        """
+        return list(self._read(replace_surrogates(text), whole=False)[0])
+
+    def foreign_ids(self, text: str) -> list[int]:
+        """The ids of a text of others, without any control token; see `template_ids` about its borders."""
+        return self.template_ids(self.hold(text))
 
     @cached_property
     def opens_thought(self) -> bool:
@@ -80,37 +111,60 @@ class PromptEncoder:
         return self.uses_chat_template and self._chat("x").rstrip().lower().endswith("<think>")
 
     @cached_property
-    def _own_control(self) -> dict[int, int]:
-        """Control tokens of a prompt that come from the chat template and the tokenizer."""
-        return self.control.count(self._ids(Prompt("x")))
+    def _plain(self) -> TextTokenizer | None:
+        try:
+            return TextTokenizer(self.tokenizer, self.control.markers)
+        except Exception:  # slow and foreign tokenizers lack various things, and tokenizers raises plain exceptions
+            return None
 
-    def _encode_uncached(self, prompt: Prompt) -> tuple[int, ...]:
-        text, begun = (self.control.break_up(replace_surrogates(part)) for part in (prompt.text, prompt.begun))
-        prompt = Prompt(text, begun)
-        ids = self._ids(prompt)
-        for _ in range(3):
-            foreign = self._foreign(ids)
-            if not foreign:
-                break
-            # A normalizer made one of them of another spelling; where each came from tells which.
-            surfaces = list(self._surfaces(prompt, foreign))
-            prompt = Prompt(*(break_up_surfaces(part, iter(surfaces)) for part in (prompt.text, prompt.begun)))
-            ids = self._ids(prompt)
-        return tuple(ids)
+    @cached_property
+    def _around(self) -> Counter[int]:
+        """The tokens that the tokenizer puts around a text."""
+        return Counter(self.tokenizer.encode(""))
 
-    def _foreign(self, ids: Sequence[int]) -> set[int]:
-        counts = self.control.count(ids)
-        return {i for i, n in counts.items() if n > self._own_control.get(i, 0)} if counts else set()
+    def _held(self, prompt: Prompt | str) -> tuple[str, str]:
+        prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
+        held = prompt
+        if prompt.rewritten is not None and (self._markers.spans(prompt.text) or self._markers.spans(prompt.begun)):
+            held = prompt.rewritten(self.hold)
+        return self._checked(held.text, prompt.text), self._checked(held.begun, prompt.begun)
 
-    def _surfaces(self, prompt: Prompt, tokens: set[int]) -> Iterator[str]:
-        """The strings of a prompt that became these tokens; none where the tokenizer does not know."""
-        if not getattr(self.tokenizer, "is_fast", False):
-            return
-        text = self._whole(prompt)
-        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        for token, (start, end) in zip(read["input_ids"], read["offset_mapping"], strict=True):
-            if token in tokens:
-                yield text[start:end]
+    def _checked(self, held: str, text: str) -> str:
+        """The text with fences around markers of others, and around all control tokens."""
+        found, own, foreign = self._markers.read(held)
+        if found != text:
+            # A prompt style has read something else in a text with fences, so nobody knows whose its markers are.
+            own, foreign = [], self._markers.spans(text)
+        control = [(a, b) for a, b in own if self.control.markers[text[a:b]] in self.control.ids]
+        return fenced(replace_surrogates(text), sorted([*foreign, *control]))
+
+    def _encode_uncached(self, text: str, begun: str) -> tuple[tuple[int, ...], int]:
+        whole = self._chat(text) if self.uses_chat_template else text
+        if text != released(text) and torn(whole):
+            # A template that changes texts has changed a fence.
+            found, _, foreign = self._markers.read(text)
+            ids, broken = self._encode(broken_up(found, foreign), begun)
+            return ids, broken + len(foreign)
+        return self._read(whole + begun, whole=not self.uses_chat_template)
+
+    def _read(self, held: str, *, whole: bool) -> tuple[tuple[int, ...], int]:
+        """The ids of a text with fences, and how many markers were broken up."""
+        text, own, foreign = self._markers.read(held)
+        if foreign and self._plain is None:
+            text = broken_up(text, foreign)
+        if not foreign or self._plain is None:
+            ids = tuple(self.tokenizer.encode(text) if whole else self.tokenizer.encode(text, add_special_tokens=False))
+            if self._plain is None or not self._more(ids, [text[a:b] for a, b in own], whole):
+                return ids, len(foreign)
+        return tuple(self._plain.encode(text, own, whole=whole)), 0
+
+    def _more(self, ids: Sequence[int], own: Sequence[str], whole: bool) -> bool:
+        """Whether ids have more added tokens than there are markers: a normalizer made one of another spelling."""
+        found = Counter(i for i in ids if i in self._marker_ids)
+        found.subtract(self.control.markers[surface] for surface in own)
+        if whole:
+            found.subtract(self._around)
+        return any(n > 0 for n in found.values())
 
     def _chat(self, text: str) -> str:
         return str(
@@ -118,14 +172,6 @@ class PromptEncoder:
                 [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False, **self._dated
             )
         )
-
-    def _whole(self, prompt: Prompt) -> str:
-        return (self._chat(prompt.text) if self.uses_chat_template else prompt.text) + prompt.begun
-
-    def _ids(self, prompt: Prompt) -> list[int]:
-        if self.uses_chat_template:
-            return list(self.tokenizer.encode(self._whole(prompt), add_special_tokens=False))
-        return list(self.tokenizer.encode(self._whole(prompt)))
 
     def length(self, ids: Sequence[int]) -> int:
         """Tokens of a prompt."""
@@ -135,11 +181,18 @@ class PromptEncoder:
         """Read a response as its text stands, with the opening tag of a thought that the chat template has opened."""
         return parse_response(self.opening(ids) + self.decode(ids), agent.response, agent.fallback_characters, listed)
 
-    def encode_response(self, text: str) -> list[int]:
-        """Return the ids of a demonstrated response, end token included."""
-        text = self.control.break_up(replace_surrogates(text))
-        ids = self.tokenizer.encode(text, add_special_tokens=False)
-        return [*(i for i in ids if i not in self.control.ids), self.tokenizer.eos_token_id]
+    def encode_response(self, text: str, foreign: str = "") -> list[int]:
+        """Return the ids of a demonstrated response, end token included.
+
+        Args:
+            text: the response.
+            foreign: the part of it that a demonstrator gave: no added token, whereas tags around it are.
+        """
+        held = self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text)
+        return [
+            *(i for i in self._read(held, whole=False)[0] if i not in self.control.ids),
+            self.tokenizer.eos_token_id,
+        ]
 
     def opening(self, ids: Sequence[int]) -> str:
         """The tag that the chat template has opened a thought with, where the response closes it; else ""."""

@@ -127,6 +127,7 @@ class Episode:
         if valid and offered is not None and not offers(offered, parsed.action):
             valid, problem = False, "not_admissible"
         full, ids, blind, blind_ids = self._prompt
+        markers = self.encoder.markers(full)
         anchor = self.observation
         if anchor != self._whole_observation:
             # States that differ only behind the cut are two states.
@@ -152,6 +153,8 @@ class Episode:
             parts=parts,
             masked=self._masked,
             cut_texts=self._cut_texts(),
+            foreign_markers=markers.foreign,
+            broken_markers=markers.broken,
         )
         return parsed.action
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
-from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, mean_task_score
+from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, marker_counts, mean_task_score
 from stapo.texts import counted
 
 
@@ -103,6 +103,7 @@ def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
         "success_standard_error": math.sqrt(mean * (1 - mean) / count) if count else None,
         "success_by_seed": [r["success"] for r in per_seed],
         "errors": sum(t.failure is not None for trajectories in played for t in trajectories),
+        **marker_counts([step for trajectories in played for t in trajectories for step in t.steps]),
     }
     for key in (
         "task_score",

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
-from stapo.rollout.control import ControlTokens
+from stapo.rollout.control import MarkerCounts, known_markers
 from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.foreign_text import broken_up
 from stapo.rollout.thoughts import parse_spoken
 
 END = 0x110000
@@ -55,15 +56,21 @@ class TextCodec:
     """
 
     def __init__(self, tokenizer: Any | None = None) -> None:
-        # The server reads control tokens in what it is sent; those of its model are not known, the usual ones are.
-        self._control = ControlTokens()
         self._counting = None if tokenizer is None else PromptEncoder(tokenizer)
 
     def encode(self, prompt: Prompt | str) -> list[int]:
-        """The prompt's characters."""
+        """The prompt's characters, with a blank in each marker of a common chat template.
+
+        The server reads markers in what it is sent. Those of its model are not known, the usual ones are.
+        """
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
-        text, begun = (spell(self._control.break_up(part)) for part in (prompt.text, prompt.begun))
+        text, begun = (spell(broken_up(part, known_markers(part))) for part in (prompt.text, prompt.begun))
         return [*text, BEGUN, *begun] if begun else text
+
+    def markers(self, prompt: Prompt) -> MarkerCounts:
+        """How many markers of common chat templates `prompt` shows; all are broken up."""
+        found = len(known_markers(prompt.text)) + len(known_markers(prompt.begun))
+        return MarkerCounts(found, found)
 
     def opening(self, ids: Sequence[int]) -> str:
         """Nothing: a server's answer has its thought marked."""

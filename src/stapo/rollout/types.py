@@ -59,6 +59,8 @@ class Step:
         parts: token range (first, end) of the response's "think" and "action" part; empty where it was not asked for.
         masked: tokens of further prompts, by what they leave out; empty where none were asked for.
         cut_texts: how many of goal, observation and list of commands were too long for the prompt to show whole.
+        foreign_markers: how many control tokens others have spelled out in what the prompt shows.
+        broken_markers: how many of these were broken up with a blank, as all are towards a server.
     """
 
     prompt_ids: list[int]
@@ -82,6 +84,8 @@ class Step:
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)
     masked: dict[str, list[int]] = field(default_factory=dict)
     cut_texts: int = 0
+    foreign_markers: int = 0
+    broken_markers: int = 0
 
 
 @dataclass(slots=True)
@@ -127,6 +131,15 @@ def mean_task_score(trajectories: Sequence[Trajectory]) -> float | None:
     """Mean of the task scores, None where the environment does not judge by degrees; an unjudged episode counts 0."""
     judged = any(t.task_score is not None for t in trajectories)
     return fmean(t.task_score or 0.0 for t in trajectories) if judged else None
+
+
+def marker_counts(steps: Sequence[Step]) -> dict[str, int]:
+    """Steps with control tokens in texts of others, and how many were broken up; nothing where there are none."""
+    counts = {
+        "foreign_markers": sum(step.foreign_markers > 0 for step in steps),
+        "broken_markers": sum(step.broken_markers for step in steps),
+    }
+    return {name: count for name, count in counts.items() if count}
 
 
 def drop_failed(trajectories: Sequence[Trajectory], on_failure: OnFailure) -> tuple[list[Trajectory], list[Failure]]:

@@ -37,13 +37,23 @@ from stapo.rollout.faults import Attempts
 
 @dataclass(frozen=True, slots=True)
 class DemoStep:
-    """One demonstrated step: three renderings of its prompt, the task sentence in it, and the command."""
+    """One demonstrated step.
+
+    Attributes:
+        goal: the task sentence in the prompt.
+        prompt: the full prompt.
+        short_prompt: it without history and without commands that lead elsewhere.
+        blind_prompt: the trajectory-blind one.
+        action: the response.
+        command: the part of the response that the demonstrator gave; "" where its tags are part of it.
+    """
 
     goal: str
     prompt: Prompt
     short_prompt: Prompt
     blind_prompt: Prompt
     action: str
+    command: str = ""
 
 
 class _Failed(Exception):
@@ -208,6 +218,7 @@ def _play(
                     render_prompt(replace(fields, admissible=_nearby(fields, agent)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
                     write_response(action, agent.response, fields.admissible or ()),
+                    "" if agent.keeps_thought else action,
                 )
             )
         (out,) = pool.step([(slot, action)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stapo.rollout import StopReason
-from stapo.rollout.types import Trajectory, mean_task_score
+from stapo.rollout.types import Trajectory, marker_counts, mean_task_score
 from stapo.training.batch import RowBatch
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
@@ -53,6 +53,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "retriever_errors": dict(sorted(Counter(s.retriever_error for s in steps if s.retriever_error).items())),
         "truncated_responses": fmean(s.truncated for s in steps),
         **({"cut_texts": cut} if (cut := sum(s.cut_texts for s in steps)) else {}),
+        **marker_counts(steps),
         "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
         "equal_reward_groups": _equal_reward_share(played),
         "entropy": {

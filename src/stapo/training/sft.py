@@ -156,7 +156,7 @@ def _batches(
         full.append(encoder.encode(demo.prompt))
         short.append(encoder.encode(demo.short_prompt))
         blind.append(encoder.encode(demo.blind_prompt))
-        answers.append(encoder.encode_response(demo.action))
+        answers.append(encoder.encode_response(demo.action, demo.command))
         encoded(number, len(demos))
     rows = [RowTokens(prompt, answer) for prompt, answer in zip(full, answers, strict=True)]
     chains = find_chains(rows, [0] * len(rows))
