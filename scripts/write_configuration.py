@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import sys
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -27,9 +28,9 @@ def kind(hint: Any) -> str:
     """A type as a reader knows it."""
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))
-    if type(None) in typing.get_args(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
         inner = [kind(part) for part in typing.get_args(hint) if part is not type(None)]
-        return " or ".join([*inner, "`null`"])
+        return " or ".join([*inner, *(["`null`"] if type(None) in typing.get_args(hint) else [])])
     if typing.get_origin(hint) is tuple:
         return f"list of {kind(typing.get_args(hint)[0])}"
     if typing.get_origin(hint) is dict:

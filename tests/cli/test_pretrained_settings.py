@@ -15,7 +15,6 @@ from stapo.config.presets import load_config
 from stapo.config.run_config import EnvConfig
 from stapo.config.schema import to_data
 from stapo.envs.registry import ENVIRONMENTS
-from stapo.estimate.devices import cpu_flags, has_bfloat16
 
 SIZES = {"model_type": "llama", "num_attention_heads": 8, "num_key_value_heads": 8, "tie_word_embeddings": True}
 
@@ -46,7 +45,7 @@ def test_a_small_pretrained_model_gets_settings_of_its_own(models, capsys, prese
     assert found["agent"]["max_prompt_tokens"] >= 1024
     assert found["agent"]["prompt"] == scratch["agent"]["prompt"]
     assert found["rollout"]["groups"] == 4
-    assert found["log"]["threads"] == 0
+    assert (found["model"]["dtype"], found["log"]["threads"]) == ("auto", "auto")
     assert found["env"] == scratch["env"]
     assert "settings chosen for a pretrained model:" in said
     assert "sft.steps 200" in said
@@ -125,25 +124,6 @@ def test_a_file_of_the_users_own_stands_and_is_warned_of(models, capsys, tmp_pat
     found, said = resolved(capsys, "mine.yaml", "--model.path", models / "small")
     assert found["sft"]["steps"] == 3800
     assert "warning: 3800 supervised steps at a learning rate of 0.003 are meant for a small model from scratch" in said
-
-
-@pytest.mark.parametrize(
-    "flags, native",
-    [("fpu avx2 avx512f", False), ("avx512f avx512_bf16", True), ("amx_tile amx_bf16", True), ("", False)],
-)
-def test_bfloat16_only_where_the_cpu_multiplies_it(tmp_path, monkeypatch, models, capsys, flags, native):
-    info = tmp_path / "cpuinfo"
-    info.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\nflags\t\t: other\n")
-    assert has_bfloat16(info) is native
-    monkeypatch.setattr(pretrained, "has_bfloat16", lambda: has_bfloat16(info))
-    found, _ = resolved(capsys, "alfworld", "--model.path", models / "small", "--model.device", "cpu")
-    assert found["model"]["dtype"] == ("bfloat16" if native else "float32")
-
-
-def test_a_system_that_says_nothing_of_its_cpu(tmp_path):
-    assert cpu_flags(tmp_path / "nothing") == frozenset()
-    (tmp_path / "arm").write_text("Features\t: fp asimd bf16\n")
-    assert has_bfloat16(tmp_path / "arm")
 
 
 def test_a_comparison_chooses_the_same(models, capsys):

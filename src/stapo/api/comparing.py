@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from stapo.api.runs import RUNS
 from stapo.api.settings import Source, load_config
-from stapo.comparison.cells import Work, run_all, work_of, write_settings
+from stapo.comparison.cells import Work, in_one_dtype, run_all, work_of, write_settings
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.page import write_page
 from stapo.comparison.plan import (
@@ -253,7 +253,7 @@ def run_plan(
     with RunLock(folder):
         require_place(folder)
         write_plan(folder, plan)
-        works = work_of(plan, folder)
+        works = in_one_dtype(work_of(plan, folder))
         write_settings(works, folder)
         with watch(works) as told:
             pool = Jobs(jobs, on_change=told.changed, on_tick=told.tick)

@@ -27,6 +27,7 @@ from stapo.rollout.text_codec import TextCodec
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.choices import settle
 from stapo.training.factories import collector_of, env_factory
 from stapo.training.loop import build_collector, set_threads
 from stapo.training.preflight import check_prompted
@@ -93,7 +94,7 @@ class EvalTarget:
     labels: dict[str, Any]
     title: str
     check: Callable[[], None]
-    collector: Callable[[], Collector]
+    collector: Callable[[Callbacks], Collector]
     counts: Callable[[], dict[str, int] | None] = field(default=lambda: None)
     close: Callable[[], None] = field(default=lambda: None)
     run: RunDirectory | None = None
@@ -257,7 +258,7 @@ def play(
     seeds = tuple(seeds) if temperature > 0 else tuple(seeds[:1])
     protocol = EvalProtocol(split, episodes, temperature, seeds)
     with left_as_found():
-        collector = target.collector()
+        collector = target.collector(callbacks)
         try:
             progress = partial(callbacks.stage, "evaluation")
             played = play_protocol(collector, tasks, protocol, batch=config.eval.batch, progress=progress)
@@ -290,8 +291,8 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalT
     labels = {"run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name}
     title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
 
-    def collector() -> Collector:
-        return _local(config, str(run.checkpoint(checkpoint)), run.started)
+    def collector(callbacks: Callbacks) -> Collector:
+        return _local(config, str(run.checkpoint(checkpoint)), callbacks, run.started)
 
     return EvalTarget(config, labels, title, partial(require_checkpoint, run, checkpoint), collector, run=run)
 
@@ -305,7 +306,7 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarge
         )
     labels = {"settings": source, "model": path, "algorithm": None}
     title = f"{path}, frozen, settings of {source}"
-    return EvalTarget(config, labels, title, partial(check_prompted, path, config), lambda: _local(config, path))
+    return EvalTarget(config, labels, title, partial(check_prompted, path, config), partial(_local, config, path))
 
 
 def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget:
@@ -320,7 +321,7 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
         send_seeds=served.send_seeds,
     )
 
-    def collector() -> Collector:
+    def collector(_: Callbacks) -> Collector:
         tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
         return collector_of(config, TextCodec(tokenizer), sampler)
 
@@ -331,6 +332,8 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
     )
 
 
-def _local(config: RunConfig, path: str, clock: Clock | None = None) -> Collector:
-    set_threads(config.log.threads)
+def _local(config: RunConfig, path: str, callbacks: Callbacks, clock: Clock | None = None) -> Collector:
+    settled = settle(replace(config, model=replace(config.model, path=path)), None, callbacks.notice)
+    config = settled.config
+    set_threads(settled.threads)
     return build_collector(config, load_policy(path, config.model), clock=clock or utc_now)

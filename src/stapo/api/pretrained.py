@@ -17,7 +17,6 @@ from stapo.config.run_config import RunConfig
 from stapo.envs.protocol import HasChatSettings
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ModelError
-from stapo.estimate.devices import has_bfloat16
 from stapo.estimate.shapes import find_shape
 
 SMALL = 1_000_000_000
@@ -47,14 +46,14 @@ def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]
     adapters = rank.isdecimal() and int(rank) > 0
     chosen: dict[str, Any] = {
         "agent": _agent(preset, small),
-        "model": {"dtype": "bfloat16" if on_gpu or has_bfloat16() else "float32"},
+        "model": {"dtype": "auto"},
         "sft": {"steps": 0},
         "optim": {
             "learning_rate": (1e-5 if small else 1e-6) * (10 if adapters else 1),
             "micro_tokens": 16_384 if on_gpu else 4096,
         },
         # A save of such a model takes many seconds, and gigabytes are written.
-        "log": {"threads": 0, "save_seconds": 300.0},
+        "log": {"threads": "auto", "save_seconds": 300.0},
     }
     if small:
         chosen["sft"] = {

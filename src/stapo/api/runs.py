@@ -20,11 +20,12 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.lock import is_locked
 from stapo.texts import counted
 from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.choices import settle
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import Outcome, train_run
 from stapo.training.preflight import preflight
 from stapo.training.randomness import random_state, restore_random_state
-from stapo.training.resume import unfinished_twin
+from stapo.training.resume import check_place, unfinished_twin
 
 RUNS = Path("runs")
 """Where runs go that are not told where."""
@@ -146,13 +147,16 @@ def run_training(config: RunConfig, folder: Path, command: list[str], callbacks:
     """
     with left_as_found():
         # Kept until the end: environments built meanwhile share the games that this one has read.
+        check_place(folder, config)
+        settled = settle(config, folder, callbacks.notice)
+        config = settled.config
         env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
         try:
             callbacks.notice(
                 f"{config.algorithm.name} on {config.env.name}: {counted(config.optim.iterations, 'iteration')} of "
                 f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
             )
-            outcome = train_run(config, folder, command, callbacks, env)
+            outcome = train_run(config, folder, command, callbacks, env, settled)
         finally:
             env.rest()
         write_report(outcome.run)

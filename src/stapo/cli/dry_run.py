@@ -20,17 +20,19 @@ from stapo.estimate.costs import Workload, activations, memory, seconds
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
+from stapo.policy.config import DType
 from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
 
 
-def show_estimate(config: RunConfig, gpu: str | None) -> None:
+def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -> None:
     """Print the run in short and the estimate to stderr, where they do not get into the settings.
 
     Args:
         config: the resolved run.
         gpu: name of the device; None takes this machine, and says of the others whether they have room, and how long
             they take.
+        out: run directory, where one is named; a run that is there has chosen dtype and threads.
 
     Raises:
         UnknownNameError: no such device.
@@ -39,6 +41,7 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
     console = Console(stderr=True)
     try:
         shape = shape_of_run(config)
+        config = _settled(config, named, out, shape, console)
     except ModelError as err:
         console.print(_summary(config, None))
         say(console, f"no estimate: {err}")
@@ -59,6 +62,27 @@ def show_estimate(config: RunConfig, gpu: str | None) -> None:
         lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
     for line in [*lines, *disk(config, shape, work, around)]:
         say(console, line)
+
+
+def _settled(
+    config: RunConfig, named: Device | None, out: Path | None, shape: ModelShape, console: Console
+) -> RunConfig:
+    """The settings without `auto`: as the run in `out` has them, by a measurement here, or as another machine would."""
+    from stapo.cli.this_machine import config_of
+    from stapo.policy.hardware import UNTIMED, Subject, time_layers
+    from stapo.training.choices import settle
+
+    if named is None:
+        timed = partial(time_layers, config_of(shape, shape.layers), config.model.device)
+        subject = Subject(shape.parameters, config.model.path is None, timed)
+        return settle(config, out, partial(say, console), subject).config
+    if config.model.dtype != "auto":
+        return config
+    large = config.model.path is not None and shape.parameters >= UNTIMED
+    dtype: DType = "bfloat16" if large and named.name != "cpu" else "float32"
+    if large:
+        say(console, f"model.dtype auto is estimated as {dtype} on {named.name}; the run times both there.")
+    return replace(config, model=replace(config.model, dtype=dtype))
 
 
 def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> None:
@@ -139,7 +163,8 @@ def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Dev
 
     gpu = gpu_of(config.model.device)
     together = int(max(1, min(work.episodes, work.batch_tokens // work.prompt)))
-    speed = measured(shape, work.bytes_per_weight == 2, config.log.threads, together, int(work.prompt), gpu)
+    threads = 0 if config.log.threads == "auto" else config.log.threads
+    speed = measured(shape, work.bytes_per_weight == 2, threads, together, int(work.prompt), gpu)
     return this_machine(gpu), speed
 
 

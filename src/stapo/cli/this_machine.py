@@ -8,11 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from stapo.estimate.costs import kv_bytes_per_token
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import Speed
+from stapo.policy.hardware import using_threads
 from stapo.policy.memory import available_bytes
 
 _LARGEST_LAYER = 30_000_000
@@ -48,14 +50,8 @@ def measured(shape: ModelShape, bfloat16: bool, threads: int, rows: int, prompt:
         prompt: tokens of a prompt.
         gpu: on the GPU.
     """
-    before = torch.get_num_threads()
-    if threads:
-        torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            return _measured(shape, torch.bfloat16 if bfloat16 else torch.float32, rows, prompt, gpu)
-    finally:
-        torch.set_num_threads(before)
+    with using_threads(threads), torch.random.fork_rng(devices=[]):
+        return _measured(shape, torch.bfloat16 if bfloat16 else torch.float32, rows, prompt, gpu)
 
 
 def _measured(shape: ModelShape, dtype: torch.dtype, rows: int, prompt: int, gpu: bool) -> Speed:
@@ -79,15 +75,17 @@ def _measured(shape: ModelShape, dtype: torch.dtype, rows: int, prompt: int, gpu
 
 
 def _model(shape: ModelShape, layers: int) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    return AutoModelForCausalLM.from_config(config_of(shape, layers))
 
-    config = AutoConfig.for_model(
+
+def config_of(shape: ModelShape, layers: int) -> Any:
+    """The transformers configuration of so many layers of this shape, with few words."""
+    return AutoConfig.for_model(
         "qwen3" if shape.head_norms else "qwen2" if shape.bias else "llama",
         hidden_size=shape.hidden, intermediate_size=shape.inner, num_hidden_layers=layers,
         num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim,
         vocab_size=min(_VOCABULARY, shape.vocabulary), tie_word_embeddings=True,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config)
 
 
 def _pieces(model: Any, rows: int, prompt: int, place: torch.device) -> list[Callable[[], Any]]:

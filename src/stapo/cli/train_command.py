@@ -81,7 +81,7 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
         if self.dry_run:
             from stapo.cli.dry_run import check_settings, show_estimate
 
-            show_estimate(config, self.gpu)
+            show_estimate(config, self.gpu, self.out)
             print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
             check_settings(config, self.out, elsewhere=self.gpu is not None)
             return 0

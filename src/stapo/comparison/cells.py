@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from stapo.atomic_io import write_durably
 from stapo.comparison.jobs import Ended, Job, Jobs
-from stapo.comparison.plan import Cell, Plan, cell_folder, start_folder
+from stapo.comparison.plan import Cell, Plan, cell_folder, start_folder, with_changes
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data, read_yaml
 from stapo.errors import RunDirectoryError, StapoError
 from stapo.run import RunDirectory
+from stapo.training.choices import settle
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,21 @@ def _work(
         None if cell is None else f"start {start:02d}",
     )
     return Work(job, cell, start, int(optim["iterations"]), settings, ("stapo", *words))
+
+
+def in_one_dtype(works: Sequence[Work]) -> list[Work]:
+    """The runs with one dtype in the place of `auto`: that of an earlier call, or the one that is faster here.
+
+    Raises:
+        StapoError: the model cannot be one, or a file of settings cannot be read.
+    """
+    settings = works[0].settings
+    if from_data(RunConfig, settings).model.dtype != "auto":
+        return list(works)
+    written = Path(works[0].command[2])
+    before = from_data(RunConfig, read_yaml(written) if written.is_file() else settings)
+    dtype = settle(before, None, lambda said: None).config.model.dtype
+    return [replace(work, settings=with_changes(work.settings, model__dtype=dtype)) for work in works]
 
 
 def write_settings(works: Sequence[Work], folder: Path) -> None:

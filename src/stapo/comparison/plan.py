@@ -121,16 +121,16 @@ class Plan:
 
     def start_settings(self, start: int) -> dict[str, Any]:
         """Configuration of the run that makes, and evaluates, a start."""
-        return _with(self.base, seed=start, optim__iterations=0, eval__at_start=False, log__threads=1)
+        return with_changes(self.base, seed=start, optim__iterations=0, eval__at_start=False, log__threads=1)
 
     def cell_settings(self, cell: Cell, folder: Path) -> dict[str, Any]:
         """Configuration of the run of a cell, in a comparison that lies in `folder`."""
-        settings = _with(self.variant(cell.label).settings, seed=cell.seed, eval__at_start=False, log__threads=1)
+        settings = with_changes(self.variant(cell.label).settings, seed=cell.seed, eval__at_start=False, log__threads=1)
         if self.makes_starts:
-            settings = _with(settings, model__path=str(checkpoint_of(folder, cell.start)), sft__steps=0)
+            settings = with_changes(settings, model__path=str(checkpoint_of(folder, cell.start)), sft__steps=0)
         if self.base["model"]["path"] is None and "compact" not in settings["agent"]["prompt"]:
             # A model that was built here has no chat template, though its prompts are written for one.
-            settings = _with(settings, model__chat_template="none")
+            settings = with_changes(settings, model__chat_template="none")
         return settings
 
 
@@ -170,11 +170,14 @@ def extended(old: Plan, new: Plan, folder: Path) -> Plan:
     Raises:
         ConfigError: settings differ, or a cell would begin with another start.
     """
-    lines = [f"\n  {path}: {was!r} in the folder, {now!r} now" for path, was, now in differing(old.base, new.base)]
+    lines = [
+        f"\n  {path}: {was!r} in the folder, {now!r} now"
+        for path, was, now in differing(old.base, new.base, decided=True)
+    ]
     known = {v.label: v for v in old.variants}
     for variant in new.variants:
         if variant.label in known:
-            for path, was, now in differing(known[variant.label].settings, variant.settings):
+            for path, was, now in differing(known[variant.label].settings, variant.settings, decided=True):
                 line = f"\n  {path}: {was!r} in the folder, {now!r} now"
                 if line not in lines:
                     lines.append(f"\n  {variant.label}, {path}: {was!r} in the folder, {now!r} now")
@@ -363,7 +366,7 @@ def _completed(settings: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def _with(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def with_changes(settings: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """A copy with other values; a dotted path has `__` as its dot."""
     data: dict[str, Any] = json.loads(json.dumps(settings))
     for path, value in changes.items():

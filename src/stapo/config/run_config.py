@@ -19,6 +19,7 @@ from stapo.run import RunDirectory
 from stapo.texts import secret_in_address
 
 OnSaveError = Literal["stop", "continue"]
+Threads = int | Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +68,9 @@ class LogConfig:
         on_save_error: `stop` the run when its state cannot be saved (a full disk, for example), or `continue` and try
             again at the next save.
         grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; 0 or more. Then it is given up.
-        threads: CPU threads of torch, 0 to 4,096; 0 leaves torch's default. 1 is fastest for tiny models.
+        threads: CPU threads of torch, 0 to 4,096, or `auto`; 0 leaves torch's default. `auto` takes 1 for models of
+            fewer than 20 million weights, which are fastest so, and every physical core for larger ones; the run keeps
+            to it.
         trackers: trackers that the rows of metrics.jsonl and evals.jsonl are sent to: tensorboard, wandb, trackio,
             mlflow, or one of an installed package. `stapo track` sends a finished run later.
     """
@@ -80,14 +83,14 @@ class LogConfig:
     save_seconds: float = 30.0
     on_save_error: OnSaveError = "stop"
     grace: float = 20.0
-    threads: int = 1
+    threads: Threads = "auto"
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_least(self, "log", transcript_every=0, transcript_groups=0, checkpoint_every=0, threads=0)
+        check_least(self, "log", transcript_every=0, transcript_groups=0, checkpoint_every=0)
         check_least(self, "log", save_every=1, keep_saves=1)
-        if self.threads > MOST_PROCESSES:
-            raise ConfigError(f"log.threads is {self.threads}, expected at most {MOST_PROCESSES:,}.")
+        if self.threads != "auto" and not (isinstance(self.threads, int) and 0 <= self.threads <= MOST_PROCESSES):
+            raise ConfigError(f"log.threads is {self.threads!r}, expected auto, or 0 to {MOST_PROCESSES:,}.")
         for name in ("save_seconds", "grace"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"log.{name} is {getattr(self, name)}, expected a number of 0 or more.")

@@ -110,7 +110,9 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
         options = get_args(hint)
         if value is None and type(None) in options:
             return None
-        return _convert(next(o for o in options if o is not type(None)), value, where, base)
+        # A word among numbers, such as auto, stands beside them as a Literal.
+        named = next((o for o in options if get_origin(o) is Literal and value in get_args(o)), None)
+        return _convert(named or next(o for o in options if o is not type(None)), value, where, base)
     if origin is Literal:
         if value not in get_args(hint):
             raise ConfigError(

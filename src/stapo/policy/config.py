@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 
-DType = Literal["float32", "bfloat16"]
+DType = Literal["auto", "float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
 Tokenization = Literal["phrases", "words", "names"]
 HeadKernel = Literal["eager", "compiled"]
@@ -64,8 +64,10 @@ class ModelConfig:
         path: folder or Hub name of a pretrained model, or null. Only safetensors are read, and no remote code is run.
             Without it a small model is built from the sizes below, and its tokenizer is trained on environment text.
         architecture: architecture of the small model that is built.
-        dtype: dtype of the weights. Under bfloat16 the optimizer keeps a float32 copy of every weight that it trains:
-            steps of 1e-6 would be lost in rounding. Adapters are always float32.
+        dtype: dtype of the weights. `auto` times both for a second each where the run begins, takes the faster and
+            keeps to it; float32 on a tie, and for models that are built here or have fewer than 5 million weights.
+            Under bfloat16 the optimizer keeps a float32 copy of every weight that it trains: steps of 1e-6 would be
+            lost in rounding. Adapters are always float32.
         device: device of the model: `auto` takes a GPU where there is one; otherwise `cpu`, `cuda` or `cuda:1`.
         lora: train low-rank adapters instead of all weights.
         reference: where the frozen starting policy is kept. `auto` keeps a copy beside the model, or, with adapters,
@@ -90,7 +92,7 @@ class ModelConfig:
 
     path: str | None = None
     architecture: Architecture = "qwen2"
-    dtype: DType = "float32"
+    dtype: DType = "auto"
     device: str = "auto"
     lora: LoraConfig = field(default_factory=LoraConfig)
     reference: ReferencePlace = "auto"
@@ -142,11 +144,15 @@ class ModelConfig:
                 raise ConfigError(f"model.{name} is {getattr(self, name)}, expected a number above 0.")
         if self.vocab_size < 300:
             raise ConfigError(f"model.vocab_size is {self.vocab_size}, expected at least 300 (bytes come first).")
-        weights = self.layers * self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
-        weights += self.vocab_size * self.hidden_size
-        if self.path is None and weights > MOST_WEIGHTS:
+        if self.path is None and self.weights > MOST_WEIGHTS:
             raise ConfigError(
                 f"model.layers {self.layers:,}, model.hidden_size {self.hidden_size:,}, model.intermediate_size "
-                f"{self.intermediate_size:,} and model.vocab_size {self.vocab_size:,} make {weights:,} weights; "
+                f"{self.intermediate_size:,} and model.vocab_size {self.vocab_size:,} make {self.weights:,} weights; "
                 f"expected at most {MOST_WEIGHTS:,} where no pretrained model is loaded (model.path)."
             )
+
+    @property
+    def weights(self) -> int:
+        """Weights of the small model that the sizes make."""
+        layer = self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
+        return self.layers * layer + self.vocab_size * self.hidden_size

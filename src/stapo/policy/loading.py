@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
@@ -14,7 +13,7 @@ from stapo.documents import shown
 from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
 from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
-from stapo.policy.model import Policy, finish_policy, quiet
+from stapo.policy.model import Policy, dtype_of, finish_policy, quiet
 from stapo.policy.try_tokenizer import MESSAGE
 
 _EXPECTED = "Expected a folder written by save_pretrained: config.json, model.safetensors and the tokenizer files."
@@ -108,7 +107,7 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
         with quiet():
             loaded = AutoModelForCausalLM.from_pretrained(
                 source,
-                dtype=getattr(torch, config.dtype),
+                dtype=dtype_of(config),
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,

@@ -14,7 +14,7 @@ from stapo.memory_model import MemoryNeed, ModelSize, lasting_need
 from stapo.policy.config import LoraConfig, ModelConfig
 from stapo.policy.loading import source_of
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+_BYTES = {"auto": 4, "float32": 4, "bfloat16": 2}
 
 
 def parts_in_words(need: MemoryNeed) -> str:

@@ -146,29 +146,38 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
         seed: of the initial weights.
     """
     tokenizer = train_tokenizer(texts, config.vocab_size, config.tokenizer)
-    sizes = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": config.hidden_size,
-        "intermediate_size": config.intermediate_size,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.heads,
-        "head_dim": config.hidden_size // config.heads,
-        "max_position_embeddings": max_positions,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "initializer_range": config.initializer_range,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    sizes = config_from_sizes(
+        config,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=max_positions,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(config.architecture, **sizes))
+        model = AutoModelForCausalLM.from_config(sizes)
         _compose_embeddings(
             model.get_input_embeddings().weight, tokenizer, config.initializer_range, fold=config.tokenizer != "phrases"
         )
     return finish_policy(model, tokenizer, config)
+
+
+def config_from_sizes(config: ModelConfig, **more: Any) -> Any:
+    """The transformers configuration of a small model; `more` goes into it besides."""
+    return AutoConfig.for_model(
+        config.architecture,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.hidden_size // config.heads,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        initializer_range=config.initializer_range,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        **more,
+    )
 
 
 def _compose_embeddings(weight_vh: torch.Tensor, tokenizer: Any, scale: float, *, fold: bool) -> None:
@@ -188,6 +197,12 @@ def _compose_embeddings(weight_vh: torch.Tensor, tokenizer: Any, scale: float, *
             if parts:
                 mean = torch.stack([words[word] for word in parts]).sum(0) / len(parts) ** 0.5
                 weight_vh[token] = scale * (0.9**0.5 * mean + 0.1**0.5 * torch.randn(weight_vh.shape[1]))
+
+
+def dtype_of(config: ModelConfig) -> torch.dtype:
+    """The dtype of the weights; float32 where `auto` was not decided before."""
+    found: torch.dtype = getattr(torch, config.dtype.replace("auto", "float32"))
+    return found
 
 
 def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
@@ -212,7 +227,7 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        model.to(device=device, dtype=getattr(torch, config.dtype))
+        model.to(device=device, dtype=dtype_of(config))
     except (RuntimeError, AssertionError) as err:
         reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
         raise ModelError(f"the model cannot be moved to model.device '{device}': {reason}.") from err

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stapo.config.run_config import RunConfig
+from stapo.config.run_config import RunConfig, Threads
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.health import GAP_LIMITS, WINDOW, early_warnings
 from stapo.policy import Policy, copy_of
@@ -270,7 +270,9 @@ class Trainer:
         }
         # As it will be read back: a resumed run has to be warned of the same things.
         row = dict(jsonable(row))
-        row["warnings"] = early_warnings([*self._recent, row], gap_limit=GAP_LIMITS[self.config.model.dtype])
+        row["warnings"] = early_warnings(
+            [*self._recent, row], gap_limit=GAP_LIMITS[str(self.policy.model.dtype).removeprefix("torch.")]
+        )
         self._warn(row["warnings"])
         self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)
@@ -440,7 +442,7 @@ def learning_rate_factor(config: RunConfig, iteration: int) -> float:
     return optim.final_fraction + (1 - optim.final_fraction) * decay
 
 
-def set_threads(count: int) -> None:
-    """Set torch's CPU threads; 0 leaves the default."""
-    if count:
+def set_threads(count: Threads) -> None:
+    """Set torch's CPU threads; 0, and `auto` that was not decided, leave the default."""
+    if count and count != "auto":
         torch.set_num_threads(count)

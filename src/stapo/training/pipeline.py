@@ -16,6 +16,7 @@ from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
+from stapo.training.choices import KEPT, Settled, settle
 from stapo.training.factories import RunEnv
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
@@ -55,6 +56,7 @@ def train_run(
     command: list[str],
     callbacks: Callbacks | None = None,
     env: RunEnv | None = None,
+    settled: Settled | None = None,
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
@@ -67,6 +69,7 @@ def train_run(
         command: how it was asked for.
         callbacks: told what happens; may ask for a stop.
         env: the environment, where somebody has asked it already.
+        settled: the settings without `auto`, where they were decided already; they count instead of `config`.
 
     Raises:
         RunDirectoryError: `out` holds something else than a run, cannot be written, or another process is writing it.
@@ -78,7 +81,10 @@ def train_run(
         RunInterrupted: SIGTERM, SIGINT or a callback asked for a stop.
     """
     callbacks = callbacks or Callbacks()
-    set_threads(config.log.threads)
+    if settled is None:
+        settled = settle(config, out, callbacks.notice)
+    config = settled.config
+    set_threads(settled.threads)
     with ExitStack() as stack:
         if env is None:
             env = RunEnv(config)
@@ -93,6 +99,8 @@ def train_run(
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
+        if settled.chosen and KEPT not in (info := run.info()):
+            run.write_info({**info, KEPT: settled.chosen})
         stack.enter_context(callbacks.joined_by(TrackerCallback(config.log.trackers, callbacks.notice)))
         return _train(run, config, command, callbacks, env)
 

@@ -47,6 +47,9 @@ MAY_CHANGE = (
 written down. Everything else would make it another run."""
 
 
+CHOSEN = ("model.dtype", "log.threads")
+"""Settings whose `auto` was decided where the run began; asked for again, it means what was decided."""
+
 _OF_A_START = {
     "run.json",
     "config.yaml",
@@ -142,7 +145,7 @@ def _is_number(value: object) -> bool:
 def _changes(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any, Any]]:
     """Settings in which `config` differs from saved ones: (dotted path, saved value, new value)."""
     # Read by this version and written out again: settings that came later have their defaults, not a difference.
-    return list(differing(to_data(from_data(RunConfig, dict(saved))), to_data(config)))
+    return list(differing(to_data(from_data(RunConfig, dict(saved))), to_data(config), decided=True))
 
 
 def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
@@ -276,7 +279,7 @@ def open_or_begin(path: Path, config: RunConfig, command: list[str]) -> RunDirec
     if not is_run(path):
         return RunDirectory.create(path, to_data(config), command)
     run = RunDirectory.open(path)
-    if not _is_same(run, config) and trained_nothing(run):
+    if not is_same(run, config) and trained_nothing(run):
         run.cut_back({}, -1)
         for kind in ("saves", "checkpoints", "transcripts"):
             remove_folder(path / kind)
@@ -286,7 +289,8 @@ def open_or_begin(path: Path, config: RunConfig, command: list[str]) -> RunDirec
     return run
 
 
-def _is_same(run: RunDirectory, config: RunConfig) -> bool:
+def is_same(run: RunDirectory, config: RunConfig) -> bool:
+    """Whether a run was made with these settings, those that may change aside."""
     try:
         return not [c for c in _changes(run.config(), config) if c[0] not in MAY_CHANGE]
     except StapoError:
@@ -349,10 +353,20 @@ def setting_paths(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
     return found
 
 
-def differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
-    """Settings that differ: (dotted path, old value, new value); a missing one is None."""
+def differing(
+    old: Mapping[str, Any], new: Mapping[str, Any], *, decided: bool = False
+) -> Iterable[tuple[str, Any, Any]]:
+    """Settings that differ: (dotted path, old value, new value); a missing one is None.
+
+    Args:
+        old: nested settings.
+        new: others.
+        decided: `auto` in `new` means what was decided in `old` (see `CHOSEN`).
+    """
     one, two = setting_paths(old), setting_paths(new)
     for path in sorted(one.keys() | two.keys()):
+        if decided and path in CHOSEN and two.get(path) == "auto":
+            continue
         # As text: not a number is not equal to itself.
         if json.dumps(one.get(path), default=str) != json.dumps(two.get(path), default=str):
             yield path, one.get(path), two.get(path)

@@ -191,6 +191,11 @@ def _carried(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key not in ("model", "sft", "log")}
 
 
+def _dtype(config: RunConfig) -> str:
+    """The dtype on the GPUs that verl needs, which compute bfloat16 faster."""
+    return config.model.dtype.replace("auto", "bfloat16")
+
+
 def _model(config: RunConfig) -> dict[str, Any]:
     return {
         f"{_MODEL}.path": config.model.path,
@@ -211,7 +216,7 @@ def _rollout(config: RunConfig) -> dict[str, Any]:
         f"{_ROLLOUT}.temperature": rollout.temperature,
         f"{_ROLLOUT}.top_p": 1.0,
         f"{_ROLLOUT}.top_k": -1,
-        f"{_ROLLOUT}.dtype": config.model.dtype,
+        f"{_ROLLOUT}.dtype": _dtype(config),
         f"{_ROLLOUT}.prompt_length": agent.max_prompt_tokens,
         f"{_ROLLOUT}.response_length": agent.max_response_tokens,
         f"{_ROLLOUT}.max_model_len": longest,
@@ -229,7 +234,7 @@ def _rollout(config: RunConfig) -> dict[str, Any]:
 
 def _actor(config: RunConfig) -> dict[str, Any]:
     algorithm, optim = config.algorithm, config.optim
-    precision = {"param_dtype": _PRECISION[config.model.dtype], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+    precision = {"param_dtype": _PRECISION[_dtype(config)], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     return {
         f"{_ACTOR}.strategy": "fsdp2",
         f"{_ACTOR}.ppo_mini_batch_size": mini_batch_prompts(config),
