@@ -162,7 +162,7 @@ def _timed(model: Any, ids_bl: torch.Tensor, share: float, clock: Clock) -> Spee
     models: dict[Timed, Any] = {"float32": model, "bfloat16": copy.deepcopy(model).to(torch.bfloat16)}
     tokens = ids_bl.numel() * share
     forward = _least(models, one_pass(ids_bl, train=False), ids_bl.device, clock)
-    slowest = SLOW * forward.get("float32", math.inf)
+    slowest = max(_ENOUGH, SLOW * forward.get("float32", math.inf))
     # Where reading is slow, one training pass may take a minute; it can change nothing.
     rest = {name: one for name, one in models.items() if name in forward and forward[name] < slowest}
     training = _least(rest, one_pass(ids_bl, train=True), ids_bl.device, clock)
