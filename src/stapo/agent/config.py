@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
 from stapo.errors import ConfigError
 from stapo.registry import trait
+
+ListCommands = Literal["auto", "every_turn", "once", "never"]
+EarlierThoughts = Literal["keep", "drop"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,16 @@ class AgentConfig:
             `compact` is a few short lines with the goal last (tiny models that are trained from scratch); `webshop`
             tells a shopping agent what the published WebShop protocol tells it. For questions with a search engine:
             `search-r1` is one growing transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the
-            same for tiny models. `stapo plugins` lists those of other packages.
+            same for tiny models. `conversation` writes an episode as one conversation, for both kinds of models: the
+            first message holds role, goal and rules, each turn adds an observation and takes a response, and the steps
+            of an episode are read as one sequence (`optim.merge`). `stapo plugins` lists those of other packages.
+        blind_prompt: style of trajectory-blind prompts; null for that of `prompt`. A blind conversation has a first
+            message without the goal and the observation as its only turn.
+        list_commands: where a conversation lists the offered commands: `every_turn`; `once`, those of its first turn;
+            `never`. `auto` never does with constrained decoding and does so at every turn without it. Other styles list
+            them always.
+        earlier_thoughts: whether the responses in a conversation's past turns `keep` their thoughts, or `drop` them, as
+            some chat templates do. Without its thoughts a response is another text, and the next prompt extends none.
         response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
             `action` expects the command alone. `choice` numbers the offered commands in the prompt and expects the
             number of one: no command has to be spelled out, and none that takes a text of the agent's own can be given.
@@ -47,9 +60,9 @@ class AgentConfig:
             in the metrics as `cut_texts`.
         max_commands: offered commands that a prompt lists at most; 1 or more.
         max_prompt_characters: characters above which a prompt is shown without history; 1 or more, or null for no
-            bound. The published WebShop protocol: 13,000.
-        max_prompt_tokens: tokens of a prompt at most; 8 or more. Longer prompts lose their oldest history entries, then
-            are an error.
+            bound. The published WebShop protocol: 13,000. A conversation has no such bound.
+        max_prompt_tokens: tokens of a prompt at most; 8 or more. Longer prompts lose their oldest history entries, a
+            conversation the older half of its turns at once; then they are an error.
         max_response_tokens: tokens of a response at most; 1 or more. Generation stops there.
     """
 
@@ -58,6 +71,9 @@ class AgentConfig:
     fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
+    blind_prompt: str | None = None
+    list_commands: ListCommands = "auto"
+    earlier_thoughts: EarlierThoughts = "keep"
     hidden_commands: tuple[str, ...] = ("help",)
     mark_goal_words: bool = False
     require_admissible: bool = False
@@ -79,6 +95,16 @@ class AgentConfig:
         return trait(PROMPT_STYLES.get(self.prompt), "grows", False)
 
     @property
+    def keeps_turns(self) -> bool:
+        """Whether a prompt shows all turns of the episode, as a conversation."""
+        return trait(PROMPT_STYLES.get(self.prompt), "keeps_turns", False)
+
+    @property
+    def lists_commands(self) -> ListCommands:
+        """Where a conversation lists the offered commands."""
+        return self.list_commands if self.list_commands != "auto" else "every_turn"
+
+    @property
     def numbered(self) -> bool:
         """Whether the response is the number of an offered command."""
         return trait(RESPONSE_FORMATS.get(self.response), "numbered", False)
@@ -96,6 +122,18 @@ class AgentConfig:
     def __post_init__(self) -> None:
         PROMPT_STYLES.check("agent.prompt", self.prompt)
         RESPONSE_FORMATS.check("agent.response", self.response)
+        if self.blind_prompt is not None:
+            PROMPT_STYLES.check("agent.blind_prompt", self.blind_prompt)
+        for name, known in (("list_commands", ListCommands), ("earlier_thoughts", EarlierThoughts)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigError(
+                    f"agent.{name} is '{getattr(self, name)}', expected one of {', '.join(get_args(known))}."
+                )
+        if self.numbered and self.keeps_turns and self.lists_commands != "every_turn":
+            raise ConfigError(
+                f"agent.response is '{self.response}', whose numbers are those of the listed commands, but "
+                f"agent.list_commands is '{self.list_commands}'. Set it to every_turn, or use another response format."
+            )
         for name, least in (
             ("history_length", 0),
             ("command_history", 0),

@@ -13,18 +13,27 @@ class Turn:
         observation: the text the agent saw before acting.
         blind_observation: the same without any trace of the goal.
         action: the command it gave.
+        response: all that it said.
+        response_ids: the tokens of that, as they were sampled; None where it was not sampled.
+        listed: the commands that it was offered; None where actions are free text.
     """
 
     observation: str
     blind_observation: str
     action: str
+    response: str = ""
+    response_ids: tuple[int, ...] | None = None
+    listed: tuple[str, ...] | None = None
 
 
 @dataclass
 class Memory:
-    """The last `length` turns of one episode, the commands of `commands` turns before them, and how many there were."""
+    """The last `length` turns of one episode, the commands of `commands` turns before them, and how many there were.
 
-    length: int
+    Without a length every turn is kept.
+    """
+
+    length: int | None
     commands: int = 0
     turns: list[Turn] = field(default_factory=list)
     older: list[str] = field(default_factory=list)
@@ -34,10 +43,16 @@ class Memory:
         """Append a turn; keep the command alone of what is older than `length`, and forget what is older still."""
         self.steps_taken += 1
         self.turns.append(turn)
-        beyond = max(0, len(self.turns) - self.length)
+        beyond = 0 if self.length is None else max(0, len(self.turns) - self.length)
         self.older += [old.action for old in self.turns[:beyond]]
         del self.turns[:beyond]
         del self.older[: max(0, len(self.older) - self.commands)]
+
+    def forget_half(self) -> int:
+        """Forget the older half of the turns, at least one; returns how many."""
+        gone = (len(self.turns) + 1) // 2
+        del self.turns[:gone]
+        return gone
 
     def recall(self) -> tuple[Turn, ...]:
         """Return the remembered turns, oldest first."""

@@ -45,7 +45,8 @@ class ResponseFormat(Protocol):
 
     A pure function that raises on no text. Traits (`stapo.registry.traits`): ``write(action, listed)`` returns the
     response that gives a command, for demonstrations (the command itself where there is none); ``instruction`` is the
-    sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one; ``numbered`` says that
+    sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one, ``rules`` what a
+    conversation asks for it with, where that is another sentence; ``numbered`` says that
     it is the number of a listed command; ``has_parts`` that it has a thought and an action between their tags;
     ``keeps_thought`` that the action begins with the thought that a server hands over apart.
     """

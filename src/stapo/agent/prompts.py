@@ -31,26 +31,48 @@ RESPONSE_BEGINS = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
+class Exchange:
+    """A past turn of a conversation.
+
+    Attributes:
+        text: the user's message.
+        said: the agent's response.
+        ids: its tokens, as they were sampled; None where it was not, or has been changed since.
+    """
+
+    text: str
+    said: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What a model is given at one step.
 
     Attributes:
-        text: the user's message.
+        text: the user's message, the last one of a conversation.
         begun: what the agent wrote, and was shown, in earlier turns: the beginning of its response. A chat template
             puts it into the agent's own message; without a template it follows the text.
         rewritten: writes the same prompt with another version of every text that it was given (`PromptFields`); None
             where nobody knows which part of the prompt came from where.
+        system: the first message of a conversation: role, goal and rules.
+        turns: of a conversation, before `text`.
     """
 
     text: str
     begun: str = ""
+    system: str = ""
+    turns: tuple[Exchange, ...] = ()
     rewritten: Callable[[Callable[[str], str]], Prompt] | None = field(default=None, compare=False, repr=False)
 
     @property
     def shown(self) -> str:
-        """Both as one text, for people and logs."""
+        """All of it as one text, for people and logs."""
         text, begun = (part.replace(RESPONSE_BEGINS, " ") for part in (self.text, self.begun))
-        return f"{text}{RESPONSE_BEGINS}{begun}" if begun else text
+        before = [self.system] if self.system else []
+        before += [part for turn in self.turns for part in (turn.text, f"> {turn.said}")]
+        last = f"{text}{RESPONSE_BEGINS}{begun}" if begun else text
+        return "\n".join([*(part.replace(RESPONSE_BEGINS, " ") for part in before), last])
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +107,10 @@ class PromptStyle(Protocol):
 
     A pure function. With a part hidden it writes the prompt of one who does not know it: never cut the finished text.
     Traits (`stapo.registry.traits`): ``for_chat_models=False`` says that no instruction-tuned model is addressed;
-    ``grows=True`` that each prompt extends the last one and its response, token for token; ``marks=False`` that words
-    of the goal have no marks here; ``hide_query(action)`` returns a past action without the words that the agent chose
-    itself.
+    ``grows=True`` that each prompt extends the last one and its response, token for token; ``keeps_turns=True`` that it
+    shows every turn of the episode, and that one that is too long loses half of them at once; ``marks=False`` that
+    words of the goal have no marks here; ``hide_query(action)`` returns a past action without the words that the agent
+    chose itself.
     """
 
     def __call__(
@@ -107,9 +130,13 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
     """
     hide_goal = mask in ("goal_history", "goal")
     hide_history = mask in ("goal_history", "history")
-    limit = config.max_prompt_characters
-    with PROMPT_STYLES.calling(config.prompt) as style:
-        if limit is not None and len(_prompt(style(fields, config, False, False), config).shown) > limit:
+    limit, bounded = (
+        config.max_prompt_characters or 0,
+        config.max_prompt_characters is not None and not config.keeps_turns,
+    )
+    name = config.prompt if mask == "none" or config.blind_prompt is None else config.blind_prompt
+    with PROMPT_STYLES.calling(name) as style:
+        if bounded and len(_prompt(style(fields, config, False, False), config).shown) > limit:
             # Decided by the full prompt under every mask: both prompts of a row know the same history.
             fields = replace(fields, history=(), earlier=())
         if config.mark_goal_words and not hide_goal:
@@ -118,17 +145,18 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
             without: Callable[[str], str] = trait(style, "hide_query", fields.shapes.without_query)
             fields = replace(
                 fields,
-                history=tuple(replace(t, action=without(t.action)) for t in fields.history),
+                history=tuple(_without_query(t, without) for t in fields.history),
                 earlier=tuple(without(action) for action in fields.earlier),
             )
         written = _prompt(style(fields, config, hide_goal, hide_history), config)
-        return replace(written, rewritten=partial(_rewritten, written, fields, config, hide_goal, hide_history))
+        return replace(written, rewritten=partial(_rewritten, written, fields, config, name, hide_goal, hide_history))
 
 
 def _rewritten(
     written: Prompt,
     f: PromptFields,
     config: AgentConfig,
+    name: str,
     hide_goal: bool,
     hide_history: bool,
     change: Callable[[str], str],
@@ -139,15 +167,27 @@ def _rewritten(
         observation=change(f.observation),
         blind_observation=change(f.blind_observation),
         history=tuple(
-            Turn(*(change(text) for text in (t.observation, t.blind_observation, t.action))) for t in f.history
+            replace(
+                t,
+                observation=change(t.observation),
+                blind_observation=change(t.blind_observation),
+                action=change(t.action),
+                listed=None if t.listed is None else tuple(map(change, t.listed)),
+            )
+            for t in f.history
         ),
-        admissible=None if f.admissible is None else tuple(change(command) for command in f.admissible),
+        admissible=None if f.admissible is None else tuple(map(change, f.admissible)),
         earlier=tuple(change(action) for action in f.earlier),
     )
     if other == f:
         return written
-    with PROMPT_STYLES.calling(config.prompt) as style:
+    with PROMPT_STYLES.calling(name) as style:
         return _prompt(style(other, config, hide_goal, hide_history), config)
+
+
+def _without_query(turn: Turn, without: Callable[[str], str]) -> Turn:
+    hidden = without(turn.action)
+    return turn if hidden == turn.action else replace(turn, action=hidden, response=hidden, response_ids=None)
 
 
 def _prompt(rendered: object, config: AgentConfig) -> Prompt:

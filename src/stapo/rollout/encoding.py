@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, Protocol
 
 from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
 from stapo.rollout.control import ControlTokens, MarkerCounts
+from stapo.rollout.conversation import Frame, conversation_ids, plain_frame
 from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
 from stapo.rollout.thoughts import with_opening_tag
 from stapo.texts import replace_surrogates
@@ -79,14 +81,21 @@ class PromptEncoder:
         self._marker_ids = frozenset(self.control.markers.values()) - {getattr(tokenizer, "unk_token_id", None)}
         # Siblings of a group share their first prompts, and loops show the same prompt again and again.
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
+        # Of a conversation it is the messages that come again.
+        self._piece, self._said = (lru_cache(maxsize=4096)(f) for f in (self.template_ids, self.encode_response))
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """Return the token ids that the model is given for `prompt`."""
+        if isinstance(prompt, Prompt) and (prompt.system or prompt.turns):
+            return self._conversation(prompt)
         return list(self._encode(*self._held(prompt))[0])
 
     def markers(self, prompt: Prompt) -> MarkerCounts:
         """How many markers others wrote into what `prompt` shows, and how many of them were broken up."""
         held = self._held(prompt)
+        if prompt.system or prompt.turns:  # past turns were counted when they were new
+            found = sum(len(self._markers.read(part)[2]) for part in held)
+            return MarkerCounts(found, found if self._plain is None else 0)
         return MarkerCounts(sum(len(self._markers.read(part)[2]) for part in held), self._encode(*held)[1])
 
     def hold(self, text: str) -> str:
@@ -121,6 +130,27 @@ class PromptEncoder:
     def _around(self) -> Counter[int]:
         """The tokens that the tokenizer puts around a text."""
         return Counter(self.tokenizer.encode(""))
+
+    @cached_property
+    def _frame(self) -> Frame:
+        """What the chat template, or plain text, puts between the messages of a conversation."""
+        return plain_frame(self.tokenizer.eos_token)
+
+    def _conversation(self, prompt: Prompt) -> list[int]:
+        held, parts = prompt, (prompt.system, *(turn.text for turn in prompt.turns), prompt.text, prompt.begun)
+        if prompt.rewritten is not None and any(self._markers.spans(part) for part in parts):
+            held = prompt.rewritten(self.hold)
+        checked = replace(
+            held,
+            system=self._checked(held.system, prompt.system),
+            turns=tuple(
+                replace(turn, text=self._checked(turn.text, plain.text))
+                for turn, plain in zip(held.turns, prompt.turns, strict=True)
+            ),
+            text=self._checked(held.text, prompt.text),
+            begun=self._checked(held.begun, prompt.begun),
+        )
+        return conversation_ids(checked, self._frame, self._piece, self._said)
 
     def _held(self, prompt: Prompt | str) -> tuple[str, str]:
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt

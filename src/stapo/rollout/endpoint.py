@@ -136,10 +136,16 @@ class EndpointSampler:
 
     def _body(self, prompt: Prompt, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
         text, begun = replace_surrogates(prompt.text), replace_surrogates(prompt.begun)
+        said = [("system", prompt.system)] if prompt.system else []
+        said += [part for turn in prompt.turns for part in (("user", turn.text), ("assistant", turn.said))]
         body: dict[str, Any] = {"model": self.model}
         if self.api == "chat":
             # What the response has begun with cannot be put into the mouth of every server's model.
-            body["messages"] = [{"role": "user", "content": f"{text}\n{begun}" if begun else text}]
+            said.append(("user", f"{text}\n{begun}" if begun else text))
+            body["messages"] = [{"role": role, "content": replace_surrogates(words)} for role, words in said]
+        elif prompt.system:
+            lines = [f"{words}\n>" if role == "user" else words for role, words in [*said, ("user", text)]]
+            body["prompt"] = replace_surrogates("\n".join(lines)) + begun
         else:
             body["prompt"] = text + begun
         # top_p is said because servers take it from the model's generation_config.json otherwise.

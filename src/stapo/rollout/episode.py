@@ -6,7 +6,7 @@ It never calls an environment: what an environment returns is handed in, and the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from stapo.agent import (
@@ -58,7 +58,7 @@ class Episode:
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
         self.masks = masks
-        self.memory = Memory(agent.history_length, agent.command_history)
+        self.memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
         self.observation = self.blind_observation = self._whole_observation = ""
         self.admissible: list[str] | None = None
         self.shapes = NO_SHAPES
@@ -69,6 +69,7 @@ class Episode:
         self._listed: tuple[str, ...] | None = None
         self._step: Step | None = None
         self._goal_cut = False
+        self._forgotten = 0
 
     def begin(self, first: Observation, shapes: CommandShapes = NO_SHAPES) -> None:
         """Take in what the episode begins with, and how its commands and pages look."""
@@ -79,12 +80,9 @@ class Episode:
 
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
-        turns, earlier = self.memory.recall(), self.memory.recall_commands()
         self._listed = listed_commands(self.admissible, self.agent, self.blind_observation, self.shapes)
-        # The commands alone go first, then the oldest turns.
-        shown = [(turns, earlier)] if earlier else []
-        shown += [(turns[len(turns) - kept :], ()) for kept in range(len(turns), -1, -1)]
-        for history, commands in shown:
+        self._forgotten = 0
+        for history, commands in self._histories():
             fields = PromptFields(
                 goal=self.trajectory.goal,
                 step=len(self.trajectory.steps),
@@ -109,6 +107,22 @@ class Episode:
         self.trajectory.stop_reason, self.trajectory.too_long = StopReason.PROMPT_TOO_LONG, tokens
         self.done = True
         return None
+
+    def _histories(self) -> Iterator[tuple[tuple[Turn, ...], tuple[str, ...]]]:
+        """Turns and commands to show, less each time that a prompt with them was too long."""
+        turns, earlier = self.memory.recall(), self.memory.recall_commands()
+        if self.agent.keeps_turns:
+            yield turns, ()
+            while self.memory.turns:
+                # Half of them at once: one a step would begin a new sequence at every step.
+                self._forgotten += self.memory.forget_half()
+                yield self.memory.recall(), ()
+        else:
+            # The commands alone go first, then the oldest turns.
+            if earlier:
+                yield turns, earlier
+            for kept in range(len(turns), -1, -1):
+                yield turns[len(turns) - kept :], ()
 
     def answer(self, sample: Sample) -> str | EnvFailure:
         """Take in a sampled response; returns the action to take, or why there is none."""
@@ -155,6 +169,7 @@ class Episode:
             cut_texts=self._cut_texts(),
             foreign_markers=markers.foreign,
             broken_markers=markers.broken,
+            forgotten_turns=self._forgotten,
         )
         return parsed.action
 
@@ -173,7 +188,16 @@ class Episode:
             step.retriever_error = str(out.info.get("retriever_error_kind", "failed"))
         self.trajectory.steps.append(step)
         self._tried.add((step.anchor, step.action))
-        self.memory.add(Turn(self.observation, self.blind_observation, step.action))
+        self.memory.add(
+            Turn(
+                self.observation,
+                self.blind_observation,
+                step.action,
+                step.response,
+                tuple(step.response_ids),
+                self._listed,
+            )
+        )
         self._see(out)
         if out.done:
             self.done = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
+from stapo.agent import AgentConfig, Exchange, ParsedResponse, Prompt, parse_response
 from stapo.rollout.control import MarkerCounts, known_markers
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.foreign_text import broken_up
@@ -24,6 +24,9 @@ THOUGHT, THOUGHT_APART = END + 1, END + 2
 
 BEGUN = END + 3
 """Stands where a prompt's beginning of the response begins."""
+
+SYSTEM_ENDS, MESSAGE_ENDS, SAID_ENDS = END + 4, END + 5, END + 6
+"""Stand behind the first message of a conversation, each message of a past turn, and each response."""
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the vocabularies in use, about."""
@@ -41,10 +44,22 @@ def unspell(ids: Sequence[int]) -> str:
 
 def prompt_of(ids: Sequence[int]) -> Prompt:
     """The prompt that was spelled by `TextCodec.encode`."""
-    if BEGUN not in ids:
-        return Prompt(unspell(ids))
-    at = list(ids).index(BEGUN)
-    return Prompt(unspell(ids[:at]), unspell(ids[at + 1 :]))
+    part: list[int] = []
+    texts: dict[int, list[str]] = {SYSTEM_ENDS: [], MESSAGE_ENDS: [], SAID_ENDS: [], BEGUN: []}
+    for i in ids:
+        if i in texts:
+            texts[i].append(unspell(part))
+            part = []
+        else:
+            part.append(i)
+    turns = tuple(Exchange(*turn) for turn in zip(texts[MESSAGE_ENDS], texts[SAID_ENDS], strict=True))
+    last = unspell(part)
+    text, begun = (texts[BEGUN][0], last) if texts[BEGUN] else (last, "")
+    return Prompt(text, begun, "".join(texts[SYSTEM_ENDS]), turns)
+
+
+def _harmless(text: str) -> str:
+    return broken_up(text, known_markers(text))
 
 
 class TextCodec:
@@ -64,12 +79,17 @@ class TextCodec:
         The server reads markers in what it is sent. Those of its model are not known, the usual ones are.
         """
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
-        text, begun = (spell(broken_up(part, known_markers(part))) for part in (prompt.text, prompt.begun))
-        return [*text, BEGUN, *begun] if begun else text
+        text, begun, system = (spell(_harmless(part)) for part in (prompt.text, prompt.begun, prompt.system))
+        before = [*system, SYSTEM_ENDS] if system else []
+        for turn in prompt.turns:
+            before += [*spell(_harmless(turn.text)), MESSAGE_ENDS]
+            before += [*(spell(_harmless(turn.said)) if turn.ids is None else turn.ids), SAID_ENDS]
+        return [*before, *text, BEGUN, *begun] if begun else [*before, *text]
 
     def markers(self, prompt: Prompt) -> MarkerCounts:
         """How many markers of common chat templates `prompt` shows; all are broken up."""
-        found = len(known_markers(prompt.text)) + len(known_markers(prompt.begun))
+        parts = (prompt.system, *(turn.text for turn in prompt.turns), prompt.text, prompt.begun)
+        found = sum(len(known_markers(part)) for part in parts)
         return MarkerCounts(found, found)
 
     def opening(self, ids: Sequence[int]) -> str:

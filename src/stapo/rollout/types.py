@@ -61,6 +61,7 @@ class Step:
         cut_texts: how many of goal, observation and list of commands were too long for the prompt to show whole.
         foreign_markers: how many control tokens others have spelled out in what the prompt shows.
         broken_markers: how many of these were broken up with a blank, as all are towards a server.
+        forgotten_turns: turns that a conversation lost before this step because its prompt was too long.
     """
 
     prompt_ids: list[int]
@@ -86,6 +87,7 @@ class Step:
     cut_texts: int = 0
     foreign_markers: int = 0
     broken_markers: int = 0
+    forgotten_turns: int = 0
 
 
 @dataclass(slots=True)

@@ -192,7 +192,7 @@ def _play(
     if not isinstance(begun, Started):
         raise _Failed(begun, 0)
     first, shapes = begun.observation, begun.shapes
-    memory = Memory(agent.history_length, agent.command_history)
+    memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
     limit = agent.max_observation_characters
     goal, seen, blind = (cut_text(text, limit) for text in (first.goal, first.text, first.blind))
     admissible, demos = first.admissible, []
@@ -225,7 +225,8 @@ def _play(
         if not isinstance(out, StepResult):
             raise _Failed(out, step)
         ask("played", [action, bool(out.info.get("effect", True))], step + 1)
-        memory.add(Turn(seen, blind, action))
+        said = write_response(action, agent.response, fields.admissible or ()) if agent.keeps_turns else ""
+        memory.add(Turn(seen, blind, action, said, listed=fields.admissible))
         seen, blind = cut_text(out.text, limit), cut_text(out.blind, limit)
         admissible = out.admissible
         if out.done:
@@ -246,8 +247,11 @@ def tokenizer_texts(demos: list[DemoStep]) -> Iterator[str]:
     The task sentence is given word by word: whole sentences would become tokens that no held-out task ever uses.
     """
     for demo in demos:
-        head, _, goal = demo.prompt.shown.partition(demo.goal)
-        yield head
-        yield goal
+        if not demo.prompt.turns:
+            head, _, goal = demo.prompt.shown.partition(demo.goal)
+            yield head
+            yield goal
+        else:
+            yield f"{demo.prompt.text}\n>"
         yield demo.action
         yield from (f" {word}" for word in demo.goal.rstrip(".").split())

@@ -43,6 +43,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
             "tokens": batch.chains.tokens,
             "row_tokens": batch.chains.row_tokens,
             "breaks": batch.chains.breaks,
+            "forgotten_turns": sum(s.forgotten_turns for s in steps),
         },
         "episode_length": fmean(len(t.steps) for t in trajectories),
         "prompt_tokens": fmean(len(s.prompt_ids) for s in steps),

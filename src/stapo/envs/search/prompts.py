@@ -96,13 +96,13 @@ def _block(action: str) -> str:
     return action[found.start : found.end] if found else ""
 
 
-@traits(keeps_thought=True)
+@traits(keeps_thought=True, rules=_STEPWISE_RULES[1])
 def search_answer(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
     """Search-R1's rules: the text up to the first ``</search>``, or else ``</answer>``, thought included."""
     return _read(text, single=False)
 
 
-@traits(keeps_thought=True)
+@traits(keeps_thought=True, rules=_STEPWISE_RULES[1])
 def search_answer_single(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
     """verl-agent's rules: the same, and valid with exactly one search or answer."""
     return _read(text, single=True)
