@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stapo.envs.offers import offers
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import unknown_name
@@ -76,9 +77,29 @@ class ToyEnv:
         self.done = True
 
 
+ROOMS = ("go north", "go north east", "go", "wait", "take the red lamp", "take the red lamp from desk 1", "wait")
+SHOP = ("search[<your query>]", "click[red lamp]", "search[red lamp]", "click[< prev]")
+
+
+class OfferingEnv(ToyEnv):
+    """The toy world with commands to choose from: several, one, and one with a text of the agent's own among others."""
+
+    lists = ([*ROOMS, "help"], ["wait", "help"], list(SHOP))
+
+    def reset(self, task_id: str) -> Observation:
+        seen = super().reset(task_id)
+        return Observation(seen.text, seen.goal, self.lists[0], seen.blind_text)
+
+    def step(self, action: str) -> StepResult:
+        assert offers(self.lists[len(self.said)], action)
+        out = super().step(action)
+        return StepResult(out.text, self.lists[len(self.said) % 3], out.reward, out.done, out.won, out.info)
+
+
 def register_toy() -> None:
-    """Make `env.name: toy` known; registering twice is fine."""
+    """Make `env.name: toy` and `toy-offering` known; registering twice is fine."""
     ENVIRONMENTS.register("toy", ToyEnv)
+    ENVIRONMENTS.register("toy-offering", OfferingEnv)
 
 
 TEXTS = [

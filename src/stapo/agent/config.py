@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, did_you_mean
 from stapo.registry import trait
 
 ListCommands = Literal["auto", "every_turn", "once", "never"]
 EarlierThoughts = Literal["keep", "drop"]
+Decode = Literal["free", "constrained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +29,8 @@ class AgentConfig:
         blind_prompt: style of trajectory-blind prompts; null for that of `prompt`. A blind conversation has a first
             message without the goal and the observation as its only turn.
         list_commands: where a conversation lists the offered commands: `every_turn`; `once`, those of its first turn;
-            `never`. `auto` never does with constrained decoding and does so at every turn without it. Other styles list
-            them always.
+            `never`. `auto` never does with constrained decoding (`decode`), unless their numbers are asked for, and
+            does so at every turn without it. Other styles list them always.
         earlier_thoughts: whether the responses in a conversation's past turns `keep` their thoughts, or `drop` them, as
             some chat templates do. Without its thoughts a response is another text, and the next prompt extends none.
         response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
@@ -39,6 +40,11 @@ class AgentConfig:
             to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or an answer
             in it; `search_answer_single` is valid with exactly one of them. `stapo plugins` lists those of other
             packages.
+        decode: which tokens a response may take. `free`: all of the vocabulary. `constrained`: those that lead to an
+            offered command, so that no response is invalid; probabilities, entropies and divergences are those among
+            these tokens, in training as in sampling. For the formats `action` and `choice`, environments that offer a
+            list of commands, and models in this process. A text in place of a placeholder, such as the one in
+            ``search[<your query>]``, is free.
         fallback_characters: characters at the end of a `think_action` response without action tags that are played as
             its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
             WebShop.
@@ -68,6 +74,7 @@ class AgentConfig:
 
     prompt: str = field(default="standard", metadata={"registry": PROMPT_STYLES})
     response: str = field(default="think_action", metadata={"registry": RESPONSE_FORMATS})
+    decode: Decode = "free"
     fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
@@ -102,12 +109,19 @@ class AgentConfig:
     @property
     def lists_commands(self) -> ListCommands:
         """Where a conversation lists the offered commands."""
-        return self.list_commands if self.list_commands != "auto" else "every_turn"
+        if self.list_commands != "auto":
+            return self.list_commands
+        return "never" if self.constrained and not self.numbered else "every_turn"
 
     @property
     def numbered(self) -> bool:
         """Whether the response is the number of an offered command."""
         return trait(RESPONSE_FORMATS.get(self.response), "numbered", False)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether a response can be nothing but an offered command."""
+        return self.decode == "constrained"
 
     @property
     def has_parts(self) -> bool:
@@ -124,11 +138,21 @@ class AgentConfig:
         RESPONSE_FORMATS.check("agent.response", self.response)
         if self.blind_prompt is not None:
             PROMPT_STYLES.check("agent.blind_prompt", self.blind_prompt)
-        for name, known in (("list_commands", ListCommands), ("earlier_thoughts", EarlierThoughts)):
+        for name, known in (
+            ("list_commands", ListCommands),
+            ("earlier_thoughts", EarlierThoughts),
+            ("decode", Decode),
+        ):
             if getattr(self, name) not in get_args(known):
                 raise ConfigError(
                     f"agent.{name} is '{getattr(self, name)}', expected one of {', '.join(get_args(known))}."
+                    + did_you_mean(str(getattr(self, name)), get_args(known))
                 )
+        if self.constrained and not trait(RESPONSE_FORMATS.get(self.response), "whole_command", False):
+            raise ConfigError(
+                f"agent.decode is 'constrained', but a response of the format '{self.response}' is more than a "
+                "command. Set agent.response to action or choice, or agent.decode to 'free'."
+            )
         if self.numbered and self.keeps_turns and self.lists_commands != "every_turn":
             raise ConfigError(
                 f"agent.response is '{self.response}', whose numbers are those of the listed commands, but "

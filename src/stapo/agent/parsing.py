@@ -48,6 +48,7 @@ class ResponseFormat(Protocol):
     sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one, ``rules`` what a
     conversation asks for it with, where that is another sentence; ``numbered`` says that
     it is the number of a listed command; ``has_parts`` that it has a thought and an action between their tags;
+    ``whole_command`` that it is what ``write`` returns and nothing else, so that `agent.decode` can be `constrained`;
     ``keeps_thought`` that the action begins with the thought that a server hands over apart.
     """
 
@@ -137,7 +138,12 @@ def _number_of(action: str, listed: Sequence[str]) -> str:
     return str(list(listed).index(action) + 1)
 
 
-@traits(numbered=True, write=_number_of, instruction="Answer with the number of exactly one command and nothing else.")
+@traits(
+    numbered=True,
+    whole_command=True,
+    write=_number_of,
+    instruction="Answer with the number of exactly one command and nothing else.",
+)
 def choice(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
     """The number of one of the commands listed, counted from 1."""
     answer = text.strip()
@@ -150,6 +156,7 @@ def choice(text: str, listed: Sequence[str], fallback_characters: int) -> Parsed
     return ParsedResponse(listed[number - 1], "", True)
 
 
+@traits(whole_command=True)
 def action(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
     """The command alone: one line that is not empty, without think and action tags.
 

@@ -153,6 +153,12 @@ class RunConfig:
                 f"'{self.agent.response}', which has no such part; use tokens=response."
             )
 
+        if self.agent.constrained and self.rollout.engine == "vllm":
+            raise ConfigError(
+                "agent.decode is 'constrained' and rollout.engine is 'vllm', which cannot be told at each token which "
+                "ones are allowed. Set rollout.engine to 'transformers', or agent.decode to 'free'."
+            )
+
     def _check_group_size(self) -> None:
         if self.rollout.group_size > 1 or not self.optim.iterations:
             return

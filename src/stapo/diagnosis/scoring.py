@@ -17,6 +17,7 @@ from stapo.agent import BlindMask
 from stapo.algo import flagged_scores, score_tokens
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
 from stapo.rollout import Step
+from stapo.training.scoring import token_masks
 
 BOTH: BlindMask = "goal_history"
 SINGLE: tuple[BlindMask, ...] = ("goal", "history")
@@ -66,17 +67,20 @@ def attribute(
     done = 0
     for part in micro_batches([len(s.prompt_ids) + len(s.response_ids) for s in steps], micro_tokens):
         sizes = [len(steps[b].response_ids) for b in part]
-        full = [RowTokens(steps[b].prompt_ids, steps[b].response_ids) for b in part]
+        full = [RowTokens(steps[b].prompt_ids, steps[b].response_ids, steps[b].allowed) for b in part]
         hidden_p_nh, targets_n, _ = hidden_states(model, full, pad)
-        blind = [RowTokens(steps[b].blind_ids, steps[b].response_ids) for b in part]
+        blind = [RowTokens(steps[b].blind_ids, steps[b].response_ids, steps[b].allowed) for b in part]
         hidden_q_nh, _, _ = hidden_states(model, blind, pad)
-        both = flagged_scores(hidden_p_nh, hidden_q_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v)
+        masks = token_masks(full, weight_vh)
+        both = flagged_scores(
+            hidden_p_nh, hidden_q_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v, masks=masks
+        )
         values: dict[str, np.ndarray] = {BOTH: _row_means(both.logp_n - both.logq_n, sizes)}
         for mask in SINGLE:
-            rows = [RowTokens(steps[b].masked[mask], steps[b].response_ids) for b in part]
+            rows = [RowTokens(steps[b].masked[mask], steps[b].response_ids, steps[b].allowed) for b in part]
             hidden_nh, _, _ = hidden_states(model, rows, pad)
             logp_n, _ = score_tokens(
-                hidden_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v, entropy=False
+                hidden_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v, entropy=False, masks=masks
             )
             values[mask] = _row_means(both.logp_n - logp_n, sizes)
         # Rounding can leave a divergence of equal distributions a hair below 0.

@@ -28,7 +28,7 @@ def offers(admissible: Iterable[str], command: str) -> bool:
 
 
 def _fills(command: str, template: str) -> bool:
-    before, _, after = _cut(template)
+    before, _, after = cut_template(template)
     inner = command[len(before) : len(command) - len(after)]
     return (
         command != template
@@ -51,8 +51,8 @@ def _leaves_brackets(inner: str) -> bool:
     return False
 
 
-def _cut(template: str) -> tuple[str, str, str]:
-    """What stands before, in and behind the placeholders, taken together."""
+def cut_template(template: str) -> tuple[str, str, str]:
+    """What stands before, in and behind the placeholders of a template, taken together."""
     found = list(_PLACEHOLDER.finditer(template))
     start, end = found[0].start(), found[-1].end()
     return template[:start], template[start:end], template[end:]

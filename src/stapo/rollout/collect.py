@@ -14,11 +14,12 @@ from stapo.envs import Env, StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, insist
 from stapo.rollout.config import AnchorKey
+from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys
-from stapo.rollout.sampler import OwnWeights, Sampler
+from stapo.rollout.sampler import OwnWeights, Sample, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
 _UNKNOWN_TYPE = "unknown"
@@ -48,6 +49,9 @@ class Collector:
         pool: the environments that are played, kept between calls; left out, `make_env` builds them in this process.
         retries: how often a failed episode is played again from the start.
         max_failures: this many failed episodes in a row stop the run.
+
+    Raises:
+        ConfigError: decoding is constrained, and the encoder is that of a model behind a server.
 
     Attributes:
         times: seconds spent so far.
@@ -81,6 +85,7 @@ class Collector:
         self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
         self.attempts = Attempts(retries, max_failures)
         self.times = RolloutTimes()
+        self.grammars = Grammars(encoder, agent) if agent.constrained else None
         self._task_types: dict[str, str] = {}
 
     def collect(
@@ -134,10 +139,14 @@ class Collector:
             asked = answered = time.perf_counter()
             if prompted:
                 at = [episodes[slot].trajectory for slot, _ in prompted]
-                samples = self.sampler.sample(
+                sample_of: Callable[..., Sequence[Sample | EnvFailure]] = self.sampler.sample
+                # Samplers that know of no constraints are called as ever.
+                bound = {} if self.grammars is None else {"constraints": [episodes[s].grammar for s, _ in prompted]}
+                samples = sample_of(
                     [ids for _, ids in prompted],
                     [(*stream, t.group, t.member, len(t.steps)) for t in at],
                     temperature,
+                    **bound,
                 )
                 answered = time.perf_counter()
                 actions: list[tuple[int, str]] = []
@@ -196,6 +205,7 @@ class Collector:
             reward_scale=self.reward_scale,
             mark_parts=self.mark_parts,
             masks=self.masks,
+            grammars=self.grammars,
         )
 
     def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:

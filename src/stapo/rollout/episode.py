@@ -28,9 +28,11 @@ from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError, EnvError
 from stapo.rollout.config import AnchorKey
+from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
+from stapo.rollout.trie import Grammar
 from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import replace_surrogates
 
@@ -49,6 +51,7 @@ class Episode:
         reward_scale: float,
         mark_parts: bool = False,
         masks: Sequence[BlindMask] = (),
+        grammars: Grammars | None = None,
     ) -> None:
         self.encoder = encoder
         self.agent = agent
@@ -58,6 +61,8 @@ class Episode:
         self.reward_scale = reward_scale
         self.mark_parts = mark_parts
         self.masks = masks
+        self.grammars = grammars
+        self.grammar: Grammar | None = None
         self.memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
         self.observation = self.blind_observation = self._whole_observation = ""
         self.admissible: list[str] | None = None
@@ -81,6 +86,7 @@ class Episode:
     def prompt(self) -> list[int] | None:
         """Render the prompts of this step and return the full one's tokens, or None if it cannot fit."""
         self._listed = listed_commands(self.admissible, self.agent, self.blind_observation, self.shapes)
+        self.grammar = None if self.grammars is None else self.grammars.of(self._listed or ())
         self._forgotten = 0
         for history, commands in self._histories():
             fields = PromptFields(
@@ -130,6 +136,10 @@ class Episode:
         if wrong:
             return EnvFailure(Boundary.MODEL, f"the sampler answered with {wrong}")
         try:
+            allowed = None if self.grammar is None else self.grammar.along(sample.ids)
+        except ValueError as err:
+            return EnvFailure(Boundary.MODEL, f"the sampler answered with a response that is not offered: {err}")
+        try:
             response = self.encoder.decode(sample.ids)
             parsed = self.encoder.parse(sample.ids, self.agent, self._listed or ())
             opening = self.encoder.opening(sample.ids) if self.mark_parts else ""
@@ -170,6 +180,7 @@ class Episode:
             foreign_markers=markers.foreign,
             broken_markers=markers.broken,
             forgotten_turns=self._forgotten,
+            allowed=allowed,
         )
         return parsed.action
 
@@ -232,9 +243,15 @@ def listed_commands(
     """The offered commands that a prompt lists, None for free text; where a number is the answer, the complete ones.
 
     Raises:
-        ConfigError: a number is the answer, and there is nothing to choose from.
+        ConfigError: a number is the answer, or decoding is constrained, and there is nothing to choose from.
     """
     shown = None if admissible is None else tuple(c for c in admissible if c not in agent.hidden_commands)
+    if agent.constrained and not shown:
+        raise ConfigError(
+            "agent.decode is 'constrained', but the environment offers "
+            + ("no list of commands" if shown is None else "none at this step")
+            + ". Set agent.decode to 'free'."
+        )
     if not agent.numbered:
         return None if shown is None else cut_commands(shown, agent.max_commands, agent.max_observation_characters)
     complete = tuple(c for c in shown or () if not is_template(c))

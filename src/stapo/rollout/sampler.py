@@ -20,6 +20,7 @@ from stapo.envs.guard import EnvFailure
 from stapo.errors import NonFiniteError
 from stapo.policy import micro_batches
 from stapo.rollout.kept_keys import KeptKeys, PromptCounts, sub_batches
+from stapo.rollout.trie import Grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,10 @@ class Sampler(Protocol):
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
     ) -> Sequence[Sample | EnvFailure]:
         """Answer each prompt; `streams` names the random stream of each, temperature 0 is greedy.
+
+        Under `agent.decode=constrained` it is given ``constraints``, a `stapo.rollout.trie.Grammar` of each, by name:
+        every response has to follow its own, and the numbers recorded are those of the distribution among the allowed
+        tokens.
 
         A response that could not be had is a `EnvFailure` in its place, and costs its episode alone.
         """
@@ -62,15 +67,25 @@ class OwnWeights(Protocol):
 
 
 class _InverseCdf(LogitsProcessor):
-    """Draws one token per row from `uniform_bl` and forces it, recording log-probability and entropy."""
+    """Draws one token per row from `uniform_bl` and forces it, recording log-probability and entropy.
 
-    def __init__(self, uniform_bl: torch.Tensor | None, temperature: float) -> None:
+    Of a row with a grammar, only tokens that this allows are drawn.
+    """
+
+    def __init__(
+        self,
+        uniform_bl: torch.Tensor | None,
+        temperature: float,
+        constraints: Sequence[Grammar | None] = (),
+    ) -> None:
         self.uniform_bl = uniform_bl
         self.temperature = temperature
+        self.walks = {b: grammar.walk() for b, grammar in enumerate(constraints) if grammar is not None}
         self.logprobs: list[torch.Tensor] = []
         self.entropies: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = self._among_allowed(scores) if self.walks else scores
         scale = self.temperature if self.temperature > 0 else 1.0
         logp_bv = torch.log_softmax(scores.float() / scale, dim=-1)
         p_bv = logp_bv.exp()
@@ -85,7 +100,31 @@ class _InverseCdf(LogitsProcessor):
             token_b = token_b.clamp_(max=scores.shape[-1] - 1)
         self.logprobs.append(logp_bv.gather(-1, token_b.unsqueeze(-1)).squeeze(-1))
         self.entropies.append(-(p_bv * logp_bv.clamp(min=-1e4)).sum(-1))
+        if self.walks:
+            self._take(token_b.tolist())
         return torch.full_like(scores, float("-inf")).scatter_(-1, token_b.unsqueeze(-1), 0.0)
+
+    def _among_allowed(self, scores: torch.Tensor) -> torch.Tensor:
+        """Scores with those of other tokens at minus infinity."""
+        other_bv = torch.zeros_like(scores, dtype=torch.bool)
+        allowed = {b: walk.allowed for b, walk in self.walks.items()}
+        other_bv[list(allowed)] = True
+        for b, of_row in allowed.items():
+            if of_row.free is not None:
+                other_bv[b, torch.from_numpy(of_row.free.ids).to(scores.device)] = False
+        pairs = [(b, token) for b, of_row in allowed.items() for token in of_row.ids]
+        rows, tokens = torch.as_tensor(pairs, dtype=torch.long, device=scores.device).view(-1, 2).unbind(-1)
+        other_bv[rows, tokens] = False
+        return scores.masked_fill(other_bv, float("-inf"))
+
+    def _take(self, tokens: list[int]) -> None:
+        """Go on in every grammar, and leave those whose response is complete."""
+        for b, walk in list(self.walks.items()):
+            # Of numbers that are not finite anything is drawn; the run stops on them.
+            if walk.allowed.has(tokens[b]):
+                walk.take(tokens[b])
+            if walk.complete:
+                del self.walks[b]
 
 
 class HFSampler:
@@ -136,7 +175,11 @@ class HFSampler:
 
     @torch.inference_mode()
     def sample(
-        self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
+        self,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[tuple[int, ...]],
+        temperature: float,
+        constraints: Sequence[Grammar | None] | None = None,
     ) -> list[Sample]:
         """Answer each prompt; see `Sampler.sample`.
 
@@ -155,7 +198,8 @@ class HFSampler:
                 self._read_shared(prompts, streams, known)
             for batch in self._batches([len(p) for p in prompts], known):
                 asked, named = [prompts[i] for i in batch], [streams[i] for i in batch]
-                answers = self._generate(asked, named, temperature, [known[i] for i in batch])
+                bound = [] if constraints is None else [constraints[i] for i in batch]
+                answers = self._generate(asked, named, temperature, [known[i] for i in batch], bound)
                 for i, answer in zip(batch, answers, strict=True):
                     results[i] = answer
         finally:
@@ -169,7 +213,12 @@ class HFSampler:
         return sub_batches(lengths, known, self.batch_tokens, self.max_new_tokens, self.model.device.type)
 
     def _generate(
-        self, prompts: list[Sequence[int]], streams: list[tuple[int, ...]], temperature: float, known: list[int]
+        self,
+        prompts: list[Sequence[int]],
+        streams: list[tuple[int, ...]],
+        temperature: float,
+        known: list[int],
+        constraints: Sequence[Grammar | None],
     ) -> list[Sample]:
         # All rows read as many tokens as the one that has most to read: where others would have padding between what
         # is kept and what is new, they read what they have kept again, and each row is in one piece.
@@ -182,7 +231,7 @@ class HFSampler:
         if temperature > 0:
             draws = np.stack([uniforms(stream, self.max_new_tokens) for stream in streams])
             uniform_bl = torch.from_numpy(draws).to(self.model.device)
-        recorder = _InverseCdf(uniform_bl, temperature)
+        recorder = _InverseCdf(uniform_bl, temperature, constraints)
         out_bl, cache, width = self._run(prompts, self.max_new_tokens, past, [recorder])
         logp_bl = torch.stack(recorder.logprobs, 1).cpu()
         entropy_bl = torch.stack(recorder.entropies, 1).cpu()

@@ -139,6 +139,11 @@ class Walk:
                 free = open_to
         return Allowed(tuple(sorted(ids)), free)
 
+    @property
+    def complete(self) -> bool:
+        """Whether nothing may come any more."""
+        return not (self._texts or self._node.children)
+
     def take(self, token: int) -> None:
         """Take the next token.
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Literal, get_args
 
+from stapo.policy.allowed import Allowed
 from stapo.rollout.faults import Failure
 
 OnFailure = Literal["shrink", "drop"]
@@ -62,6 +63,7 @@ class Step:
         foreign_markers: how many control tokens others have spelled out in what the prompt shows.
         broken_markers: how many of these were broken up with a blank, as all are towards a server.
         forgotten_turns: turns that a conversation lost before this step because its prompt was too long.
+        allowed: per sampled token, those it could have been; None where all of the vocabulary could.
     """
 
     prompt_ids: list[int]
@@ -88,6 +90,7 @@ class Step:
     foreign_markers: int = 0
     broken_markers: int = 0
     forgotten_turns: int = 0
+    allowed: list[Allowed] | None = None
 
 
 @dataclass(slots=True)

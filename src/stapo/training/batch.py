@@ -33,7 +33,8 @@ class RowBatch:
         steps: the rows, ordered by group, member, step.
         trajectories: the episodes they came from.
         group_b, traj_b, step_b, anchor_b: indices of task group, episode, step and anchor group.
-        entropy_b: mean token entropy H (nats) over the tokens that `outlier.tokens` counts; NaN where there are none.
+        entropy_b: mean token entropy H (nats) over the tokens that count (`counted_entropies`); NaN where there are
+            none.
         advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
         outliers: normalized entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
@@ -59,11 +60,12 @@ class RowBatch:
 
     def full(self, b: int) -> RowTokens:
         """Tokens of row b under the full prompt."""
-        return RowTokens(self.steps[b].prompt_ids, self.steps[b].response_ids, chain=self.chains.chain_b[b])
+        step = self.steps[b]
+        return RowTokens(step.prompt_ids, step.response_ids, step.allowed, chain=self.chains.chain_b[b])
 
     def blind(self, b: int) -> RowTokens:
         """Tokens of row b under the trajectory-blind prompt: the same response."""
-        return RowTokens(self.steps[b].blind_ids, self.steps[b].response_ids)
+        return RowTokens(self.steps[b].blind_ids, self.steps[b].response_ids, self.steps[b].allowed)
 
 
 def build_batch(
@@ -135,16 +137,21 @@ def rows_of(trajectories: Sequence[Trajectory], *, merge: bool = True) -> tuple[
         trajectories: of one iteration.
         merge: whether a row may be joined to the row that it extends.
     """
-    rows = [RowTokens(s.prompt_ids, s.response_ids) for t in trajectories for s in t.steps]
+    rows = [RowTokens(s.prompt_ids, s.response_ids, s.allowed) for t in trajectories for s in t.steps]
     chains = find_chains(rows, [j for j, t in enumerate(trajectories) for _ in t.steps], merge=merge)
     return [replace(row, chain=chain) for row, chain in zip(rows, chains.chain_b, strict=True)], chains
 
 
 def counted_entropies(step: Step, tokens: TokenSet) -> list[float]:
-    """Entropies of the response tokens that count for H of eq. 1; none where the response has no such part."""
-    if tokens == "response":
-        return step.entropies
-    return step.entropies[slice(*step.parts.get(tokens, (0, 0)))]
+    """Entropies of the response tokens that count for H of eq. 1; none where the response has no such part.
+
+    A token that could be no other decides nothing and does not count; how many of them a command has is a matter of its
+    spelling.
+    """
+    part = slice(None) if tokens == "response" else slice(*step.parts.get(tokens, (0, 0)))
+    if step.allowed is None:
+        return step.entropies[part]
+    return [h for h, allowed in zip(step.entropies[part], step.allowed[part], strict=True) if allowed.choice]
 
 
 def _require_finite(trajectories: Sequence[Trajectory]) -> None:

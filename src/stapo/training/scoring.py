@@ -13,12 +13,14 @@ from torch import Tensor
 from stapo.algo import (
     AlgorithmConfig,
     SelectiveTerms,
+    TokenMasks,
     flagged_scores,
     score_tokens,
     selective_terms,
     unflatten_tokens,
 )
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches, row_batches
+from stapo.policy.allowed import FreeTokens
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
 
@@ -77,6 +79,7 @@ class Scorer:
             entropy=entropy,
             entropy_grad=entropy_grad,
             kernel=self.policy.head_kernel,
+            masks=token_masks(rows, weight_vh),
         )
         mask_bl = length_mask([len(r.response_ids) for r in rows], logp_n.device)
         entropy_bl = None if entropy_n is None else unflatten_tokens(entropy_n, mask_bl)
@@ -151,6 +154,7 @@ class Scorer:
             bias_r_v=bias_r_v,
             ta_grad=config.ta_grad,
             kernel=self.policy.head_kernel,
+            masks=token_masks(blind, weight_vh),
         )
         mask_kl = length_mask([len(r.response_ids) for r in blind], targets_n.device)
 
@@ -179,6 +183,32 @@ class Scorer:
             )
             parts.append(self.selective(batch, part, (hidden_nh, targets_n), awareness_only=True).r_ta_k)
         return float(torch.cat(parts).mean())
+
+
+def token_masks(rows: Sequence[RowTokens], weight_vh: Tensor) -> TokenMasks | None:
+    """What the head needs of the tokens that each position of `rows` might have taken; None where all of them could.
+
+    Args:
+        rows: in the order in which their positions are scored; all of them have allowed tokens, or none.
+        weight_vh: (V, H) weight of the head.
+
+    Raises:
+        ValueError: some have them, and others have not, or of another number than the response has tokens.
+    """
+    if all(row.allowed is None for row in rows):
+        return None
+    if any(row.allowed is None or len(row.allowed) != len(row.response_ids) for row in rows):
+        raise ValueError("rows with and without allowed tokens; expected those of each response token, or none at all.")
+    positions = [allowed for row in rows for allowed in row.allowed or ()]
+    most = max(1, *(len(allowed.ids) for allowed in positions))
+    free = list(dict.fromkeys(allowed.free for allowed in positions if allowed.free is not None))
+    places: dict[FreeTokens | None, int] = {tokens: m for m, tokens in enumerate(free)} | {None: -1}
+    free_mv = torch.zeros(len(free), weight_vh.shape[0], dtype=torch.bool)
+    for m, tokens in enumerate(free):
+        free_mv[m, torch.from_numpy(tokens.ids)] = True
+    ids_nk = torch.tensor([[*allowed.ids, *[-1] * (most - len(allowed.ids))] for allowed in positions])
+    free_n = torch.tensor([places[allowed.free] for allowed in positions])
+    return TokenMasks(*(t.to(weight_vh.device) for t in (ids_nk, free_n, free_mv)))
 
 
 def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor:

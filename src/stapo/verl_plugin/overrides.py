@@ -111,6 +111,11 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             f"model.lora.rank is {config.model.lora.rank}; adapters inside verl are untested with the plugin. Train "
             "all weights, or use 'stapo train'."
         )
+    if config.agent.constrained:
+        raise ConfigError(
+            "agent.decode is 'constrained', and verl's rollout servers and training engine know no masks of tokens. "
+            "Set agent.decode to 'free', or use 'stapo train'."
+        )
     if config.sft.steps:
         raise ConfigError(
             f"sft.steps is {config.sft.steps}, and verl does RL alone. Make the start with 'stapo "
