@@ -109,7 +109,7 @@ def test_yaml_that_is_not_text(place, capsys):
         (["--env.name", "alfword"], "Did you mean 'alfworld'?"),
         (["--env.gams", "x"], "Did you mean 'games'?"),
         (["--env.games", "nowhere"], "games path 'nowhere' does not exist"),
-        (["--env.max_steps", "none"], "max_steps must be a positive whole number"),
+        (["--env.max_steps", "none"], "max_steps must be a whole number of at least 1"),
         (["--env.split", "trian"], "unknown split 'trian'. Did you mean 'train'?"),
         (["--eval.split", "holdout"], "Did you mean 'heldout'?"),
         (["--out"], "needs a folder"),

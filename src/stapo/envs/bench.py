@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 from stapo.envs.guard import (
@@ -15,10 +16,8 @@ from stapo.envs.guard import (
     EnvFailure,
     Started,
     advance,
-    build,
+    attempt,
     close_quietly,
-    load_state,
-    raised,
     short,
     start,
     state_of,
@@ -125,36 +124,23 @@ class Bench:
         env = self._ready()
         if isinstance(env, EnvFailure):
             return env
-        try:
-            return getattr(self, f"_{question}")(env, argument)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as err:
-            if isinstance(err, SETTINGS_ERRORS) and question in _SETTINGS:
-                raise
-            return raised(err, describe(question, argument))
+        return attempt(
+            lambda: getattr(self, f"_{question}")(env, argument),
+            lambda: describe(question, argument),
+            SETTINGS_ERRORS if question in _SETTINGS else (),
+        )
 
     def state(self) -> Any | EnvFailure:
         """What the environment carries from one episode to the next; None where there is none."""
-        try:
-            return None if self.env is None else state_of(self.env)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as err:
-            return raised(err, "state_dict()")
+        return None if self.env is None else attempt(partial(state_of, self.env), lambda: "state_dict()")
 
     def restore(self, state: Any) -> EnvFailure | None:
         """Give the environment back what it carried."""
-        env = self._ready()
+        env: Any = self._ready()
         if isinstance(env, EnvFailure):
             return env
-        try:
-            load_state(env, state)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as err:
-            return raised(err, "load_state_dict()")
-        return None
+        found = attempt(lambda: env.load_state_dict(state), lambda: "load_state_dict()")
+        return found if isinstance(found, EnvFailure) else None
 
     def drop(self) -> None:
         """Close the environment; the next call builds a fresh one."""
@@ -165,7 +151,7 @@ class Bench:
 
     def _ready(self) -> Env | EnvFailure:
         if self.env is None:
-            built = build(self.make_env)
+            built = attempt(self.make_env, lambda: "building the environment", SETTINGS_ERRORS)
             if isinstance(built, EnvFailure):
                 return built
             self.env = built

@@ -10,10 +10,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
 from stapo.errors import ConfigError, GameFileError, RetrieverError, UnknownNameError
+
+T = TypeVar("T")
 
 SETTINGS_ERRORS = (ConfigError, UnknownNameError, GameFileError)
 """Raised by a constructor, these say that no environment can be built with these options, now or later."""
@@ -68,10 +70,25 @@ class EpisodeLost:
     reason: str
 
 
+def attempt(
+    call: Callable[[], T], name: Callable[[], str], passing: tuple[type[BaseException], ...] = ()
+) -> T | EnvFailure:
+    """What a call into an environment returns, or its failure; `passing` are exceptions that are let through."""
+    try:
+        return call()
+    except KeyboardInterrupt:
+        raise
+    except passing:
+        raise
+    except BaseException as err:
+        return raised(err, name())
+
+
 def start(env: Env, task_id: str) -> Started | EnvFailure:
     """Begin the episode of a task."""
     call = f"reset({short(task_id)})"
-    try:
+
+    def begin() -> Started | EnvFailure:
         task_type, seen = env.task_type(task_id), env.reset(task_id)
         shapes = env.command_shapes if isinstance(env, HasCommandShapes) else NO_SHAPES
         wrong = (
@@ -79,67 +96,36 @@ def start(env: Env, task_id: str) -> Started | EnvFailure:
             or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
             or _unless(isinstance(shapes, CommandShapes), "command_shapes", shapes, "CommandShapes")
         )
-    except KeyboardInterrupt:
-        raise
-    except BaseException as err:
-        return raised(err, call)
-    return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type, shapes)
+        return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type, shapes)
+
+    return attempt(begin, lambda: call)
 
 
 def advance(env: Env, action: str) -> StepResult | EnvFailure:
     """Take one action."""
-    try:
-        out: StepResult = env.step(action)
-        if _is_plain(out):
-            return out
-        out = _with_plain_numbers(out)
-        wrong = _wrong_result(out)
-        unpaid = "" if wrong else _wrong_reward(out.reward)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as err:
-        return raised(err, f"step({short(action)})")
-    if wrong:
+    return attempt(lambda: _advanced(env, action), lambda: f"step({short(action)})")
+
+
+def _advanced(env: Env, action: str) -> StepResult | EnvFailure:
+    out: StepResult = env.step(action)
+    if _is_plain(out):
+        return out
+    out = _with_plain_numbers(out)
+    if wrong := _wrong_result(out):
         return EnvFailure("environment", f"step({short(action)}) returned {wrong}")
-    if unpaid:
+    if unpaid := _wrong_reward(out.reward):
         return EnvFailure("reward", f"step({short(action)}) returned {unpaid}")
     return out
 
 
-def build(make_env: Callable[[], Env]) -> Env | EnvFailure:
-    """Build an environment.
-
-    Raises:
-        ConfigError: or another of `SETTINGS_ERRORS`, if the environment cannot be built with these options.
-    """
-    try:
-        return make_env()
-    except SETTINGS_ERRORS:
-        raise
-    except KeyboardInterrupt:
-        raise
-    except BaseException as err:
-        return raised(err, "building the environment")
-
-
 def close_quietly(env: Env) -> None:
     """Close an environment that nobody asks anything any more; what it raises then is of no use to anybody."""
-    try:
-        env.close()
-    except KeyboardInterrupt:
-        raise
-    except BaseException:
-        return
+    attempt(env.close, str)
 
 
 def state_of(env: Env) -> Any:
     """What an environment carries from one episode to the next, or None where it has no `state_dict`."""
     return env.state_dict() if isinstance(env, HasState) else None
-
-
-def load_state(env: Env, state: Any) -> None:
-    """Give an environment back what `state_of` took from it."""
-    env.load_state_dict(state)  # type: ignore[attr-defined]
 
 
 def raised(err: BaseException, call: str) -> EnvFailure:

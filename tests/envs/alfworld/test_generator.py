@@ -156,7 +156,7 @@ def test_unknown_size_names_the_closest_one():
 
 @pytest.mark.parametrize("scenes", [None, 3, ["small"], ""])
 def test_a_size_that_is_no_name_is_refused(scenes):
-    with pytest.raises(ConfigError, match="Sizes: search, small, standard"):
+    with pytest.raises(ConfigError, match="expected one of tiny, small, standard, search"):
         GeneratedGames(scenes)
 
 

@@ -314,9 +314,9 @@ def test_searched_files_are_shared_and_read_again_when_changed(files, tmp_path):
         ({"max_steps": True}, ConfigError, "max_steps must be"),
         ({"result_tokens": -1}, ConfigError, "result_tokens must be"),
         ({"structure_score": 2}, ConfigError, "structure_score is 2, expected a number from 0 to 1"),
-        ({"request": "many"}, ConfigError, "request is 'many', expected 'batch' or 'single'"),
+        ({"request": "many"}, ConfigError, "request is 'many', expected one of batch, single"),
         ({"heldout": 1.0, "questions": "x"}, ConfigError, "heldout must be a share"),
-        ({"size": "huge"}, ConfigError, "no world of size 'huge'"),
+        ({"size": "huge"}, ConfigError, "size is 'huge', expected one of tiny"),
         ({"retriever": 3}, ConfigError, "retriever must be a name or an address"),
         ({"questions": 3}, ConfigError, "questions must be a path"),
         ({"questions": "nowhere.jsonl"}, GameFileError, r"'nowhere\.jsonl' do not exist"),
@@ -388,7 +388,7 @@ def test_haste_is_the_share_of_turns_with_a_guess():
 
 @pytest.mark.parametrize("haste", [-0.1, 1.1, "much", True])
 def test_haste_is_a_share(haste):
-    with pytest.raises(ConfigError, match="expected a share from 0 to 1"):
+    with pytest.raises(ConfigError, match="expected a number from 0 to 1"):
         SearchEnv(demonstrator_haste=haste)
 
 

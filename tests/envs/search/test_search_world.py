@@ -70,7 +70,7 @@ def test_seed_and_size_decide():
     generate_world.cache_clear()
     assert generate_world("tiny", 0) == once
     assert generate_world("tiny", 1).passages != once.passages
-    with pytest.raises(ConfigError, match=r"no world of size 'tinny'\. Did you mean 'tiny'"):
+    with pytest.raises(ConfigError, match=r"size is 'tinny', expected one of tiny, standard\. Did you mean 'tiny'"):
         generate_world("tinny")
 
 

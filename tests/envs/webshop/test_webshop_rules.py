@@ -265,7 +265,7 @@ def test_the_reward_may_be_the_score(files):
     assert [env.step(action).reward for action in actions] == [0, 0, 0]
     partly = env.step("click[buy now]")
     assert (partly.reward, partly.done, partly.won) == (0.75, True, False)
-    with pytest.raises(ConfigError, match=r"reward is 'scores'\. Did you mean 'score'\? Known: success, score\."):
+    with pytest.raises(ConfigError, match=r"reward is 'scores', expected one of success, score\. Did you mean 'score'"):
         WebShopEnv(products=files, reward="scores")
 
 
@@ -417,7 +417,7 @@ def test_a_query_can_mislead_the_back_button(env):
         ({"goals": "humans"}, "Did you mean 'human'"),
         ({"observation": "rich"}, "observation is 'rich'"),
         ({"splits": "verl"}, "splits is 'verl'"),
-        ({"max_steps": 0}, "max_steps must be a whole number from 1"),
+        ({"max_steps": 0}, "max_steps must be a whole number of at least 1"),
         ({"seed": "x"}, "seed must be"),
         ({"attributes": "x"}, "belong to products"),
         ({"show_attrs": 1}, "show_attrs must be true or false"),

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stapo.documents import parse_json, read_lines
-from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
-from stapo.errors import GameFileError, did_you_mean, unknown_name
+from stapo.envs.alfworld.game import TASK_TYPES, Game, RecordedGames, TaskType
+from stapo.errors import GameFileError, did_you_mean
 
 _BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".jsonl", ".jsonl.xz")
@@ -34,7 +34,7 @@ class _Record(NamedTuple):
     digest: str
 
 
-class CompactGames:
+class CompactGames(RecordedGames[_Record]):
     """The games of some JSON-lines files.
 
     Args:
@@ -46,51 +46,28 @@ class CompactGames:
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
-        self._records: dict[str, _Record] = {}
+        records: dict[str, _Record] = {}
         for file in files:
             found = 0
             for number, line in _lines(file):
                 found += 1
                 game_id, record = _read(file, number, line)
-                if game_id in self._records:
+                if game_id in records:
                     raise GameFileError(f"{file}, line {number}: id '{game_id}' occurs twice; ids must be unique.")
-                self._records[game_id] = record
+                records[game_id] = record
             if not found:
                 raise GameFileError(f"{file} holds no games; expected one JSON object per line.")
-        by_split: dict[str, list[str]] = {}
-        for game_id, record in self._records.items():
-            by_split.setdefault(record.split, []).append(game_id)
-        self._ids = {split: sorted(ids) for split, ids in by_split.items()}
-
-    def splits(self) -> list[str]:
-        """Names of the splits that hold games."""
-        return list(self._ids)
-
-    def ids(self, split: str) -> list[str]:
-        """Sorted ids of one split."""
-        if split not in self._ids:
-            raise unknown_name("split", split, self._ids)
-        return self._ids[split]
-
-    def task_type(self, task_id: str) -> TaskType:
-        """The family of one game."""
-        return self._record(task_id).task_type
+        super().__init__(records)
 
     def load(self, task_id: str) -> Game:
         """The game of an id."""
-        record = self._record(task_id)
+        record = self.record(task_id)
         problem = zlib.decompress(record.packed).decode("utf-8", "surrogatepass")
         return Game(task_id, record.split, record.task_type, record.goal, problem)
 
     def content(self) -> dict[str, list[str]]:
         """Split -> a digest of each game, equal for equal problems and goals."""
-        return {split: [self._records[i].digest for i in ids] for split, ids in self._ids.items()}
-
-    def _record(self, task_id: str) -> _Record:
-        record = self._records.get(task_id)
-        if record is None:
-            raise unknown_name("task", task_id, self._records)
-        return record
+        return {split: [self.records[i].digest for i in ids] for split, ids in self.by_split.items()}
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

@@ -15,7 +15,7 @@ from stapo.envs.alfworld.judge import PlanJudge
 from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
-from stapo.envs.options import is_whole
+from stapo.envs.options import whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 from stapo.progress import note
@@ -61,13 +61,9 @@ class AlfworldEnv:
         demonstrator_memory: int | None = None,
         demonstrator_habit: float = 0.0,
     ) -> None:
-        if not is_whole(max_steps, 1):
-            raise ConfigError(f"max_steps must be a positive whole number, found {max_steps!r}.")
-        self.max_steps = max_steps
-        if demonstrator_memory is not None and not is_whole(demonstrator_memory, 0):
-            raise ConfigError(
-                f"demonstrator_memory must be a whole number of 0 or more, or None, found {demonstrator_memory!r}."
-            )
+        self.max_steps = whole("max_steps", max_steps, 1)
+        if demonstrator_memory is not None:
+            whole("demonstrator_memory", demonstrator_memory, 0)
         if not isinstance(demonstrator_habit, int | float) or not 0 <= demonstrator_habit < 1:
             raise ConfigError(f"demonstrator_habit must be a number from 0 to below 1, found {demonstrator_habit!r}.")
         self._demonstrator_memory, self._demonstrator_habit = demonstrator_memory, float(demonstrator_habit)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stapo.documents import parse_json
-from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
-from stapo.errors import GameFileError, unknown_name
+from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, RecordedGames, TaskType
+from stapo.errors import GameFileError
 from stapo.texts import counted
 
 _SPLITS = SPLIT_ORDER[:3]
@@ -56,7 +56,7 @@ def find_release(path: Path) -> Path | None:
     return None
 
 
-class ReleaseTree:
+class ReleaseTree(RecordedGames[_Entry]):
     """The playable games below a release folder.
 
     Skipped, as in the original: paths with ``movable`` or ``Sliced``, task types outside the six
@@ -77,8 +77,7 @@ class ReleaseTree:
     """
 
     def __init__(self, root: Path) -> None:
-        self._entries: dict[str, _Entry] = {}
-        self._ids: dict[str, list[str]] = {}
+        entries: dict[str, _Entry] = {}
         self.notes: list[str] = []
         skipped: dict[str, list[str]] = {}
         seen: set[str] = set()
@@ -93,27 +92,25 @@ class ReleaseTree:
             if task_type is None:
                 skipped.setdefault(split, []).append(game_id)
             else:
-                self._entries[game_id] = _Entry(split, task_type, folder)
+                entries[game_id] = _Entry(split, task_type, folder)
+        super().__init__(entries)
         for split in (name for name in _SPLITS if (root / name).is_dir()):
             seen.add(split)
         for split in sorted(seen):
-            ids = sorted(game_id for game_id, entry in self._entries.items() if entry.split == split)
-            if ids:
-                self._ids[split] = ids
-            elif split in _SPLITS:
+            if split in _SPLITS and split not in self.by_split:
                 raise GameFileError(
                     f"split '{split}' in '{root}' holds no playable game; expected folders with "
                     "traj_data.json and "
                     "a solvable game.tw-pddl. Remove the empty folder or download the split again."
                 )
         for split, games in sorted(skipped.items()):
-            if split not in self._ids:
+            if split not in self.by_split:
                 shown = ", ".join(sorted(games)[:3]) + (", …" if len(games) > 3 else "")
                 self.notes.append(
                     f"'{root / split}' holds {counted(len(games), 'game')} and none that can be played, it "
                     f"is left out: {shown}."
                 )
-        if not self._ids:
+        if not entries:
             raise GameFileError(
                 f"no game in '{root}' can be played; expected folders with traj_data.json and a solvable game.tw-pddl. "
                 "Point games at a folder of the release."
@@ -122,33 +119,19 @@ class ReleaseTree:
     def content(self) -> dict[str, list[str]]:
         """Split -> a key of each game, equal for equal files; files of different sizes are not read."""
         by_size: dict[int, list[str]] = {}
-        for game_id, entry in self._entries.items():
+        for game_id, entry in self.records.items():
             by_size.setdefault((entry.folder / _GAME).stat().st_size, []).append(game_id)
-        keys = {game_id: game_id for game_id in self._entries}
+        keys = {game_id: game_id for game_id in self.records}
         for alike in by_size.values():
-            if len({self._entries[game_id].split for game_id in alike}) > 1:
+            if len({self.records[game_id].split for game_id in alike}) > 1:
                 for game_id in alike:
-                    raw = (self._entries[game_id].folder / _GAME).read_bytes()
+                    raw = (self.records[game_id].folder / _GAME).read_bytes()
                     keys[game_id] = hashlib.sha256(raw).hexdigest()[:16]
-        return {split: [keys[game_id] for game_id in ids] for split, ids in self._ids.items()}
-
-    def splits(self) -> list[str]:
-        """Names of the splits that hold games."""
-        return list(self._ids)
-
-    def ids(self, split: str) -> list[str]:
-        """Sorted ids of one split: paths relative to the release folder."""
-        if split not in self._ids:
-            raise unknown_name("split", split, self._ids)
-        return self._ids[split]
-
-    def task_type(self, task_id: str) -> TaskType:
-        """The family of one game."""
-        return self._entry(task_id).task_type
+        return {split: [keys[game_id] for game_id in ids] for split, ids in self.by_split.items()}
 
     def load(self, task_id: str) -> Game:
         """The game of an id."""
-        entry = self._entry(task_id)
+        entry = self.record(task_id)
         file = entry.folder / _GAME
         data = _json_object(file)
         for key in ("pddl_problem", "grammar"):
@@ -158,12 +141,6 @@ class ReleaseTree:
         if task is None:
             raise GameFileError(f"{file}: the grammar states no 'Your task is to: …' sentence.")
         return Game(task_id, entry.split, entry.task_type, task.group(1), data["pddl_problem"])
-
-    def _entry(self, task_id: str) -> _Entry:
-        entry = self._entries.get(task_id)
-        if entry is None:
-            raise unknown_name("task", task_id, self._entries)
-        return entry
 
 
 def _trajectories(folder: Path) -> Iterator[Path]:

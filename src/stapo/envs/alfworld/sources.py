@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
-from stapo.envs.options import is_whole, user_path
+from stapo.envs.options import user_path, whole
 from stapo.envs.overlap import in_common
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 from stapo.texts import counted
@@ -206,8 +206,7 @@ def _open_path(path: Path) -> TaskSource:
 
 
 def _generated(scenes: str, games_per_type: int) -> TaskSource:
-    if not is_whole(games_per_type, 1):
-        raise ConfigError(f"games_per_type must be a positive whole number, found {games_per_type!r}.")
+    whole("games_per_type", games_per_type, 1)
     # Imported on demand: users of recorded games never pay for the generator.
     module = importlib.import_module("stapo.envs.alfworld.generator")
     source: TaskSource = module.GeneratedGames(scenes=scenes, games_per_type=games_per_type)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
-from stapo.envs.options import is_share, is_whole
+from stapo.envs.options import one_of, share, whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
@@ -15,8 +15,9 @@ from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
-from stapo.errors import ConfigError, EnvError, RetrieverError, did_you_mean
+from stapo.errors import ConfigError, EnvError, RetrieverError
 from stapo.progress import note
+from stapo.retrieval.wire import Shape
 
 REWARDS = ("em", "sub_em", "format")
 FORMAT_SCORED = ("policy", "transcript")
@@ -91,35 +92,22 @@ class SearchEnv:
         size: str = "tiny",
         seed: int = 0,
     ) -> None:
-        for option, value, known in (
-            ("protocol", protocol, PROTOCOLS),
-            ("reward", reward, REWARDS),
-            ("format_scored", format_scored, FORMAT_SCORED),
-        ):
-            if value not in known:
-                raise ConfigError(
-                    f"{option} is '{value}', expected one of {', '.join(known)}.{did_you_mean(str(value), known)}"
-                )
-        self._protocol = PROTOCOLS[protocol]
-        self.max_steps = self._protocol.max_steps if max_steps is None else _whole("max_steps", max_steps, 1)
-        self._topk = _whole("topk", topk, 1)
-        limit = self._protocol.result_tokens if result_tokens is None else _whole("result_tokens", result_tokens, 0)
+        self._protocol = PROTOCOLS[one_of("protocol", protocol, PROTOCOLS)]
+        self.max_steps = self._protocol.max_steps if max_steps is None else whole("max_steps", max_steps, 1)
+        self._topk = whole("topk", topk, 1)
+        limit = self._protocol.result_tokens if result_tokens is None else whole("result_tokens", result_tokens, 0)
         self._token_limit = limit or None
-        self._character_limit = _whole("result_characters", result_characters, 0) or None
-        if not is_share(demonstrator_haste):
-            raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
-        self._haste = float(demonstrator_haste)
-        self._reward = reward
-        self._scores_transcript = format_scored == "transcript"
-        self._scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
-        for part, score in self._scores.items():
-            if not is_share(score):
-                raise ConfigError(f"{part}_score is {score!r}, expected a number from 0 to 1.")
+        self._character_limit = whole("result_characters", result_characters, 0) or None
+        self._haste = share("demonstrator_haste", demonstrator_haste)
+        self._reward = one_of("reward", reward, REWARDS)
+        self._scores_transcript = one_of("format_scored", format_scored, FORMAT_SCORED) == "transcript"
+        scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
+        self._scores = {part: share(f"{part}_score", score) for part, score in scores.items()}
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
         for text in self.notes:
             note(text)
-        if request not in (None, "batch", "single"):
-            raise ConfigError(f"request is '{request}', expected 'batch' or 'single'.")
+        if request is not None:
+            one_of("request", request, get_args(Shape))
         if (
             isinstance(retriever_seconds, bool)
             or not isinstance(retriever_seconds, int | float)
@@ -297,9 +285,3 @@ class SearchEnv:
         if self._done:
             raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
         return self._question
-
-
-def _whole(option: str, value: object, least: int) -> int:
-    if not is_whole(value, least):
-        raise ConfigError(f"{option} must be a whole number of at least {least}, found {value!r}.")
-    return value

@@ -7,20 +7,19 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from stapo.envs.options import is_share, is_whole
+from stapo.envs.options import one_of, share, switch, whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
 from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
 from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import GoalBook, GoalKind, ShoppingGoal, goal_book
 from stapo.envs.webshop.judge import ShopJudge
-from stapo.envs.webshop.nouns import EXTRACTORS
 from stapo.envs.webshop.nouns import noun_extractor as extractor
 from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
-from stapo.errors import ConfigError, EnvError, did_you_mean, unknown_name
+from stapo.errors import ConfigError, EnvError, unknown_name
 from stapo.progress import note
 
 OBSERVATIONS = ("text", "text_rich", "verl-agent")
@@ -97,36 +96,22 @@ class WebShopEnv:
         offered_queries: bool = False,
         reward: str = "success",
     ) -> None:
-        _one_of("goals", goals, get_args(GoalKind))
-        _one_of("observation", observation, OBSERVATIONS)
-        _one_of("splits", splits, SPLIT_RULES)
-        _one_of("reward", reward, ("success", "score"))
-        _one_of("noun_extractor", noun_extractor, tuple(EXTRACTORS))
+        one_of("goals", goals, get_args(GoalKind))
+        one_of("splits", splits, SPLIT_RULES)
         if verl_seed is not None:
             seed = price_seed = verl_seed
-        for option, value, least in (
-            ("max_steps", max_steps, 1),
-            ("page_size", page_size, 1),
-            ("seed", seed, 0),
-            ("price_seed", price_seed, 0),
-        ):
-            _whole(option, value, least)
-        if not is_share(demonstrator_haste):
-            raise ConfigError(f"demonstrator_haste is {demonstrator_haste!r}, expected a share from 0 to 1.")
+        whole("price_seed", price_seed, 0)
+        self._seed = whole("seed", seed, 0)
         if goals_per_product is not None:
-            _whole("goals_per_product", goals_per_product, 1)
+            whole("goals_per_product", goals_per_product, 1)
         self._most_goals = goals_per_product
-        if not isinstance(show_attrs, bool):
-            raise ConfigError(f"show_attrs must be true or false, found {show_attrs!r}.")
-        self._haste = float(demonstrator_haste)
-        if not isinstance(offered_queries, bool):
-            raise ConfigError(f"offered_queries is {offered_queries!r}, expected true or false.")
-        self._offers_queries = offered_queries
-        self._graded = reward == "score"
-        self.max_steps = max_steps
-        self.page_size = page_size
-        self.show_attrs = show_attrs
-        self.observation = observation
+        self._haste = share("demonstrator_haste", demonstrator_haste)
+        self._offers_queries = switch("offered_queries", offered_queries)
+        self._graded = one_of("reward", reward, ("success", "score")) == "score"
+        self.max_steps = whole("max_steps", max_steps, 1)
+        self.page_size = whole("page_size", page_size, 1)
+        self.show_attrs = switch("show_attrs", show_attrs)
+        self.observation = one_of("observation", observation, OBSERVATIONS)
         self._nouns = extractor(noun_extractor)
         source: Source
         if products is None:
@@ -138,7 +123,6 @@ class WebShopEnv:
         self._catalog = open_catalog(source)
         self._book = goal_book(self._catalog, goals, price_seed)  # type: ignore[arg-type]
         self._rule: SplitRule = splits  # type: ignore[assignment]
-        self._seed = seed
         self._played: dict[str, Sequence[str]] | None = None
         self._visit: Visit | None = None
         self._steps = 0
@@ -315,13 +299,3 @@ def _capped(task_ids: Sequence[str], most: int) -> list[str]:
         by_product.setdefault(task_id.partition("/")[0], []).append(task_id)
     kept = {ids[k * len(ids) // min(most, len(ids))] for ids in by_product.values() for k in range(min(most, len(ids)))}
     return [task_id for task_id in task_ids if task_id in kept]
-
-
-def _whole(option: str, value: object, least: int) -> None:
-    if not is_whole(value, least):
-        raise ConfigError(f"{option} must be a whole number from {least}, found {value!r}.")
-
-
-def _one_of(option: str, value: object, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ConfigError(f"{option} is {value!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}.")

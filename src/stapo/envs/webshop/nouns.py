@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from stapo.errors import ConfigError, did_you_mean
+from stapo.envs.options import one_of
+from stapo.errors import ConfigError
 
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _SMALL_WORDS = "a an the and or of for with in on to by from at as is are be it its this that your you our we s t x"
@@ -56,8 +57,4 @@ def noun_extractor(name: str) -> Callable[[str], tuple[str, ...]]:
     Raises:
         ConfigError: there is none, or it is not installed.
     """
-    if name not in EXTRACTORS:
-        raise ConfigError(
-            f"noun_extractor is {name!r}.{did_you_mean(str(name), EXTRACTORS)} Known: {', '.join(EXTRACTORS)}."
-        )
-    return EXTRACTORS[name]()
+    return EXTRACTORS[one_of("noun_extractor", name, EXTRACTORS)]()

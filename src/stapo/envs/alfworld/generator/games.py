@@ -11,7 +11,8 @@ from stapo.envs.alfworld.generator.problem import problem
 from stapo.envs.alfworld.generator.scenes import furnish
 from stapo.envs.alfworld.generator.sizes import size_named
 from stapo.envs.draws import Draws
-from stapo.errors import ConfigError, unknown_name
+from stapo.envs.options import whole
+from stapo.errors import unknown_name
 
 # Six digits, or more without a leading zero: no game has two ids.
 _ID = re.compile(
@@ -37,12 +38,8 @@ class GeneratedGames:
             ConfigError: no such size, or `games_per_type` below 1.
         """
         self.size = size_named(scenes)
-        if type(games_per_type) is not int or games_per_type < 1:
-            raise ConfigError(
-                f"games_per_type is {games_per_type!r}; it must be a whole number from 1. Set it to 200, say."
-            )
         self.scenes = scenes
-        self.games_per_type = games_per_type
+        self.games_per_type = whole("games_per_type", games_per_type, 1)
 
     def splits(self) -> list[str]:
         """The names of the splits, train first."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
-from stapo.errors import ConfigError, did_you_mean
+from stapo.envs.options import one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,4 @@ def size_named(name: str) -> Size:
     Raises:
         ConfigError: there is no such size.
     """
-    if not isinstance(name, str) or name not in SIZES:
-        raise ConfigError(
-            f"scenes is {name!r}, which is no scene size.{did_you_mean(str(name), SIZES)} "
-            f"Sizes: {', '.join(sorted(SIZES))}."
-        )
-    return SIZES[name]
+    return SIZES[one_of("scenes", name, SIZES)]

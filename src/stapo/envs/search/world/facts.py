@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from stapo.documents import package_data
-from stapo.errors import ConfigError, did_you_mean
+from stapo.envs.options import one_of
 
 EntityKind = Literal["person", "company", "town", "river", "trade"]
 
@@ -75,9 +75,7 @@ SIZES = {name: Size(**numbers) for name, numbers in _WORLD["sizes"].items()}
 
 def size_named(name: str) -> Size:
     """The size called `name`. Raises ConfigError for one that does not exist."""
-    if name not in SIZES:
-        raise ConfigError(f"there is no world of size '{name}'.{did_you_mean(name, SIZES)} Sizes: {', '.join(SIZES)}.")
-    return SIZES[name]
+    return SIZES[one_of("size", name, SIZES)]
 
 
 @dataclass

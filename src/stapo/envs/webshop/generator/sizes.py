@@ -8,12 +8,11 @@ one product's options differ from each other and from every button, since `click
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from stapo.documents import package_data
-from stapo.errors import ConfigError, did_you_mean
+from stapo.envs.options import one_of
 
 Options = dict[str, tuple[str, ...]]
 
@@ -127,9 +126,4 @@ def size_named(name: str) -> Size:
     Raises:
         ConfigError: there is no such size.
     """
-    if not isinstance(name, str) or name not in SIZES:
-        known: Sequence[str] = sorted(SIZES)
-        raise ConfigError(
-            f"the shop's size is {name!r}, which is none.{did_you_mean(str(name), known)} Sizes: {', '.join(known)}."
-        )
-    return SIZES[name]
+    return SIZES[one_of("size", name, SIZES)]
