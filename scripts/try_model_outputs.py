@@ -187,8 +187,8 @@ def _read_differently(text: str, encoder: PromptEncoder) -> list[str]:
         first = parse_response(text, agent.response, listed=listed)
         if first != parse_response(text, agent.response, listed=listed) or first.valid != (first.problem == ""):
             found.append("read twice")
-        plain = encoder.control.break_up(replace_surrogates(text))
-        ids = encoder.tokenizer.encode(plain, add_special_tokens=False)
+        plain = replace_surrogates(text)
+        ids = encoder.foreign_ids(plain)
         whole = parse_response(plain, agent.response, agent.fallback_characters, listed)
         if encoder.parse(ids, agent, listed) != whole:
             found.append("read in tokens")

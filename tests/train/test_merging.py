@@ -330,7 +330,7 @@ class _Spelled:
     def encode(self, prompt):
         return list(prompt)
 
-    def encode_response(self, text):
+    def encode_response(self, text, foreign=""):
         return list(text)
 
 

@@ -105,7 +105,7 @@ def _played(config: RunConfig) -> Episodes:
         [len(encoder.encode(prompt)) for prompt in prompts]
         for prompts in zip(*((d.prompt, d.short_prompt, d.blind_prompt) for d in demos), strict=True)
     )
-    responses = [len(encoder.encode_response(demo.action)) for demo in demos]
+    responses = [len(encoder.encode_response(demo.action, demo.command)) for demo in demos]
     shown_first = sft.curriculum * fmean(short) + (1 - sft.curriculum) * fmean(full)
     # Random commands are played and not imitated.
     steps = len(demos) / few.episodes / max(0.1, 1 - sft.wander)

@@ -170,7 +170,7 @@ class PromptEncoder:
 
     def _encode_uncached(self, text: str, begun: str) -> tuple[tuple[int, ...], int]:
         whole = self._chat(text) if self.uses_chat_template else text
-        if text != released(text) and torn(whole):
+        if text != released(text) and torn(whole, text):
             # A template that changes texts has changed a fence.
             found, _, foreign = self._markers.read(text)
             ids, broken = self._encode(broken_up(found, foreign), begun)

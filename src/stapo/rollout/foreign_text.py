@@ -86,9 +86,10 @@ def released(held: str) -> str:
     return _FENCE.sub("", held)
 
 
-def torn(held: str) -> bool:
-    """Whether a text may have parts of fences, which something has cut or changed."""
-    return _NONCE in released(held) or any(c in released(held) for c in "\ufdd0\ufdd1\ufdd2\ufdd3")
+def torn(written: str, text: str) -> bool:
+    """Whether a template that has written a text with fences has changed or cut one."""
+    whole, given = released(written), released(text)
+    return _NONCE in whole or any(whole.count(mark) != given.count(mark) for mark in "\ufdd0\ufdd1\ufdd2\ufdd3")
 
 
 def fenced(text: str, spans: Iterable[Span]) -> str:
