@@ -36,7 +36,7 @@ class EndpointSampler:
         url: base address, e.g. "http://127.0.0.1:8000/v1".
         model: name that the server knows the model by.
         max_new_tokens: longest response.
-        api: "chat" sends the prompt as one user message and leaves the chat template to the server; "completions"
+        api: "chat" sends the prompt as one user message, a conversation as its messages, and leaves the chat template to the server; "completions"
             sends it as it stands, for models without a chat template.
         options: how long to wait, how often to try, how many requests at once.
         key: API key, sent as a bearer token. None reads `key_variable`.
@@ -144,8 +144,8 @@ class EndpointSampler:
             said.append(("user", f"{text}\n{begun}" if begun else text))
             body["messages"] = [{"role": role, "content": replace_surrogates(words)} for role, words in said]
         elif prompt.system:
-            lines = [f"{words}\n>" if role == "user" else words for role, words in [*said, ("user", text)]]
-            body["prompt"] = replace_surrogates("\n".join(lines)) + begun
+            turns = "".join(f"\n{turn.text}\n>{turn.said}" for turn in prompt.turns)
+            body["prompt"] = replace_surrogates(f"{prompt.system}{turns}\n{text}\n>{begun}")
         else:
             body["prompt"] = text + begun
         # top_p is said because servers take it from the model's generation_config.json otherwise.
