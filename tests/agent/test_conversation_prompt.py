@@ -95,6 +95,12 @@ def test_where_commands_are_listed(setting, where):
         assert texts[2].endswith("Commands: take mug 1; look")
 
 
+def test_constrained_decoding_needs_no_list():
+    prompt = render_prompt(FIELDS, replace(AGENT, decode="constrained"))
+    assert "Commands" not in prompt.shown
+    assert "1. take mug 1" in render_prompt(FIELDS, replace(AGENT, response="choice", decode="constrained")).shown
+
+
 def test_numbers_stand_in_front_of_the_commands_to_choose_from():
     prompt = render_prompt(FIELDS, replace(AGENT, response="choice"))
     assert prompt.text.endswith("Commands: 1. take mug 1; 2. look")
