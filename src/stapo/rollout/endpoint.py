@@ -36,8 +36,8 @@ class EndpointSampler:
         url: base address, e.g. "http://127.0.0.1:8000/v1".
         model: name that the server knows the model by.
         max_new_tokens: longest response.
-        api: "chat" sends the prompt as one user message, a conversation as its messages, and leaves the chat template to
-            the server; "completions" sends it as it stands, for models without a chat template.
+        api: "chat" sends the prompt as one user message, a conversation as its messages, and leaves the chat template
+            to the server; "completions" sends it as it stands, for models without a chat template.
         options: how long to wait, how often to try, how many requests at once.
         key: API key, sent as a bearer token. None reads `key_variable`.
         key_variable: environment variable with the API key; an empty or missing one sends none.
