@@ -25,6 +25,17 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+def date_for(template: object, clock: Clock) -> dict[str, Callable[[str], str]]:
+    """What a chat template that writes a date is called with; {} for others.
+
+    Templates that name no date are called as ever: some tokenizers refuse arguments that they do not know.
+    """
+    if "strftime_now" not in str(template):
+        return {}
+    # Without its zone, as transformers hands it to templates.
+    return {"strftime_now": clock().astimezone(UTC).replace(tzinfo=None).strftime}
+
+
 class Encoder(Protocol):
     """What an episode needs to have its prompts answered."""
 
@@ -71,11 +82,7 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         template = getattr(tokenizer, "chat_template", None)
         self.uses_chat_template = bool(template)
-        # Templates that name no date are called as ever: some tokenizers refuse arguments that they do not know.
-        self._dated: dict[str, Callable[[str], str]] = {}
-        if "strftime_now" in str(template):
-            # Without its zone, as transformers hands it to templates.
-            self._dated["strftime_now"] = clock().astimezone(UTC).replace(tzinfo=None).strftime
+        self._dated = date_for(template, clock)
         self.control = ControlTokens(tokenizer)
         self._markers = Markers(self.control.markers)
         self._marker_ids = frozenset(self.control.markers.values()) - {getattr(tokenizer, "unk_token_id", None)}

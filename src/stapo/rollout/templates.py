@@ -1,0 +1,217 @@
+"""The pieces of a chat template, found by rendering conversations whose contents are known.
+
+A prompt that grows with its episode is put together from them: what the template writes before, between and after the
+messages. What a template does besides is named: no place for a system message, a default one, thoughts of earlier turns
+that disappear. How the pieces become ids is the encoder's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stapo.documents import shown
+from stapo.errors import ModelError
+from stapo.rollout.encoding import Clock, date_for
+
+System = Literal["supported", "ignored", "raises", "moves"]
+"""What becomes of a system message: it has a place before the first user message, is left out, makes the template fail,
+or stands elsewhere in a longer conversation."""
+
+_SYSTEM, _USER, _REPLY, _NEXT, _LATER, _THIRD = (f"Sentinel{n}mark" for n in range(71, 77))
+_THOUGHT = "Sentinel77mark"
+_HELP = "Repair it, or set model.chat_template to 'none' to train on bare prompts."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemplateParts:
+    """What a chat template writes around the messages of a conversation, as text.
+
+    Attributes:
+        before_system: before a system message; None where it has no place for one (see `system`).
+        system_to_user: between a system message and the first user message; "" where there is no place for one.
+        before_user: before the first user message of a conversation without a system message.
+        to_response: between a user message and the response: the generation prompt.
+        to_user: between a response without its end token and the next user message; begins with the mark that ends a
+            turn.
+        to_user_ended: the same after a response that has ended with that mark itself.
+        after: after the last response.
+        system: what becomes of a system message.
+        default_system: the system message that appears where none is given; None where none does.
+        alternates: user messages and responses have to alternate.
+        rewrites: why the next prompt, rendered anew, does not begin with this prompt and its response; None where it
+            does.
+        opens_thought: the generation prompt ends with the opening tag of a thought.
+        trims: blanks around contents are removed.
+    """
+
+    before_system: str | None
+    system_to_user: str
+    before_user: str
+    to_response: str
+    to_user: str
+    to_user_ended: str
+    after: str
+    system: System
+    default_system: str | None
+    alternates: bool
+    rewrites: str | None
+    opens_thought: bool
+    trims: bool
+
+    @classmethod
+    def of(cls, tokenizer: Any, clock: Clock, ends: Sequence[str] = ()) -> TemplateParts:
+        """The pieces of a tokenizer's chat template.
+
+        Args:
+            tokenizer: has a chat template.
+            clock: the date for templates that write one; asked once.
+            ends: tokens that end a response, as text, besides the tokenizer's end token.
+
+        Raises:
+            ModelError: there is no template; or it fails, leaves out what the user or the assistant said, or says it
+                twice.
+        """
+        template = _Template(tokenizer, clock)
+        before_user, to_response = _between(template.write(_USER), _USER)
+        _, _, to_user, _ = _between(template.write(_USER, _REPLY, _NEXT), _USER, _REPLY, _NEXT)
+        system, before_system, system_to_user = _system(template)
+        opens = to_response.rstrip().lower().endswith("<think>")
+        return cls(
+            before_system=before_system,
+            system_to_user=system_to_user,
+            before_user=before_user,
+            to_response=to_response,
+            to_user=to_user,
+            to_user_ended=_without_mark(to_user, [getattr(tokenizer, "eos_token", None), *ends]),
+            after=_between(template.write(_USER, _REPLY, generation=False), _USER, _REPLY)[-1],
+            system=system,
+            default_system=_default_system(before_user, before_system, system_to_user),
+            alternates=template.refuses([_message("user", _USER), _message("user", _NEXT)]),
+            rewrites=_rewrites(template, to_response, to_user, opens=opens),
+            opens_thought=opens,
+            trims=_trims(template),
+        )
+
+
+class _Template:
+    """The chat template of a tokenizer."""
+
+    def __init__(self, tokenizer: Any, clock: Clock) -> None:
+        text = getattr(tokenizer, "chat_template", None)
+        if not text:
+            raise ModelError(
+                "the tokenizer has no chat template, so a conversation cannot be written. Take the model's "
+                "instruction-tuned version, or set model.chat_template to 'none'."
+            )
+        self._tokenizer, self._dated = tokenizer, date_for(text, clock)
+
+    def write(self, *said: str, system: str | None = None, generation: bool = True) -> str:
+        """A conversation in which the user and the assistant speak in turns.
+
+        Raises:
+            ModelError: the template fails.
+        """
+        messages = [] if system is None else [_message("system", system)]
+        messages += [_message("assistant" if n % 2 else "user", text) for n, text in enumerate(said)]
+        try:
+            return self._apply(messages, generation=generation)
+        except Exception as err:  # a template can fail in any way
+            reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:300].rstrip(".")
+            roles = ", ".join(message["role"] for message in messages)
+            raise ModelError(f"the chat template fails at a conversation of {roles}: {reason}. {_HELP}") from err
+
+    def refuses(self, messages: list[dict[str, str]]) -> bool:
+        """Whether it fails at these messages."""
+        try:
+            self._apply(messages, generation=True)
+        except Exception:  # in any way
+            return True
+        return False
+
+    def _apply(self, messages: list[dict[str, str]], *, generation: bool) -> str:
+        return str(
+            self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=generation, tokenize=False, **self._dated
+            )
+        )
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _between(text: str, *contents: str) -> list[str]:
+    """What stands before, between and after contents.
+
+    Raises:
+        ModelError: one is missing, is there twice, or stands in another place.
+    """
+    pieces, rest = [], text
+    for number, content in enumerate(contents):
+        if text.count(content) != 1 or content not in rest:
+            who = "assistant's" if number % 2 else "user's"
+            what = "leaves out" if content not in text else "repeats or moves"
+            raise ModelError(f"the chat template {what} the {who} message: it writes {shown(text)}. {_HELP}")
+        piece, _, rest = rest.partition(content)
+        pieces.append(piece)
+    return [*pieces, rest]
+
+
+def _system(template: _Template) -> tuple[System, str | None, str]:
+    """What becomes of a system message, and what stands before and after it."""
+    if template.refuses([_message("system", _SYSTEM), _message("user", _USER)]):
+        return "raises", None, ""
+    text, longer = (template.write(*said, system=_SYSTEM) for said in ((_USER,), (_USER, _REPLY, _NEXT)))
+    if _SYSTEM not in text:
+        return "ignored", None, ""
+    before, found, rest = text.partition(_SYSTEM)
+    between, user, _ = rest.partition(_USER)
+    if not user or not longer.startswith(before + found + between + user):
+        return "moves", None, ""
+    return "supported", before, between
+
+
+def _default_system(before_user: str, before_system: str | None, system_to_user: str) -> str | None:
+    if before_system is None or not (before_user.startswith(before_system) and before_user.endswith(system_to_user)):
+        return None
+    return before_user[len(before_system) : len(before_user) - len(system_to_user)].strip() or None
+
+
+def _without_mark(to_user: str, ends: Sequence[str | None]) -> str:
+    """What comes after the end token of a response, where that is the mark which ends a turn."""
+    begun = to_user.lstrip()
+    marks = [end for end in ends if end and begun.startswith(end)]
+    return begun[len(max(marks, key=len)) :] if marks else to_user
+
+
+def _rewrites(template: _Template, to_response: str, to_user: str, *, opens: bool) -> str | None:
+    """Why the rendering of a longer conversation does not begin with that of a shorter one and its response."""
+    one, two = template.write(_USER), template.write(_USER, _REPLY, _NEXT)
+    if template.write(_USER) != one:
+        return "it writes something else each time"
+    before, gap, _, last = _between(two, _USER, _REPLY, _NEXT)
+    if not one.startswith(before + _USER):
+        return "what stands before the first message changes as the conversation grows"
+    # A blank after the generation prompt is the response's own: it is sampled with it.
+    blank = gap.removeprefix(to_response)
+    if not opens and (blank.strip() or not gap.startswith(to_response)):
+        return f"earlier responses come after {shown(gap)}, and the generation prompt is {shown(to_response)}"
+    response = f"{_THOUGHT}\n</think>\n\n{_REPLY}"
+    thought = template.write(_USER, f"<think>\n{response}", _NEXT)
+    if _THOUGHT not in thought:
+        return "thoughts of earlier responses are left out"
+    if not thought.startswith(one + response if opens else f"{one}{blank}<think>\n{response}"):
+        return "thoughts of earlier responses are written differently"
+    opened, later = "<think>\n" * opens, f"</think>\n\n{_LATER}" if opens else _LATER
+    three = template.write(_USER, _REPLY, _NEXT, opened + later, _THIRD)
+    if last != to_response or three != f"{two}{'' if opens else blank}{later}{to_user}{_THIRD}{to_response}":
+        return "later turns are written differently"
+    return None
+
+
+def _trims(template: _Template) -> bool:
+    user, reply = (f" \n{content} \n" for content in (_USER, _REPLY))
+    text = template.write(user, reply, _NEXT)
+    return user not in text or reply not in text
