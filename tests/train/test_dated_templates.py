@@ -109,7 +109,7 @@ def test_whatever_is_done_with_a_run_has_its_date(model, tmp_path, on_day, monke
     on_day("2026-02-03T00:10:00")
     again = Trainer(config, load_policy(str(model), config.model), RunDirectory.open(run.path))
     stage = SFTStage(config, run, again.policy, Callbacks(), None)
-    evaluated = saved_policy(run, config, "final").collector()
+    evaluated = saved_policy(run, config, "final").collector(Callbacks())
     asked = []
     monkeypatch.setattr(diagnoses, "measure", recording(diagnoses.measure, asked))
     subject = diagnoses.DiagnosisTarget(run, config, "final", tmp_path / "diagnosis")
@@ -140,7 +140,7 @@ def recording(function, results):
 def test_a_frozen_model_has_the_day_of_the_command(model, on_day):
     config = from_data(RunConfig, toy_settings(model))
     on_day("2026-02-03T23:59:00")
-    collector = frozen_model("settings", config, str(model)).collector()
+    collector = frozen_model("settings", config, str(model)).collector(Callbacks())
     on_day("2026-02-04T00:01:00")
     assert first_line(collector.encoder) == AFTER
     collector.close()

@@ -19,7 +19,7 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.http_client import CallOptions
 from stapo.policy import load_policy, load_tokenizer
 from stapo.rollout.collect import Collector
-from stapo.rollout.encoding import Clock, utc_now
+from stapo.rollout.encoding import utc_now
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, nothing_played, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
@@ -27,7 +27,7 @@ from stapo.rollout.text_codec import TextCodec
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.choices import settle
+from stapo.training.choices import settle, threads_here
 from stapo.training.factories import collector_of, env_factory
 from stapo.training.loop import build_collector, set_threads
 from stapo.training.preflight import check_prompted
@@ -291,8 +291,9 @@ def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalT
     labels = {"run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name}
     title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
 
-    def collector(callbacks: Callbacks) -> Collector:
-        return _local(config, str(run.checkpoint(checkpoint)), callbacks, run.started)
+    def collector(_: Callbacks) -> Collector:
+        set_threads(threads_here(run, config))
+        return build_collector(config, load_policy(str(run.checkpoint(checkpoint)), config.model), clock=run.started)
 
     return EvalTarget(config, labels, title, partial(require_checkpoint, run, checkpoint), collector, run=run)
 
@@ -306,7 +307,7 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarge
         )
     labels = {"settings": source, "model": path, "algorithm": None}
     title = f"{path}, frozen, settings of {source}"
-    return EvalTarget(config, labels, title, partial(check_prompted, path, config), partial(_local, config, path))
+    return EvalTarget(config, labels, title, partial(check_prompted, path, config), partial(_frozen, config, path))
 
 
 def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget:
@@ -332,8 +333,7 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
     )
 
 
-def _local(config: RunConfig, path: str, callbacks: Callbacks, clock: Clock | None = None) -> Collector:
+def _frozen(config: RunConfig, path: str, callbacks: Callbacks) -> Collector:
     settled = settle(replace(config, model=replace(config.model, path=path)), None, callbacks.notice)
-    config = settled.config
     set_threads(settled.threads)
-    return build_collector(config, load_policy(path, config.model), clock=clock or utc_now)
+    return build_collector(settled.config, load_policy(path, settled.config.model), clock=utc_now)

@@ -23,6 +23,7 @@ from stapo.html.pages import replace_page
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
+from stapo.training.choices import threads_here
 from stapo.training.loop import set_threads
 
 FORMAT = "stapo-diagnosis-1"
@@ -122,7 +123,7 @@ def diagnose(
     """
     found: list[tuple[DiagnosisTarget, Measured, Numbers, dict[str, Any]]] = []
     for subject in subjects:
-        set_threads(subject.config.log.threads)
+        set_threads(threads_here(subject.run, subject.config))
         policy = load_policy(str(subject.run.check_checkpoint(subject.checkpoint)), subject.config.model)
         measured = measure(policy, subject.config, protocol, stage, subject.run.started)
         numbers = summarize(measured, protocol.seed, protocol.resamples)

@@ -57,12 +57,10 @@ def settle(
     if run is not None and begun is not None:
         kept = run.info().get(KEPT)
         chosen = {str(name): str(why) for name, why in kept.items()} if isinstance(kept, dict) else {}
-        config, threads = _with(config, begun.model.dtype, begun.log.threads), begun.log.threads
-        if "log.threads" in chosen and threads != "auto" and threads > (cores := hardware.usable_cores()):
-            notice(
-                f"log.threads {threads} was chosen where the run began; this machine has {cores}, and it takes those"
-            )
-            threads = cores
+        config = _with(config, begun.model.dtype, begun.log.threads)
+        threads = threads_here(run, config)
+        if threads != config.log.threads:
+            notice(f"log.threads {config.log.threads} was chosen where the run began; this machine has {threads}")
         if not is_finished(run, config) and (config.model.dtype == "bfloat16" or "model.dtype" in chosen):
             with suppress(ModelError):  # the run has the model in its saves; where it came from may be gone
                 subject = subject or hardware.subject_of(config.model)
@@ -84,6 +82,14 @@ def settle(
     return Settled(_with(config, dtype, threads), chosen, threads)
 
 
+def threads_here(run: RunDirectory, config: RunConfig) -> Threads:
+    """CPU threads for a run on this machine: its own, but no more than cores where they were chosen for another one."""
+    kept, threads = run.info().get(KEPT), config.log.threads
+    if threads == "auto" or not isinstance(kept, dict) or "log.threads" not in kept:
+        return threads
+    return min(threads, hardware.usable_cores())
+
+
 def _with(config: RunConfig, dtype: DType, threads: Threads) -> RunConfig:
     return replace(config, model=replace(config.model, dtype=dtype), log=replace(config.log, threads=threads))
 
@@ -91,7 +97,8 @@ def _with(config: RunConfig, dtype: DType, threads: Threads) -> RunConfig:
 def _warn_of_slow(
     config: RunConfig, subject: Subject, threads: Threads, notice: Callable[[str], None], then: str
 ) -> None:
-    if config.model.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported():
+    on_gpu = config.model.device != "cpu" and torch.cuda.is_available()
+    if config.model.dtype == "bfloat16" and on_gpu and torch.cuda.is_bf16_supported():
         return  # such a GPU is not slower in it
     speeds = subject.time(0 if threads == "auto" else threads)
     if hardware.much_slower(config.model.dtype, speeds):
