@@ -12,6 +12,8 @@ from typing import get_type_hints
 
 import pytest
 
+from forked import run_script
+from slow import slow_except
 from stapo.cli.arguments import env_parameters
 from stapo.cli.main import _COMMANDS, main
 from stapo.envs import ENVIRONMENTS
@@ -152,7 +154,12 @@ def test_the_glossary_names_a_source_for_each_of_thirty_terms():
         assert "glossary.md" in (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p, "python")], ids=name_of)
+# tests/api goes faster through what the page of the API shows.
+WITH_PYTHON = [p for p in PAGES if blocks(p, "python")]
+FAST = [p for p in WITH_PYTHON if p.name != "python-api.md"]
+
+
+@pytest.mark.parametrize("path", slow_except(WITH_PYTHON, *FAST), ids=name_of)
 def test_python_examples_run(path, tmp_path):
     source = ""
     for body in blocks(path, "python"):
@@ -164,8 +171,8 @@ def test_python_examples_run(path, tmp_path):
         source += body + "\n"
     script = tmp_path / "example.py"
     script.write_text(source)
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
+    code, printed = run_script(script, tmp_path)
+    assert code == 0, printed
 
 
 def test_make_targets_exist():

@@ -1,16 +1,23 @@
-"""A three-step text world with free-text actions, and small policies for it."""
+"""A three-step text world with free-text actions, and small policies for it.
+
+Workers import this module: torch is left to whoever asks for a policy.
+"""
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stapo.envs.offers import offers
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import unknown_name
-from stapo.policy import ModelConfig, Policy, build_policy
+
+if TYPE_CHECKING:
+    from stapo.policy import Policy
 
 COLORS = ("red", "green", "blue", "grey", "pink", "teal")
 
@@ -96,10 +103,19 @@ class OfferingEnv(ToyEnv):
         return StepResult(out.text, self.lists[len(self.said) % 3], out.reward, out.done, out.won, out.info)
 
 
+class TardyEnv(ToyEnv):
+    """Answers after a random time, other than the time before."""
+
+    def step(self, action: str) -> StepResult:
+        time.sleep(random.SystemRandom().uniform(0, 0.01))
+        return super().step(action)
+
+
 def register_toy() -> None:
-    """Make `env.name: toy` and `toy-offering` known; registering twice is fine."""
+    """Make the worlds of this module known; registering twice is fine."""
     ENVIRONMENTS.register("toy", ToyEnv)
     ENVIRONMENTS.register("toy-offering", OfferingEnv)
+    ENVIRONMENTS.register("tardy", TardyEnv)
 
 
 TEXTS = [
@@ -109,6 +125,8 @@ TEXTS = [
 
 def small_policy(seed: int = 0, **sizes: Any) -> Policy:
     """A policy of a few thousand weights."""
+    from stapo.policy import ModelConfig, build_policy
+
     given = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300, **sizes}
     return build_policy(ModelConfig(device="cpu", **given), TEXTS, 512, seed)
 

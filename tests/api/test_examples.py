@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from slow import slow_except
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FAST = {
     "model": {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 400},
@@ -32,7 +34,11 @@ def test_every_example_is_run_here():
     assert all(len(p.read_text().splitlines()) <= 130 for p in EXAMPLES.glob("*.py"))
 
 
-@pytest.mark.parametrize("name", ["train_from_python", "own_environment", "own_algorithm", "own_prompt"])
+# The README trains from Python as the first does, and its example is run.
+TRAINING = ["train_from_python", "own_environment", "own_algorithm", "own_prompt"]
+
+
+@pytest.mark.parametrize("name", slow_except(TRAINING, *TRAINING[1:]))
 def test_an_example_trains(name, tmp_path, capsys):
     run = example(name).main(str(tmp_path / "run"), **FAST)
     assert run.status == "done"

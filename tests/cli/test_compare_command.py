@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from forked import ForkedStapo
 from stapo.cli.compare_request import plan_from
 from stapo.cli.main import main
+from stapo.comparison import jobs
 from stapo.run import RunDirectory
 
 TINY = {
@@ -50,11 +55,14 @@ def compare(*argv):
 
 @pytest.fixture(scope="module")
 def whole(source, tmp_path_factory):
-    """An undisturbed comparison: its folder and how its process ended."""
+    """An undisturbed comparison: its folder and what it printed. The slow tests below start processes for the same."""
     out = tmp_path_factory.mktemp("compare") / "whole"
-    done = compare(*words(source, out, "--jobs", "2"))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out, done
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setattr(jobs, "subprocess", SimpleNamespace(Popen=ForkedStapo, DEVNULL=subprocess.DEVNULL))
+        code = main(list(map(str, words(source, out, "--jobs", "2"))))
+    assert code == 0, printed.getvalue()
+    return out, printed.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +85,7 @@ def numbers(out):
 
 
 def test_results(whole):
-    out, done = whole
+    out, printed = whole
     found = json.loads((out / "results.json").read_text())
     assert found["complete"]
     assert [(v["label"], v["done"], v["failed"]) for v in found["variants"]] == [("grpo", 2, 0), ("stapo", 2, 0)]
@@ -95,7 +103,7 @@ def test_results(whole):
     assert sum(part["pairs"] for part in gap["by_type"].values()) == 48
     assert grpo["difference"] == {}
     for text in ("grpo", "stapo", "minus grpo", "2 of 2", "results.json"):
-        assert text in done.stdout
+        assert text in printed
     page = (out / "report.html").read_text()
     assert 'href="runs/stapo/seed-1/report.html"' in page
     assert page.count("<svg") == 3

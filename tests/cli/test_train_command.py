@@ -44,7 +44,10 @@ def test_without_a_name_the_tiny_preset_runs(capsys):
     assert resolved(capsys) == resolved(capsys, "tiny")
 
 
-@pytest.mark.parametrize("flags", [["--algorithm", "gigpo"], ["--algorithm=gigpo"], ["--algorithm.name", "gigpo"]])
+WAYS = [["--algorithm", "gigpo"], ["--algorithm=gigpo"], ["--algorithm.name", "gigpo"]]
+
+
+@pytest.mark.parametrize("flags", slow_except(WAYS, WAYS[-1]))
 @pytest.mark.parametrize("written_out", [False, True])
 def test_another_algorithm_is_another_algorithm(capsys, tmp_path, flags, written_out):
     """Not only its name changes, not even in a file where every setting is written out."""

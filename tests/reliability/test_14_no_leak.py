@@ -27,7 +27,7 @@ from stapo.envs.guard import Started
 from stapo.envs.pool import LocalPool
 from stapo.envs.supervisor import descendants
 from stapo.envs.worker_pool import WorkerPool
-from unruly_world import CHILDREN, TASKS
+from unruly_world import CHILDREN, HANGS, TASKS
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts what /proc tells")
 
@@ -251,13 +251,15 @@ ENDS = {
     "killed from outside": lambda pool: (os.kill(pool._workers[0].pid, signal.SIGKILL), pool.step([(0, "hi")])),
 }
 FAULT_OF = {"exits": "os_exit", "hangs": "hang"}
+WAYS_AND_ENDS = [(way, end) for way in CHILDREN for end in ENDS]
+ENOUGH = [pair for pair in WAYS_AND_ENDS if pair[1] in ("closed", "exits") or pair[0] == "daemon"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to whom orphans fall")
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("way", CHILDREN)
+@pytest.mark.parametrize("way, end", slow_except(WAYS_AND_ENDS, *ENOUGH))
 def test_what_a_worker_started_ends_with_it(way, end):
-    with closing(WorkerPool("parent", {"way": way, "fault": FAULT_OF.get(end, "")}, 1, 3.0, 60.0)) as pool:
+    seconds = 2 * HANGS if end == "hangs" else 600.0
+    with closing(WorkerPool("parent", {"way": way, "fault": FAULT_OF.get(end, "")}, 1, seconds, 600.0)) as pool:
         pool.grow(1)
         assert isinstance(pool.reset([(0, TASKS[0])])[0], Started)
         started = [pid for pid in descendants(pool._workers[0].process.pid) if pid != pool._workers[0].pid]

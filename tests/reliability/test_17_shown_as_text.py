@@ -21,6 +21,7 @@ import pytest
 from test_17_malformed_model_output import COUNT, PROBLEMS, joined, outputs
 
 import stapo
+from slow import slow_except
 from stapo.agent import AgentConfig, Prompt, parse_response
 from stapo.algo import get_algorithm
 from stapo.html.pages import readable
@@ -130,7 +131,7 @@ def play(said, response):
     return found
 
 
-@pytest.fixture(scope="module", params=PROBLEMS)
+@pytest.fixture(scope="module", params=slow_except(PROBLEMS, "think_action"))
 def played(texts, request):
     size = COUNT // PARTS
     return [play(texts[i : i + size], request.param) for i in range(0, COUNT, size)]

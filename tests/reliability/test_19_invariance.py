@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import random
 import signal
 import time
 
@@ -23,7 +22,7 @@ from safetensors.torch import load_file
 
 from slow import slow_except
 from stapo.run import RunDirectory
-from toy_world import ToyEnv, toy_settings
+from toy_world import toy_settings
 
 
 @pytest.fixture(scope="module", params=slow_except(ENVIRONMENTS, "alfworld"))
@@ -42,18 +41,7 @@ def test_workers_change_nothing(usual, tmp_path, workers):
     assert_same(usual[1], contents(train(tmp_path, usual[0], "--rollout.workers", str(workers))))
 
 
-class TardyEnv(ToyEnv):
-    """Answers after a random time, other than the time before."""
-
-    def step(self, action):
-        time.sleep(random.SystemRandom().uniform(0, 0.01))
-        return super().step(action)
-
-
 def test_the_order_of_answers_changes_nothing(toy_model, tmp_path):
-    from stapo.envs.registry import ENVIRONMENTS
-
-    ENVIRONMENTS.register("tardy", TardyEnv)
     found = []
     for name, workers in (("here", 0), ("two", 2), ("three", 3)):
         data = toy_settings(toy_model, env__name="tardy", rollout__workers=workers)

@@ -32,7 +32,8 @@ from stapo.server_errors import pause_asked
 from toy_world import ToyEnv, small_policy
 
 THOUGHT = "<think>why</think>look"
-FAST = CallOptions(connect_s=0.5, read_s=2.0, total_s=3.0, attempts=3, backoff_s=0.01, connections=4)
+FAST = CallOptions(connect_s=60.0, read_s=60.0, total_s=120.0, attempts=3, backoff_s=0.01, connections=4)
+"""No pauses; deadlines that only a server that hangs can reach. A test of a deadline sets its own."""
 AGENT = AgentConfig(prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6)
 
 
@@ -153,8 +154,8 @@ def test_no_more_requests_at_once_than_allowed(serve):
 
 
 def test_waiting_for_a_turn_is_not_held_against_a_request(serve):
-    server = serve(lambda c, n, b: (time.sleep(0.75), c.sendall(ok("look"))))
-    options = CallOptions(read_s=2.5, total_s=2.5, connections=1)
+    server = serve(lambda c, n, b: (time.sleep(1.0), c.sendall(ok("look"))))
+    options = CallOptions(read_s=3.8, total_s=3.8, connections=1)
     answers = ask(sampler(server, options=options), "a", "b", "c", "d")
     assert [unspell(a.ids) for a in answers] == ["look"] * 4
 

@@ -252,19 +252,26 @@ def test_stapo_without_its_terms_is_gigpo_bit_for_bit(toy_model, tmp_path):
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
 
+USUAL = {
+    "algorithm__outlier": {"select": "all"}, "algorithm__selective": {"alpha": 0.1, "gamma": 0.1},
+    "optim__learning_rate": 1e-3, "log__transcript_groups": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def usual(toy_model, tmp_path_factory):
+    return train(toy_model, tmp_path_factory.mktemp("usual"), **USUAL)
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"optim__micro_tokens": 300}, {"rollout__batch_tokens": 300}, {"eval__batch": 2}, {"log__transcript_groups": 2}],
     ids=str,
 )
-def test_settings_that_must_not_change_the_run(toy_model, tmp_path, changes):
+def test_settings_that_must_not_change_the_run(toy_model, tmp_path, usual, changes):
     """Sums are added up in another order, so numbers may differ in their last digits; what is said may not."""
-    usual = {
-        "algorithm__outlier": {"select": "all"}, "algorithm__selective": {"alpha": 0.1, "gamma": 0.1},
-        "optim__learning_rate": 1e-3, "log__transcript_groups": 1,
-    }  # fmt: skip
-    one, first = train(toy_model, tmp_path / "a", **usual)
-    two, second = train(toy_model, tmp_path / "b", **{**usual, **changes})
+    one, first = usual
+    two, second = train(toy_model, tmp_path / "b", **{**USUAL, **changes})
     said = rollout_text(second)
     if "log__transcript_groups" in changes:
         said = [t for i, t in enumerate(said) if i % 8 < 4]
