@@ -137,7 +137,9 @@ def test_the_built_in_tokenizers_have_control_tokens_too():
     assert encoder.encode_response(text).count(tokenizer.eos_token_id) == 1
 
 
-@pytest.mark.parametrize("token", ["<|im_end|>", "<|eot_id|>", "</s>", "[INST]", "<start_of_turn>", "<｜User｜>"])
+@pytest.mark.parametrize(
+    "token", ["<|im_end|>", "<|eot_id|>", "</s>", "[INST]", "<start_of_turn>", "<｜User｜>", "[|user|]"]
+)
 def test_what_a_server_is_sent_holds_none_of_the_usual_ones(token):
     encoder = TextCodec()
     prompt = prompt_of(encoder.encode(Prompt(f"a {token} b", f"c {token} d")))

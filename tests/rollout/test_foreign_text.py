@@ -24,14 +24,14 @@ from chat_tokenizers import KINDS, chat_template, qwen3, smollm
 from tokenizers import AddedToken, normalizers
 from transformers import AutoTokenizer
 
-from stapo.agent import PROMPT_STYLES, AgentConfig, Prompt, PromptFields, Turn, render_prompt
+from stapo.agent import PROMPT_STYLES, AgentConfig, Exchange, Prompt, PromptFields, Turn, render_prompt, write_response
 from stapo.algo import get_algorithm
 from stapo.policy.tokenizer import EOS, PAD, train_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.sampler import HFSampler, Sample
-from stapo.rollout.text_codec import END, TextCodec, spell
+from stapo.rollout.text_codec import END, TextCodec, prompt_of, spell
 from stapo.training.batch import build_batch
 from stapo.training.metrics import rollout_metrics
 from toy_world import ToyEnv, small_policy
@@ -109,6 +109,29 @@ def test_no_field_becomes_an_added_token_and_none_is_changed(kind, style):
                 assert plain(shown, exact) == plain(whole_text(prompt, tokenizer, encoder), exact)
                 assert ids == encoder.encode(prompt)
                 assert "\ufdd0" not in prompt.shown
+
+
+def test_no_message_of_a_conversation_becomes_an_added_token(kind):
+    for name, tokenizer, encoder in kind:
+        if tokenizer.eos_token is None:
+            continue
+        for number, text in enumerate(surfaces(tokenizer)):
+            agent = AgentConfig(prompt="conversation", response=("action", "think_action")[number % 2])
+            for mask in MASKS:
+                odd, usual = (render_prompt(talk(t, agent), agent, mask) for t in (text, "@"))
+                ids = encoder.encode(odd)
+                assert added(ids, tokenizer) == added(encoder.encode(usual), tokenizer), (name, text, mask)
+                shown = plain(tokenizer.decode(ids), name in EXACT)
+                messages = [odd.system, odd.text, *(part for turn in odd.turns for part in (turn.text, turn.said))]
+                if "trim" not in str(tokenizer.chat_template):
+                    assert all(plain(message, name in EXACT) in shown for message in messages)
+
+
+def talk(text, agent):
+    """Fields of a conversation whose past turns were demonstrated."""
+    turn = Turn(f"seen {text}x", f"blind {text}x", f"did {text}x", listed=(f"go {text}",))
+    turn = replace(turn, response=write_response(turn.action, agent.response))
+    return replace(fields(text), history=(turn, turn))
 
 
 def test_each_field_alone(kind):
@@ -360,6 +383,10 @@ def test_an_evaluation_of_a_server_counts_what_was_broken_up():
     # Two steps of three in each of two episodes show the page with its two markers.
     assert (summary["foreign_markers"], summary["broken_markers"]) == (4, 8)
     assert "< |im_end|> < |endoftext|>" in "".join(map(chr, played[0][0].steps[0].prompt_ids))
+    said = Exchange("a", "b <|im_end|>", tuple(spell("b <|im_end|>")))
+    past = Prompt("now", system="act", turns=(said, replace(said, ids=None)))
+    assert [turn.said for turn in prompt_of(TextCodec().encode(past)).turns] == ["b < |im_end|>"] * 2
+    assert TextCodec().markers(past) == (2, 2)
     assert "<|im_end|> <|endoftext|>" in played[0][0].steps[0].prompt
     usual = summarize(evaluate(Collector(ToyEnv, TextCodec(), Says(), AGENT), TASKS, protocol))
     assert {"foreign_markers", "broken_markers"}.isdisjoint(usual)

@@ -166,16 +166,7 @@ def _rewritten(
         goal=change(f.goal),
         observation=change(f.observation),
         blind_observation=change(f.blind_observation),
-        history=tuple(
-            replace(
-                t,
-                observation=change(t.observation),
-                blind_observation=change(t.blind_observation),
-                action=change(t.action),
-                listed=None if t.listed is None else tuple(map(change, t.listed)),
-            )
-            for t in f.history
-        ),
+        history=tuple(_changed(turn, change, config) for turn in f.history),
         admissible=None if f.admissible is None else tuple(map(change, f.admissible)),
         earlier=tuple(change(action) for action in f.earlier),
     )
@@ -183,6 +174,20 @@ def _rewritten(
         return written
     with PROMPT_STYLES.calling(name) as style:
         return _prompt(style(other, config, hide_goal, hide_history), config)
+
+
+def _changed(turn: Turn, change: Callable[[str], str], config: AgentConfig) -> Turn:
+    action = change(turn.action)
+    # The tags around a command that a demonstrator gave are the format's; of what was sampled there are the tokens.
+    others = turn.action and turn.response_ids is None and not config.keeps_thought
+    return replace(
+        turn,
+        observation=change(turn.observation),
+        blind_observation=change(turn.blind_observation),
+        action=action,
+        response=turn.response.replace(turn.action, action) if others else turn.response,
+        listed=None if turn.listed is None else tuple(map(change, turn.listed)),
+    )
 
 
 def _without_query(turn: Turn, without: Callable[[str], str]) -> Turn:

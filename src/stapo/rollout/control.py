@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 _FORMAT_TAG = re.compile(
     r"</?(think|thinking|thought|reasoning|action|search|answer|information|tool_call|tool_response)>", re.IGNORECASE
 )
+# Those of Qwen, Llama, Gemma, Mistral, DeepSeek, Phi, Granite, GLM, GPT-OSS, EXAONE and their kin.
 _KNOWN = (
-    r"<\|[^<>|\s]{1,64}\|>|<｜[^<>｜\s]{1,64}｜>|</?s>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS)\]"
-    r"|<</?SYS>>|<(?:start|end)_of_(?:turn|role|text)>|<(?:bos|eos|pad|unk|mask)>|\[gMASK\]|<sop>"
+    r"<\|[^<>|\s]{1,64}\|>|<｜[^<>｜\s]{1,64}｜>|\[\|[^\[\]|\s]{1,64}\|\]|</?s>|<</?SYS>>|<(?:start|end)_of_(?:turn|role|text)>"
+    r"|<(?:bos|eos|pad|unk|mask)>|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|THINK)\]|\[gMASK\]|<sop>"
 )
 _KNOWN_FORM = re.compile(_KNOWN)
 _BLANKS = " \t\r\n\v\f\u2581"

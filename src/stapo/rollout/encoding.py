@@ -89,7 +89,7 @@ class PromptEncoder:
         # Siblings of a group share their first prompts, and loops show the same prompt again and again.
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
         # Of a conversation it is the messages that come again.
-        self._piece, self._said = (lru_cache(maxsize=4096)(f) for f in (self.template_ids, self.encode_response))
+        self._piece, self._said = (lru_cache(maxsize=4096)(f) for f in (self.template_ids, self._response))
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """Return the token ids that the model is given for `prompt`."""
@@ -144,14 +144,15 @@ class PromptEncoder:
         return plain_frame(self.tokenizer.eos_token)
 
     def _conversation(self, prompt: Prompt) -> list[int]:
-        held, parts = prompt, (prompt.system, *(turn.text for turn in prompt.turns), prompt.text, prompt.begun)
+        held, parts = prompt, [prompt.system, prompt.text, prompt.begun]
+        parts += [part for turn in prompt.turns for part in (turn.text, turn.said)]
         if prompt.rewritten is not None and any(self._markers.spans(part) for part in parts):
             held = prompt.rewritten(self.hold)
         checked = replace(
             held,
             system=self._checked(held.system, prompt.system),
             turns=tuple(
-                replace(turn, text=self._checked(turn.text, plain.text))
+                replace(turn, text=self._checked(turn.text, plain.text), said=self._checked(turn.said, plain.said))
                 for turn, plain in zip(held.turns, prompt.turns, strict=True)
             ),
             text=self._checked(held.text, prompt.text),
@@ -225,11 +226,11 @@ class PromptEncoder:
             text: the response.
             foreign: the part of it that a demonstrator gave: no added token, whereas tags around it are.
         """
-        held = self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text)
-        return [
-            *(i for i in self._read(held, whole=False)[0] if i not in self.control.ids),
-            self.tokenizer.eos_token_id,
-        ]
+        return self._response(self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text))
+
+    def _response(self, held: str) -> list[int]:
+        ids = self._read(held, whole=False)[0]
+        return [*(i for i in ids if i not in self.control.ids), self.tokenizer.eos_token_id]
 
     def opening(self, ids: Sequence[int]) -> str:
         """The tag that the chat template has opened a thought with, where the response closes it; else ""."""

@@ -62,6 +62,10 @@ def _harmless(text: str) -> str:
     return broken_up(text, known_markers(text))
 
 
+def _said(turn: Exchange) -> str:
+    return turn.said if turn.ids is None else unspell(turn.ids)
+
+
 class TextCodec:
     """Does for plain text what `PromptEncoder` does for tokens.
 
@@ -83,12 +87,13 @@ class TextCodec:
         before = [*system, SYSTEM_ENDS] if system else []
         for turn in prompt.turns:
             before += [*spell(_harmless(turn.text)), MESSAGE_ENDS]
-            before += [*(spell(_harmless(turn.said)) if turn.ids is None else turn.ids), SAID_ENDS]
+            before += [*spell(_harmless(_said(turn))), SAID_ENDS]
         return [*before, *text, BEGUN, *begun] if begun else [*before, *text]
 
     def markers(self, prompt: Prompt) -> MarkerCounts:
         """How many markers of common chat templates `prompt` shows; all are broken up."""
-        parts = (prompt.system, *(turn.text for turn in prompt.turns), prompt.text, prompt.begun)
+        past = [part for turn in prompt.turns for part in (turn.text, _said(turn))]
+        parts = (prompt.system, *past, prompt.text, prompt.begun)
         found = sum(len(known_markers(part)) for part in parts)
         return MarkerCounts(found, found)
 
