@@ -31,13 +31,14 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
-from stapo.training.batch import build_batch, counted_entropies
+from stapo.training.batch import build_batch, counted_entropies, rows_of
 from stapo.training.pipeline import train_run
 from stapo.training.scoring import Scorer, token_masks
 from stapo.training.update import Updater
-from toy_world import OfferingEnv, small_policy, toy_settings
+from toy_world import ROOMS, OfferingEnv, small_policy, toy_settings
 
 STAPO = get_algorithm("stapo")
+GIGPO = get_algorithm("gigpo")
 ALL_ROWS = replace(STAPO, outlier=OutlierConfig(select="all"))
 AGENT = AgentConfig(
     prompt="compact", response="action", decode="constrained", history_length=1, require_admissible=True,
@@ -180,6 +181,46 @@ def test_rows_with_and_without_masks_do_not_mix():
     for wrong in (rows, [replace(rows[0], allowed=[MANY])]):
         with pytest.raises(ValueError, match="with and without allowed tokens"):
             token_masks(wrong, head)
+
+
+def conversations(policy, kept):
+    """Episodes as conversations; with kept keys each turn reads its new tokens alone."""
+    agent = replace(AGENT, prompt="conversation", max_prompt_tokens=470)
+    sampler = HFSampler(
+        policy.model, policy.eos_ids, policy.tokenizer.pad_token_id, AGENT.max_response_tokens, kept_bytes=kept,
+        growing=agent.grows,
+    )  # fmt: skip
+    played = Collector(OfferingEnv, PromptEncoder(policy.tokenizer), sampler, agent).collect(TASKS, 4, 0.8, (0, 1))
+    return played, sampler.counts.reused
+
+
+def test_conversations_are_read_once_and_masked_alike(played):
+    """Kept keys draw the same responses, and merged rows have the numbers of single ones, gradients included."""
+    policy = played[0]
+    trajectories, reused = conversations(policy, 1 << 28)
+    again, none = conversations(policy, 0)
+    assert reused > 0 == none
+    steps, others = ([s for t in ts for s in t.steps] for ts in (trajectories, again))
+    assert [s.response_ids for s in steps] == [s.response_ids for s in others]
+    assert all(s.valid for s in steps)
+    # The commands are the decoder's: a first prompt lists none of them.
+    assert not any(command in t.steps[0].prompt for t in trajectories for command in ROOMS[4:6])
+    merged = build_batch(trajectories, ALL_ROWS)
+    assert merged.chains.sequences < len(merged)
+    single = build_batch(trajectories, ALL_ROWS, chains=rows_of(trajectories, merge=False)[1])
+    assert single.chains.sequences == len(single)
+    found = []
+    for batch in (merged, single):
+        model = copy.deepcopy(policy.model)
+        scorer = Scorer(replace(policy, model=model), None, GIGPO, 0.8)
+        scored = scorer.score(model, [batch.full(b) for b in range(len(batch))], entropy_grad=True)
+        (scored.logp_bl.sum() + scored.entropy_bl.sum()).backward()
+        grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+        found.append((scored.logp_bl, scored.entropy_bl, grads))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two, atol=2e-5, rtol=1e-4)
+    for b, s in enumerate(steps):
+        assert found[0][0][b, : len(s.logprobs)].tolist() == pytest.approx(s.logprobs, abs=2e-5)
 
 
 # -- 3 -----------------------------------------------------------------------------------------------------------------

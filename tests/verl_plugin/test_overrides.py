@@ -88,6 +88,7 @@ def test_what_hydra_cannot_say(value):
     [
         ({"model": ModelConfig()}, "model.path is not set"),
         ({"sft": SFTConfig(steps=10)}, "sft.steps is 10"),
+        ({"agent": AgentConfig(response="action", decode="constrained")}, "no masks of tokens"),
         ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),
