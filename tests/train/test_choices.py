@@ -19,6 +19,7 @@ from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import hardware
 from stapo.policy.hardware import Speed
+from stapo.training import preflight
 from stapo.training.callbacks import Callback, StopTraining
 from stapo.training.resume import unfinished_twin
 from toy_world import toy_settings
@@ -89,6 +90,15 @@ def test_the_run_takes_the_faster_dtype_says_so_and_keeps_it(machine, toy_model,
     # An evaluation of the run loads it so, too, whatever this machine would choose.
     machine.speeds = EMULATED
     assert 0 <= stapo.evaluate(run, episodes=2, seeds=[0]).success <= 1
+
+
+def test_memory_is_checked_for_the_dtype_that_was_chosen(machine, toy_model, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(preflight, "require_memory", lambda path, model, **needs: checked.append(model.dtype))
+    for speeds in (NATIVE, EMULATED):
+        machine.speeds = speeds
+        stapo.train(toy(toy_model), tmp_path / str(len(checked)), callbacks=[Ear(stop=True)])
+    assert checked == ["bfloat16", "float32"]
 
 
 @pytest.mark.parametrize("again", ["train", "resume"])
