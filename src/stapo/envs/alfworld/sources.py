@@ -59,6 +59,8 @@ class ChosenTypes:
     def __init__(self, source: TaskSource, types: Collection[TaskType]) -> None:
         self.whole = self._source = source
         self._types = frozenset(types)
+        # Asked once: whether an object keeps a protocol takes longer than all that is done with it.
+        self._typed = source if isinstance(source, TypedSource) else None
         kept = {split: [i for i in source.ids(split) if self.task_type(i) in self._types] for split in source.splits()}
         self._ids = {split: ids for split, ids in kept.items() if ids}
 
@@ -76,9 +78,7 @@ class ChosenTypes:
 
     def task_type(self, task_id: str) -> TaskType:
         """The family of one game."""
-        return (
-            self._source.task_type(task_id) if isinstance(self._source, TypedSource) else self.load(task_id).task_type
-        )
+        return self.load(task_id).task_type if self._typed is None else self._typed.task_type(task_id)
 
 
 def types_named(names: str | int | Iterable[str | int]) -> tuple[TaskType, ...]:
