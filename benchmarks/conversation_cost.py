@@ -1,9 +1,9 @@
 """What one pass per episode saves: an iteration with the preset's prompts beside one with conversations.
 
-Both are played by the same policy with random weights, on the same tasks, with constrained decoding where the environment
-offers commands, so that episodes are of the same length and nothing has to be learned first. A line shows one setting:
-tokens that the update reads, tokens that the rollout reads (prefill), and the seconds of each part of an iteration. The
-two ways alternate, and the median over the repeats is shown, with the ratio of the two.
+Both are played by the same policy with random weights, on the same tasks, with constrained decoding where the
+environment offers commands, so that episodes are of the same length and nothing has to be learned first. A line shows
+one setting: tokens that the update reads, tokens that the rollout reads (prefill), and the seconds of each part of an
+iteration. The two ways alternate; shown are the medians over the repeats, and the ratios of the two.
 
     python benchmarks/conversation_cost.py [--presets tiny alfworld-tiny webshop-tiny search-tiny] [--repeats 3]
     python benchmarks/conversation_cost.py --large [--tokenizer FOLDER] [--repeats 1]     # 30 layers, 135M parameters
@@ -44,6 +44,7 @@ LONGEST = 8192
 
 
 def conversing(config: RunConfig) -> RunConfig:
+    """The same settings with conversations."""
     agent = replace(config.agent, prompt="conversation", mark_goal_words=False)
     return replace(config, agent=agent)
 
@@ -66,6 +67,7 @@ def prepared(config: RunConfig, groups: int, size: int, steps: int | None, algor
 
 
 def algorithm_of(config: RunConfig, name: str) -> Any:
+    """A named algorithm with the loss of the preset."""
     from stapo.algo import get_algorithm
 
     chosen = get_algorithm(name)
@@ -73,6 +75,7 @@ def algorithm_of(config: RunConfig, name: str) -> Any:
 
 
 def texts(config: RunConfig) -> list[str]:
+    """What a tokenizer for the prompts of these settings is trained on."""
     env = RunEnv(config)
     try:
         demos = demonstrate(env.pool, config.agent, config.sft, config.env.split, "goal_history", 0)
@@ -82,6 +85,7 @@ def texts(config: RunConfig) -> list[str]:
 
 
 def small(configs: list[RunConfig]) -> Policy:
+    """A policy of the preset's size with random weights."""
     said = [text for config in configs for text in texts(config)]
     return build_policy(configs[0].model, said, LONGEST + 64, 0)
 
@@ -115,6 +119,7 @@ def iterate(config: RunConfig, policy: Policy, number: int) -> dict[str, Any]:
 
 
 def figures(row: dict[str, Any]) -> dict[str, float]:
+    """What is compared of a metrics row."""
     seconds, prefill = row["seconds"], row["prefill"]
     return {
         "rows": row["rows"],
@@ -128,19 +133,18 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
 
 
 def side_by_side(pairs: dict[str, RunConfig], policy: Policy, repeats: int) -> dict[str, dict[str, float]]:
+    """Medians over iterations that take turns, after one small one each that nobody counts."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in pairs}
-    for name, config in pairs.items():
+    for config in pairs.values():
         iterate(replace(config, rollout=replace(config.rollout, groups=1, group_size=2)), policy, 1)
-        assert name in found
     for number in range(1, repeats + 1):
         for name, config in pairs.items():
             found[name].append(figures(iterate(config, policy, number)))
-    return {
-        name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in found.items()
-    }
+    return {name: {key: statistics.median(row[key] for row in rows) for key in rows[0]} for name, rows in found.items()}
 
 
 def table(title: str, found: dict[str, dict[str, float]]) -> None:
+    """Print figures, and the ratio of the two ways for each algorithm."""
     print(f"\n{title}")
     keys = list(next(iter(found.values())))
     print(f"{'':34s}" + "".join(f"{key:>14s}" for key in keys))
@@ -155,6 +159,7 @@ def table(title: str, found: dict[str, dict[str, float]]) -> None:
 
 
 def compare(preset: str, options: argparse.Namespace, steps: int | None = None) -> dict[str, dict[str, float]]:
+    """Both ways, for each algorithm."""
     base = load_config("alfworld-tiny" if preset == "large" else preset)
     pairs = {}
     for algorithm in options.algorithms:
@@ -167,6 +172,7 @@ def compare(preset: str, options: argparse.Namespace, steps: int | None = None) 
 
 
 def growth(options: argparse.Namespace) -> None:
+    """Both ways for each length of episodes, as tables and as a figure."""
     found = {steps: compare("large" if options.large else "tiny", options, steps) for steps in options.steps}
     for steps, rows in found.items():
         table(f"episodes of {steps} steps", rows)
@@ -193,6 +199,7 @@ def growth(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), choices=PRESETS)
     parser.add_argument("--algorithms", nargs="+", default=["grpo", "stapo"])
