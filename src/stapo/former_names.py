@@ -28,15 +28,13 @@ class FormerNameWarning(FutureWarning):
     """Settings that a user wrote use a former name."""
 
 
-def with_present_names(
-    data: Mapping[str, Any], names: Mapping[str, str] = SETTINGS
-) -> tuple[dict[str, Any], list[str]]:
+def with_present_names(data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Settings under their present names, and the former names among them that were used.
 
     A setting that is there under both names is left alone: it is then an unknown key.
     """
     found, used = dict(data), []
-    for old, new in names.items():
+    for old, new in SETTINGS.items():
         *groups, key = old.split(".")
         place: Any = found
         for group in groups:

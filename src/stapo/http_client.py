@@ -143,10 +143,6 @@ def key_from(variable: str) -> str | None:
 def checked_key(key: str | None, where: str) -> str | None:
     """A key without the blanks around it, None where nothing is left.
 
-    Args:
-        key: as it was read.
-        where: what holds it, for messages.
-
     Raises:
         ConfigError: something else than visible ASCII characters, which no header could carry; or quotes, which come
             from a file that was read with them; or more than any key. It is not shown.

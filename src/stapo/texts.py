@@ -250,3 +250,10 @@ def blocks(text: str, kind: str) -> Iterator[Block]:
 def _pattern(tag: str, ignore_case: bool) -> re.Pattern[str]:
     # Lower-casing the text instead can change its length, and with it every position.
     return re.compile(re.escape(tag), re.IGNORECASE | re.ASCII if ignore_case else 0)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that people read."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from stapo.cli.compare_view import Progress
-from stapo.cli.progress import Lines, ProgressDisplay, duration
+from stapo.cli.progress import Lines, ProgressDisplay
 from stapo.comparison.cells import Work
 from stapo.comparison.jobs import Ended, Job
+from stapo.texts import duration
 from stapo.training.callbacks import UpdateEvent
 
 

@@ -318,8 +318,7 @@ def test_the_numbers_are_those_of_both_ends():
 
 def test_settings_that_are_named_exist():
     from stapo.config.run_config import RunConfig
-    from stapo.config.schema import to_data
-    from stapo.training.resume import setting_paths
+    from stapo.config.schema import setting_paths, to_data
 
     known = set(setting_paths(to_data(RunConfig())))
     for name in SIGNALS:

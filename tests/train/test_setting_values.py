@@ -9,9 +9,8 @@ from typing import get_type_hints
 
 import pytest
 
-from stapo.config.ranges import check_values
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import from_data, to_data
+from stapo.config.schema import check_values, from_data, to_data
 from stapo.errors import ConfigError, StapoError
 
 

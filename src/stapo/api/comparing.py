@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,13 +30,12 @@ from stapo.comparison.plan import (
 from stapo.comparison.results import FILE_NAME as RESULTS
 from stapo.comparison.results import write_results
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import to_data
-from stapo.documents import parse_json, shown
+from stapo.config.schema import differing, to_data
+from stapo.documents import lookup, parse_json, shown
 from stapo.envs import make
 from stapo.errors import ConfigError, RunDirectoryError, StapoError, unknown_name
 from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.resume import differing
 
 SEEDS = (0, 1, 2)
 SHARED = ("algorithm", "optim", "rollout")
@@ -158,15 +157,9 @@ def variants_of(configs: Sequence[RunConfig], base: RunConfig) -> list[Variant]:
         same = [other for c, other in zip(configs, data, strict=True) if c.algorithm.name == name]
         # What only describes is no setting; the seed is the cell's.
         paths = sorted({path for other in same for path, _, _ in differing(settings, other)} - {"seed"})
-        found.append(Variant(label_of(name, changes := {p: _at(settings, p) for p in paths}), name, changes, settings))
+        changes = {path: lookup(settings, path) for path in paths}
+        found.append(Variant(label_of(name, changes), name, changes, settings))
     return found
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    value: Any = settings
-    for part in path.split("."):
-        value = value[part]
-    return value
 
 
 def with_what_is_there(plan: Plan, folder: Path, baseline: str | None) -> tuple[Plan, str]:

@@ -148,11 +148,6 @@ def read(cls: type[C], name: str, argv: list[str]) -> tuple[C, list[str]]:
 def require_settings(args: list[str], name: str, options: Iterable[str] = ()) -> None:
     """Check that every flag is a setting, or an option of the environment.
 
-    Args:
-        args: words.
-        name: of the command, for the message.
-        options: the command's own options, for the message.
-
     Raises:
         ConfigError: one is not.
     """

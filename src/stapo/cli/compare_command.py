@@ -19,8 +19,6 @@ from stapo.config.presets import name_of
 from stapo.errors import ConfigError
 from stapo.texts import counted
 
-_RUNS = Path("runs")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Compare(Command):

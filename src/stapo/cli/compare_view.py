@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, TextIO
 
 from rich import progress as bars
@@ -23,14 +22,7 @@ _LOOK = 1.0  # seconds between looks at what the runs have written
 
 
 class Progress:
-    """A bar for all starts and runs, and one for each that is going on; lines where there is no terminal.
-
-    Args:
-        works: everything there is to do.
-        out: folder of the comparison.
-        quiet: no bars.
-        clock: seconds of a clock that never goes back.
-    """
+    """A bar for all starts and runs, and one for each that is going on; lines where there is no terminal."""
 
     def __init__(
         self, works: Sequence[Work], out: Path, *, quiet: bool, clock: Callable[[], float] = time.monotonic
@@ -61,9 +53,7 @@ class Progress:
             self._say(f"done already: {len(self._ended)} of {works}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def changed(self, job: Job, state: Ended | Literal["started"]) -> None:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stapo.cli.expected_episodes import Episodes, expect
-from stapo.cli.progress import ProgressDisplay, duration
+from stapo.cli.progress import ProgressDisplay
 from stapo.cli.words import foreign, say
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
@@ -21,7 +21,7 @@ from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.policy.config import DType
-from stapo.texts import counted
+from stapo.texts import counted, duration
 from stapo.training.callbacks import Callbacks
 
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import (
@@ -19,18 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from stapo.texts import counted, escape_control_chars
+from stapo.texts import counted, duration, escape_control_chars
 from stapo.training.callbacks import Callback, EvaluationEvent, StageEvent, UpdateEvent
 
 LINE_EVERY = 30.0
 """Seconds between lines of a stage where there is no terminal."""
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that people read."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass
@@ -49,12 +41,7 @@ class Pace:
 
 
 class Lines:
-    """Says in lines how far stages are: the first after half a minute, then one every half a minute.
-
-    Args:
-        say: prints a line.
-        clock: seconds of a clock that never goes back.
-    """
+    """Says in lines how far stages are: the first after half a minute, then one every half a minute."""
 
     def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self._say = say
@@ -87,11 +74,6 @@ class ProgressDisplay(Callback):
     """Shows stages as bars, iterations and evaluations as lines.
 
     Output that cannot be written does not end a run: it goes on in silence.
-
-    Args:
-        quiet: no bars, lines only.
-        iterations: length of the run.
-        clock: seconds of a clock that never goes back.
     """
 
     def __init__(
@@ -118,9 +100,7 @@ class ProgressDisplay(Callback):
         self._progress.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
     def on_notice(self, text: str) -> None:

@@ -59,12 +59,7 @@ class Work:
 
 
 def work_of(plan: Plan, folder: Path) -> list[Work]:
-    """Every run of a plan: starts, then cells.
-
-    Args:
-        plan: the plan.
-        folder: of the comparison.
-    """
+    """Every run of a plan: starts, then cells."""
     found = []
     for start in plan.starts:
         name = f"start {start:02d}"

@@ -24,11 +24,6 @@ Row = dict[str, Any]
 def write_page(plan: Plan, folder: Path, found: Row) -> Path:
     """Write `report.html` into the folder of a comparison; returns its path.
 
-    Args:
-        plan: the plan.
-        folder: of the comparison.
-        found: its results.
-
     Raises:
         RunDirectoryError: it cannot be written.
     """

@@ -12,12 +12,11 @@ from typing import Any
 
 from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import from_data, to_data
-from stapo.documents import parse_json, shown
+from stapo.config.schema import differing, from_data, to_data
+from stapo.documents import lookup, parse_json, shown
 from stapo.errors import ConfigError, RunDirectoryError, StapoError
 from stapo.former_names import with_present_names
 from stapo.run.directory import require_plain, versions
-from stapo.training.resume import differing
 
 FILE_NAME = "compare.json"
 FORMAT_VERSION = 1
@@ -332,7 +331,7 @@ def _check_names(plan: Plan) -> None:
         if not isinstance(variant.changes, dict) or variant.label != label_of(variant.algorithm, variant.changes):
             raise ValueError(f"label '{variant.label}' is not that of its algorithm and changes")
         for path, value in {"algorithm.name": variant.algorithm, **variant.changes}.items():
-            found = _at(variant.settings, path)
+            found = lookup(variant.settings, path)
             # A setting that has another name by now is not found.
             if found is not None and found != value:
                 raise ValueError(f"{path} of '{variant.label}' is {shown(found)} in its settings, not {shown(value)}")
@@ -351,13 +350,6 @@ def _check_names(plan: Plan) -> None:
         raise ValueError("it has no run, or one is there twice")
     if len({(cell.seed, cell.start) for cell in plan.cells}) > len(plan.seeds):
         raise ValueError("a seed begins with two different starts")
-
-
-def _at(settings: Mapping[str, Any], path: str) -> Any:
-    value: Any = settings
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
 
 
 def _completed(settings: dict[str, Any]) -> dict[str, Any]:

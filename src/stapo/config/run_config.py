@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
-from stapo.config.ranges import check_least, check_values
-from stapo.config.schema import from_data
+from stapo.config.schema import check_least, check_values, from_data
 from stapo.config.training import EvalConfig, OptimConfig, SFTConfig
 from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig

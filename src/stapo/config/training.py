@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stapo.config.ranges import check_least
+from stapo.config.schema import check_least
 from stapo.errors import ConfigError
 
 Schedule = Literal["constant", "linear", "cosine"]

@@ -46,13 +46,7 @@ class Numbers:
 
 
 def summarize(measured: Measured, seed: int, count: int) -> Numbers:
-    """All numbers of one policy.
-
-    Args:
-        measured: the steps.
-        seed: of the resamples.
-        count: resamples.
-    """
+    """All numbers of one policy."""
     batch, attribution = measured.batch, measured.attribution
     counts_rc = resamples(measured.clusters, count, seed)
     flag_b, all_b = batch.outliers.mask_b, np.ones(len(batch), dtype=bool)

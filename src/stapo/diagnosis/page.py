@@ -15,14 +15,7 @@ from stapo.html.pages import page_environment
 
 
 def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Case], comparison: Table | None) -> str:
-    """The page as text; needs no network, no other file and no script.
-
-    Args:
-        document: the numbers, as they go into diagnosis.json.
-        measured: the steps, for the figures.
-        cases: bad steps to show.
-        comparison: other policies beside this one.
-    """
+    """The page as text; needs no network, no other file and no script."""
     return (
         page_environment(unbroken=_unbroken, signed=_signed)
         .get_template("diagnosis.html.jinja")

@@ -81,11 +81,7 @@ def describe(question: Question, argument: Any) -> str:
 
 
 class Bench:
-    """One environment; it is built when it is first needed.
-
-    Args:
-        make_env: builds it.
-    """
+    """One environment; it is built when it is first needed."""
 
     def __init__(self, make_env: Callable[[], Env]) -> None:
         self.make_env = make_env

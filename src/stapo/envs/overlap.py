@@ -18,16 +18,15 @@ def plain_text(text: str) -> str:
     return plain[:end] or plain
 
 
-def in_common(keys: Mapping[str, Iterable[str]], most: int = 3) -> list[tuple[str, str, int, int, list[str]]]:
+def in_common(keys: Mapping[str, Iterable[str]]) -> list[tuple[str, str, int, int, list[str]]]:
     """Which splits hold the same tasks.
 
     Args:
         keys: split -> a key for each of its tasks, equal for equal tasks.
-        most: examples of each pair.
 
     Returns:
         For each pair of splits with common keys: the first, the second, tasks of the second whose key is in the first,
-        all tasks of the second, and some of the keys, sorted.
+        all tasks of the second, and up to three of the keys, sorted.
     """
     listed = {split: list(every) for split, every in keys.items()}
     names = list(listed)
@@ -37,5 +36,5 @@ def in_common(keys: Mapping[str, Iterable[str]], most: int = 3) -> list[tuple[st
         for second in names[at + 1 :]:
             common = [key for key in listed[second] if key in known]
             if common:
-                found.append((first, second, len(common), len(listed[second]), sorted(set(common))[:most]))
+                found.append((first, second, len(common), len(listed[second]), sorted(set(common))[:3]))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -203,10 +203,10 @@ def line(ax: Axes, x: Floats, y: Floats, label: str | None = None, **style: Any)
     return True
 
 
-def legend(figure: Figure, *, columns: int = 3, axes: Sequence[Axes] | None = None) -> None:
+def legend(figure: Figure, *, columns: int = 3) -> None:
     """One legend above the axes, where it hides nothing."""
     handles, labels = [], []
-    for ax in figure.axes if axes is None else axes:
+    for ax in figure.axes:
         for handle, text in zip(*ax.get_legend_handles_labels(), strict=True):
             if text not in labels:
                 handles.append(handle)

@@ -10,7 +10,7 @@ from typing import Any
 
 from stapo.documents import lookup, mapping_at, number
 from stapo.report.data import Row, RunLog
-from stapo.texts import counted
+from stapo.texts import counted, duration
 
 _NARROW = "\N{NARROW NO-BREAK SPACE}"  # keeps number, sign and unit on one line
 _STATUS = {
@@ -158,10 +158,10 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
     return pairs
 
 
-def percent(value: Any, digits: int = 1) -> str:
+def percent(value: Any) -> str:
     """A share as percent, or a dash."""
     share = number(value)
-    return f"{100 * share:.{digits}f}{_NARROW}%" if math.isfinite(share) else "–"
+    return f"{100 * share:.1f}{_NARROW}%" if math.isfinite(share) else "–"
 
 
 def _outcome(c: Comparison, log: RunLog) -> str:
@@ -230,12 +230,3 @@ def _durations(info: Row) -> list[tuple[str, str]]:
         except (ValueError, TypeError):
             pass
     return pairs
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

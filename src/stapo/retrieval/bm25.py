@@ -72,11 +72,6 @@ class BM25Index:
     def __len__(self) -> int:
         return self._postings.documents
 
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of different terms."""
-        return len(self._terms)
-
     def search(self, query: str, k: int = 10) -> list[tuple[int, float]]:
         """The best k documents as (id, score), best first, equal scores by id; only documents with a term of the query.
 

@@ -70,10 +70,6 @@ def known_digest(path: Path, cache: Path) -> str:
 def turn(lock: Path, seconds: float) -> Iterator[bool]:
     """Wait until no other process holds `lock`; the system frees the lock of a process that dies.
 
-    Args:
-        lock: a file, made where it is missing.
-        seconds: to wait at most.
-
     Yields:
         whether it is held now, or another process has held it all the time.
 

@@ -54,11 +54,6 @@ class Line(NamedTuple):
 def parse_line(raw: bytes, name: str, number: int) -> Line:
     """Read one line.
 
-    Args:
-        raw: the line.
-        name: the file, for messages.
-        number: number of the line, from 1.
-
     Raises:
         CorpusError: not JSON, no contents, or no id; with the number of the line.
     """

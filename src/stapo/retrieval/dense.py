@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
@@ -34,21 +34,6 @@ FLAT_PASSAGES = 100_000
 _BATCH = 256
 _BLOCK = 1 << 16
 _LOOK_AT = 16
-
-
-@runtime_checkable
-class Embedder(Protocol):
-    """Turns texts into vectors. A plain function does, too; it needs a `name` of its own to be cached by.
-
-    Attributes:
-        name: names the model and its settings; an index remembers it.
-    """
-
-    name: str
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of texts, shape (texts, size), float32; usually of length 1."""
-        ...
 
 
 class HashingEmbedder:

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 _CLOSE = (b"connection", b"close")
+_MOST_DRAINED, _DRAINING_S = 8 << 20, 5.0
 
 
 class Refusal(Exception):
@@ -140,9 +141,7 @@ async def send_refusal(send: Send, refusal: Refusal, *, close: bool) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-async def drained(
-    headers: list[tuple[bytes, bytes]], receive: Receive, most: int = 8 << 20, seconds: float = 5.0
-) -> bool:
+async def drained(headers: list[tuple[bytes, bytes]], receive: Receive) -> bool:
     """Read what is left of a body that nobody wants; True if that was all of it.
 
     A connection that is closed with bytes unread is reset, and its client sees that instead of the answer.
@@ -152,12 +151,12 @@ async def drained(
     if b"expect" in known or (b"transfer-encoding" in known and b"content-length" in known):
         return False
     length = known.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > 12 or int(length) > most:
+    if not length.isdigit() or len(length) > 12 or int(length) > _MOST_DRAINED:
         return False
     seen = 0
     try:
-        async with asyncio.timeout(seconds):
-            while seen <= most:
+        async with asyncio.timeout(_DRAINING_S):
+            while seen <= _MOST_DRAINED:
                 message = await receive()
                 if message["type"] != "http.request":
                     return False

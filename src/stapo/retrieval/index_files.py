@@ -171,7 +171,7 @@ def _word(text: object) -> str:
     return escape_control_chars(str(text)[:80])
 
 
-def open_array(path: Path, dtype: Any, ndim: int = 1) -> np.ndarray:
+def open_array(path: Path, dtype: Any) -> np.ndarray:
     """Open a `.npy` file as a read-only memory map.
 
     Raises:
@@ -186,9 +186,9 @@ def open_array(path: Path, dtype: Any, ndim: int = 1) -> np.ndarray:
     except Exception as err:
         said = escape_control_chars(" ".join(str(err).split()))[:200] or type(err).__name__
         raise IndexFileError(f"index file {path} cannot be read: {said}. Build the index anew.") from err
-    if array.dtype != np.dtype(dtype) or array.ndim != ndim:
+    if array.dtype != np.dtype(dtype) or array.ndim != 1:
         raise IndexFileError(
-            f"index file {path} holds {array.dtype} with {array.ndim} axes, expected {np.dtype(dtype)} with {ndim}."
+            f"index file {path} holds {array.dtype} with {array.ndim} axes, expected {np.dtype(dtype)} with 1."
         )
     return np.asarray(array)
 

@@ -49,22 +49,14 @@ class Damage:
 
 
 class RowHashes:
-    """Running hashes of the files of rows of one run.
-
-    Args:
-        folder: the run directory.
-    """
+    """Running hashes of the files of rows of one run."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._written: dict[str, _Written] = {}
 
     def catch_up(self, names: Iterable[str]) -> dict[str, int]:
-        """Hash what was added since the last call; returns the size of each file that is there.
-
-        Args:
-            names: paths in the run directory.
-        """
+        """Hash what was added since the last call; returns the size of each file that is there."""
         self._written = {name: self._caught_up(name) for name in names if (self._folder / name).is_file()}
         return {name: written.size for name, written in self._written.items()}
 

@@ -210,9 +210,6 @@ class SaveStore:
     def newest_good(self, check: Callable[[Path], None]) -> tuple[Path | None, list[str]]:
         """The newest save that is undamaged, and why each newer one is not.
 
-        Args:
-            check: a further check, which raises SaveError.
-
         Raises:
             SaveError: there are saves, but none can be used; all reasons are given.
         """

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import remove_folder
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import from_data, to_data
+from stapo.config.schema import differing, from_data, to_data
 from stapo.errors import ConfigError, RunDirectoryError, SaveError, StapoError
 from stapo.run import RunDirectory, require_free
 from stapo.run.directory import versions
@@ -46,9 +45,6 @@ MAY_CHANGE = (
 """Settings that a continued run may have otherwise than before: its length, and what decides memory, speed and what is
 written down. Everything else would make it another run."""
 
-
-CHOSEN = ("model.dtype", "log.threads")
-"""Settings whose `auto` was decided where the run began; asked for again, it means what was decided."""
 
 _OF_A_START = {
     "run.json",
@@ -342,31 +338,3 @@ def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None
         except (StapoError, OSError):
             continue
     return None
-
-
-def setting_paths(data: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested settings as dotted path -> value."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        path = f"{where}.{key}" if where else str(key)
-        found |= setting_paths(value, path) if isinstance(value, Mapping) and value else {path: value}
-    return found
-
-
-def differing(
-    old: Mapping[str, Any], new: Mapping[str, Any], *, decided: bool = False
-) -> Iterable[tuple[str, Any, Any]]:
-    """Settings that differ: (dotted path, old value, new value); a missing one is None.
-
-    Args:
-        old: nested settings.
-        new: others.
-        decided: `auto` in `new` means what was decided in `old` (see `CHOSEN`).
-    """
-    one, two = setting_paths(old), setting_paths(new)
-    for path in sorted(one.keys() | two.keys()):
-        if decided and path in CHOSEN and two.get(path) == "auto":
-            continue
-        # As text: not a number is not equal to itself.
-        if json.dumps(one.get(path), default=str) != json.dumps(two.get(path), default=str):
-            yield path, one.get(path), two.get(path)

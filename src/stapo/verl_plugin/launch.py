@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import NoReturn
@@ -49,22 +49,18 @@ def require_verl() -> None:
     if found != VERL_VERSION:
         raise EngineError(
             f"verl {found} is installed, and the plugin was written for verl {VERL_VERSION}: what it overrides may "
-            "have "
-            f"moved. Install that version: {INSTALL}"
+            f"have moved. Install that version: {INSTALL}"
         )
 
 
-def require_registration(device: str = "cuda") -> None:
+def require_registration() -> None:
     """Import verl and look whether it has loaded the plugin: what fails there is logged at debug level alone.
-
-    Args:
-        device: type of device that the engine has to be registered for.
 
     Raises:
         EngineError: trainer, agent loop or engine is not registered; the reason is named.
     """
     import_module("verl")
-    missing = _missing(device)
+    missing = _missing()
     if not missing:
         return
     points = {point.name: point.value for point in entry_points(group=GROUP)}
@@ -73,8 +69,7 @@ def require_registration(device: str = "cuda") -> None:
     if points.get(ENTRY_POINT) != MODULE:
         raise EngineError(
             f"{said}: this installation of stapo has no entry point '{ENTRY_POINT}' in the group '{GROUP}'. Install "
-            "it anew: "
-            f"{INSTALL}"
+            f"it anew: {INSTALL}"
         )
     if policy != "auto" and ENTRY_POINT not in [name.strip() for name in policy.split(",")]:
         raise EngineError(
@@ -85,7 +80,7 @@ def require_registration(device: str = "cuda") -> None:
         import_module(MODULE)
     except Exception as err:
         raise EngineError(f"{said}: loading the plugin raised {type(err).__name__}: {err}") from err
-    missing = _missing(device)
+    missing = _missing()
     if missing:
         raise EngineError(
             f"{said}, though the plugin loads. Is another plugin in the way? Loaded: {', '.join(points)}."
@@ -93,16 +88,16 @@ def require_registration(device: str = "cuda") -> None:
     raise EngineError(f"{said} when it was imported, though the plugin loads now; something else imported verl first.")
 
 
-def _missing(device: str) -> list[str]:
+def _missing() -> list[str]:
     trainers = import_module("verl.trainer.ppo.v1.trainer_base").TRAINER_REGISTRY
     loops = import_module("verl.experimental.agent_loop.agent_loop")._agent_loop_registry
     engines = import_module("verl.workers.engine").EngineRegistry._engines
-    engine = engines.get("language_model", {}).get("fsdp2", {}).get((device, "stapo"))
+    engine = engines.get("language_model", {}).get("fsdp2", {}).get(("cuda", "stapo"))
     found = {"trainer": trainers.get("stapo"), "agent loop": loops.get("stapo"), "engine": engine}
     return [what for what, value in found.items() if value is None]
 
 
-def launch(overrides: Sequence[str], environment: Mapping[str, str] | None = None) -> NoReturn:
+def launch(overrides: Sequence[str]) -> NoReturn:
     """Become verl: this process is replaced, so signals and the exit code are verl's own.
 
     Raises:
@@ -112,6 +107,4 @@ def launch(overrides: Sequence[str], environment: Mapping[str, str] | None = Non
     os.environ.update(_ENVIRONMENT)
     require_registration()
     sys.stdout.flush()
-    os.execvpe(
-        sys.executable, command(overrides, sys.executable), {**(os.environ if environment is None else environment)}
-    )
+    os.execv(sys.executable, command(overrides, sys.executable))

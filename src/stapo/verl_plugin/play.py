@@ -27,11 +27,7 @@ Generate = Callable[[list[int]], Awaitable[Sample]]
 
 
 class EnvCache:
-    """Environments of one process that wait for their next episode, each in a pool with one slot.
-
-    Args:
-        build: makes such a pool.
-    """
+    """Environments of one process that wait for their next episode, each in a pool with one slot."""
 
     def __init__(self, build: Callable[[], EnvPool]) -> None:
         self.build = build

@@ -72,9 +72,6 @@ def payloads(trajectory: Trajectory, position: int) -> list[dict[str, Any]]:
 def trajectories_of(rows: Sequence[VerlRow]) -> tuple[list[Trajectory], list[int]]:
     """Put the rows of one batch together again; padding is left out.
 
-    Args:
-        rows: in any order.
-
     Returns:
         the episodes, ordered by position of the task, group and member, and the place in `rows` of every step in that
         order.

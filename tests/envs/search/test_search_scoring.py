@@ -26,10 +26,11 @@ def test_recorded_scores(golden):
     assert len(golden["solutions"]) == 260
     for case in golden["solutions"]:
         text, golds = case["solution"], case["golden"]
-        assert scoring.extract_answer(text, least=2) == case["extracted_needs_2_matches"]
-        assert scoring.em_reward(text, golds) == case["em"]
-        assert scoring.sub_em_reward(text, golds) == case["subem"]
-        assert scoring.em_reward(text, golds, least=1) == case["verl_agent_em_1_match_enough"]
+        answer, written = scoring.extract_answer(text, least=2), scoring.extract_answer(text)
+        assert answer == case["extracted_needs_2_matches"]
+        assert float(answer is not None and scoring.exact_match(answer, golds)) == case["em"]
+        assert float(answer is not None and scoring.sub_exact_match(answer, golds)) == case["subem"]
+        assert (written is not None and scoring.exact_match(written, golds)) == case["verl_agent_em_1_match_enough"]
         assert scoring.is_valid_sequence(text) == case["valid_format"]
         assert scoring.retrieval_correct(text, golds) == case["retrieval_correct"]
         assert scoring.format_reward(text, golds) == case["format_reward(0.2,0.1,0)"]

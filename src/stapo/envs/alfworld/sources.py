@@ -48,10 +48,6 @@ class TypedSource(TaskSource, Protocol):
 class ChosenTypes:
     """The games of another source that belong to some families.
 
-    Args:
-        source: where they come from.
-        types: families to keep.
-
     Attributes:
         whole: the other source.
     """

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 
 from stapo.texts import blocks
 
-EXAMPLE_AND_ANSWER = 2
-"""Answer blocks that a Search-R1 sequence needs: its prompt shows one."""
-
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ASSISTANT = re.compile(r"<\|im_start\|>assistant\s*")
@@ -91,18 +88,6 @@ def retrieval_correct(solution: str, golds: str | Sequence[str]) -> bool:
     return any(normalize_answer(gold) in result for gold in _all(golds) for result in results)
 
 
-def em_reward(solution: str, golds: str | Sequence[str], least: int = EXAMPLE_AND_ANSWER) -> float:
-    """1 for an exact match of the last answer, else 0."""
-    answer = extract_answer(solution, least)
-    return float(answer is not None and exact_match(answer, golds))
-
-
-def sub_em_reward(solution: str, golds: str | Sequence[str], least: int = EXAMPLE_AND_ANSWER) -> float:
-    """1 where the last answer contains a gold answer, else 0."""
-    answer = extract_answer(solution, least)
-    return float(answer is not None and sub_exact_match(answer, golds))
-
-
 def format_reward(
     solution: str,
     golds: str | Sequence[str],
@@ -110,7 +95,7 @@ def format_reward(
     structure: float = 0.2,
     final: float = 0.1,
     retrieval: float = 0.0,
-    least: int = EXAMPLE_AND_ANSWER,
+    least: int = 2,
 ) -> float:
     """Search-R1's reward with a share for form.
 
@@ -129,7 +114,7 @@ def format_reward(
         structure: for a well-formed sequence.
         final: for an answer at all.
         retrieval: for a gold answer inside an information block.
-        least: answer blocks that are needed.
+        least: answer blocks that are needed: two where the sequence begins with a prompt that shows one.
     """
     answer = extract_answer(solution, least)
     return form_reward(

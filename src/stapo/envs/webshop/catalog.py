@@ -113,10 +113,6 @@ _OPEN: weakref.WeakValueDictionary[Path, Catalog] = weakref.WeakValueDictionary(
 def open_catalog(source: Source, progress: Listener = tell) -> Catalog:
     """Open a catalog, building it where the cache does not have it. Environments of one process share it.
 
-    Args:
-        source: the products.
-        progress: told how the building goes.
-
     Raises:
         GameFileError: a file or a product that cannot be used.
         ConfigError: the cache cannot be written.

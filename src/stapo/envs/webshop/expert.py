@@ -55,11 +55,6 @@ def value_for(product: Product, goal: ShoppingGoal, option: tuple[str, str] | st
     """The value of a product's options that counts as the asked one, None where none does. An exact one comes first.
 
     Even an exact one may not count: the score reads "rectangular" as the color tan, as the original does.
-
-    Args:
-        product: whose options.
-        goal: the goal that asks.
-        option: one of its options.
     """
     asked = option if isinstance(option, str) else option[1]
     named = "" if isinstance(option, str) else option[0]

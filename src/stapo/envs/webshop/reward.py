@@ -72,15 +72,7 @@ class Score:
 
 
 def score(bought: Product, price: float, chosen: Sequence[str], goal: ShoppingGoal, nouns: Nouns) -> Score:
-    """Judge a purchase.
-
-    Args:
-        bought: the product.
-        price: what it costs, in dollars.
-        chosen: the option values that were clicked.
-        goal: what was asked for.
-        nouns: the noun extractor.
-    """
+    """Judge a purchase."""
     query_match = bought.query == goal.query
     category_match = len(_parts(bought.product_category) & _parts(goal.product_category)) >= 2
     wanted = nouns(goal.title)

@@ -46,13 +46,7 @@ def splits_of(book: GoalBook, rule: SplitRule, seed: int) -> dict[str, Sequence[
 
 
 def notes_on(book: GoalBook, rule: SplitRule, parts: Mapping[str, Sequence[str]]) -> list[str]:
-    """What is in common to training and what is held out, a sentence for each; none where nothing is.
-
-    Args:
-        book: the goals.
-        rule: how they were parted.
-        parts: split -> task ids, as `splits_of` gives them.
-    """
+    """What is in common to training and what is held out, a sentence for each; none where nothing is."""
     if rule == "disjoint":
         if substitutes(book).compared:
             return []

@@ -112,10 +112,6 @@ def _opened(path: Path, what: str, read: Callable[[_Text], Iterator[Any]]) -> It
 def iter_list(path: Path, what: str) -> Iterator[Any]:
     """The elements of a file that holds one JSON list.
 
-    Args:
-        path: the file.
-        what: what an element is, in messages ("product").
-
     Raises:
         GameFileError: missing, cut short, not JSON or not a list; the element is named by its number.
     """
