@@ -14,9 +14,11 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
+
+from stapo.errors import RunDirectoryError
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -177,6 +179,15 @@ def open_alone(path: Path, flags: int) -> int:
 def reason_of(err: Exception) -> str:
     """Why writing failed, in few words; also for the errors of libraries that have no `strerror`."""
     return (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
+
+
+@contextmanager
+def writing(what: object, remark: str = "") -> Iterator[None]:
+    """A block that writes `what`; where it cannot, RunDirectoryError says so, why, and the remark."""
+    try:
+        yield
+    except OSError as err:
+        raise RunDirectoryError(f"{what} cannot be written: {reason_of(err)}.{remark}") from err
 
 
 def digest_of(path: Path) -> str:

@@ -11,6 +11,9 @@ from dataclasses import astuple, dataclass
 
 from stapo.agent.marking import MARK, covers, first_mention
 
+PAGE_SEPARATOR = " [SEP] "
+"""Between the parts of a page, where an environment names nothing else."""
+
 
 @dataclass(frozen=True)
 class CommandShapes:
@@ -28,7 +31,7 @@ class CommandShapes:
     distant: tuple[str, ...] = ()
     link: tuple[str, str] = ("", "")
     query: tuple[str, str] = ("", "")
-    separator: str = " [SEP] "
+    separator: str = PAGE_SEPARATOR
 
     def __post_init__(self) -> None:
         lists = astuple(self)[:-1]

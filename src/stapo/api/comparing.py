@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from stapo.api.runs import RUNS
 from stapo.api.settings import Source, load_config
+from stapo.atomic_io import writing
 from stapo.comparison.cells import Work, in_one_dtype, run_all, work_of, write_settings
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.page import write_page
@@ -33,7 +34,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import differing, to_data
 from stapo.documents import lookup, parse_json, shown
 from stapo.envs import make
-from stapo.errors import ConfigError, RunDirectoryError, StapoError, unknown_name
+from stapo.errors import ConfigError, StapoError, unknown_name
 from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
 
@@ -239,10 +240,8 @@ def run_plan(
         RunDirectoryError: the folder cannot be written, or another process is writing it.
         RunInterrupted: a signal asked for a stop; results and report of what is done are written.
     """
-    try:
+    with writing(f"'{folder}'"):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise RunDirectoryError(f"'{folder}' cannot be written: {err.strerror or err}.") from err
     with RunLock(folder):
         require_place(folder)
         write_plan(folder, plan)

@@ -12,6 +12,7 @@ from rich.columns import Columns
 from rich.console import Console
 from tyro.conf import Positional
 
+from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.cli.arguments import own_env_options
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say
@@ -176,7 +177,7 @@ class Game:
 
 def as_lines(page: str) -> str:
     """A page of parts with one part a line."""
-    return "\n".join(page.split(" [SEP] "))
+    return "\n".join(page.split(PAGE_SEPARATOR))
 
 
 def in_brackets(text: str, admissible: list[str]) -> str | None:

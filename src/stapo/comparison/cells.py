@@ -10,12 +10,12 @@ from pathlib import Path
 
 import yaml
 
-from stapo.atomic_io import write_durably
+from stapo.atomic_io import write_durably, writing
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.plan import Cell, Plan, cell_folder, start_folder, with_changes
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, read_yaml
-from stapo.errors import RunDirectoryError, StapoError
+from stapo.errors import StapoError
 from stapo.run import RunDirectory
 from stapo.training.choices import settle
 
@@ -113,15 +113,13 @@ def write_settings(works: Sequence[Work], folder: Path) -> None:
     Raises:
         RunDirectoryError: one cannot be written.
     """
-    try:
+    with writing(f"'{folder / 'settings'}'"):
         (folder / "settings").mkdir(parents=True, exist_ok=True)
         for work in works:
             path = Path(work.command[2])
             text = yaml.safe_dump(work.settings, sort_keys=False).encode()
             if not path.is_file() or path.read_bytes() != text:
                 write_durably(path, text)
-    except OSError as err:
-        raise RunDirectoryError(f"'{folder / 'settings'}' cannot be written: {err.strerror or err}.") from err
 
 
 def run_all(works: Sequence[Work], jobs: Jobs) -> dict[str, Ended]:

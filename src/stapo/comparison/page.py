@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from stapo.atomic_io import writing
 from stapo.comparison.figures import Curves, figures
 from stapo.comparison.plan import Plan, cell_folder, start_folder
 from stapo.comparison.results import judged
@@ -31,10 +32,8 @@ def write_page(plan: Plan, folder: Path, found: Row) -> Path:
     page = render_page(
         found, [_curves(plan, folder, variant) for variant in found["variants"]], folder.resolve().name, folder
     )
-    try:
+    with writing(f"'{path}'"):
         replace_page(path, page)
-    except OSError as err:
-        raise RunDirectoryError(f"'{path}' cannot be written: {err.strerror or err}.") from err
     return path
 
 

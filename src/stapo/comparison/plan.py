@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably
+from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably, writing
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import differing, from_data, to_data
 from stapo.documents import lookup, parse_json, shown
@@ -270,10 +270,8 @@ def write_plan(folder: Path, plan: Plan) -> None:
         "variants": [vars(v) for v in plan.variants],
         "cells": [vars(c) for c in plan.cells],
     }
-    try:
+    with writing(f"'{folder / FILE_NAME}'"):
         write_durably(folder / FILE_NAME, (json.dumps(data, indent=1) + "\n").encode())
-    except OSError as err:
-        raise RunDirectoryError(f"'{folder / FILE_NAME}' cannot be written: {err.strerror or err}.") from err
 
 
 def read_plan(folder: Path) -> Plan:

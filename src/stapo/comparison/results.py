@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import write_durably
+from stapo.atomic_io import write_durably, writing
 from stapo.comparison.jobs import Ended
 from stapo.comparison.plan import Cell, Plan, Variant, cell_folder, start_folder
 from stapo.comparison.statistics import LEVEL, RESAMPLES, pair, paired_difference, spread
-from stapo.errors import RunDirectoryError, StapoError
+from stapo.errors import StapoError
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.texts import counted
@@ -41,10 +41,8 @@ def write_results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline
         RunDirectoryError: it cannot be written.
     """
     found = results(plan, folder, ended, baseline)
-    try:
+    with writing(f"'{folder / FILE_NAME}'"):
         write_durably(folder / FILE_NAME, (json.dumps(found, indent=1) + "\n").encode())
-    except OSError as err:
-        raise RunDirectoryError(f"'{folder / FILE_NAME}' cannot be written: {err.strerror or err}.") from err
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import oddity, reason_of, temporary_of, write_durably
+from stapo.atomic_io import oddity, temporary_of, write_durably, writing
 from stapo.config.run_config import RunConfig
 from stapo.diagnosis.measure import Measured, Stage, measure
 from stapo.diagnosis.numbers import Numbers, summarize
@@ -180,11 +180,9 @@ def _write(subject: DiagnosisTarget, measured: Measured, document: dict[str, Any
     require_writable(subject.folder)
     records = step_records(measured)
     page = render_page(document, measured, worst_cases(measured, records), comparison)
-    try:
+    with writing(f"'{subject.folder}'"):
         subject.folder.mkdir(parents=True, exist_ok=True)
         RunDirectory(subject.folder).write_rows("steps", records)
         replace_page(subject.folder / "diagnosis.html", page)
         text = json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
         write_durably(subject.folder / "diagnosis.json", text.encode())
-    except OSError as err:
-        raise RunDirectoryError(f"'{subject.folder}' cannot be written: {reason_of(err)}.") from err

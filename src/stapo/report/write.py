@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stapo.errors import RunDirectoryError
+from stapo.atomic_io import writing
 from stapo.health import closing_checks
 from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page
@@ -29,10 +29,8 @@ def write(run: RunDirectory) -> Path:
     """See `stapo.report.write_report`."""
     path = run.path / FILE_NAME
     page = render_report(read_run(run))
-    try:
+    with writing(f"report '{path}'"):
         replace_page(path, page)
-    except OSError as err:
-        raise RunDirectoryError(f"report '{path}' cannot be written: {err.strerror or err}.") from err
     return path
 
 

@@ -18,13 +18,12 @@ import regex
 
 from stapo.retrieval.porter import stem
 
-# fmt: off
-STOP_WORDS = frozenset((
-    "a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in",
-    "into", "is", "it", "no", "not", "of", "on", "or", "such", "that", "the",
-    "their", "then", "there", "these", "they", "this", "to", "was", "will", "with",
-))
-# fmt: on
+_EVERYWHERE = "a an and are be by for in is it of on or that the this to with"
+SMALL_WORDS = frozenset(_EVERYWHERE.split())
+"""What every list of stop words here has; each adds words of its own."""
+
+_OF_LUCENE = "as at but if into no not such their then there these they was will"
+STOP_WORDS = SMALL_WORDS | frozenset(_OF_LUCENE.split())
 """Lucene's English stop words."""
 
 LONGEST_TOKEN = 255

@@ -22,13 +22,11 @@ from stapo.texts import replace_surrogates
 KIND = "tantivy"
 VERSION = 1
 
-# fmt: off
-QUERY_STOP_WORDS = STOP_WORDS | frozenset((
-    "about", "also", "been", "can", "could", "did", "do", "does", "from", "had", "has", "have", "he", "her", "him",
-    "his", "how", "i", "its", "many", "me", "more", "most", "my", "other", "our", "she", "so", "some", "than", "them",
-    "we", "were", "what", "when", "where", "which", "who", "whom", "whose", "why", "would", "you", "your",
-))
-# fmt: on
+_OF_QUESTIONS = (
+    "about also been can could did do does from had has have he her him his how i its many me more most my other our "
+    "she so some than them we were what when where which who whom whose why would you your"
+)
+QUERY_STOP_WORDS = STOP_WORDS | frozenset(_OF_QUESTIONS.split())
 """Left out of queries, unless nothing else is in them."""
 
 _WORDS = "stapo_words"

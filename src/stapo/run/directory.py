@@ -44,6 +44,7 @@ from stapo.atomic_io import (
     sync,
     temporary_of,
     write_durably,
+    writing,
 )
 from stapo.documents import decoded, parse_json, parse_yaml, shown
 from stapo.errors import RunDirectoryError, SaveError
@@ -92,7 +93,7 @@ class RunDirectory:
         """
         require_free(path)
         run = cls(path)
-        try:
+        with writing(f"run directory '{path}'"):
             path.mkdir(parents=True, exist_ok=True)
             run.write_config(config)
             # Last: a folder is a run from here on.
@@ -107,8 +108,6 @@ class RunDirectory:
                     "versions": versions(),
                 }
             )
-        except OSError as err:
-            raise RunDirectoryError(f"run directory '{path}' cannot be written: {err.strerror or err}.") from err
         return run
 
     @classmethod
@@ -182,10 +181,8 @@ class RunDirectory:
         self._replace("config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
 
     def _replace(self, name: str, text: str) -> None:
-        try:
+        with writing(f"'{self.path / name}'"):
             write_durably(self.path / name, text.encode())
-        except OSError as err:
-            raise RunDirectoryError(f"'{self.path / name}' cannot be written: {err.strerror or err}.") from err
 
     def finish(self, status: str, **facts: Any) -> None:
         """Set the status (done, stopped, failed) and further facts in run.json.
@@ -237,12 +234,8 @@ class RunDirectory:
         Raises:
             RunDirectoryError: they cannot be written; earlier rows are untouched.
         """
-        try:
+        with writing(f"'{self.row_file(name)}'", " Its earlier rows are untouched."):
             append_whole(self.row_file(name), b"".join(map(_line, rows)))
-        except OSError as err:
-            raise RunDirectoryError(
-                f"'{self.row_file(name)}' cannot be written: {err.strerror or err}. Its earlier rows are untouched."
-            ) from err
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
         """Write `NAME.jsonl` anew, whole; returns its path.
@@ -251,11 +244,9 @@ class RunDirectory:
             RunDirectoryError: it cannot be written; what stood there still does.
         """
         path = self.path / f"{name}.jsonl"
-        try:
+        with writing(f"'{path}'"):
             path.parent.mkdir(exist_ok=True)
             write_durably(path, b"".join(map(_line, rows)))
-        except OSError as err:
-            raise RunDirectoryError(f"'{path}' cannot be written: {err.strerror or err}.") from err
         return path
 
     def row_positions(self) -> dict[str, int]:

@@ -14,14 +14,15 @@ from stapo.envs.webshop.expert import counts_as, query_of, value_for
 from stapo.envs.webshop.pages import LINK, Node
 from stapo.envs.webshop.product import Product
 from stapo.envs.webshop.shop import Visit
+from stapo.retrieval.analyzer import SMALL_WORDS
 
 _PRICE_CLAUSE = re.compile(r",? and price lower than [\d.]+ dollars$")
 _WORD = re.compile(r"[\w'&.+-]+")
-_LISTED = (
-    "a an and are am be by can could do find for from get give i i'd i'm in is it it's its like looking me my "
-    "need of on or please should some that the them this to want what which with would you your"
+_OF_REQUESTS = (
+    "am can could do find from get give i i'd i'm it's its like looking me my need please should some them want what "
+    "which would you your"
 )
-_EMPTY_WORDS = frozenset(_LISTED.split())
+_EMPTY_WORDS = SMALL_WORDS | frozenset(_OF_REQUESTS.split())
 _MOST_REJECTED = 4
 _PAGES_PER_QUERY = 2
 

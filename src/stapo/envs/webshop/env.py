@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.envs.options import one_of, share, switch, whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
@@ -15,7 +16,6 @@ from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import GoalBook, GoalKind, ShoppingGoal, goal_book
 from stapo.envs.webshop.judge import ShopJudge
 from stapo.envs.webshop.nouns import noun_extractor as extractor
-from stapo.envs.webshop.pages import SEPARATOR
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
@@ -70,7 +70,7 @@ class WebShopEnv:
         "max_prompt_tokens": 4096, "max_response_tokens": 512,
     }  # fmt: skip
     command_shapes = CommandShapes(
-        grouped=("click",), link=("click[", "]"), query=("search[", "]"), separator=SEPARATOR
+        grouped=("click",), link=("click[", "]"), query=("search[", "]"), separator=PAGE_SEPARATOR
     )
 
     def __init__(
@@ -274,8 +274,8 @@ class WebShopEnv:
             return visit.text(), visit.text(blind=True)
         text = visit.text(blind=True)
         if visit.page != "done":
-            shown = text.split(SEPARATOR)
-            text = SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
+            shown = text.split(PAGE_SEPARATOR)
+            text = PAGE_SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
         return text, text
 
     def _playing(self) -> Visit:

@@ -14,10 +14,11 @@ from typing import Any
 
 from stapo.envs.options import one_of
 from stapo.errors import ConfigError
+from stapo.retrieval.analyzer import SMALL_WORDS
 
 _WORD = re.compile(r"[A-Za-z0-9]+")
-_SMALL_WORDS = "a an the and or of for with in on to by from at as is are be it its this that your you our we s t x"
-_NO_NOUNS = frozenset(_SMALL_WORDS.split())
+_OF_TITLES = "from at as its your you our we s t x"
+_NO_NOUNS = SMALL_WORDS | frozenset(_OF_TITLES.split())
 SPACY_MODEL = "en_core_web_sm"
 
 

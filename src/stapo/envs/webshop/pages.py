@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.envs.webshop.product import Product
 
-SEPARATOR = " [SEP] "
 TEXT, BUTTON, LABEL, LINK = range(4)
 
 BUY, BACK, NEXT, PREVIOUS, SEARCH = "Buy Now", "Back to Search", "Next >", "< Prev", "Search"
@@ -129,7 +129,7 @@ def targets_of(nodes: Iterable[Node]) -> dict[str, Target]:
 
 def as_text(nodes: Iterable[Node]) -> str:
     """All nodes, stripped and joined by " [SEP] "."""
-    return SEPARATOR.join(text.strip() for node in nodes if _shown(text := _parsed(node.text)))
+    return PAGE_SEPARATOR.join(text.strip() for node in nodes if _shown(text := _parsed(node.text)))
 
 
 def as_rich_text(nodes: Iterable[Node], address: str, visited: Collection[str]) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stapo.agent.config import AgentConfig
+from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.agent.prompts import PromptFields, list_commands
 from stapo.agent.registries import RESPONSE_FORMATS
-from stapo.envs.webshop.pages import SEPARATOR
 from stapo.registry import trait
 
 _ANY_ACTION = "Answer with the action of your choice for this step and nothing else."
@@ -48,4 +48,4 @@ def _quoted(page: str) -> str:
     """Every part of a page in quotation marks, since parts may hold commas and brackets."""
     if page.startswith("'") and page.endswith("'"):
         return page  # an environment that quotes by itself
-    return SEPARATOR.join(f"'{part}'" for part in page.split(SEPARATOR))
+    return PAGE_SEPARATOR.join(f"'{part}'" for part in page.split(PAGE_SEPARATOR))

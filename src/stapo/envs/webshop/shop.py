@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.envs.webshop.catalog import Catalog
 from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.pages import (
@@ -18,7 +19,6 @@ from stapo.envs.webshop.pages import (
     NEXT,
     PREVIOUS,
     SEARCH,
-    SEPARATOR,
     ItemView,
     Node,
     Option,
@@ -139,7 +139,7 @@ class Visit:
             body = as_text(self._body())
         if blind or self._page == "done":
             return body
-        return SEPARATOR.join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
+        return PAGE_SEPARATOR.join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
 
     def rich_text(self, *, blind: bool = False) -> str:
         """The page with marked buttons; `blind` leaves the instruction out."""
