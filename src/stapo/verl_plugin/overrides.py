@@ -8,6 +8,7 @@ from typing import Any
 
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
+from stapo.documents import package_data
 from stapo.envs.options import user_path
 from stapo.errors import ConfigError
 from stapo.verl_plugin.hydra import override
@@ -55,8 +56,9 @@ def verl_overrides(config: RunConfig, machines: Machines, name: str, folder: str
     _refuse(config, machines)
     config = _with_absolute_paths(config)
     values = {
+        **package_data(__package__, "fixed.yaml"),
+        f"{_MODEL}.path": config.model.path,
         **_data(config),
-        **_model(config),
         **_rollout(config),
         **_actor(config),
         **_trainer(config, machines, name, str(Path(folder).absolute())),
@@ -119,14 +121,12 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
     if config.sft.steps:
         raise ConfigError(
             f"sft.steps is {config.sft.steps}, and verl does RL alone. Make the start with 'stapo "
-            "train … "
-            "--optim.iterations 0', then give --model.path RUN/checkpoints/start --sft.steps 0."
+            "train … --optim.iterations 0', then give --model.path RUN/checkpoints/start --sft.steps 0."
         )
     if algorithm.needs_critic:
         raise ConfigError(
             f"the algorithm '{algorithm.name}' has a critic of steps; verl's critics value tokens, so its numbers "
-            "would be "
-            "others. Use 'stapo train', or another algorithm."
+            "would be others. Use 'stapo train', or another algorithm."
         )
     if optim.schedule == "linear":
         raise ConfigError("optim.schedule is 'linear'; verl has constant and cosine.")
@@ -142,8 +142,7 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
     if optim.micro_tokens < longest:
         raise ConfigError(
             f"optim.micro_tokens is {optim.micro_tokens}, and one row may have {longest} tokens "
-            "(agent.max_prompt_tokens + "
-            f"agent.max_response_tokens). Give --optim.micro_tokens {longest} or more."
+            f"(agent.max_prompt_tokens + agent.max_response_tokens). Give --optim.micro_tokens {longest} or more."
         )
 
 
@@ -176,16 +175,9 @@ def _data(config: RunConfig) -> dict[str, Any]:
     return {
         "data.train_files": TRAIN,
         "data.val_files": EVALUATION,
-        "data.custom_cls.path": "pkg://stapo.verl_plugin.dataset",
-        "data.custom_cls.name": "TaskDataset",
-        # The data set has the order of the embedded engine already.
-        "data.shuffle": False,
-        "data.validation_shuffle": False,
-        "data.dataloader_num_workers": 0,
         "data.train_batch_size": config.rollout.groups,
         "data.max_prompt_length": config.agent.max_prompt_tokens,
         "data.max_response_length": config.agent.max_response_tokens,
-        "data.trust_remote_code": False,
         f"+data.{KEY}": _carried(config),
     }
 
@@ -201,38 +193,19 @@ def _dtype(config: RunConfig) -> str:
     return config.model.dtype.replace("auto", "bfloat16")
 
 
-def _model(config: RunConfig) -> dict[str, Any]:
-    return {
-        f"{_MODEL}.path": config.model.path,
-        f"{_MODEL}.trust_remote_code": False,
-        f"{_MODEL}.use_remove_padding": True,
-        f"{_MODEL}.use_fused_kernels": False,
-        f"{_MODEL}.enable_gradient_checkpointing": True,
-    }
-
-
 def _rollout(config: RunConfig) -> dict[str, Any]:
     rollout, agent, evaluation = config.rollout, config.agent, config.eval
     longest = agent.max_prompt_tokens + agent.max_response_tokens
     return {
-        f"{_ROLLOUT}.name": "vllm",
-        f"{_ROLLOUT}.mode": "async",
         f"{_ROLLOUT}.n": rollout.group_size,
         f"{_ROLLOUT}.temperature": rollout.temperature,
-        f"{_ROLLOUT}.top_p": 1.0,
-        f"{_ROLLOUT}.top_k": -1,
         f"{_ROLLOUT}.dtype": _dtype(config),
         f"{_ROLLOUT}.prompt_length": agent.max_prompt_tokens,
         f"{_ROLLOUT}.response_length": agent.max_response_tokens,
         f"{_ROLLOUT}.max_model_len": longest,
-        f"{_ROLLOUT}.calculate_log_probs": True,
         f"{_ROLLOUT}.agent.default_agent_loop": AGENT,
-        f"{_ROLLOUT}.log_prob_use_dynamic_bsz": True,
         f"{_ROLLOUT}.log_prob_max_token_len_per_gpu": config.optim.micro_tokens,
-        f"{_ROLLOUT}.val_kwargs.n": 1,
         f"{_ROLLOUT}.val_kwargs.temperature": evaluation.temperature,
-        f"{_ROLLOUT}.val_kwargs.top_p": 1.0,
-        f"{_ROLLOUT}.val_kwargs.top_k": -1,
         f"{_ROLLOUT}.val_kwargs.do_sample": evaluation.temperature > 0,
     }
 
@@ -241,12 +214,9 @@ def _actor(config: RunConfig) -> dict[str, Any]:
     algorithm, optim = config.algorithm, config.optim
     precision = {"param_dtype": _PRECISION[_dtype(config)], "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
     return {
-        f"{_ACTOR}.strategy": "fsdp2",
         f"{_ACTOR}.ppo_mini_batch_size": mini_batch_prompts(config),
         f"{_ACTOR}.ppo_epochs": optim.epochs,
-        f"{_ACTOR}.shuffle": True,
         f"{_ACTOR}.data_loader_seed": config.seed,
-        f"{_ACTOR}.use_dynamic_bsz": True,
         f"{_ACTOR}.ppo_max_token_len_per_gpu": optim.micro_tokens,
         f"{_ACTOR}.grad_clip": optim.grad_clip,
         # verl loads a reference for this switch; the loss itself is ours.
@@ -261,29 +231,19 @@ def _actor(config: RunConfig) -> dict[str, Any]:
         f"{_ACTOR}.optim.min_lr_ratio": optim.final_fraction,
         f"+{_ACTOR}.fsdp_config.mixed_precision": precision,
         f"+{_REF}.fsdp_config.mixed_precision": precision,
-        f"{_REF}.strategy": "fsdp2",
     }
 
 
 def _trainer(config: RunConfig, machines: Machines, name: str, folder: str) -> dict[str, Any]:
     evaluation, optim = config.eval, config.optim
     return {
-        "algorithm.adv_estimator": "grpo",
-        "algorithm.use_kl_in_reward": False,
-        # The reward that verl has of every attempt is its return, so equal groups are those of `training.sampling`.
         "algorithm.filter_groups.enable": config.algorithm.sampling.dynamic,
-        "algorithm.filter_groups.metric": "reward",
-        "trainer.v1.trainer_mode": "stapo",
         "trainer.nnodes": machines.nodes,
         "trainer.n_gpus_per_node": machines.gpus_per_node,
-        "trainer.total_epochs": 1,
         "trainer.total_training_steps": optim.iterations,
         "trainer.val_before_train": evaluation.at_start,
         "trainer.test_freq": evaluation.every or optim.iterations,
         "trainer.save_freq": config.log.checkpoint_every or optim.iterations,
-        "trainer.logger": ["console"],
-        "trainer.project_name": "stapo",
         "trainer.experiment_name": name,
         "trainer.default_local_dir": folder,
-        "+ray_kwargs.ray_init.runtime_env.env_vars.VERL_ENGINE_VENDOR": "stapo",
     }

@@ -17,33 +17,23 @@ TASK = "Your task is to: "
 NOTHING_HAPPENS = "Nothing happens."
 ROOM = "You are in the middle of a room. Looking quickly around you, you see {}."
 
-_HELP = (
-    ("look", "look around your current location"),
-    ("inventory", "check your current inventory"),
-    ("go to (receptacle)", "move to a receptacle"),
-    ("open (receptacle)", "open a receptacle"),
-    ("close (receptacle)", "close a receptacle"),
-    ("take (object) from (receptacle)", "take an object from a receptacle"),
-    # The original misaligns this one line by two columns.
-    ("move (object) to (receptacle)", "place an object in or on a receptacle"),
-    ("examine (something)", "examine a receptacle or an object"),
-    ("use (object)", "use an object"),
-    ("heat (object) with (receptacle)", "heat an object using a receptacle"),
-    ("clean (object) with (receptacle)", "clean an object using a receptacle"),
-    ("cool (object) with (receptacle)", "cool an object using a receptacle"),
-    ("slice (object) with (object)", "slice an object using a sharp object"),
-)
-
-
-def _help_text() -> str:
-    lines = ["Available commands:"]
-    for command, meaning in _HELP:
-        width = 32 if command.startswith("move") else 34
-        lines.append(f"  {command + ':':<{width}}{meaning}")
-    return "\n".join(lines) + "\n"
-
-
-HELP = _help_text()
+# The original misaligns the line of "move" by two columns.
+HELP = """\
+Available commands:
+  look:                             look around your current location
+  inventory:                        check your current inventory
+  go to (receptacle):               move to a receptacle
+  open (receptacle):                open a receptacle
+  close (receptacle):               close a receptacle
+  take (object) from (receptacle):  take an object from a receptacle
+  move (object) to (receptacle):  place an object in or on a receptacle
+  examine (something):              examine a receptacle or an object
+  use (object):                     use an object
+  heat (object) with (receptacle):  heat an object using a receptacle
+  clean (object) with (receptacle): clean an object using a receptacle
+  cool (object) with (receptacle):  cool an object using a receptacle
+  slice (object) with (object):     slice an object using a sharp object
+"""
 
 
 @dataclass(frozen=True, slots=True)
