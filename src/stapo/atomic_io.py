@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from stapo.errors import RunDirectoryError
+from stapo.errors import RunDirectoryError, StapoError
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -182,12 +182,21 @@ def reason_of(err: Exception) -> str:
 
 
 @contextmanager
-def writing(what: object, remark: str = "") -> Iterator[None]:
-    """A block that writes `what`; where it cannot, RunDirectoryError says so, why, and the remark."""
+def reading(what: str, error: type[StapoError]) -> Iterator[None]:
+    """A block that reads `what`; where it cannot, `error` says so, and why."""
     try:
         yield
     except OSError as err:
-        raise RunDirectoryError(f"{what} cannot be written: {reason_of(err)}.{remark}") from err
+        raise error(f"{what} cannot be read: {reason_of(err)}.") from err
+
+
+@contextmanager
+def writing(what: str, remark: str = "", error: type[StapoError] = RunDirectoryError) -> Iterator[None]:
+    """A block that writes `what`; where it cannot, `error` says so, why, and the remark."""
+    try:
+        yield
+    except OSError as err:
+        raise error(f"{what} cannot be written: {reason_of(err)}.{remark}") from err
 
 
 def digest_of(path: Path) -> str:

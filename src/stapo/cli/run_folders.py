@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stapo.documents import parse_json, parse_yaml
+from stapo.documents import parse_json, parse_yaml, read_text
 from stapo.texts import counted
 
 _DEEPEST = 6
@@ -148,12 +148,8 @@ def _summed(comparison: Found, found: list[Found]) -> Found:
 def _mapping(path: Path, parse: Any) -> Mapping[str, Any]:
     if path.is_symlink():
         raise ValueError(f"{path.name} is a link")
-    with path.open("rb") as file:
-        text = file.read(_LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise ValueError(f"{path.name} is larger than {_LARGEST >> 20} MiB")
     try:
-        data = parse(text.decode("utf-8"))
+        data = parse(read_text(path, _LARGEST))
     except ValueError as err:
         raise ValueError(f"{path.name} cannot be read: {err}") from err
     if not isinstance(data, Mapping):

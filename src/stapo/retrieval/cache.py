@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stapo.atomic_io import digest_of, open_plain, write_durably
+from stapo.atomic_io import digest_of, open_plain, reading, write_durably, writing
 from stapo.documents import parse_json
 from stapo.errors import CorpusError, IndexFileError
 from stapo.retrieval.corpus import Corpus, scan
@@ -92,10 +92,8 @@ def turn(lock: Path, seconds: float) -> Iterator[bool]:
 
 def keep_in_memory(corpus: Path) -> bool:
     """Whether a corpus is small enough to be indexed at each start."""
-    try:
+    with reading(f"corpus {corpus}", CorpusError):
         return corpus.stat().st_size <= IN_MEMORY_BYTES
-    except OSError as err:
-        raise CorpusError(f"corpus {corpus} cannot be read: {err.strerror or err}.") from err
 
 
 class IndexCache:
@@ -115,21 +113,15 @@ class IndexCache:
         """
         self.path = corpus
         self._cache = Path(cache) if cache is not None else default_cache()
-        try:
+        with writing(f"cache {self._cache}", f" Name another with {CACHE_VARIABLE}.", error=IndexFileError):
             self._cache.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise IndexFileError(
-                f"cache {self._cache} cannot be written: {err.strerror or err}. Name another with {CACHE_VARIABLE}."
-            ) from err
         self.folder = self._cache / self._digest()
 
     def _digest(self) -> str:
         if not self.path.is_file():
             raise CorpusError(f"corpus {self.path} is no file.")
-        try:
+        with reading(f"corpus {self.path}", CorpusError):
             return known_digest(self.path, self._cache)
-        except OSError as err:
-            raise CorpusError(f"corpus {self.path} cannot be read: {err.strerror or err}.") from err
 
     def corpus(self) -> Corpus:
         """The corpus, with the places of its passages from the cache.
@@ -168,13 +160,9 @@ class IndexCache:
         """
         folder = self.folder / name
         with ExitStack() as stack:
-            try:
+            with writing(f"cache {self.folder}", f" Name another with {CACHE_VARIABLE}.", error=IndexFileError):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 held = stack.enter_context(turn(self.folder / f".{name}.lock", _PATIENCE))
-            except OSError as err:
-                raise IndexFileError(
-                    f"cache {self.folder} cannot be written: {err.strerror or err}. Name another with {CACHE_VARIABLE}."
-                ) from err
             if not held:
                 raise IndexFileError(
                     f"another process has been building '{folder}' for {_PATIENCE / 3600:.0f} hours. "

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from stapo.atomic_io import reading
 from stapo.documents import compression_of, parse_json, read_lines
 from stapo.errors import CorpusError
 from stapo.progress import tell
@@ -164,10 +165,8 @@ class Corpus:
         self.path = Path(path)
         self._starts = scan(self.path) if starts is None else starts
         self._closing = threading.Lock()
-        try:
+        with reading(f"corpus {path}", CorpusError):
             self._descriptor: int | None = os.open(self.path, os.O_RDONLY)
-        except OSError as err:
-            raise CorpusError(f"corpus {path} cannot be read: {err.strerror or err}.") from err
 
     def __len__(self) -> int:
         return len(self._starts) - 1

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stapo.atomic_io import digest_of, sync
+from stapo.atomic_io import digest_of, sync, writing
 from stapo.documents import parse_json
 from stapo.errors import IndexFileError
 from stapo.texts import escape_control_chars
@@ -58,11 +58,9 @@ def written_whole(folder: Path, manifest: Manifest) -> Iterator[Path]:
     Raises:
         IndexFileError: the folder could not be written. Nothing of it is left then, an older index stays.
     """
-    try:
+    with writing(f"index {folder}", error=IndexFileError):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    except OSError as err:
-        raise IndexFileError(f"index {folder} cannot be written: {err.strerror or err}.") from err
     try:
         yield temporary
         files = sorted(p for p in temporary.rglob("*") if p.is_file())

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_to_read, reason_of
+from stapo.atomic_io import open_to_read, reading, reason_of
 from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, SaveError
 from stapo.run.saves import manifest_of
@@ -108,10 +108,8 @@ def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 def _rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows behind the byte `start`, each with the byte behind it; lines are counted from there."""
-    try:
+    with reading(f"'{path}'", RunDirectoryError):
         file = open_to_read(path)
-    except OSError as err:
-        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
     with file:
         file.seek(start)
         for number, line in enumerate(file, start=1):
@@ -138,11 +136,8 @@ def read_record(save: Path) -> dict[str, dict[str, Any]]:
     if facts is None:
         return {}
     path = save / FILE_NAME
-    try:
-        with open_to_read(path) as file:
-            text = file.read(int(facts["bytes"]) + 1)
-    except OSError as err:
-        raise SaveError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    with reading(f"'{path}'", SaveError), open_to_read(path) as file:
+        text = file.read(int(facts["bytes"]) + 1)
     if hashlib.sha256(text).hexdigest() != facts["sha256"]:
         raise SaveError(f"'{path}' was changed since it was written: its SHA-256 differs.")
     try:

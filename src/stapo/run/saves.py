@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stapo.atomic_io import digest_of, oddity, reason_of, remove_folder, sync, write_durably
+from stapo.atomic_io import digest_of, oddity, reading, reason_of, remove_folder, sync, write_durably
 from stapo.documents import parse_json
 from stapo.errors import SaveError
 
@@ -106,11 +106,9 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
         SaveError: the manifest cannot be read, was changed, or lists what no manifest of ours lists.
     """
     manifest = folder / MANIFEST
-    try:
+    with reading(f"'{manifest}'", SaveError):
         expected = (folder / MARKER).read_text(encoding="utf-8", errors="replace").strip()
         text = manifest.read_bytes()
-    except OSError as err:
-        raise SaveError(f"'{manifest}' cannot be read: {err.strerror or err}.") from err
     if hashlib.sha256(text).hexdigest() != expected:
         raise SaveError(f"'{manifest}' or '{folder / MARKER}' was changed since it was written: the hash differs.")
     try:
@@ -161,10 +159,8 @@ def _check_file(file: Path, facts: dict[str, object]) -> None:
     size = file.stat().st_size
     if size != facts["bytes"]:
         raise SaveError(f"'{file}' has {size} bytes, expected {facts['bytes']}: it was cut short or written over.")
-    try:
+    with reading(f"'{file}'", SaveError):
         found = digest_of(file)
-    except OSError as err:
-        raise SaveError(f"'{file}' cannot be read: {err.strerror or err}.") from err
     if found != facts["sha256"]:
         raise SaveError(f"'{file}' was changed since it was written: its SHA-256 differs from the one in {MANIFEST}.")
 

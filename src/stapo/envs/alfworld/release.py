@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stapo.atomic_io import reading
 from stapo.documents import parse_json
 from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, RecordedGames, TaskType
 from stapo.errors import GameFileError
@@ -166,12 +167,9 @@ def _playable(folder: Path) -> TaskType | None:
 
 def _tail_value(file: Path, pattern: re.Pattern[bytes], key: str) -> Any:
     """A top-level value near the end of a JSON file; reading 7,000 whole files takes minutes."""
-    try:
-        with file.open("rb") as stream:
-            stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-            found: list[bytes] = pattern.findall(stream.read())
-    except OSError as err:
-        raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
+    with reading(f"{file}", GameFileError), file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+        found: list[bytes] = pattern.findall(stream.read())
     return found[-1].decode() if found else _json_object(file).get(key)
 
 

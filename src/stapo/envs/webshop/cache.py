@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from stapo.atomic_io import reading
 from stapo.errors import ConfigError, GameFileError, StapoError
 from stapo.retrieval.cache import default_cache, known_digest, turn
 
@@ -73,7 +74,5 @@ def file_digest(path: Path) -> str:
     Raises:
         GameFileError: it cannot be read.
     """
-    try:
+    with reading(f"'{path}'", GameFileError):
         return known_digest(path, default_cache())
-    except OSError as err:
-        raise GameFileError(f"'{path}' cannot be read: {err.strerror or err}.") from err
