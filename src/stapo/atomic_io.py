@@ -14,11 +14,9 @@ import secrets
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, BinaryIO
-
-from stapo.errors import RunDirectoryError, StapoError
 
 _KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -179,24 +177,6 @@ def open_alone(path: Path, flags: int) -> int:
 def reason_of(err: Exception) -> str:
     """Why writing failed, in few words; also for the errors of libraries that have no `strerror`."""
     return (err.strerror if isinstance(err, OSError) else None) or str(err) or type(err).__name__
-
-
-@contextmanager
-def reading(what: str, error: type[StapoError]) -> Iterator[None]:
-    """A block that reads `what`; where it cannot, `error` says so, and why."""
-    try:
-        yield
-    except OSError as err:
-        raise error(f"{what} cannot be read: {reason_of(err)}.") from err
-
-
-@contextmanager
-def writing(what: str, remark: str = "", error: type[StapoError] = RunDirectoryError) -> Iterator[None]:
-    """A block that writes `what`; where it cannot, `error` says so, why, and the remark."""
-    try:
-        yield
-    except OSError as err:
-        raise error(f"{what} cannot be written: {reason_of(err)}.{remark}") from err
 
 
 def digest_of(path: Path) -> str:

@@ -8,7 +8,8 @@ do next; the command line prints it without a stack trace.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from stapo.texts import escape_control_chars, hide_secrets
 
@@ -118,3 +119,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
     name = escape_control_chars(name if len(name) <= 80 else f"{name[:79]}…")
     shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
     return UnknownNameError(f"unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {shown or 'none'}.")
+
+
+@contextmanager
+def reading(what: str, error: type[StapoError]) -> Iterator[None]:
+    """A block that reads `what`; where it cannot, `error` says so, and why."""
+    try:
+        yield
+    except OSError as err:
+        raise error(f"{what} cannot be read: {err.strerror or err}.") from err
+
+
+@contextmanager
+def writing(what: str, remark: str = "", error: type[StapoError] = RunDirectoryError) -> Iterator[None]:
+    """A block that writes `what`; where it cannot, `error` says so, why, and the remark."""
+    try:
+        yield
+    except OSError as err:
+        raise error(f"{what} cannot be written: {err.strerror or err}.{remark}") from err

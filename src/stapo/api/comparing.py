@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 
 from stapo.api.runs import RUNS
 from stapo.api.settings import Source, load_config
-from stapo.atomic_io import writing
 from stapo.comparison.cells import Work, in_one_dtype, run_all, work_of, write_settings
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.page import write_page
@@ -34,7 +33,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import differing, to_data
 from stapo.documents import lookup, parse_json, shown
 from stapo.envs import make
-from stapo.errors import ConfigError, StapoError, unknown_name
+from stapo.errors import ConfigError, StapoError, unknown_name, writing
 from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import yaml
 
-from stapo.atomic_io import write_durably, writing
+from stapo.atomic_io import write_durably
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.plan import Cell, Plan, cell_folder, start_folder, with_changes
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, read_yaml
-from stapo.errors import StapoError
+from stapo.errors import StapoError, writing
 from stapo.run import RunDirectory
 from stapo.training.choices import settle
 

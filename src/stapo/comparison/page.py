@@ -9,12 +9,11 @@ from urllib.parse import quote
 
 import numpy as np
 
-from stapo.atomic_io import writing
 from stapo.comparison.figures import Curves, figures
 from stapo.comparison.plan import Plan, cell_folder, start_folder
 from stapo.comparison.results import judged
 from stapo.documents import number
-from stapo.errors import RunDirectoryError
+from stapo.errors import RunDirectoryError, writing
 from stapo.html.pages import page_environment, replace_page
 from stapo.run import RunDirectory
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably, writing
+from stapo.atomic_io import open_to_read, reason_of, temporary_of, write_durably
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import differing, from_data, to_data
 from stapo.documents import lookup, parse_json, shown
-from stapo.errors import ConfigError, RunDirectoryError, StapoError
+from stapo.errors import ConfigError, RunDirectoryError, StapoError, writing
 from stapo.former_names import with_present_names
 from stapo.run.directory import require_plain, versions
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import write_durably, writing
+from stapo.atomic_io import write_durably
 from stapo.comparison.jobs import Ended
 from stapo.comparison.plan import Cell, Plan, Variant, cell_folder, start_folder
 from stapo.comparison.statistics import LEVEL, RESAMPLES, pair, paired_difference, spread
-from stapo.errors import StapoError
+from stapo.errors import StapoError, writing
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.texts import counted

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import oddity, temporary_of, write_durably, writing
+from stapo.atomic_io import oddity, temporary_of, write_durably
 from stapo.config.run_config import RunConfig
 from stapo.diagnosis.measure import Measured, Stage, measure
 from stapo.diagnosis.numbers import Numbers, summarize
@@ -18,7 +18,7 @@ from stapo.diagnosis.protocol import DiagnosisSpec
 from stapo.diagnosis.ranking import estimate
 from stapo.diagnosis.records import step_records, worst_cases
 from stapo.diagnosis.tables import Table, comparison_table
-from stapo.errors import ConfigError, RunDirectoryError, did_you_mean
+from stapo.errors import ConfigError, RunDirectoryError, did_you_mean, writing
 from stapo.html.pages import replace_page
 from stapo.policy import load_policy
 from stapo.run import RunDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stapo.atomic_io import writing
+from stapo.errors import writing
 from stapo.health import closing_checks
 from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page

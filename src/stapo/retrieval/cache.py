@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stapo.atomic_io import digest_of, open_plain, reading, write_durably, writing
+from stapo.atomic_io import digest_of, open_plain, write_durably
 from stapo.documents import parse_json
-from stapo.errors import CorpusError, IndexFileError
+from stapo.errors import CorpusError, IndexFileError, reading, writing
 from stapo.retrieval.corpus import Corpus, scan
 from stapo.retrieval.index_files import VERIFIED_BYTES, Manifest, open_array, read_manifest, written_whole
 

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stapo.atomic_io import reading
 from stapo.documents import compression_of, parse_json, read_lines
-from stapo.errors import CorpusError
+from stapo.errors import CorpusError, reading
 from stapo.progress import tell
 from stapo.retrieval.protocol import Passage, bare_title, id_of
 from stapo.texts import replace_surrogates

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from stapo.atomic_io import digest_of, sync, writing
+from stapo.atomic_io import digest_of, sync
 from stapo.documents import parse_json
-from stapo.errors import IndexFileError
+from stapo.errors import IndexFileError, writing
 from stapo.texts import escape_control_chars
 
 MANIFEST = "manifest.json"

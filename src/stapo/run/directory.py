@@ -44,10 +44,9 @@ from stapo.atomic_io import (
     sync,
     temporary_of,
     write_durably,
-    writing,
 )
 from stapo.documents import decoded, parse_json, parse_yaml, shown
-from stapo.errors import RunDirectoryError, SaveError
+from stapo.errors import RunDirectoryError, SaveError, writing
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.rows import RowHashes, damages, read_jsonl, read_record

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_to_read, reading, reason_of
+from stapo.atomic_io import open_to_read, reason_of
 from stapo.documents import decoded, parse_json
-from stapo.errors import RunDirectoryError, SaveError
+from stapo.errors import RunDirectoryError, SaveError, reading
 from stapo.run.saves import manifest_of
 
 FILE_NAME = "rows.json"

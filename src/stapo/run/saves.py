@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from stapo.atomic_io import digest_of, oddity, reading, reason_of, remove_folder, sync, write_durably
+from stapo.atomic_io import digest_of, oddity, reason_of, remove_folder, sync, write_durably
 from stapo.documents import parse_json
-from stapo.errors import SaveError
+from stapo.errors import SaveError, reading
 
 MANIFEST = "manifest.json"
 MARKER = "COMPLETE"

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stapo.atomic_io import reading
 from stapo.documents import parse_json
 from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, RecordedGames, TaskType
-from stapo.errors import GameFileError
+from stapo.errors import GameFileError, reading
 from stapo.texts import counted
 
 _SPLITS = SPLIT_ORDER[:3]

@@ -13,8 +13,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from stapo.atomic_io import reading
-from stapo.errors import ConfigError, GameFileError, StapoError
+from stapo.errors import ConfigError, GameFileError, StapoError, reading
 from stapo.retrieval.cache import default_cache, known_digest, turn
 
 LONGEST_WAIT = 3_600.0
