@@ -7,6 +7,8 @@
 5. Weights that did not arrive, numbers that are not finite, a missing package or GPU: one clear error each.
 6. A training with it ends; its metrics say that sampler and trainer agree, and warn where they do not.
 7. A resumed run pushes the weights of its save.
+8. The beginnings of prompts are cached: the tokens that were read and those that were there are counted, and a model
+   that vLLM caches nothing of is named.
 """
 
 from __future__ import annotations
@@ -26,8 +28,10 @@ from stapo.config.schema import from_data
 from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import LoraConfig, load_policy
+from stapo.progress import listen_to_notes
 from stapo.rollout import vllm as adapter
 from stapo.rollout.config import RolloutConfig, VllmConfig
+from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights
 from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
@@ -224,6 +228,8 @@ def test_a_training_end_to_end(tmp_path, toy_model, capsys, fake, rank):
         assert row["entropy"]["mean"] > 0
         assert row["seconds"]["entropies"] > 0
         assert not any(text.startswith("sampler-gap") for text in row["warnings"])
+        assert row["prefill"]["tokens"] + row["prefill"]["reused"] == round(row["prompt_tokens"] * row["rows"])
+        assert row["prefill"]["reused"] > 0  # at least what the members of a group begin with
     assert len(fake.made) == 1
     calls = fake.made[0].calls
     # First evaluation and rollout, second rollout, last evaluation: one push each.
@@ -262,3 +268,32 @@ def test_a_resumed_run_pushes_what_was_saved(tmp_path, toy_model, capsys):
     whole, parts = (RunDirectory.open(tmp_path / name).rows("metrics") for name in ("whole", "parts"))
     # The stand-in does not depend on batches, so that here it is the same run; vLLM itself may round otherwise.
     assert parts[1]["update"] == whole[1]["update"]
+
+
+# -- 8 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_beginnings_of_prompts_are_cached_until_the_weights_move():
+    ours, _ = both(sharp(), limit=8)
+    assert isinstance(ours, KeepsKeys)
+    prompt = list(range(3, 43))
+    answer = ours.sample([prompt], [(0, 0, 0, 0)], 1.0)[0]
+    assert ours.counts == PromptCounts(40, 0, 0)
+    longer = [*prompt, *answer.ids, *range(50, 56)]
+    ours.sample([longer], [(0, 0, 0, 1)], 1.0)
+    ours.forget()
+    # Blocks of 16 tokens that were full: of the prompt of 40 alone, or with the seven of eight that were read.
+    assert ours.counts == PromptCounts(40 + len(longer) - 32, 32, 0)
+    ours.weights_will_move()
+    ours.sample([longer], [(0, 0, 0, 2)], 1.0)
+    assert ours.counts.reused == 32
+
+
+@pytest.mark.parametrize("caches", [True, False])
+def test_a_model_without_a_prefix_cache_is_named(fake, monkeypatch, caches):
+    monkeypatch.setattr(fake, "caches", caches)
+    notes = []
+    listen_to_notes(notes.append)
+    both(sharp())
+    assert len(notes) == (not caches)
+    assert all("caches no prefixes of Qwen" in note for note in notes)

@@ -1,8 +1,9 @@
 """Turning prompts into responses with vLLM, in this process, on a copy of the policy's weights.
 
 vLLM is given token ids, and gives back ids with the log-probability of each under the distribution that it was drawn
-from. It decides about batches and caches; what has to hold for training is decided here: when its weights are renewed,
-that they were, and that nothing but the temperature bends the distribution.
+from. It decides about batches and caches (the beginnings of prompts are cached, so that a turn reads its new tokens
+alone); what has to hold for training is decided here: when its weights are renewed, that they were, and that nothing
+but the temperature bends the distribution.
 
 Written against vLLM 0.32.
 """
@@ -23,8 +24,10 @@ import torch
 from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import Policy
+from stapo.progress import note
 from stapo.rollout.config import VllmConfig
 from stapo.rollout.faults import Boundary
+from stapo.rollout.kept_keys import PromptCounts
 from stapo.rollout.sampler import Sample
 from stapo.texts import counted
 
@@ -96,6 +99,7 @@ class VllmSampler:
                     gpu_memory_utilization=config.gpu_memory,
                     enforce_eager=config.enforce_eager,
                     enable_sleep_mode=config.sleep,
+                    enable_prefix_caching=True,  # a turn reads its new tokens alone
                     logprobs_mode="processed_logprobs",
                     seed=0,
                 )
@@ -107,6 +111,9 @@ class VllmSampler:
                     "rollout.engine to 'transformers'."
                 ) from err
         self._held = self._fingerprint()
+        self.counts = PromptCounts()
+        if not self._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
+            note(f"vLLM caches no prefixes of {type(policy.model).__name__}: each prompt is read from its start")
 
     def sample(
         self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
@@ -122,7 +129,13 @@ class VllmSampler:
         asked = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         params = [self._params(stream, temperature) for stream in streams]
         answers = self._llm.generate(asked, params, use_tqdm=False)
+        reused = sum(answer.num_cached_tokens or 0 for answer in answers)
+        self.counts.reused += reused
+        self.counts.prefilled += sum(map(len, prompts)) - reused
         return [self._read(answer.outputs[0]) for answer in answers]
+
+    def forget(self) -> None:
+        """See `KeepsKeys.forget`; vLLM makes room in its cache by itself."""
 
     def weights_will_move(self) -> None:
         """See `OwnWeights.weights_will_move`."""
