@@ -144,6 +144,18 @@ def test_flagged_rows_are_there_under_both_prompts():
     assert tokens_of_pass(replace(WORK, mini_batch=300, blind=False)) == 48
 
 
+def test_kept_keys_are_there_while_it_generates():
+    # 2 layers of 2 x 1 head x 2 numbers of 2 bytes are 16 bytes for each of the 24 tokens of each of four episodes.
+    generating = replace(WORK, batch_tokens=10_000)
+    bare = memory(SMALL, generating)
+    assert "kept keys" not in bare
+    for budget, kept in ((10_000.0, 1536.0), (1000.0, 1000.0)):
+        found = memory(SMALL, replace(generating, kept_bytes=budget))
+        assert (found["kept keys"], found["peak"] - bare["peak"]) == (kept, kept)
+    with_vllm = replace(generating, vllm_share=0.5)
+    assert memory(SMALL, replace(with_vllm, kept_bytes=1000.0)) == memory(SMALL, with_vllm)
+
+
 def test_the_largest_moment_of_fp32_weights_can_be_the_optimizer_step():
     work = replace(
         WORK, bytes_per_weight=4, vllm_share=0.5, micro_tokens=1, longest_prompt=1, longest_response=1, blind=False

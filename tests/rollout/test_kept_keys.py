@@ -363,6 +363,27 @@ def test_a_rollout_begins_and_ends_with_nothing_kept():
     assert min(seen) > 0 == sampler._kept.nbytes
 
 
+def test_a_conversation_is_read_once_and_played_the_same(tmp_path, toy_model):
+    policy = load_policy(str(toy_model), ModelConfig(device="cpu"))
+    played = []
+    for gib in (1.0, 0.0):
+        settings = toy_settings(toy_model, agent__prompt="conversation", rollout__kept_keys_gib=gib)
+        collector = build_collector(from_data(RunConfig, settings), policy)
+        episodes = collector.collect(["toy/train/red", "toy/train/blue"], 3, 1.0, (0, 1))
+        played.append((episodes, collector.sampler.counts))
+    (kept, counts), (plain, all_of_them) = played
+    for one, other in zip(kept, plain, strict=True):
+        assert [s.response_ids for s in one.steps] == [s.response_ids for s in other.steps]
+        assert [s.prompt_ids for s in one.steps] == [s.prompt_ids for s in other.steps]
+    assert sum(len(t.steps) for t in kept) == 18
+    first = sum(len(t.steps[0].prompt_ids) for t in kept[::3])
+    last = sum(len(t.steps[-1].prompt_ids) - len(t.steps[0].prompt_ids) for t in kept)
+    # Each first prompt once, its last token three times, and what came to it, which holds responses that are there.
+    said = sum(len(s.response_ids) for t in kept for s in t.steps[:-1])
+    assert first + 6 + last - said <= counts.prefilled <= first + 6 + last < all_of_them.prefilled / 4
+    assert counts.prefilled + counts.reused == all_of_them.prefilled + first
+
+
 def test_the_metrics_say_what_was_read(toy_run):
     for row in RunDirectory.open(toy_run).rows("metrics"):
         assert row["prefill"] == {"tokens": round(row["prompt_tokens"] * row["rows"]), "reused": 0, "not_kept": 0}

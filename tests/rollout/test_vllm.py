@@ -27,7 +27,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
-from stapo.policy import LoraConfig, load_policy
+from stapo.policy import LoraConfig, RowTokens, load_policy
 from stapo.progress import listen_to_notes
 from stapo.rollout import vllm as adapter
 from stapo.rollout.config import RolloutConfig, VllmConfig
@@ -240,7 +240,7 @@ def test_a_training_end_to_end(tmp_path, toy_model, capsys, fake, rank):
 def test_entropies_are_those_of_the_policy(tmp_path, toy_model):
     trainer = trainer_of(tmp_path, toy_model)
     steps = [s for t in trainer._roll_out(1)[0].kept for s in t.steps]
-    trainer.updater.scorer.fill_entropies(steps, 300)
+    trainer.updater.scorer.fill_entropies(steps, [RowTokens(s.prompt_ids, s.response_ids) for s in steps], 300)
     for step in steps[::5]:
         logp = distributions(trainer.policy, step.prompt_ids, step.response_ids)
         assert step.entropies == pytest.approx((-(logp.exp() * logp).sum(-1)).tolist(), abs=1e-5)

@@ -224,6 +224,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
         sft_tokens=seen.longest * config.sft.batch_size if config.sft.steps else 0,
         step_seconds=seen.step_seconds,
+        kept_bytes=config.rollout.kept_keys_gib * GIB if agent.grows else 0.0,
     )
 
 
@@ -249,6 +250,8 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         changes.append(
             (f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt))
         )
+    if work.kept_bytes:
+        changes.append(("--rollout.kept-keys-gib 0 (slower)", replace(work, kept_bytes=0.0)))
     if not work.lora_rank:
         changes.append(("--model.lora.rank 32", replace(work, lora_rank=32)))
     for name, changed in changes:
@@ -260,6 +263,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         micro_tokens=min(work.micro_tokens, least),
         checkpointing=True,
         batch_tokens=work.longest_prompt,
+        kept_bytes=0.0,
         sft_tokens=min(work.sft_tokens, least),
     )
     lines.append(f"  all but adapters and reference: {memory(shape, mild)['peak'] / GIB:.1f} GiB")

@@ -52,6 +52,7 @@ class Workload:
         vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
         sft_tokens: of the largest batch of SFT, which is one forward pass; 0 without SFT.
         step_seconds: of the environment, for a step.
+        kept_bytes: of keys and values that may be kept between turns; 0 where prompts do not grow by appending.
     """
 
     episodes: int
@@ -76,6 +77,7 @@ class Workload:
     vllm_share: float = 0.0
     sft_tokens: int = 0
     step_seconds: float = 0.0
+    kept_bytes: float = 0.0
 
 
 def layer_activations(shape: ModelShape, bytes_per_number: int, lora_rank: int = 0) -> int:
@@ -184,10 +186,12 @@ def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
         # fp32 logits, log-probabilities and probabilities; these and their running sum in fp64.
         "sampling": float(rows * shape.vocabulary * 28),
     }
+    if w.kept_bytes and not w.vllm_share:
+        parts["kept keys"] = min(w.kept_bytes, float(w.episodes * longest_row(w) * kv_bytes_per_token(shape, b)))
     if w.vllm_share:
         parts |= {"KV cache": 0.0, "prefill": 0.0, "sampling": 0.0}
     update = parts["activations"] + parts["chunked head"] + parts["selective gradients"]
-    generation = parts["KV cache"] + max(parts["prefill"], parts["sampling"])
+    generation = parts["KV cache"] + parts.get("kept keys", 0.0) + max(parts["prefill"], parts["sampling"])
     parts["peak"] = need.on_device + max(update, parts["optimizer step"], generation) + RESERVED
     return parts
 
