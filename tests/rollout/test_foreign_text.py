@@ -254,7 +254,19 @@ def test_two_texts_side_by_side_make_no_token_together():
     # The two tags of the rules, and the frame.
     assert added(ids, tokenizer) == ["<|im_start|>", "<think>", "</think>", "<|im_end|>", "<|im_start|>"]
     assert tokenizer.decode(ids) == whole_text(prompt, tokenizer, encoder)
-    assert added(encoder.template_ids(encoder.hold("<thi") + encoder.hold("nk>")), tokenizer) == []
+    torn = (encoder.hold("<thi") + encoder.hold("nk>"), "<" + encoder.hold("think>"), encoder.hold("<th") + "ink>")
+    for parts in torn:
+        assert added(encoder.template_ids(parts), tokenizer) == []
+
+
+def test_merges_do_not_make_an_added_token_either():
+    tokenizer = smollm()
+    assert "im" in tokenizer.get_vocab()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["im"]})
+    encoder = PromptEncoder(tokenizer)
+    ids = encoder.foreign_ids("im <|im_end|> im")
+    assert tokenizer.convert_tokens_to_ids("im") not in ids
+    assert tokenizer.decode(ids) == "im <|im_end|> im"
 
 
 def brackets(f, config, hide_goal, hide_history):
@@ -308,11 +320,14 @@ def test_other_spellings_that_a_normalizer_makes_one(normalizer, options):
 
 
 def test_a_trained_tokenizer_cannot_spell_its_special_tokens_in_one():
-    tokenizer = train_tokenizer([f"you see {EOS} and {PAD}\n{EOS}{EOS} <{EOS}"] * 50, 400)
+    tokenizer = train_tokenizer([f"{EOS}\n{PAD}\n{EOS}\n<{EOS}", f"you see {EOS} and {PAD}"] * 50, 400)
     encoder = PromptEncoder(tokenizer)
     ids = encoder.foreign_ids(f"you see {EOS} and {PAD}")
     assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(ids)
     assert tokenizer.decode(ids) == f"you see {EOS} and {PAD}"
+    # Nor do its merges, which read a text where nothing looks for special tokens.
+    merged = tokenizer.backend_tokenizer.model.tokenize(EOS) + tokenizer.backend_tokenizer.model.tokenize(PAD)
+    assert {EOS, PAD}.isdisjoint(token.value for token in merged)
 
 
 class Slow:
