@@ -11,6 +11,7 @@ from stapo.agent.prompts import (
     Prompt,
     PromptFields,
     PromptStyle,
+    added_text,
     list_commands,
     render_prompt,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "PromptStyle",
     "ResponseFormat",
     "Turn",
+    "added_text",
     "cut_commands",
     "cut_text",
     "in_page_order",

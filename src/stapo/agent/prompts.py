@@ -68,11 +68,30 @@ class Prompt:
     @property
     def shown(self) -> str:
         """All of it as one text, for people and logs."""
-        text, begun = (part.replace(RESPONSE_BEGINS, " ") for part in (self.text, self.begun))
-        before = [self.system] if self.system else []
-        before += [part for turn in self.turns for part in (turn.text, f"> {turn.said}")]
-        last = f"{text}{RESPONSE_BEGINS}{begun}" if begun else text
-        return "\n".join([*(part.replace(RESPONSE_BEGINS, " ") for part in before), last])
+        text, begun = _plain(self.text), _plain(self.begun)
+        before = [_plain(self.system)] if self.system else []
+        before += [part for turn in self.turns for part in (_plain(turn.text), _said(turn.said))]
+        return "\n".join([*before, f"{text}{RESPONSE_BEGINS}{begun}" if begun else text])
+
+
+def added_text(shown: str, last: str, said: str) -> str | None:
+    """The message that a conversation's prompt adds to the last prompt and its response; None where it is no such.
+
+    Args:
+        shown: the prompt (`Prompt.shown`).
+        last: the last prompt.
+        said: the response to it.
+    """
+    before = f"{last}\n{_said(said)}\n"
+    return shown.removeprefix(before) if shown.startswith(before) else None
+
+
+def _plain(text: str) -> str:
+    return text.replace(RESPONSE_BEGINS, " ")
+
+
+def _said(response: str) -> str:
+    return f"> {_plain(response)}"
 
 
 @dataclass(frozen=True, slots=True)

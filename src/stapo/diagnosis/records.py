@@ -9,6 +9,8 @@ import numpy as np
 
 from stapo.diagnosis.measure import Measured
 from stapo.diagnosis.scoring import MASKS
+from stapo.rollout import Trajectory
+from stapo.training.transcripts import told
 
 MOST_CASES = 12
 _PER_TASK = 2
@@ -23,6 +25,8 @@ class Case:
         row: its row of steps.jsonl.
         goal: the task sentence.
         prompt: the full prompt.
+        first_message: that the conversation in the prompt begins with; "" where the prompt is none.
+        turns: of the conversation, what was shown and what was said; the step itself is the last.
         blind_prompt: the same without goal and history.
         response: what the policy answered.
         siblings: rows of the other steps in the same situation, those with the best step advantage first.
@@ -32,6 +36,8 @@ class Case:
     row: dict[str, Any]
     goal: str
     prompt: str
+    first_message: str
+    turns: list[tuple[str, str]]
     blind_prompt: str
     response: str
     siblings: list[dict[str, Any]]
@@ -95,8 +101,18 @@ def _case(measured: Measured, records: list[dict[str, Any]], b: int) -> Case:
         records[b],
         batch.trajectories[batch.traj_b[b]].goal,
         step.prompt,
+        step.first_message,
+        _turns(batch.trajectories[batch.traj_b[b]], int(batch.step_b[b])),
         step.blind_prompt,
         step.response,
         [records[i] for i in others[:_MOST_SIBLINGS]],
         max(0, len(others) - _MOST_SIBLINGS),
     )
+
+
+def _turns(trajectory: Trajectory, step: int) -> list[tuple[str, str]]:
+    """The turns that the prompt of a step shows; the first one holds all before the last break."""
+    first = trajectory.steps[step].first_message
+    turns = told(trajectory)[: step + 1] if first else []
+    begins = max((k for k, turn in enumerate(turns) if not turn["continues"]), default=0)
+    return [(turn["prompt"].removeprefix(f"{first}\n"), turn["response"]) for turn in turns[begins:]]

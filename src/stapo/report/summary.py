@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from stapo.documents import lookup, mapping_at, number
-from stapo.report.data import Row, RunLog
+from stapo.report.data import Row, RunLog, is_counted
 from stapo.texts import counted, duration
 
 _NARROW = "\N{NARROW NO-BREAK SPACE}"  # keeps number, sign and unit on one line
@@ -156,6 +156,26 @@ def facts(log: RunLog) -> list[tuple[str, str]]:
     if isinstance(command, list):
         pairs.append(("command", shlex.join(map(str, command))))
     return pairs
+
+
+def reading(log: RunLog) -> str:
+    """How much was read once instead of at every step, in the last iteration; "" where steps were read alone."""
+    row = log.metrics[-1] if log.metrics else {}
+    rows = number(row.get("rows"))
+    count, tokens, alone = (number(lookup(row, f"sequences.{key}")) for key in ("count", "tokens", "row_tokens"))
+    if not 0 < count < rows or not 0 < tokens <= alone:
+        return ""
+    text = (
+        f"Steps whose prompts extend each other were read as one sequence: in iteration {row['iteration']}, "
+        f"{rows:,.0f} steps as {count:,.0f} sequences, {tokens:,.0f} tokens instead of {alone:,.0f} "
+        f"({alone / tokens:.1f} times fewer)."
+    )
+    anew = {"prompt": "an earlier message was written anew", "response": "the last response was"}
+    breaks = [f"{n} where {anew.get(why, why)}" for why, n in mapping_at(row, "sequences.breaks").items()]
+    text += f" Sequences that began within an episode: {', '.join(breaks)}." if breaks else ""
+    left = lookup(row, "sequences.forgotten_turns")
+    gone = is_counted(left) and left > 0
+    return text + (f" {counted(left, 'older turn')} left out of prompts that were too long." if gone else "")
 
 
 def percent(value: Any) -> str:

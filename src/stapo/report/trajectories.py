@@ -15,6 +15,7 @@ PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays 
 _MOST_FILES = 6
 _STEP_BYTES = 1_500  # markup around the text of a step
 _SCALE = 4.0  # H_n at the ends of the little bar
+_SHORT = 600  # characters of a message that is read at a glance
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Group:
         """Whether the page holds the prompts of this step."""
         return self.prompts == "all" or (self.prompts == "flagged" and bool(step.get("outlier")))
 
+    def seen(self, step: Row) -> str:
+        """What the agent was shown in a turn of a conversation: the message where it is short, else the observation."""
+        message = step["message"]
+        return message if self.shows_prompts(step) and 0 < len(message) <= _SHORT else str(step.get("observation"))
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -61,6 +67,11 @@ class Selection:
 
     groups: list[Group] = field(default_factory=list)
     note: str = ""
+
+    @property
+    def talked(self) -> bool:
+        """Whether there is a conversation among them."""
+        return any(member["talked"] for group in self.groups for member in group.members)
 
 
 def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTES) -> Selection:
@@ -94,6 +105,28 @@ def place(value: float) -> float:
     return round(100 * (min(max(value, -_SCALE), _SCALE) + _SCALE) / (2 * _SCALE), 1)
 
 
+def _as_turns(record: Row) -> None:
+    """Give steps of a conversation the `message` that is new in their prompt, and a `note` where a sequence begins."""
+    steps, last = record["steps"], Row()
+    record["talked"] = any(isinstance(step.get("continues"), bool) for step in steps)
+    for step in steps if record["talked"] else ():
+        first, prompt = str(step.get("first_message") or ""), str(step.get("prompt") or "")
+        if step.get("continues") is not True:
+            before = f"\n> {last.get('response')}\n" if last else f"{first}\n"
+            prompt = prompt.rpartition(before)[2] if before in prompt else ""
+        step |= {"message": prompt, "first_message": first, "note": _note_of_break(step, last)}
+        last = step
+
+
+def _note_of_break(step: Row, last: Row) -> str:
+    if is_counted(left := step.get("forgotten_turns")) and left:
+        return f"{counted(left, 'older turn')} left out here: the prompt had become too long. A new sequence begins."
+    if not step.get("new_sequence") or last.get("new_sequence"):
+        return ""
+    part = "earlier messages are" if step["new_sequence"] == "prompt" else "the last response is"
+    return f"A new sequence begins: {part} written anew."
+
+
 def _groups(path: Path, remarks: list[str]) -> list[Group]:
     found: dict[tuple[int, int], list[Row]] = {}
     odd = 0
@@ -102,6 +135,7 @@ def _groups(path: Path, remarks: list[str]) -> list[Group]:
         if isinstance(steps, list) and all(isinstance(step, dict) for step in steps) and _is_placed(record):
             flags = ({"outlier": flag if (flag := step.get("outlier")) in ("high", "low") else None} for step in steps)
             record["steps"] = [step | flag for step, flag in zip(steps, flags, strict=True)]
+            _as_turns(record)
             found.setdefault((record["iteration"], record["group"]), []).append(record)
         else:
             odd += 1

@@ -11,7 +11,7 @@ from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page
 from stapo.report.data import RunLog, read_run
 from stapo.report.plots import outcome_plots, outlier_plots, update_plots
-from stapo.report.summary import comparisons, facts, losses, protocols, sentences, success_table, title
+from stapo.report.summary import comparisons, facts, losses, protocols, reading, sentences, success_table, title
 from stapo.report.trajectories import place, select_trajectories
 from stapo.run import RunDirectory
 
@@ -23,6 +23,7 @@ class _Section:
     key: str
     title: str
     plots: list[Plot]
+    note: str = ""
 
 
 def write(run: RunDirectory) -> Path:
@@ -51,7 +52,7 @@ def render_report(log: RunLog) -> str:
         sections=[
             _Section("outcome", "Success and behavior", outcome_plots(log)),
             _Section("outliers", "Entropy and outliers", outlier_plots(log)),
-            _Section("update", "Update and time", update_plots(log)),
+            _Section("update", "Update and time", update_plots(log), reading(log)),
         ],
         selection=selection,
         facts=facts(log),

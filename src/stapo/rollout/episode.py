@@ -180,6 +180,7 @@ class Episode:
             foreign_markers=markers.foreign,
             broken_markers=markers.broken,
             forgotten_turns=self._forgotten,
+            first_message=full.system,
             allowed=allowed,
         )
         return parsed.action

@@ -45,6 +45,7 @@ class Step:
         entropies: per sampled token, entropy of the distribution it was drawn from (nats).
         prompt: the full prompt as text.
         blind_prompt: the blind prompt as text.
+        first_message: of the conversation that the prompt is; "" for other prompts.
         response: decoded response.
         action: the command given to the environment.
         valid: the response kept the format (and, where asked for, named an offered command).
@@ -90,6 +91,7 @@ class Step:
     foreign_markers: int = 0
     broken_markers: int = 0
     forgotten_turns: int = 0
+    first_message: str = ""
     allowed: list[Allowed] | None = None
 
 

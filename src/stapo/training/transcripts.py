@@ -1,4 +1,7 @@
-"""Trajectories as readable records, with every number that was computed for their steps."""
+"""Trajectories as readable records, with every number that was computed for their steps.
+
+A conversation is written once: a step whose prompt extends the last one's tells what is new in it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from stapo.agent import added_text
+from stapo.policy import RowTokens, find_chains
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.training.batch import RowBatch
@@ -28,8 +33,17 @@ _COMPUTED = (
 )
 
 
+def told(trajectory: Trajectory) -> list[dict[str, Any]]:
+    """What was seen, said and paid in each step.
+
+    Steps of a conversation also have `continues`: whether `prompt` is only what was added to the last prompt and its
+    response. Those that do not continue have its `first_message`; those that begin a new sequence `new_sequence`: what
+    of the last step their prompt does not repeat, "prompt" or "response", and how many `forgotten_turns`.
+    """
+    return [_told(k, step) | _talked(trajectory, k) for k, step in enumerate(trajectory.steps)]
+
+
 def _told(number: int, step: Step) -> dict[str, Any]:
-    """What was seen, said and paid in a step."""
     return {
         "step": number,
         "observation": step.observation,
@@ -43,6 +57,22 @@ def _told(number: int, step: Step) -> dict[str, Any]:
         "effect": step.effect,
         "reward": step.reward,
     }
+
+
+def _talked(trajectory: Trajectory, number: int) -> dict[str, Any]:
+    step = trajectory.steps[number]
+    if not step.first_message:
+        return {}
+    last = trajectory.steps[number - 1] if number else None
+    added = None if last is None else added_text(step.prompt, last.prompt, last.response)
+    if added is not None:
+        talked: dict[str, Any] = {"continues": True, "prompt": added}
+    else:
+        talked = {"continues": False, "first_message": step.first_message}
+    rows = [] if last is None else [RowTokens(s.prompt_ids, s.response_ids) for s in (last, step)]
+    for missing in find_chains(rows, [0] * len(rows)).breaks:
+        talked |= {"new_sequence": missing, "forgotten_turns": step.forgotten_turns}
+    return talked
 
 
 def _of_trajectory(t: Trajectory, iteration: int) -> dict[str, Any]:
@@ -71,11 +101,11 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
         if t.group not in kept:
             continue
         steps = []
-        for k, s in enumerate(t.steps):
+        for k, (s, seen) in enumerate(zip(t.steps, told(t), strict=True)):
             b = int(first_row[j]) + k
             steps.append(
                 {
-                    **_told(k, s),
+                    **seen,
                     "return": adv.return_b[b],
                     "advantage": adv.total_b[b],
                     "episode_advantage": adv.episode_b[b],
@@ -102,7 +132,8 @@ def write_raw_transcript(run: RunDirectory, trajectories: Sequence[Trajectory], 
     records = []
     for t in trajectories:
         steps = [
-            {**_told(k, s), **dict.fromkeys(_COMPUTED), "tokens": len(s.response_ids)} for k, s in enumerate(t.steps)
+            {**seen, **dict.fromkeys(_COMPUTED), "tokens": len(s.response_ids)}
+            for s, seen in zip(t.steps, told(t), strict=True)
         ]
         fences = dict.fromkeys(("q1", "q3", "lower", "upper"))
         records.append({**_of_trajectory(t, iteration), "fences": fences, "steps": steps})
