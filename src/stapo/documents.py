@@ -80,7 +80,7 @@ def parse_json(text: str | bytes) -> Any:
         ValueError: it is not UTF-8, not JSON, or nested too deep to be read.
     """
     try:
-        # `json` alone would guess at UTF-16 and UTF-32, too, which nobody reads behind it.
+        # `json` alone would also guess at UTF-16 and UTF-32, which nobody reads behind it.
         return json.loads(decoded(text, "utf-8-sig") if isinstance(text, bytes) else text)
     except RecursionError:
         raise ValueError("nested too deep") from None

@@ -1,7 +1,7 @@
 """How environments, retrievers and samplers tell what a user should know.
 
 That is: that they are busy with something long (building a catalog or an index, say), and what is odd about their data
-(questions of the test that are in train, too) or the model. Nobody listens unless asked to; the command line does.
+(questions of the test that are also in train) or the model. Nobody listens unless asked to; the command line does.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def pause_asked(headers: Mapping[str, str], now: float | None = None) -> float:
     Args:
         headers: of its answer, to be asked for in lower case: ``retry-after-ms`` (and Azure's spelling of it) before
             ``retry-after``, which is a number of seconds or a date of RFC 9110. What servers write in their place is
-            understood, too: units ("1m30s"), dates of ISO 8601, seconds since 1970, a header that is there twice.
+            also understood: units ("1m30s"), dates of ISO 8601, seconds since 1970, a header that is there twice.
         now: seconds since 1970, where the answer has no date of its own; the clock of this machine without it.
     """
     for name in ("retry-after-ms", "x-ms-retry-after-ms"):

@@ -92,7 +92,7 @@ class _Secrets:
         return text
 
     def _without_pieces(self, text: str) -> str:
-        """Every stretch that is made of pieces goes, so that what was cut out of a secret goes, too."""
+        """Every stretch that is made of pieces goes, which also removes what was cut out of a secret."""
         pieces = self.pieces
         found = [i for i in range(len(text) - _PIECE + 1) if text[i : i + _PIECE] in pieces]
         if not found:
@@ -146,7 +146,7 @@ def secret_in_address(text: str) -> str:
     address counts.
 
     Args:
-        text: an address, or a text with addresses in it. One without a scheme ("user:password@host") counts, too.
+        text: an address, or a text with addresses in it. One without a scheme ("user:password@host") also counts.
     """
     starts = [match.end() for match in _SCHEME.finditer(text)]
     for start, end in zip(starts or [0], [*starts[1:], len(text)], strict=True):

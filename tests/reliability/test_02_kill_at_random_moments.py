@@ -6,6 +6,7 @@ be seen, or a little later. `make soak` kills 50 times for every algorithm and e
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -35,6 +36,29 @@ def kill_inside_a_save(pid, folder, delay):
         if code is not None:
             return code
     raise AssertionError("no save was begun within 60 s")
+
+
+def dies_behind_a_row(iteration):
+    """Kill this process once the metrics of an iteration are written, before they are saved."""
+    append = RunDirectory.append
+
+    def append_then_die(self, name, row):
+        append(self, name, row)
+        if name == "metrics" and row["iteration"] == iteration:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunDirectory.append = append_then_die
+
+
+def test_killed_between_a_row_and_its_save(tmp_path):
+    data = settings(optim__iterations=3, sft__steps=8)
+    expected = contents(train(tmp_path, data, name="undisturbed"))
+    source, log, folder = write_settings(tmp_path, data), tmp_path / "log", tmp_path / "run"
+    argv = ["train", str(source), "--quiet", "--out", str(folder)]
+    assert wait(start(argv, log, lambda: dies_behind_a_row(2))) == -signal.SIGKILL
+    assert [row["iteration"] for row in RunDirectory(folder).rows("metrics")] == [1, 2]
+    assert wait(start(argv, log)) == 0, log.read_text()[-2000:]
+    assert_same(expected, contents(RunDirectory(folder)))
 
 
 @pytest.mark.slow

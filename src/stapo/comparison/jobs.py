@@ -130,7 +130,7 @@ class Jobs:
     def _start(self, job: Job) -> None:
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(open_alone(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "ab") as log:
-            # A group of its own: Ctrl-C at the terminal comes from here, once, and not from the terminal, too. But no
+            # A group of its own: Ctrl-C at the terminal comes from here, not from the terminal a second time. But no
             # session of its own: Linux may share cores among sessions first, and `nice` would then mean nothing.
             process = subprocess.Popen(
                 list(job.argv),

@@ -188,7 +188,7 @@ def extended(old: Plan, new: Plan, folder: Path) -> Plan:
         raise ConfigError(
             f"'{folder}' holds a comparison with other settings:{''.join(lines)}\n"
             "Algorithms and seeds can be added to a comparison; for everything else choose another folder with --out. "
-            f"'stapo compare --out {folder}' alone goes on with what is there."
+            f"'stapo compare --out {folder}' alone resumes what is there."
         )
     variants = (*old.variants, *(v for v in new.variants if v.label not in known))
     starts |= {cell.seed: cell.start for cell in new.cells if cell.seed not in starts}
@@ -291,7 +291,7 @@ def read_plan(folder: Path) -> Plan:
             raise ValueError(f"commands is {shown(data['commands'])}")
         if data["format"] != FORMAT_VERSION:
             raise RunDirectoryError(
-                f"'{path}' has format {data['format']}, this version reads format {FORMAT_VERSION}. Go on with the "
+                f"'{path}' has format {data['format']}, this version reads format {FORMAT_VERSION}. Use the "
                 "version that wrote it."
             )
         plan = Plan(

@@ -143,7 +143,7 @@ def short(value: object) -> str:
 
 
 def _shown(text: Callable[[], str], otherwise: str) -> str:
-    """What foreign code says of itself; it may fail at that, too."""
+    """What foreign code says of itself; that may also fail."""
     try:
         return text()
     except KeyboardInterrupt:

@@ -159,7 +159,7 @@ class Expert(Protocol):
 class HasState(Protocol):
     """An environment that carries something from one episode to the next, a random generator of its own, say.
 
-    A resumed run goes on with the same numbers then.
+    A resumed run then has the same numbers.
     """
 
     def state_dict(self) -> Any:

@@ -90,7 +90,7 @@ def _collect(worker: int) -> int | None:
 
 
 def _end_all(worker: int, status: int | None) -> int | None:
-    """End every process below this one; what falls to it meanwhile is ended, too."""
+    """End every process below this one; also what falls to it meanwhile."""
     until = time.monotonic() + _CLEAN_SECONDS
     while time.monotonic() < until:
         found = _collect(worker)

@@ -207,7 +207,7 @@ class WorkerProcess:
         try:
             if process.poll() is None:
                 with contextlib.suppress(OSError):
-                    # The supervisor cleans up; one that somebody has stopped does so, too.
+                    # The supervisor cleans up; so does one that somebody has stopped.
                     os.kill(process.pid, signal.SIGCONT)
                     os.write(self._lifeline, b"x")
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -315,7 +315,7 @@ def sft(log: RunLog) -> Plot:
 
 
 def _steps(x: np.ndarray, layers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One block per iteration, so that a stack shows a single iteration, too."""
+    """One block per iteration, so that a stack also shows a single iteration."""
     half = 0.5 * float(np.diff(x).min()) if len(x) > 1 else 0.5
     edges = np.column_stack([x - half, x + half]).ravel()
     return edges, np.repeat(layers, 2, axis=1)

@@ -109,7 +109,7 @@ def read_manifest(folder: Path, kind: str, version: int, *, verify: bool | None 
         folder: the index.
         kind: the kind expected.
         version: the format version expected.
-        verify: compare the hashes of all files, too, or only their sizes. By default hashes of an index up to
+        verify: also compare the hashes of all files, not only their sizes. By default hashes of an index up to
             `VERIFIED_BYTES`: reading tens of gigabytes at each start would cost minutes.
 
     Raises:

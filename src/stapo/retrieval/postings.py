@@ -83,7 +83,7 @@ class Postings:
         """Whether the arrays belong together.
 
         Args:
-            thorough: look at every posting, too, which reads the files whole.
+            thorough: also look at every posting, which reads the files whole.
         """
         postings = len(self.doc_p)
         if self.documents > _MOST_DOCUMENTS or len(self.impact_p) != postings or not len(self.starts_t):

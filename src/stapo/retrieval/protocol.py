@@ -58,7 +58,7 @@ def bare_title(title: str) -> str:
 
 
 def id_of(document: Mapping[str, Any]) -> str | None:
-    """The id of a passage, under any of the names in use; numbers are ids, too. None where there is none."""
+    """The id of a passage, under any of the names in use; numbers are also ids. None where there is none."""
     for key in _ID_KEYS:
         found = document.get(key)
         if isinstance(found, float) and found.is_integer():

@@ -76,7 +76,7 @@ class _Micro:
 
 
 class StapoFSDPEngine(FSDPEngineWithLMHead):
-    """FSDP2 engine whose head scores in chunks, and which runs flagged rows under their blind prompts, too."""
+    """FSDP2 engine whose head scores in chunks, and which also runs flagged rows under their blind prompts."""
 
     def initialize(self) -> None:
         """Build the model; see verl.

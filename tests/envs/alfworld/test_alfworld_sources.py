@@ -191,7 +191,7 @@ def test_games_that_two_splits_share_are_counted(tmp_path):
     released_game(tmp_path, split="valid_seen", name=CUP)
     released_game(tmp_path, split="valid_seen", name=MUG, game={"grammar": '"Your task is to: put some mug on desk."'})
     env = AlfworldEnv(games=tmp_path)
-    assert env.notes == ["split 'train' holds 1 of 2 games of split 'valid_seen', too."]
+    assert env.notes == ["split 'train' also holds 1 of 2 games of split 'valid_seen'."]
     rows = [
         {**record(kitchen().game()), "id": name, "split": split}
         for name, split in (("a", "train"), ("b", "valid_seen"), ("c", "valid_seen"))
@@ -199,7 +199,7 @@ def test_games_that_two_splits_share_are_counted(tmp_path):
     rows[2]["pddl_problem"] += "\n"
     path = tmp_path / "games_own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert AlfworldEnv(games=path).notes == ["split 'train' holds 2 of 2 games of split 'valid_seen', too."]
+    assert AlfworldEnv(games=path).notes == ["split 'train' also holds 2 of 2 games of split 'valid_seen'."]
 
 
 @pytest.mark.parametrize(

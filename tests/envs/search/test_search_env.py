@@ -286,7 +286,7 @@ def test_questions_of_two_files_are_counted_once_and_said(tmp_path, monkeypatch)
         env = SearchEnv(questions=str(tmp_path), retriever="http://127.0.0.1:9")
     assert [len(env.tasks_of(split)) for split in ("train", "test")] == [2, 3]
     assert told == env.notes
-    assert "split 'train' holds 2 of 3 questions of split 'test'" in told[0]
+    assert "split 'train' also holds 2 of 3 questions of split 'test'" in told[0]
 
 
 def test_types_are_data_sets(files):

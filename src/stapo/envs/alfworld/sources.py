@@ -120,7 +120,7 @@ def notes_on(source: TaskSource) -> list[str]:
         _NOTES[whole] = [
             *getattr(whole, "notes", ()),
             *(
-                f"split '{first}' holds {same:,} of {counted(of, 'game')} of split '{other}', too."
+                f"split '{first}' also holds {same:,} of {counted(of, 'game')} of split '{other}'."
                 for first, other, same, of, _ in in_common({split: parts[split] for split in ordered_splits(parts)})
             ),
         ]

@@ -56,7 +56,7 @@ _EXAMPLES = 3
 
 
 def read_questions(paths: Sequence[str | os.PathLike[str]]) -> QuestionSet:
-    """Read files (JSON lines, JSON lists, Parquet; JSON lines may be compressed), or folders of them, nested ones too.
+    """Read files (JSON lines, JSON lists, Parquet; JSON lines may be compressed), or folders of them, also nested ones.
 
     The split of a question is what its row says (``split`` or ``extra_info.split``), else the word train, dev, valid,
     test or heldout in the name of its file or, below a folder that was given, of its folder, else train. Its source is
@@ -102,7 +102,7 @@ def overlap_notes(questions: Iterable[Question]) -> list[str]:
         texts.setdefault(question.split, []).append(plain_text(question.text))
     ranked = sorted(texts, key=lambda split: split != "train")
     return [
-        f"split '{first}' holds {same:,} of {counted(of, 'question')} of split '{other}', too, but for case, blanks "
+        f"split '{first}' also holds {same:,} of {counted(of, 'question')} of split '{other}', but for case, blanks "
         f"and final marks: {', '.join(repr(text[:60]) for text in examples)}."
         for first, other, same, of, examples in in_common({split: texts[split] for split in ranked})
     ]

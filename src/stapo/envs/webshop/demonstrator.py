@@ -203,7 +203,7 @@ class Demonstrator:
 
 
 def ready_queries(visit: Visit) -> list[str]:
-    """Searches that the instruction suggests, sorted: for the thing, with its attributes, with its options, too."""
+    """Searches that the instruction suggests, sorted: for the thing, with its attributes, and with its options."""
     nouns, attributes, options = _wanted_words(visit)
     with_attributes = nouns | {w for phrase in attributes for w in phrase.split()}
     with_options = with_attributes | {w for phrase in options for w in phrase.split()}

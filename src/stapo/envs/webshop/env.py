@@ -55,7 +55,7 @@ class WebShopEnv:
         goals_per_product: at most so many goals of each product in every split, evenly spaced among them; None keeps
             all. On the 1,000 products 97 % of the goals belong to the half of the products that have options.
         offered_queries: the start page offers three ready searches instead of a search bar: for the thing, for the
-            thing with its attributes, and with its options, too. For agents that choose from a list.
+            thing with its attributes, and also with its options. For agents that choose from a list.
         demonstrator_haste: share of products that the demonstrator takes for what their title says, without opening
             the pages `Features` and `Description`, which are too long for the prompts of a small policy.
 

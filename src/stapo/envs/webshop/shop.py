@@ -113,7 +113,7 @@ class Visit:
 
     @property
     def can_search(self) -> bool:
-        """Whether the page has a search bar; searching works without one, too."""
+        """Whether the page has a search bar; searching also works without one."""
         return self._page == "start"
 
     @property

@@ -1,7 +1,7 @@
 """Which products may be bought for one another: goals that they share must not be parted into training and a test.
 
 Two products are substitutes if buying the one can score 1 on a goal of the other, or if both are asked for in the same
-words. Groups are closed: a substitute of a substitute belongs to them, too. They do not depend on the seed of the
+words. Groups are closed: a substitute of a substitute also belongs to them. They do not depend on the seed of the
 prices: a product counts as cheap enough if some draw makes it so. Kinds of products are compared with the built-in noun
 rule.
 """
