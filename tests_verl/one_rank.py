@@ -3,7 +3,8 @@
     RANK=r WORLD_SIZE=n MASTER_ADDR=… MASTER_PORT=… python one_rank.py FOLDER
 
 FOLDER holds the models `policy` and `reference`, and `jobs.json`, a list of mini-batches with an algorithm each. Rank 0
-writes `scores.json` and, per job, `NUMBER.safetensors` (gradients) and `NUMBER.json` (metrics).
+writes for each job `NUMBER.safetensors` (gradients), `NUMBER.json` (metrics) and, where they are asked for,
+`NUMBER.scores.json`.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from verl.workers.utils.padding import response_from_nested
 from stapo.algo import AlgorithmConfig
 from stapo.config.schema import from_data
 from stapo.verl_plugin.engine import register_engine
-from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, ragged_rows
+from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY, ragged_rows
 from stapo.verl_plugin.loss import StapoLoss
 
 # The reference is offloaded to pinned memory, which needs an accelerator.
@@ -38,14 +39,17 @@ transformer_impl.CPUOffloadPolicy = lambda pin_memory: _CPUOffloadPolicy(pin_mem
 
 FULL = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 SDPA = {"attn_implementation": "sdpa"}  # verl's default is flash attention, which has no CPU build
+NUMBERS = (TRAJECTORY,)  # columns of one number a row; the others are ragged
 PADDING = {
-    "prompt": [0] * 20,
-    "response": [0],
-    "logprobs": [0.0],
-    "advantage": 0.0,
-    "flag": 0,
-    "traj": -1,
-    "blind": [0],
+    "prompts": [0] * 20,
+    "responses": [0],
+    "response_mask": [0],
+    "old_log_probs": [0.0],
+    "advantages": [0.0],
+    STEP: [0],
+    BLIND_LENGTHS: [0],
+    BLIND_IDS: [0],
+    TRAJECTORY: -1,
 }
 
 
@@ -69,22 +73,12 @@ def engine(folder: Path, *, forward_only: bool, lora: int = 0):
 
 
 def batch(rows: list[dict], tokens: int) -> TensorDict:
-    whole = [torch.tensor(r["prompt"] + r["response"]) for r in rows]
-    masks = [torch.full((len(r["response"]),), int(r["traj"] >= 0)) for r in rows]
+    whole = [torch.tensor(r["prompts"] + r["responses"]) for r in rows]
+    data = {name: [torch.tensor(r[name]) for r in rows] for name in PADDING}
+    data |= {"input_ids": whole, "position_ids": [torch.arange(len(ids)) for ids in whole]}
+    data["loss_mask"] = data["response_mask"]
     data = TensorDict(
-        {
-            "input_ids": ragged_rows(whole),
-            "position_ids": ragged_rows([torch.arange(len(ids)) for ids in whole]),
-            "prompts": ragged_rows([torch.tensor(r["prompt"]) for r in rows]),
-            "responses": ragged_rows([torch.tensor(r["response"]) for r in rows]),
-            "response_mask": ragged_rows(masks),
-            "loss_mask": ragged_rows(masks),
-            "old_log_probs": ragged_rows([torch.tensor(r["logprobs"]) for r in rows]),
-            "advantages": ragged_rows([torch.full((len(r["response"]),), r["advantage"]) for r in rows]),
-            FLAG: torch.tensor([r["flag"] for r in rows]),
-            TRAJECTORY: torch.tensor([r["traj"] for r in rows]),
-            BLIND_IDS: ragged_rows([torch.tensor(r["blind"] if r["flag"] else [0]) for r in rows]),
-        },
+        {name: torch.stack(rows) if name in NUMBERS else ragged_rows(rows) for name, rows in data.items()},
         batch_size=len(rows),
     )
     tu.assign_non_tensor(
@@ -103,6 +97,7 @@ def shares(mine: torch.Tensor) -> list[list[float]]:
 
 def infer(model, rows: list[dict], tokens: int) -> dict[str, torch.Tensor]:
     data = batch(rows, tokens)
+    del data[STEP]  # steps have no numbers before the credit
     with model.eval_mode():
         output = model.infer_batch(data)["model_output"]
     return {name: response_from_nested(output[name], data["response_mask"]) for name in ("log_probs", "entropy")}
@@ -121,11 +116,11 @@ def main() -> None:
         # Padding of verl's kind until the ranks hold equally many; the last rank holds the most of it.
         mine = (rows + [PADDING] * (-len(rows) % ranks))[rank::ranks]
         policy = engine(folder / "policy", forward_only=False, lora=job.get("lora", 0))
-        if number == 0:
+        if job.get("scores"):
             found = infer(policy, mine, job["tokens"])
             scores = {name: shares(values) for name, values in found.items()}
             if rank == 0:
-                (folder / "scores.json").write_text(json.dumps(scores))
+                (folder / f"{number}.scores.json").write_text(json.dumps(scores))
         data = batch(mine, job["tokens"])
         data["ref_log_prob"] = infer(reference, mine, job["tokens"])["log_probs"]
         loss = StapoLoss(from_data(AlgorithmConfig, job["algorithm"]))

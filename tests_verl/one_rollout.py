@@ -1,10 +1,10 @@
 """One rollout inside verl, without GPUs and servers: run by `test_whole_way.py` as a process.
 
-    python one_rollout.py FOLDER
+    python one_rollout.py FOLDER NAME …
 
-FOLDER holds `run.json` (a run configuration) and the model `policy`. verl's agent loop worker plays the tasks of our
-data set into the transfer queue, verl pads the batch, and the trainer's own method writes advantages, flags and blind
-prompts back. `rows.json` is what lies in the queue then, in the order of the batch.
+FOLDER holds the model `policy` and, for each NAME, `NAME.json` (a run configuration). verl's agent loop worker plays
+the tasks of our data set into the transfer queue, verl pads the batch, and the trainer's own method writes advantages,
+flags and blind prompts back. `NAME.rows.json` is what lies in the queue then, in the order of the batch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from stapo.config.schema import from_data
 from stapo.policy import ModelConfig, RowTokens, load_policy
 from stapo.rollout.sampler import HFSampler
 from stapo.training.scoring import Scorer
-from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, flat, objects, ragged_rows
+from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY, flat, objects, ragged_rows
 from stapo.verl_plugin.overrides import Machines, verl_overrides
 from stapo.verl_plugin.rows import PAYLOAD
 from stapo.verl_plugin.trainer import StapoTrainer
@@ -110,18 +110,9 @@ def score(batch: KVBatchMeta, run: RunConfig, folder: Path) -> None:
     tq.kv_batch_put(keys=batch.keys, partition_id="train", fields=tu.get_tensordict(fields))
 
 
-def main() -> None:
-    folder = Path(sys.argv[1])
-    torch.set_num_threads(1)
-    run = from_data(RunConfig, json.loads((folder / "run.json").read_text()))
-    with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
-        config = compose("ppo_trainer", verl_overrides(run, Machines(1, 2), "test", str(folder / "out")))
-    OmegaConf.resolve(config)
-    # Many logical CPUs and one storage: the queue waits for ever where there are fewer than its actors want.
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=True)
-    queue = config.transfer_queue
-    queue.enable, queue.backend.SimpleStorage.num_data_storage_units = True, 1
-    tq.init(queue)
+def one_run(folder: Path, name: str) -> None:
+    run = from_data(RunConfig, json.loads((folder / f"{name}.json").read_text()))
+    config = settings_of(run, folder)
     batch = play(config, folder)
     dropped = equal_groups()
     batch = upsample_batch_to_divisible_size(batch, MULTIPLE, 1)
@@ -134,13 +125,35 @@ def main() -> None:
 
     data = tq.kv_batch_get(keys=batch.keys, partition_id="train")
     names = ("prompts", "responses", "response_mask", "old_log_probs", "rollout_log_probs", "entropy", "advantages")
-    columns = {name: [row.tolist() for row in data[name].unbind()] for name in (*names, BLIND_IDS)}
-    columns |= {name: flat(data[name]).tolist() for name in (FLAG, TRAJECTORY)}
+    ragged = (*names, STEP, BLIND_LENGTHS, BLIND_IDS)
+    columns = {name: [row.reshape(-1).tolist() for row in data[name].unbind()] for name in ragged}
+    columns[TRAJECTORY] = flat(data[TRAJECTORY]).tolist()
     columns["payload"] = [fields.get(PAYLOAD) for fields in objects(data["extra_fields"])]
     columns["reward"] = [row.sum().item() for row in data["rm_scores"].unbind()]
     columns["key"] = list(batch.keys)
     columns["padding"] = [bool(tag.get("is_padding")) for tag in batch.tags]
-    (folder / "rows.json").write_text(json.dumps({"columns": columns, "metrics": metrics, "dropped": dropped}))
+    (folder / f"{name}.rows.json").write_text(json.dumps({"columns": columns, "metrics": metrics, "dropped": dropped}))
+    tq.kv_clear(keys=list(tq.kv_list(partition_id="train")["train"]), partition_id="train")
+
+
+def settings_of(run: RunConfig, folder: Path):
+    with initialize_config_dir(str(Path(verl.__file__).parent / "trainer" / "config"), version_base=None):
+        config = compose("ppo_trainer", verl_overrides(run, Machines(1, 2), "test", str(folder / "out")))
+    OmegaConf.resolve(config)
+    queue = config.transfer_queue
+    queue.enable, queue.backend.SimpleStorage.num_data_storage_units = True, 1
+    return config
+
+
+def main() -> None:
+    folder, names = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    # Many logical CPUs and one storage: the queue waits for ever where there are fewer than its actors want.
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=True)
+    first = from_data(RunConfig, json.loads((folder / f"{names[0]}.json").read_text()))
+    tq.init(settings_of(first, folder).transfer_queue)
+    for name in names:
+        one_run(folder, name)
     tq.close()
     ray.shutdown()
 

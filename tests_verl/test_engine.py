@@ -3,7 +3,8 @@
 1. Log-probabilities and entropies of the forward-only pass are those of the embedded scorer.
 2. The same rows give the same loss, logged values and gradients, for every aggregation, with and without flagged rows,
    whatever the micro-batches, and with padding. Limits: 1e-5 for gradients, 1e-6 for scores and loss.
-3. The blind pass changes the gradient, and alpha = gamma = 0 gives that of GiGPO.
+3. So do rows that hold an episode each, whose steps keep their ratios, lengths, aggregations and blind prompts.
+4. The blind pass changes the gradient, and alpha = gamma = 0 gives that of GiGPO.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.config.schema import to_data
 from stapo.config.training import OptimConfig
 from stapo.policy import ModelConfig, Policy, build_policy
+from stapo.rollout import Trajectory
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
-from stapo.training.batch import RowBatch, build_batch
+from stapo.training.batch import build_batch
 from stapo.training.update import Updater, _Clock
+from stapo.verl_plugin.fields import STEP
 from toy_world import TEXTS, ToyEnv
+from verl_rows import verl_columns, verl_rows
 
 RANKS = 2
 SECONDS = 240
@@ -51,7 +55,7 @@ def with_flags(name: str, **loss: object) -> AlgorithmConfig:
 
 
 JOBS = {
-    "stapo": {"algorithm": with_flags("stapo"), "tokens": 4096},
+    "stapo": {"algorithm": with_flags("stapo"), "tokens": 4096, "scores": True},
     "micro-batches": {"algorithm": with_flags("stapo"), "tokens": 100},
     "literal": {"algorithm": with_flags("stapo-literal"), "tokens": 100},
     "awareness alone": {"algorithm": with_flags("stapo-single-penalty"), "tokens": 4096},
@@ -62,6 +66,15 @@ JOBS = {
     "gigpo": {"algorithm": with_flags("gigpo"), "tokens": 4096},
     "gspo": {"algorithm": with_flags("gspo"), "tokens": 4096},
 }
+MERGED = ("stapo", "micro-batches", "token", "trajectory", "entropy bonus", "gigpo", "gspo")
+# No sequence of verl's may be longer than a micro-batch.
+JOBS |= {f"merged {name}": JOBS[name] | {"merged": True, "tokens": max(200, JOBS[name]["tokens"])} for name in MERGED}
+AGENTS = {
+    False: AgentConfig(
+        prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6
+    ),
+    True: AgentConfig(prompt="conversation", response="action", max_prompt_tokens=200, max_response_tokens=6),
+}
 
 
 def policy_of(seed: int) -> Policy:
@@ -70,14 +83,6 @@ def policy_of(seed: int) -> Policy:
         architecture="llama", device="cpu", hidden_size=16, layers=2, heads=2, intermediate_size=32, vocab_size=300
     )
     return build_policy(sizes, TEXTS, 512, seed)
-
-
-def row(batch: RowBatch, b: int) -> dict[str, Any]:
-    s = batch.steps[b]
-    return {
-        "prompt": s.prompt_ids, "response": s.response_ids, "logprobs": s.logprobs, "blind": s.blind_ids,
-        "advantage": float(batch.advantages.total_b[b]), "flag": int(batch.flag_b[b]), "traj": int(batch.traj_b[b]),
-    }  # fmt: skip
 
 
 def run_ranks(folder: Path) -> list[dict[str, torch.Tensor]]:
@@ -115,25 +120,33 @@ class Case:
         self.policy, self.reference = policy_of(0), policy_of(1)
         self.policy.save(folder / "policy")
         self.reference.save(folder / "reference")
-        agent = AgentConfig(
-            prompt="compact", response="action", history_length=1, max_prompt_tokens=200, max_response_tokens=6
-        )
+        self.played = {merged: self.episodes(agent) for merged, agent in AGENTS.items()}
+        jobs, self.batches, self.rows = [], [], []
+        for job in JOBS.values():
+            trajectories = self.played[job.get("merged", False)][0]
+            batch = build_batch(trajectories, job["algorithm"])
+            rows = verl_rows(trajectories)
+            columns = verl_columns(rows, job["algorithm"], merge=True)
+            # An odd number: one rank gets a padding row.
+            places = range(len(rows) - 1 + len(rows) % 2)
+            jobs.append({**job, "algorithm": to_data(job["algorithm"])})
+            jobs[-1]["rows"] = [{name: column[b] for name, column in columns.items()} for b in places]
+            self.batches.append(batch)
+            self.rows.append([b for b in range(len(batch)) if batch.chains.chain_b[b] in places])
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+
+    def episodes(self, agent: AgentConfig) -> tuple[list[Trajectory], list[list[float]]]:
+        """Episodes of two groups, and the log-probabilities that their tokens were sampled with."""
         sampler = HFSampler(self.policy.model, self.policy.eos_ids, self.policy.tokenizer.pad_token_id, 6)
         collector = Collector(ToyEnv, PromptEncoder(self.policy.tokenizer), sampler, agent)
-        self.trajectories = collector.collect(["toy/train/red", "toy/train/green"], 4, 1.0, (0, 1, 1))
-        self.sampled = [s.logprobs for t in self.trajectories for s in t.steps]
+        trajectories = collector.collect(["toy/train/red", "toy/train/green"], 4, 1.0, (0, 1, 1))
+        sampled = [s.logprobs for t in trajectories for s in t.steps]
         # The update starts at some distance from the policy that sampled, so that ratios are not all 1.
         rng = np.random.default_rng(0)
-        for t in self.trajectories:
+        for t in trajectories:
             for s in t.steps:
                 s.logprobs = [float(np.float32(v + 0.3 * rng.standard_normal())) for v in s.logprobs]
-        self.batches = [build_batch(self.trajectories, job["algorithm"]) for job in JOBS.values()]
-        self.rows = list(range(len(self.batches[0]) - 1))  # an odd number: one rank gets a padding row
-        jobs = [
-            {**job, "algorithm": to_data(job["algorithm"]), "rows": [row(batch, b) for b in self.rows]}
-            for job, batch in zip(JOBS.values(), self.batches, strict=True)
-        ]
-        (folder / "jobs.json").write_text(json.dumps(jobs))
+        return trajectories, sampled
 
     def embedded(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Gradients and log of one mini-batch in the embedded engine."""
@@ -142,7 +155,7 @@ class Case:
         updater = Updater(policy, self.reference.model, algorithm, OptimConfig(mini_batch=1000), 1.0)
         reference = updater.scorer.reference_logp(batch, 4096)
         updater.optimizer.zero_grad()
-        log = updater._backward(batch, self.rows, reference, _Clock(), "here", False)
+        log = updater._backward(batch, self.rows[number], reference, _Clock(), "here", False)
         return {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}, log
 
     def verl(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -157,20 +170,33 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return made
 
 
-def test_scores_are_those_of_sampling(case):
-    scores = json.loads((case.folder / "scores.json").read_text())
-    steps = [s for t in case.trajectories for s in t.steps]
-    for b in case.rows:
-        assert np.allclose(scores["log_probs"][b], case.sampled[b], atol=SCORE_LIMIT)
-        assert np.allclose(scores["entropy"][b], steps[b].entropies, atol=SCORE_LIMIT)
+@pytest.mark.parametrize("merged", [False, True])
+def test_scores_are_those_of_sampling(case, merged):
+    number = list(JOBS).index("merged stapo" if merged else "stapo")
+    scores = json.loads((case.folder / f"{number}.scores.json").read_text())
+    trajectories, sampled = case.played[merged]
+    steps = [s for t in trajectories for s in t.steps]
+    job = json.loads((case.folder / "jobs.json").read_text())[number]
+    where = [(b, k) for b, row in enumerate(job["rows"]) for k in range(max(row[STEP]) + 1)]
+    for (b, k), i in zip(where, case.rows[number], strict=True):
+        own = [place for place, step in enumerate(job["rows"][b][STEP]) if step == k]
+        assert np.allclose([scores["log_probs"][b][place] for place in own], sampled[i], atol=SCORE_LIMIT)
+        assert np.allclose([scores["entropy"][b][place] for place in own], steps[i].entropies, atol=SCORE_LIMIT)
+    pairs = [pair for b, row in enumerate(job["rows"]) for pair in zip(scores["log_probs"][b], row[STEP], strict=True)]
+    assert {logp for logp, step in pairs if step < 0} == ({0.0} if merged else set())
 
 
 def test_the_case_is_not_trivial(case):
-    flags = case.batches[0].flag_b[case.rows]
+    rows = case.rows[0]
+    flags = case.batches[0].flag_b[rows]
     assert 2 <= flags.sum() <= len(flags) // 2
     # The two ranks hold the rows in turn, and not equally many flagged ones.
     assert flags[0::2].sum() != flags[1::2].sum()
-    assert len(case.rows) % RANKS == 1
+    assert len(rows) % RANKS == 1
+    # Of the merged rows each holds an episode, and some hold flagged steps beside others.
+    merged = case.batches[list(JOBS).index("merged stapo")]
+    assert (merged.chains.sequences, merged.chains.rows) == (8, 24)
+    assert 2 <= merged.flag_b.sum() <= len(merged) // 2
 
 
 @pytest.mark.parametrize("number", range(len(JOBS)), ids=list(JOBS))

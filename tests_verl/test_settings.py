@@ -3,7 +3,8 @@
 1. Hydra composes them with verl's own configuration, and verl's checks accept the result.
 2. Every process gets back the run configuration that was given, odd texts included.
 3. The plugin is found by its entry point, and a registration that failed is an error that says why.
-4. verl pads to, and updates on, as many rows as `optim.mini_batch` says, multiple of the group or not.
+4. What would change rows behind our credit is refused.
+5. verl pads to, and updates on, as many rows as `optim.mini_batch` says, multiple of the group or not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from stapo.agent import AgentConfig
 from stapo.algo import get_algorithm
 from stapo.config.run_config import EnvConfig, RunConfig
 from stapo.config.training import EvalConfig, OptimConfig
-from stapo.errors import EngineError
+from stapo.errors import ConfigError, EngineError
 from stapo.policy import ModelConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import override
@@ -115,6 +116,14 @@ def test_rows_of_a_mini_batch(run, group, theirs, rows):
     told = trainer.actor_rollout_wg.told
     assert (told["mini_batch_size"], told["global_batch_size"]) == (rows, rows)
     assert OmegaConf.to_container(trainer.config) == before
+
+
+@pytest.mark.parametrize("said", ["rollout_is=token", "rollout_rs=token_k1", "bypass_mode=True"])
+def test_corrections_of_whole_rows_are_refused(run, said):
+    theirs = f"algorithm.rollout_correction.{said}"
+    config = compose_with([*verl_overrides(run, Machines(), "n", "o"), theirs])
+    with pytest.raises(ConfigError, match=rf"{theirs.partition('=')[0]} is .*takes neither its weights nor its masks"):
+        StapoTrainer(config)
 
 
 def test_dynamic_sampling_is_verls_filter(run):

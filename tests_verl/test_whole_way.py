@@ -1,9 +1,10 @@
 """From the agent loop to the update: what each part hands to the next one is what that one needs.
 
-1. Played by verl's agent loop worker, an episode is one row per step in the transfer queue, with its own prompt, the
-   ids that were sampled, and our payload; step rewards survive, though verl overwrites its own.
-2. The trainer's method gives each row the advantage and flag that the embedded engine computes from the same episodes,
-   and padding nothing.
+1. Played by verl's agent loop worker, an episode is one row per step in the transfer queue, as a conversation one row
+   alone, with the ids that were sampled, their mask, and our payload; step rewards survive, though verl overwrites its
+   own.
+2. The trainer's method gives the tokens of each step the advantage and blind prompt that the embedded engine computes
+   from the same episodes, and padding nothing.
 3. What verl's filter would replace under dynamic sampling are the groups that `training.sampling` would.
 4. Two ranks under FSDP2 and gloo, fed with those rows, have the embedded engine's gradient, blind passes included.
 """
@@ -14,7 +15,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from stapo.rollout import Trajectory
 from stapo.training.batch import build_batch
 from stapo.training.sampling import differing_groups
 from stapo.training.update import Updater, _Clock
+from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 from test_engine import GRADIENT_LIMIT, policy_of, run_ranks, with_flags
 from toy_world import toy_settings
@@ -34,54 +36,62 @@ from toy_world import toy_settings
 SECONDS = 300
 
 
+@dataclass
 class Whole:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.policy, self.reference = policy_of(0), policy_of(1)
-        self.policy.save(folder / "policy")
-        self.reference.save(folder / "reference")
-        settings = toy_settings(folder / "policy", rollout__groups=3, optim__micro_tokens=4096)
-        self.run = replace(from_data(RunConfig, settings), algorithm=with_flags("stapo"))
-        (folder / "run.json").write_text(json.dumps(to_data(self.run)))
-        command = [sys.executable, str(Path(__file__).with_name("one_rollout.py")), str(folder)]
-        log = folder / "rollout.log"
-        with log.open("w") as out:
-            code = subprocess.run(
-                command, stdout=out, stderr=out, timeout=SECONDS, check=False, env=os.environ
-            ).returncode
-        assert code == 0, log.read_text()[-4000:]
-        found = json.loads((folder / "rows.json").read_text())
+    """One rollout: the run, and what lies in the queue behind it."""
+
+    folder: Path
+    run: RunConfig
+    merged: bool
+
+    def __post_init__(self) -> None:
+        found = json.loads((self.folder / f"{NAMES[self.merged]}.rows.json").read_text())
         self.columns, self.metrics, self.dropped = found["columns"], found["metrics"], found["dropped"]
         self.rows = [
             dict(zip(self.columns, values, strict=True)) for values in zip(*self.columns.values(), strict=True)
         ]
         self.real = [row for row in self.rows if not row["padding"]]
 
-    def trajectories(self) -> tuple[list[Trajectory], list[int]]:
+    def trajectories(self) -> tuple[list[Trajectory], list[tuple[int, int]]]:
+        names = ("prompts", "responses", "response_mask", "old_log_probs", "entropy", "payload")
         return trajectories_of(
             [
-                VerlRow(
-                    row["key"].rsplit("_", 2)[0],
-                    int(row["key"].rsplit("_", 2)[1]),
-                    row["prompts"],
-                    row["responses"],
-                    row["old_log_probs"],
-                    row["entropy"],
-                    row["payload"],
-                )
+                VerlRow(row["key"].rsplit("_", 2)[0], int(row["key"].rsplit("_", 2)[1]), *(row[name] for name in names))
                 for row in self.real
             ]
         )
 
 
+NAMES = {False: "rows", True: "chains"}
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    return Whole(tmp_path_factory.mktemp("whole"))
+def rollouts(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Whole]:
+    folder = tmp_path_factory.mktemp("whole")
+    policy_of(0).save(folder / "policy")
+    policy_of(1).save(folder / "reference")
+    settings = toy_settings(folder / "policy", rollout__groups=3, optim__micro_tokens=4096)
+    rows = replace(from_data(RunConfig, settings), algorithm=with_flags("stapo"))
+    chains = replace(rows, agent=replace(rows.agent, prompt="conversation"))
+    runs = {False: rows, True: chains}
+    for merged, run in runs.items():
+        (folder / f"{NAMES[merged]}.json").write_text(json.dumps(to_data(run)))
+    command = [sys.executable, str(Path(__file__).with_name("one_rollout.py")), str(folder), *NAMES.values()]
+    log = folder / "rollout.log"
+    with log.open("w") as out:
+        code = subprocess.run(command, stdout=out, stderr=out, timeout=SECONDS, check=False, env=os.environ).returncode
+    assert code == 0, log.read_text()[-4000:]
+    return {merged: Whole(folder, run, merged) for merged, run in runs.items()}
 
 
-def test_one_row_per_step(whole):
-    # 3 tasks, 4 attempts, 3 steps each; then padding up to a multiple of 16.
-    assert (len(whole.real), len(whole.rows)) == (36, 48)
+@pytest.fixture(params=[False, True], ids=["rows", "chains"])
+def whole(request: pytest.FixtureRequest, rollouts: dict[bool, Whole]) -> Whole:
+    return rollouts[request.param]
+
+
+def test_one_row_per_chain(whole):
+    # 3 tasks, 4 attempts, 3 steps each, which are a chain in a conversation; then padding up to a multiple of 16.
+    assert (len(whole.real), len(whole.rows)) == ((12, 16) if whole.merged else (36, 48))
     trajectories, _ = whole.trajectories()
     assert [len(t.steps) for t in trajectories] == [3] * 12
     assert len({t.task_id for t in trajectories}) == 3
@@ -97,8 +107,10 @@ def test_one_row_per_step(whole):
 
 def test_sampled_log_probabilities_are_those_of_the_row(whole):
     for row in whole.real:
-        assert row["response_mask"] == [1] * len(row["responses"])
-        assert row["rollout_log_probs"] == pytest.approx(row["old_log_probs"], abs=1e-5)
+        columns = (row[name] for name in ("response_mask", "rollout_log_probs", "old_log_probs"))
+        for sampled, before, after in zip(*columns, strict=True):
+            assert before == (pytest.approx(after, abs=1e-5) if sampled else 0.0)
+        assert (0 in row["response_mask"]) == whole.merged
 
 
 def test_step_rewards_survive(whole):
@@ -112,7 +124,7 @@ def test_step_rewards_survive(whole):
 
 def test_equal_groups_are_those_of_dynamic_sampling(whole):
     trajectories, places = whole.trajectories()
-    of_group = {t.group: whole.real[places[row]]["key"].split("_")[0] for t, row in _with_first_row(trajectories)}
+    of_group = {t.group: whole.real[places[row][0]]["key"].split("_")[0] for t, row in _with_first_row(trajectories)}
     kept = {of_group[group[0].group] for group in differing_groups(trajectories)}
     assert whole.dropped == sorted(set(of_group.values()) - kept)
 
@@ -127,45 +139,44 @@ def _with_first_row(trajectories):
 def test_advantages_and_flags(whole):
     trajectories, places = whole.trajectories()
     batch = build_batch(trajectories, whole.run.algorithm)
-    for b, place in enumerate(places):
+    blind = [[] for _ in whole.real]
+    for b, (place, part) in enumerate(places):
         row = whole.real[place]
+        tokens = [k for k, step in enumerate(row[STEP]) if step == part]
+        assert [row["responses"][k] for k in tokens] == batch.steps[b].response_ids
         wanted = torch.tensor(batch.advantages.total_b[b], dtype=torch.float32).item()
-        assert row["advantages"] == [wanted] * len(row["responses"])
-        assert row["stapo_flag"] == batch.flag_b[b]
-        assert row["stapo_trajectory"] == batch.traj_b[b]
-        assert row["stapo_blind_ids"] == (batch.steps[b].blind_ids if batch.flag_b[b] else [0])
+        assert [row["advantages"][k] for k in tokens] == [wanted] * len(tokens)
+        assert row[BLIND_LENGTHS][part] == (len(batch.steps[b].blind_ids) if batch.flag_b[b] else 0)
+        assert row[TRAJECTORY] == batch.traj_b[b]
+        blind[place] += batch.steps[b].blind_ids if batch.flag_b[b] else []
+    for row, ids in zip(whole.real, blind, strict=True):
+        assert row[BLIND_IDS] == (ids or [0])
+        assert [int(step >= 0) for step in row[STEP]] == row["response_mask"]
+        assert {a for a, sampled in zip(row["advantages"], row["response_mask"], strict=True) if not sampled} <= {0.0}
     assert 0 < batch.flag_b.sum() < len(batch)
     assert whole.metrics["stapo/outlier/acted_on"] == batch.flag_b.sum()
-    assert whole.metrics["stapo/rows"] == 36
+    assert (whole.metrics["stapo/rows"], whole.metrics["stapo/sequences/count"]) == (36, len(whole.real))
 
 
 def test_padding_gets_nothing(whole):
     for row in whole.rows:
         if row["padding"]:
-            assert (row["advantages"], row["stapo_flag"], row["stapo_trajectory"]) == ([0.0], 0, -1)
+            assert (row["advantages"], row[STEP], row[BLIND_LENGTHS], row[TRAJECTORY]) == ([0.0], [0], [0], -1)
             assert row["response_mask"] == [0]
 
 
 def test_update_by_two_ranks(whole):
-    rows = [
-        {
-            "prompt": row["prompts"],
-            "response": row["responses"],
-            "logprobs": row["old_log_probs"],
-            "blind": row["stapo_blind_ids"],
-            "advantage": row["advantages"][0],
-            "flag": row["stapo_flag"],
-            "traj": row["stapo_trajectory"],
-        }
-        for row in whole.rows
-    ]
-    job = {"algorithm": to_data(whole.run.algorithm), "tokens": 600, "rows": rows}
-    (whole.folder / "jobs.json").write_text(json.dumps([job]))
-    found = run_ranks(whole.folder)[0]
+    folder = whole.folder / NAMES[whole.merged]
+    folder.mkdir()
+    for name in ("policy", "reference"):
+        (folder / name).symlink_to(whole.folder / name)
+    job = {"algorithm": to_data(whole.run.algorithm), "tokens": 600, "rows": whole.rows}
+    (folder / "jobs.json").write_text(json.dumps([job]))
+    found = run_ranks(folder)[0]
     trajectories, _ = whole.trajectories()
     batch = build_batch(trajectories, whole.run.algorithm)
     policy = policy_of(0)
-    updater = Updater(policy, whole.reference.model, whole.run.algorithm, OptimConfig(mini_batch=1000), 1.0)
+    updater = Updater(policy, policy_of(1).model, whole.run.algorithm, OptimConfig(mini_batch=1000), 1.0)
     reference = updater.scorer.reference_logp(batch, 4096)
     updater.optimizer.zero_grad()
     updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False)

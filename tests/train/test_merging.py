@@ -19,10 +19,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from random_episodes import batch_of_episodes, conversation
 from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.config.training import OptimConfig, SFTConfig
 from stapo.policy import RowTokens, find_chains, row_batches
-from stapo.rollout.types import Step, Trajectory
 from stapo.training import scoring as scoring_module
 from stapo.training import sft as sft_module
 from stapo.training.batch import build_batch, rows_of
@@ -30,49 +30,7 @@ from stapo.training.critic import CriticLearner
 from stapo.training.update import Updater
 from toy_world import small_policy
 
-VOCABULARY = 300
 OPTIM = OptimConfig(learning_rate=1e-3, mini_batch=9, micro_tokens=120, grad_clip=1e9)
-
-
-def tokens(rng, low, high):
-    return rng.integers(2, VOCABULARY, int(rng.integers(low, high + 1))).tolist()
-
-
-def conversation(rng, group, member, turns, broken=()):
-    """An episode whose prompts grow; at the turns `broken` a fresh prompt begins."""
-    prompt, steps = tokens(rng, 2, 9), []
-    for turn in range(turns):
-        if turn in broken:
-            prompt = tokens(rng, 2, 9)
-        response = tokens(rng, 1, 5)
-        steps.append(
-            Step(
-                prompt_ids=prompt,
-                blind_ids=tokens(rng, 2, 6),
-                response_ids=response,
-                logprobs=(-rng.random(len(response))).tolist(),
-                entropies=(2 * rng.random(len(response))).tolist(),
-                prompt="", blind_prompt="", response="", action=str(turn), valid=bool(rng.random() < 0.8), problem="",
-                anchor=str(rng.integers(3)), observation="", reward=float(turn == turns - 1) * float(rng.random()),
-            )
-        )  # fmt: skip
-        prompt = [*prompt, *response, *tokens(rng, 1, 6)]
-    return Trajectory(f"task {group}", "", "", group, member, steps)
-
-
-def batch_of_episodes(policy, seed=0, episodes=6):
-    """Episodes of two groups that sampled nearly as the policy does."""
-    rng = np.random.default_rng(seed)
-    trajectories = [
-        conversation(rng, j // 3, j % 3, int(rng.integers(1, 7)), set(rng.integers(1, 12, 2).tolist()))
-        for j in range(episodes)
-    ]
-    steps, (rows, _) = [s for t in trajectories for s in t.steps], rows_of(trajectories, merge=False)
-    with torch.no_grad():
-        scored = Updater(policy, None, get_algorithm("gigpo"), OPTIM, 1.0).scorer.score(policy.model, rows)
-    for step, logp_l in zip(steps, scored.logp_bl.tolist(), strict=True):
-        step.logprobs = [p + 0.1 * float(rng.normal()) for p in logp_l[: len(step.response_ids)]]
-    return trajectories
 
 
 def scored(policy, trajectories, merge=True):

@@ -90,6 +90,7 @@ def test_what_hydra_cannot_say(value):
         ({"sft": SFTConfig(steps=10)}, "sft.steps is 10"),
         ({"agent": AgentConfig(response="action", decode="constrained")}, "no masks of tokens"),
         ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
+        ({"agent": replace(RUN.agent, response="action", decode="constrained")}, "know no masks of tokens"),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),
         ({"optim": replace(RUN.optim, micro_tokens=1000)}, "--optim.micro_tokens 1200 or more"),
@@ -114,6 +115,15 @@ def test_a_mini_batch_that_is_no_multiple_of_the_group():
         "rows of the preset"
     ]
     assert not any(line.startswith("optim.mini_batch") for line in differences(RUN))
+
+
+@pytest.mark.parametrize(
+    "prompt, merge, said", [("conversation", True, 1), ("conversation", False, 0), ("compact", True, 0)]
+)
+def test_rows_of_several_steps_are_said(prompt, merge, said):
+    run = replace(RUN, agent=replace(RUN.agent, prompt=prompt), optim=replace(RUN.optim, merge=merge))
+    assert sum("256 rows are more steps" in line for line in differences(run)) == said
+    assert f"merge:{str(merge).lower()}" in settings(run)["+data.stapo"]
 
 
 def test_dynamic_sampling_is_verls_filter():

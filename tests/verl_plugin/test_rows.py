@@ -4,22 +4,26 @@
 2. Advantages and flags are those of `build_batch`, bit for bit.
 3. Padding is in no statistic, is never flagged, and has advantage 0.
 4. What is not a whole episode of ours is an error.
+5. Steps whose prompts extend each other share a row; each comes back with its own tokens, and gets its own advantage.
+6. A mask that is not that of the steps is an error.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from random_episodes import conversation
 from stapo.algo import get_algorithm
 from stapo.errors import EngineError
 from stapo.rollout import Step, StopReason, Trajectory
 from stapo.training.batch import build_batch
-from stapo.verl_plugin.credit import NO_TRAJECTORY, assign_credit
-from stapo.verl_plugin.rows import VerlRow, payloads, trajectories_of
+from stapo.verl_plugin.credit import NO_TRAJECTORY, Credit, assign_credit, columns
+from stapo.verl_plugin.fields import BLIND_LENGTHS, STEP
+from stapo.verl_plugin.rows import sent_rows, trajectories_of
+from verl_rows import padded, shuffled, verl_rows
 
 
 def step(anchor: str, reward: float, entropy: float, valid: bool = True) -> Step:
@@ -59,46 +63,35 @@ def episodes() -> list[Trajectory]:
     return made
 
 
-def rows_of(trajectories: list[Trajectory]) -> list[VerlRow]:
-    return [
-        VerlRow(f"uid{t.group}", t.member, s.prompt_ids, s.response_ids, s.logprobs, s.entropies, p)
-        for t in trajectories
-        for s, p in zip(t.steps, json.loads(json.dumps(payloads(t, 10 + t.group))), strict=True)
-    ]
-
-
-def padded(rows: list[VerlRow]) -> list[VerlRow]:
-    """As verl pads: copies of the first row's payload under a new id, other tokens, no mask."""
-    made_up = replace(rows[0], uid="pad0", prompt_ids=[0] * 127, response_ids=[0], logprobs=[0.0], entropies=[9.0])
-    return [*rows, *(replace(made_up, member=k, padding=True) for k in range(3))]
-
-
-def shuffled(rows: list[VerlRow], seed: int = 0) -> tuple[list[VerlRow], np.ndarray]:
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [rows[i] for i in order], order
-
-
 def without_text(trajectory: Trajectory) -> Trajectory:
     return replace(trajectory, steps=[replace(s, prompt="", blind_prompt="", response="") for s in trajectory.steps])
 
 
+def advantages(credit: Credit) -> np.ndarray:
+    return np.array([step.advantage for steps in credit.steps for step in steps])
+
+
+def flags(credit: Credit) -> np.ndarray:
+    return np.array([bool(step.blind_ids) for steps in credit.steps for step in steps])
+
+
 def test_trajectories_come_back():
-    rows, order = shuffled(rows_of(episodes()))
+    rows, order = shuffled(verl_rows(episodes()))
     found, places = trajectories_of(rows)
     assert found == [without_text(t) for t in episodes()]
-    assert [order[place] for place in places] == list(range(len(rows)))
+    assert [(order[place], part) for place, part in places] == [(b, 0) for b in range(len(rows))]
 
 
 @pytest.mark.parametrize("name", ["stapo", "stapo-all-steps", "gigpo", "grpo", "hgpo", "empg", "reinforce++"])
 def test_same_numbers_as_the_embedded_engine(name):
     algorithm = get_algorithm(name)
     batch = build_batch(episodes(), algorithm)
-    rows, order = shuffled(padded(rows_of(episodes())), seed=1)
-    credit = assign_credit(rows, algorithm)
+    rows, order = shuffled(padded(verl_rows(episodes())), seed=1)
+    credit = assign_credit(rows, algorithm, merge=True)
     real = order < len(batch)
-    assert np.array_equal(credit.advantage_b[real], batch.advantages.total_b[order[real]])
+    assert np.array_equal(advantages(credit)[real], batch.advantages.total_b[order[real]])
     wanted = batch.flag_b if algorithm.selective_on else np.zeros(len(batch), dtype=bool)
-    assert np.array_equal(credit.flag_b[real], wanted[order[real]])
+    assert np.array_equal(flags(credit)[real], wanted[order[real]])
     assert np.array_equal(credit.traj_b[real], batch.traj_b[order[real]])
 
 
@@ -107,41 +100,108 @@ def test_flagged_steps_take_their_blind_prompts_along():
 
     Sorted: -1, eleven times -.29, four times 0, 1, 3.18, so Q1 -.29, Q3 0, fences about -.72 and .43.
     """
-    credit = assign_credit(rows_of(episodes()), get_algorithm("stapo"))
-    assert credit.flag_b.nonzero()[0].tolist() == [0, 4, 17]
-    assert [ids for b, ids in enumerate(credit.blind_ids) if b in (0, 4, 17)] == [[1, 3]] * 3
-    assert [ids for b, ids in enumerate(credit.blind_ids) if b not in (0, 4, 17)] == [[]] * 15
+    credit = assign_credit(verl_rows(episodes()), get_algorithm("stapo"), merge=True)
+    assert flags(credit).nonzero()[0].tolist() == [0, 4, 17]
+    assert [credit.steps[b][0].blind_ids for b in (0, 4, 17)] == [[1, 3]] * 3
 
 
 def test_padding_counts_nowhere():
-    rows = rows_of(episodes())
-    alone, filled = assign_credit(rows, get_algorithm("stapo")), assign_credit(padded(rows), get_algorithm("stapo"))
-    assert np.array_equal(filled.advantage_b[:18], alone.advantage_b)
-    assert filled.advantage_b[18:].tolist() == [0.0, 0.0, 0.0]
-    assert not filled.flag_b[18:].any()
+    rows = verl_rows(episodes())
+    alone, filled = (assign_credit(given, get_algorithm("stapo"), merge=True) for given in (rows, padded(rows)))
+    assert np.array_equal(advantages(filled)[:18], advantages(alone))
+    assert advantages(filled)[18:].tolist() == [0.0, 0.0, 0.0]
+    assert not flags(filled)[18:].any()
     assert filled.traj_b[18:].tolist() == [NO_TRAJECTORY] * 3
     assert filled.batch.outliers.included == alone.batch.outliers.included == 18
 
 
 def test_an_episode_with_a_hole():
-    rows = rows_of(episodes())
+    rows = verl_rows(episodes())
     with pytest.raises(EngineError, match=r"holds 1 step of task 't/1' \(prompt uid0, attempt 1\), expected all 2"):
-        assign_credit(rows[:2] + rows[3:], get_algorithm("stapo"))
+        assign_credit(rows[:2] + rows[3:], get_algorithm("stapo"), merge=True)
 
 
 def test_a_step_twice():
-    rows = rows_of(episodes())
+    rows = verl_rows(episodes())
     with pytest.raises(EngineError, match=r"step 2 of task 't/1'.* twice"):
-        assign_credit([*rows, rows[1]], get_algorithm("stapo"))
+        assign_credit([*rows, rows[1]], get_algorithm("stapo"), merge=True)
 
 
 def test_rows_of_another_agent_loop():
-    rows = rows_of(episodes())
+    rows = verl_rows(episodes())
     rows[4] = replace(rows[4], payload=None)
     with pytest.raises(EngineError, match="default_agent_loop=stapo"):
-        assign_credit(rows, get_algorithm("stapo"))
+        assign_credit(rows, get_algorithm("stapo"), merge=True)
 
 
 def test_nothing_but_padding():
     with pytest.raises(EngineError, match="nothing but padding"):
-        assign_credit(padded(rows_of(episodes()))[18:], get_algorithm("stapo"))
+        assign_credit(padded(verl_rows(episodes()))[18:], get_algorithm("stapo"), merge=True)
+
+
+# -- rows of several steps ---------------------------------------------------------------------------------------------
+
+
+def grown() -> list[Trajectory]:
+    rng = np.random.default_rng(0)
+    return [conversation(rng, j // 2, j % 2, 5, {3} if j else ()) for j in range(4)]
+
+
+def test_a_chain_is_one_row():
+    first = grown()[0]
+    (row,) = sent_rows(first, 0, merge=True)
+    assert row.steps == [0, 1, 2, 3, 4]
+    assert row.prompt_ids == first.steps[0].prompt_ids
+    last = first.steps[-1]
+    assert row.prompt_ids + row.response_ids == last.prompt_ids + last.response_ids
+    sampled = [k for k, m in enumerate(row.mask) if m]
+    assert [row.response_ids[k] for k in sampled] == [i for s in first.steps for i in s.response_ids]
+    assert [row.logprobs[k] for k in sampled] == [p for s in first.steps for p in s.logprobs]
+    assert {p for p, m in zip(row.logprobs, row.mask, strict=True) if not m} == {0.0}
+    assert [r.steps for r in sent_rows(grown()[1], 0, merge=True)] == [[0, 1, 2], [3, 4]]
+
+
+def test_rows_of_their_own_where_nothing_is_merged():
+    for trajectory in (grown()[0], episodes()[0]):
+        rows = sent_rows(trajectory, 0, merge=False)
+        assert [(r.prompt_ids, r.response_ids, r.logprobs) for r in rows] == [
+            (s.prompt_ids, s.response_ids, s.logprobs) for s in trajectory.steps
+        ]
+        assert all(r.mask == [1] * len(r.response_ids) for r in rows)
+    assert len(sent_rows(episodes()[0], 0, merge=True)) == 2
+
+
+@pytest.mark.parametrize("name", ["stapo", "grpo", "hgpo"])
+def test_steps_of_a_chain_come_back_with_their_own_credit(name):
+    algorithm = get_algorithm(name)
+    rows, _ = shuffled(padded(verl_rows(grown())), seed=2)
+    assert len(rows) == 7 + 3
+    found, places = trajectories_of(rows)
+    assert found == grown()
+    credit, batch = assign_credit(rows, algorithm, merge=True), build_batch(grown(), algorithm)
+    given = [credit.steps[place][part] for place, part in places]
+    assert [step.advantage for step in given] == batch.advantages.total_b.tolist()
+    assert len({step.advantage for step in given}) > 2
+    assert credit.batch.chains.sequences == 7
+    written = columns(credit, [len(row.response_ids) for row in rows])
+    for b, row in enumerate(rows):
+        steps = written[STEP][b].tolist()
+        assert [int(number >= 0) for number in steps] == ([1] if row.padding else row.mask)
+        spread = [0.0 if number < 0 else credit.steps[b][number].advantage for number in steps]
+        assert written["advantages"][b].tolist() == pytest.approx(spread, rel=1e-6)
+        assert len(written[BLIND_LENGTHS][b]) == len(credit.steps[b])
+
+
+@pytest.mark.parametrize("shift", [1, -1])
+def test_a_mask_off_by_one(shift):
+    rows = verl_rows(grown())
+    rows[2] = replace(rows[2], mask=np.roll(rows[2].mask, shift).tolist())
+    with pytest.raises(EngineError, match=r"response mask of a row of task 'task 0' \(prompt uid0, attempt 1\)"):
+        assign_credit(rows, get_algorithm("grpo"), merge=True)
+
+
+def test_a_response_that_was_cut():
+    rows = verl_rows(grown())
+    short = replace(rows[0], response_ids=rows[0].response_ids[:-1], mask=rows[0].mask[:-1])
+    with pytest.raises(EngineError, match="Does a setting of verl's cut responses"):
+        assign_credit([short, *rows[1:]], get_algorithm("grpo"), merge=True)

@@ -1,4 +1,4 @@
-"""The environments and the agent as an agent loop of verl: one episode in, one row per step out."""
+"""The environments and the agent as an agent loop of verl: one episode in, one row per chain of steps out."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from stapo.rollout.encoding import PromptEncoder, utc_now
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
 from stapo.verl_plugin.play import play_episode, shelves
-from stapo.verl_plugin.rows import PAYLOAD, payloads
+from stapo.verl_plugin.rows import PAYLOAD, SentRow, sent_rows
 from stapo.verl_plugin.settings import AGENT, run_config_of
 
-_VERSIONS = ("min_global_steps", "max_global_steps")  # which weights answered; verl logs staleness by them
+_VERSIONS = {"min_global_steps": min, "max_global_steps": max}  # which weights answered; verl logs staleness by them
 
 
 @register(AGENT)
@@ -36,8 +36,8 @@ class StapoAgentLoop(AgentLoopBase):
             row: the task, by `stapo.verl_plugin.dataset.TaskDataset`, and verl's own keys.
 
         Returns:
-            one output per step, in order. None at all where the first prompt does not fit, or where the episode failed
-            and `rollout.on_failure` says to shrink its group.
+            one output for each chain of steps, in order (`optim.merge`). None at all where the first prompt does not
+            fit, or where the episode failed and `rollout.on_failure` says to shrink its group.
 
         Raises:
             EngineError: the episode failed, and `rollout.on_failure` says to drop its group; verl then leaves it out.
@@ -45,6 +45,8 @@ class StapoAgentLoop(AgentLoopBase):
         run = run_config_of(self.data_config)
         position, member = int(row["position"]), int(row["session_id"])
         answers: list[_Answer] = []
+        # verl sends what has one id to one server, which then knows the prompt up to its new tokens.
+        session = uuid4().hex if run.agent.grows else None
 
         def begin(trajectory: Trajectory) -> Episode:
             answers.clear()
@@ -61,7 +63,7 @@ class StapoAgentLoop(AgentLoopBase):
         async def generate(ids: list[int]) -> Sample:
             started = time.perf_counter()
             output = await self.server_manager.generate(
-                request_id=uuid4().hex, prompt_ids=ids, sampling_params=dict(sampling_params)
+                request_id=session or uuid4().hex, prompt_ids=ids, sampling_params=dict(sampling_params)
             )
             answers.append(_Answer(output, time.perf_counter() - started))
             return self._sample(run, output)
@@ -83,7 +85,7 @@ class StapoAgentLoop(AgentLoopBase):
                 raise EngineError(f"{message}. Its group is left out (rollout.on_failure=drop).")
             print(f"stapo: {message}. It is left out of its group.", flush=True)
             return []
-        return _outputs(played, position, answers)
+        return _outputs(played, sent_rows(played, position, merge=run.optim.merge), answers)
 
     def _sample(self, run: RunConfig, output: Any) -> Sample:
         """The server's answer as the episode takes it; the training engine computes entropies later."""
@@ -104,22 +106,26 @@ class _Answer:
         self.has_logprobs = bool(output.log_probs)
 
 
-def _outputs(played: Trajectory, position: int, answers: list[_Answer]) -> list[AgentLoopOutput]:
+def _outputs(played: Trajectory, rows: list[SentRow], answers: list[_Answer]) -> list[AgentLoopOutput]:
     told = {"won": float(played.won), "task_score": played.task_score, "steps": len(played.steps)}
-    return [
-        AgentLoopOutput(
-            prompt_ids=step.prompt_ids,
-            response_ids=step.response_ids,
-            response_mask=[1] * len(step.response_ids),
-            response_logprobs=step.logprobs if answer.has_logprobs else None,
-            # verl gives every row of an episode the last one's; it serves its own metrics alone.
-            reward_score=float(played.score),
-            num_turns=len(played.steps),
-            metrics=AgentLoopMetrics(generate_sequences=answer.seconds),
-            extra_fields={PAYLOAD: payload, "reward_extra_info": told, **answer.versions},
+    outputs = []
+    for row in rows:
+        own = [answers[step] for step in row.steps]
+        versions = {name: pick(a.versions[name] for a in own) for name, pick in _VERSIONS.items()}
+        outputs.append(
+            AgentLoopOutput(
+                prompt_ids=row.prompt_ids,
+                response_ids=row.response_ids,
+                response_mask=row.mask,
+                response_logprobs=row.logprobs if all(a.has_logprobs for a in own) else None,
+                # verl gives every row of an episode the last one's; it serves its own metrics alone.
+                reward_score=float(played.score),
+                num_turns=len(played.steps),
+                metrics=AgentLoopMetrics(generate_sequences=sum(a.seconds for a in own)),
+                extra_fields={PAYLOAD: row.payload, "reward_extra_info": told, **versions},
+            )
         )
-        for step, payload, answer in zip(played.steps, payloads(played, position), answers, strict=True)
-    ]
+    return outputs
 
 
 @lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Advantages and flags of verl's rows, by the function that the embedded engine calls."""
+"""Advantages and flags of the steps in verl's rows, by the function that the embedded engine calls."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from stapo.algo import AlgorithmConfig
-from stapo.training.batch import RowBatch, build_batch
+from stapo.training.batch import RowBatch, build_batch, rows_of
+from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY, ragged_rows
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 
 NO_TRAJECTORY = -1
@@ -16,21 +19,34 @@ NO_TRAJECTORY = -1
 
 
 @dataclass(frozen=True)
+class StepCredit:
+    """What one step of a row gets.
+
+    Attributes:
+        start, end: its tokens among the row's response tokens.
+        advantage: 0 on padding.
+        blind_ids: the trajectory-blind prompt where the selective terms act on the step, else empty; never on padding,
+            and nowhere where the algorithm has no such terms.
+    """
+
+    start: int
+    end: int
+    advantage: float = 0.0
+    blind_ids: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class Credit:
     """What goes back to verl, row by row in the order of its batch (B rows).
 
     Attributes:
-        advantage_b: advantage of the step; 0 on padding.
-        flag_b: rows that the selective terms act on; never padding, nothing where the algorithm has no such terms.
+        steps: for each row its steps; padding is one.
         traj_b: index of the episode; `NO_TRAJECTORY` on padding.
-        blind_ids: the trajectory-blind prompt of flagged rows, else empty.
-        batch: the rows in the order of the math, with all that was computed.
+        batch: the steps in the order of the math, with all that was computed.
     """
 
-    advantage_b: np.ndarray
-    flag_b: np.ndarray
+    steps: list[list[StepCredit]]
     traj_b: np.ndarray
-    blind_ids: list[list[int]]
     batch: RowBatch
 
 
@@ -38,6 +54,7 @@ def assign_credit(
     rows: Sequence[VerlRow],
     algorithm: AlgorithmConfig,
     *,
+    merge: bool,
     seed: Sequence[int] | None = None,
     states: Mapping[str, Sequence[float]] | None = None,
 ) -> Credit:
@@ -46,6 +63,7 @@ def assign_credit(
     Args:
         rows: one batch of verl, padding included.
         algorithm: which math.
+        merge: as the rows were made; for what is said of sequences.
         seed: as for `stapo.training.batch.build_batch`.
         states: as for `stapo.training.batch.build_batch`.
 
@@ -54,16 +72,34 @@ def assign_credit(
         NonFiniteError: a reward, log-probability or entropy is not finite.
     """
     trajectories, places = trajectories_of(rows)
-    batch = build_batch(trajectories, algorithm, seed=seed, states=states)
-    advantage_b = np.zeros(len(rows))
-    flag_b = np.zeros(len(rows), dtype=bool)
+    chains = rows_of(trajectories, merge=merge)[1]
+    batch = build_batch(trajectories, algorithm, seed=seed, states=states, chains=chains)
+    steps = [[StepCredit(start, end) for start, end in row.spans] for row in rows]
     traj_b = np.full(len(rows), NO_TRAJECTORY, dtype=np.int64)
-    advantage_b[places] = batch.advantages.total_b
-    traj_b[places] = batch.traj_b
-    if algorithm.selective_on:
-        flag_b[places] = batch.flag_b
-    blind_ids: list[list[int]] = [[] for _ in rows]
-    for place, step in zip(places, batch.steps, strict=True):
-        if flag_b[place]:
-            blind_ids[place] = step.blind_ids
-    return Credit(advantage_b, flag_b, traj_b, blind_ids, batch)
+    for b, (place, part) in enumerate(places):
+        flagged = algorithm.selective_on and batch.flag_b[b]
+        blind_ids = batch.steps[b].blind_ids if flagged else ()
+        start, end = rows[place].spans[part]
+        steps[place][part] = StepCredit(start, end, float(batch.advantages.total_b[b]), blind_ids)
+        traj_b[place] = batch.traj_b[b]
+    return Credit(steps, traj_b, batch)
+
+
+def columns(credit: Credit, response_lengths: Sequence[int]) -> dict[str, Tensor]:
+    """What is written back: steps, each one's advantage at its own tokens alone, blind prompts, episodes."""
+    advantages, numbers, blind_ids = [], [], []
+    for steps, length in zip(credit.steps, response_lengths, strict=True):
+        advantages.append(torch.zeros(length))
+        numbers.append(torch.full((length,), -1))
+        for number, step in enumerate(steps):
+            advantages[-1][step.start : step.end] = step.advantage
+            numbers[-1][step.start : step.end] = number
+        blind_ids.append(torch.tensor([i for step in steps for i in step.blind_ids] or [0]))
+    return {
+        "advantages": ragged_rows(advantages),
+        "returns": ragged_rows(advantages),  # there is no critic; verl's metrics ask for the column
+        STEP: ragged_rows(numbers),
+        BLIND_LENGTHS: ragged_rows([torch.tensor([len(step.blind_ids) for step in steps]) for steps in credit.steps]),
+        BLIND_IDS: ragged_rows(blind_ids),
+        TRAJECTORY: torch.as_tensor(credit.traj_b),
+    }

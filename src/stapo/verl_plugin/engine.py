@@ -1,8 +1,8 @@
 """verl's FSDP2 engine with the blind pass.
 
-The blind prompts of flagged rows are appended to the micro-batch as further sequences. So every micro-batch is one
+The blind prompts of flagged steps are appended to the micro-batch as further sequences. So every micro-batch is one
 forward pass of the policy on every rank, whatever is flagged where, and no rank can wait for another. The reference
-needs a pass of its own; it is run by all ranks as soon as one of them has a flagged row in the micro-batch, on a dummy
+needs a pass of its own; it is run by all ranks as soon as one of them has a flagged step in the micro-batch, on a dummy
 sequence where a rank has none.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import weakref
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,20 +24,11 @@ from verl.workers.engine.utils import detach_tree
 
 from stapo.errors import ConfigError, EngineError, ModelError
 from stapo.texts import counted
-from stapo.verl_plugin.fields import (
-    BLIND_IDS,
-    FLAG,
-    SCORES,
-    TOTALS,
-    TRAJECTORY,
-    TRAJECTORY_ROWS,
-    flat,
-    lengths,
-    ragged_rows,
-)
-from stapo.verl_plugin.head import CapturingHead, FlaggedRows, Reference, ScoringHead, Sequences, standing_in
+from stapo.verl_plugin.fields import SCORES, TOTALS, TRAJECTORY, TRAJECTORY_STEPS, flat, ragged_rows
+from stapo.verl_plugin.head import CapturingHead, FlaggedSteps, Reference, ScoringHead, standing_in
 from stapo.verl_plugin.loss import StapoLoss
-from stapo.verl_plugin.objective import Totals, rows_per_trajectory
+from stapo.verl_plugin.objective import Totals, own_counts, steps_per_trajectory
+from stapo.verl_plugin.steps import Micro, Sequences
 
 VENDOR = "stapo"
 """Name under which the engine is registered; `VERL_ENGINE_VENDOR` picks it."""
@@ -46,37 +36,8 @@ VENDOR = "stapo"
 _references: weakref.WeakSet[Any] = weakref.WeakSet()  # the frozen engines of this process: verl puts both into one
 
 
-@dataclass(frozen=True)
-class _Micro:
-    """One micro-batch as plain rows."""
-
-    data: Any
-    prompt_lengths: list[int]
-    response_lengths: list[int]
-    targets_n: Tensor
-    flagged: list[int]
-
-    @classmethod
-    def of(cls, data: Any, *, selective: bool) -> _Micro:
-        flagged = flat(data[FLAG]).nonzero().flatten().tolist() if selective else []
-        responses = data["responses"]
-        return cls(data, lengths(data["prompts"]), lengths(responses), responses.values(), flagged)
-
-    def full(self) -> list[Tensor]:
-        return list(self.data["input_ids"].unbind())
-
-    def blind(self) -> tuple[list[Tensor], Sequences]:
-        """Blind prompts with their responses, of flagged rows."""
-        if not self.flagged:
-            return [], Sequences([], [])
-        prompts, responses = self.data[BLIND_IDS].unbind(), self.data["responses"].unbind()
-        return [torch.cat([prompts[b], responses[b]]) for b in self.flagged], Sequences(
-            [len(prompts[b]) for b in self.flagged], [len(responses[b]) for b in self.flagged]
-        )
-
-
 class StapoFSDPEngine(FSDPEngineWithLMHead):
-    """FSDP2 engine whose head scores in chunks, and which also runs flagged rows under their blind prompts."""
+    """FSDP2 engine whose head scores in chunks, and which also runs flagged steps under their blind prompts."""
 
     def initialize(self) -> None:
         """Build the model; see verl.
@@ -113,72 +74,64 @@ class StapoFSDPEngine(FSDPEngineWithLMHead):
         return super().forward_backward_batch(data, loss_function, forward_only=forward_only)
 
     def forward_step(self, micro_batch: Any, loss_function: Any, forward_only: bool) -> tuple[Tensor, dict[str, Any]]:
-        """One micro-batch: scores of every response token, and of flagged rows under both prompts."""
+        """One micro-batch: scores of every sampled token, and of flagged steps under both prompts."""
         data = micro_batch.to(get_device_id())
         training = isinstance(loss_function, StapoLoss) and not forward_only
         algorithm = loss_function.algorithm if training else None
         selective = None if algorithm is None or not algorithm.selective_on else algorithm.selective
-        micro = _Micro.of(data, selective=selective is not None)
+        micro = Micro.of(data, selective=selective is not None)
         temperature = _temperature(data)
         with self._precision():
             reference = None
             if selective is not None and selective.gamma > 0:
-                reference = self._reference_scores(micro)
-            blind, behind = micro.blind()
-            sequences = Sequences(
-                [*micro.prompt_lengths, *behind.prompt_lengths], [*micro.response_lengths, *behind.response_lengths]
-            )
-            inputs, width = self._inputs(micro.full() + blind, data)
+                reference = self._reference_scores(micro, data)
+            inputs, width = self._inputs(micro.rows + micro.blind_rows, data)
             head = ScoringHead(
-                sequences, len(micro.prompt_lengths), micro.targets_n,
-                flagged=micro.flagged, width=width, temperature=temperature, selective=selective, reference=reference,
+                micro, width, temperature, selective, reference,
                 entropy=bool(tu.get_non_tensor_data(data, "calculate_entropy", False)) or training,
                 entropy_grad=algorithm is not None and algorithm.loss.entropy_coef > 0,
             )  # fmt: skip
             with standing_in(self.module, head):
                 output = self.module(**inputs, use_cache=False)
             scores = head.read(output.logits)
-            model_output: dict[str, Any] = {"log_probs": _over_sequences(scores.logp_n, data, sequences)}
+            model_output: dict[str, Any] = {"log_probs": micro.sequences.whole(scores.logp_n)}
             if scores.entropy_n is not None:
-                model_output["entropy"] = _over_sequences(scores.entropy_n, data, sequences)
+                model_output["entropy"] = micro.sequences.whole(scores.entropy_n)
             if loss_function is None:
                 loss, metrics = torch.tensor(1.0, device=get_device_name()), {}
             else:
                 given = dict(model_output)
                 if training:
-                    given[SCORES] = None if scores.flagged is None else FlaggedRows(_mask(micro), scores.flagged)
+                    given[SCORES] = None if scores.flagged is None else FlaggedSteps(micro.mask_kl, scores.flagged)
                 loss, metrics = loss_function(model_output=given, data=data, dp_group=self.get_data_parallel_group())
         return loss, {"model_output": detach_tree(model_output), "loss": loss.detach().item(), "metrics": metrics}
 
     def _count(self, data: Any, loss_function: StapoLoss) -> None:
         group, algorithm = self.get_data_parallel_group(), loss_function.algorithm
-        tokens_b = torch.stack([row.sum() for row in data["response_mask"].unbind()]).float()
-        used_b = tokens_b > 0
-        flagged = flat(data[FLAG]).float().sum() if algorithm.selective_on else torch.zeros(())
-        counts = torch.stack([tokens_b.sum(), used_b.float().sum(), flagged]).to(get_device_id())
+        counts, used_b = own_counts(data, selective=algorithm.selective_on)
+        counts = counts.to(get_device_id())
         dist.all_reduce(counts, group=group)
-        tokens, rows, flags = counts.tolist()
+        tokens, steps, flags = counts.tolist()
         trajectories = 0
         if algorithm.loss.aggregation == "trajectory":
             traj_b = flat(data[TRAJECTORY])
             everywhere: list[list[int]] = [[] for _ in range(dist.get_world_size(group))]
-            dist.all_gather_object(everywhere, traj_b[used_b].tolist(), group)
-            data[TRAJECTORY_ROWS], trajectories = rows_per_trajectory(traj_b, used_b, everywhere)
-        tu.assign_non_tensor_data(data, TOTALS, Totals(tokens, rows, flags, trajectories))
+            dist.all_gather_object(everywhere, traj_b.repeat_interleave(used_b.to(traj_b.device)).tolist(), group)
+            data[TRAJECTORY_STEPS], trajectories = steps_per_trajectory(traj_b, used_b, everywhere)
+        tu.assign_non_tensor_data(data, TOTALS, Totals(tokens, steps, flags, trajectories))
 
-    def _reference_scores(self, micro: _Micro) -> Reference | None:
+    def _reference_scores(self, micro: Micro, data: Any) -> Reference | None:
         """The reference on this rank's blind prompts; None if no rank has any, or only others do."""
         wanted = torch.tensor(float(bool(micro.flagged)), device=get_device_id())
         dist.all_reduce(wanted, op=dist.ReduceOp.MAX, group=self.get_data_parallel_group())
         if not wanted:
             return None
-        if micro.flagged:
-            rows, sequences = micro.blind()
-        else:
-            rows, sequences = [micro.full()[0][:2]], Sequences([1], [1])
+        rows, sequences = micro.blind_rows, micro.blind
+        if not micro.flagged:
+            rows, sequences = [micro.rows[0][:2]], Sequences([2], [(0, 1, 2)])
         engine, mode = (self, self.disable_adapter()) if self._is_lora else (_reference(), nullcontext())
         with torch.no_grad(), mode, nullcontext() if engine is self else engine.eval_mode():
-            inputs, width = engine._inputs(rows, micro.data)
+            inputs, width = engine._inputs(rows, data)
             head = CapturingHead(sequences, width, copy_weights=engine is not self)
             with standing_in(engine.module, head):
                 engine.module(**inputs, use_cache=False)
@@ -227,22 +180,6 @@ def _temperature(data: Any) -> float:
             raise EngineError(f"rows of one micro-batch have temperatures {values}; expected one for all.")
         return float(values[0])
     return float(given)
-
-
-def _over_sequences(values_n: Tensor, data: Any, sequences: Sequences) -> Tensor:
-    """Ragged output over whole sequences: `values_n` where response tokens are predicted, else 0."""
-    offsets = data["input_ids"].offsets()
-    rows = len(offsets) - 1
-    own = Sequences(sequences.prompt_lengths[:rows], sequences.response_lengths[:rows])
-    whole_n = values_n.new_zeros(int(offsets[-1])).index_put((own.index(None, values_n.device),), values_n)
-    nested: Tensor = torch.nested.nested_tensor_from_jagged(whole_n, offsets)
-    return nested
-
-
-def _mask(micro: _Micro) -> Tensor:
-    """(K, L) true on the response tokens of flagged rows."""
-    length_k = torch.tensor([micro.response_lengths[b] for b in micro.flagged], device=micro.targets_n.device)
-    return torch.arange(int(length_k.max()), device=length_k.device)[None, :] < length_k[:, None]
 
 
 def register_engine(device: str = "cuda") -> None:

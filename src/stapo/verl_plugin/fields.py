@@ -7,23 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FLAG = "stapo_flag"
-"""(B,) 1 on rows that the selective terms act on."""
+STEP = "stapo_step"
+"""Ragged, per response token: which of the row's steps it belongs to, from 0; -1 on what lies between two steps."""
+
+BLIND_LENGTHS = "stapo_blind_lengths"
+"""Ragged, per step of the row: tokens of the trajectory-blind prompt; 0 where the selective terms do not act on it."""
 
 BLIND_IDS = "stapo_blind_ids"
-"""Ragged: the trajectory-blind prompt of flagged rows, a single 0 elsewhere (a ragged row cannot be empty)."""
+"""Ragged: these prompts one behind the other; a single 0 where there are none (a ragged row cannot be empty)."""
 
 TRAJECTORY = "stapo_trajectory"
 """(B,) index of the episode, -1 on padding."""
 
-TRAJECTORY_ROWS = "stapo_trajectory_rows"
-"""(B,) rows of the episode in the mini-batch, over all ranks; present where the loss needs it."""
+TRAJECTORY_STEPS = "stapo_trajectory_steps"
+"""(B,) steps of the episode in the mini-batch, over all ranks; present where the loss needs it."""
 
 TOTALS = "stapo_totals"
 """`stapo.verl_plugin.objective.Totals` of the mini-batch."""
 
 SCORES = "stapo_scores"
-"""In the engine's output: scores of the flagged rows."""
+"""In the engine's output: scores of the flagged steps."""
 
 
 def flat(column: Any) -> Tensor:
@@ -42,6 +45,11 @@ def lengths(ragged: Any) -> list[int]:
     """Length of each row of a ragged tensor."""
     found: list[int] = ragged.offsets().diff().tolist()
     return found
+
+
+def whole_numbers(ragged: Any) -> list[list[int]]:
+    """Rows of a ragged tensor of whole numbers, also where the transport has made it a plain one."""
+    return [row.reshape(-1).tolist() for row in ragged.unbind()]
 
 
 def padded(ragged: Tensor) -> Tensor:

@@ -7,9 +7,10 @@ and hands the scores out as the model's `logits`, through which gradients find t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,41 +19,12 @@ from torch import Tensor
 from stapo.algo import FlaggedScores, SelectiveConfig, flagged_scores, score_tokens
 from stapo.errors import ModelError
 from stapo.training.scoring import chunk_of
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """Token sequences of one forward pass and where their responses are.
-
-    Attributes:
-        prompt_lengths: tokens before the response, per sequence.
-        response_lengths: tokens of the response, at least 1.
-    """
-
-    prompt_lengths: Sequence[int]
-    response_lengths: Sequence[int]
-
-    def index(self, width: int | None, device: torch.device) -> Tensor:
-        """(n,) flat positions of the hidden states that predict response tokens, sequence by sequence.
-
-        Args:
-            width: length that each sequence is padded to; None if they lie packed, one behind the other.
-            device: of the result.
-        """
-        starts, start = [], 0
-        for number, (prompt, response) in enumerate(zip(self.prompt_lengths, self.response_lengths, strict=True)):
-            starts.append(start if width is None else number * width)
-            start += prompt + response
-        pieces = [
-            torch.arange(first + prompt - 1, first + prompt - 1 + response, device=device)
-            for first, prompt, response in zip(starts, self.prompt_lengths, self.response_lengths, strict=True)
-        ]
-        return torch.cat(pieces)
+from stapo.verl_plugin.steps import Micro, Sequences
 
 
 @dataclass(frozen=True)
 class Reference:
-    """The reference on the blind prompts of the flagged rows: constants.
+    """The reference on the blind prompts of the flagged steps: constants.
 
     Attributes:
         hidden_nh: hidden states that predict the response tokens.
@@ -67,7 +39,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Scores:
-    """What one pass gave: (n,) log-probabilities and entropies of the full rows' response tokens; flagged scores."""
+    """What one pass gave: (n,) log-probabilities and entropies of all steps' response tokens; flagged scores."""
 
     logp_n: Tensor
     entropy_n: Tensor | None
@@ -75,12 +47,12 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class FlaggedRows:
-    """What the engine hands to the loss about the K flagged rows of a micro-batch.
+class FlaggedSteps:
+    """What the engine hands to the loss about the K flagged steps of a micro-batch.
 
     Attributes:
         mask_kl: (K, L) true on response tokens.
-        scores: of those tokens, flat, row by row.
+        scores: of those tokens, flat, step by step.
     """
 
     mask_kl: Tensor
@@ -89,25 +61,19 @@ class FlaggedRows:
 
 @dataclass
 class ScoringHead:
-    """Stands in for the head during one pass over `sequences`: B full rows, then the blind prompts of K of them.
+    """Stands in for the head during one pass over a micro-batch: its rows, then its blind ones.
 
     Attributes:
-        sequences: of the pass.
-        rows: B.
-        targets_n: response tokens of the full rows, in order.
-        flagged: the K rows, ascending.
+        micro: the micro-batch.
         width: length that sequences are padded to; None for packed ones.
         temperature: of the rollout.
         selective: sides of R_TA that receive a gradient.
-        reference: of the flagged rows; None without P_TI.
+        reference: of the flagged steps; None without P_TI.
         entropy: compute entropies.
         entropy_grad: with a gradient.
     """
 
-    sequences: Sequences
-    rows: int
-    targets_n: Tensor
-    flagged: Sequence[int] = ()
+    micro: Micro
     width: int | None = None
     temperature: float = 1.0
     selective: SelectiveConfig | None = None
@@ -120,22 +86,24 @@ class ScoringHead:
         """Score `hidden`, (sequences, width, H) or (1, tokens, H), with the weights of `head`; one flat fp32 tensor."""
         weight_vh, bias_v = head.weight, getattr(head, "bias", None)
         chunk = chunk_of(weight_vh)
-        hidden_nh = hidden.reshape(-1, hidden.shape[-1])[self.sequences.index(self.width, hidden.device)]
-        lengths = self.sequences.response_lengths
-        full = sum(lengths[: self.rows])
+        micro = self.micro
+        index_n = micro.sequences.followed_by(micro.blind).index(self.width, hidden.device)
+        hidden_nh = hidden.reshape(-1, hidden.shape[-1])[index_n]
+        targets_n = micro.targets_n
+        full = len(targets_n)
         logp_n, entropy_n = score_tokens(
-            hidden_nh[:full], weight_vh, self.targets_n, temperature=self.temperature, chunk=chunk, bias_v=bias_v,
+            hidden_nh[:full], weight_vh, targets_n, temperature=self.temperature, chunk=chunk, bias_v=bias_v,
             entropy=self.entropy, entropy_grad=self.entropy_grad,
         )  # fmt: skip
         parts = {"logp": logp_n, **({} if entropy_n is None else {"entropy": entropy_n})}
-        if self.flagged and self.selective is not None:
+        if micro.flagged and self.selective is not None:
             own = self._own_positions(hidden.device)
             reference = self.reference
             scores = flagged_scores(
                 hidden_nh[:full][own],
                 hidden_nh[full:],
                 weight_vh,
-                self.targets_n[own],
+                targets_n[own],
                 hidden_r_nh=None if reference is None else reference.hidden_nh,
                 weight_r_vh=None if reference is None else reference.weight_vh,
                 temperature=self.temperature,
@@ -170,10 +138,9 @@ class ScoringHead:
         return Scores(parts["logp"], parts.get("entropy"), flagged)
 
     def _own_positions(self, device: torch.device) -> Tensor:
-        """Positions of the flagged rows' response tokens among those of all full rows."""
-        ends = torch.tensor(self.sequences.response_lengths[: self.rows]).cumsum(0).tolist()
-        lengths = self.sequences.response_lengths
-        return torch.cat([torch.arange(ends[b] - lengths[b], ends[b], device=device) for b in self.flagged])
+        """Positions of the flagged steps' response tokens among those of all steps."""
+        starts = [0, *accumulate(self.micro.sequences.sizes)]
+        return torch.cat([torch.arange(starts[s], starts[s + 1], device=device) for s in self.micro.flagged])
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The objective of one micro-batch inside verl: base loss of every row, selective terms of the flagged ones.
+"""The objective of one micro-batch inside verl: base loss of every step, selective terms of the flagged ones.
 
 Plain tensors in, one number out; every formula is `stapo.algo`'s. What several ranks add is that divisors are counted
 over all of them.
@@ -6,7 +6,9 @@ over all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,12 @@ from stapo.algo import (
     base_loss,
     selective_divisor,
     selective_loss,
+    selective_terms,
+    unflatten_tokens,
 )
+from stapo.verl_plugin.fields import BLIND_LENGTHS, TRAJECTORY_STEPS, flat, padded, whole_numbers
+from stapo.verl_plugin.head import FlaggedSteps
+from stapo.verl_plugin.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -27,9 +34,9 @@ class Totals:
 
     Attributes:
         tokens: response tokens.
-        rows: rows with at least one token.
-        flagged: rows that the selective terms act on.
-        trajectories: episodes with such a row; counted where the loss is aggregated by them, else 0.
+        rows: steps with at least one token.
+        flagged: steps that the selective terms act on.
+        trajectories: episodes with such a step; counted where the loss is aggregated by them, else 0.
     """
 
     tokens: float
@@ -64,7 +71,7 @@ def objective(
     traj_steps_b: Tensor | None = None,
     terms: SelectiveTerms | None = None,
 ) -> Objective:
-    """Loss of one micro-batch (B rows, K of them flagged).
+    """Loss of one micro-batch (B steps, K of them flagged).
 
     Args:
         algorithm: which terms, resolved.
@@ -72,12 +79,12 @@ def objective(
         logp_bl: (B, L) log-probabilities, with gradient.
         old_logp_bl: (B, L) those before the update.
         advantage_b: (B,) advantages.
-        mask_bl: (B, L) nonzero on response tokens; nothing on padding rows.
+        mask_bl: (B, L) nonzero on response tokens; nothing on padding.
         ref_logp_bl: (B, L) the reference's; required if beta is above 0.
         entropy_bl: (B, L) token entropies; required if there is an entropy bonus.
-        traj_steps_b: (B,) rows that the row's episode has in the mini-batch, over all ranks; the aggregation
+        traj_steps_b: (B,) steps that the step's episode has in the mini-batch, over all ranks; the aggregation
             `trajectory` needs it.
-        terms: of the flagged rows of this micro-batch; None where there are none.
+        terms: of the flagged steps of this micro-batch; None where there are none.
     """
     denominators = LossDenominators(totals.tokens, totals.rows, totals.trajectories, traj_steps_b)
     base = base_loss(
@@ -105,13 +112,89 @@ def objective(
     return Objective(base.loss + extra, logged)
 
 
-def rows_per_trajectory(traj_b: Tensor, used_b: Tensor, everywhere: list[list[int]]) -> tuple[Tensor, int]:
-    """Rows that each row's episode has in the mini-batch, and how many episodes there are.
+def rows_objective(
+    algorithm: AlgorithmConfig,
+    totals: Totals,
+    data: Mapping[str, Any],
+    logp_bl: Tensor,
+    entropy_bl: Tensor | None,
+    flagged: FlaggedSteps | None,
+) -> Objective:
+    """`objective` of the steps in B of verl's rows: ratios, lengths, clips and aggregations are those of steps.
+
+    Args:
+        algorithm: which terms, resolved.
+        totals: divisors of the whole mini-batch.
+        data: verl's micro-batch, with our columns.
+        logp_bl: (B, L) log-probabilities at response tokens, with gradient; anything between two steps.
+        entropy_bl: (B, L) token entropies likewise.
+        flagged: scores of the flagged steps; None where there are none.
+    """
+    steps = Steps.of(data)
+
+    def cut(name: str) -> Tensor:
+        return steps.cut(padded(data[name]))
+
+    traj_steps_s = None
+    if TRAJECTORY_STEPS in data:
+        traj_steps_b = flat(data[TRAJECTORY_STEPS])
+        traj_steps_s = traj_steps_b[torch.tensor(steps.row_s, device=traj_steps_b.device)]
+    return objective(
+        algorithm,
+        totals,
+        logp_bl=steps.cut(logp_bl),
+        old_logp_bl=cut("old_log_probs"),
+        advantage_b=cut("advantages")[:, 0],
+        mask_bl=cut("response_mask"),
+        ref_logp_bl=cut("ref_log_prob") if algorithm.loss.beta > 0 else None,
+        entropy_bl=None if entropy_bl is None else steps.cut(entropy_bl),
+        traj_steps_b=traj_steps_s,
+        terms=None if flagged is None else _terms(algorithm, flagged),
+    )
+
+
+def _terms(algorithm: AlgorithmConfig, flagged: FlaggedSteps) -> SelectiveTerms:
+    mask_kl, scores = flagged.mask_kl, flagged.scores
+
+    def steps(values_n: Tensor) -> Tensor:
+        return unflatten_tokens(values_n, mask_kl)
+
+    return selective_terms(
+        mask_kl,
+        algorithm.selective,
+        logp_kl=steps(scores.logp_n),
+        logq_kl=steps(scores.logq_n),
+        logr_kl=None if scores.logr_n is None else steps(scores.logr_n),
+        kl_pq_kl=steps(scores.kl_pq_n),
+        kl_qr_kl=None if scores.kl_qr_n is None else steps(scores.kl_qr_n),
+    )
+
+
+def own_counts(data: Mapping[str, Any], *, selective: bool) -> tuple[Tensor, Tensor]:
+    """What this rank's B rows of a mini-batch count: sampled tokens, steps that have some, flagged steps.
+
+    Args:
+        data: verl's mini-batch, with our columns.
+        selective: whether there are flagged steps.
+
+    Returns:
+        the three counts, and (B,) steps with tokens of each row.
+    """
+    steps = Steps.of(data)
+    tokens_s = steps.cut(padded(data["response_mask"])).sum(dim=1).cpu()
+    used_b = torch.zeros(data["response_mask"].shape[0], dtype=torch.int64)
+    used_b.index_add_(0, torch.tensor(steps.row_s), (tokens_s > 0).long())
+    flags = sum(size > 0 for row in whole_numbers(data[BLIND_LENGTHS]) for size in row) if selective else 0
+    return torch.tensor([float(tokens_s.sum()), float(used_b.sum()), float(flags)]), used_b
+
+
+def steps_per_trajectory(traj_b: Tensor, used_b: Tensor, everywhere: list[list[int]]) -> tuple[Tensor, int]:
+    """Steps that each row's episode has in the mini-batch, and how many episodes there are.
 
     Args:
         traj_b: (B,) episode of this rank's rows.
-        used_b: (B,) rows with at least one token.
-        everywhere: for each rank the episodes of its rows with a token, one entry per row.
+        used_b: (B,) steps with at least one token of each row.
+        everywhere: for each rank the episode of each of its steps with a token.
     """
     counts: dict[int, int] = {}
     for rank in everywhere:

@@ -84,6 +84,12 @@ def differences(config: RunConfig) -> list[str]:
             f"optim.mini_batch: verl's setting counts prompts and says {prompts} ({prompts} x "
             f"{config.rollout.group_size} rows); stapo's trainer takes the {config.optim.mini_batch} rows of the preset"
         )
+    if config.optim.merge and config.agent.grows:
+        said.append(
+            f"optim.mini_batch: a row of verl's holds all steps of an episode whose prompts extend each other, so "
+            f"{config.optim.mini_batch} rows are more steps here, and an iteration has fewer optimizer steps; "
+            "--optim.no-merge gives each step a row"
+        )
     if config.algorithm.sampling.dynamic:
         said.append(
             "algorithm.sampling: verl plays two groups in the place of each that it drops, without a limit of rounds "

@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 import transfer_queue as tq
 from omegaconf import open_dict
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from stapo.algo import AlgorithmConfig
+from stapo.errors import ConfigError
 from stapo.training.metrics import rollout_metrics
-from stapo.verl_plugin.credit import Credit, assign_credit
-from stapo.verl_plugin.fields import BLIND_IDS, FLAG, TRAJECTORY, lengths, objects, ragged_rows
+from stapo.verl_plugin.credit import assign_credit, columns
+from stapo.verl_plugin.fields import lengths, objects
 from stapo.verl_plugin.loss import StapoLoss
 from stapo.verl_plugin.overrides import mini_batch_prompts
 from stapo.verl_plugin.rows import PAYLOAD, VerlRow
@@ -24,7 +24,7 @@ from stapo.verl_plugin.settings import run_config_of
 MODE = "stapo"
 """`trainer.v1.trainer_mode` that picks this trainer."""
 
-_READ = ("prompts", "responses", "old_log_probs", "entropy", "extra_fields")
+_READ = ("prompts", "responses", "response_mask", "old_log_probs", "entropy", "extra_fields")
 
 
 @register_trainer(MODE)
@@ -33,11 +33,21 @@ class StapoTrainer(PPOTrainerSync):
 
     Args:
         config: verl's, with our run configuration in `data.stapo`.
+
+    Raises:
+        ConfigError: verl shall correct for the rollout, by weights or masks that our credit and loss do not take.
     """
 
     def __init__(self, config: Any) -> None:
         self.stapo = run_config_of(config.data)
         self.stapo_states: Mapping[str, Sequence[float]] = {}
+        correction = config.algorithm.rollout_correction
+        asked = [name for name in ("rollout_is", "rollout_rs", "bypass_mode") if correction.get(name)]
+        if asked:
+            raise ConfigError(
+                f"algorithm.rollout_correction.{asked[0]} is {correction[asked[0]]}; verl corrects whole rows, which "
+                "may hold several steps, and stapo's loss takes neither its weights nor its masks. Leave it out."
+            )
         # verl compares the mode with "sync" to choose its replay buffer; under another name it would be the
         # asynchronous one.
         with open_dict(config):
@@ -83,14 +93,14 @@ class StapoTrainer(PPOTrainerSync):
         credit = assign_credit(
             verl_rows(batch.keys, batch.tags, data),
             self.algorithm,
+            merge=self.stapo.optim.merge,
             seed=(self.stapo.seed, 3, self.global_steps),
             states=self.stapo_states,
         )
         self.stapo_states = credit.batch.outliers.states or {}
         metrics.update(flat_metrics(rollout_metrics(credit.batch), "stapo"))
-        return tq.kv_batch_put(
-            keys=batch.keys, partition_id=batch.partition_id, fields=columns(credit, lengths(data["responses"]))
-        )
+        fields = TensorDict(columns(credit, lengths(data["responses"])), batch_size=len(batch.keys))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
 
 def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any) -> list[VerlRow]:
@@ -99,35 +109,17 @@ def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any)
     Args:
         keys: `PROMPT_ATTEMPT_NUMBER` of each row.
         tags: of each row; padding is marked here.
-        data: columns `prompts`, `responses`, `old_log_probs`, `entropy` and `extra_fields`.
+        data: the columns `_READ`.
     """
-    columns = [[row.tolist() for row in data[name].unbind()] for name in _READ[:-1]]
+    ragged = [[row.tolist() for row in data[name].unbind()] for name in _READ[:-1]]
     extra = objects(data["extra_fields"])
     rows = []
-    for key, tag, prompt, response, logprobs, entropies, fields in zip(keys, tags, *columns, extra, strict=True):
+    for key, tag, prompt, response, mask, logprobs, entropies, fields in zip(keys, tags, *ragged, extra, strict=True):
         uid, member, _ = key.rsplit("_", 2)
         payload = fields.get(PAYLOAD) if isinstance(fields, Mapping) else None
         padding = bool(tag.get("is_padding", False))
-        rows.append(VerlRow(uid, int(member), prompt, response, logprobs, entropies, payload, padding))
+        rows.append(VerlRow(uid, int(member), prompt, response, mask, logprobs, entropies, payload, padding))
     return rows
-
-
-def columns(credit: Credit, response_lengths: Sequence[int]) -> TensorDict:
-    """What is written back: the step's advantage at each of its response tokens, flags, episodes, blind prompts."""
-    advantages = [
-        torch.full((length,), float(value), dtype=torch.float32)
-        for value, length in zip(credit.advantage_b, response_lengths, strict=True)
-    ]
-    return TensorDict(
-        {
-            "advantages": ragged_rows(advantages),
-            "returns": ragged_rows(advantages),  # there is no critic; verl's metrics ask for the column
-            FLAG: torch.as_tensor(credit.flag_b, dtype=torch.int64),
-            TRAJECTORY: torch.as_tensor(credit.traj_b, dtype=torch.int64),
-            BLIND_IDS: ragged_rows([torch.tensor(ids or [0], dtype=torch.int64) for ids in credit.blind_ids]),
-        },
-        batch_size=len(credit.advantage_b),
-    )
 
 
 def flat_metrics(values: Mapping[str, Any], name: str) -> dict[str, float]:
