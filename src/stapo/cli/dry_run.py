@@ -16,8 +16,9 @@ from stapo.cli.words import foreign, say
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
 from stapo.errors import ModelError
-from stapo.estimate.costs import Workload, activations, memory, seconds
+from stapo.estimate.costs import Workload, activations, memory, seconds, within_budget
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
+from stapo.estimate.sequences import Reading
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.policy.config import DType
@@ -43,12 +44,12 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -
         shape = shape_of_run(config)
         config = _settled(config, named, out, shape, console)
     except ModelError as err:
-        console.print(_summary(config, None))
+        console.print(_summary(config, None, None))
         say(console, f"no estimate: {err}")
         return
     seen = expect(config)
-    work, around = workload(config, seen), around_of(config, seen)
-    console.print(_summary(config, shape))
+    work, around = within_budget(shape, workload(config, seen)), around_of(config, seen)
+    console.print(_summary(config, shape, seen))
     if seen.why:
         say(console, foreign(f"no demonstration was played: {seen.why}"))
     if named is not None:
@@ -201,6 +202,8 @@ def shape_of_run(config: RunConfig) -> ModelShape:
 def workload(config: RunConfig, seen: Episodes) -> Workload:
     """What a run asks of its model, where its episodes are as expected."""
     algorithm, agent, model = config.algorithm, config.agent, config.model
+    vllm, reading = config.rollout.engine == "vllm", seen.reading
+    merged = reading if config.optim.merge else None
     return Workload(
         episodes=config.rollout.groups * config.rollout.group_size,
         steps=seen.steps,
@@ -221,10 +224,14 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         blind=algorithm.selective_on,
         critic=algorithm.needs_critic,
         all_trained=config.sft.steps > 0,
-        vllm_share=config.rollout.vllm.gpu_memory if config.rollout.engine == "vllm" else 0.0,
+        vllm_share=config.rollout.vllm.gpu_memory if vllm else 0.0,
         sft_tokens=seen.longest * config.sft.batch_size if config.sft.steps else 0,
         step_seconds=seen.step_seconds,
-        kept_bytes=config.rollout.kept_keys_gib * GIB if agent.grows else 0.0,
+        kept_bytes=config.rollout.kept_keys_gib * GIB if agent.grows or reading else 0.0,
+        sequences=merged.sequences if merged else 0.0,
+        sequence=merged.sequence if merged else 0.0,
+        new=reading.new if reading and (vllm or config.rollout.kept_keys_gib) else 0.0,
+        blind_prompt=seen.blind,
     )
 
 
@@ -272,7 +279,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     return lines
 
 
-def _summary(config: RunConfig, shape: ModelShape | None) -> Table:
+def _summary(config: RunConfig, shape: ModelShape | None, seen: Episodes | None) -> Table:
     table = Table(title="the run", show_header=False, title_justify="left")
     model, optim, rollout = config.model, config.optim, config.rollout
     size = "" if shape is None else f", {shape.parameters:,} weights"
@@ -287,9 +294,23 @@ def _summary(config: RunConfig, shape: ModelShape | None) -> Table:
         "optimizer": f"AdamW, learning rate {optim.learning_rate:g} ({optim.schedule}), mini-batch {optim.mini_batch} "
         f"rows, {counted(optim.epochs, 'epoch')}, {optim.micro_tokens} tokens per pass",
     }
+    if seen is not None and seen.reading is not None:
+        rows["an episode"] = _read_once(seen.steps, seen.reading, config.optim.merge)
     for name, text in rows.items():
         table.add_row(name, foreign(text))
     return table
+
+
+def _read_once(steps: float, reading: Reading, merge: bool) -> str:
+    """What it saves to read the steps of an episode as sequences."""
+    tokens = reading.sequences * reading.sequence
+    count = f"{reading.sequences:.3g} sequence{'' if reading.sequences == 1 else 's'}"
+    saved = f"{tokens:,.0f} tokens as {count} ({reading.rows / tokens:.1f} times fewer)"
+    return (
+        f"{reading.rows:,.0f} tokens as {steps:.3g} rows, "
+        + (saved if merge else f"and optim.merge is off; with it {saved}")
+        + f"; the rollout reads {reading.new:.0f} new tokens of a prompt of {reading.prompt:.0f}"
+    )
 
 
 def _costs(shape: ModelShape, work: Workload, device: Device, times: dict[str, float], seen: Episodes) -> Table:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
 from stapo.config.run_config import RunConfig
+from stapo.config.training import SFTConfig
 from stapo.documents import shown
 from stapo.errors import ConfigError, StapoError
+from stapo.estimate.sequences import Growth, Reading, read_episode
+from stapo.policy.sequences import Chains, chained
 
 PLAYED = 24
 """Demonstrations that are played."""
@@ -29,12 +33,14 @@ class Episodes:
         steps: of an episode; half of the episodes are expected to end as the demonstrations do, half at the limit.
         prompt: tokens of a prompt.
         response: tokens of a response.
-        imitated: tokens of a row of SFT, response and all.
-        longest: tokens of the longest such row.
+        imitated: tokens of a batch of SFT for each of its rows, responses and all.
+        longest: the same of the longest batch.
         step_seconds: computing time of the environment for a step.
         demonstrated: steps of an SFT's demonstrations.
         tasks: of the split that is evaluated.
         counted: `tasks` is their number and no guess.
+        blind: tokens of a blind prompt; 0 for as many as a prompt has.
+        reading: of an episode whose prompts extend each other; None where each step is read alone.
         why: nothing was played although the run has demonstrations; "" otherwise.
     """
 
@@ -48,6 +54,8 @@ class Episodes:
     demonstrated: float = 0.0
     tasks: int = _TASKS
     counted: bool = False
+    blind: float = 0.0
+    reading: Reading | None = None
     why: str = ""
 
 
@@ -68,19 +76,79 @@ def half_of_limits(config: RunConfig) -> Episodes:
     if type(steps) is not int or steps < 1:
         raise ConfigError(f"env.options.max_steps is {shown(steps)}, expected a positive whole number.")
     prompt, response = EXPECTED * config.agent.max_prompt_tokens, EXPECTED * config.agent.max_response_tokens
+    expected, reading = max(1.0, EXPECTED * steps), None
+    if config.agent.grows and not _rewrites(config):
+        # As much at each step as makes the mean prompt half of the limit, if a response does not take more.
+        turn = max(2 * prompt / (expected + 1), response + 1)
+        reading = read_episode(_growth(config, turn, turn, response), expected)
     return Episodes(
         basis="at half of every limit",
-        steps=max(1.0, EXPECTED * steps),
-        prompt=prompt,
+        steps=expected,
+        prompt=prompt if reading is None else reading.prompt,
         response=response,
         imitated=prompt + response,
         longest=round(prompt + response),
+        reading=reading,
     )
+
+
+def _growth(config: RunConfig, opening: float, turn: float, response: float) -> Growth:
+    agent = config.agent
+    return Growth(
+        opening=opening, turn=turn, response=response, limit=agent.max_prompt_tokens, halves=agent.keeps_turns
+    )
+
+
+def _rewrites(config: RunConfig) -> bool:
+    """Whether later prompts show responses without their thoughts; demonstrations have none that could be missing."""
+    return config.agent.earlier_thoughts == "drop" and config.agent.has_parts
+
+
+@dataclass(frozen=True)
+class _Played:
+    """Tokens of the prompts and responses of demonstrations, and how many turns each prompt shows."""
+
+    full: list[int]
+    short: list[int]
+    blind: list[int]
+    responses: list[int]
+    turns: list[int]
+    chains: Chains
+
+    def grows(self) -> tuple[float, float] | None:
+        """Tokens of an episode's first prompt, and those that a step adds; None where no prompt extends another."""
+        chain_b = self.chains.chain_b
+        joined = [b for b in range(1, len(chain_b)) if chain_b[b] == chain_b[b - 1]]
+        if not joined:
+            return None
+        # Random commands between two demonstrated ones are turns as well.
+        steps = sum(max(1, self.turns[b] - self.turns[b - 1]) for b in joined)
+        turn = sum(self.full[b] - self.full[b - 1] for b in joined) / steps
+        starts = set(range(len(chain_b))).difference(joined)
+        return fmean(self.full[b] - turn * self.turns[b] for b in starts), turn
+
+    def of_batch(self, sft: SFTConfig) -> tuple[float, int]:
+        """Tokens of a batch of SFT for each of its rows, and those of the longest batch, with its padding."""
+        rows = list(zip(self.full, self.responses, strict=True))
+        blind, said = fmean(self.blind), fmean(self.responses)
+        alone = (1 - sft.blind_fraction) * fmean(self.short) + sft.blind_fraction * blind + said
+        if self.chains.sequences == self.chains.rows:
+            full = (1 - sft.blind_fraction) * fmean(self.full) + sft.blind_fraction * blind + said
+            return sft.curriculum * alone + (1 - sft.curriculum) * full, max(p + r for p, r in rows)
+        # The last row of a sequence is as long as the sequence; blind rows are read apart.
+        ends = [sum(rows[chain[-1]]) for chain in chained(range(len(rows)), self.chains.chain_b)]
+        drawn = max(1, round(sft.batch_size * len(ends) / len(rows)))
+        share = drawn * len(rows) / len(ends) / sft.batch_size
+        merged = drawn * fmean(ends) / sft.batch_size + share * sft.blind_fraction * (blind + said)
+        most = (drawn / sft.batch_size + share * sft.blind_fraction) * max(ends)
+        if sft.curriculum:
+            most = max(most, share * max(p + r for p, r in zip(self.short, self.responses, strict=True)))
+        return sft.curriculum * share * alone + (1 - sft.curriculum) * merged, math.ceil(most)
 
 
 def _played(config: RunConfig) -> Episodes:
     from stapo.envs.pool import about
-    from stapo.policy import load_tokenizer
+    from stapo.policy import RowTokens, find_chains, load_tokenizer
     from stapo.policy.tokenizer import train_tokenizer
     from stapo.rollout.encoding import PromptEncoder
     from stapo.training.demonstrations import demonstrate, tokenizer_texts
@@ -101,21 +169,30 @@ def _played(config: RunConfig) -> Episodes:
     if not demos:
         raise ConfigError(f"{few.episodes} of them hold no step to imitate.")
     encoder = PromptEncoder(tokenizer or train_tokenizer(tokenizer_texts(demos), model.vocab_size, model.tokenizer))
-    full, short, blind = (
-        [len(encoder.encode(prompt)) for prompt in prompts]
-        for prompts in zip(*((d.prompt, d.short_prompt, d.blind_prompt) for d in demos), strict=True)
+    rows = [RowTokens(encoder.encode(d.prompt), encoder.encode_response(d.action, d.command)) for d in demos]
+    played = _Played(
+        full=[len(row.prompt_ids) for row in rows],
+        short=[len(encoder.encode(d.short_prompt)) for d in demos],
+        blind=[len(encoder.encode(d.blind_prompt)) for d in demos],
+        responses=[len(row.response_ids) for row in rows],
+        turns=[len(d.prompt.turns) for d in demos],
+        chains=find_chains(rows, [0] * len(rows)),
     )
-    responses = [len(encoder.encode_response(demo.action, demo.command)) for demo in demos]
-    shown_first = sft.curriculum * fmean(short) + (1 - sft.curriculum) * fmean(full)
     # Random commands are played and not imitated.
     steps = len(demos) / few.episodes / max(0.1, 1 - sft.wander)
+    expected, response = (min(steps, limit) + limit) / 2, fmean(played.responses)
+    grows = None if _rewrites(config) else played.grows()
+    reading = None if grows is None else read_episode(_growth(config, *grows, response), expected)
+    imitated, longest = played.of_batch(sft)
     return Episodes(
         basis=f"as {few.episodes} of its demonstrations are",
-        steps=(min(steps, limit) + limit) / 2,
-        prompt=fmean(full),
-        response=fmean(responses),
-        imitated=(1 - sft.blind_fraction) * shown_first + sft.blind_fraction * fmean(blind) + fmean(responses),
-        longest=max(p + r for p, r in zip(full, responses, strict=True)),
+        steps=expected,
+        prompt=fmean(played.full) if reading is None else reading.prompt,
+        response=response,
+        imitated=imitated,
+        longest=longest,
+        blind=fmean(played.blind) if reading else 0.0,
+        reading=reading,
         step_seconds=spent / (steps * few.episodes),
         demonstrated=steps * sft.episodes,
         tasks=tasks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
@@ -53,6 +53,10 @@ class Workload:
         sft_tokens: of the largest batch of SFT, which is one forward pass; 0 without SFT.
         step_seconds: of the environment, for a step.
         kept_bytes: of keys and values that may be kept between turns; 0 where prompts do not grow by appending.
+        sequences: that the steps of an episode are read as; 0 where each is read alone.
+        sequence: tokens of a sequence, expected.
+        new: tokens of a prompt that the rollout has not read at the step before; 0 where it reads all.
+        blind_prompt: tokens of a blind prompt, expected; 0 where it is as long as a prompt.
     """
 
     episodes: int
@@ -78,6 +82,30 @@ class Workload:
     sft_tokens: int = 0
     step_seconds: float = 0.0
     kept_bytes: float = 0.0
+    sequences: float = 0.0
+    sequence: float = 0.0
+    new: float = 0.0
+    blind_prompt: float = 0.0
+
+    @property
+    def context(self) -> float:
+        """Tokens of what is read in one piece by a pass over an episode: a sequence or a row."""
+        return self.sequence if self.sequences else self.prompt + self.response
+
+    @property
+    def read(self) -> float:
+        """Tokens of a pass over the episodes."""
+        return self.episodes * (self.sequences if self.sequences else self.steps) * self.context
+
+    @property
+    def read_blind(self) -> float:
+        """Tokens of a pass over the flagged rows under their blind prompts."""
+        return FLAGGED * self.episodes * self.steps * ((self.blind_prompt or self.prompt) + self.response)
+
+    @property
+    def prefilled(self) -> float:
+        """Tokens of prompts that the rollout reads."""
+        return self.episodes * self.steps * (self.new or self.prompt)
 
 
 def layer_activations(shape: ModelShape, bytes_per_number: int, lora_rank: int = 0) -> int:
@@ -130,7 +158,8 @@ def activations(shape: ModelShape, w: Workload, checkpointing: bool) -> float:
 
 def chunked_head(shape: ModelShape, w: Workload) -> float:
     """Bytes that the head takes beside its result: a chunk of logits, and gradients of its weight."""
-    scored = rows_of_pass(w) * w.longest_response
+    steps = math.ceil(w.steps / w.sequences) if w.sequences else 1
+    scored = rows_of_pass(w) * min(steps * w.longest_response, longest_row(w))
     chunk = max(CHUNK, CHUNK_LOGITS // shape.vocabulary)
     flagged = flagged_of_pass(w) * w.longest_response
     # Logits, log-probabilities, probabilities and their gradient, in fp32; of flagged rows under two prompts.
@@ -196,6 +225,15 @@ def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
     return parts
 
 
+def within_budget(shape: ModelShape, w: Workload) -> Workload:
+    """The workload where no more keys are kept than there is room for; the other episodes read their prompts whole."""
+    if not w.new or w.vllm_share:
+        return w
+    needed = w.episodes * (w.context if w.sequences else w.prompt) * kv_bytes_per_token(shape, w.bytes_per_weight)
+    share = min(1.0, w.kept_bytes / needed)
+    return replace(w, new=share * w.new + (1 - share) * w.prompt)
+
+
 def forward_flops(shape: ModelShape, tokens: float, context: float, scored: float) -> float:
     """Operations of a forward pass: two per weight of the layers, attention over half the context, the head."""
     layers = 2.0 * shape.layers * shape.layer_parameters * tokens
@@ -207,8 +245,9 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     """Seconds of an iteration by part, evaluation left out; "iteration" and "run" are sums."""
     rows, length = w.episodes * w.steps, w.prompt + w.response
     speed = device.flops * UTILISATION
-    forward = forward_flops(shape, rows * length, length, rows * w.response) / speed
-    prefill = forward_flops(shape, rows * w.prompt, w.prompt, rows) / speed
+    forward = forward_flops(shape, w.read, w.context, rows * w.response) / speed
+    blind = forward_flops(shape, w.read_blind, length, FLAGGED * rows * w.response) / speed
+    prefill = forward_flops(shape, w.prefilled, w.prompt, rows) / speed
     together = float(w.episodes) if w.vllm_share else max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
     read = shape.parameters * w.bytes_per_weight
     read_cache = together * length * kv_bytes_per_token(shape, w.bytes_per_weight)
@@ -227,7 +266,7 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
         "old log-probs": forward if w.vllm_share else 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
         "update": train * forward,
-        "blind passes": FLAGGED * (train + w.epochs) * forward if w.blind else 0.0,
+        "blind passes": (train + w.epochs) * blind if w.blind else 0.0,
         "critic": (train + 1.0) * forward if w.critic else 0.0,
     }
     parts["iteration"] = sum(parts.values())

@@ -60,18 +60,19 @@ class Speed:
 
 def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
     """Seconds of an iteration by part from measured speeds; the parts are those of `costs.seconds`."""
-    rows, length = w.episodes * w.steps, w.prompt + w.response
+    rows = w.episodes * w.steps
     together = max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
-    forward = rows * length * speed.read
-    train = (rows * length * speed.train + (forward if w.checkpointing else 0.0)) * w.epochs
+    forward, blind = w.read * speed.read, w.read_blind * speed.read
+    train = (w.read * speed.train + (forward if w.checkpointing else 0.0)) * w.epochs
+    trained_blind = (w.read_blind * speed.train + (blind if w.checkpointing else 0.0)) * w.epochs
     parts = {
-        "generation": rows * w.prompt * speed.read
+        "generation": w.prefilled * speed.read
         + rows / together * w.response * (speed.step + together * speed.answered),
         "environment": rows * w.step_seconds,
         "old log-probs": 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
         "update": train,
-        "blind passes": 0.01 * (train + w.epochs * forward) if w.blind else 0.0,
+        "blind passes": trained_blind + w.epochs * blind if w.blind else 0.0,
         "critic": train + forward if w.critic else 0.0,
     }
     parts["iteration"] = sum(parts.values())
