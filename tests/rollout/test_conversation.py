@@ -5,20 +5,25 @@
 3. A prompt that is too long loses half of its turns at once, and a new sequence begins; the goal stays.
 4. Towards a server a conversation is its messages.
 5. Text of the world is text.
+6. With a chat template, what stands between is the template's; one that rewrites the past, or cannot speak, is named.
 """
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import test_templates as templates
 
 from stapo.agent import AgentConfig, Exchange, Prompt
 from stapo.config import load_config
+from stapo.errors import ModelError
 from stapo.policy import RowTokens, find_chains
 from stapo.rollout import StopReason
 from stapo.rollout.collect import Collector
+from stapo.rollout.conversation import told_of_template
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.sampler import Sample
@@ -191,3 +196,88 @@ def test_what_the_world_says_ends_no_message():
             len(trajectory.steps) - 1
         )
         assert last.foreign_markers == 2
+
+
+# -- 6 -----------------------------------------------------------------------------------------------------------------
+
+
+def speaking(template, eos="<|im_end|>"):
+    """A byte-level tokenizer with a chat template."""
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.add_special_tokens({"eos_token": eos})
+    tokenizer.add_tokens(["<|im_start|>", "<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]"], special_tokens=True)
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    "template, eos, system",
+    [
+        (templates.CHATML, "<|im_end|>", True),
+        (templates.SMOLLM, "<|im_end|>", True),
+        (templates.LLAMA, "<|eot|>", True),
+        (templates.GEMMA, "<eos>", False),
+        (templates.MISTRAL, "</s>", False),
+        (templates.QWEN3, "<|im_end|>", True),
+    ],
+    ids=["chatml", "smollm2", "llama3", "gemma", "mistral", "qwen3"],
+)
+def test_with_a_chat_template_the_pieces_are_those_of_the_template(template, eos, system):
+    """What was not sampled is what the template writes; where it has no system role, the first message takes it in."""
+    tokenizer = speaking(template, eos)
+    encoder = PromptEncoder(tokenizer, templates.noon)
+    prompt = Prompt("C", system="S", turns=(Exchange("A", "", (65, 66, tokenizer.eos_token_id)),))
+    text = tokenizer.decode(encoder.encode(prompt))
+    said = tokenizer.decode([65, 66])
+    messages = [
+        {"role": "user", "content": "A" if system else "S\n\nA"},
+        {"role": "assistant", "content": said},
+        {"role": "user", "content": "C"},
+    ]
+    if system:
+        messages.insert(0, {"role": "system", "content": "S"})
+    dated = {"strftime_now": templates.noon().strftime} if "strftime_now" in template else {}
+    expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **dated)
+    # Gemma ends a turn with a token of its own, behind the end token that was sampled; the blank after [/INST] is a part
+    # of the response.
+    assert text.replace("<eos>", "") == expected.replace("<eos>", "").replace("[/INST] " + said, "[/INST]" + said)
+    agent = replace(AGENT, max_prompt_tokens=5000)
+    collector = Collector(ToyEnv, encoder, Sampler(), agent)
+    for trajectory in collector.collect(["toy/train/red"], 2, 1.0, (0, 1)):
+        assert chains(trajectory).sequences == 1
+
+
+def test_a_template_that_rewrites_the_past_is_named():
+    rewriting = PromptEncoder(speaking(templates.QWEN3)).template
+    told = told_of_template(AGENT, rewriting)
+    assert "thoughts of earlier responses" in told
+    assert "keep" in told
+    assert "sequences of their own" in told_of_template(replace(AGENT, earlier_thoughts="drop"), rewriting)
+    assert told_of_template(AGENT, PromptEncoder(speaking(templates.CHATML)).template) is None
+    assert told_of_template(replace(AGENT, prompt="standard"), rewriting) is None
+
+
+def test_a_template_without_an_assistants_turn_is_one_error():
+    silent = templates.tokenizer(
+        "{% for m in messages %}{% if m.role == 'user' %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    with pytest.raises(ModelError, match="assistant"):
+        PromptEncoder(silent).encode(TALK)
+
+
+def test_dropped_thoughts_break_chains_where_there_is_a_thought():
+    class Thinking(Sampler):
+        def sample(self, prompts, streams, temperature):
+            thought = TOKENIZER.encode("<think>x</think>", add_special_tokens=False)
+            found = super().sample(prompts, streams, temperature)
+            for stream, sample in zip(streams, found, strict=True):
+                if stream[-1] == 0:
+                    sample.ids[:0] = thought
+                    sample.logprobs[:0] = sample.entropies[:0] = [0.0] * len(thought)
+            return found
+
+    for thoughts, sequences in (("keep", 1), ("drop", 2)):
+        collector = Collector(ToyEnv, ENCODER, Thinking(), replace(AGENT, earlier_thoughts=thoughts))
+        for trajectory in collector.collect(["toy/train/red"], 2, 1.0, (0, 1)):
+            assert chains(trajectory).sequences == sequences
+            assert ("<think>" in trajectory.steps[2].prompt) == (thoughts == "keep")

@@ -19,10 +19,10 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.http_client import CallOptions
 from stapo.policy import load_policy, load_tokenizer
 from stapo.rollout.collect import Collector
-from stapo.rollout.encoding import utc_now
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, nothing_played, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
+from stapo.rollout.templates import utc_now
 from stapo.rollout.text_codec import TextCodec
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable

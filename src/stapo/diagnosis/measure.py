@@ -16,7 +16,7 @@ from stapo.diagnosis.scoring import BOTH, SINGLE, Attribution, attribute
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, drop_failed
-from stapo.rollout.encoding import Clock, utc_now
+from stapo.rollout.templates import Clock, utc_now
 from stapo.texts import counted
 from stapo.training.batch import RowBatch, build_batch
 from stapo.training.factories import env_factory

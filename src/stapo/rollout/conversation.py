@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stapo.agent import Prompt
+from stapo.agent import AgentConfig, Prompt
+from stapo.rollout.templates import TemplateParts
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class Frame:
 def plain_frame(end: str) -> Frame:
     """The frame of models without a chat template: lines, a mark before each response, and `end` behind it."""
     return Frame("", "\n", "", "\n>", f"{end}\n")
+
+
+def frame_of(parts: TemplateParts) -> Frame:
+    """The frame of a chat template."""
+    return Frame(parts.before_system, parts.system_to_user, parts.before_user, parts.to_response, parts.to_user)
+
+
+def told_of_template(agent: AgentConfig, parts: TemplateParts | None) -> str | None:
+    """What a user should know of a chat template that rewrites the past; None where there is nothing to know."""
+    if not agent.keeps_turns or parts is None or parts.rewrites is None:
+        return None
+    kept = (
+        "prompts are put together from its pieces, with every response as it was sampled (agent.earlier_thoughts: keep)"
+        if agent.earlier_thoughts == "keep"
+        else "the thoughts of earlier turns are left out, and steps with a thought are sequences of their own "
+        "(agent.earlier_thoughts: drop)"
+    )
+    return f"the chat template rewrites a conversation as it grows: {parts.rewrites}; {kept}"
 
 
 def conversation_ids(

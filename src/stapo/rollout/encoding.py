@@ -3,37 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol
 
 from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
 from stapo.rollout.control import ControlTokens, MarkerCounts
-from stapo.rollout.conversation import Frame, conversation_ids, plain_frame
+from stapo.rollout.conversation import Frame, conversation_ids, frame_of, plain_frame
 from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
+from stapo.rollout.templates import Clock, TemplateParts, date_for, utc_now
 from stapo.rollout.thoughts import with_opening_tag
 from stapo.texts import replace_surrogates
-
-Clock = Callable[[], datetime]
-"""Tells the date and time that prompts are written at."""
-
-
-def utc_now() -> datetime:
-    """The present date and time in UTC."""
-    return datetime.now(UTC)
-
-
-def date_for(template: object, clock: Clock) -> dict[str, Callable[[str], str]]:
-    """What a chat template that writes a date is called with; {} for others.
-
-    Templates that name no date are called as ever: some tokenizers refuse arguments that they do not know.
-    """
-    if "strftime_now" not in str(template):
-        return {}
-    # Without its zone, as transformers hands it to templates.
-    return {"strftime_now": clock().astimezone(UTC).replace(tzinfo=None).strftime}
 
 
 class Encoder(Protocol):
@@ -82,7 +63,10 @@ class PromptEncoder:
         self.tokenizer = tokenizer
         template = getattr(tokenizer, "chat_template", None)
         self.uses_chat_template = bool(template)
-        self._dated = date_for(template, clock)
+        if self.uses_chat_template and date_for(template, clock):
+            now = clock()
+            clock = partial(lambda date: date, now)
+        self._clock, self._dated = clock, date_for(template, clock)
         self.control = ControlTokens(tokenizer)
         self._markers = Markers(self.control.markers)
         self._marker_ids = frozenset(self.control.markers.values()) - {getattr(tokenizer, "unk_token_id", None)}
@@ -139,9 +123,20 @@ class PromptEncoder:
         return Counter(self.tokenizer.encode(""))
 
     @cached_property
+    def template(self) -> TemplateParts | None:
+        """What the chat template writes around the messages of a conversation; None without a template.
+
+        Raises:
+            ModelError: it cannot write one.
+        """
+        if not self.uses_chat_template:
+            return None
+        return TemplateParts.of(self.tokenizer, self._clock)
+
+    @cached_property
     def _frame(self) -> Frame:
         """What the chat template, or plain text, puts between the messages of a conversation."""
-        return plain_frame(self.tokenizer.eos_token)
+        return plain_frame(self.tokenizer.eos_token) if self.template is None else frame_of(self.template)
 
     def _conversation(self, prompt: Prompt) -> list[int]:
         held, parts = prompt, [prompt.system, prompt.text, prompt.begun]

@@ -7,13 +7,33 @@ that disappear. How the pieces become ids is the encoder's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from stapo.documents import shown
 from stapo.errors import ModelError
-from stapo.rollout.encoding import Clock, date_for
+
+Clock = Callable[[], datetime]
+"""Tells the date and time that prompts are written at."""
+
+
+def utc_now() -> datetime:
+    """The present date and time in UTC."""
+    return datetime.now(UTC)
+
+
+def date_for(template: object, clock: Clock) -> dict[str, Callable[[str], str]]:
+    """What a chat template that writes a date is called with; {} for others.
+
+    Templates that name no date are called as ever: some tokenizers refuse arguments that they do not know.
+    """
+    if "strftime_now" not in str(template):
+        return {}
+    # Without its zone, as transformers hands it to templates.
+    return {"strftime_now": clock().astimezone(UTC).replace(tzinfo=None).strftime}
+
 
 System = Literal["supported", "ignored", "raises", "moves"]
 """What becomes of a system message: it has a place before the first user message, is left out, makes the template fail,

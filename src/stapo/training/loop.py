@@ -19,11 +19,12 @@ from stapo.health import GAP_LIMITS, WINDOW, early_warnings
 from stapo.policy import Policy, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
-from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
+from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
+from stapo.rollout.templates import Clock, utc_now
 from stapo.rollout.types import Trajectory, drop_failed
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory

@@ -10,6 +10,8 @@ from functools import partial
 
 from stapo.config.run_config import RunConfig
 from stapo.policy import Policy, build_policy, load_policy
+from stapo.rollout.conversation import told_of_template
+from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
@@ -68,6 +70,10 @@ def _ready(
         policy = load_policy(str(restart.folder / "policy"), config.model)
     elif config.model.path is not None:
         policy = load_policy(config.model.path, config.model)
+    if policy is not None and config.agent.keeps_turns:
+        told = told_of_template(config.agent, PromptEncoder(policy.tokenizer, run.started).template)
+        if told:
+            callbacks.notice(told)
     demos: list[DemoStep] = []
     if policy is None or config.sft.steps:
         demos = _demonstrations(config, run, callbacks, restart, env)

@@ -18,7 +18,8 @@ from stapo.config.training import SFTConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, RowTokens, find_chains, head_of, hidden_states
 from stapo.policy.sequences import chained
-from stapo.rollout.encoding import Clock, PromptEncoder, utc_now
+from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.templates import Clock, utc_now
 from stapo.training.demonstrations import DemoStep
 from stapo.training.optimizer import build_optimizer
 

@@ -14,9 +14,10 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopMetr
 from stapo.config.run_config import RunConfig
 from stapo.errors import EngineError
 from stapo.rollout import Trajectory
-from stapo.rollout.encoding import PromptEncoder, utc_now
+from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
+from stapo.rollout.templates import utc_now
 from stapo.verl_plugin.play import play_episode, shelves
 from stapo.verl_plugin.rows import PAYLOAD, SentRow, sent_rows
 from stapo.verl_plugin.settings import AGENT, run_config_of
