@@ -238,8 +238,8 @@ def test_with_a_chat_template_the_pieces_are_those_of_the_template(template, eos
         messages.insert(0, {"role": "system", "content": "S"})
     dated = {"strftime_now": templates.noon().strftime} if "strftime_now" in template else {}
     expected = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **dated)
-    # Gemma ends a turn with a token of its own, behind the end token that was sampled; the blank after [/INST] is a part
-    # of the response.
+    # Gemma ends a turn with a token of its own, behind the end token that was sampled; the blank behind [/INST] is the
+    # response's.
     assert text.replace("<eos>", "") == expected.replace("<eos>", "").replace("[/INST] " + said, "[/INST]" + said)
     agent = replace(AGENT, max_prompt_tokens=5000)
     collector = Collector(ToyEnv, encoder, Sampler(), agent)
