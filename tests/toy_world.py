@@ -84,6 +84,19 @@ class ToyEnv:
         self.done = True
 
 
+class LongEnv(ToyEnv):
+    """The toy world with ten sayings, and nothing to win."""
+
+    name = "toy-long"
+    max_steps = 10
+
+    def step(self, action: str) -> StepResult:
+        self.said.append(action)
+        self.done = len(self.said) == 10
+        heard = f"The judge heard saying number {len(self.said)}."
+        return StepResult(heard, None, 0.0, self.done, False, {"truncated": self.done})
+
+
 ROOMS = ("go north", "go north east", "go", "wait", "take the red lamp", "take the red lamp from desk 1", "wait")
 SHOP = ("search[<your query>]", "click[red lamp]", "search[red lamp]", "click[< prev]")
 

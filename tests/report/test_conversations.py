@@ -19,7 +19,6 @@ from report_rows import metrics_row, step, trajectory
 
 from stapo.agent import AgentConfig
 from stapo.diagnosis.records import Case, _turns
-from stapo.envs.protocol import StepResult
 from stapo.html.pages import page_environment
 from stapo.report import write_report
 from stapo.report.data import read_run
@@ -28,23 +27,11 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import Sample
 from stapo.training.transcripts import told
-from toy_world import ToyEnv, small_policy
+from toy_world import LongEnv, small_policy
 
 AGENT = AgentConfig(prompt="conversation", response="action", max_prompt_tokens=900, max_response_tokens=40)
 ENCODER = PromptEncoder(small_policy().tokenizer)
 HOSTILE = "<script>alert(1)</script>\u202e"
-
-
-class LongEnv(ToyEnv):
-    """The toy world with ten sayings, and nothing to win."""
-
-    max_steps = 10
-
-    def step(self, action):
-        self.said.append(action)
-        done = len(self.said) == 10
-        heard = f"The judge heard saying number {len(self.said)}."
-        return StepResult(heard, None, 0.0, done, False, {"truncated": done})
 
 
 class Sampler:

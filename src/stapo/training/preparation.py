@@ -9,12 +9,13 @@ from dataclasses import asdict
 from functools import partial
 
 from stapo.config.run_config import RunConfig
-from stapo.policy import Policy, build_policy, load_policy
+from stapo.policy import Policy, RowTokens, build_policy, load_policy
 from stapo.rollout.conversation import told_of_template
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
+from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, save_state
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
@@ -47,6 +48,12 @@ def prepare_policy(
         env: the environment, where somebody has asked it already.
     """
     callbacks = callbacks or Callbacks()
+    agent = config.agent
+    if agent.keeps_turns and agent.list_commands == "never" and not agent.constrained and not config.sft.steps:
+        callbacks.notice(
+            "agent.list_commands is never, agent.decode is free, and there is no SFT: nothing tells the policy which "
+            "commands there are. Set list_commands to every_turn, or decode to constrained."
+        )
     with ExitStack() as stack:
         if env is None:
             env = RunEnv(config)
@@ -169,8 +176,22 @@ class SFTStage:
             probe=partial(self._probe, tasks),
             droppable=self._droppable,
             encoded=partial(self.callbacks.stage, "reading demonstrations"),
+            read=self._check_limits,
         )
         self._write_row()  # SFT that `stop_at` ended between two rows
+
+    def _check_limits(self, rows: list[RowTokens]) -> None:
+        """Say what of the demonstrations is longer than a policy may read or write."""
+        agent = self.config.agent
+        for what, lengths, setting, limit in (
+            ("prompt", [len(row.prompt_ids) for row in rows], "max_prompt_tokens", agent.max_prompt_tokens),
+            ("response", [len(row.response_ids) for row in rows], "max_response_tokens", agent.max_response_tokens),
+        ):
+            if longer := sum(length > limit for length in lengths):
+                self.callbacks.notice(
+                    f"of {counted(len(rows), f'demonstrated {what}')} {longer:,} take more than agent.{setting} "
+                    f"({limit}), the longest {max(lengths):,}: SFT teaches what no episode can have. Raise the limit."
+                )
 
     def _restore(self, restart: Restart) -> None:
         training, state = self.training, restart.state

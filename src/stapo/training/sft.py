@@ -64,6 +64,7 @@ class SFT:
         probe: Callable[[int], float] | None = None,
         droppable: Callable[[], AbstractContextManager[None]] = nullcontext,
         encoded: Callable[[int, int], None] = lambda done, total: None,
+        read: Callable[[list[RowTokens]], None] = lambda rows: None,
     ) -> None:
         """Train until the end, from `step` on.
 
@@ -74,13 +75,16 @@ class SFT:
             droppable: a context for what leaves the weights as they are after `step` steps, and may be left by an
                 exception at any point.
             encoded: called with (done, all) as demonstrations become tokens.
+            read: called with all of them as tokens, under their full prompts.
 
         Raises:
             NonFiniteError: the loss is not finite; the step is named and the weights are those before it.
         """
         config, model = self.config, self.policy.model
         with droppable():
-            batches = _batches(demos, PromptEncoder(self.policy.tokenizer, self.clock), config, self.seed, encoded)
+            batches = _batches(
+                demos, PromptEncoder(self.policy.tokenizer, self.clock), config, self.seed, encoded, read
+            )
             for _ in range(self.step):
                 next(batches)
         model.train()
@@ -145,7 +149,8 @@ def _batches(
     encoder: PromptEncoder,
     config: SFTConfig,
     seed: int,
-    encoded: Callable[[int, int], None],
+    encoded: Callable[[int, int], None] = lambda done, total: None,
+    read: Callable[[list[RowTokens]], None] = lambda rows: None,
 ) -> Iterator[list[RowTokens]]:
     """Endless shuffled batches; each comes from one stretch of similar lengths, so little of it is padding.
 
@@ -160,6 +165,7 @@ def _batches(
         answers.append(encoder.encode_response(demo.action, demo.command))
         encoded(number, len(demos))
     rows = [RowTokens(prompt, answer) for prompt, answer in zip(full, answers, strict=True)]
+    read(rows)
     chains = find_chains(rows, [0] * len(rows))
     sequences, step = chained(range(len(rows)), chains.chain_b), 0
     size = max(1, round(config.batch_size * chains.sequences / chains.rows))
