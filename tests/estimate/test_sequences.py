@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from itertools import islice
 
@@ -182,3 +184,25 @@ def test_it_is_shown(capsys):
     assert "times fewer" in shown
     assert main(["train", "tiny", "--dry-run", "--gpu", "h100"]) == 0
     assert "sequence" not in capsys.readouterr().err
+
+
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "named"),
+    [(FORGETFUL, "rewrites a conversation"), ("{{ messages[0].content }}", "model.chat_template")],
+)
+def test_a_chat_template_with_which_steps_are_no_sequence_is_named(template, named, toy_model, tmp_path, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(toy_model, model)
+    settings = json.loads((model / "tokenizer_config.json").read_text())
+    (model / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": template}))
+    given = ["train", "tiny", "--model.path", str(model), "--sft.steps", "0", "--dry-run", "--gpu", "h100"]
+    assert main([*given, "--agent.prompt", "conversation"]) == 0
+    assert named in " ".join(capsys.readouterr().err.split())
+    assert main([*given, "--agent.prompt", "conversation", "--model.chat_template", "none"]) == 0
+    assert named not in " ".join(capsys.readouterr().err.split())

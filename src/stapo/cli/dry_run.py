@@ -52,6 +52,8 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -
     console.print(_summary(config, shape, seen))
     if seen.why:
         say(console, foreign(f"no demonstration was played: {seen.why}"))
+    if told := _of_template(config):
+        say(console, foreign(told))
     if named is not None:
         console.print(_costs(shape, work, named, seconds(shape, work, named), seen))
         _say_whole(console, config, seen, run_seconds(shape, work, around, named))
@@ -63,6 +65,22 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -
         lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
     for line in [*lines, *disk(config, shape, work, around)]:
         say(console, line)
+
+
+def _of_template(config: RunConfig) -> str | None:
+    """What there is to know of the chat template of a model that is here; None where there is nothing."""
+    from stapo.policy import load_tokenizer
+    from stapo.rollout.conversation import told_of_template
+    from stapo.rollout.encoding import PromptEncoder
+
+    path, agent = config.model.path, config.agent
+    here = path is not None and Path(path).expanduser().is_dir() and config.model.chat_template == "auto"
+    if path is None or not here or not agent.keeps_turns:
+        return None
+    try:
+        return told_of_template(agent, PromptEncoder(load_tokenizer(path)).template)
+    except ModelError as err:
+        return str(err)
 
 
 def _settled(
