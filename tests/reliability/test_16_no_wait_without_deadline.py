@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from stapo.envs import worker_pool
+from stapo.envs import worker_pool, worker_process
 from stapo.envs.guard import EnvFailure
 from stapo.envs.worker_pool import WorkerPool
 from unruly_world import HANGS, TASKS
@@ -287,6 +287,8 @@ STATES = {
 @pytest.mark.parametrize("state", STATES)
 def test_a_pool_closes_in_time_from_every_state(state, monkeypatch):
     monkeypatch.setattr(worker_pool, "_CLOSE_SECONDS", 1.0)
+    # The supervisor ends the worker; the pool's own SIGKILL, for one that cannot, would come too late.
+    monkeypatch.setattr(worker_process, "_CLEAN_SECONDS", 600.0)
     pool = STATES[state]()
     processes = [worker.process for worker in pool._workers if worker.process is not None]
     started = time.monotonic()

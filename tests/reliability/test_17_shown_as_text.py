@@ -27,6 +27,7 @@ from stapo.algo import get_algorithm
 from stapo.html.pages import readable
 from stapo.report import write_report
 from stapo.rollout import Trajectory
+from stapo.rollout.control import MarkerCounts
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
 from stapo.run import RunDirectory
@@ -98,6 +99,9 @@ class Table:
 
     def length(self, ids):
         return len(ids)
+
+    def markers(self, prompt):
+        return MarkerCounts(0, 0)
 
     def decode(self, ids):
         return "".join(self.said[i] for i in ids)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stapo.policy.allowed import Allowed
+from stapo.texts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ def find_chains(rows: Sequence[RowTokens], episodes: Sequence[int], *, merge: bo
         ValueError: not one episode for each row.
     """
     if len(rows) != len(episodes):
-        raise ValueError(f"there are {len(rows)} rows and {len(episodes)} episodes; expected one for each row.")
+        raise ValueError(
+            f"episodes is of length {len(episodes)}, expected one for each of {counted(len(rows), 'row')}."
+        )
     chain_b: list[int] = []
     breaks: Counter[str] = Counter()
     for b, row in enumerate(rows):

@@ -92,7 +92,7 @@ class VerlRow:
         if mask != self.mask:
             raise EngineError(
                 f"the response mask of a row of {_whose(self)} has {counted(sum(self.mask), 'sampled token')} of "
-                f"{len(self.mask)}, expected {sum(mask)} in the places of its {counted(len(spans), 'step')}: tokens of "
+                f"{len(self.mask)}, expected {sum(mask)}, where its {counted(len(spans), 'step')} lie: tokens of "
                 "one step would be trained with the advantage of another. Does a setting of verl's cut responses or "
                 "change masks (rollout_correction)?"
             )
