@@ -47,16 +47,18 @@ SECONDS = 90
 
 
 class Server:
-    """Stands in for verl's rollout servers: answers by transformers, in the worker's process."""
+    """Stands in for verl's rollout servers: answers by transformers, in the worker's process, and notes who asked."""
 
-    def __init__(self, folder: str) -> None:
-        self.folder, self.sampler, self.asked = folder, None, 0
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.log, self.sampler, self.asked = str(folder / "policy"), folder / f"{name}.asked", None, 0
 
     async def generate(self, request_id, *, prompt_ids, sampling_params, **others):
         if self.sampler is None:
             policy = load_policy(self.folder, ModelConfig(device="cpu"))
             self.sampler = HFSampler(policy.model, policy.eos_ids, policy.tokenizer.pad_token_id, 6)
         self.asked += 1
+        with self.log.open("a") as log:
+            print(request_id, file=log)
         (sample,) = self.sampler.sample([prompt_ids], [(7, self.asked)], sampling_params["temperature"])
         await asyncio.sleep(0)
         steps = {"global_steps": 1, "min_global_steps": 1, "max_global_steps": 1}
@@ -65,7 +67,7 @@ class Server:
         )  # fmt: skip
 
 
-def play(config, folder: Path) -> KVBatchMeta:
+def play(config, server: Server) -> KVBatchMeta:
     dataset = create_rl_dataset(config.data.train_files, config.data, None, None)
     rows = collate_fn([dataset[i] for i in range(config.data.train_batch_size)])
     rows["uid"] = np.array([str(uuid.uuid4()) for _ in rows["raw_prompt"]], dtype=object)
@@ -73,7 +75,7 @@ def play(config, folder: Path) -> KVBatchMeta:
     tu.assign_non_tensor_data(prompts, "global_steps", 1)
     tags = [{"is_prompt": True, "status": "pending", "global_steps": 1} for _ in rows["uid"]]
     tq.kv_batch_put(keys=list(rows["uid"]), partition_id="train", tags=tags)
-    worker = AgentLoopWorkerTQ.remote(config=config, llm_client=Server(str(folder / "policy")))
+    worker = AgentLoopWorkerTQ.remote(config=config, llm_client=server)
     ray.get(worker.generate_sequences.remote(prompts), timeout=SECONDS)
     deadline = time.monotonic() + SECONDS
     while True:
@@ -113,7 +115,7 @@ def score(batch: KVBatchMeta, run: RunConfig, folder: Path) -> None:
 def one_run(folder: Path, name: str) -> None:
     run = from_data(RunConfig, json.loads((folder / f"{name}.json").read_text()))
     config = settings_of(run, folder)
-    batch = play(config, folder)
+    batch = play(config, Server(folder, name))
     dropped = equal_groups()
     batch = upsample_batch_to_divisible_size(batch, MULTIPLE, 1)
     score(batch, run, folder)

@@ -113,6 +113,12 @@ def test_sampled_log_probabilities_are_those_of_the_row(whole):
         assert (0 in row["response_mask"]) == whole.merged
 
 
+def test_a_growing_prompt_stays_with_one_server(whole):
+    """verl sends what has one id to one server, whose cache knows the beginning of the next prompt."""
+    asked = (whole.folder / f"{NAMES[whole.merged]}.asked").read_text().split()
+    assert (len(asked), len(set(asked))) == (36, 12 if whole.merged else 36)
+
+
 def test_step_rewards_survive(whole):
     trajectories, _ = whole.trajectories()
     assert any(t.won for t in trajectories)
