@@ -82,7 +82,7 @@ class PlatformCPU(PlatformBase):
         pass
 
     def ray_resource_name(self):
-        return "CPU"
+        return "GPU"  # what verl asks Ray for; tests that have workers tell Ray of as many
 
     def ray_noset_envvars(self):
         return []
