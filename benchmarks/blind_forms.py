@@ -1,14 +1,12 @@
 """Which form of a blind prompt tells what the trajectory does, in a run with conversations.
 
 A blind prompt hides goal and history. Written in another style than the full prompt, it also differs in style, and the
-divergence of full and blind answers holds both. At the first step of an episode there is no history; with the goal hidden
-alone, what is left of the divergence at steps where it cannot matter is style. The script plays a trained policy and
-prints, for each form and each mask, the mean divergence R_TA (nats per token, exact over the vocabulary) at the first
-step and at later ones, with a bootstrap interval over episodes.
+divergence of full and blind answers holds both. At the first step of an episode there is no history; what is found
+there with the history hidden is style alone. The script plays a trained policy and prints, for each form and each mask,
+the mean divergence R_TA (nats per token, exact over the vocabulary) at the first step and at later ones, with a
+bootstrap interval over episodes.
 
     python benchmarks/blind_forms.py runs/a [--episodes 64] [--forms conversation compact standard]
-
-For the mask "history" a first step has nothing to hide: all that is found there is style.
 """
 
 from __future__ import annotations
