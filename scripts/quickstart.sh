@@ -1,5 +1,5 @@
 #!/bin/sh
-# Train the embedded default into the folder $1, resume the run there, or say that it is done. Further arguments go to
+# Train a small agent into the folder $1, resume the run there, or say that it is done. Further arguments go to
 # `stapo train`. $STAPO is the command to use.
 set -eu
 
@@ -10,7 +10,7 @@ stapo=${STAPO:-stapo}
 show() {
     echo
     echo "Open $run/report.html in a browser, or: $stapo report $run --open"
-    echo "Train another:  make quickstart RUN=runs/another    (or: $stapo train tiny --seed 1)"
+    echo "Train another:  make quickstart RUN=runs/another    (or: $stapo train tiny-conversation --seed 1)"
 }
 
 if [ -e "$run/run.json" ]; then
@@ -23,5 +23,5 @@ if [ -e "$run/run.json" ]; then
 fi
 
 # The same command resumes a run that was interrupted.
-"$stapo" train tiny --out "$run" "$@"
+"$stapo" train tiny-conversation --out "$run" "$@"
 show
