@@ -8,7 +8,7 @@ from typing import Any
 
 import transformers.utils.chat_template_utils as templates
 
-import stapo.rollout.encoding as encoding
+import stapo.rollout.templates as frames
 import stapo.run.directory as directory
 
 LLAMA = (
@@ -35,7 +35,7 @@ def at(text: str) -> Callable[[], None]:
             return there if tz else there.replace(tzinfo=None)
 
     def set_clocks() -> None:
-        for module in (templates, encoding, directory):
+        for module in (templates, frames, directory):
             module.datetime = Then  # type: ignore[attr-defined]
 
     return set_clocks

@@ -37,7 +37,7 @@ def on_day(monkeypatch):
     """Set the clocks; `monkeypatch` puts them back."""
     import dated
 
-    for module in (dated.templates, dated.encoding, dated.directory):
+    for module in (dated.templates, dated.frames, dated.directory):
         monkeypatch.setattr(module, "datetime", module.datetime)
     return lambda text: at(text)()
 
