@@ -27,7 +27,8 @@ Clock = Callable[[], float]
 UNTIMED = 5_000_000
 """Weights below which a model is float32 without being timed."""
 ONE_THREAD = 20_000_000
-"""Weights below which one thread is fastest; measured on two cores with models of 0.2 to 135 million weights."""
+"""Weights below which a model takes one thread. A rule, so that one seed gives one run; on busy cores one thread was
+fastest for models of 0.2 to 43 million weights, and larger ones were not measured on idle cores."""
 SLOW = 3.0
 """How many times slower than float32 a dtype may be before it is warned of."""
 _TIE = 1.1
