@@ -8,10 +8,27 @@ from dataclasses import replace
 
 import numpy as np
 
-from stapo.algo import AlgorithmConfig
+from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.rollout import Trajectory
 from stapo.verl_plugin.credit import assign_credit, columns
 from stapo.verl_plugin.rows import VerlRow, sent_rows
+
+
+def with_flags(longest: int, name: str, **loss: object) -> AlgorithmConfig:
+    """A preset with some flagged steps, weights large enough to see their terms, and beta on.
+
+    Args:
+        longest: tokens of a response at most.
+        name: of the preset.
+        loss: settings of the loss.
+    """
+    given = get_algorithm(name)
+    return replace(
+        given,
+        outlier=replace(given.outlier, lam=0.2) if given.selective_on else given.outlier,
+        selective=replace(given.selective, alpha=0.3, gamma=0.2) if given.selective_on else given.selective,
+        loss=replace(given.loss, beta=0.05, **loss),  # type: ignore[arg-type]
+    ).resolved(longest)
 
 
 def verl_rows(trajectories: Sequence[Trajectory], *, merge: bool = True) -> list[VerlRow]:

@@ -14,7 +14,6 @@ import os
 import socket
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ import torch
 from safetensors.torch import load_file
 
 from stapo.agent import AgentConfig
-from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.config.schema import to_data
 from stapo.config.training import OptimConfig
 from stapo.policy import ModelConfig, Policy, build_policy
@@ -36,35 +34,27 @@ from stapo.training.batch import build_batch
 from stapo.training.update import Updater, _Clock
 from stapo.verl_plugin.fields import STEP
 from toy_world import TEXTS, ToyEnv
-from verl_rows import verl_columns, verl_rows
+from verl_rows import verl_columns, verl_rows, with_flags
 
 RANKS = 2
 SECONDS = 240
 SCORE_LIMIT, GRADIENT_LIMIT = 1e-6, 1e-5
 
 
-def with_flags(name: str, **loss: object) -> AlgorithmConfig:
-    """A preset at which the toy world has some flagged rows, weights large enough to see their terms, and beta on."""
-    given = get_algorithm(name)
-    return replace(
-        given,
-        outlier=replace(given.outlier, lam=0.2) if given.selective_on else given.outlier,
-        selective=replace(given.selective, alpha=0.3, gamma=0.2) if given.selective_on else given.selective,
-        loss=replace(given.loss, beta=0.05, **loss),
-    ).resolved(6)
-
-
 JOBS = {
-    "stapo": {"algorithm": with_flags("stapo"), "tokens": 4096, "scores": True},
-    "micro-batches": {"algorithm": with_flags("stapo"), "tokens": 100},
-    "literal": {"algorithm": with_flags("stapo-literal"), "tokens": 100},
-    "awareness alone": {"algorithm": with_flags("stapo-single-penalty"), "tokens": 4096},
-    "token": {"algorithm": with_flags("stapo", aggregation="token"), "tokens": 200},
-    "trajectory": {"algorithm": with_flags("stapo", aggregation="trajectory"), "tokens": 100},
-    "sequence": {"algorithm": with_flags("stapo", aggregation="sequence-sum-norm", constant_length=6), "tokens": 4096},
-    "entropy bonus": {"algorithm": with_flags("stapo", entropy_coef=0.1), "tokens": 4096},
-    "gigpo": {"algorithm": with_flags("gigpo"), "tokens": 4096},
-    "gspo": {"algorithm": with_flags("gspo"), "tokens": 4096},
+    "stapo": {"algorithm": with_flags(6, "stapo"), "tokens": 4096, "scores": True},
+    "micro-batches": {"algorithm": with_flags(6, "stapo"), "tokens": 100},
+    "literal": {"algorithm": with_flags(6, "stapo-literal"), "tokens": 100},
+    "awareness alone": {"algorithm": with_flags(6, "stapo-single-penalty"), "tokens": 4096},
+    "token": {"algorithm": with_flags(6, "stapo", aggregation="token"), "tokens": 200},
+    "trajectory": {"algorithm": with_flags(6, "stapo", aggregation="trajectory"), "tokens": 100},
+    "sequence": {
+        "algorithm": with_flags(6, "stapo", aggregation="sequence-sum-norm", constant_length=6),
+        "tokens": 4096,
+    },
+    "entropy bonus": {"algorithm": with_flags(6, "stapo", entropy_coef=0.1), "tokens": 4096},
+    "gigpo": {"algorithm": with_flags(6, "gigpo"), "tokens": 4096},
+    "gspo": {"algorithm": with_flags(6, "gspo"), "tokens": 4096},
 }
 MERGED = ("stapo", "micro-batches", "token", "trajectory", "entropy bonus", "gigpo", "gspo")
 # No sequence of verl's may be longer than a micro-batch.

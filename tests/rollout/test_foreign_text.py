@@ -4,7 +4,7 @@
    in any prompt style, response format or blind prompt; the template's and the prompt style's own tokens stay.
 2. The text is not changed, in prompts and in what people are shown of them.
 3. Text without markers has the ids that the tokenizer gives it.
-4. Demonstrated commands and texts that a tokenizer is trained on are foreign, too.
+4. Demonstrated commands and texts that a tokenizer is trained on are also foreign.
 5. Prompt styles and templates that do something to the text cannot make a token of it either.
 6. Where markers must be broken up (servers, slow tokenizers), it is counted; prompts with markers are counted anyway.
 

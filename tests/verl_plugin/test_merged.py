@@ -9,14 +9,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from random_episodes import batch_of_episodes
-from stapo.algo import get_algorithm
 from stapo.config.training import OptimConfig
 from stapo.training.batch import build_batch, rows_of
 from stapo.training.update import Updater, _Clock
@@ -25,31 +23,19 @@ from stapo.verl_plugin.head import CapturingHead, FlaggedSteps, ScoringHead, sta
 from stapo.verl_plugin.objective import Totals, own_counts, rows_objective, steps_per_trajectory
 from stapo.verl_plugin.steps import Micro, Sequences, Steps
 from toy_world import small_policy
-from verl_rows import padded, shuffled, verl_columns, verl_rows
-
-
-def with_flags(name, **loss):
-    """The algorithm with some flagged steps, weights that show their terms, and beta on."""
-    given = get_algorithm(name)
-    return replace(
-        given,
-        outlier=replace(given.outlier, lam=0.2) if given.selective_on else given.outlier,
-        selective=replace(given.selective, alpha=0.3, gamma=0.2) if given.selective_on else given.selective,
-        loss=replace(given.loss, beta=0.05, **loss),
-    ).resolved(5)
-
+from verl_rows import padded, shuffled, verl_columns, verl_rows, with_flags
 
 ALGORITHMS = {
-    "grpo": with_flags("grpo"),
-    "gigpo": with_flags("gigpo"),
-    "stapo": with_flags("stapo"),
-    "stapo-all-steps": with_flags("stapo-all-steps"),
-    "gspo": with_flags("gspo"),
-    "token": with_flags("stapo", aggregation="token"),
-    "step": with_flags("stapo", aggregation="step"),
-    "trajectory": with_flags("stapo", aggregation="trajectory"),
-    "sequence": with_flags("stapo", aggregation="sequence-sum-norm", constant_length=6),
-    "entropy": with_flags("gigpo", entropy_coef=0.1),
+    "grpo": with_flags(5, "grpo"),
+    "gigpo": with_flags(5, "gigpo"),
+    "stapo": with_flags(5, "stapo"),
+    "stapo-all-steps": with_flags(5, "stapo-all-steps"),
+    "gspo": with_flags(5, "gspo"),
+    "token": with_flags(5, "stapo", aggregation="token"),
+    "step": with_flags(5, "stapo", aggregation="step"),
+    "trajectory": with_flags(5, "stapo", aggregation="trajectory"),
+    "sequence": with_flags(5, "stapo", aggregation="sequence-sum-norm", constant_length=6),
+    "entropy": with_flags(5, "gigpo", entropy_coef=0.1),
 }
 
 

@@ -10,11 +10,9 @@ from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Turn
 from stapo.agent.pages import CommandShapes
 from stapo.agent.parsing import part_spans
-from stapo.agent.prompts import Exchange, Prompt, PromptFields, list_commands
+from stapo.agent.prompts import ANY_COMMAND, Exchange, Prompt, PromptFields, list_commands
 from stapo.agent.registries import RESPONSE_FORMATS
 from stapo.registry import trait, traits
-
-_ANY_COMMAND = "Answer with exactly one command and nothing else."
 
 
 @traits(grows=True, keeps_turns=True, marks=False, for_chat_models=False)
@@ -27,7 +25,7 @@ def conversation(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_his
     if not hide_goal:
         rules.append(f"Goal: {f.goal}")
     form = RESPONSE_FORMATS.get(config.response)
-    rules.append(trait(form, "rules", trait(form, "instruction", _ANY_COMMAND)))
+    rules.append(trait(form, "rules", trait(form, "instruction", ANY_COMMAND)))
     history = () if hide_history else f.history
     if not hide_history and len(history) < f.steps_taken:
         rules.append(f"Steps taken before what follows: {f.steps_taken - len(history)}.")

@@ -22,7 +22,7 @@ from stapo.documents import shown
 from stapo.errors import ConfigError
 from stapo.registry import trait, traits
 
-_ANY_COMMAND = "Answer with exactly one command and nothing else."
+ANY_COMMAND = "Answer with exactly one command and nothing else."
 
 BlindMask = Literal["goal_history", "goal", "history", "none"]
 
@@ -245,7 +245,7 @@ def standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     lines.append(f"This is step {f.step + 1}. You see: {seen_now}")
     if f.admissible is not None:
         lines.append("Commands that work now:\n" + "\n".join(list_commands(f.admissible, config, "- ")))
-    lines.append(trait(RESPONSE_FORMATS.get(config.response), "instruction", _ANY_COMMAND))
+    lines.append(trait(RESPONSE_FORMATS.get(config.response), "instruction", ANY_COMMAND))
     return "\n\n".join(lines)
 
 

@@ -34,7 +34,6 @@ def hidden_states(
     """
     device = next(model.parameters()).device
     sequences: list[list[int]] = []
-    sequence_b: list[int] = []
     where: list[tuple[int, int]] = []
     targets: list[int] = []
     for b, row in enumerate(rows):
@@ -45,9 +44,8 @@ def hidden_states(
             sequences[-1] = read
         else:
             sequences.append(read)
-        sequence_b.append(len(sequences) - 1)
         first = len(row.prompt_ids) - 1
-        where += [(sequence_b[b], first + k) for k in range(len(row.response_ids))]
+        where += [(len(sequences) - 1, first + k) for k in range(len(row.response_ids))]
         targets += row.response_ids
     ids_bl = torch.full((len(sequences), max(map(len, sequences))), pad_id, dtype=torch.long)
     mask_bl = torch.zeros_like(ids_bl)

@@ -92,7 +92,7 @@ class Grammars:
         return template if read is not None and offers((command,), read) else None
 
     def _free_tokens(self, ends: frozenset[str]) -> tuple[FreeTokens, FreeTokens]:
-        """Tokens that a text may begin with, and go on with; `ends` are what templates go on with behind it."""
+        """Tokens that a text may begin with, and those that may follow; `ends` are what templates have behind it."""
         allowed = {i: text for i, text in self._texts.items() if not any(end and end in text for end in ends)}
         first = {i: len(text) for i, text in allowed.items() if text.strip()}
         return FreeTokens(first), FreeTokens({i: len(text) for i, text in allowed.items()})

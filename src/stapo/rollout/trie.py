@@ -23,7 +23,7 @@ class Template:
     Attributes:
         before: ids in front of the text.
         first: tokens that the text may begin with; all of them have a text.
-        later: tokens that it may go on with, those of `first` among them.
+        later: tokens that may follow, those of `first` among them.
         after: ids behind it, the end token last.
     """
 
