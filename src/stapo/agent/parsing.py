@@ -78,14 +78,24 @@ def parse_response(
     return found
 
 
-def write_response(action: str, response_format: str, listed: Sequence[str] = ()) -> str:
-    """The response that gives a command, for demonstrations: what `parse_response` reads back."""
-    write: Callable[[str, Sequence[str]], str] | None = trait(RESPONSE_FORMATS.get(response_format), "write", None)
+def write_response(action: str, response_format: str, listed: Sequence[str] = (), thought: str = "") -> str:
+    """The response that gives a command, for demonstrations: what `parse_response` reads back.
+
+    Args:
+        action: the command.
+        response_format: name of a response format.
+        listed: the commands that the prompt offers.
+        thought: the thought before the command, for a format that has one; "" for a set sentence.
+    """
+    wrote = RESPONSE_FORMATS.get(response_format)
+    if thought and trait(wrote, "has_parts", False):
+        return _tagged(action, listed, thought)
+    write: Callable[[str, Sequence[str]], str] | None = trait(wrote, "write", None)
     return action if write is None else write(action, listed)
 
 
-def _tagged(action: str, listed: Sequence[str]) -> str:
-    return f"<think>I do the next step of my plan.</think><action>{action}</action>"
+def _tagged(action: str, listed: Sequence[str], thought: str = "I do the next step of my plan.") -> str:
+    return f"<think>{thought}</think><action>{action}</action>"
 
 
 @traits(

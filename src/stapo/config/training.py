@@ -123,8 +123,9 @@ class SFTConfig:
             never seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
         curriculum: share of the optimizer steps, 0 to 1, spent on short prompts (no history) first.
         batch_size: demonstrated steps per optimizer step; 1 or more.
-        learning_rate: AdamW's peak learning rate; above 0, at most 1. Linear warmup over 100 steps, then cosine decay
-            to a tenth; constant with `stop_at`, whose end is not known beforehand.
+        learning_rate: AdamW's peak learning rate; above 0, at most 1. Linear warmup, then cosine decay to a tenth;
+            constant with `stop_at`, whose end is not known beforehand.
+        warmup_steps: optimizer steps over which the learning rate rises linearly; 0 or more.
         weight_decay: AdamW's decoupled weight decay, per step; 0 or more, 0 turns it off.
     """
 
@@ -141,13 +142,15 @@ class SFTConfig:
     curriculum: float = 0.5
     batch_size: int = 64
     learning_rate: float = 4e-3
+    warmup_steps: int = 100
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
         for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
-        check_least(self, "sft", steps=0, anneal_steps=0, probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
+        check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0)
+        check_least(self, "sft", probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
         if not 0 <= self.weight_decay < math.inf:

@@ -22,10 +22,12 @@ from stapo.envs.guard import (
     start,
     state_of,
 )
-from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, StepResult
+from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, StepResult, Thinks
 from stapo.errors import GameFileError
 
-Question = Literal["about", "tasks", "types", "playable", "expert", "advice", "played", "judge", "before", "after"]
+Question = Literal[
+    "about", "tasks", "types", "playable", "expert", "advice", "thought", "played", "judge", "before", "after"
+]
 """What an environment can be asked beside episodes.
 
 - about: what it is, see `About`
@@ -33,13 +35,14 @@ Question = Literal["about", "tasks", "types", "playable", "expert", "advice", "p
 - playable: why a task cannot be played or won, "" where it can; without an expert that says so, it is only reset
 - expert: a demonstrator of the episode that was begun, for a seed
 - advice: the demonstrator's next action, None at its end
+- thought: the thought behind it, "" of a demonstrator that says none
 - played: nothing, but tells the demonstrator which action was taken, and whether it had an effect
 - judge: a judge of the episode that was begun; its faults with their sentences
 - before: nothing, but tells the judge which action is about to be taken
 - after: what the judge finds in the step that was just taken
 """
 
-OF_AN_EPISODE = frozenset({"expert", "advice", "played", "judge", "before", "after"})
+OF_AN_EPISODE = frozenset({"expert", "advice", "thought", "played", "judge", "before", "after"})
 """Questions that mean nothing once the episode is gone."""
 
 _CALLS: dict[Question, str] = {
@@ -49,6 +52,7 @@ _CALLS: dict[Question, str] = {
     "playable": "reset and expert_plan of",
     "expert": "demonstrator()",
     "advice": "action() of its demonstrator",
+    "thought": "thought() of its demonstrator",
     "played": "played() of its demonstrator",
     "judge": "judge()",
     "before": "before() of its judge, told",
@@ -183,6 +187,12 @@ class Bench:
         if action is None or isinstance(action, str):
             return action
         return EnvFailure("environment", f"{_CALLS['advice']} returned {short(action)}, expected a text or None")
+
+    def _thought(self, env: Env, _: Any) -> Any:
+        thought: Any = self._player.thought() if isinstance(self._player, Thinks) else ""
+        if isinstance(thought, str):
+            return thought
+        return EnvFailure("environment", f"{_CALLS['thought']} returned {short(thought)}, expected a text")
 
     def _played(self, env: Env, taken: list[Any]) -> Any:
         action, effect = taken

@@ -11,9 +11,10 @@ that is no number. A reward may be an int, a float, a bool (True is 1) or a NumP
 before the weights move.
 
 An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
-`HasDemonstrator` for SFT, `Expert` for hints and for finding tasks that cannot be won, `HasJudge` for `stapo diagnose`,
-`HasState` for what it carries from one episode to the next, `HasCommandShapes` for prompts that shorten lists of
-commands and number links, `HasChatSettings` for pretrained models, `HasNotes` for what is odd about its data.
+`HasDemonstrator` for SFT (a demonstrator that `Thinks` says why), `Expert` for hints and for finding tasks that cannot
+be won, `HasJudge` for `stapo diagnose`, `HasState` for what it carries from one episode to the next, `HasCommandShapes`
+for prompts that shorten lists of commands and number links, `HasChatSettings` for pretrained models, `HasNotes` for
+what is odd about its data.
 """
 
 from __future__ import annotations
@@ -134,6 +135,15 @@ class Demonstrator(Protocol):
 
     def played(self, action: str, effect: bool) -> None:
         """Note which command was taken, which may be another, and whether it had an effect."""
+        ...
+
+
+@runtime_checkable
+class Thinks(Protocol):
+    """A demonstrator that says why, for responses that hold a thought."""
+
+    def thought(self) -> str:
+        """The thought behind the command that `action` returned last, in a sentence or two."""
         ...
 
 

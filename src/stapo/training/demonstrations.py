@@ -201,15 +201,17 @@ def _play(
         action = ask("advice", None, step)
         if action is None:
             break
+        thought = ask("thought", None, step) if agent.has_parts else ""
         ready = [c for c in admissible or () if not is_template(c)]
         wandering = bool(ready) and rng.random() < config.wander
         if wandering:
-            action = ready[int(rng.integers(len(ready)))]
+            action, thought = ready[int(rng.integers(len(ready)))], ""
         fields = PromptFields(
             goal, step, memory.steps_taken, memory.recall(), seen, blind,
             listed_commands(admissible, agent, blind, shapes),
             memory.recall_commands(), shapes,
         )  # fmt: skip
+        said = write_response(action, agent.response, fields.admissible or (), thought)
         if not wandering and (not agent.numbered or action in (fields.admissible or ())):
             demos.append(
                 DemoStep(
@@ -217,7 +219,7 @@ def _play(
                     render_prompt(fields, agent),
                     render_prompt(replace(fields, admissible=_nearby(fields, agent)), agent, "history"),
                     render_prompt(fields, agent, blind_mask),
-                    write_response(action, agent.response, fields.admissible or ()),
+                    said,
                     "" if agent.keeps_thought else action,
                 )
             )
@@ -225,8 +227,7 @@ def _play(
         if not isinstance(out, StepResult):
             raise _Failed(out, step)
         ask("played", [action, bool(out.info.get("effect", True))], step + 1)
-        said = write_response(action, agent.response, fields.admissible or ()) if agent.keeps_turns else ""
-        memory.add(Turn(seen, blind, action, said, listed=fields.admissible))
+        memory.add(Turn(seen, blind, action, said if agent.keeps_turns else "", listed=fields.admissible))
         seen, blind = cut_text(out.text, limit), cut_text(out.blind, limit)
         admissible = out.admissible
         if out.done:

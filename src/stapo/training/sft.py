@@ -23,8 +23,6 @@ from stapo.rollout.templates import Clock, utc_now
 from stapo.training.demonstrations import DemoStep
 from stapo.training.optimizer import build_optimizer
 
-_RAMP_STEPS = 100
-
 
 class SFT:
     """Imitates demonstrations; can be saved after any optimizer step and resumed.
@@ -136,11 +134,11 @@ class SFT:
 
 
 def _schedule(step: int, config: SFTConfig, end: int | None) -> float:
-    if step < _RAMP_STEPS:
-        return (step + 1) / _RAMP_STEPS
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
     if config.stop_at < 1:
         return 1.0 if end is None else 0.1 + 0.9 * (end - step) / max(1, config.anneal_steps)
-    progress = (step - _RAMP_STEPS) / max(1, config.steps - _RAMP_STEPS)
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
     return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 

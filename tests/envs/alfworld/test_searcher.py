@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import replace
 
 import stapo
+from stapo.agent import parse_response
+from stapo.config import load_config
+from stapo.training.demonstrations import demonstrate
+from stapo.training.factories import RunEnv
 
 
 def played(env, task, seed):
@@ -97,3 +103,38 @@ def test_habits_prefer_what_is_offered_first():
     assert max(even) < 0.2
     assert abs(habitual[0] - 0.5) < 0.08
     assert abs(habitual[1] - 0.25) < 0.07
+
+
+def test_its_thoughts_name_the_thing_and_no_place_that_it_has_not_seen():
+    """'I need the mug. I looked in desk 1.': what it wants and remembers. A hidden place is never given away."""
+    env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_memory=1)
+    said = set()
+    for task in list(env.tasks_of("train"))[::60]:
+        told = env.reset(task).text
+        searcher = env.demonstrator(random.Random(1))
+        while (action := searcher.action()) is not None:
+            thought = searcher.thought()
+            assert thought == searcher.thought()
+            for name in re.findall(r"\b[a-z]+ \d+", thought):
+                assert name in told, (task, thought)
+            said.add(" ".join(thought.split()[:2]))
+            out = env.step(action)
+            searcher.played(action, out.info["effect"])
+            told += out.text
+            if out.done:
+                break
+    assert {"I need", "I have"} <= said
+
+
+def test_a_response_with_a_thought_is_demonstrated_with_it():
+    config = load_config("smollm2/alfworld-tiny-think")
+    env = RunEnv(config)
+    try:
+        demos = demonstrate(env.pool, config.agent, replace(config.sft, episodes=4), "train", "goal_history", 0)
+    finally:
+        env.close()
+    thoughts = [parse_response(demo.action, "think_action").thought for demo in demos]
+    assert thoughts[0].startswith(("I need the ", "The ")), thoughts[0]
+    assert all(parse_response(demo.action, "think_action").valid for demo in demos)
+    later = demos[1].prompt.turns
+    assert later[-1].said == demos[0].action, "the conversation holds the response as it was demonstrated"

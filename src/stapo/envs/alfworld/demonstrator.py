@@ -53,6 +53,7 @@ class Demonstrator:
         self.habit = habit
         self.here: str | None = None
         self.looked: list[str] = []
+        self.why = ""
 
     @property
     def seen(self) -> set[str]:
@@ -64,9 +65,11 @@ class Demonstrator:
         plan = self.env.expert_plan()
         if not plan:
             return None
-        where = self._place_of_need(plan)
+        where, wanted = self._need(plan)
         if where is None or where in self.seen:
+            self.why = _known(plan[0], wanted, where)
             return plan[0]
+        self.why = _searching(wanted, [place for place in self.looked if place in self.seen])
         offered = self.env.state.admissible()
         if self.here is not None and f"open {self.here}" in offered and self.here not in self.seen:
             return f"open {self.here}"
@@ -91,12 +94,27 @@ class Demonstrator:
     def _look(self, place: str) -> None:
         self.looked = [p for p in self.looked if p != place] + [place]
 
-    def _place_of_need(self, plan: list[str]) -> str | None:
-        """The receptacle in which the plan first takes or uses a thing; None if it does neither."""
+    def thought(self) -> str:
+        """What it wants and where it remembers to have looked, by what it has seen."""
+        return self.why
+
+    def _need(self, plan: list[str]) -> tuple[str | None, str]:
+        """Where the plan first takes or uses a thing, and the kind of thing; None and "" if it does neither."""
         place = self.here
         for command in plan:
             if command.startswith("go to "):
                 place = command[6:]
             elif command.startswith(("take ", "use ")):
-                return place
-        return None
+                thing = command.split(" ", 1)[1].split(" from ")[0]
+                return place, thing.rstrip("0123456789 ")
+        return None, ""
+
+
+def _known(command: str, wanted: str, where: str | None) -> str:
+    if not wanted:
+        return "I have what I need."
+    return f"The {wanted} is here." if command.startswith(("take ", "use ")) else f"I saw the {wanted} in {where}."
+
+
+def _searching(wanted: str, looked: list[str]) -> str:
+    return f"I need the {wanted}. " + (f"I looked in {', '.join(looked)}." if looked else "I have looked nowhere yet.")
