@@ -123,6 +123,8 @@ class SFTConfig:
             never seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
         curriculum: share of the optimizer steps, 0 to 1, spent on short prompts (no history) first.
         batch_size: demonstrated steps per optimizer step; 1 or more.
+        micro_tokens: padded tokens per forward pass; 0 or more, 0 reads a batch in one. Changes memory and speed, and
+            the numbers by rounding.
         learning_rate: AdamW's peak learning rate; above 0, at most 1. Linear warmup, then cosine decay to a tenth;
             constant with `stop_at`, whose end is not known beforehand.
         warmup_steps: optimizer steps over which the learning rate rises linearly; 0 or more.
@@ -141,6 +143,7 @@ class SFTConfig:
     blind_fraction: float = 0.1
     curriculum: float = 0.5
     batch_size: int = 64
+    micro_tokens: int = 0
     learning_rate: float = 4e-3
     warmup_steps: int = 100
     weight_decay: float = 0.01
@@ -149,7 +152,7 @@ class SFTConfig:
         for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
-        check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0)
+        check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0, micro_tokens=0)
         check_least(self, "sft", probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")

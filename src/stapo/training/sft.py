@@ -17,7 +17,7 @@ from stapo.algo import score_tokens
 from stapo.config.training import SFTConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import Policy, RowTokens, find_chains, head_of, hidden_states
-from stapo.policy.sequences import chained
+from stapo.policy.sequences import chained, row_batches
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.templates import Clock, utc_now
 from stapo.training.demonstrations import DemoStep
@@ -93,17 +93,12 @@ class SFT:
             with droppable():
                 for group in self.optimizer.param_groups:
                     group["lr"] = config.learning_rate * _schedule(self.step, config, self.end)
-                loss = self._loss(next(batches))
-                if not torch.isfinite(loss):
-                    raise NonFiniteError(
-                        f"SFT's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
-                    )
                 self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss = self._gradients(next(batches))
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             self.optimizer.step()
             self.step += 1
-            self.losses.append(float(loss.detach()))
+            self.losses.append(loss)
             if probe is not None and self.wants_probe():
                 self.probe_due = True
                 self._ask(probe)
@@ -122,15 +117,29 @@ class SFT:
         self.probe_due = False
         self.policy.model.train()
 
-    def _loss(self, rows: list[RowTokens]) -> torch.Tensor:
+    def _gradients(self, rows: list[RowTokens]) -> float:
+        """Add the gradients of the mean loss over all response tokens, and return that."""
+        parts = row_batches(rows, self.config.micro_tokens) if self.config.micro_tokens else [range(len(rows))]
+        tokens = sum(len(row.response_ids) for row in rows)
+        weight_vh, bias_v = head_of(self.policy.model)
         devices = [self.policy.device] if self.policy.device.type == "cuda" else []
+        whole = 0.0
         with torch.random.fork_rng(devices=devices):
             # Dropout, where a model has it, then depends on the step alone, and not on where a run was continued.
             torch.manual_seed(int(np.random.SeedSequence([self.seed, 14, self.step]).generate_state(1)[0]))
-            hidden_nh, targets_n, _ = hidden_states(self.policy.model, rows, self.policy.tokenizer.pad_token_id)
-        weight_vh, bias_v = head_of(self.policy.model)
-        logp_n, _ = score_tokens(hidden_nh, weight_vh, targets_n, temperature=1.0, bias_v=bias_v, entropy=False)
-        return -logp_n.mean()
+            for part in parts:
+                hidden_nh, targets_n, _ = hidden_states(
+                    self.policy.model, [rows[i] for i in part], self.policy.tokenizer.pad_token_id
+                )
+                logp_n, _ = score_tokens(hidden_nh, weight_vh, targets_n, temperature=1.0, bias_v=bias_v, entropy=False)
+                loss = -logp_n.mean() * (len(targets_n) / tokens)
+                if not torch.isfinite(loss):
+                    raise NonFiniteError(
+                        f"SFT's loss is {loss.item()} at step {self.step + 1}; lower its learning rate."
+                    )
+                loss.backward()
+                whole += float(loss.detach())
+        return whole
 
 
 def _schedule(step: int, config: SFTConfig, end: int | None) -> float:
