@@ -251,7 +251,7 @@ def test_settings_that_vary_together(capsys, source, tmp_path):
 def test_a_given_model_is_the_start_of_all(capsys, source):
     out = dry(
         capsys, source, "--algorithms", "grpo", "--seeds", "0", "1", "--model.path", "some/model",
-        "--sft.steps", "0",
+        "--sft.steps", "0", "--optim.learning-rate", "1e-5",
     )  # fmt: skip
     assert "evaluation of the given model: 1" in out
 

@@ -9,7 +9,8 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from stapo.policy import ModelConfig, load_policy
-from stapo.policy.tokenizer import EOS, PAD, PHRASE, train_tokenizer
+from stapo.policy.built import EOS, PAD
+from stapo.policy.tokenizer import PHRASE, train_tokenizer
 from toy_world import small_policy
 
 TEXTS = [

@@ -26,7 +26,8 @@ from transformers import AutoTokenizer
 
 from stapo.agent import PROMPT_STYLES, AgentConfig, Exchange, Prompt, PromptFields, Turn, render_prompt, write_response
 from stapo.algo import get_algorithm
-from stapo.policy.tokenizer import EOS, PAD, train_tokenizer
+from stapo.policy.built import EOS, PAD
+from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize

@@ -3,7 +3,8 @@
 A preset that has SFT and no `model.path` was tuned for a small model that knows nothing: thousands of
 supervised steps at rates that would wreck a pretrained model, limits in tokens of a tokenizer made for the environment,
 float32. With `--model.path` these settings, and no others, are chosen anew, by the size of the model and by the device.
-Whatever the user gives wins.
+Whatever the user gives wins. Where no rule chooses, as under a file of the user's own, a learning rate of models from
+scratch that was not given for the pretrained model is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from stapo.config.presets import preset_names
+from stapo.config.presets import layers_of, preset_names
 from stapo.config.run_config import RunConfig
+from stapo.config.schema import to_data
+from stapo.documents import lookup
 from stapo.envs.protocol import HasChatSettings
 from stapo.envs.registry import ENVIRONMENTS
-from stapo.errors import ModelError
+from stapo.errors import ConfigError, ModelError
 from stapo.estimate.shapes import find_shape
+from stapo.policy.built import is_built_here
 
 SMALL = 1_000_000_000
 """Weights below which a model needs demonstrations first, and answers with the command alone.
@@ -25,7 +29,10 @@ SMALL = 1_000_000_000
 From 1.5 billion on the published runs begin with the instruction-tuned model itself.
 """
 _NO_GPU = ("cpu",)
-_SCRATCH_RATE = 1e-3
+_SCRATCH_RATE = 5e-4
+"""The lowest learning rate of the presets for models from scratch; those of pretrained models are below."""
+_RATES = {"optim.learning_rate": "optim.iterations", "sft.learning_rate": "sft.steps"}
+"""Learning rates, and how often they are used."""
 
 
 def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +46,8 @@ def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]
     path = given.get("model.path")
     if path in (None, "None", "null") or preset.model.path or not preset.sft.steps or _is_file(source):
         return {}
+    if is_built_here(str(path)):
+        return {}
     rank, device = str(given.get("model.lora.rank") or ""), given.get("model.device")
     on_gpu = device not in _NO_GPU and _has_gpu(device)
     size = weights_of(str(path))
@@ -47,7 +56,7 @@ def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]
     chosen: dict[str, Any] = {
         "agent": _agent(preset, small),
         "model": {"dtype": "auto"},
-        "sft": {"steps": 0},
+        "sft": {"steps": 0, "learning_rate": 1e-4},
         "optim": {
             "learning_rate": (1e-5 if small else 1e-6) * (10 if adapters else 1),
             "micro_tokens": 16_384 if on_gpu else 4096,
@@ -56,9 +65,7 @@ def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]
         "log": {"threads": "auto", "save_seconds": 300.0},
     }
     if small:
-        chosen["sft"] = {
-            "steps": 200, "episodes": 400, "batch_size": 16, "learning_rate": 1e-4, "curriculum": 0.0, "stop_at": 1.0,
-        }  # fmt: skip
+        chosen["sft"] |= {"steps": 200, "episodes": 400, "batch_size": 16, "curriculum": 0.0, "stop_at": 1.0}
     if not on_gpu:
         # Two thousand episodes an iteration are minutes for a small model from scratch, and days for this one.
         chosen["rollout"] = {"groups": 4}
@@ -114,13 +121,53 @@ def _is_file(source: str) -> bool:
     return source not in preset_names() and (source.endswith((".yaml", ".yml")) or Path(source).exists())
 
 
+def _scratch_rates(config: RunConfig) -> dict[str, float]:
+    """The learning rates of models from scratch with which a pretrained model would be trained."""
+    path, data = config.model.path, to_data(config)
+    if path is None or is_built_here(path):
+        return {}
+    used = {name: float(lookup(data, name)) for name, count in _RATES.items() if lookup(data, count)}
+    return {name: rate for name, rate in used.items() if rate >= _SCRATCH_RATE}
+
+
+def require_own_rates(source: str | Mapping[str, Any], given: Mapping[str, Any], config: RunConfig) -> None:
+    """Refuse learning rates of models from scratch that nobody gave for the pretrained model.
+
+    Args:
+        source: preset, file or mapping that the settings come from.
+        given: the user's own settings and those chosen for a pretrained model, by their dotted names.
+        config: what came of them.
+
+    Raises:
+        ConfigError: such a rate is from below what gives `model.path`: a preset, a file, or the defaults.
+    """
+    rates = _scratch_rates(config)
+    if not rates:
+        return
+    layers = [*map(flattened, layers_of(source)), given]
+    first = max((i for i, layer in enumerate(layers) if layer.get("model.path")), default=0)
+    own = [name for layer in layers[first:] for name in layer]
+    for name, rate in rates.items():
+        # What a file says under `per_algorithm` is its own as well.
+        if not any(known == name or known.endswith(f".{name}") for known in own):
+            families = ", ".join(
+                sorted({f"{preset.partition('/')[0]}/…" for preset in preset_names() if "/" in preset})
+            )
+            raise ConfigError(
+                f"model.path is '{config.model.path}', a pretrained model, and {name} {rate:g} is for a small model "
+                f"from scratch. Give {name} with the model (usual: 1e-6 to 1e-5 for RL, 1e-4 for SFT), or take a "
+                f"preset for pretrained models ({families})."
+            )
+
+
 def warning(config: RunConfig) -> str:
-    """What to say of SFT that would wreck a pretrained model; "" where there is none."""
-    sft = config.sft
-    if config.model.path is None or not sft.steps or sft.learning_rate < _SCRATCH_RATE:
-        return ""
-    return (
-        f"warning: {sft.steps} supervised steps at a learning rate of {sft.learning_rate:g} are meant for a small "
-        "model from scratch; model.path is a pretrained one. Usual are some 200 at 1e-4 (sft.steps, "
-        "sft.learning_rate)."
+    """What to say of learning rates that would wreck a pretrained model, though given for it; "" for none."""
+    # Adapters take rates of their own; SFT trains all weights.
+    used = {
+        name: rate for name, rate in _scratch_rates(config).items() if name[:3] == "sft" or not config.model.lora.rank
+    }
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in used.items())
+    return rates and (
+        f"warning: {rates}: meant for a small model from scratch; model.path is a pretrained one. Usual are 1e-6 to "
+        "1e-5 for RL, and some 200 steps at 1e-4 for SFT."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from stapo.api.pretrained import warning
 from stapo.api.settings import Source, settings_of
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.diagnosis import require_checkpoint
@@ -127,7 +129,9 @@ def train(
         StapoError: the settings, files or the model cannot be used, or the run failed; run.json says so.
         KeyboardInterrupt: a signal asked for a stop. The state is saved; the same call resumes.
     """
-    settings, _ = settings_of(config)
+    settings, _ = settings_of(config, trains=True)
+    if told := warning(settings):
+        warnings.warn(told, stacklevel=2)
     folder = default_folder(settings.env.name, settings, resume=resume) if out is None else Path(out)
     if not resume:
         require_free(folder)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from stapo.api.pretrained import flattened, pretrained_settings, said
+from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
 from stapo.config import presets
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
@@ -35,8 +35,15 @@ def load_config(
 
     Raises:
         UnknownNameError: no such preset, file, algorithm or environment.
-        ConfigError: an unknown key or a value that cannot be used.
+        ConfigError: an unknown key or a value that cannot be used; or a pretrained model would be trained at a learning
+            rate of models from scratch that was not given for it.
     """
+    return _loaded(source, algorithm, overrides, trains=True)
+
+
+def _loaded(
+    source: Source, algorithm: str | Mapping[str, Any] | None, overrides: dict[str, Any], *, trains: bool
+) -> RunConfig:
     if algorithm is not None and not isinstance(algorithm, str):
         algorithm, overrides = None, {**overrides, "algorithm": algorithm}
     if isinstance(source, RunConfig):
@@ -51,8 +58,11 @@ def load_config(
         world = {"env": {"name": flat["env.name"]}} if "env.name" in flat else {}
         chosen = pretrained_settings(source, presets.load_config(source, algorithm, world), flat)
     if chosen:
-        warnings.warn(said(chosen, flat), stacklevel=2)
-    return presets.load_config(source, algorithm, given, chosen)
+        warnings.warn(said(chosen, flat), stacklevel=3)
+    config = presets.load_config(source, algorithm, given, chosen)
+    if trains:
+        require_own_rates(source, {**flattened(chosen), **flat}, config)
+    return config
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,12 +86,12 @@ def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def settings_of(source: Source) -> tuple[RunConfig, str]:
-    """The settings that a function is given in whatever form, and what they are called."""
+def settings_of(source: Source, *, trains: bool = False) -> tuple[RunConfig, str]:
+    """The settings that a function is given in whatever form, to train with them or not, and what they are called."""
     if isinstance(source, RunConfig):
         return source, "RunConfig"
     name = "mapping" if isinstance(source, Mapping) else os.fspath(source)
-    return load_config(source), name
+    return _loaded(source, None, {}, trains=trains), name
 
 
 def with_changes(config: RunConfig, env: Mapping[str, Any] | None, agent: Mapping[str, Any] | None = None) -> RunConfig:
@@ -92,4 +102,4 @@ def with_changes(config: RunConfig, env: Mapping[str, Any] | None, agent: Mappin
     """
     if not env and not agent:
         return config
-    return load_config(config, **{"env": {"options": dict(env or {})}, "agent": dict(agent or {})})
+    return _loaded(config, None, {"env": {"options": dict(env or {})}, "agent": dict(agent or {})}, trains=False)

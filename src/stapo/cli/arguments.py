@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from typing import Any
 
-from stapo.api.pretrained import pretrained_settings, said
+from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
 from stapo.cli.command import by_tyro, require_settings, segments, value_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
@@ -16,7 +17,9 @@ from stapo.errors import ConfigError, did_you_mean
 ENV_PREFIX = "--env."
 
 
-def resolve(source: str, algorithm: str | None, args: list[str], name: str) -> tuple[RunConfig, str]:
+def resolve(
+    source: str, algorithm: str | None, args: list[str], name: str, varied: Collection[str] = ()
+) -> tuple[RunConfig, str]:
     """The settings of a preset or file with those of the command line; also what was chosen for a pretrained model.
 
     Args:
@@ -24,9 +27,11 @@ def resolve(source: str, algorithm: str | None, args: list[str], name: str) -> t
         algorithm: preset that replaces the configured algorithm.
         args: settings on the command line.
         name: of the command, for messages.
+        varied: settings that the user gives otherwise, by their dotted names.
 
     Raises:
-        ConfigError, UnknownNameError: a setting or name that cannot be used.
+        ConfigError, UnknownNameError: a setting or name that cannot be used; or a learning rate of models from scratch
+            that would train a pretrained model.
     """
     world = value_of(args, "--env.name")
     named = {"name": world} if world else {}
@@ -37,7 +42,9 @@ def resolve(source: str, algorithm: str | None, args: list[str], name: str) -> t
     chosen = pretrained_settings(source, config, given)
     if options or chosen:
         config = load_config(source, algorithm, {"env": {**named, "options": options}}, chosen)
-    return parse_settings(config, args, name), said(chosen, given) if chosen else ""
+    config = parse_settings(config, args, name)
+    require_own_rates(source, {**flattened(chosen), **dict.fromkeys(varied), **given}, config)
+    return config, said(chosen, given) if chosen else ""
 
 
 def parse_settings(config: RunConfig, args: list[str], name: str) -> RunConfig:

@@ -53,14 +53,15 @@ def plan_from(
             "To resume a comparison give its folder alone: stapo compare --out DIR."
         )
     flags = {word.partition("=")[0].removeprefix("--").replace("-", "_") for word in settings}
-    for path in itertools.chain.from_iterable(varied):
+    elsewhere = list(itertools.chain.from_iterable(varied))
+    for path in elsewhere:
         if path in flags:
             raise ConfigError(f"{path} is given by --vary and by --{path}; give it once.")
-    base, chosen = resolve(source, None, settings, "compare")
+    base, chosen = resolve(source, None, settings, "compare", elsewhere)
     if chosen:
         write_line(chosen, sys.stderr)
     variants = [
-        _variant(name, _changes(varied, values), to_data(resolve(source, name, settings, "compare")[0]))
+        _variant(name, _changes(varied, values), to_data(resolve(source, name, settings, "compare", elsewhere)[0]))
         for name in algorithms
         for values in itertools.product(*varied.values())
     ]

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import reduce
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -74,7 +75,7 @@ def load_config(
         ConfigError: unknown key or wrong value.
     """
     named = source if isinstance(source, str) else "mapping"
-    data = read_source(source) if isinstance(source, str) else _extended(source, named, named, Path(), ())
+    data = read_source(source)
     if algorithm is not None:
         data["algorithm"] = {**own_settings(data.get("algorithm")), "name": algorithm}
     data = merge(_for_its_algorithm(data, named), chosen or {})
@@ -141,17 +142,26 @@ def describe_presets() -> list[Preset]:
     return found
 
 
-def read_source(source: str) -> dict[str, Any]:
+def read_source(source: str | Mapping[str, Any]) -> dict[str, Any]:
     """The mapping of a preset name, an environment's name or a YAML file, laid over what it extends.
 
     Raises:
         UnknownNameError: neither a preset nor an existing file.
         ConfigError: it cannot be read, is no mapping, or extends itself, too many files, or what is not there.
     """
-    return _read(source, Path(), ())
+    return reduce(extend, layers_of(source))
 
 
-def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
+def layers_of(source: str | Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The mappings that a source is made of: what it extends, the lowest first, and then its own.
+
+    Raises:
+        UnknownNameError, ConfigError: as `read_source` does.
+    """
+    return _read(source, Path(), ()) if isinstance(source, str) else _extended(source, "mapping", "mapping", Path(), ())
+
+
+def _read(source: str, folder: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
     source = SMALL.get(source, source)
     path = folder / Path(source).expanduser()
     if source in preset_names():
@@ -163,8 +173,8 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> dict[str, Any]:
     return _extended(data, source, key, inside, above)
 
 
-def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str, ...]) -> dict[str, Any]:
-    """Settings as they were read, laid over what they extend."""
+def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
+    """What settings extend, and then the settings as they were read."""
     if not isinstance(given, Mapping):
         raise ConfigError(f"'{source}' holds {type(given).__name__}, expected a mapping of configuration keys.")
     data = _with_present_names(given, key)
@@ -175,7 +185,7 @@ def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str,
             for pattern, settings in chosen.items()
         }
     if "extends" not in data:
-        return data
+        return [data]
     base = data.pop("extends")
     if not isinstance(base, str) or not base or not base.isprintable():
         raise ConfigError(f"extends of '{source}' is {shown(base)}, expected the name of a preset or a YAML file.")
@@ -185,7 +195,7 @@ def _extended(given: Any, source: str, key: str, inside: Path, above: tuple[str,
     if len(chain) > _MOST_EXTENDED:
         raise ConfigError(f"'{source}' is at the end of {len(chain)} files that extend each other; 8 are the most.")
     try:
-        return extend(_read(base, inside, chain), data)
+        return [*_read(base, inside, chain), data]
     except ConfigError as err:
         raise ConfigError(f"{err} ('{source}' extends '{base}'.)") if not above else err from err
 

@@ -21,6 +21,8 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from stapo.policy.built import EOS, PAD, SPECIAL
+
 Cut = Literal["phrases", "words", "names"]
 
 _MARK = r"\n"
@@ -34,8 +36,6 @@ _SPLITS: dict[Cut, tuple[str, ...]] = {
     "words": (r"\n| \[SEP\]| ?</?[a-z]+>| ?[^\W\d_]+|\d| ?[^\w\s]",),
     "names": (r"\n| \[SEP\]| ?</?[a-z]+>| ?[^\W_]+| ?[^\w\s]",),
 }
-# The names that Qwen2 tokenizers use: `AutoTokenizer` would add them to a Qwen2 model's vocabulary otherwise.
-EOS, PAD = "<|im_end|>", "<|endoftext|>"
 _SPECIAL = re.compile(f"(?<=<)(?={re.escape(EOS[1:])}|{re.escape(PAD[1:])})")
 
 
@@ -60,7 +60,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, cut: Cut = "phrases")
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=[PAD, EOS],
+        special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
