@@ -21,8 +21,10 @@ def tokens(rng: np.random.Generator, low: int, high: int) -> list[int]:
     return rng.integers(2, VOCABULARY, int(rng.integers(low, high + 1))).tolist()
 
 
-def conversation(rng: np.random.Generator, group: int, member: int, turns: int, broken: Any = ()) -> Trajectory:
-    """An episode whose prompts grow; at the turns `broken` a fresh prompt begins."""
+def conversation(
+    rng: np.random.Generator, group: int, member: int, turns: int, broken: Any = (), cut: float = 0.0
+) -> Trajectory:
+    """An episode whose prompts grow; at the turns `broken` a fresh prompt begins, and a share `cut` lacks the last token."""
     prompt, steps = tokens(rng, 2, 9), []
     for turn in range(turns):
         if turn in broken:
@@ -39,15 +41,16 @@ def conversation(rng: np.random.Generator, group: int, member: int, turns: int, 
                 anchor=str(rng.integers(3)), observation="", reward=float(turn == turns - 1) * float(rng.random()),
             )
         )  # fmt: skip
-        prompt = [*prompt, *response, *tokens(rng, 1, 6)]
+        said = response[:-1] if cut and rng.random() < cut else response
+        prompt = [*prompt, *said, *tokens(rng, 1, 6)]
     return Trajectory(f"task {group}", "", "", group, member, steps)
 
 
-def batch_of_episodes(policy: Policy, seed: int = 0, episodes: int = 6) -> list[Trajectory]:
+def batch_of_episodes(policy: Policy, seed: int = 0, episodes: int = 6, cut: float = 0.0) -> list[Trajectory]:
     """Episodes of two groups that sampled nearly as the policy does."""
     rng = np.random.default_rng(seed)
     trajectories = [
-        conversation(rng, j // 3, j % 3, int(rng.integers(1, 7)), set(rng.integers(1, 12, 2).tolist()))
+        conversation(rng, j // 3, j % 3, int(rng.integers(1, 7)), set(rng.integers(1, 12, 2).tolist()), cut)
         for j in range(episodes)
     ]
     steps, (rows, _) = [s for t in trajectories for s in t.steps], rows_of(trajectories, merge=False)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from chat_tokenizers import llama3, qwen3, smollm
 
-from stapo.agent import RESPONSE_BEGINS, AgentConfig
+from stapo.agent import RESPONSE_BEGINS, AgentConfig, PromptFields, Turn, render_prompt
 from stapo.envs import make
 from stapo.errors import RetrieverError
+from stapo.policy import RowTokens, find_chains
 from stapo.rollout import StopReason
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
@@ -68,3 +70,26 @@ def test_a_failing_search_engine_is_counted_and_the_episode_goes_on(style):
     assert [s.retriever_error for s in trajectory.steps] == ["refused", None, None]
     assert "could not be reached" in trajectory.steps[1].prompt
     assert all("port 1" not in s.prompt for s in trajectory.steps)
+
+
+@pytest.mark.parametrize("kind", [smollm, llama3, qwen3])
+@pytest.mark.parametrize("behind", ["", " and more"])
+def test_a_transcript_keeps_the_sampled_tokens_and_its_rows_are_one_sequence(kind, behind):
+    """Text alone would be cut elsewhere: Qwen has one token for the end of a tag and the lines behind it."""
+    encoder = PromptEncoder(kind())
+    agent = AgentConfig(prompt="search-r1", response="search_answer")
+    history, rows = [], []
+    for number, observation in enumerate(["question", "\n\n<information>a</information>\n\n", "\n\n<information>b"]):
+        fields = PromptFields("q", number, number, tuple(history), observation, observation, None)
+        said = f"<think>{number}</think><search> Rex </search>{behind}"
+        ids = [*encoder.tokenizer.encode(said, add_special_tokens=False), encoder.tokenizer.eos_token_id]
+        rows.append(RowTokens(encoder.encode(render_prompt(fields, agent)), ids))
+        action = encoder.parse(ids, agent, ()).action
+        history.append(Turn(observation, observation, action, said, tuple(ids)))
+    chains = find_chains(rows, [0, 0, 0])
+    assert chains.breaks == ({"response": 2} if behind else {})
+    assert chains.sequences == (3 if behind else 1)
+    # Whatever its tokens, the text is that of the transcript.
+    shown = encoder.tokenizer.decode(rows[2].prompt_ids)
+    assert shown.endswith("".join(turn.observation * bool(i) + turn.action for i, turn in enumerate(history[:2]))
+                          + "\n\n<information>b")  # fmt: skip

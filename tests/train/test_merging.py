@@ -50,8 +50,8 @@ def test_a_chain_is_a_run_of_prompts_that_extend_each_other():
     rows = [
         RowTokens([5, 6], [7, 1]),
         RowTokens([5, 6, 7, 1, 8], [9]),
-        RowTokens([5, 6, 7, 1, 8, 9], [4]),  # nothing in between
-        RowTokens([5, 6, 7, 1, 8, 9, 3, 4], [2]),  # another response than was sampled
+        RowTokens([5, 6, 7, 1, 8, 9], [4, 2]),  # nothing in between
+        RowTokens([5, 6, 7, 1, 8, 9, 3, 2], [2]),  # another response than was sampled
         RowTokens([5, 7], [2]),  # another prompt
         RowTokens([5, 7, 2, 1], [2]),  # extends it, but is another episode's
     ]
@@ -59,15 +59,18 @@ def test_a_chain_is_a_run_of_prompts_that_extend_each_other():
     assert chains.chain_b == [0, 0, 0, 1, 2, 3]
     assert chains.breaks == {"prompt": 1, "response": 1}
     assert (chains.rows, chains.sequences) == (6, 4)
-    assert chains.row_tokens == 3 + 5 + 6 + 8 + 2 + 4
-    assert chains.tokens == 6 + 8 + 2 + 4
+    assert chains.row_tokens == 3 + 5 + 7 + 8 + 2 + 4
+    assert chains.tokens == 7 + 8 + 2 + 4
     alone = find_chains(rows, [0] * 6, merge=False)
     assert (alone.chain_b, alone.sequences, alone.tokens) == ([0, 1, 2, 3, 4, 5], 6, chains.row_tokens)
 
 
-def test_a_response_that_is_a_part_of_the_next_prompt_is_not_enough():
-    """The next prompt has to hold all of it: one that was cut is another text."""
-    chains = find_chains([RowTokens([5], [6, 7, 8]), RowTokens([5, 6, 7], [1])], [0, 0])
+def test_a_response_that_was_cut_is_another_text():
+    """The last token alone may be missing, since no forward pass reads it; a token list with a mask needs it."""
+    rows = [RowTokens([5], [6, 7, 8]), RowTokens([5, 6, 7, 9], [1])]
+    assert find_chains(rows, [0, 0]).chain_b == [0, 0]
+    assert find_chains(rows, [0, 0], whole=True).breaks == {"response": 1}
+    chains = find_chains([RowTokens([5], [6, 7, 8, 2]), RowTokens([5, 6, 7, 9], [1])], [0, 0])
     assert chains.chain_b == [0, 1]
     assert chains.breaks == {"response": 1}
 
@@ -76,7 +79,7 @@ def test_a_response_that_is_a_part_of_the_next_prompt_is_not_enough():
 @given(st.integers(0, 10**6), st.lists(st.sets(st.integers(0, 7)), min_size=1, max_size=5), st.integers(1, 60))
 def test_chains_and_micro_batches_of_random_episodes(seed, breaks, budget):
     rng = np.random.default_rng(seed)
-    trajectories = [conversation(rng, 0, j, int(rng.integers(1, 8)), b) for j, b in enumerate(breaks)]
+    trajectories = [conversation(rng, 0, j, int(rng.integers(1, 8)), b, cut=0.3) for j, b in enumerate(breaks)]
     rows, chains = rows_of(trajectories)
     starts = [k == 0 or k in b for t, b in zip(trajectories, breaks, strict=True) for k in range(len(t.steps))]
     assert chains.chain_b == (np.cumsum(starts) - 1).tolist()
@@ -106,7 +109,7 @@ def close(one, other, tolerance=1e-5):
 @pytest.mark.parametrize("architecture", ["qwen2", "qwen3", "llama"])
 def test_the_same_scores(architecture):
     policy = small_policy(1, architecture=architecture, initializer_range=0.2)
-    trajectories = batch_of_episodes(policy)
+    trajectories = batch_of_episodes(policy, cut=0.3)
     merged, alone = scored(policy, trajectories), scored(policy, trajectories, merge=False)
     for what in (0, 1):
         assert close(flat(merged[what]), flat(alone[what]))
@@ -136,7 +139,7 @@ def test_the_same_update(name):
     """Metrics of the update and the weights after it, over several mini-batches, for every algorithm."""
     policy = small_policy(2, architecture="qwen3", initializer_range=0.2)
     algorithm = get_algorithm(name).resolved(5)
-    trajectories = batch_of_episodes(policy, 7)
+    trajectories = batch_of_episodes(policy, 7, cut=0.3)
     before = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
     (batch, merged, weights), (other, alone, expected) = (
         learned(policy, trajectories, algorithm, merge) for merge in (True, False)
@@ -159,7 +162,7 @@ def test_the_same_update(name):
 def test_the_same_gradient(name):
     policy = small_policy(2, architecture="llama", initializer_range=0.2)
     algorithm, found = get_algorithm(name).resolved(5), []
-    trajectories = batch_of_episodes(policy, 11)
+    trajectories = batch_of_episodes(policy, 11, cut=0.3)
     for merge in (True, False):
         rows, _ = rows_of(trajectories)
         value_b = np.linspace(-0.2, 0.3, len(rows)) if algorithm.needs_critic else None
@@ -188,7 +191,7 @@ def test_the_same_values_of_a_critic():
     policy = small_policy(3)
     learner = CriticLearner(policy, get_algorithm("ppo").critic, OPTIM)
     torch.nn.init.normal_(learner.model.head.weight)
-    trajectories = batch_of_episodes(policy, 5)
+    trajectories = batch_of_episodes(policy, 5, cut=0.3)
     merged, alone = (learner.values(rows_of(trajectories, merge=merge)[0]) for merge in (True, False))
     assert close(merged, alone)
     assert np.std(alone) > 0.01
@@ -201,7 +204,7 @@ def test_the_same_values_of_a_critic():
 def test_mini_batches_hold_whole_chains(size):
     policy = small_policy(0)
     algorithm = get_algorithm("gigpo")
-    batch = build_batch(batch_of_episodes(policy, 3), algorithm)
+    batch = build_batch(batch_of_episodes(policy, 3, cut=0.3), algorithm)
     updater = Updater(policy, None, algorithm, replace(OPTIM, mini_batch=size, epochs=2), 1.0)
     order = updater._order(batch, (1,))
     for epoch in (order[: len(order) // 2], order[len(order) // 2 :]):
@@ -214,7 +217,7 @@ def test_mini_batches_hold_whole_chains(size):
 
 def test_rows_without_chains_are_ordered_as_ever():
     policy, algorithm = small_policy(0), get_algorithm("gigpo")
-    trajectories = batch_of_episodes(policy, 3)
+    trajectories = batch_of_episodes(policy, 3, cut=0.3)
     batch = build_batch(trajectories, algorithm, chains=rows_of(trajectories, merge=False)[1])
     order = Updater(policy, None, algorithm, OPTIM, 1.0)._order(batch, (1,))
     assert flat(order) == np.random.default_rng([1]).permutation(len(batch)).tolist()
@@ -251,7 +254,7 @@ def test_what_is_planted_is_found(fault, monkeypatch):
         return hidden, targets, row_n
 
     policy = small_policy(1, initializer_range=0.2)
-    trajectories = batch_of_episodes(policy)
+    trajectories = batch_of_episodes(policy, cut=0.3)
     expected = scored(policy, trajectories, merge=False)
     assert close(flat(scored(policy, trajectories)[1]), flat(expected[1]))
     monkeypatch.setattr(scoring_module, "hidden_states", planted)
@@ -261,7 +264,7 @@ def test_what_is_planted_is_found(fault, monkeypatch):
 def test_an_advantage_on_the_wrong_row_is_found():
     """Swapping two advantages of a chain changes the gradient: they are spread with each step's own mask."""
     policy, algorithm = small_policy(2, initializer_range=0.2), get_algorithm("gigpo")
-    batch = build_batch(batch_of_episodes(policy, 7), algorithm)
+    batch = build_batch(batch_of_episodes(policy, 7, cut=0.3), algorithm)
     totals = batch.advantages.total_b
     chain = np.array(batch.chains.chain_b)
     gaps = np.where(chain[1:] == chain[:-1], np.abs(np.diff(totals)), 0)

@@ -46,6 +46,19 @@ class Exchange:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a response that has begun in earlier turns.
+
+    Attributes:
+        text: what it says.
+        ids: tokens that were sampled, of which the first ones say it; None where it was shown or not sampled.
+    """
+
+    text: str
+    ids: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What a model is given at one step.
 
@@ -57,12 +70,15 @@ class Prompt:
             where nobody knows which part of the prompt came from where.
         system: the first message of a conversation: role, goal and rules.
         turns: of a conversation, before `text`.
+        pieces: what `begun` is put together from: a response and what it led to, in turn. A response then keeps the
+            tokens that were sampled, and tokens end at the borders of pieces.
     """
 
     text: str
     begun: str = ""
     system: str = ""
     turns: tuple[Exchange, ...] = ()
+    pieces: tuple[Piece, ...] = ()
     rewritten: Callable[[Callable[[str], str]], Prompt] | None = field(default=None, compare=False, repr=False)
 
     @property

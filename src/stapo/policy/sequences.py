@@ -2,8 +2,9 @@
 
 A row is one step: its prompt, and the response that was sampled. Where a prompt begins with the last prompt and the
 last response of its episode, token for token, a causal model that reads the longer row has read the shorter one. Such
-rows form a chain: one forward pass over its last row gives the hidden states of all of them. Everything that is
-computed of rows stays that of rows.
+rows form a chain: one forward pass over its last row gives the hidden states of all of them. The last token of a
+response is predicted and never read, so a prompt need not repeat it: an end token, mostly. Everything that is computed
+of rows stays that of rows.
 """
 
 from __future__ import annotations
@@ -66,13 +67,17 @@ class Chains:
     breaks: dict[str, int]
 
 
-def find_chains(rows: Sequence[RowTokens], episodes: Sequence[int], *, merge: bool = True) -> Chains:
+def find_chains(
+    rows: Sequence[RowTokens], episodes: Sequence[int], *, merge: bool = True, whole: bool = False
+) -> Chains:
     """Find the rows that continue the row before them.
 
     Args:
         rows: of all episodes, those of one episode next to each other and in order.
         episodes: number of each row's episode.
         merge: whether rows may be joined at all; without, each is a sequence of its own.
+        whole: whether a prompt has to repeat the last token of a response as well. A list of tokens with a mask that
+            says which were sampled needs it; a forward pass does not.
 
     Raises:
         ValueError: not one episode for each row.
@@ -86,7 +91,7 @@ def find_chains(rows: Sequence[RowTokens], episodes: Sequence[int], *, merge: bo
     for b, row in enumerate(rows):
         joined = False
         if merge and b and episodes[b] == episodes[b - 1]:
-            missing = _not_repeated(rows[b - 1], row)
+            missing = _not_repeated(rows[b - 1], row, whole)
             joined = missing is None
             breaks.update([missing] if missing else [])
         chain_b.append(chain_b[-1] if joined else chain_b[-1] + 1 if chain_b else 0)
@@ -101,12 +106,12 @@ def find_chains(rows: Sequence[RowTokens], episodes: Sequence[int], *, merge: bo
     )
 
 
-def _not_repeated(last: RowTokens, row: RowTokens) -> str | None:
+def _not_repeated(last: RowTokens, row: RowTokens, whole: bool) -> str | None:
     """What of the last row a prompt does not repeat; None where it extends the row."""
-    prompt, after = len(last.prompt_ids), len(last.prompt_ids) + len(last.response_ids)
+    prompt, said = len(last.prompt_ids), list(last.response_ids if whole else last.response_ids[:-1])
     if list(row.prompt_ids[:prompt]) != list(last.prompt_ids):
         return "prompt"
-    return None if list(row.prompt_ids[prompt:after]) == list(last.response_ids) else "response"
+    return None if list(row.prompt_ids[prompt : prompt + len(said)]) == said else "response"
 
 
 def chained(places: Sequence[int], chain_b: Sequence[int]) -> list[list[int]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol
 
-from stapo.agent import AgentConfig, ParsedResponse, Prompt, parse_response
+from stapo.agent import AgentConfig, ParsedResponse, Piece, Prompt, parse_response
 from stapo.rollout.control import ControlTokens, MarkerCounts
 from stapo.rollout.conversation import Frame, conversation_ids, frame_of, plain_frame
 from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
@@ -79,6 +80,10 @@ class PromptEncoder:
         """Return the token ids that the model is given for `prompt`."""
         if isinstance(prompt, Prompt) and (prompt.system or prompt.turns):
             return self._conversation(prompt)
+        if isinstance(prompt, Prompt):
+            sampled = [self._as_sampled(piece) for piece in prompt.pieces]
+            if any(sampled):
+                return self._in_pieces(prompt, sampled)
         return list(self._encode(*self._held(prompt))[0])
 
     def markers(self, prompt: Prompt) -> MarkerCounts:
@@ -154,6 +159,23 @@ class PromptEncoder:
             begun=self._checked(held.begun, prompt.begun),
         )
         return conversation_ids(checked, self._frame, self._piece, self._said)
+
+    def _in_pieces(self, prompt: Prompt, sampled: Sequence[Sequence[int]]) -> list[int]:
+        held = prompt
+        if prompt.rewritten is not None and any(self._markers.spans(part) for part in (prompt.text, prompt.begun)):
+            held = prompt.rewritten(self.hold)
+        ids = list(self._encode(self._checked(held.text, prompt.text), "")[0])
+        for said, piece, plain in zip(sampled, held.pieces, prompt.pieces, strict=True):
+            ids += said or self._piece(self._checked(piece.text, plain.text))
+        return ids
+
+    def _as_sampled(self, piece: Piece) -> Sequence[int]:
+        """The sampled tokens that say a piece, from the first on; none where a token ends behind it."""
+        ids, length = piece.ids or (), len(piece.text)
+        if not ids or self.opening(ids) or not self.decode(ids).startswith(piece.text):
+            return ()
+        count = bisect_left(range(len(ids)), length, key=lambda n: len(self.decode(ids[:n])))
+        return ids[:count] if self.decode(ids[:count]) == piece.text else ()
 
     def _held(self, prompt: Prompt | str) -> tuple[str, str]:
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt

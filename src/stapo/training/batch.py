@@ -130,15 +130,18 @@ def build_batch(
     )  # fmt: skip
 
 
-def rows_of(trajectories: Sequence[Trajectory], *, merge: bool = True) -> tuple[list[RowTokens], Chains]:
+def rows_of(
+    trajectories: Sequence[Trajectory], *, merge: bool = True, whole: bool = False
+) -> tuple[list[RowTokens], Chains]:
     """The rows of trajectories under their full prompts, and which of them are read as one sequence.
 
     Args:
         trajectories: of one iteration.
         merge: whether a row may be joined to the row that it extends.
+        whole: as for `find_chains`.
     """
     rows = [RowTokens(s.prompt_ids, s.response_ids, s.allowed) for t in trajectories for s in t.steps]
-    chains = find_chains(rows, [j for j, t in enumerate(trajectories) for _ in t.steps], merge=merge)
+    chains = find_chains(rows, [j for j, t in enumerate(trajectories) for _ in t.steps], merge=merge, whole=whole)
     return [replace(row, chain=chain) for row, chain in zip(rows, chains.chain_b, strict=True)], chains
 
 

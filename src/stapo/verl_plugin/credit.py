@@ -72,7 +72,7 @@ def assign_credit(
         NonFiniteError: a reward, log-probability or entropy is not finite.
     """
     trajectories, places = trajectories_of(rows)
-    chains = rows_of(trajectories, merge=merge)[1]
+    chains = rows_of(trajectories, merge=merge, whole=True)[1]
     batch = build_batch(trajectories, algorithm, seed=seed, states=states, chains=chains)
     steps = [[StepCredit(start, end) for start, end in row.spans] for row in rows]
     traj_b = np.full(len(rows), NO_TRAJECTORY, dtype=np.int64)

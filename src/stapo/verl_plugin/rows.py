@@ -109,7 +109,7 @@ def sent_rows(trajectory: Trajectory, position: int, *, merge: bool) -> list[Sen
     """
     episode = {name: getattr(trajectory, name) for name in _EPISODE}
     episode |= {"position": position, "steps": len(trajectory.steps), "stop_reason": trajectory.stop_reason.value}
-    chains = rows_of([trajectory], merge=merge)[1]
+    chains = rows_of([trajectory], merge=merge, whole=True)[1]
     return [_sent(trajectory.steps, numbers, episode) for numbers in chained(range(chains.rows), chains.chain_b)]
 
 

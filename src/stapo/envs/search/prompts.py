@@ -4,8 +4,10 @@ The observation is a part of the history here: a result belongs to the query tha
 is therefore the constant text of role and format, and nothing else.
 
 `search-r1` is one growing transcript: rules and question, then every response of the agent with the result it led to,
-as the beginning of the next response. Each step is a training row of its own, and only its own response is trained:
-what was retrieved stands in prompts alone. That is the masking of retrieved text; there is nothing else to mask.
+as the beginning of the next response. A past response keeps the tokens that were sampled up to its search, so that the
+rows of an episode are read as one sequence where nothing was written behind that. Only the response of a row is
+trained: what was retrieved stands in prompts alone. That is the masking of retrieved text; there is nothing else to
+mask.
 `search-stepwise` is a fresh prompt at every step, which lists the last queries with their results.
 `search-compact` is the same in a few short lines with the question last, for tiny models that are trained from scratch.
 """
@@ -17,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.parsing import ParsedResponse, part_spans
-from stapo.agent.prompts import Prompt, PromptFields
+from stapo.agent.prompts import Piece, Prompt, PromptFields
 from stapo.registry import traits
 from stapo.texts import first_block
 
@@ -48,13 +50,14 @@ def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history:
         text += f" Question: {f.goal}\n"
     if hide_history or not f.step:
         return Prompt(text)
-    parts = []
+    pieces = []
     for number, turn in enumerate(f.history):
         # The first observation of an episode is the question, which stands above.
         if number or len(f.history) < f.steps_taken:
-            parts.append(turn.observation)
-        parts.append(turn.action)
-    return Prompt(text, "".join([*parts, f.observation]))
+            pieces.append(Piece(turn.observation))
+        pieces.append(Piece(turn.action, turn.response_ids))
+    pieces.append(Piece(f.observation))
+    return Prompt(text, "".join(piece.text for piece in pieces), pieces=tuple(pieces))
 
 
 @traits(marks=False, hide_query=_without_query)
