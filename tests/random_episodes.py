@@ -24,7 +24,7 @@ def tokens(rng: np.random.Generator, low: int, high: int) -> list[int]:
 def conversation(
     rng: np.random.Generator, group: int, member: int, turns: int, broken: Any = (), cut: float = 0.0
 ) -> Trajectory:
-    """An episode whose prompts grow; at the turns `broken` a fresh prompt begins; a share `cut` lacks the last token."""
+    """Growing prompts; at the turns `broken` a fresh one begins, a share `cut` lacks its last token."""
     prompt, steps = tokens(rng, 2, 9), []
     for turn in range(turns):
         if turn in broken:
