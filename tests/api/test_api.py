@@ -15,8 +15,8 @@ import stapo
 SIGNATURES = {
     "load_config": "(source='tiny', *, algorithm=None, **overrides)",
     "train": "(config, out=None, *, callbacks=(), resume=True)",
-    "evaluate": "(target, *, config=None, split=None, episodes=0, seeds=(0, 1, 2), temperature=None, checkpoint=None, "
-    "env=None, agent=None, callbacks=(), save=False)",
+    "evaluate": "(target, *, config=None, split=None, episodes=0, k=1, seeds=None, temperature=None, "
+    "checkpoint=None, env=None, agent=None, callbacks=(), save=False)",
     "compare": "(variants, *, config='tiny', seeds=(0, 1, 2), starts=None, out=None, jobs=None, baseline=None, "
     "callbacks=(), **overrides)",
     "diagnose": "(run, against=None, *, checkpoints=('final',), split=None, tasks=None, group_size=None, seed=0, "
@@ -237,6 +237,16 @@ def test_a_model_is_evaluated_with_settings(run):
 def test_misses_of_an_evaluation_get_a_guess(run, options):
     with pytest.raises(stapo.StapoError, match="Did you mean"):
         stapo.evaluate(run, episodes=1, **options)
+
+
+def test_pass_at_k_of_a_run(run):
+    result = stapo.evaluate(run, episodes=3, k=2)
+    assert (result.document["episodes"], result.document["seeds"]) == (6, [0])
+    assert list(result.pass_at) == [1, 2]
+    assert result.pass_at[1] == (pytest.approx(result.success), *result.success_interval)
+    assert result.pass_at[2][0] >= result.success
+    with pytest.raises(stapo.ConfigError, match="k is 0"):
+        stapo.evaluate(run, k=0)
 
 
 def test_a_saved_evaluation_is_in_the_run(run):

@@ -67,6 +67,8 @@ def test_it_repeats_what_training_found(trained, capsys):
         (["--seeds=3,4"], {"seeds": [3, 4], "episodes": 12}),
         (["--seeds", "3", "4"], {"seeds": [3, 4]}),
         (["--temperature", "0.5"], {"temperature": 0.5, "mode": "sampled"}),
+        (["--k", "4", "--episodes", "3"], {"episodes": 12, "episodes_per_seed": 12, "seeds": [0]}),
+        (["--k", "2", "--seeds", "1", "2"], {"episodes": 24, "episodes_per_seed": 12, "seeds": [1, 2]}),
         (["--greedy"], {"temperature": 0.0, "mode": "greedy", "seeds": [0], "episodes": 6}),
         (["--temperature", "0", "--seeds", "7", "8"], {"mode": "greedy", "seeds": [7]}),
         (["--checkpoint", "iteration-00001"], {"checkpoint": "iteration-00001"}),
@@ -97,6 +99,26 @@ def test_the_table_for_people(trained, capsys):
     for shown in ("warm", "cold", "all", "± over seeds", "success by seed 0: ", "binomial standard error", "steps per"):
         assert shown in out
     assert err == ""
+
+
+def test_attempts_at_each_task_are_shown_as_pass_at_k(trained, capsys):
+    found = evaluated(capsys, trained, "--k", 6)
+    assert list(found["pass_at"]) == ["1", "2", "4", "6"]
+    assert found["pass_at"]["1"] == pytest.approx([found["success"], *found["success_interval"]])
+    values = [value for value, _, _ in found["pass_at"].values()]
+    assert values == sorted(values)
+    assert all(0 <= low <= value <= high <= 1 for value, low, high in found["pass_at"].values())
+    assert "36 episodes on 6 of the 6 tasks of split 'heldout', 6 of each, per seed, 1 seed (0)" in found["protocol"]
+    assert main(["eval", str(trained), "--k", "6"]) == 0
+    out = capsys.readouterr().out
+    value, low, high = found["pass_at"]["6"]
+    assert f"{value:.3f}" in next(line for line in out.splitlines() if f"{low:.3f} to {high:.3f}" in line)
+
+
+@pytest.mark.parametrize("more", [["--greedy"], ["--temperature", "0"]])
+def test_greedy_attempts_would_be_alike(trained, capsys, more):
+    assert main(["eval", str(trained), "--k", "4", *more]) == 2
+    assert "k is 4 at temperature 0" in capsys.readouterr().err
 
 
 def test_saving_adds_a_row_beside_the_curves(trained, capsys):

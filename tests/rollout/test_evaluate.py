@@ -12,7 +12,7 @@ from stapo.agent import AgentConfig
 from stapo.rollout import Step, StopReason, Trajectory
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import EvalProtocol, evaluate, pick_tasks, summarize
+from stapo.rollout.evaluate import EvalProtocol, evaluate, pass_shares, pick_tasks, summarize
 from stapo.rollout.sampler import HFSampler
 from toy_world import ToyEnv, small_policy
 
@@ -80,6 +80,23 @@ def test_the_batch_does_not_matter(collector):
     assert [t.group for t in parts[0]] == list(range(8))
     assert told == sorted(told)
     assert told[-1] == (16, 16)
+
+
+def test_attempts_at_a_task_are_members_of_its_group(collector):
+    protocol = EvalProtocol("heldout", 4, 1.0, (0, 1), attempts=3)
+    told = []
+    one, two = evaluate(collector, TASKS, protocol, batch=7, progress=lambda done, total: told.append((done, total)))
+    assert [(t.group, t.member) for t in one] == [(g, m) for g in range(4) for m in range(3)]
+    assert len({tuple(map(tuple, r)) for r in responses([one, two])[0][:3]}) > 1
+    assert told == sorted(told)
+    assert told[-1] == (24, 24)
+    # The first attempts are the episodes of an evaluation with one attempt.
+    assert responses([one[::3]]) == responses(evaluate(collector, TASKS, EvalProtocol("heldout", 4, 1.0, (0,))))
+    shares = pass_shares([one, two], 6)
+    assert list(shares) == [1, 2, 4, 6]
+    assert shares[1].value == pytest.approx(summarize([one, two])["success"])
+    by_task = {t.task_id for t in [*one, *two] if t.won}
+    assert shares[6].value == len(by_task) / 4
 
 
 def trajectory(task_type, won, valid=(True, True), effect=(True, False), reason=None):

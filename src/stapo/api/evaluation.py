@@ -20,8 +20,9 @@ from stapo.http_client import CallOptions
 from stapo.policy import load_policy, load_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
-from stapo.rollout.evaluate import EvalProtocol, nothing_played, stop_reasons, summarize
+from stapo.rollout.evaluate import EvalProtocol, nothing_played, pass_shares, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
+from stapo.rollout.shares import INTERVAL
 from stapo.rollout.templates import utc_now
 from stapo.rollout.text_codec import TextCodec
 from stapo.run import RunDirectory
@@ -123,6 +124,17 @@ class Evaluation:
         return float(self.document["success_standard_error"] or 0.0)
 
     @property
+    def success_interval(self) -> tuple[float, float]:
+        """95 % interval of the success, for other tasks and other attempts at them."""
+        low, high = self.document["success_interval"]
+        return float(low), float(high)
+
+    @property
+    def pass_at(self) -> dict[int, tuple[float, float, float]]:
+        """Share of tasks that k attempts win, for k = 1, 2, 4 and so on, each with the ends of its 95 % interval."""
+        return {int(k): tuple(found) for k, found in self.document["pass_at"].items()}
+
+    @property
     def success_by_seed(self) -> dict[int, float]:
         """Success of each seed."""
         return dict(zip(self.document["seeds"], self.document["success_by_seed"], strict=True))
@@ -155,7 +167,8 @@ def evaluate(
     config: Source | None = None,
     split: str | None = None,
     episodes: int = 0,
-    seeds: Sequence[int] = SEEDS,
+    k: int = 1,
+    seeds: Sequence[int] | None = None,
     temperature: float | None = None,
     checkpoint: str | None = None,
     env: Mapping[str, Any] | None = None,
@@ -171,7 +184,8 @@ def evaluate(
         config: settings that a model or an endpoint plays with; a run has its own.
         split: tasks to play; None is eval.split of the settings.
         episodes: per seed; tasks are cycled, or evenly thinned where there are more tasks. 0 plays each task once.
-        seeds: of the sampling; each plays the same tasks.
+        k: attempts at each task by each seed, for pass@k; episodes counts one of them.
+        seeds: of the sampling; each plays the same tasks. None: 0, 1 and 2; with k above 1, 0 alone.
         temperature: of the sampling, 0 is greedy; None is eval.temperature of the settings.
         checkpoint: of a run: `start`, `final` (the default) or one in between.
         env: options of the environment that are changed.
@@ -189,7 +203,7 @@ def evaluate(
     found = labelled(build(changed), before)
     if save and found.run is None:
         raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
-    result = play(found, split, episodes, seeds, temperature, Callbacks(callbacks))
+    result = play(found, split, episodes, seeds, temperature, Callbacks(callbacks), k)
     if result.error is not None:
         raise FailureLimitError(result.error)
     if save and found.run is not None:
@@ -237,14 +251,22 @@ def play(
     target: EvalTarget,
     split: str | None,
     episodes: int,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | None,
     temperature: float | None,
     callbacks: Callbacks,
+    k: int = 1,
 ) -> Evaluation:
     """Play the protocol; an error of all episodes is in the result."""
     config = target.config
+    seeds = (SEEDS if k == 1 else SEEDS[:1]) if seeds is None else seeds
     if not seeds or episodes < 0:
         raise ConfigError(f"episodes is {episodes} and seeds {list(seeds)}, expected 0 or more and at least one seed.")
+    temperature = config.eval.temperature if temperature is None else temperature
+    if k < 1 or (k > 1 and temperature == 0):
+        raise ConfigError(
+            f"k is {k} at temperature {temperature:g}: expected 1 or more, and with 2 or more a "
+            "temperature above 0, because greedy attempts at a task are all alike."
+        )
     target.check()
     split = split or config.eval.split
     # The tasks come before the model: a typo costs no loading time.
@@ -253,10 +275,9 @@ def play(
     env.close()
     if not tasks:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
-    temperature = config.eval.temperature if temperature is None else temperature
     # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.
     seeds = tuple(seeds) if temperature > 0 else tuple(seeds[:1])
-    protocol = EvalProtocol(split, episodes, temperature, seeds)
+    protocol = EvalProtocol(split, episodes, temperature, seeds, k)
     with left_as_found():
         collector = target.collector(callbacks)
         try:
@@ -266,6 +287,7 @@ def play(
             collector.close()
             target.close()
     failures = Counter(failure.boundary.value for failure in collector.take_failures())
+    shares = pass_shares(played, k)
     requests, failed = target.counts(), nothing_played(played, config.agent)
     document = {
         **target.labels,
@@ -274,10 +296,13 @@ def play(
         "protocol": protocol.describe(len(tasks)),
         "split": split,
         "tasks": len(tasks),
-        "episodes_per_seed": episodes or len(tasks),
+        "episodes_per_seed": (episodes or len(tasks)) * k,
         "temperature": temperature,
         "seeds": list(seeds),
         **summarize(played),
+        "success_interval": [shares[1].low, shares[1].high],
+        "interval": INTERVAL,
+        **({"pass_at": {n: [s.value, s.low, s.high] for n, s in shares.items()}} if k > 1 else {}),
         "stop_reasons": stop_reasons(played),
         "failures": dict(sorted(failures.items())),
         **({} if requests is None else {"requests": requests}),

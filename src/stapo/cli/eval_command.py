@@ -38,8 +38,10 @@ class Eval(Command):
         split: tasks to play (default: eval.split of the settings). 'stapo envs NAME' lists the splits.
         episodes: episodes per seed; 0 or more, 0 plays each task once (default: 0). Tasks are cycled, or evenly thinned
             when there are more tasks than episodes.
-        seeds: seeds of the sampling; 0 or more (default: 0 1 2). Every seed plays the same tasks with its own random
-            numbers.
+        k: attempts at each task by each seed, for pass@k, the share of tasks that k attempts win; 1 or more
+            (default: 1). Shown are k = 1, 2, 4 and so on. --episodes counts one attempt at each task.
+        seeds: seeds of the sampling; 0 or more (default: 0 1 2, with --k 0 alone). Every seed plays the same tasks with
+            its own random numbers.
         temperature: sampling temperature; 0 or more (default: eval.temperature of the settings).
         greedy: take the most probable token, the same as --temperature 0. All seeds would play alike, so only one is
             played.
@@ -61,6 +63,7 @@ class Eval(Command):
     EXAMPLES = """
 stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
 stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
+stapo eval runs/alfworld --checkpoint start --split train --episodes 64 --k 16
 stapo eval paper/alfworld-1.5b --model FOLDER --env.games DIR
 stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
 """
@@ -68,6 +71,7 @@ stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen 
 Where every episode was ended by something other than the policy (long prompts, a failing server),
 the evaluation is an error, with exit status 1. ± is the standard deviation over seeds. The standard
 error counts episodes as independent coin flips, and is the least error that the number has.
+Intervals are for other tasks of the same kind (docs/evaluate.md).
 """
     PASSES = ("env.", "agent.")
 
@@ -76,7 +80,8 @@ error counts episodes as independent coin flips, and is the least error that the
     )
     split: str | None = arg("NAME", None, needs="the name of a split")
     episodes: int = arg("N", 0, least=0)
-    seeds: tuple[int, ...] = arg("0 1 2", (0, 1, 2), needs="whole numbers, e.g. --seeds 0 1 2", least=0, commas=True)
+    k: int = arg("N", 1, least=1)
+    seeds: tuple[int, ...] = arg("0 1 2", (), needs="whole numbers, e.g. --seeds 0 1 2", least=0, commas=True)
     temperature: float | None = arg("T", None, needs="a number", least=0, expects="a number of 0 (greedy) or more")
     greedy: bool = False
     checkpoint: str | None = arg("NAME", None, needs="a name, such as final or start")
@@ -106,7 +111,8 @@ error counts episodes as independent coin flips, and is the least error that the
             write_line(f"warning: {said}", sys.stderr)
         temperature = 0.0 if self.greedy else self.temperature
         with ProgressDisplay() as display:
-            found = play(target, self.split, self.episodes, self.seeds, temperature, Callbacks([display]))
+            seeds = self.seeds or None
+            found = play(target, self.split, self.episodes, seeds, temperature, Callbacks([display]), self.k)
         if found.error is None and self.save and target.run is not None:
             target.run.append("extra-evals", found.document)
         if self.json:
@@ -185,8 +191,21 @@ def _show(result: dict[str, Any], title: str) -> None:
         table.add_row("mean of types", "", f"{result['mean_of_types']:.3f}", *rest)
     table.add_row("all", str(result["episodes"]), *_cells(result, judged), style="bold")
     console.print(table)
+    if "pass_at" in result:
+        passed = Table("attempts k", title="share of tasks that one of k attempts wins", title_justify="left")
+        for heading in ("pass@k", "95 % interval"):
+            passed.add_column(heading, justify="right")
+        for k, (value, low, high) in result["pass_at"].items():
+            passed.add_row(str(k), f"{value:.3f}", f"{low:.3f} to {high:.3f}")
+        console.print(passed)
     by_seed = ", ".join(f"{s}: {v:.3f}" for s, v in zip(result["seeds"], result["success_by_seed"], strict=True))
-    say(console, f"success by seed {by_seed}; binomial standard error {result['success_standard_error']:.3f}", "dim")
+    low, high = result["success_interval"]
+    say(
+        console,
+        f"success by seed {by_seed}; binomial standard error {result['success_standard_error']:.3f}; 95 % interval "
+        f"{low:.3f} to {high:.3f}",
+        "dim",
+    )
     rates = {
         "steps per episode": (result["episode_length"], ".1f"),
         "valid actions": (result["valid_actions"], ".1%"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
+from stapo.rollout.shares import Share, doubled, pass_share
 from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, marker_counts, mean_task_score
 from stapo.texts import counted
 
@@ -25,21 +26,25 @@ class EvalProtocol:
             tasks than episodes. 0 plays each task once.
         temperature: sampling temperature, 0 is greedy.
         seeds: each seed plays the same tasks with its own sampling streams.
+        attempts: episodes of each task and seed; `episodes` counts one of them.
     """
 
     split: str
     episodes: int
     temperature: float
     seeds: tuple[int, ...]
+    attempts: int = 1
 
     def describe(self, tasks: int) -> str:
         """One line that a reader needs to compare the numbers."""
         episodes = self.episodes or tasks
         played = min(tasks, episodes)
         mode = "greedy" if self.temperature == 0 else f"sampled at temperature {self.temperature:g}"
+        each = f", {self.attempts} of each," if self.attempts > 1 else ""
+        seeds = f"{counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))})"
         return (
-            f"{counted(episodes, 'episode')} on {played} of the {counted(tasks, 'task')} of split '{self.split}' per "
-            f"seed, {counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))}), {mode}"
+            f"{counted(episodes * self.attempts, 'episode')} on {played} of the {counted(tasks, 'task')} of split "
+            f"'{self.split}'{each} per seed, {seeds}, {mode}"
         )
 
 
@@ -70,14 +75,15 @@ def evaluate(
         progress: called with (finished, all) episodes.
     """
     chosen = pick_tasks(tasks, protocol.episodes)
-    total, results = len(chosen) * len(protocol.seeds), []
+    each, results = protocol.attempts, []
+    total, at_once = len(chosen) * each * len(protocol.seeds), max(1, batch // each)
     for number, seed in enumerate(protocol.seeds):
         played: list[Trajectory] = []
-        for start in range(0, len(chosen), batch):
-            base = number * len(chosen) + start
+        for start in range(0, len(chosen), at_once):
+            base = (number * len(chosen) + start) * each
             played += collector.collect(
-                chosen[start : start + batch],
-                1,
+                chosen[start : start + at_once],
+                each,
                 protocol.temperature,
                 (seed, 7),
                 None if progress is None else lambda done, _all, base=base: progress(base + done, total),  # type: ignore[misc]
@@ -131,6 +137,18 @@ def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
     # The mean that papers on several data sets report: each set counts the same, whatever its size.
     summary["mean_of_types"] = fmean(part["success"] for part in summary["by_type"].values()) if types else None
     return summary
+
+
+def pass_shares(played: Sequence[Sequence[Trajectory]], attempts: int) -> dict[int, Share]:
+    """Mean pass@k over tasks for k = 1, 2, 4 and so on up to `attempts`; episodes of all seeds count together.
+
+    Args:
+        played: trajectories of each seed, from `evaluate`.
+        attempts: that each task had, at least.
+    """
+    every = [t for trajectories in played for t in trajectories]
+    made, won = Counter(t.task_id for t in every), Counter(t.task_id for t in every if t.won)
+    return {k: pass_share(k, [(made[task], won[task]) for task in made]) for k in doubled(attempts)}
 
 
 def stop_reasons(played: Sequence[Sequence[Trajectory]]) -> dict[str, int]:
