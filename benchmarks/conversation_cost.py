@@ -152,7 +152,7 @@ def table(title: str, found: dict[str, dict[str, float]]) -> None:
         print(f"{name:34s}" + "".join(f"{row[key]:14,.0f}" if row[key] >= 100 else f"{row[key]:14.2f}" for key in keys))
     names = list(found)
     for old in names:
-        new = old.replace("prompts of today", "conversation")
+        new = old.replace("a prompt per step", "conversation")
         if new != old and new in found:
             ratios = [found[old][key] / found[new][key] if found[new][key] else float("nan") for key in keys]
             print(f"{'  ratio, ' + old.split(',')[0]:34s}" + "".join(f"{ratio:14.2f}" for ratio in ratios))
@@ -164,7 +164,7 @@ def compare(preset: str, options: argparse.Namespace, steps: int | None = None) 
     pairs = {}
     for algorithm in options.algorithms:
         today = prepared(base, options.groups, options.size, steps, algorithm)
-        pairs[f"{algorithm}, prompts of today"] = today
+        pairs[f"{algorithm}, a prompt per step"] = today
         pairs[f"{algorithm}, conversation"] = conversing(today)
     sides = [pairs[name] for name in list(pairs)[:2]]
     policy = large(sides, options.tokenizer) if preset == "large" else small(sides)
