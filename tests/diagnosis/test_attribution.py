@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from stapo.agent import AgentConfig
+from stapo.diagnosis import scoring
 from stapo.diagnosis.scoring import BOTH, MASKS, SINGLE, attribute
+from stapo.policy import RowTokens, find_chains, hidden_states
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
+from stapo.training.batch import rows_of
 from toy_world import ToyEnv, small_policy
 
 AGENT = AgentConfig(prompt="compact", response="action", history_length=2, max_prompt_tokens=300, max_response_tokens=6)
@@ -81,6 +84,37 @@ def test_scores_are_those_of_a_direct_computation(played, micro_tokens):
             assert found.drop_b[mask][b] == pytest.approx(direct, abs=2e-5)
     assert np.nanmax(np.abs(found.drop_b["goal"])) > 0.01
     assert found.kl_b.min() > 0
+
+
+@pytest.mark.parametrize("micro_tokens", [300, 10_000])
+def test_steps_of_a_conversation_are_read_together_and_score_the_same(micro_tokens, monkeypatch):
+    policy = small_policy(3, architecture="qwen3", initializer_range=0.3)
+    sampler = HFSampler(policy.model, policy.eos_ids, policy.tokenizer.pad_token_id, 6)
+    agent = AgentConfig(prompt="conversation", response="action", max_prompt_tokens=900, max_response_tokens=6)
+    collector = Collector(ToyEnv, PromptEncoder(policy.tokenizer), sampler, agent, blind_mask=BOTH, masks=SINGLE)
+    trajectories = collector.collect(["toy/train/red", "toy/train/teal"], 2, TEMPERATURE, (0, 9))
+    steps, chains = [step for t in trajectories for step in t.steps], rows_of(trajectories)[1]
+    assert chains.sequences == 4 < len(steps)
+    read = []
+
+    def counted(model, rows, pad):
+        out = hidden_states(model, rows, pad)
+        ends = [b for b, row in enumerate(rows) if b + 1 == len(rows) or rows[b + 1].chain != row.chain]
+        read.append(sum(rows[b].length for b in ends))
+        return out
+
+    monkeypatch.setattr(scoring, "hidden_states", counted)
+    alone = attribute(policy, steps, TEMPERATURE, micro_tokens)
+    before, read[:] = sum(read), []
+    merged = attribute(policy, steps, TEMPERATURE, micro_tokens, chain_b=chains.chain_b)
+    np.testing.assert_allclose(merged.kl_b, alone.kl_b, atol=2e-5)
+    for mask in MASKS:
+        np.testing.assert_allclose(merged.drop_b[mask], alone.drop_b[mask], atol=2e-5)
+    # The full prompts and those without the goal grow; the two others begin anew at every step.
+    fresh = sum(len(ids) + len(s.response_ids) - 1 for s in steps for ids in (s.blind_ids, s.masked["history"]))
+    grown = find_chains([RowTokens(s.masked["goal"], s.response_ids) for s in steps], chains.chain_b)
+    assert grown.sequences == 4
+    assert sum(read) == fresh + chains.tokens + grown.tokens < before
 
 
 def test_progress_reaches_the_end(played):

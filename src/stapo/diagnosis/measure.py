@@ -93,7 +93,7 @@ def measure(
     judgment = judge_steps(env_factory(config), kept, lambda done, total: tell("judging", done, total))
     attribution = attribute(
         policy, batch.steps, protocol.temperature, own.optim.micro_tokens,
-        lambda done, total: tell("scoring", done, total),
+        lambda done, total: tell("scoring", done, total), batch.chains.chain_b,
     )  # fmt: skip
     place = {task: i for i, task in enumerate(protocol.tasks)}
     remarks = list(judgment.remarks)

@@ -8,14 +8,14 @@ response's log-probability falls when the goal, the history or both are left out
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from stapo.agent import BlindMask
 from stapo.algo import flagged_scores, score_tokens
-from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches
+from stapo.policy import Policy, RowTokens, find_chains, head_of, hidden_states, row_batches
 from stapo.rollout import Step
 from stapo.training.scoring import token_masks
 
@@ -48,6 +48,7 @@ def attribute(
     temperature: float,
     micro_tokens: int,
     progress: Callable[[int, int], None] | None = None,
+    chain_b: Sequence[int] | None = None,
 ) -> Attribution:
     """Score every step under its full prompt and under each of `MASKS`.
 
@@ -57,30 +58,52 @@ def attribute(
         temperature: of the rollout; logits are divided by it.
         micro_tokens: padded tokens per forward pass; changes memory and speed, not the numbers.
         progress: called with (finished, all) steps.
+        chain_b: (B,) number of the sequence that each step is a part of, as `find_chains` numbers them; None reads
+            every step by itself.
     """
     model, pad = policy.model, policy.tokenizer.pad_token_id
+    chains = range(len(steps)) if chain_b is None else chain_b
+
+    def hidden(rows: Sequence[RowTokens], part: Sequence[int]) -> torch.Tensor:
+        found = find_chains(rows, [chains[b] for b in part], merge=chain_b is not None)
+        rows = [replace(row, chain=chain) for row, chain in zip(rows, found.chain_b, strict=True)]
+        batches = row_batches(rows, micro_tokens)
+        parts: dict[int, torch.Tensor] = {}
+        for batch in batches:
+            hidden_nh = hidden_states(model, [rows[i] for i in batch], pad)[0]
+            parts |= dict(zip(batch, hidden_nh.split([len(rows[i].response_ids) for i in batch]), strict=True))
+        return torch.cat([parts[i] for i in range(len(rows))])
+
     weight_vh, bias_v = head_of(model)
     kl_b = np.full(len(steps), np.nan)
     drop_b = {mask: np.full(len(steps), np.nan) for mask in MASKS}
     was_training = model.training
     model.eval()
     done = 0
-    for part in micro_batches([len(s.prompt_ids) + len(s.response_ids) for s in steps], micro_tokens):
+    rows = [RowTokens(s.prompt_ids, s.response_ids, s.allowed, chain) for s, chain in zip(steps, chains, strict=True)]
+    for part in row_batches(rows, micro_tokens):
         sizes = [len(steps[b].response_ids) for b in part]
-        full = [RowTokens(steps[b].prompt_ids, steps[b].response_ids, steps[b].allowed) for b in part]
-        hidden_p_nh, targets_n, _ = hidden_states(model, full, pad)
-        blind = [RowTokens(steps[b].blind_ids, steps[b].response_ids, steps[b].allowed) for b in part]
-        hidden_q_nh, _, _ = hidden_states(model, blind, pad)
+        full = [rows[b] for b in part]
+        targets_n = torch.as_tensor([token for row in full for token in row.response_ids], device=policy.device)
+        hidden_p_nh = hidden(full, part)
+        hidden_q_nh = hidden(
+            [replace(row, prompt_ids=steps[b].blind_ids) for row, b in zip(full, part, strict=True)], part
+        )
         masks = token_masks(full, weight_vh)
         both = flagged_scores(
             hidden_p_nh, hidden_q_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v, masks=masks
         )
         values: dict[str, np.ndarray] = {BOTH: _row_means(both.logp_n - both.logq_n, sizes)}
         for mask in SINGLE:
-            rows = [RowTokens(steps[b].masked[mask], steps[b].response_ids, steps[b].allowed) for b in part]
-            hidden_nh, _, _ = hidden_states(model, rows, pad)
+            masked = [replace(row, prompt_ids=steps[b].masked[mask]) for row, b in zip(full, part, strict=True)]
             logp_n, _ = score_tokens(
-                hidden_nh, weight_vh, targets_n, temperature=temperature, bias_v=bias_v, entropy=False, masks=masks
+                hidden(masked, part),
+                weight_vh,
+                targets_n,
+                temperature=temperature,
+                bias_v=bias_v,
+                entropy=False,
+                masks=masks,
             )
             values[mask] = _row_means(both.logp_n - logp_n, sizes)
         # Rounding can leave a divergence of equal distributions a hair below 0.
