@@ -21,7 +21,8 @@ from stapo.retrieval import BM25Index, Corpus, Passage, open_retriever
 from stapo.retrieval import cache as cache_module
 from stapo.retrieval import corpus as corpus_module
 from stapo.retrieval.analyzer import words
-from stapo.retrieval.index_files import Manifest, open_array, read_manifest, written_whole
+from stapo.retrieval.index_files import open_array, read_manifest, written_whole
+from stapo.stored import Manifest
 
 # Rows as they are found.
 

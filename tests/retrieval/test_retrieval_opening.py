@@ -16,6 +16,7 @@ from stapo.errors import ConfigError, CorpusError, IndexFileError, UnknownNameEr
 from stapo.retrieval import RETRIEVERS, Passage, Retriever, open_retriever
 from stapo.retrieval import cache as cache_module
 from stapo.retrieval import dense as dense_module
+from stapo.stored import default_cache
 
 LOCAL = {"bm25": {}, "tantivy": {}, "dense": {"embed": "hashing"}}
 NEEDS = {"tantivy": "tantivy"}
@@ -125,10 +126,10 @@ def test_a_cache_that_cannot_be_written(tmp_path, on_disk):
 
 def test_default_cache(monkeypatch, tmp_path):
     monkeypatch.setenv("STAPO_CACHE", str(tmp_path / "own"))
-    assert cache_module.default_cache() == tmp_path / "own"
+    assert default_cache() == tmp_path / "own"
     monkeypatch.delenv("STAPO_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_module.default_cache() == tmp_path / "stapo"
+    assert default_cache() == tmp_path / "stapo"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, ModelError
 from stapo.estimate.shapes import find_shape
 from stapo.policy.built import is_built_here
+from stapo.policy.sources import folder_here
 
 SMALL = 1_000_000_000
 """Weights below which a model needs demonstrations first, and answers with the command alone.
@@ -91,10 +92,11 @@ def flattened(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def weights_of(path: str) -> int | None:
     """Weights of a model by its shape, or by the size of its files; None where nothing is known."""
+    folder = folder_here(path)
     try:
-        return find_shape(path).parameters
+        return find_shape(str(folder or path)).parameters
     except ModelError:
-        files = Path(path).expanduser().glob("*.safetensors")
+        files = (folder or Path(path)).glob("*.safetensors")
         # Half precision is the usual type of released files.
         return sum(f.stat().st_size for f in files) // 2 or None
 

@@ -22,6 +22,7 @@ from stapo.estimate.sequences import Reading
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.policy.config import DType
+from stapo.policy.sources import folder_here
 from stapo.texts import counted, duration
 from stapo.training.callbacks import Callbacks
 
@@ -74,7 +75,7 @@ def _of_template(config: RunConfig) -> str | None:
     from stapo.rollout.encoding import PromptEncoder
 
     path, agent = config.model.path, config.agent
-    here = path is not None and Path(path).expanduser().is_dir() and config.model.chat_template == "auto"
+    here = path is not None and folder_here(path) is not None and config.model.chat_template == "auto"
     if path is None or not here or not agent.keeps_turns:
         return None
     try:
@@ -202,7 +203,7 @@ def shape_of_run(config: RunConfig) -> ModelShape:
     """
     model = config.model
     if model.path is not None:
-        return find_shape(model.path)
+        return find_shape(str(folder_here(model.path) or model.path))
     return ModelShape(
         hidden=model.hidden_size,
         inner=model.intermediate_size,

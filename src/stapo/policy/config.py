@@ -61,8 +61,9 @@ class ModelConfig:
     """Which model is trained.
 
     Attributes:
-        path: folder or Hub name of a pretrained model, or null. Only safetensors are read, and no remote code is run.
-            Without it a small model is built from the sizes below, and its tokenizer is trained on environment text.
+        path: pretrained model: a name that 'stapo models' lists, a GGUF file, a folder or a Hub name; or null. No
+            remote code is run, and weights are safetensors. Without it a small model is built from the sizes below,
+            and its tokenizer is trained on environment text.
         architecture: architecture of the small model that is built.
         dtype: dtype of the weights. `auto` times both for a second each where the run begins, takes the faster and
             keeps to it; float32 on a tie, and for models that are built here or have fewer than 5 million weights.

@@ -17,9 +17,10 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from stapo.policy.config import ModelConfig
-from stapo.policy.loading import check_model, source_of
+from stapo.policy.loading import check_model
 from stapo.policy.memory import model_size
 from stapo.policy.model import config_from_sizes, quiet
+from stapo.policy.sources import source_of
 
 Timed = Literal["float32", "bfloat16"]
 Clock = Callable[[], float]

@@ -14,6 +14,7 @@ from stapo.errors import ModelError
 from stapo.policy.config import ModelConfig
 from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
 from stapo.policy.model import Policy, dtype_of, finish_policy, quiet
+from stapo.policy.sources import source_of
 from stapo.policy.try_tokenizer import MESSAGE
 
 _EXPECTED = "Expected a folder written by save_pretrained: config.json, model.safetensors and the tokenizer files."
@@ -28,13 +29,14 @@ def check_model(path: str) -> None:
         ModelError: a folder that does not exist, that lacks configuration, safetensors weights or tokenizer, or whose
             files say what cannot be; a hub name that cannot be found; a kind of model that transformers does not know.
     """
-    folder = Path(path).expanduser()
+    source = source_of(path)
+    folder = Path(source).expanduser()
     if os.path.lexists(folder):
         _check_folder(path, folder)
     elif _is_path(path):
         raise ModelError(f"model folder {shown(path)} does not exist. {_EXPECTED}")
     try:
-        AutoConfig.from_pretrained(source_of(path), trust_remote_code=False)
+        AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as err:  # transformers raises what it likes
         if "custom code" in str(err) or "trust_remote_code" in str(err):
             raise ModelError(
@@ -177,12 +179,6 @@ def _require_all_weights(path: str, found: dict[str, Any]) -> None:
                 f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); they would be random. It does not belong "
                 "to the config.json beside it, or the model has no language-model head."
             )
-
-
-def source_of(path: str) -> str:
-    """What transformers is given for a folder or hub name."""
-    folder = Path(path).expanduser()
-    return str(folder) if folder.is_dir() else path
 
 
 def _first_line(err: BaseException) -> str:

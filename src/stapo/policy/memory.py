@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from stapo.errors import ModelError
 from stapo.memory_model import MemoryNeed, ModelSize, lasting_need
 from stapo.policy.config import LoraConfig, ModelConfig
-from stapo.policy.loading import source_of
+from stapo.policy.sources import source_of
 
 _BYTES = {"auto": 4, "float32": 4, "bfloat16": 2}
 

@@ -11,16 +11,10 @@ import numpy as np
 
 from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval.analyzer import Analyzer, LuceneAnalyzer
-from stapo.retrieval.index_files import (
-    VERIFIED_BYTES,
-    Manifest,
-    count_of,
-    open_array,
-    read_manifest,
-    written_whole,
-)
+from stapo.retrieval.index_files import count_of, open_array, read_manifest, written_whole
 from stapo.retrieval.postings import Postings, Terms, build_postings
 from stapo.retrieval.ranking import rank
+from stapo.stored import VERIFIED_BYTES, Manifest
 from stapo.texts import escape_control_chars
 
 KIND = "bm25"

@@ -6,88 +6,23 @@ one finds its own again. Of several processes that need the same index one build
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import os
-import re
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from stapo.atomic_io import digest_of, open_plain, write_durably
-from stapo.documents import parse_json
 from stapo.errors import CorpusError, IndexFileError, reading, writing
 from stapo.retrieval.corpus import Corpus, scan
-from stapo.retrieval.index_files import VERIFIED_BYTES, Manifest, open_array, read_manifest, written_whole
-
-CACHE_VARIABLE = "STAPO_CACHE"
+from stapo.retrieval.index_files import open_array, read_manifest, written_whole
+from stapo.stored import CACHE_VARIABLE, VERIFIED_BYTES, Manifest, default_cache, known_digest, turn
 
 IN_MEMORY_BYTES = 1 << 20
 """A corpus of at most this size is indexed in memory at each start (in under a second), and nothing is written."""
 
 _VERSION = 1
 _PATIENCE = 6 * 3600.0  # an index of 21 million passages takes long; more than this is a process that hangs
-_PAUSE = 0.1
-
-
-def default_cache() -> Path:
-    """`$STAPO_CACHE`, or `stapo` in the user's cache folder."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "stapo"
-
-
-def known_digest(path: Path, cache: Path) -> str:
-    """SHA-256 of a file; remembered in the cache for as long as its size, time and place on the disk stay the same.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    found, name = path.stat(), str(path.resolve())
-    facts = [name, found.st_size, found.st_mtime_ns, found.st_ino]
-    note = cache / "digests" / hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    with suppress(OSError, ValueError, TypeError):
-        *known, remembered = parse_json(note.read_bytes())
-        # It becomes the name of a folder.
-        if known == facts and re.fullmatch("[0-9a-f]{64}", str(remembered)):
-            return str(remembered)
-    digest = digest_of(path)
-    # A file that was written a moment ago may be written again within the same tick of its clock.
-    if time.time_ns() - found.st_mtime_ns > 2_000_000_000:
-        with suppress(OSError):
-            note.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(note, json.dumps([*facts, digest]).encode())
-    return digest
-
-
-@contextmanager
-def turn(lock: Path, seconds: float) -> Iterator[bool]:
-    """Wait until no other process holds `lock`; the system frees the lock of a process that dies.
-
-    Yields:
-        whether it is held now, or another process has held it all the time.
-
-    Raises:
-        OSError: the file cannot be made.
-    """
-    descriptor = open_plain(lock, os.O_RDWR | os.O_CREAT)
-    end, held = time.monotonic() + seconds, False
-    try:
-        while not held and time.monotonic() < end:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                held = True
-            except BlockingIOError:
-                time.sleep(_PAUSE)
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 def keep_in_memory(corpus: Path) -> bool:

@@ -20,9 +20,10 @@ from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval.analyzer import LuceneAnalyzer
 from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.extras import need
-from stapo.retrieval.index_files import Manifest, count_of, read_manifest, written_whole
+from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import CorpusRetriever, check_size
 from stapo.retrieval.ranking import best
+from stapo.stored import Manifest
 from stapo.texts import escape_control_chars, replace_surrogates
 
 KIND = "dense"
@@ -287,7 +288,7 @@ def open_dense(
 
     Args:
         corpus: the JSONL file.
-        cache: folder for indexes; by default `stapo.retrieval.cache.default_cache()`.
+        cache: folder for indexes; by default `stapo.stored.default_cache()`.
         embed: a function with a `name` that turns texts into vectors, "hashing" for the toy one, or folder or name of a
             model of sentence-transformers.
         device: where such a model runs.

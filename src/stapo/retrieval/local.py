@@ -69,7 +69,7 @@ def open_bm25(
 
     Args:
         corpus: the JSONL file.
-        cache: folder for indexes; by default `stapo.retrieval.cache.default_cache()`.
+        cache: folder for indexes; by default `stapo.stored.default_cache()`.
         k1: how soon repeats of a term stop counting.
         b: how much long passages are held back, 0 to 1.
 

@@ -15,8 +15,9 @@ from stapo.errors import ConfigError, CorpusError, IndexFileError
 from stapo.retrieval.analyzer import STOP_WORDS
 from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.extras import need
-from stapo.retrieval.index_files import Manifest, count_of, read_manifest, written_whole
+from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import CorpusRetriever, check_size
+from stapo.stored import Manifest
 from stapo.texts import replace_surrogates
 
 KIND = "tantivy"
@@ -151,7 +152,7 @@ def open_tantivy(*, corpus: Path | str, cache: Path | str | None = None) -> Corp
 
     Args:
         corpus: the JSONL file.
-        cache: folder for indexes; by default `stapo.retrieval.cache.default_cache()`.
+        cache: folder for indexes; by default `stapo.stored.default_cache()`.
 
     Raises:
         ConfigError: tantivy is not installed.

@@ -16,7 +16,7 @@ import torch
 from stapo.config.run_config import RunConfig, Threads
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.health import GAP_LIMITS, WINDOW, early_warnings
-from stapo.policy import Policy, copy_of
+from stapo.policy import Policy, base_of, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
 from stapo.rollout.encoding import PromptEncoder
@@ -178,7 +178,8 @@ class Trainer:
 
     def _checkpoint(self, name: str) -> None:
         # After SFT adapters belong to no model that has a name: to this run's checkpoint "start".
-        base = None if self.config.sft.steps else self.config.model.path
+        path = self.config.model.path
+        base = None if path is None or self.config.sft.steps else base_of(path)
         self.run.write_checkpoint(name, partial(self.policy.save, base=base))
 
     def _evaluate_where_due(self) -> bool:

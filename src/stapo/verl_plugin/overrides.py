@@ -11,6 +11,7 @@ from stapo.config.schema import to_data
 from stapo.documents import package_data
 from stapo.envs.options import user_path
 from stapo.errors import ConfigError
+from stapo.policy import source_of
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.settings import AGENT, EVALUATION, KEY, TRAIN
 
@@ -173,7 +174,7 @@ def _with_absolute_paths(config: RunConfig) -> RunConfig:
     return replace(
         config,
         env=replace(config.env, options=options),
-        model=replace(config.model, path=whole(config.model.path)),
+        model=replace(config.model, path=config.model.path and whole(source_of(config.model.path))),
     )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from stapo.errors import ConfigError, GameFileError, StapoError, reading
-from stapo.retrieval.cache import default_cache, known_digest, turn
+from stapo.stored import default_cache, known_digest, turn
 
 LONGEST_WAIT = 3_600.0
 """Seconds to wait for another process that builds the same catalog."""
@@ -68,7 +68,7 @@ def _build(target: Path, build: Callable[[Path], None], usable: Callable[[Path],
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, remembered in the cache; see `stapo.retrieval.cache.known_digest`.
+    """SHA-256 of a file, remembered in the cache; see `stapo.stored.known_digest`.
 
     Raises:
         GameFileError: it cannot be read.

@@ -24,7 +24,7 @@ from stapo.envs.webshop.sources import Source
 from stapo.errors import GameFileError, StapoError
 from stapo.progress import Listener, tell
 from stapo.retrieval.bm25 import BM25Index
-from stapo.retrieval.cache import default_cache
+from stapo.stored import default_cache
 
 FORMAT = 3
 """Raised whenever the files below change; a catalog of another number is built anew."""

