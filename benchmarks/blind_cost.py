@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-import stapo.training.update as training
 from stapo.algo import get_algorithm
 from stapo.config.training import OptimConfig
 from stapo.policy import Policy
@@ -113,7 +112,6 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    training._MEASURED_ROWS = max(1, round(training._MEASURED_ROWS * args.rows / PAPER_ROWS))
     network = model()
     policy = Policy(network, SimpleNamespace(pad_token_id=0), [])
     episodes, generation = play(policy, args.rows, args.prompt)

@@ -2,7 +2,8 @@
 
 1. Against the plain form, with positions of both kinds mixed, at every chunk size, recomputed in backward.
 2. A position with one token has log-probability and entropy 0, and moves nothing.
-3. A token that was not allowed has log-probability -inf, which training stops on.
+3. Of a large head, the rows of allowed tokens are all that is multiplied.
+4. A token that was not allowed has log-probability -inf, which training stops on.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ N, H, V = 9, 5, 23
 CHUNKS = [1, 4, 64, None]
 
 
-@pytest.fixture(autouse=True)
-def recompute_even_small_arrays(monkeypatch):
+@pytest.fixture(autouse=True, params=["small head", "large head"])
+def recompute_even_small_arrays(monkeypatch, request):
     monkeypatch.setattr(head, "_NO_RECOMPUTE_BYTES", 0)
+    if request.param == "large head":
+        monkeypatch.setattr(head, "_WHOLE_HEAD", 0)
 
 
 def case(seed=0):
@@ -108,6 +111,26 @@ def test_one_token_is_no_choice():
         assert (values[~forced] != 0).all()
         (grad,) = torch.autograd.grad(values[forced].sum(), [x["p"]], retain_graph=True)
         assert not grad.any()
+
+
+def test_a_large_head_is_multiplied_by_rows(monkeypatch):
+    widths, original = [], head.linear
+
+    def counted(hidden, weight, bias):
+        widths.append((len(hidden), len(weight)))
+        return original(hidden, weight, bias)
+
+    monkeypatch.setattr(head, "linear", counted)
+    monkeypatch.setattr(head, "_WHOLE_HEAD", V - 1)
+    x, targets, masks, _ = case()
+    with torch.no_grad():
+        score_tokens(x["p"], x["w"], targets, masks=masks)
+    single = masks.free_n < 0
+    assert sorted(widths) == [(4, V), (5, len(masks.ids_nk[single].clamp(min=0).unique()))]
+    monkeypatch.setattr(head, "_WHOLE_HEAD", V)
+    with torch.no_grad():
+        score_tokens(x["p"], x["w"], targets, masks=masks)
+    assert [width for _, width in widths[2:]] == [V, V]
 
 
 def test_a_token_that_was_not_allowed_cannot_have_been_drawn():

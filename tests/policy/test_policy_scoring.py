@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPT2Config, MistralConfig, PhiConfig
 
 from stapo.policy import RowTokens, head_of, hidden_states, micro_batches
 from toy_world import small_policy
@@ -44,6 +45,44 @@ def test_neither_order_nor_company_nor_padding_matter():
             alone, _, _ = hidden_states(model, [row], pad_id=0)
             assert torch.allclose(together[row_n == b], alone, atol=1e-5)
             assert torch.allclose(turned[turned_n == len(ROWS) - 1 - b], alone, atol=1e-5)
+
+
+SMALL = {"vocab_size": 99, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=99, n_embd=16, n_layer=2, n_head=2),
+        PhiConfig(**SMALL),
+        MistralConfig(**SMALL, num_key_value_heads=1, sliding_window=8),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_rows_of_different_lengths_need_no_mask(config):
+    """States and gradients are those under a mask; attention is given none, so that it may choose its kernel."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    masks = []
+    model.base_model.register_forward_pre_hook(
+        lambda module, args, given: masks.append(given.get("attention_mask")), with_kwargs=True
+    )
+    found = hidden_states(model, ROWS, pad_id=0)[0]
+    assert masks == [None]
+    longest = max(row.length for row in ROWS)
+    ids_bl = torch.tensor([row.read + [0] * (longest - row.length) for row in ROWS])
+    mask_bl = torch.tensor([[1] * row.length + [0] * (longest - row.length) for row in ROWS])
+    states = model.base_model(input_ids=ids_bl, attention_mask=mask_bl).last_hidden_state
+    expected = torch.cat([states[b, len(row.prompt_ids) - 1 :][: len(row.response_ids)] for b, row in enumerate(ROWS)])
+    assert torch.allclose(found, expected, atol=1e-6)
+    weights = torch.randn(found.shape)
+    grads = [
+        torch.autograd.grad((weights * states).sum(), list(model.base_model.parameters()), allow_unused=True)
+        for states in (found, expected)
+    ]
+    for one, other in zip(*grads, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-5)
 
 
 @given(st.lists(st.integers(1, 50), max_size=30), st.integers(1, 200))

@@ -172,7 +172,7 @@ def test_the_same_gradient(name):
         updater.optimizer.zero_grad(set_to_none=True)
         order = list(range(len(batch)))
         ref = updater.scorer.reference_logp(batch, 90) if algorithm.loss.beta > 0 else None
-        log = updater._backward(batch, order, ref, _clock(), "here", True)
+        log = updater._backward(batch, order, ref, _clock(), "here", True, None)
         grads = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
         extra = (log.get("selective_loss") or 0.0, log["selective_gradient_ratio"] or 0.0)
         found.append((log["loss"], *extra, grads))
@@ -277,7 +277,7 @@ def test_an_advantage_on_the_wrong_row_is_found():
         policy.model.zero_grad(set_to_none=True)
         changed = replace(batch, advantages=replace(batch.advantages, total_b=moved))
         ref = updater.scorer.reference_logp(changed, 90)
-        updater._backward(changed, list(range(len(batch))), ref, _clock(), "here", False)
+        updater._backward(changed, list(range(len(batch))), ref, _clock(), "here", False, None)
         grads.append(torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]))
     assert not close(grads[0], grads[1], 1e-3)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -251,6 +252,24 @@ def test_dropout_touches_gradients_and_not_what_is_measured():
     assert noisy["loss"] != quiet["loss"]
     for metrics in (noisy, quiet):
         assert metrics["logprob_gap_mean"] <= metrics["logprob_gap"] < 1e-4
+
+
+def test_dropout_does_not_touch_the_comparison_with_unflagged_rows():
+    found = []
+    for dropout in (0.5, 0.0):
+        policy = small_policy(3, hidden_size=32)
+        batch = build_batch(played(policy), ALL_ROWS)
+        batch = replace(batch, flag_b=np.arange(len(batch)) % 2 == 0)
+        policy.attach(LoraConfig(rank=4, dropout=dropout), 0)
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if "lora_B" in name:
+                    weight.fill_(0.05)
+        found.append(Updater(policy, None, ALL_ROWS, OPTIM, 1.0).update(batch, 1e-2, seed=(0,))[0])
+    noisy, quiet = found
+    assert noisy["update"]["r_ta"] != pytest.approx(quiet["update"]["r_ta"], rel=1e-2)
+    assert noisy["unflagged_kl"] == pytest.approx(quiet["unflagged_kl"], rel=1e-4)
+    assert quiet["unflagged_kl"] > 1e-6
 
 
 @torch.no_grad()

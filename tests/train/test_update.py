@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -27,7 +28,9 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.training import scoring
+from stapo.training import update as training_update
 from stapo.training.batch import build_batch
+from stapo.training.scoring import Scorer
 from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy
 
@@ -303,19 +306,52 @@ def test_the_size_of_the_selective_gradient_is_measured(played):
     assert double["update"]["selective_gradient_ratio"] == pytest.approx(2 * ratio, rel=1e-3)
 
 
-def test_some_unflagged_rows_are_measured_for_comparison(played):
-    _, metrics, _ = update(played, ALL_ROWS, change=no_flags)
-    assert metrics["unflagged_kl"] > 0
+def test_a_fiftieth_of_the_rows_is_measured_for_comparison(played, monkeypatch):
+    """R_TA of unflagged rows that the first mini-batch reads anyway: nothing but their blind prompts is run for it."""
+    asked, read, original, hidden = [], [], Scorer.full_and_blind_kl, scoring.hidden_states
+
+    def noted(scorer, batch, full, micro_tokens):
+        read.clear()
+        asked.append((batch, full, original(scorer, batch, full, micro_tokens), list(read)))
+        return asked[-1][2]
+
+    def counted(model, rows, pad_id):
+        read.extend(rows)
+        return hidden(model, rows, pad_id)
+
+    monkeypatch.setattr(Scorer, "full_and_blind_kl", noted)
+    monkeypatch.setattr(scoring, "hidden_states", counted)
+    monkeypatch.setattr(training_update, "_COMPARED_SHARE", 0.1)
+    algorithm = replace(ALL_ROWS, selective=SelectiveConfig(alpha=1.0, gamma=0.0))
+    _, metrics, _ = update(played, algorithm, change=lambda b: replace(b, flag_b=np.arange(len(b)) % 5 == 0))
+    ((batch, full, kl, rows),) = asked
+    assert len(full) == math.ceil(0.1 * len(batch))
+    assert all(b % 5 for b in full)
+    assert sorted(map(repr, rows)) == sorted(repr(batch.blind(b)) for b in full)
+    terms = [_terms(played, algorithm, batch, b) for b in full]
+    assert metrics["unflagged_kl"] == kl == pytest.approx(np.mean(terms), rel=1e-4)
+    assert "unflagged_kl" not in metrics["update"]
     _, metrics, _ = update(played, ALL_ROWS)
     assert metrics["unflagged_kl"] is None
+
+
+@torch.no_grad()
+def _terms(played, algorithm, batch, b):
+    scorer = updater_of(played[0], algorithm).scorer
+    scored = scorer.score(played[0].model, [batch.full(b)])
+    return float(scorer.selective(batch, [b], (scored.hidden_nh, scored.targets_n)).r_ta_k)
 
 
 def test_the_comparison_is_read_in_passes_of_micro_tokens(played, monkeypatch):
     policy, trajectories = fresh(played)
     batch = build_batch(trajectories, ALL_ROWS)
-    rows, scorer = list(range(len(batch))), updater_of(policy, ALL_ROWS).scorer
-    whole = scorer.full_and_blind_kl(batch, rows, 10**6)
-    longest = max(max(batch.full(b).length, batch.blind(b).length) for b in rows)
+    scorer, full = updater_of(policy, ALL_ROWS).scorer, {}
+    with torch.no_grad():
+        for b in range(len(batch)):
+            scored = scorer.score(policy.model, [batch.full(b)])
+            full[b] = scored.hidden_nh, scored.targets_n
+    whole = scorer.full_and_blind_kl(batch, full, 10**6)
+    longest = max(batch.blind(b).length for b in range(len(batch)))
     sizes, original = [], scoring.hidden_states
 
     def counted(model, part, pad_id):
@@ -323,7 +359,7 @@ def test_the_comparison_is_read_in_passes_of_micro_tokens(played, monkeypatch):
         return original(model, part, pad_id)
 
     monkeypatch.setattr(scoring, "hidden_states", counted)
-    assert scorer.full_and_blind_kl(batch, rows, 3 * longest) == pytest.approx(whole, rel=1e-5)
+    assert scorer.full_and_blind_kl(batch, full, 3 * longest) == pytest.approx(whole, rel=1e-5)
     assert len(sizes) > 2
     assert max(sizes) <= 3 * longest
 

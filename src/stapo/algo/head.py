@@ -31,6 +31,9 @@ cost more than smaller chunks save.
 """
 
 _NO_RECOMPUTE_BYTES = 4_000_000
+_WHOLE_HEAD = (
+    4096  # rows of a head that is multiplied whole, though few tokens are allowed: taking rows out saves nothing
+)
 
 
 @dataclass(frozen=True)
@@ -239,12 +242,14 @@ def flagged_scores(
 
 @dataclass(frozen=True)
 class _Mask:
-    """`TokenMasks` of a chunk whose positions are all of one kind: `free_mv` is None where single ids are all there is.
+    """`TokenMasks` of a chunk whose positions are all of one kind.
 
-    Without `ids_nk` nothing is masked.
+    Where single ids are all there is, `place_nk` says which rows of the head they are, which may be a part of it;
+    elsewhere the last two are given. Without `ids_nk` nothing is masked.
     """
 
     ids_nk: Tensor | None
+    place_nk: Tensor | None
     free_n: Tensor | None
     free_mv: Tensor | None
 
@@ -262,7 +267,8 @@ def _log_probs(
     if mask is not None and mask.ids_nk is not None:
         ids, count = mask.ids_nk, logits.shape[-1]
         if mask.free_mv is None or mask.free_n is None:
-            logits = logits.gather(-1, ids.clamp(min=0)).masked_fill(ids < 0, _NEVER)
+            assert mask.place_nk is not None, "single ids have places"
+            logits = logits.gather(-1, mask.place_nk).masked_fill(ids < 0, _NEVER)
         else:
             # One column more takes what stands behind the last id.
             free = torch.nn.functional.pad(mask.free_mv[mask.free_n], (0, 1))
@@ -300,20 +306,34 @@ def _masked_chunks(
 
     def masked(*args: Tensor | None) -> list[Tensor]:
         n = len(rows)
-        return run(*args[:n], _Mask(args[n], args[n + 1], args[-1]), *args[n + 2 : -1])
+        return run(*args[:n], _Mask(args[n], args[n + 1], args[n + 2], args[-1]), *args[n + 3 : -1])
 
     if masks is None or not masks.free_n.numel():
-        return _in_chunks(masked, chunk, [*rows, None, None], [*fixed, None], outputs, kernel)
+        return _in_chunks(masked, chunk, [*rows, None, None, None], [*fixed, None], outputs, kernel)
     parts, places = [], []
     for free in (False, True):
         place_n = ((masks.free_n >= 0) == free).nonzero().squeeze(-1)
         if place_n.numel():
-            picked = [None if t is None else t[place_n] for t in (*rows, masks.ids_nk, masks.free_n)]
-            free_mv = masks.free_mv if free else None
-            parts.append(_in_chunks(masked, chunk, picked, [*fixed, free_mv], outputs, kernel))
+            picked = [None if t is None else t[place_n] for t in (*rows, masks.ids_nk)]
+            if free:
+                picked += [None, masks.free_n[place_n]]
+                parts.append(_in_chunks(masked, chunk, picked, [*fixed, masks.free_mv], outputs, kernel))
+            else:
+                heads, place_nk, more = _rows_of_heads(fixed, masks.ids_nk[place_n].clamp(min=0))
+                wider = None if chunk is None else chunk * more
+                parts.append(_in_chunks(masked, wider, [*picked, place_nk, None], [*heads, None], outputs, kernel))
             places.append(place_n)
     order_n = torch.cat(places).argsort()
     return [torch.cat(column)[order_n] for column in zip(*parts, strict=True)]
+
+
+def _rows_of_heads(heads: list[Tensor | None], ids_nk: Tensor) -> tuple[list[Tensor | None], Tensor, int]:
+    """The rows of large heads that `ids_nk` need, where these stand there, and how often they fit into a whole one."""
+    vocabulary = max(t.shape[0] for t in heads if t is not None)
+    if vocabulary <= _WHOLE_HEAD:
+        return heads, ids_nk, 1
+    used, place_nk = ids_nk.unique(return_inverse=True)
+    return [None if t is None else t.index_select(0, used) for t in heads], place_nk, vocabulary // len(used)
 
 
 def _in_chunks(

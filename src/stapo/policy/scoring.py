@@ -48,11 +48,10 @@ def hidden_states(
         where += [(len(sequences) - 1, first + k) for k in range(len(row.response_ids))]
         targets += row.response_ids
     ids_bl = torch.full((len(sequences), max(map(len, sequences))), pad_id, dtype=torch.long)
-    mask_bl = torch.zeros_like(ids_bl)
     for s, read in enumerate(sequences):
         ids_bl[s, : len(read)] = torch.as_tensor(read, dtype=torch.long)
-        mask_bl[s, : len(read)] = 1
-    out = model.base_model(input_ids=ids_bl.to(device), attention_mask=mask_bl.to(device), use_cache=False)
+    # No mask: padding is on the right, where a causal model never looks. Without one, attention takes a faster kernel.
+    out = model.base_model(input_ids=ids_bl.to(device), use_cache=False)
     index_n2 = torch.as_tensor(where, dtype=torch.long, device=device)
     hidden_nh = out.last_hidden_state[index_n2[:, 0], index_n2[:, 1]]
     row_n = torch.repeat_interleave(torch.as_tensor([len(row.response_ids) for row in rows], device=device))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -172,17 +172,23 @@ class Scorer:
         )
 
     @torch.no_grad()
-    def full_and_blind_kl(self, batch: RowBatch, rows: Sequence[int], micro_tokens: int) -> float:
-        """Mean R_TA of `rows`, as a measurement."""
-        lengths = [max(batch.full(b).length, batch.blind(b).length) for b in rows]
-        parts: list[Tensor] = []
-        for places in micro_batches(lengths, micro_tokens):
-            part = [rows[i] for i in sorted(places)]
-            hidden_nh, targets_n, _ = hidden_states(
-                self.policy.model, [batch.full(b) for b in part], self.policy.tokenizer.pad_token_id
-            )
-            parts.append(self.selective(batch, part, (hidden_nh, targets_n), awareness_only=True).r_ta_k)
-        return float(torch.cat(parts).mean())
+    def full_and_blind_kl(
+        self, batch: RowBatch, full: Mapping[int, tuple[Tensor, Tensor]], micro_tokens: int
+    ) -> float | None:
+        """Mean R_TA of rows, as a measurement; None without rows.
+
+        Args:
+            batch: of the rows.
+            full: full-prompt hidden states and response tokens of each row.
+            micro_tokens: padded tokens per forward pass.
+        """
+        rows, parts = list(full), list[Tensor]()
+        for places in micro_batches([batch.blind(b).length for b in rows], micro_tokens):
+            part = [rows[i] for i in places]
+            hidden, targets = zip(*(full[b] for b in part), strict=True)
+            states = torch.cat(hidden), torch.cat(targets)
+            parts.append(self.selective(batch, part, states, awareness_only=True).r_ta_k)
+        return float(torch.cat(parts).mean()) if parts else None
 
 
 def token_masks(rows: Sequence[RowTokens], weight_vh: Tensor) -> TokenMasks | None:

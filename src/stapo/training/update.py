@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,9 +29,9 @@ from stapo.policy.sequences import chained
 from stapo.training.batch import RowBatch
 from stapo.training.critic import CriticLearner
 from stapo.training.optimizer import build_optimizer
-from stapo.training.scoring import Scorer, length_mask, pad_rows
+from stapo.training.scoring import Scored, Scorer, length_mask, pad_rows
 
-_MEASURED_ROWS = 32  # rows of the small unflagged sample whose KL is logged beside the flagged ones
+_COMPARED_SHARE, _COMPARED_ROWS = 0.02, 32  # of a batch, at most: unflagged rows whose KL is logged beside the flagged
 _PIECE = 2**22  # numbers whose squares exist at once
 
 
@@ -72,18 +72,33 @@ class _SelectiveLog:
         }
 
 
-class _Gaps:
-    """Collects how far the trainer's log-probabilities are from those that the sampler recorded."""
+class _Measured:
+    """Collects what the policy that was sampled from says of the first mini-batch, before its weights move.
 
-    def __init__(self) -> None:
+    Args:
+        compared: rows whose full-prompt hidden states are kept.
+    """
+
+    def __init__(self, compared: Collection[int]) -> None:
+        self.compared = compared
+        self.full: dict[int, tuple[Tensor, Tensor]] = {}
         self.largest, self.total, self.tokens = 0.0, 0.0, 0
 
-    def add(self, gap_n: Tensor) -> None:
+    def add(self, part: list[int], scored: Scored, sampled_bl: Tensor) -> None:
+        """Add rows and what the sampler recorded of them."""
+        gap_n = (scored.logp_bl.detach() - sampled_bl).abs()[scored.mask_bl]
         self.largest = max(self.largest, float(gap_n.max()))
         self.total += float(gap_n.double().sum())
         self.tokens += gap_n.numel()
+        kept = [b in self.compared for b in part]
+        if any(kept):
+            hidden_nh, targets_n = scored.of(kept)
+            lengths = scored.mask_bl.sum(dim=1)[torch.as_tensor(kept)].tolist()
+            states = zip(hidden_nh.detach().split(lengths), targets_n.split(lengths), strict=True)
+            self.full |= dict(zip((b for b in part if b in self.compared), states, strict=True))
 
-    def summary(self) -> dict[str, float | None]:
+    def gaps(self) -> dict[str, float | None]:
+        """How far the trainer's log-probabilities are from those that the sampler recorded."""
         mean = self.total / self.tokens if self.tokens else None
         return {"logprob_gap": self.largest, "logprob_gap_mean": mean}
 
@@ -157,7 +172,6 @@ class Updater:
             started = time.perf_counter()
             ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
             clock.reference = time.perf_counter() - started
-        sample_kl = self._unflagged_kl(batch, seed, clock)
         order = self._order(batch, seed)
         logs: list[dict[str, Any]] = []
         skipped = 0
@@ -178,7 +192,8 @@ class Updater:
             if progress is not None:
                 progress(number, len(order))
         seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
-        return {"update": {**_merge(logs), "skipped_steps": skipped}, "unflagged_kl": sample_kl}, seconds
+        unflagged_kl = logs[0].pop("unflagged_kl", None) if logs else None
+        return {"update": {**_merge(logs), "skipped_steps": skipped}, "unflagged_kl": unflagged_kl}, seconds
 
     def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
         rng, size = np.random.default_rng(list(seed)), self.optim.mini_batch
@@ -209,10 +224,17 @@ class Updater:
         started, blind_before = time.perf_counter(), clock.blind
         self.optimizer.zero_grad(set_to_none=True)
         adapter = self.policy.adapter
+        noisy = adapter is not None and adapter.drops_out
+        measured = _Measured(self._compared(batch, rows, stream)) if first else None
         with nullcontext() if adapter is None else adapter.dropping_out(stream):
-            log = self._backward(batch, rows, ref_logp, clock, where, first)
-        if first and adapter is not None and adapter.drops_out:
-            log |= self._measured_gap(batch, rows)
+            log = self._backward(batch, rows, ref_logp, clock, where, first, None if noisy else measured)
+        if measured is not None:
+            if noisy:
+                self._read(batch, rows, measured)
+            log |= measured.gaps()
+            compared = time.perf_counter()
+            log["unflagged_kl"] = self.scorer.full_and_blind_kl(batch, measured.full, self.optim.micro_tokens)
+            clock.blind += time.perf_counter() - compared
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -243,6 +265,7 @@ class Updater:
         clock: _Clock,
         where: str,
         first: bool,
+        measured: _Measured | None,
     ) -> dict[str, Any]:
         """Add the gradient of the whole mini-batch, one micro-batch at a time."""
         selective = _SelectiveLog()
@@ -250,7 +273,7 @@ class Updater:
         z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
         totals = self._denominators(batch, rows)
         active = [i for i, b in enumerate(rows) if b in flagged or self._has_base_gradient(batch, b)]
-        loss, stats, gaps = 0.0, [], _Gaps()
+        loss, stats = 0.0, []
         extra_grads: list[Tensor | None] = [None] * len(self.parameters)
         for places in self._micro_batches(batch, rows, active, flagged):
             part = [rows[i] for i in places]
@@ -292,22 +315,18 @@ class Updater:
             total.backward()
             loss += float(out.loss.detach())
             stats.append(out.stats)
-            if first:
-                gaps.add((scored.logp_bl.detach() - old_bl).abs()[scored.mask_bl])
+            if measured is not None:
+                measured.add(part, scored, old_bl)
         ratio = self._add_measured(extra_grads) if first and flagged else None
-        log = {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
-        return {**log, **gaps.summary()} if first else log
+        return {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
 
     @torch.no_grad()
-    def _measured_gap(self, batch: RowBatch, rows: list[int]) -> dict[str, float | None]:
-        """The gap between sampler and trainer by a pass of its own, where those of the update are noisy."""
-        gaps = _Gaps()
+    def _read(self, batch: RowBatch, rows: list[int], measured: _Measured) -> None:
+        """Measure by a pass of its own, where those of the update are noisy."""
         for places in row_batches([batch.full(b) for b in rows], self.optim.micro_tokens):
             part = [rows[i] for i in places]
             scored = self.scorer.score(self.policy.model, [batch.full(b) for b in part], entropy=False)
-            sampled_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
-            gaps.add((scored.logp_bl - sampled_bl).abs()[scored.mask_bl])
-        return gaps.summary()
+            measured.add(part, scored, pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl))
 
     def _micro_batches(self, batch: RowBatch, rows: list[int], active: list[int], flagged: set[int]) -> list[list[int]]:
         """Places of the active rows by micro-batch; one blind pass serves the flagged ones of each.
@@ -341,21 +360,19 @@ class Updater:
         """Whether the base loss of row b can move a weight: with advantage 0 and no other term its gradient is 0."""
         return self.algorithm.needs_every_row or bool(batch.advantages.total_b[b] != 0)
 
-    def _unflagged_kl(self, batch: RowBatch, seed: Sequence[int], clock: _Clock) -> float | None:
-        """Mean R_TA of a few unflagged rows, for comparison with the flagged ones; None without a blind prompt."""
+    def _compared(self, batch: RowBatch, rows: list[int], stream: Sequence[int]) -> set[int]:
+        """A few unflagged rows of a mini-batch that are read anyway; their R_TA is logged beside the flagged ones'."""
         if not self.algorithm.selective_on:
-            return None
-        started = time.perf_counter()
-        differs = [b for b, s in enumerate(batch.steps) if not batch.flag_b[b] and s.prompt_ids != s.blind_ids]
-        if not differs:
-            return None
-        rng = np.random.default_rng([*seed, 5])
-        part = [differs[i] for i in rng.permutation(len(differs))[:_MEASURED_ROWS]]
-        if batch.chains.sequences < batch.chains.rows:
-            part.sort()  # rows of one sequence next to each other
-        kl = self.scorer.full_and_blind_kl(batch, part, self.optim.micro_tokens)
-        clock.blind += time.perf_counter() - started
-        return kl
+            return set()
+        differs = [
+            b
+            for b in rows
+            if not batch.flag_b[b]
+            and batch.steps[b].prompt_ids != batch.steps[b].blind_ids
+            and self._has_base_gradient(batch, b)
+        ]
+        size = min(_COMPARED_ROWS, math.ceil(_COMPARED_SHARE * len(batch)))
+        return {differs[i] for i in np.random.default_rng([*stream, 5]).permutation(len(differs))[:size]}
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
