@@ -215,11 +215,9 @@ def _target_of(
     target: Run | Endpoint | str | os.PathLike[str], config: Source | None, checkpoint: str | None
 ) -> tuple[RunConfig, Callable[[RunConfig], EvalTarget]]:
     """The settings of a target, and what makes it of them, changed or not."""
-    path = None if isinstance(target, Run | Endpoint) else Path(target).expanduser()
-    if path is not None and path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file():
-        target, checkpoint = Run(path.parents[1]), checkpoint or path.name
-    elif path is not None and (path / "run.json").exists():
-        target = Run(path)
+    own = None if isinstance(target, Run | Endpoint) else run_of(target)
+    if own is not None:
+        target, checkpoint = own[0], checkpoint or own[1]
     if isinstance(target, Run):
         if config is not None:
             raise ConfigError("config is for a model or an endpoint; a run has its own (change them by env and agent).")
@@ -238,6 +236,14 @@ def _target_of(
     if isinstance(target, Endpoint):
         return settings, lambda changed: served_model(name, changed, target)
     return settings, lambda changed: frozen_model(name, changed, text)
+
+
+def run_of(target: str | os.PathLike[str]) -> tuple[Run, str | None] | None:
+    """The run that a folder is, or is a checkpoint of, with its name; None where it is neither."""
+    path = Path(target).expanduser()
+    if path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file():
+        return Run(path.parents[1]), path.name
+    return (Run(path), None) if (path / "run.json").exists() else None
 
 
 def labelled(target: EvalTarget, before: RunConfig) -> EvalTarget:

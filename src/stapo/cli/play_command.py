@@ -228,11 +228,23 @@ class Play(Command):
     """Play a task yourself, as the agent has to: you see what it sees, and type what it would answer.
 
     Attributes:
-        env: environment to play (default: alfworld); 'stapo envs' lists them.
+        env: environment to play (default: alfworld, or that of the run); 'stapo envs' lists them.
         task: id of the task to play; otherwise one is drawn.
         split: split to draw from (default: the first).
         seed: draw the same tasks every time; 0 or more.
+        agent: watch a policy play instead: a run folder, one of its checkpoints, or a pretrained model by its name or
+            folder, such as smollm2-135m. Enter shows the next step.
+        settings: preset or file with the prompts of a pretrained model; a run has its own. Without it those of a preset
+            for small pretrained models.
+        temperature: of the agent's sampling; 0 or more, 0 is greedy (default: 1).
     """
+
+    EXAMPLES = """
+stapo play
+stapo play webshop --seed 3
+stapo play --agent smollm2-135m
+stapo play --agent runs/quickstart --split heldout --temperature 0
+"""
 
     NOTES = """
 while playing:
@@ -246,19 +258,50 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
 """
     PASSES = ("env.",)
 
-    env: Positional[str] = arg("ENV", "alfworld")
+    env: Positional[str | None] = arg("ENV", None)
     task: str | None = arg("ID", None, needs="a task id")
     split: str | None = arg("NAME", None, needs="the name of a split")
     seed: int | None = arg("N", None, least=0, expects="a whole number of at least 0")
+    agent: str | None = arg("WHO", None, needs="a run folder, or the name or folder of a model")
+    settings: str | None = arg("PRESET", None, needs="a preset or a YAML file")
+    temperature: float | None = arg("T", None, needs="a number", least=0, expects="a number of 0 (greedy) or more")
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        env = make(self.env, **own_env_options(settings, self.env, "play")[0])
+        if self.agent is not None:
+            return self._watch(settings)
+        for name in ("settings", "temperature"):
+            if getattr(self, name) is not None:
+                raise ConfigError(f"--{name} is for --agent WHO, which is not given.")
+        name = self.env or "alfworld"
+        env = make(name, **own_env_options(settings, name, "play")[0])
         try:
             order = task_order(env, self.task, self.split, self.seed)
             with suppress(ImportError):  # arrow keys and history at the prompt, where Python was built with them
                 import readline  # noqa: F401
             Game(env, order, Console()).play()
+        finally:
+            env.close()
+        return 0
+
+    def _watch(self, settings: list[str]) -> int:
+        """Let a policy play."""
+        from stapo.cli.watch import Watched, target_of
+        from stapo.training.callbacks import Callbacks
+        from stapo.training.factories import env_factory
+
+        target = target_of(self.agent or "", self.env, settings, self.settings)
+        target.check()
+        env = env_factory(target.config)()
+        try:
+            order = task_order(env, self.task, self.split or target.config.eval.split, self.seed)
+            temperature = 1.0 if self.temperature is None else self.temperature
+            collector = target.collector(Callbacks([]))
+            try:
+                Watched(env, collector, temperature, self.seed or 0, Console()).play(order)
+            finally:
+                collector.close()
+                target.close()
         finally:
             env.close()
         return 0

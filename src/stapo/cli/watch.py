@@ -1,0 +1,154 @@
+"""A policy plays, and a person watches: `stapo play --agent`."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from stapo.agent.pages import PAGE_SEPARATOR
+from stapo.agent.parsing import part_spans
+from stapo.cli.arguments import own_env_options
+from stapo.cli.words import foreign, say
+from stapo.config.presets import load_config
+from stapo.config.run_config import RunConfig
+from stapo.envs.guard import EnvFailure, Started, advance, start
+from stapo.envs.protocol import Env
+from stapo.errors import ConfigError, EnvError
+from stapo.texts import counted
+
+if TYPE_CHECKING:
+    from stapo.api.evaluation import EvalTarget
+    from stapo.rollout.collect import Collector
+    from stapo.rollout.types import Step, Trajectory
+
+FOR_MODELS = {"alfworld": "smollm2/alfworld-tiny", "webshop": "smollm2/webshop", "search": "smollm2/search"}
+"""Whose settings a model plays with that brings none."""
+
+
+def target_of(agent: str, env: str | None, given: list[str], source: str | None) -> EvalTarget:
+    """Who plays: a run, one of its checkpoints, or a pretrained model by its name or folder.
+
+    Args:
+        agent: as the user named it.
+        env: name of the environment to play; None for that of the run, and ALFWorld for a model.
+        given: `--env.OPTION VALUE`, as the user gave it.
+        source: preset or file whose settings a model plays with; None for those of `FOR_MODELS`.
+
+    Raises:
+        StapoError: there is no such thing, or it cannot play here.
+    """
+    from stapo.api.evaluation import frozen_model, run_of, saved_policy
+
+    def changed(config: RunConfig) -> RunConfig:
+        if env is not None and env != config.env.name:
+            raise ConfigError(
+                f"{agent} plays '{config.env.name}', not '{env}'. Leave {env} out, or name another agent."
+            )
+        options = own_env_options(given, config.env.name, "play")[0]
+        return replace(config, env=replace(config.env, options={**config.env.options, **options}))
+
+    own = run_of(agent)
+    if own is not None:
+        run, checkpoint = own
+        return saved_policy(run.directory, changed(run.config), checkpoint or "final")
+    settings = source or FOR_MODELS.get(env or "alfworld") or env or "alfworld"
+    return frozen_model(settings, changed(load_config(settings)), agent)
+
+
+class Watched:
+    """A policy in an environment, one step after the other.
+
+    Args:
+        env: what is played.
+        collector: of the policy.
+        temperature: of the sampling.
+        seed: of the sampling.
+        console: where text goes.
+    """
+
+    def __init__(self, env: Env, collector: Collector, temperature: float, seed: int, console: Console) -> None:
+        self.env = env
+        self.collector = collector
+        self.temperature = temperature
+        self.seed = seed
+        self.console = console
+
+    def play(self, order: Sequence[str]) -> None:
+        """Play the tasks until the person has seen enough; one where nobody is at the terminal."""
+        for number, task in enumerate(order):
+            if number and not self._next("next task"):
+                return
+            if not self._episode(number, task):
+                return
+
+    def _episode(self, number: int, task: str) -> bool:
+        """Show an episode; False where the person leaves it."""
+        from stapo.rollout.episode import Episode
+        from stapo.rollout.types import Trajectory
+
+        begun = start(self.env, task)
+        if not isinstance(begun, Started):
+            raise EnvError(f"task '{task}' could not begin: {begun.error}.")
+        collector = self.collector
+        episode = Episode(
+            collector.encoder, collector.agent, Trajectory(task, begun.task_type, "", 0, number),
+            blind_mask=collector.blind_mask, anchor=collector.anchor, reward_scale=1.0, grammars=collector.grammars,
+        )  # fmt: skip
+        episode.begin(begun.observation, begun.shapes)
+        self.console.rule(foreign(f"{self.env.name}: {begun.task_type}"))
+        say(self.console, foreign(f"task {task}"), "dim")
+        say(self.console, foreign(_lines(begun.observation.text)))
+        if begun.observation.goal not in begun.observation.text:
+            say(self.console, foreign(begun.observation.goal), "bold")
+        while not episode.done:
+            if not self._next("next step"):
+                return False
+            ids = episode.prompt()
+            if ids is None:
+                break
+            bound = {} if collector.grammars is None else {"constraints": [episode.grammar]}
+            trajectory = episode.trajectory
+            stream = (self.seed, number, len(trajectory.steps))
+            answer = collector.sampler.sample([ids], [stream], self.temperature, **bound)[0]
+            action = answer if isinstance(answer, EnvFailure) else episode.answer(answer)
+            out = action if isinstance(action, EnvFailure) else advance(self.env, action)
+            if isinstance(out, EnvFailure):
+                raise EnvError(f"the episode ended in its {out.boundary}: {out.error}.")
+            episode.observe(out)
+            self._show(trajectory.steps[-1], out.text)
+        self._end(episode.trajectory)
+        return True
+
+    def _show(self, step: Step, seen: str) -> None:
+        thought = part_spans(step.response).get("think")
+        if thought is not None:
+            say(self.console, foreign(step.response[slice(*thought)].strip()), "italic dim")
+        how = f"  ({math.exp(sum(step.logprobs)):.0%} sure)" if step.logprobs else ""
+        wrong = "" if step.valid else f"  [{step.problem.replace('_', ' ')}]"
+        say(self.console, foreign(f"> {step.action}{how}{wrong}"), "bold cyan" if step.valid else "bold yellow")
+        say(self.console, foreign(_lines(seen)))
+
+    def _end(self, trajectory: Trajectory) -> None:
+        steps = counted(len(trajectory.steps), "step")
+        why = trajectory.stop_reason.value.replace("_", " ")
+        said = f"Won in {steps}." if trajectory.won else f"Not won after {steps} ({why})."
+        say(self.console, said, "bold green" if trajectory.won else "bold red")
+
+    def _next(self, what: str) -> bool:
+        """Wait for the person; without one the first episode is shown to its end."""
+        if not sys.stdin.isatty():
+            return what == "next step"
+        try:
+            return input(f"[Enter: {what}, q: leave] ").strip().lower() not in ("q", "quit")
+        except EOFError:
+            self.console.print()
+            return False
+
+
+def _lines(page: str) -> str:
+    return "\n".join(page.split(PAGE_SEPARATOR))
