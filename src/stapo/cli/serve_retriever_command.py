@@ -30,7 +30,8 @@ class ServeRetriever(Command):
         token: bearer token that clients have to send. Better set $STAPO_RETRIEVER_TOKEN, which is not seen in the list
             of processes.
         cache: folder for indexes (default: $STAPO_CACHE, or stapo in the user's cache folder).
-        embed: folder or name of a model of sentence-transformers, for dense.
+        embed: model of dense (default: minilm, which 'stapo models fetch minilm' brings): another name of 'stapo
+            models', or folder or name of a model of sentence-transformers.
         threads: searches at a time (default: 4).
         max_topk: passages per query at most (default: 100).
         max_queries: queries per request at most (default: 512).

@@ -96,7 +96,12 @@ def find(name: str, kind: Kind | None = None) -> Known:
     known = KNOWN.get(name)
     if known is None:
         raise unknown_name("model", name, KNOWN)
-    if kind not in (None, known.kind):
-        fitting = ", ".join(k.name for k in KNOWN.values() if k.kind == kind)
-        raise ConfigError(f"'{name}' is an {known.kind}, expected a {kind} ({fitting}).".replace("an l", "a l"))
+    if kind is not None and kind != known.kind:
+        found = {"embedding model": "an embedding model", "language model": "a language model"}
+        raise ConfigError(f"'{name}' is {found[known.kind]}, expected {found[kind]} ({', '.join(names_of(kind))}).")
     return known
+
+
+def names_of(kind: Kind) -> list[str]:
+    """Names of the models of a kind."""
+    return [known.name for known in KNOWN.values() if known.kind == kind]

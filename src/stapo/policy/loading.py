@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.hub import cached_file
 
 from stapo.documents import shown
-from stapo.errors import ModelError
+from stapo.errors import ModelError, did_you_mean
+from stapo.models.catalog import names_of
 from stapo.policy.config import ModelConfig
 from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
 from stapo.policy.model import Policy, dtype_of, finish_policy, quiet
@@ -45,7 +46,8 @@ def check_model(path: str) -> None:
                 "families."
             ) from err
         where = "" if folder.exists() else f"there is no folder '{path}' here, and as a hub name: "
-        raise ModelError(f"model '{path}' cannot be loaded: {where}{_first_line(err)}.") from err
+        meant = "" if where == "" or "/" in path else did_you_mean(path, names_of("language model"))
+        raise ModelError(f"model '{path}' cannot be loaded: {where}{_first_line(err)}.{meant}") from err
 
 
 def _check_folder(path: str, folder: Path) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import redirect_stderr
 from hashlib import blake2b
+from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from typing import Any
 import numpy as np
 
 from stapo.errors import ConfigError, IndexFileError
+from stapo.models.cache import folder_of
+from stapo.models.catalog import KNOWN, find
+from stapo.progress import tell
 from stapo.retrieval.analyzer import LuceneAnalyzer
 from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.extras import need
@@ -31,6 +36,9 @@ VERSION = 1
 
 FLAT_PASSAGES = 100_000
 """More passages than this are searched by faiss."""
+
+EMBEDDING = "minilm"
+"""The embedding model where none is named; `stapo models fetch minilm` brings it."""
 
 _BATCH = 256
 _BLOCK = 1 << 16
@@ -66,27 +74,31 @@ class SentenceEmbedder:
     """A model of sentence-transformers, from a folder or by the name of one.
 
     Args:
-        model: folder or name.
+        model: a name that 'stapo models' lists (minilm), a folder, or a name on the hub.
         device: "cpu", "cuda", ...; chosen by the library without it.
         query_prefix: put before every query, e.g. "query: " for E5.
         passage_prefix: put before every passage, e.g. "passage: " for E5.
 
     Raises:
         ConfigError: sentence-transformers is not installed, or has no such model.
+        ModelError: the model of this name is not fetched.
     """
 
     def __init__(
         self, model: str, *, device: str | None = None, query_prefix: str = "", passage_prefix: str = ""
     ) -> None:
+        folder = str(folder_of(find(model, "embedding model"))) if model in KNOWN else model
         library = need("sentence_transformers", "sentence-transformers", "dense", f"the embedding model '{model}'")
         try:
-            # Code that a model brings along is never run.
-            self._model = library.SentenceTransformer(model, device=device, trust_remote_code=False)
+            # Code that a model brings along is never run. Its progress bar cannot be switched off.
+            with redirect_stderr(StringIO()):
+                self._model = library.SentenceTransformer(folder, device=device, trust_remote_code=False)
         except Exception as err:
             raise ConfigError(f"embedding model '{model}' cannot be loaded: {err}") from err
         self.query_prefix = query_prefix
         self.passage_prefix = passage_prefix
-        self.name = f"{model}|{passage_prefix}"
+        # A name may mean other weights one day, a folder of the cache never does.
+        self.name = f"{Path(folder).name if model in KNOWN else model}|{passage_prefix}"
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of passages, of length 1."""
@@ -142,6 +154,7 @@ class DenseIndex:
                     size = vectors.shape[1]
                     file.write(vectors.tobytes())
                     facts["documents"] += len(batch)
+                    tell("embedding passages", facts["documents"])
             facts["size"] = size
             if facts["documents"] > flat_passages:
                 facts["faiss"] = True
@@ -279,7 +292,7 @@ def open_dense(
     *,
     corpus: Path | str,
     cache: Path | str | None = None,
-    embed: Embed | str = "",
+    embed: Embed | str = EMBEDDING,
     device: str | None = None,
     query_prefix: str = "",
     passage_prefix: str = "",
@@ -290,13 +303,14 @@ def open_dense(
         corpus: the JSONL file.
         cache: folder for indexes; by default `stapo.stored.default_cache()`.
         embed: a function with a `name` that turns texts into vectors, "hashing" for the toy one, or folder or name of a
-            model of sentence-transformers.
+            model of sentence-transformers; `EMBEDDING` without it.
         device: where such a model runs.
         query_prefix: put before every query, for such a model.
         passage_prefix: put before every passage, for such a model.
 
     Raises:
         ConfigError: no embedder, or a package or model that is missing.
+        ModelError: the model of this name is not fetched.
         CorpusError: the corpus cannot be read.
         IndexFileError: the cache cannot be written.
     """

@@ -35,7 +35,8 @@ class SearchEnv:
         questions: None plays a generated world; else a .jsonl or .parquet file, a folder of them, or several, separated
             by commas.
         corpus: passages to search, a .jsonl file; None with a generated world, or with a server that has its own.
-        retriever: "bm25", "tantivy", "dense", or the address of a server, "http://HOST:PORT".
+        retriever: "bm25", "tantivy", "dense" (by the embedding model minilm, which 'stapo models fetch minilm' brings),
+            or the address of a server, "http://HOST:PORT".
         request: how a server is asked, "batch" (Search-R1's servers) or "single" (verl-agent's); None takes the
             protocol's.
         retriever_seconds: for one search of a server, with every further try; then the turn is used up.
