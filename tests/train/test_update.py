@@ -306,6 +306,22 @@ def test_the_size_of_the_selective_gradient_is_measured(played):
     assert double["update"]["selective_gradient_ratio"] == pytest.approx(2 * ratio, rel=1e-3)
 
 
+def test_a_gradient_that_is_not_measured_apart_is_the_same(played):
+    """Within rounding: the two parts are added up in another order."""
+    found = []
+    for measure in (True, False):
+        policy, trajectories = fresh(played)
+        updater = updater_of(policy, ALL_ROWS)
+        batch = build_batch(trajectories, ALL_ROWS)
+        metrics, _ = updater.update(batch, 1e-3, seed=(0,), measure_ratio=measure)
+        found.append((metrics["update"], torch.cat([p.grad.flatten() for p in updater.parameters])))
+    (apart, grads), (together, same) = found
+    assert apart.pop("selective_gradient_ratio") > 0
+    assert together.pop("selective_gradient_ratio") is None
+    assert apart == pytest.approx(together, rel=1e-5)
+    assert float((grads - same).norm()) < 1e-6 * float(same.norm())
+
+
 def test_a_fiftieth_of_the_rows_is_measured_for_comparison(played, monkeypatch):
     """R_TA of unflagged rows that the first mini-batch reads anyway: nothing but their blind prompts is run for it."""
     asked, read, original, hidden = [], [], Scorer.full_and_blind_kl, scoring.hidden_states

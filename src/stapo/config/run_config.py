@@ -58,6 +58,8 @@ class LogConfig:
             always have one.
         transcript_groups: task groups per transcript; 0 or more. Whole groups are written, so that siblings can be
             compared.
+        gradient_ratio_every: iterations between measurements of `update.selective_gradient_ratio`; 0 or more, 0 never
+            measures. Each costs a second backward pass through the flagged sequences of the first mini-batch.
         checkpoint_every: iterations between checkpoints to evaluate; 0 or more, 0 keeps the start and the end only.
         save_every: iterations between saves, the states to resume from; 1 or more. At most this much work is lost, and
             is done again with the same numbers.
@@ -76,6 +78,7 @@ class LogConfig:
 
     transcript_every: int = 10
     transcript_groups: int = 2
+    gradient_ratio_every: int = 1
     checkpoint_every: int = 0
     save_every: int = 1
     keep_saves: int = 2
@@ -86,7 +89,7 @@ class LogConfig:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_least(self, "log", transcript_every=0, transcript_groups=0, checkpoint_every=0)
+        check_least(self, "log", transcript_every=0, transcript_groups=0, gradient_ratio_every=0, checkpoint_every=0)
         check_least(self, "log", save_every=1, keep_saves=1)
         if self.threads != "auto" and not (isinstance(self.threads, int) and 0 <= self.threads <= MOST_PROCESSES):
             raise ConfigError(f"log.threads is {self.threads!r}, expected auto, or 0 to {MOST_PROCESSES:,}.")

@@ -334,6 +334,8 @@ class Trainer:
                 rate,
                 seed=(config.seed, 2, iteration),
                 progress=lambda done, total: self.callbacks.stage("update", done, total),
+                measure_ratio=bool(config.log.gradient_ratio_every)
+                and (iteration - 1) % config.log.gradient_ratio_every == 0,
                 critic_alone=critic is not None and iteration <= config.algorithm.critic.warmup_iterations,
             )
         except NonFiniteError as err:

@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "rollout.vllm.sleep",
     "eval.batch",
     "log.transcript_every",
+    "log.gradient_ratio_every",
     "log.transcript_groups",
     "log.checkpoint_every",
     "log.save_every",

@@ -143,6 +143,7 @@ class Updater:
         *,
         seed: Sequence[int],
         progress: Callable[[int, int], None] | None = None,
+        measure_ratio: bool = True,
         critic_alone: bool = False,
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run the optimizer steps of one iteration.
@@ -152,6 +153,7 @@ class Updater:
             learning_rate: of this iteration.
             seed: of the order of rows.
             progress: called with (done, all) optimizer steps.
+            measure_ratio: measure the size of the selective gradient, in the first mini-batch.
             critic_alone: leave the policy as it is.
 
         Returns:
@@ -181,7 +183,8 @@ class Updater:
                 if critic_alone:
                     logs.append(self._critic_step(batch, rows, clock, where))
                 else:
-                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs, (*seed, 6, number)))
+                    stream = (*seed, 6, number)
+                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs, measure_ratio, stream))
                 self.non_finite_in_a_row = 0
             except NonFiniteError:
                 self.non_finite_in_a_row += 1
@@ -219,6 +222,7 @@ class Updater:
         clock: _Clock,
         where: str,
         first: bool,
+        measure_ratio: bool,
         stream: Sequence[int],
     ) -> dict[str, Any]:
         started, blind_before = time.perf_counter(), clock.blind
@@ -227,7 +231,8 @@ class Updater:
         noisy = adapter is not None and adapter.drops_out
         measured = _Measured(self._compared(batch, rows, stream)) if first else None
         with nullcontext() if adapter is None else adapter.dropping_out(stream):
-            log = self._backward(batch, rows, ref_logp, clock, where, first, None if noisy else measured)
+            apart, seen = first and measure_ratio, None if noisy else measured
+            log = self._backward(batch, rows, ref_logp, clock, where, apart, seen)
         if measured is not None:
             if noisy:
                 self._read(batch, rows, measured)
@@ -264,7 +269,7 @@ class Updater:
         ref_logp: list[list[float]] | None,
         clock: _Clock,
         where: str,
-        first: bool,
+        apart: bool,
         measured: _Measured | None,
     ) -> dict[str, Any]:
         """Add the gradient of the whole mini-batch, one micro-batch at a time."""
@@ -302,7 +307,7 @@ class Updater:
                 extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
                 _require_finite_loss(extra, part, f"the selective loss at {where}")
                 selective.add(terms, extra)
-                if first:
+                if apart:
                     # Apart, so that its size can be compared; the graph is that of the flagged rows alone.
                     grads: list[Tensor | None] = list(
                         torch.autograd.grad(extra, self.parameters, retain_graph=True, allow_unused=True)
@@ -317,7 +322,7 @@ class Updater:
             stats.append(out.stats)
             if measured is not None:
                 measured.add(part, scored, old_bl)
-        ratio = self._add_measured(extra_grads) if first and flagged else None
+        ratio = self._add_measured(extra_grads) if apart and flagged else None
         return {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
 
     @torch.no_grad()
