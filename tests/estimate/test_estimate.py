@@ -132,6 +132,12 @@ def test_memory_by_hand():
     assert found["prefill"] == 40 * 2 * (2 * 4 + 3 * 8)
     assert found["sampling"] == 2 * 10 * 28
     assert found["peak"] == 728 * 3 + 4368 + 15360 + 1360 + 728 + RESERVED
+    # Three rows decode together, and no more than an evaluation plays; two are read at a time.
+    more = memory(SMALL, replace(WORK, decode_tokens=70))
+    assert more["KV cache"] == 3 * 24 * 16
+    assert more["sampling"] == 3 * 10 * 28
+    assert more["prefill"] == found["prefill"]
+    assert memory(SMALL, replace(WORK, decode_tokens=10**9))["KV cache"] == 128 * 24 * 16
     # Each part of the peak can be the largest one.
     few = replace(WORK, micro_tokens=1, blind=False, checkpointing=True, longest_prompt=1, longest_response=1)
     assert memory(SMALL, few)["peak"] == 728 * 3 + 4368 + (40 + 40) * 16 + 40 * 10 * 28 + RESERVED
@@ -269,6 +275,14 @@ def test_reading_the_weights_bounds_generation():
     device = Device("cpu", 1e9, 1e30, 1000 / 0.6)
     # 728 bytes of weights and 4 rows of 12 tokens of 16 bytes, ten steps.
     assert seconds(SMALL, WORK, device)["generation"] == pytest.approx(10 * (728 + 768) / 1000)
+
+
+def test_more_episodes_together_are_fewer_steps():
+    device = Device("cpu", 1e9, 1e30, 1000 / 0.6)
+    work = replace(WORK, episodes=12)
+    for decode_tokens, together in ((0, 4), (60, 6), (10_000, 12)):
+        found = seconds(SMALL, replace(work, decode_tokens=decode_tokens), device)["generation"]
+        assert found == pytest.approx(60 / together * 2 * (728 + together * 12 * 16) / 1000)
 
 
 # What is said.

@@ -107,7 +107,8 @@ def test_samples_are_those_of_one_that_keeps_nothing(kind, temperature):
         plain, asked = play(other, seed, broken=0.15, retried=0.1, temperature=temperature)
         assert prompts == asked
         assert_same(kept, plain)
-        assert keeping.counts.reused > 80 > other.counts.reused == 0
+        # What all begin with is read once either way.
+        assert keeping.counts.reused > 125 > other.counts.reused >= 45
 
 
 def test_so_they_are_with_responses_of_every_length():
@@ -140,8 +141,8 @@ def test_two_episodes_under_one_name_are_two():
 def test_keys_of_the_wrong_tokens_would_be_seen(monkeypatch, shift):
     right = KeptKeys.keep
 
-    def wrong(self, stream, ids, cache, row, columns):
-        right(self, stream, ids, cache, row, slice(max(0, columns.start + shift), columns.stop))
+    def wrong(self, stream, ids, size, layers):
+        right(self, stream, ids, size, lambda: [(k.roll(shift, 1), v.roll(shift, 1)) for k, v in layers()])
 
     model = model_of()
     plain, _ = play(sampler_of(model, 0))
@@ -169,13 +170,13 @@ def test_a_turn_reads_its_new_tokens_alone():
     model = model_of(eos_token_id=None)
     sampler = HFSampler(model, [], 0, 4, 10_000, 1 << 30, True)
     seen, prompts = turns_of(sampler, 4)
-    # The first prompt once, and its last token for each of two; then five of text and the last one that was drawn.
-    assert [prefilled for prefilled, _ in seen] == [12, 24, 36, 48]
-    # Of each of two prompts of 10, 19, 28 and 37 tokens all the others.
-    assert [reused for _, reused in seen] == [18, 18 + 2 * 13, 44 + 2 * 22, 88 + 2 * 31]
+    # The first prompt once; then five of text and the last one that was drawn, of each of two.
+    assert [prefilled for prefilled, _ in seen] == [10, 22, 34, 46]
+    # Of two prompts of 10, 19, 28 and 37 tokens all the others.
+    assert [reused for _, reused in seen] == [10, 10 + 2 * 13, 36 + 2 * 22, 80 + 2 * 31]
     plain = HFSampler(model, [], 0, 4)
     seen, asked = turns_of(plain, 4)
-    assert seen[-1] == (2 * (10 + 19 + 28 + 37), 0)
+    assert seen[-1] == (10 + 2 * (19 + 28 + 37), 10)
     assert asked == prompts
 
 
@@ -217,8 +218,8 @@ def test_prompts_that_grow_are_seen_at_the_second_turn_of_each_rollout():
     for rollout in range(2):
         before = sampler.counts.prefilled
         seen, _ = turns_of(sampler, 4)
-        # 10 and 19 tokens of two from their start, then six new ones of each.
-        assert [prefilled - before for prefilled, _ in seen] == [20, 58, 70, 82], rollout
+        # 10 tokens that two share and 19 of each from their start, then six new ones of each.
+        assert [prefilled - before for prefilled, _ in seen] == [10, 48, 60, 72], rollout
         sampler.forget()
 
 
@@ -336,16 +337,16 @@ def test_other_caches_read_every_prompt_from_its_start(kind, changes, growing):
 
 
 def test_rows_with_little_to_read_go_together():
-    # 5, 6 and 400 tokens to read: together, 402 x 2 would be read in vain; a round of 4 steps is worth 128.
-    assert sub_batches([105, 400, 206], [100, 0, 200], 10_000, 4, "cpu") == [[0, 2], [1]]
-    # On a GPU a round is worth 4,096.
-    assert sub_batches([105, 400, 206], [100, 0, 200], 10_000, 4, "cuda") == [[0, 2, 1]]
+    # 5, 6 and 400 tokens to read: together, 2 x 394 would be read in vain; a pass of its own is worth 32.
+    assert sub_batches([5, 400, 6], 10_000, "cpu") == [[0, 2], [1]]
+    # On a GPU a pass is worth 1,024.
+    assert sub_batches([5, 400, 6], 10_000, "cuda") == [[0, 2, 1]]
 
 
-def test_a_sub_batch_holds_no_more_than_its_budget_of_whole_prompts():
-    assert sub_batches([100, 100, 100], [95, 95, 95], 200, 4, "cpu") == [[0, 1], [2]]
-    assert sub_batches([100, 30, 31], [99, 20, 20], 100, 4, "cpu") == [[0], [1, 2]]
-    assert sub_batches([500], [3], 100, 4, "cpu") == [[0]]
+def test_a_part_reads_no_more_than_its_budget():
+    assert sub_batches([5, 5, 5], 10, "cpu") == [[0, 1], [2]]
+    assert sub_batches([1, 10, 11], 22, "cpu") == [[0, 1], [2]]
+    assert sub_batches([500], 100, "cpu") == [[0]]
 
 
 # -- 8 -----------------------------------------------------------------------------------------------------------------
@@ -378,15 +379,19 @@ def test_a_conversation_is_read_once_and_played_the_same(tmp_path, toy_model):
     assert sum(len(t.steps) for t in kept) == 18
     first = sum(len(t.steps[0].prompt_ids) for t in kept[::3])
     last = sum(len(t.steps[-1].prompt_ids) - len(t.steps[0].prompt_ids) for t in kept)
-    # Each first prompt once, its last token three times, and what came to it, which holds responses that are there.
+    # Each first prompt once, and what came to it, which holds responses that are there.
     said = sum(len(s.response_ids) for t in kept for s in t.steps[:-1])
-    assert first + 6 + last - said <= counts.prefilled <= first + 6 + last < all_of_them.prefilled / 4
-    assert counts.prefilled + counts.reused == all_of_them.prefilled + first
+    assert first + last - said <= counts.prefilled <= first + last < all_of_them.prefilled / 3
+    assert counts.prefilled + counts.reused == all_of_them.prefilled + all_of_them.reused
 
 
 def test_the_metrics_say_what_was_read(toy_run):
     for row in RunDirectory.open(toy_run).rows("metrics"):
-        assert row["prefill"] == {"tokens": round(row["prompt_tokens"] * row["rows"]), "reused": 0, "not_kept": 0}
+        prefill = row["prefill"]
+        # Members of a group read their first prompt once, the last three of each four.
+        assert prefill["tokens"] + prefill["reused"] == round(row["prompt_tokens"] * row["rows"])
+        assert prefill["reused"] >= prefill["tokens"] / 10
+        assert prefill["not_kept"] == 0
 
 
 @pytest.mark.parametrize("wrong", [-0.5, float("inf"), float("nan")])

@@ -19,7 +19,8 @@ from transformers import GenerationConfig
 from stapo.algo import get_algorithm
 from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens
-from stapo.rollout.sampler import HFSampler, _InverseCdf, uniforms
+from stapo.rollout.drawing import draw
+from stapo.rollout.sampler import HFSampler, uniforms
 from stapo.training.scoring import Scorer
 from toy_world import TEXTS, small_policy
 
@@ -73,10 +74,10 @@ def test_samples_follow_the_softmax(policy, temperature):
 def test_a_token_of_probability_zero_is_never_drawn():
     scores = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]])
     for u, token in ((0.0, 1), (0.49, 1), (0.5, 3), (1 - 1e-16, 3)):
-        recorder = _InverseCdf(torch.tensor([[u]], dtype=torch.float64), 1.0)
-        assert recorder(torch.zeros(1, 0, dtype=torch.long), scores).argmax().item() == token
-        assert recorder.logprobs[0].item() == pytest.approx(np.log(0.5))
-        assert recorder.entropies[0].item() == pytest.approx(np.log(2))
+        column, logprob, entropy = draw(scores, torch.tensor([u], dtype=torch.float64), 1.0)
+        assert column.tolist() == [token]
+        assert logprob.item() == pytest.approx(np.log(0.5))
+        assert entropy.item() == pytest.approx(np.log(2))
 
 
 def test_settings_that_the_model_brings_along_change_nothing(policy):

@@ -182,9 +182,8 @@ def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Dev
     from stapo.cli.this_machine import gpu_of, measured, this_machine
 
     gpu = gpu_of(config.model.device)
-    together = int(max(1, min(work.episodes, work.batch_tokens // work.prompt)))
     threads = 0 if config.log.threads == "auto" else config.log.threads
-    speed = measured(shape, work.bytes_per_weight == 2, threads, together, int(work.prompt), gpu)
+    speed = measured(shape, work.bytes_per_weight == 2, threads, int(work.together), int(work.prompt), gpu)
     return this_machine(gpu), speed
 
 
@@ -235,6 +234,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         mini_batch=config.optim.mini_batch,
         micro_tokens=config.optim.micro_tokens,
         batch_tokens=config.rollout.batch_tokens,
+        decode_tokens=config.rollout.decode_tokens,
         bytes_per_weight=2 if model.dtype == "bfloat16" else 4,
         lora_rank=model.lora.rank,
         reference=("device" if model.reference == "auto" else model.reference) if algorithm.needs_reference else "none",
@@ -273,9 +273,10 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     if work.reference == "device" and not work.lora_rank:
         changes.append(("--model.reference cpu (slower)", replace(work, reference="cpu")))
     if work.batch_tokens > work.longest_prompt and not work.vllm_share:
-        changes.append(
-            (f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt))
-        )
+        changes += [
+            (f"--rollout.decode-tokens {work.longest_prompt}", replace(work, decode_tokens=work.longest_prompt)),
+            (f"--rollout.batch-tokens {work.longest_prompt}", replace(work, batch_tokens=work.longest_prompt)),
+        ]
     if work.kept_bytes:
         changes.append(("--rollout.kept-keys-gib 0 (slower)", replace(work, kept_bytes=0.0)))
     if not work.lora_rank:
@@ -289,6 +290,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
         micro_tokens=min(work.micro_tokens, least),
         checkpointing=True,
         batch_tokens=work.longest_prompt,
+        decode_tokens=work.longest_prompt,
         kept_bytes=0.0,
         sft_tokens=min(work.sft_tokens, least),
     )

@@ -40,7 +40,7 @@ class Workload:
         epochs: passes over the rows.
         mini_batch: rows of an optimizer step.
         micro_tokens: padded tokens of a forward pass in the update.
-        batch_tokens: prompt tokens generated together.
+        batch_tokens: prompt tokens read together.
         bytes_per_weight: 2 for bf16, 4 for fp32.
         lora_rank: 0 trains all weights.
         reference: "device", "cpu" or "none"; with adapters they are switched off, and there is no copy.
@@ -57,6 +57,7 @@ class Workload:
         sequence: tokens of a sequence, expected.
         new: tokens of a prompt that the rollout has not read at the step before; 0 where it reads all.
         blind_prompt: tokens of a blind prompt, expected; 0 where it is as long as a prompt.
+        decode_tokens: prompt tokens of the episodes that generate together; 0 for `batch_tokens`.
     """
 
     episodes: int
@@ -86,6 +87,12 @@ class Workload:
     sequence: float = 0.0
     new: float = 0.0
     blind_prompt: float = 0.0
+    decode_tokens: int = 0
+
+    @property
+    def together(self) -> float:
+        """Episodes that generate together, expected."""
+        return max(1.0, min(float(self.episodes), (self.decode_tokens or self.batch_tokens) / self.prompt))
 
     @property
     def context(self) -> float:
@@ -197,7 +204,8 @@ def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
         critic=w.critic,
         all_trained=w.all_trained,
     )
-    rows = max(1, w.batch_tokens // w.longest_prompt)
+    # Evaluations play so many episodes, or what `eval.batch` says.
+    rows = max(1, min(max(w.episodes, 128), (w.decode_tokens or w.batch_tokens) // w.longest_prompt))
     parts = {
         "weights": float(need.weights),
         "gradients": float(need.gradients),
@@ -209,9 +217,9 @@ def memory(shape: ModelShape, w: Workload) -> dict[str, float]:
         # Apart from the others in the first optimizer step, so that their size can be logged.
         "selective gradients": float(trained * (4 if trained == adapters else b)) if w.blind else 0.0,
         "optimizer step": optimizer_step(shape, w, trained),
-        "KV cache": float((w.batch_tokens + rows * w.longest_response) * kv_bytes_per_token(shape, b)),
+        "KV cache": float(rows * longest_row(w) * kv_bytes_per_token(shape, b)),
         # Input, residual and three inner ones of one layer.
-        "prefill": float(w.batch_tokens * b * (2 * shape.hidden + 3 * shape.inner)),
+        "prefill": float(min(w.batch_tokens, rows * w.longest_prompt) * b * (2 * shape.hidden + 3 * shape.inner)),
         # fp32 logits, log-probabilities and probabilities; these and their running sum in fp64.
         "sampling": float(rows * shape.vocabulary * 28),
     }
@@ -248,7 +256,7 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     forward = forward_flops(shape, w.read, w.context, rows * w.response) / speed
     blind = forward_flops(shape, w.read_blind, length, FLAGGED * rows * w.response) / speed
     prefill = forward_flops(shape, w.prefilled, w.prompt, rows) / speed
-    together = float(w.episodes) if w.vllm_share else max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
+    together = float(w.episodes) if w.vllm_share else w.together
     read = shape.parameters * w.bytes_per_weight
     read_cache = together * length * kv_bytes_per_token(shape, w.bytes_per_weight)
     overhead = 0.0 if device.name == "cpu" or w.vllm_share else shape.layers * LAYER_OVERHEAD_S

@@ -61,13 +61,12 @@ class Speed:
 def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
     """Seconds of an iteration by part from measured speeds; the parts are those of `costs.seconds`."""
     rows = w.episodes * w.steps
-    together = max(1.0, min(float(w.episodes), w.batch_tokens / w.prompt))
     forward, blind = w.read * speed.read, w.read_blind * speed.read
     train = (w.read * speed.train + (forward if w.checkpointing else 0.0)) * w.epochs
     trained_blind = (w.read_blind * speed.train + (blind if w.checkpointing else 0.0)) * w.epochs
     parts = {
         "generation": w.prefilled * speed.read
-        + rows / together * w.response * (speed.step + together * speed.answered),
+        + rows / w.together * w.response * (speed.step + w.together * speed.answered),
         "environment": rows * w.step_seconds,
         "old log-probs": 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,

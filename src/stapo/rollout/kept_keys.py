@@ -6,20 +6,17 @@ name, break or retry can make a sample another one. It lives for one rollout, wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
-
-import torch
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from typing import Protocol, runtime_checkable
 
 from stapo.progress import note
+from stapo.rollout.batch_cache import Layers
 
 Name = tuple[int, ...]
 
-_STEP_TOKENS = {"cpu": 32}
-_STEP_TOKENS_ELSEWHERE = 1024
+_PASS_TOKENS = {"cpu": 32}
+_PASS_TOKENS_ELSEWHERE = 1024
 
 
 @dataclass
@@ -64,44 +61,12 @@ class _Kept:
     """Prompt and response of an episode's last turn, and keys and values (heads, tokens, size) of its beginning."""
 
     ids: list[int]
-    layers: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    layers: Layers = field(default_factory=list)
     nbytes: int = 0
 
     @property
     def tokens(self) -> int:
         return self.layers[0][0].shape[1] if self.layers else 0
-
-
-class _RoomyLayer(DynamicLayer):
-    """A layer of a cache with room for what comes: the next token is written, and what was there is not copied."""
-
-    def __init__(self, rows: Sequence[tuple[torch.Tensor, torch.Tensor] | None], filled: int, room: int) -> None:
-        super().__init__()
-        like = next(row for row in rows if row is not None)
-        self.lazy_initialization(*like)
-        self._rooms = [part.new_empty(len(rows), part.shape[0], room, part.shape[2]) for part in like]
-        for b, row in enumerate(rows):
-            start = filled - (0 if row is None else row[0].shape[1])
-            for k, whole in enumerate(self._rooms):
-                whole[b, :, :start] = 0  # masked, but it has to be finite
-                if row is not None:
-                    whole[b, :, start:filled] = row[k]
-        self._show(filled)
-
-    def _show(self, filled: int) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = (whole[:, :, :filled] for whole in self._rooms)
-        self.keys, self.values = keys, values
-        return keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Add the keys and values of new tokens; returns those of all."""
-        start = self.get_seq_length()
-        end = start + key_states.shape[-2]
-        for whole, new in zip(self._rooms, (key_states, value_states), strict=True):
-            whole[:, :, start:end] = new
-        return self._show(end)
 
 
 class KeptKeys:
@@ -128,8 +93,8 @@ class KeptKeys:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept now; what several episodes begin with counts once."""
-        return sum({id(kept): kept.nbytes for kept in self._kept.values()}.values())
+        """Bytes that are kept now."""
+        return sum(kept.nbytes for kept in self._kept.values())
 
     def forget(self) -> None:
         """Drop everything, and what was seen of the prompts."""
@@ -164,97 +129,63 @@ class KeptKeys:
             for prompt, kept in zip(prompts, found, strict=True)
         ]
 
-    def take(self, streams: Sequence[Name], cuts: Sequence[int], room: int) -> DynamicCache:
-        """Put the first `cuts` tokens of these episodes together, flush right, with room for `room` tokens more."""
-        kept = [self._kept.pop(stream[:-1]) if cut else None for stream, cut in zip(streams, cuts, strict=True)]
-        cache = DynamicCache()
-        for at in range(next(len(k.layers) for k in kept if k is not None)):
-            rows = [
-                None if k is None else (k.layers[at][0][:, :cut], k.layers[at][1][:, :cut])
-                for k, cut in zip(kept, cuts, strict=True)
-            ]
-            cache.layers.append(_RoomyLayer(rows, max(cuts), max(cuts) + room))
-        return cache
+    def take(self, stream: Name) -> Layers:
+        """Hand out the keys and values of an episode; what it has said is remembered until there are others."""
+        kept = self._kept.pop(stream[:-1], None)
+        return [] if kept is None else kept.layers
 
     def note(self, stream: Name, ids: list[int]) -> None:
         """Remember what an episode has said so far, to see whether its next prompt extends that."""
         if self.budget:
             self._kept[stream[:-1]] = _Kept(ids)
 
-    def keep(self, stream: Name, ids: list[int], cache: Any, row: int, columns: slice) -> None:
-        """Keep what a cache holds of an episode, where the budget allows it.
+    def keep(self, stream: Name, ids: list[int], size: int, layers: Callable[[], Layers]) -> None:
+        """Keep what has been read of an episode, where the budget allows it.
 
         Args:
             stream: of the turn.
             ids: prompt and response.
-            cache: of the batch that was generated.
-            row: of the episode in it.
-            columns: the tokens of the episode in it; the first ones of `ids`.
+            size: bytes of the keys and values.
+            layers: gets the keys and values of the first ones of `ids`.
         """
-        parts = [(layer.keys[row, :, columns], layer.values[row, :, columns]) for layer in cache.layers]
-        size = sum(keys.nbytes + values.nbytes for keys, values in parts)
         name = stream[:-1]
         self._kept.pop(name, None)
         if self.nbytes + size <= self.budget:
-            self._kept[name] = _Kept(ids, [(keys.clone(), values.clone()) for keys, values in parts], size)
+            self._kept[name] = _Kept(ids, layers(), size)
         elif name not in self._left_out:
             self._left_out.add(name)
             self.counts.not_kept += 1
 
-    def share(self, streams: Sequence[Name]) -> bool:
-        """Give what is kept of the first of these episodes to all of them; whether there is anything."""
-        if kept := self._kept.get(streams[0][:-1]):
-            self._kept |= {stream[:-1]: kept for stream in streams}
-        return kept is not None
-
-    def check(self, cache: Any, rows: int, tokens: int) -> bool:
-        """Whether a cache is one of keys and values of all tokens; if not, nothing is kept from now on, said once."""
-        layers = getattr(cache, "layers", None) or []
-        plain = type(cache) is DynamicCache and all(
-            type(layer) in (DynamicLayer, _RoomyLayer)
-            and layer.is_initialized
-            and (layer.keys.shape[0], layer.keys.shape[2], layer.values.shape[2]) == (rows, tokens, tokens)
-            for layer in layers
+    def give_up(self, kinds: str) -> None:
+        """Keep nothing from now on: the model's cache is another one; said once."""
+        self.budget = 0
+        self.forget()
+        note(
+            f"this model's cache ({kinds}) is not one of keys and values of all tokens, so nothing is kept between "
+            "turns: each prompt is read from its start (rollout.kept_keys_gib)"
         )
-        if not (plain and layers):
-            self.budget = 0
-            self.forget()
-            kinds = sorted({type(layer).__name__ for layer in layers}) or [type(cache).__name__]
-            note(
-                f"this model's cache ({', '.join(kinds)}) is not one of keys and values of all tokens, so nothing is "
-                "kept between turns: each prompt is read from its start (rollout.kept_keys_gib)"
-            )
-        return self.budget > 0
 
 
-def sub_batches(
-    lengths: Sequence[int], known: Sequence[int], budget: int, max_new_tokens: int, device: str
-) -> list[list[int]]:
-    """Cut rows into sub-batches of at most `budget` padded tokens, those with the fewest tokens to read first.
+def sub_batches(new: Sequence[int], budget: int, device: str) -> list[list[int]]:
+    """Cut rows into parts that read at most `budget` tokens, padding included, those with the fewest first.
 
-    Rows of a sub-batch read as many tokens as the one that has most to read. A row begins another one where that costs
-    the others more than a second round of decoding would.
+    Rows of a part read as many tokens as the one that has most to read. A row begins another part where that costs the
+    others more than a further pass would.
 
     Args:
-        lengths: tokens of the prompts.
-        known: tokens of them that need not be read.
+        new: tokens that each row has to read.
         budget: of `rollout.batch_tokens`.
-        max_new_tokens: decoding steps of a round, at most.
-        device: type of the device, which decides how many tokens a decoding step is worth.
+        device: type of the device, which decides how many tokens a pass is worth.
     """
-    new = [length - had for length, had in zip(lengths, known, strict=True)]
-    round_tokens = max_new_tokens * _STEP_TOKENS.get(device, _STEP_TOKENS_ELSEWHERE)
-    batches: list[list[int]] = []
-    width = 0
-    for i in sorted(range(len(lengths)), key=lambda i: (new[i], lengths[i], i)):
-        rows, wider = batches[-1] if batches else [], max(width, lengths[i])
-        if rows and (len(rows) + 1) * wider <= budget and len(rows) * (new[i] - new[rows[-1]]) <= round_tokens:
+    pass_tokens = _PASS_TOKENS.get(device, _PASS_TOKENS_ELSEWHERE)
+    parts: list[list[int]] = []
+    for i in sorted(range(len(new)), key=lambda i: (new[i], i)):
+        rows = parts[-1] if parts else []
+        if rows and (len(rows) + 1) * new[i] <= budget and len(rows) * (new[i] - new[rows[-1]]) <= pass_tokens:
             rows.append(i)
-            width = wider
         else:
-            batches.append([i])
-            width = lengths[i]
-    return batches
+            parts.append([i])
+    return parts
 
 
 def _common(ids: list[int], prompt: Sequence[int]) -> int:

@@ -80,6 +80,7 @@ def build_collector(
             config.rollout.batch_tokens,
             int(config.rollout.kept_keys_gib * 2**30),
             config.agent.grows,
+            config.rollout.decode_tokens,
         )
     return collector_of(config, PromptEncoder(policy.tokenizer, clock), sampler)
 

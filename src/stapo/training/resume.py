@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "optim.micro_tokens",
     "model.gradient_checkpointing",
     "rollout.batch_tokens",
+    "rollout.decode_tokens",
     "rollout.kept_keys_gib",
     "rollout.workers",
     "rollout.env_deadline",
