@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -201,27 +201,35 @@ def test_what_a_killed_process_left_is_never_used(known):
     assert left() == [known.folder]
 
 
-def test_of_two_at_once_one_makes_it_and_the_other_waits(known, monkeypatch):
-    """Threads stand for processes: a lock of the system is held by an open file."""
-    begun, go_on, made, notes = threading.Event(), threading.Event(), list[str](), list[str]()
-    monkeypatch.setattr(cache, "note", lambda text: (notes.append(text), go_on.set()))
+_SLOW = """
+import sys, time
+from pathlib import Path
+from stapo.models.cache import keep
 
-    def slowly(folder: Path, work: Path) -> dict[str, object]:
-        made.append("once")
-        begun.set()
-        assert go_on.wait(300)
-        (folder / "weights.bin").write_bytes(b"whole")
-        return {"name": "tiny-model"}
+def fill(folder, work):
+    Path("begun").touch()
+    while not Path("go on").exists():
+        time.sleep(0.01)
+    (folder / "weights.bin").write_bytes(b"of the first")
+    return {"name": "tiny-model"}
 
-    first = threading.Thread(target=keep, args=(place_of(known), slowly, 1))
-    first.start()
-    assert begun.wait(300)
-    assert keep(place_of(known), slowly, 1) == place_of(known)
-    first.join(300)
-    assert made == ["once"]
+keep(Path(sys.argv[1]), fill, 1)
+"""
+
+
+def test_of_two_processes_at_once_one_makes_it_and_the_other_waits(known, monkeypatch, tmp_path):
+    notes = []
+    monkeypatch.setattr(cache, "note", lambda text: (notes.append(text), (tmp_path / "go on").touch()))
+    with subprocess.Popen([sys.executable, "-c", _SLOW, str(place_of(known))], cwd=tmp_path) as first:
+        while not (tmp_path / "begun").exists():
+            assert first.poll() is None
+            time.sleep(0.01)
+        assert unfetched("tiny-model")  # half of it is there, and does not count
+        assert fetch(known, no_conversion) == place_of(known)
+        assert first.wait(300) == 0
     assert len(notes) == 1
     assert "another process" in notes[0]
-    assert (place_of(known) / "weights.bin").read_bytes() == b"whole"
+    assert (place_of(known) / "weights.bin").read_bytes() == b"of the first"
 
 
 def test_a_name_that_is_not_fetched_says_how(capsys, tmp_path):
