@@ -70,7 +70,7 @@ GUARDS = [
     Guard(1, "a chat template writes the date of the run's start", "training/loop.py",
           "self.policy, config.rollout.engine, self.run.started)", "self.policy, config.rollout.engine)",
           "test_01_bitwise_resume.py -k date"),
-    Guard(1, "a chat template writes the date of the run's start in SFT, too", "training/preparation.py",
+    Guard(1, "a chat template writes the date of the run's start in SFT as well", "training/preparation.py",
           "config.sft, config.seed, run.started)", "config.sft, config.seed)",
           "test_01_bitwise_resume.py -k date"),
     Guard(2, "what was written after the save is undone", "training/pipeline.py",

@@ -57,7 +57,7 @@ def fields(value: Any, place: str) -> Iterator[tuple[str, str]]:
 def tensors(path: Path, place: str) -> Iterator[tuple[str, str]]:
     """Each tensor of a file with a digest of its dtype, shape and bits."""
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 - it is no mapping
+        for name in file.keys():  # noqa: SIM118 - it is not a mapping
             tensor = file.get_tensor(name)
             bits = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
             said = f"{tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(bits).hexdigest()[:16]}"

@@ -7,7 +7,7 @@ byte that is not UTF-8, a cut, a removed, doubled or added line; whole files bec
 types, nested deep; files and folders become symbolic links, hard links, pipes, or vanish. On each copy `resume`,
 `train`, `report`, `eval`, `diagnose` and `compare` run, each in a fork of this process that has a deadline. Counted are
 
-    tracebacks  an exception that is no error of ours, or a crash
+    tracebacks  an exception that is not an error of ours, or a crash
     silent      rows differ from what was written, and neither the command nor the page says so; or a file or folder
                 outside of the run was changed
     hangs       no end within 30 seconds of the child's own processor time or 300 seconds on the wall

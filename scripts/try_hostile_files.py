@@ -340,7 +340,7 @@ def search_files(name: str, content: str | bytes) -> Callable[[Path], None]:
 
 
 def search_nothing(folder: Path, what: str) -> None:
-    """Good questions over a corpus that is no file."""
+    """Good questions over a corpus that is not a file."""
     file("q.jsonl", row(QUESTION))(folder)
     no_file("c.jsonl", what)(folder)
 

@@ -1,4 +1,4 @@
-"""`make guards` can still take out every guard: a change that moves one has to move its line there, too."""
+"""`make guards` can still take out every guard: a change that moves one has to move its line there as well."""
 
 from __future__ import annotations
 

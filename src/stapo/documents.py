@@ -39,7 +39,7 @@ def read_text(path: Path, most_bytes: int) -> str:
 
     Raises:
         OSError: it is not there or cannot be read.
-        ValueError: it is no plain file (a folder, a pipe, a device), larger than `most_bytes`, or not UTF-8.
+        ValueError: it is not a plain file (a folder, a pipe, a device), larger than `most_bytes`, or not UTF-8.
     """
     # Without waiting: opening a pipe that nobody writes into would never return.
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -242,7 +242,7 @@ def compression_of(path: Path | str) -> str:
     """
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
     with open(path, "rb") as file:
         start = file.read(8)
     named = Path(path).suffix.lower()

@@ -61,7 +61,7 @@ class SaveError(StapoError, OSError):
 
 
 class CorpusError(StapoError, ValueError):
-    """A corpus file that is missing or has a line that is no passage."""
+    """A corpus file that is missing or has a line that is not a passage."""
 
 
 class IndexFileError(StapoError, OSError):

@@ -116,9 +116,9 @@ def read_address(url: str, what: str) -> httpx2.URL:
     try:
         address = httpx2.URL(url)
     except httpx2.InvalidURL as err:
-        raise ConfigError(f"{what} '{shown}' is no address ({err}); expected e.g. http://127.0.0.1:8000.") from err
+        raise ConfigError(f"{what} '{shown}' is not an address ({err}); expected e.g. http://127.0.0.1:8000.") from err
     if address.scheme not in ("http", "https") or not address.host or not 0 < (address.port or 80) < 65536:
-        raise ConfigError(f"{what} '{shown}' is no address; expected e.g. http://127.0.0.1:8000.")
+        raise ConfigError(f"{what} '{shown}' is not an address; expected e.g. http://127.0.0.1:8000.")
     if address.userinfo or address.fragment:
         part = "user name or password" if address.userinfo else "fragment ('#…')"
         raise ConfigError(f"the address of the {what} has a {part}; expected one without.")
@@ -129,12 +129,12 @@ def key_from(variable: str) -> str | None:
     """The key that an environment variable holds, None where it is missing or empty.
 
     Raises:
-        ConfigError: this is no name of a variable, or what it holds is no key. Neither is shown.
+        ConfigError: this is not a name of a variable, or what it holds is not a key. Neither is shown.
     """
     if not _VARIABLE.fullmatch(variable):
         remember_secret(variable)
         raise ConfigError(
-            "the name of the environment variable that holds the key is no name: expected letters, digits and '_', "
+            "the name of the environment variable that holds the key is not a name: expected letters, digits and '_', "
             "such as STAPO_API_KEY. Give the name of the variable, not the key itself."
         )
     return checked_key(os.environ.get(variable), f"the environment variable {variable}")

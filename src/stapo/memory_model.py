@@ -12,7 +12,7 @@ class ModelSize:
     Attributes:
         all: of the model, a tied head counted once.
         adapters: of the adapters that a configuration puts into it.
-        untied_head: of a head that is no embedding, which a critic does without; 0 for a tied one.
+        untied_head: of a head that is not the embedding, which a critic does without; 0 for a tied one.
     """
 
     all: int

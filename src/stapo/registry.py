@@ -241,7 +241,7 @@ def _said(err: BaseException) -> str:
 
 
 def no_function(obj: object, name: str) -> str | None:
-    """What is wrong with an object that is no function."""
+    """What is wrong with an object that is not a function."""
     return None if callable(obj) else f"{shown(obj)}; expected a function"
 
 

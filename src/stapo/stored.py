@@ -190,7 +190,7 @@ class WholeFolders:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as err:
             said = escape_control_chars(" ".join(str(err).split()))[:200]
             raise self.error(
-                f"{self.what} {folder} is damaged: {MANIFEST} is no manifest ({said}). {self.again}"
+                f"{self.what} {folder} is damaged: {MANIFEST} is not a manifest ({said}). {self.again}"
             ) from err
         if found.kind != kind:
             raise self.error(f"{self.what} {folder} is of kind '{found.kind}', expected '{kind}'.")

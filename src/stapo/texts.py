@@ -54,7 +54,7 @@ def replace_surrogates(text: str) -> str:
 
 
 def counted(number: float, noun: str, many: str = "") -> str:
-    """A number with its noun: "1 task", "2,000 tasks", and `many` where the plural is no noun with an s."""
+    """A number with its noun: "1 task", "2,000 tasks", and `many` where the plural is not a noun with an s."""
     return f"{number:,} {noun if number == 1 else many or f'{noun}s'}"
 
 

@@ -164,5 +164,5 @@ def test_shapes_of_another_type_cost_the_episode():
 
 @pytest.mark.parametrize("odd", [{"grouped": "go to "}, {"link": ("click[",)}, {"query": (1, 2)}, {"separator": ""}])
 def test_shapes_are_texts(odd):
-    with pytest.raises(ValueError, match="is no tuple of texts"):
+    with pytest.raises(ValueError, match="is not a tuple of texts"):
         CommandShapes(**odd)

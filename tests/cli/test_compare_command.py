@@ -282,7 +282,7 @@ GOOD = ("--algorithms", "grpo")
         ((*GOOD, "--vary"), "--vary needs SETTING=VALUE"),
         ((*GOOD, "--vary", "algorithm.outlier.lam"), "expected SETTING=VALUE"),
         ((*GOOD, "--vary", "algorithm.outlier.lam="), "expected SETTING=VALUE"),
-        ((*GOOD, "--vary", "algorithm.outlier.lam=1,,2"), "in which '' is no value"),
+        ((*GOOD, "--vary", "algorithm.outlier.lam=1,,2"), "in which '' is not a value"),
         ((*GOOD, "--vary", "algorithm.outlier.lam+=1,2"), "--vary cannot change ''"),
         ((*GOOD, "--vary", "optim.epochs+optim.epochs=1,2"), "names 'optim.epochs' twice"),
         ((*GOOD, "--vary", "algorithm.outlier.lam=1,1"), "names the value 1 twice"),

@@ -264,7 +264,7 @@ def test_a_frozen_model_under_the_settings_of_a_run(models, capsys, tmp_path):
         (["SETTINGS", "--model", "MODEL", "--save"], "--save is for a run's own policy"),
         (["SETTINGS", "--checkpoint", "final"], "--checkpoint is for a run directory"),
         (["tny", "--model", "MODEL"], "unknown preset or file 'tny'. Did you mean 'tiny'?"),
-        (["SETTINGS", "--endpoint", "nonsense", "--model", "m"], "endpoint 'nonsense' is no address"),
+        (["SETTINGS", "--endpoint", "nonsense", "--model", "m"], "endpoint 'nonsense' is not an address"),
         (["SETTINGS", "--endpoint", "http://127.0.0.1:1", "--model", "m", "--api", "chta"], "Did you mean 'chat'?"),
         (["SETTINGS", "--endpoint", "http://127.0.0.1:1", "--model", "m", "--concurrency", "0"], "of 1 or more"),
         (["SETTINGS", "--endpoint", "http://127.0.0.1:1", "--model", "m", "--timeout", "0"], "seconds above 0"),

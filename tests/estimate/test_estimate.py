@@ -296,7 +296,7 @@ def test_the_mildest_knobs_are_named_with_what_they_bring():
     text = "\n".join(lines)
     for setting in ("micro-tokens 2560", "gradient-checkpointing", "reference cpu", "lora.rank 32"):
         assert setting in text
-    # Sampling is no part of this peak.
+    # Sampling is not part of this peak.
     assert "batch-tokens" not in text
     assert "stapo verl" in text
     assert advice(SMALL, WORK, DEVICES["cpu"]) == ["fits on cpu: about 1.4 of 14.9 GiB."]

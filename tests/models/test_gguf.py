@@ -136,7 +136,7 @@ def test_a_wheel_with_a_gguf_file_becomes_a_name_that_trains(original, tmp_path,
 
 @pytest.mark.parametrize(
     "size, said",
-    [(3, "no GGUF file"), (20, "truncated"), (2000, "truncated"), (-1, "truncated"), (-3000, "truncated")],
+    [(3, "not a GGUF file"), (20, "truncated"), (2000, "truncated"), (-1, "truncated"), (-3000, "truncated")],
 )
 def test_a_truncated_file_is_refused(original, tmp_path, size, said, empty_cache):
     path = changed(original, tmp_path, lambda data: data[:size])
@@ -148,7 +148,7 @@ def test_a_truncated_file_is_refused(original, tmp_path, size, said, empty_cache
 @pytest.mark.parametrize(
     "change, said",
     [
-        (lambda data: b"PK\3\4" + data[4:], "no GGUF file"),
+        (lambda data: b"PK\3\4" + data[4:], "not a GGUF file"),
         (lambda data: data[:4] + struct.pack("<I", 9) + data[8:], "version 9, expected 2 or 3"),
         (lambda data: data[:8] + struct.pack("<Q", 2**60) + data[16:], "truncated"),
         (lambda data: data[:16] + struct.pack("<Q", 2**60) + data[24:], "damaged|truncated"),

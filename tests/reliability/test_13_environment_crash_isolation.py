@@ -4,7 +4,7 @@
 2. A fault that passes is cured by a retry, and leaves no trace in the numbers.
 3. What training sees after a failure is what the settings ask for; an evaluation counts the episode as lost.
 4. Too many failures in a row stop the run, with the last error shown.
-5. Ctrl-C is never swallowed, nor a number that is not finite; what is no `Exception` is a failure like others.
+5. Ctrl-C is never swallowed, nor a number that is not finite; what is not an `Exception` is a failure like others.
    Demonstrations and preflight fail by the same rules, and settings of the process are put back.
 6. Nothing depends on where environments run, or on which of them answers first.
 """
@@ -253,7 +253,7 @@ def test_long_errors_are_cut_and_lines_dropped():
 
 
 class Broken(Player):
-    """Answers the struck episode with something that is no response."""
+    """Answers the struck episode with something that is not a response."""
 
     def __init__(self, spoil):
         super().__init__(with_boom)

@@ -102,7 +102,7 @@ def test_training_goes_on_and_every_kind_is_counted(tmp_path, outage):
     assert [row["iteration"] for row in rows] == [1, 2]
     counted = {kind for row in rows for kind in row["retriever_errors"]}
     assert seen == set(KINDS)
-    # What recovers at the second try, after a 503, is no error.
+    # What recovers at the second try, after a 503, is not an error.
     assert counted == {"refused", "timeout", "http_500", "empty", "malformed", "slow"}
     for row in rows:
         assert 0 < sum(row["retriever_errors"].values()) < row["rows"]

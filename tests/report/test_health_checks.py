@@ -169,5 +169,5 @@ def test_failed_episodes_are_counted_by_boundary(make_run):
     assert text.startswith("4 training episodes left out: what failed was not the policy")
     assert "(environment 3, reward 1)" in text
     assert "failures.jsonl" in text
-    # What is no count is passed over.
+    # What is not a count is passed over.
     assert found(make_run(metrics=[changed(1, failures="many"), changed(2, failures={"reward": None})])) == ""

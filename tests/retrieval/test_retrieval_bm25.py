@@ -194,8 +194,8 @@ def other_kind(folder):
         (other_kind, "is of kind 'dense', expected 'bm25'"),
         (lambda folder: (folder / "starts.npy").unlink(), "starts.npy is missing"),
         (lambda folder: (folder / "starts.npy").write_bytes(b"x"), "starts.npy has 1 bytes, expected"),
-        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is no manifest"),
-        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is no manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "manifest.json is not a manifest"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "manifest.json is not a manifest"),
         (lambda folder: (folder / "manifest.json").unlink(), "it has no manifest.json"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A corpus is read by place; a line that is no passage is named with its number."""
+"""A corpus is read by place; a line that is not a passage is named with its number."""
 
 from __future__ import annotations
 

@@ -197,8 +197,8 @@ def test_a_connection_cut_in_the_middle_is_tried_again(serve):
         (b"[]", "no list 'result'"),
         (b'{"result": {}}', "no list 'result'"),
         (b'{"result": [[], []]}', "2 results for 1 query"),
-        (b'{"result": ["x"]}', "results that are no lists"),
-        (b'{"result": [[5]]}', "a passage that is no object"),
+        (b'{"result": ["x"]}', "results that are not lists"),
+        (b'{"result": [[5]]}', "a passage that is not an object"),
         (b'{"result": [[{"document": {"id": 1}, "score": 1}]]}', "a passage without contents"),
         (b'{"result": [[{"document": {"contents": "x"}, "score": "high"}]]}', "the score 'high'"),
         (b'{"result": [[{"document": {"contents": "x"}, "score": NaN}]]}', "the score 'nan'"),
@@ -442,7 +442,7 @@ def test_options_are_checked(settings, message):
 
 @pytest.mark.parametrize("url", ["ftp://x", "http://", "http://[::1", "http://x:99999"])
 def test_addresses_are_checked(url):
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not an address"):
         HttpRetriever(url)
 
 

@@ -114,7 +114,7 @@ def test_unknown_names_and_options(tmp_path):
         open_retriever("bm25")
     with pytest.raises(CorpusError, match="No such file"):
         open_retriever("bm25", corpus=tmp_path / "none.jsonl")
-    with pytest.raises(CorpusError, match="is no file"):
+    with pytest.raises(CorpusError, match="is not a file"):
         open_retriever("dense", embed="hashing", corpus=tmp_path / "none.jsonl", cache=tmp_path)
 
 

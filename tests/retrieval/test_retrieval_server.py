@@ -113,10 +113,10 @@ def test_health(start):
 @pytest.mark.parametrize(
     "body, status, reason",
     [
-        (b"{", 400, "no JSON"),
-        (b"[" * 50_000, 400, "no JSON"),
-        (b"\xff", 400, "no JSON"),
-        ([], 400, "no JSON object"),
+        (b"{", 400, "not JSON"),
+        (b"[" * 50_000, 400, "not JSON"),
+        (b"\xff", 400, "not JSON"),
+        ([], 400, "not a JSON object"),
         ({}, 400, "either 'queries'"),
         ({"query": "a", "queries": ["a"]}, 400, "either 'queries'"),
         ({"queries": []}, 400, "0 queries, expected 1 to 4"),

@@ -223,12 +223,12 @@ def test_an_empty_response_is_a_response(serve):
 @pytest.mark.parametrize(
     "body, said",
     [
-        (b"<html>", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"<html>", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "a document without choices[0].message"),
         (b'{"choices": []}', "a document without choices[0].message"),
         (b'{"choices": [{"message": 5}]}', "a document without choices[0].message"),
-        (b'{"choices": [{"message": {"content": 5}}]}', "content that is no text"),
+        (b'{"choices": [{"message": {"content": 5}}]}', "content that is not text"),
     ],
 )
 def test_malformed_answers_are_failures_of_the_endpoint(serve, body, said):
@@ -301,9 +301,9 @@ def test_text_beside_what_is_no_text_is_the_response(serve, more):
         (chat(None, "stop", refusal="I cannot do that."), "refusal", "I cannot do that."),
         (chat([{"type": "refusal", "refusal": "I cannot."}]), "refusal", "I cannot."),
         (chat("", "refusal"), "refusal", "a refusal in the place of a text"),
-        (chat(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "go"}}]), "tool_calls", "no text"),
-        (chat("", "function_call", function_call={"name": "go"}), "tool_calls", "no text"),
-        (chat([{"type": "tool_use", "name": "go"}]), "tool_calls", "no text"),
+        (chat(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "go"}}]), "tool_calls", "not text"),
+        (chat("", "function_call", function_call={"name": "go"}), "tool_calls", "not text"),
+        (chat([{"type": "tool_use", "name": "go"}]), "tool_calls", "not text"),
         (b'{"choices": [], "prompt_filter_results": [{"x": {"filtered": true}}]}', "content_filter", "held the prompt"),
         (chat(None, "OTHER"), "provider_error", "finish_reason 'other'"),
         (
@@ -312,19 +312,19 @@ def test_text_beside_what_is_no_text_is_the_response(serve, more):
             "content_filter",
             "a filter of the server",
         ),
-        (chat([{"type": "image_url", "image_url": {}}]), "malformed", "content that is no text"),
+        (chat([{"type": "image_url", "image_url": {}}]), "malformed", "content that is not text"),
         (b'{"message": {"role": "assistant", "content": "look"}, "done": true}', "malformed", "without choices[0]"),
         (b'{"choices": [], "usage": {}}', "malformed", "without choices[0].message"),
         (b'{"choices": null}', "malformed", "without choices[0].message"),
         (b'{"choices": {"0": 1}}', "malformed", "without choices[0].message"),
         (b'{"choices": [null]}', "malformed", "without choices[0].message"),
-        (b'{"choices": [{"message": {"content": [5]}}]}', "malformed", "content that is no text"),
-        (b'{"choices": [{"message": {"content": true}}]}', "malformed", "content that is no text"),
-        (b'{"choices": [{"message": {"content": "lo', "malformed", "no JSON"),
-        (b"\xff\xfe\x00", "malformed", "no JSON"),
-        (b"", "malformed", "no JSON"),
-        (b'{"a":' * 50_000, "malformed", "no JSON"),
-        (b"data: {}\n\ndata: [DONE]\n\n", "malformed", "no JSON"),
+        (b'{"choices": [{"message": {"content": [5]}}]}', "malformed", "content that is not text"),
+        (b'{"choices": [{"message": {"content": true}}]}', "malformed", "content that is not text"),
+        (b'{"choices": [{"message": {"content": "lo', "malformed", "not JSON"),
+        (b"\xff\xfe\x00", "malformed", "not JSON"),
+        (b"", "malformed", "not JSON"),
+        (b'{"a":' * 50_000, "malformed", "not JSON"),
+        (b"data: {}\n\ndata: [DONE]\n\n", "malformed", "not JSON"),
     ],
 )
 def test_what_is_not_the_policys_is_a_failure_of_the_server(serve, answer, kind, said):
@@ -724,7 +724,7 @@ def test_check_lets_servers_without_a_list_pass(serve, answer):
 @pytest.mark.parametrize(
     "url, settings, said",
     [
-        ("ftp://x", {}, "is no address"),
+        ("ftp://x", {}, "is not an address"),
         ("http://user:pass@x/v1", {}, "holds a password"),
         ("http://x/v1", {"api": "chta"}, "api is 'chta', expected one of chat, completions. Did you mean 'chat'"),
         ("http://x/v1", {"model": ""}, "has no name"),

@@ -155,5 +155,5 @@ def test_one_process_and_two_end_with_the_same_weights(tmp_path):
     assert single.keys() == double.keys() == start.keys()
     differences = [float((single[name].detach() - double[name]).abs().max()) for name in single]
     assert max(differences) < 1e-5, max(differences)
-    # It is no trivial agreement: weights have moved by several learning rates.
+    # The agreement is not trivial: weights have moved by several learning rates.
     assert np.median([float((single[n] - start[n]).detach().abs().max()) for n in single]) > 2 * LEARNING_RATE

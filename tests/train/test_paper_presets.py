@@ -138,7 +138,7 @@ def test_without_the_published_data_nothing_else_is_played_in_its_place(preset, 
     for variable in ("ALFWORLD_DATA", "WEBSHOP_DATA", "SEARCH_DATA"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(GameFileError, match=r"_DATA.*' (does not exist|is no file|do not exist)"):
+    with pytest.raises(GameFileError, match=r"_DATA.*' (does not exist|is not a file|do not exist)"):
         env_factory(load_config(preset))()
 
 

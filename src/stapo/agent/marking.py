@@ -22,7 +22,7 @@ _EMPTY_WORDS = frozenset(_LISTED.split())
 
 
 def mark_shared(text: str, goal: str) -> str:
-    """Put `MARK` behind every word of `text` that `goal` has, too.
+    """Put `MARK` behind every word of `text` that `goal` has as well.
 
     Case and a final "s" make no difference; words such as "the" or "price" are never marked.
     """

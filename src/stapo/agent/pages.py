@@ -37,7 +37,9 @@ class CommandShapes:
         lists = astuple(self)[:-1]
         texts = all(isinstance(part, tuple) and all(isinstance(text, str) for text in part) for part in lists)
         if not texts or not len(self.link) == len(self.query) == 2 or not self.separator:
-            raise ValueError(f"{self} has a part that is no tuple of texts, or no beginning and end, or no separator.")
+            raise ValueError(
+                f"{self} has a part that is not a tuple of texts, or no beginning and end, or no separator."
+            )
 
     def link_of(self, command: str) -> str | None:
         """The link that a command follows, in lower case; None where it follows none."""

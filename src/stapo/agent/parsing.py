@@ -15,7 +15,7 @@ from stapo.registry import trait, traits
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 # Searched in the text itself: lower-casing can change its length, and with it every position.
 _TAGS = {tag: re.compile(tag, re.IGNORECASE | re.ASCII) for tag in ("<think>", "</think>", "<action>", "</action>")}
-# With an attribute, too; "< action figures >" is text.
+# With an attribute as well; "< action figures >" is text.
 _LOOSE_TAG = re.compile(
     r"<[ \t]*(?:/[ \t]*)?(?:think|action)[ \t]*(?:/[ \t]*|(?<=[ \t])[^<>=]*=[^<>]*)?>", re.IGNORECASE | re.ASCII
 )

@@ -155,7 +155,7 @@ def variants_of(configs: Sequence[RunConfig], base: RunConfig) -> list[Variant]:
     for config, settings in zip(configs, data, strict=True):
         name = config.algorithm.name
         same = [other for c, other in zip(configs, data, strict=True) if c.algorithm.name == name]
-        # What only describes is no setting; the seed is the cell's.
+        # What only describes is not a setting; the seed is the cell's.
         paths = sorted({path for other in same for path, _, _ in differing(settings, other)} - {"seed"})
         changes = {path: lookup(settings, path) for path in paths}
         found.append(Variant(label_of(name, changes), name, changes, settings))

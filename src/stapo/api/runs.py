@@ -40,7 +40,7 @@ class Run:
         path: the run directory, as `stapo.train` and `stapo train` write it.
 
     Raises:
-        RunDirectoryError: it is missing, is no run, or a later version wrote it.
+        RunDirectoryError: it is missing, is not a run, or a later version wrote it.
         ConfigError: its settings are not those of this version.
     """
 
@@ -116,7 +116,7 @@ def train(
     thread other than the main one signals are left alone.
 
     Args:
-        config: settings; what is no `RunConfig` goes through `stapo.load_config`.
+        config: settings; what is not a `RunConfig` goes through `stapo.load_config`.
         out: run directory; default runs/ENVIRONMENT-ALGORITHM-DATE.
         callbacks: told what the run does.
         resume: continue an unfinished run with the same settings that is in `out`; without `out`, the newest such run

@@ -27,9 +27,9 @@ _NEEDS = {"DIR": "a folder", "NAME": "a name", "N": "a number", "SECONDS": "a nu
 class Command:
     """What the commands share; a subclass explains its options under "Attributes:".
 
-    What is no field: EXAMPLES and NOTES close the help; PASSES are the beginnings of flags that are no options of the
-    command itself ("env." and "agent.", or "" for every setting); SHOWN are the settings in the short help; ALSO has
-    other spellings of options.
+    Class variables beside the fields: EXAMPLES and NOTES close the help; PASSES are the beginnings of flags that are
+    not options of the command itself ("env." and "agent.", or "" for every setting); SHOWN are the settings in the
+    short help; ALSO has other spellings of options.
     """
 
     EXAMPLES: ClassVar[str] = ""

@@ -123,5 +123,5 @@ def _value(text: str, word: str) -> Any:
     except yaml.YAMLError:
         value = None
     if value is None and text.strip() != "null":
-        raise ConfigError(f"--vary is '{word}', in which '{text}' is no value; separate values by single commas.")
+        raise ConfigError(f"--vary is '{word}', in which '{text}' is not a value; separate values by single commas.")
     return value

@@ -282,7 +282,7 @@ def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:
     if not work.lora_rank:
         changes.append(("--model.lora.rank 32", replace(work, lora_rank=32)))
     for name, changed in changes:
-        # What is no part of the peak helps nobody.
+        # What is not part of the peak helps nobody.
         if (less := memory(shape, changed)["peak"]) < 0.99 * peak:
             lines.append(f"  {name}: {less / GIB:.1f} GiB")
     mild = replace(

@@ -131,7 +131,7 @@ def _comparison(folder: Path) -> Found:
 
 
 def _summed(comparison: Found, found: list[Found]) -> Found:
-    """A comparison with how many of its runs are done; starts (`warm`) are no runs of the plan."""
+    """A comparison with how many of its runs are done; starts (`warm`) are not runs of the plan."""
     if comparison.status == "damaged":
         return comparison
     runs = [f for f in found if (comparison.folder / "runs") in f.folder.parents]

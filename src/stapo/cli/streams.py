@@ -36,7 +36,7 @@ def complain(text: str) -> None:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """The exit code of a command, once all that it printed is written; a failure to write is no failure of the command.
+    """The exit code of a command, once all that it printed is written, or could not be.
 
     A reader that has seen enough (`| head`) ends the command silently, a disk that is full with one line.
     """

@@ -159,7 +159,7 @@ def _by_products(shape: ModelShape, dtype: torch.dtype, rows: int, prompt: int, 
 def _seconds(once: Callable[[], Any], place: torch.device) -> float:
     """Seconds of one call where nothing else runs, the least of several.
 
-    Of a CPU it is the time that its threads computed: what other processes take is no property of the machine.
+    Of a CPU it is the time that its threads computed: what other processes take is not a property of the machine.
     """
     share = once()
     least, spent = float("inf"), 0.0

@@ -343,7 +343,7 @@ def _check_names(plan: Plan) -> None:
             raise ValueError(f"a run belongs to no variant: {cell.label!r:.200}")
         for what, number in (("seed", cell.seed), ("start", cell.start)):
             if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_SEED:
-                raise ValueError(f"{what} {number!r:.200} is no whole number of 0 or more")
+                raise ValueError(f"{what} {number!r:.200} is not a whole number of 0 or more")
     if not plan.cells or len(set(plan.cells)) < len(plan.cells):
         raise ValueError("it has no run, or one is there twice")
     if len({(cell.seed, cell.start) for cell in plan.cells}) > len(plan.seeds):

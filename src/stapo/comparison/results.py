@@ -231,7 +231,7 @@ def _evaluations(folder: Path, iterations: int) -> Row:
 
 def _a_number(value: Any) -> Any:
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise TypeError(f"{value!r:.100} is no number")
+        raise TypeError(f"{value!r:.100} is not a number")
     return value
 
 

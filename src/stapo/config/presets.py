@@ -147,7 +147,7 @@ def read_source(source: str | Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UnknownNameError: neither a preset nor an existing file.
-        ConfigError: it cannot be read, is no mapping, or extends itself, too many files, or what is not there.
+        ConfigError: it cannot be read, is not a mapping, or extends itself, too many files, or what is not there.
     """
     return reduce(extend, layers_of(source))
 

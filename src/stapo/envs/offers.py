@@ -22,7 +22,7 @@ def is_template(command: str) -> bool:
 def offers(admissible: Iterable[str], command: str) -> bool:
     """Whether `command` is offered: it is in the list, or fills in a template of the list with text that is not blank.
 
-    A template taken literally is not offered: its placeholder is no text of the agent's.
+    A template taken literally is not offered: its placeholder is not text of the agent's.
     """
     return any(_fills(command, offer) if is_template(offer) else command == offer for offer in admissible)
 

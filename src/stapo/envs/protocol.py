@@ -7,8 +7,8 @@ id always gives the same episode for the same actions.
 
 What does not follow this costs its episode and no more: an exception (`stapo.errors.RetrieverError` is recorded as the
 retriever's failure, everything else as the environment's), a result of another type than the classes below, a reward
-that is no number. A reward may be an int, a float, a bool (True is 1) or a NumPy scalar; NaN and infinity stop training
-before the weights move.
+that is not a number. A reward may be an int, a float, a bool (True is 1) or a NumPy scalar; NaN and infinity stop
+training before the weights move.
 
 An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
 `HasDemonstrator` for SFT (a demonstrator that `Thinks` says why), `Expert` for hints and for finding tasks that cannot

@@ -30,7 +30,7 @@ def make(name: str, **options: Any) -> Env:
 
     Raises:
         UnknownNameError: no environment has this name.
-        ConfigError: an option that the environment does not know or lacks, or a class that is no environment.
+        ConfigError: an option that the environment does not know or lacks, or a class that is not an environment.
     """
     check_options(name, options)
     cls = ENVIRONMENTS.get(name)

@@ -125,7 +125,7 @@ class WorkerProcess:
         """Read what is there; returns the answers as (number, packed answer).
 
         Raises:
-            ValueError: what came is no answer.
+            ValueError: what came is not an answer.
         """
         stdout = self.process.stdout if self.process else None
         if stdout is None:

@@ -116,7 +116,7 @@ def render(key: str, label: str, draw: Callable[[Figure, list[Axes]], None], *, 
             _keep_whole(ax)
         buffer = io.StringIO()
         with warnings.catch_warnings():
-            # Letters are drawn by the browser, so it is no loss when the font that measures them lacks some.
+            # Letters are drawn by the browser, so it is not a loss when the font that measures them lacks some.
             warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     return _for_page(buffer.getvalue(), label)

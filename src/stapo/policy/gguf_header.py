@@ -80,7 +80,7 @@ def read_header(path: Path) -> GgufHeader:
     """Read the header of a GGUF file, and check that all tensors are within the file.
 
     Raises:
-        ModelError: it is no GGUF file, of another version, damaged or truncated, or has tensors of an unknown type.
+        ModelError: it is not a GGUF file, of another version, damaged or truncated, or has tensors of an unknown type.
     """
     try:
         size = path.stat().st_size
@@ -101,7 +101,7 @@ def _read(path: Path, reader: _Reader) -> GgufHeader:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     if reader.left() < 4 or reader.take(4) != b"GGUF":
-        raise ModelError(f"'{path}' is no GGUF file: it does not begin with the letters GGUF.")
+        raise ModelError(f"'{path}' is not a GGUF file: it does not begin with the letters GGUF.")
     if (version := reader.number("I")) not in (2, 3):
         raise ModelError(f"GGUF file '{path}' has version {version}, expected 2 or 3. Convert it anew.")
     tensors, values = reader.number("Q"), reader.number("Q")

@@ -42,7 +42,7 @@ def read_object(path: str, file: Path) -> dict[str, Any]:
     """One of the folder's JSON files, which has to hold an object of finite numbers.
 
     Raises:
-        ModelError: it cannot be read, is no plain file, leads out of the folder, or holds something else.
+        ModelError: it cannot be read, is not a plain file, leads out of the folder, or holds something else.
     """
     require_inside(path, file)
     try:
@@ -80,8 +80,8 @@ def check_sizes(path: str, folder: Path, config: Mapping[str, Any]) -> None:
     """Hold the sizes of a config.json against the tensors in the safetensors files.
 
     Raises:
-        ModelError: a size that is no whole number in range, or larger than anything in the weights; weights files that
-            cannot be read, lie about their contents, or are not of this folder.
+        ModelError: a size that is not a whole number in range, or larger than anything in the weights; weights files
+            that cannot be read, lie about their contents, or are not of this folder.
     """
     shapes = [shape for file in _weight_files(path, folder) for shape in _shapes(file)]
     widest = max((max(shape) for shape in shapes if shape), default=0)
@@ -177,7 +177,7 @@ def _weight_files(path: str, folder: Path) -> list[Path]:
         names = sorted(set(named.values()))
         for name in names:
             if name != Path(name).name or name in ("", ".", "..") or "\\" in name or not name.isprintable():
-                raise ModelError(f"'{index}' names the weights file {shown(name)}, which is no file of its folder.")
+                raise ModelError(f"'{index}' names the weights file {shown(name)}, which is not a file of its folder.")
             if not os.path.lexists(folder / name):
                 raise ModelError(f"'{index}' names the weights file {shown(name)}, which is missing.")
         files = [folder / name for name in names]

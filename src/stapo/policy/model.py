@@ -98,7 +98,7 @@ class Policy:
     def save(self, folder: Path, base: str | None = None) -> None:
         """Write model (safetensors), configuration and tokenizer into `folder`; plain transformers can load it.
 
-        Adapters are merged into the weights, and written into `folder/adapter`, too, as peft reads them.
+        Adapters are merged into the weights, and also written into `folder/adapter`, as peft reads them.
 
         Mind that `AutoTokenizer` puts the Qwen2 family's own cut of text in the place of a small qwen2 model's saved
         tokenizer; `load_policy` does not, and models of the other architectures are not concerned.
@@ -112,7 +112,7 @@ class Policy:
         else:
             self.model.save_pretrained(folder, state_dict=self.adapter.merged_state(self.model))
             self.adapter.save(folder / "adapter", base or "")
-        # Where it was loaded from is no part of it: a resumed run's checkpoints equal those of an undisturbed one.
+        # Where it was loaded from is not part of it: a resumed run's checkpoints equal those of an undisturbed one.
         for key in ("is_local", "local_files_only"):
             self.tokenizer.init_kwargs.pop(key, None)
         self.tokenizer.save_pretrained(folder)

@@ -23,7 +23,7 @@ def source_of(path: str) -> str:
 
     Raises:
         ModelError: a model of the catalog that is not fetched, or a GGUF file that cannot be converted.
-        ConfigError: what converts is not installed, or the model of this name is no language model.
+        ConfigError: what converts is not installed, or the model of this name is not a language model.
     """
     if path in KNOWN:
         return str(folder_of(find(path, "language model")))

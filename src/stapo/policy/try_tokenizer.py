@@ -100,7 +100,7 @@ def main() -> int:
             try_tokenizer(request["tokenizer"], request["probes"])
         for name, text in request["templates"].items():
             try_template(name, text, request["given"])
-    except BaseException as err:  # a panic of the Rust code is no Exception
+    except BaseException as err:  # a panic of the Rust code is not an Exception
         tell(problem=" ".join(str(err).split())[:200] or type(err).__name__)
         return 0
     tell(problem=None)

@@ -77,7 +77,7 @@ def _word_pattern() -> str:
     # Scripts without blanks: South East Asian runs stay whole, ideographs and hiragana are single.
     runs = rf"(?:\p{{LB=Complex_Context}}{follow})+"
     single = rf"[\p{{Script=Han}}\p{{Script=Hiragana}}]{follow}"
-    # Emoji: flags, key caps, and sequences joined by a ZWJ. U+FE0E asks for the text form, which is no emoji.
+    # Emoji: flags, key caps, and sequences joined by a ZWJ. U+FE0E asks for the text form, which is not an emoji.
     variant = r"(?!\uFE0E)(?:\uFE0F\u20E3?|\p{Emoji_Modifier})?[\U000E0020-\U000E007F]*"
     picture = rf"[\p{{Extended_Pictographic}}{_PICTURES}]{variant}"
     emoji = rf"[0-9#*]\uFE0F?\u20E3|\p{{RI}}\p{{RI}}{follow}|{picture}(?:\u200D{picture})*{follow}"

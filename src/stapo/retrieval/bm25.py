@@ -53,7 +53,7 @@ class BM25Index:
             analyzer: by default `LuceneAnalyzer`.
 
         Raises:
-            ConfigError: k1 or b out of range, or a document that is no text.
+            ConfigError: k1 or b out of range, or a document that is not text.
         """
         if not (math.isfinite(k1) and k1 >= 0):
             raise ConfigError(f"k1 is {k1}, expected a number from 0.")

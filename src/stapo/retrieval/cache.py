@@ -54,7 +54,7 @@ class IndexCache:
 
     def _digest(self) -> str:
         if not self.path.is_file():
-            raise CorpusError(f"corpus {self.path} is no file.")
+            raise CorpusError(f"corpus {self.path} is not a file.")
         with reading(f"corpus {self.path}", CorpusError):
             return known_digest(self.path, self._cache)
 
@@ -62,7 +62,7 @@ class IndexCache:
         """The corpus, with the places of its passages from the cache.
 
         Raises:
-            CorpusError: a line is no passage.
+            CorpusError: a line is not a passage.
             IndexFileError: the cache cannot be written.
         """
 

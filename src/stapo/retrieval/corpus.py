@@ -101,7 +101,7 @@ def _passages(path: Path) -> Iterator[tuple[int, bytes, Line | None]]:
     """Number, bytes and passage of every line, None for a blank one.
 
     Raises:
-        CorpusError: the file cannot be read, or a line is no passage.
+        CorpusError: the file cannot be read, or a line is not a passage.
     """
     try:
         compressed = compression_of(path)
@@ -129,7 +129,7 @@ def scan(path: Path) -> np.ndarray:
         passage before it.
 
     Raises:
-        CorpusError: the file cannot be read, a line is no passage, or there is none.
+        CorpusError: the file cannot be read, a line is not a passage, or there is none.
     """
     starts, place = array("q"), 0
     for number, raw, found in _passages(path):
@@ -159,7 +159,7 @@ class Corpus:
             starts: what `scan` returned for this file; without it the file is scanned now.
 
         Raises:
-            CorpusError: the file cannot be read, or is no corpus.
+            CorpusError: the file cannot be read, or is not a corpus.
         """
         self.path = Path(path)
         self._starts = scan(self.path) if starts is None else starts

@@ -49,7 +49,7 @@ def check_head(method: str, headers: list[tuple[bytes, bytes]], *, local_names_o
     Args:
         method: of the request.
         headers: of the request.
-        local_names_only: refuse a Host that is no name of this machine.
+        local_names_only: refuse a Host that is not a name of this machine.
 
     Raises:
         Refusal: it is a web page's, or not clearly one request of JSON.

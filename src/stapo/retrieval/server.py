@@ -108,9 +108,9 @@ def read_request(data: bytes, options: ServerOptions) -> Request:
     try:
         body = parse_json(data)
     except ValueError:
-        raise Refusal(400, "the body is no JSON") from None
+        raise Refusal(400, "the body is not JSON") from None
     if not isinstance(body, dict):
-        raise Refusal(400, "the body is no JSON object")
+        raise Refusal(400, "the body is not a JSON object")
     if ("queries" in body) == ("query" in body):
         raise Refusal(400, "expected either 'queries', a list of texts, or 'query', a text")
     queries = body["queries"] if "queries" in body else [body["query"]]
@@ -295,7 +295,7 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
     except OSError as err:
-        raise ConfigError(f"'{host}' is no address that this machine knows: {err.strerror or err}.") from err
+        raise ConfigError(f"'{host}' is not an address that this machine knows: {err.strerror or err}.") from err
     try:
         if os.name == "posix":
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

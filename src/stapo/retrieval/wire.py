@@ -79,11 +79,11 @@ def _passage(hit: Any, name: str) -> Passage:
     if isinstance(document, str):
         document = {"contents": document}
     if not isinstance(document, dict):
-        raise _malformed(name, "a passage that is no object")
+        raise _malformed(name, "a passage that is not an object")
     score = hit.get("score", 0.0)
     if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) <= _LARGEST_SCORE:
         found = str(score)[:40] if isinstance(score, str | float) else type(score).__name__
-        raise _malformed(name, f"the score {found!r}, which is no number")
+        raise _malformed(name, f"the score {found!r}, which is not a number")
     identity = replace_surrogates(id_of(document) or "")
     contents = document.get("contents")
     if isinstance(contents, str):

@@ -98,7 +98,7 @@ def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: boo
     except ValueError as err:
         if cut:
             raise Unanswered(f"more than {len(data) >> 10} KiB, and no text at their beginning.", "oversized") from err
-        raise Unanswered(f"something that is no JSON, expected a chat completion ({err}).") from err
+        raise Unanswered(f"something that is not JSON, expected a chat completion ({err}).") from err
     _raise(refusal_in(document))
     chat, where = api == "chat", "choices[0].message" if api == "chat" else "choices[0].text"
     try:
@@ -186,7 +186,7 @@ def _content(found: Any) -> tuple[str, str, Any, bool]:
         return found or "", "", None, False
     parts = found.get("parts", [found]) if isinstance(found, Mapping) else found
     if not isinstance(parts, list):
-        raise Unanswered("content that is no text.")
+        raise Unanswered("content that is not text.")
     texts, thoughts, refused, called = [], [], None, False
     for part in parts:
         if isinstance(part, str):
@@ -202,10 +202,10 @@ def _content(found: Any) -> tuple[str, str, Any, bool]:
             else:
                 texts.append(_text(part.get("text", part.get("content"))))
         elif part is not None:
-            raise Unanswered("content that is no text.")
+            raise Unanswered("content that is not text.")
     text, thought = "".join(texts), "\n".join(filter(None, thoughts))
     if not (text or thought or refused or called or any(_is_empty_text(part) for part in parts or [""])):
-        raise Unanswered("content that is no text.")
+        raise Unanswered("content that is not text.")
     return text, thought, refused, called
 
 

@@ -1,6 +1,6 @@
 """Playing a batch of episodes: all that are still running generate together.
 
-An episode that fails costs itself: it is played again from the start, and left out when that fails, too.
+An episode that fails costs itself: it is played again from the start, and left out when that fails as well.
 """
 
 from __future__ import annotations

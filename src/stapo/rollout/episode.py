@@ -266,7 +266,7 @@ def listed_commands(
 
 
 def _wrong_sample(sample: Sample) -> str:
-    """What is wrong with a response, "" for nothing. NaN passes here, too: training stops on it."""
+    """What is wrong with a response, "" for nothing. NaN passes here as well: training stops on it."""
     try:
         tokens, logprobs, entropies = len(sample.ids), len(sample.logprobs), len(sample.entropies)
     except Exception:

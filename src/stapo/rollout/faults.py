@@ -26,7 +26,7 @@ class Boundary(StrEnum):
     ENDPOINT = "endpoint"
     """The server that a frozen model is asked on could not be reached, refused, or answered with something else."""
     REWARD = "reward"
-    """The environment's reward was no number. (NaN and infinity are numbers; training stops on them.)"""
+    """The environment's reward was not a number. (NaN and infinity are numbers; training stops on them.)"""
 
 
 class Outcome(StrEnum):

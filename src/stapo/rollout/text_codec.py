@@ -17,7 +17,7 @@ from stapo.rollout.foreign_text import broken_up
 from stapo.rollout.thoughts import parse_spoken
 
 END = 0x110000
-"""Stands for the end token of a response: the first number that is no character."""
+"""Stands for the end token of a response: the first number that is not a character."""
 
 THOUGHT, THOUGHT_APART = END + 1, END + 2
 """Stand where the thought of a response ends: one that was written into it, one that the server handed over apart."""

@@ -158,7 +158,7 @@ class VllmSampler:
             stop_token_ids=self.policy.eos_ids,
             logprobs=0,  # that of the sampled token, and no others
             detokenize=False,
-            # Greedy ones, too: without a seed vLLM draws one from numpy's shared generator.
+            # Greedy ones as well: without a seed vLLM draws one from numpy's shared generator.
             seed=seed_of(stream),
         )
 

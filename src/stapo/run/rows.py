@@ -148,7 +148,7 @@ def read_record(save: Path) -> dict[str, dict[str, Any]]:
             if _OURS.fullmatch(name)
         }
     except (ValueError, TypeError, KeyError, AttributeError) as err:
-        raise SaveError(f"'{path}' is no record of ours: {err}.") from err
+        raise SaveError(f"'{path}' is not a record of ours: {err}.") from err
 
 
 def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: bool = False) -> list[Damage]:

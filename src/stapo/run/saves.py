@@ -69,7 +69,7 @@ def _seal(folder: Path) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    # What is no folder, whatever it is: a link to a file that is not there is foreign as well.
+    # What is not a folder, whatever it is: a link to a file that is not there is foreign as well.
     return sorted(p for p in folder.rglob("*") if (oddity(p) or not p.is_dir()) and p != folder / MARKER)
 
 
@@ -117,7 +117,7 @@ def manifest_of(folder: Path) -> dict[str, dict[str, Any]]:
         raise SaveError(f"'{manifest}' cannot be read: {err}.") from err
     listed = data.get("files") if isinstance(data, dict) else None
     if not isinstance(listed, dict) or not all(_is_entry(name, facts) for name, facts in listed.items()):
-        raise SaveError(f"'{manifest}' is no manifest of ours: expected sizes and SHA-256 of files in this folder.")
+        raise SaveError(f"'{manifest}' is not a manifest of ours: expected sizes and SHA-256 of files in this folder.")
     return listed
 
 

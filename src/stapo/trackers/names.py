@@ -51,7 +51,7 @@ def metric_scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def metric_histograms(row: Mapping[str, Any]) -> dict[str, Histogram]:
-    """The histograms of a row of `metrics.jsonl`, by name; one that is no histogram is left out."""
+    """The histograms of a row of `metrics.jsonl`, by name; one that is not a histogram is left out."""
     found = {}
     for field, name in table("histograms").items():
         value: Any = row
@@ -74,7 +74,7 @@ def sft_scalars(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Every finite number of a row with its path of keys; histograms are no numbers."""
+    """Every finite number of a row with its path of keys; histograms are not numbers."""
     if len(path) > _DEEPEST:
         return
     if isinstance(value, Mapping):

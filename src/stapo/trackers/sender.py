@@ -67,7 +67,7 @@ class Sent:
         try:
             data = parse_json(read_text(path, _MOST_STATE))
             if not isinstance(data["id"], str) or not _ID.fullmatch(data["id"]):
-                raise ValueError("its id is no id")
+                raise ValueError("its id is not an id")
             series = {str(name): (int(last), str(digest)) for name, (last, digest) in data["sent"].items()}
             if not all(map(_SERIES.fullmatch, series)):
                 raise ValueError("it names unknown rows")

@@ -55,7 +55,7 @@ class RunState:
         sft_end: the step at which it will stop, where `sft.stop_at` was reached.
         sft_losses: losses of its steps since the last row.
         iteration: iterations of RL that are done.
-        evaluated: the evaluation due after that iteration is done, too.
+        evaluated: the evaluation due after that iteration is done as well.
         task_position: training tasks handed out so far.
         tasks: digest of the training and the evaluation tasks.
         failures_in_a_row: episodes that failed without one ending normally in between.

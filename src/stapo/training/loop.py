@@ -97,7 +97,7 @@ class Trainer:
         reference: frozen starting policy; None copies `policy` where the algorithm needs one and there are no adapters
             that can be switched off instead.
         iteration: iterations done.
-        evaluated: the evaluation due after that iteration is done, too.
+        evaluated: the evaluation due after that iteration is done as well.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
         states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
     """
@@ -185,7 +185,7 @@ class Trainer:
 
     def _evaluate_where_due(self) -> bool:
         config, at = self.config, self.iteration
-        # A run without iterations is evaluated twice, too: as its start and as its end.
+        # A run without iterations is evaluated twice as well: as its start and as its end.
         for _ in range((at == 0 and config.eval.at_start) + (at == config.optim.iterations)):
             self.evaluate(at, config.eval.episodes, final=True)
         if at in (0, config.optim.iterations):

@@ -227,7 +227,7 @@ def _other_versions(state: RunState) -> list[str]:
 
 
 def _only_read(run: RunDirectory, folder: Path) -> list[str]:
-    """Damage of what nothing depends on, which is no reason to lose a run."""
+    """Damage of what nothing depends on, which is not a reason to lose a run."""
     return [
         f"{said}. The run goes on; nothing in it depends on this file."
         for said in run.row_damage(folder, training=False)

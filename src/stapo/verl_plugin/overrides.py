@@ -156,7 +156,7 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
 def mini_batch_prompts(config: RunConfig) -> int:
     """What verl's own setting for the mini-batch says: whole prompts, each of which counts as a group of rows.
 
-    A mini-batch that is no multiple of the group is rounded down here, and `StapoTrainer` counts its rows itself.
+    A mini-batch that is not a multiple of the group is rounded down here, and `StapoTrainer` counts its rows itself.
     """
     return max(1, config.optim.mini_batch // config.rollout.group_size)
 

@@ -83,7 +83,7 @@ def test_parquet(tmp_path):
     with pytest.raises(GameFileError, match=r"y.parquet', row 0, column 'question': found nothing.*columns here: q\."):
         read_questions([tmp_path / "y.parquet"])
     (tmp_path / "z.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(GameFileError, match=r"z.parquet' is no Parquet file that can be read"):
+    with pytest.raises(GameFileError, match=r"z.parquet' is not a Parquet file that can be read"):
         read_questions([tmp_path / "z.parquet"])
 
 

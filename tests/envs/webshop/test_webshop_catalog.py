@@ -113,7 +113,7 @@ def test_a_file_that_is_no_catalog(tmp_path, cache, text, message):
 def test_a_file_in_another_encoding(tmp_path):
     path = write(tmp_path / "shop")
     path.write_bytes('[{"asin": "B01", "name": "é"}]'.encode("latin-1"))
-    with pytest.raises(GameFileError, match="no text in UTF-8"):
+    with pytest.raises(GameFileError, match="not text in UTF-8"):
         WebShopEnv(products=path)
 
 
@@ -136,7 +136,7 @@ def test_broken_companions_are_named(tmp_path, name, text, message):
 
 
 def test_missing_files(tmp_path):
-    with pytest.raises(GameFileError, match=r"products '.*none.json' is no file"):
+    with pytest.raises(GameFileError, match=r"products '.*none.json' is not a file"):
         WebShopEnv(products=tmp_path / "none.json")
     path = write(tmp_path / "shop")
     (path.parent / "items_human_ins.json").unlink()

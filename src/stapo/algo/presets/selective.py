@@ -98,7 +98,7 @@ BEYOND: tuple[AlgorithmConfig, ...] = (
     ),
     variant(
         "stapo-running",
-        "STAPO that knows a state's usual entropy from earlier iterations, too.",
+        "STAPO that knows a state's usual entropy from earlier iterations as well.",
         paper=_OURS,
         outlier=OutlierConfig(metric="running"),
     ),

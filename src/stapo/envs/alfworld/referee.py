@@ -181,7 +181,7 @@ def random_actions(
         steps: number of actions.
         seed: the same seed gives the same walk.
         grammar: "move" or "put".
-        malformed: share of actions that are no commands.
+        malformed: share of actions that are not commands.
     """
     rng = random.Random(seed)
     state = State(compile_world(game), grammar_named(grammar))

@@ -84,7 +84,7 @@ class ReleaseTree(RecordedGames[_Entry]):
         for folder in _trajectories(root):
             parts = folder.relative_to(root).parts
             game_id = "/".join(parts) or root.name
-            # A folder of tasks, "pick_and_place_simple-Mug-None-Desk-1", is no split.
+            # A folder of tasks, "pick_and_place_simple-Mug-None-Desk-1", is not a split.
             alone = root.name if root.name in _SPLITS else _NO_SPLIT
             split = parts[0] if len(parts) > 1 and not _TASK_FOLDER.match(parts[0]) else alone
             seen.add(split)
@@ -175,7 +175,7 @@ def _tail_value(file: Path, pattern: re.Pattern[bytes], key: str) -> Any:
 def _json_object(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > _MOST_GAME_BYTES:
-            raise GameFileError(f"{file} has more than {_MOST_GAME_BYTES >> 20} MiB, which is no game.")
+            raise GameFileError(f"{file} has more than {_MOST_GAME_BYTES >> 20} MiB, which is not a game.")
         data = parse_json(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
     except OSError as err:
         raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err

@@ -100,7 +100,7 @@ def types_named(names: str | int | Iterable[str | int]) -> tuple[TaskType, ...]:
             chosen.append(TASK_TYPES[TASK_TYPES.index(name)])
         else:
             raise ConfigError(
-                f"task_types names {name!r}, which is no family.{did_you_mean(str(name), TASK_TYPES)} Families: "
+                f"task_types names {name!r}, which is not a family.{did_you_mean(str(name), TASK_TYPES)} Families: "
                 f"{', '.join(TASK_TYPES)}, or 1 to {len(TASK_TYPES)} in this order."
             )
     if not chosen:

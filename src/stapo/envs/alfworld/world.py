@@ -52,7 +52,7 @@ class World:
         rec_loc: location of each receptacle, or NOWHERE.
         loc_recs: receptacles at each location, ascending.
         accepts: per object, the mask of receptacles whose type can contain it.
-        inside: per object, the names shown when it is examined, or None if it is no container.
+        inside: per object, the names shown when it is examined, or None if it is not a container.
         treatable: treatment -> mask of objects; `tools` gives the mask of receptacles that do it.
         go_to: per location, the sorted ``go to`` commands offered there.
         goal: the unevaluated goal formula.

@@ -213,7 +213,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"row {number}", row
                     number += 1
     except (ArrowException, OSError) as err:
-        raise GameFileError(f"'{path}' is no Parquet file that can be read: {err}") from err
+        raise GameFileError(f"'{path}' is not a Parquet file that can be read: {err}") from err
 
 
 def _question(row: Mapping[str, Any], path: Path, place: str, folders: tuple[str, ...]) -> Question:

@@ -180,7 +180,7 @@ def _existing(path: str | os.PathLike[str], option: str) -> Path:
     found = user_path(path)
     if not found.is_file():
         raise GameFileError(
-            f"{option} '{found}' is no file; expected JSON of the WebShop release. Leave products out to play in a "
+            f"{option} '{found}' is not a file; expected JSON of the WebShop release. Leave products out to play in a "
             "generated shop."
         )
     return found

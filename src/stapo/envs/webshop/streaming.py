@@ -35,7 +35,7 @@ class _Text:
 
     def wrong(self, found: str, expected: str) -> GameFileError:
         return GameFileError(
-            f"'{self.path}' is no usable JSON: found {found} at {self.what} number {self.count}, expected {expected}. "
+            f"'{self.path}' is not usable JSON: found {found} at {self.what} number {self.count}, expected {expected}. "
             "Get the file again, or point the option at the right one."
         )
 
@@ -47,7 +47,7 @@ class _Text:
         return bool(piece)
 
     def peek(self) -> str:
-        """The next character that is no space, "" at the end of the file."""
+        """The next character that is not a space, "" at the end of the file."""
         while True:
             while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
                 self._at += 1
@@ -104,7 +104,7 @@ def _opened(path: Path, what: str, read: Callable[[_Text], Iterator[Any]]) -> It
         with path.open(encoding="utf-8-sig") as file:
             yield from read(_Text(path, file, what))
     except UnicodeDecodeError as err:
-        raise GameFileError(f"'{path}' is no text in UTF-8 ({err}); expected a JSON file. Get it again.") from err
+        raise GameFileError(f"'{path}' is not text in UTF-8 ({err}); expected a JSON file. Get it again.") from err
     except OSError as err:
         raise GameFileError(f"'{path}' cannot be read: {err.strerror or err}.") from err
 
