@@ -212,7 +212,8 @@ def broken(place, toy_model):
 
 
 def train_with(place, model, **changes):
-    (place / "mine.yaml").write_text(yaml.safe_dump(toy_settings(Path("model"), model__path=str(model), **changes)))
+    changes = {"model__path": str(model), "optim__learning_rate": 1e-4, **changes}
+    (place / "mine.yaml").write_text(yaml.safe_dump(toy_settings(Path("model"), **changes)))
     return ["train", "mine.yaml"]
 
 

@@ -197,7 +197,7 @@ def test_a_connection_cut_in_the_middle_is_tried_again(serve):
         (b"[]", "no list 'result'"),
         (b'{"result": {}}', "no list 'result'"),
         (b'{"result": [[], []]}', "2 results for 1 query"),
-        (b'{"result": ["x"]}', "results that are not lists"),
+        (b'{"result": ["x"]}', "results that are no lists"),
         (b'{"result": [[5]]}', "a passage that is not an object"),
         (b'{"result": [[{"document": {"id": 1}, "score": 1}]]}', "a passage without contents"),
         (b'{"result": [[{"document": {"contents": "x"}, "score": "high"}]]}', "the score 'high'"),

@@ -301,9 +301,9 @@ def test_text_beside_what_is_no_text_is_the_response(serve, more):
         (chat(None, "stop", refusal="I cannot do that."), "refusal", "I cannot do that."),
         (chat([{"type": "refusal", "refusal": "I cannot."}]), "refusal", "I cannot."),
         (chat("", "refusal"), "refusal", "a refusal in the place of a text"),
-        (chat(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "go"}}]), "tool_calls", "not text"),
-        (chat("", "function_call", function_call={"name": "go"}), "tool_calls", "not text"),
-        (chat([{"type": "tool_use", "name": "go"}]), "tool_calls", "not text"),
+        (chat(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "go"}}]), "tool_calls", "no text"),
+        (chat("", "function_call", function_call={"name": "go"}), "tool_calls", "no text"),
+        (chat([{"type": "tool_use", "name": "go"}]), "tool_calls", "no text"),
         (b'{"choices": [], "prompt_filter_results": [{"x": {"filtered": true}}]}', "content_filter", "held the prompt"),
         (chat(None, "OTHER"), "provider_error", "finish_reason 'other'"),
         (
