@@ -93,13 +93,17 @@ def test_a_file_is_converted_once_and_found_by_its_contents(original, tmp_path):
     assert (folder / "model.safetensors").stat().st_ino == before
 
 
-def test_the_card_says_what_the_weights_are(original):
+def test_the_card_says_what_the_weights_are(original, capsys):
     card = card_of(Path(source_of(str(original[0]))))
     assert card is not None
     assert card["quantization"] == {"Q4_1": 14, "F32": 5, "Q8_0": 1}
     assert card["weights"] == "dequantized from Q4_1: a start for training, not the published model"
     assert card["converted_by"].keys() == {"transformers", "gguf", "torch"}
     assert card["source"] == str(original[0])
+    assert main(["models"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{Path(source_of(str(original[0]))).name}: dequantized from Q4_1" in said
+    assert f"from {original[0]}; SHA-256 {card['sha256'][:12]}" in said
 
 
 def test_what_lies_beside_a_file_is_not_taken_for_its_own(original, tmp_path, empty_cache):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say, write_line
-from stapo.models.cache import card_of, models_folder, place_of
+from stapo.models.cache import card_of, kept, models_folder, place_of
 from stapo.models.catalog import KNOWN, Known
 
 
@@ -65,6 +66,8 @@ what the weights are:
             return 0
         console = Console()
         console.print(_table(found))
+        for folder, card in kept():
+            say(console, _in_words(folder, card))
         say(console, "'stapo models fetch NAME' brings one; then --model.path NAME, or embed NAME, is enough.", "dim")
         return 0
 
@@ -93,6 +96,13 @@ def _table(found: list[dict[str, Any]]) -> Table:
         size = f"{model['download_bytes'] / 1e6:.0f} MB"
         table.add_row(model["name"], foreign(about), size, model["license"], here)
     return table
+
+
+def _in_words(folder: Path, card: dict[str, Any]) -> str:
+    """A kept model in a line: what the weights are, where they came from, what converted them."""
+    by = ", ".join(f"{name} {version}" for name, version in card.get("converted_by", {}).items())
+    facts = [card.get("weights"), f"from {card.get('source')}", f"SHA-256 {str(card.get('sha256'))[:12]}…", by]
+    return f"{folder.name}: {'; '.join(str(fact) for fact in facts if fact)}"
 
 
 COMMAND = Models

@@ -43,6 +43,12 @@ def card_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def kept() -> list[tuple[Path, dict[str, Any]]]:
+    """All folders of models that are whole, converted GGUF files among them, with what is known of each."""
+    found = sorted(models_folder().glob("[!.]*")) if models_folder().is_dir() else []
+    return [(folder, card) for folder in found if (card := card_of(folder)) is not None]
+
+
 def folder_of(known: Known) -> Path:
     """Folder of a fetched model.
 
