@@ -56,3 +56,14 @@ def test_a_batch_read_in_parts_gives_the_same_loss_and_gradients(blind):
     assert len(row_batches(batch, 300)) > 2
     for one, other in zip(whole, parts, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [{"episodes": 1}, {"episodes": 4, "wander": 1.0}])
+def test_demonstrations_without_a_step_are_an_error_that_names_the_settings(changes):
+    config = load_config("tiny-conversation")
+    env = RunEnv(config)
+    try:
+        with pytest.raises(ConfigError, match=r"sft\.episodes is \d, .* hold no step to imitate"):
+            demonstrate(env.pool, config.agent, replace(config.sft, **changes), "train", "goal_history", 0)
+    finally:
+        env.close()

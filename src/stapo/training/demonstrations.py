@@ -33,6 +33,7 @@ from stapo.envs.pool import EnvPool, about, insist
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
+from stapo.texts import counted as counted_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ def demonstrate(
         slot: of the pool.
 
     Raises:
-        ConfigError: the environment offers no expert.
+        ConfigError: the environment offers no expert, or the demonstrations hold no step.
         FailureLimitError: too many in a row failed, or all.
         EnvError: the environment cannot say which tasks it has.
     """
@@ -132,6 +133,11 @@ def demonstrate(
         raise FailureLimitError(
             f"every demonstration failed ({len(tasks):,} in all), the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
+        )
+    if not demos:
+        raise ConfigError(
+            f"sft.episodes is {config.episodes}, and the {counted_words(len(tasks), 'demonstration')} of split "
+            f"'{split}' hold no step to imitate; expected more demonstrations, or less wandering (sft.wander)."
         )
     return demos
 
