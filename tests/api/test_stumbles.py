@@ -38,7 +38,7 @@ SMALL = [
 
 
 def test_another_environment_is_trained_in_with_the_default_preset(tmp_path, capsys):
-    assert main(["train", "--env.name", "taught", "--dry-run", *SMALL]) == 0
+    assert main(["train", "--env.name", "taught", "--dry-run", "--no-probe", *SMALL]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["env"] == {"name": "taught", "split": "train", "options": {}}
     assert (
         main(["train", "--env.name", "taught", "--env.reward", "2", "--quiet", "--out", f"{tmp_path}/run", *SMALL]) == 0
@@ -67,7 +67,7 @@ def test_the_dry_run_refuses_what_training_refuses(args, said, tmp_path, capsys)
     register_toy()
     out = ["--out", str(tmp_path / "run")]
     found = []
-    for mode in (["--dry-run"], ["--quiet"]):
+    for mode in (["--dry-run", "--no-probe"], ["--quiet"]):
         assert main(["train", *args, *SMALL, *mode, *out]) == 2
         found.append(capsys.readouterr().err.splitlines()[-1])
     assert found[0] == found[1]

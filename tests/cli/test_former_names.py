@@ -42,14 +42,14 @@ def test_flags(given, expected):
 
 def test_a_file_with_a_former_name_is_read_and_says_so(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text("extends: tiny\nwarm_start: {steps: 0}\n")
-    assert main(["train", str(tmp_path / "mine.yaml"), "--dry-run"]) == 0
+    assert main(["train", str(tmp_path / "mine.yaml"), "--dry-run", "--no-probe"]) == 0
     assert "warm_start is called sft now" in capsys.readouterr().err
 
 
 def test_former_names_of_some_algorithms_and_of_files_that_are_extended(tmp_path, capsys):
     (tmp_path / "base.yaml").write_text("extends: tiny\nper_algorithm: {'gr*': {warm_start: {steps: 7}}}\n")
     (tmp_path / "mine.yaml").write_text("extends: base.yaml\nsft: {episodes: 5}\n")
-    assert main(["train", str(tmp_path / "mine.yaml"), "--algorithm", "grpo", "--dry-run"]) == 0
+    assert main(["train", str(tmp_path / "mine.yaml"), "--algorithm", "grpo", "--dry-run", "--no-probe"]) == 0
     out, err = capsys.readouterr()
     sft = yaml.safe_load(out)["sft"]
     assert (sft["steps"], sft["episodes"]) == (7, 5)
@@ -64,7 +64,7 @@ def test_former_names_from_python():
 
 
 def test_a_former_flag_is_said_once(capsys):
-    assert main(["train", "--warm-start.steps", "7", "--warm-start.episodes", "5", "--dry-run"]) == 0
+    assert main(["train", "--warm-start.steps", "7", "--warm-start.episodes", "5", "--dry-run", "--no-probe"]) == 0
     out, err = capsys.readouterr()
     assert yaml.safe_load(out)["sft"]["steps"] == 7
     assert err.count("--warm-start has another name now, --sft;") == 1

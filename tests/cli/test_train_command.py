@@ -23,7 +23,7 @@ from toy_world import small_policy, toy_settings
 
 def resolved(capsys, *argv):
     """The configuration that a command would run with."""
-    assert main(["train", *map(str, argv), "--dry-run"]) == 0
+    assert main(["train", *map(str, argv), "--dry-run", "--no-probe"]) == 0
     out, _ = capsys.readouterr()
     return yaml.safe_load(out)
 

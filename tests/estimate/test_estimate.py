@@ -323,6 +323,7 @@ def test_without_a_shape_the_rest_is_shown(capsys):
         (["--dry-run", "--gpu", "h10"], "unknown GPU 'h10'. Did you mean 'h100'?"),
         (["--gpu", "h100"], "--gpu names the device of an estimate; give --dry-run with it"),
         (["--dry-run", "--gpu"], "--gpu needs the name of a device"),
+        (["--no-probe"], "--no-probe is for an estimate; give --dry-run with it"),
     ],
 )
 def test_wrong_input(capsys, argv, said):

@@ -21,7 +21,7 @@ from stapo.cli.main import main
 from stapo.config.presets import load_config
 from stapo.estimate.costs import Workload, chunked_head, memory, seconds, within_budget
 from stapo.estimate.devices import Device
-from stapo.estimate.sequences import Growth, read_episode
+from stapo.estimate.sequences import Growth, longest_of, read_episode
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import Speed, measured_seconds
 
@@ -206,3 +206,10 @@ def test_a_chat_template_with_which_steps_are_no_sequence_is_named(template, nam
     assert named in " ".join(capsys.readouterr().err.split())
     assert main([*given, "--agent.prompt", "conversation", "--model.chat_template", "none"]) == 0
     assert named not in " ".join(capsys.readouterr().err.split())
+
+
+def test_responses_that_are_answered_together_wait_for_the_longest():
+    assert longest_of([1, 3], 1) == 2
+    assert longest_of([3, 1], 2) == 2.5  # one of the four pairs has no 3
+    assert longest_of([1, 3, 3, 3], 3) == pytest.approx(3 - 2 / 64)
+    assert longest_of([], 5) == 0

@@ -38,6 +38,10 @@ def test_an_iteration_by_hand():
     assert found["update"] == pytest.approx(240 * 0.5)
     assert found["run"] == pytest.approx(7 * (40 + 24 + 120))
     assert measured_seconds(replace(WORK, critic=True), SPEED)["critic"] == pytest.approx(240 * 0.6)
+    # The longest of four responses has 3 tokens, a prompt takes 0.01 s besides, and a scored token 0.3 s.
+    probed = measured_seconds(replace(WORK, decoded=3), replace(SPEED, turn=0.01, score=0.3))
+    assert probed["generation"] == pytest.approx(200 * 0.1 + 20 * 0.01 + 5 * 3 * 2)
+    assert probed["reference"] == pytest.approx(240 * 0.3)
     # 20 steps of the environment.
     assert measured_seconds(replace(WORK, step_seconds=0.3), SPEED)["environment"] == pytest.approx(6)
     assert seconds(SMALL, replace(WORK, step_seconds=0.3), DEVICES["h100"])["environment"] == pytest.approx(6)
@@ -57,6 +61,7 @@ def test_a_whole_run_by_hand():
     slow = run_seconds(SMALL, replace(WORK, step_seconds=0.3), AROUND, SPEED)
     assert slow["evaluations"] - found["evaluations"] == pytest.approx(10 * 5 * 0.3)
     assert run_seconds(SMALL, WORK, AROUND, DEVICES["h100"])["all"] > 0
+    assert run_seconds(SMALL, WORK, AROUND, replace(SPEED, sft=0.7))["SFT"] == pytest.approx(10 * 0.7)
 
 
 def test_disk_by_hand():
@@ -168,6 +173,7 @@ def test_this_machine_is_measured_and_comes_first(capsys):
     assert main(["train", "tiny", "--dry-run"]) == 0
     err = capsys.readouterr().err
     for shown in (
+        "speed: measured here with the model, in ",
         "estimate for this machine (cpu)",
         "the whole run: about",
         "SFT",

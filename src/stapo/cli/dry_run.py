@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,10 @@ from stapo.cli.progress import ProgressDisplay
 from stapo.cli.words import foreign, say
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
-from stapo.errors import ModelError
+from stapo.errors import ModelError, StapoError
 from stapo.estimate.costs import Workload, activations, memory, seconds, within_budget
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
-from stapo.estimate.sequences import Reading
+from stapo.estimate.sequences import Reading, longest_of
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.policy.config import DType
@@ -27,7 +28,7 @@ from stapo.texts import counted, duration
 from stapo.training.callbacks import Callbacks
 
 
-def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -> None:
+def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *, probed: bool = True) -> None:
     """Print the run in short and the estimate to stderr, where they do not get into the settings.
 
     Args:
@@ -35,11 +36,12 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -
         gpu: name of the device; None takes this machine, and says of the others whether they have room, and how long
             they take.
         out: run directory, where one is named; a run that is there has chosen dtype and threads.
+        probed: time this machine; False takes the data sheet of a CPU for it.
 
     Raises:
         UnknownNameError: no such device.
     """
-    named = None if gpu is None else find_device(gpu)
+    named = find_device(gpu or "cpu") if gpu is not None or not probed else None
     console = Console(stderr=True)
     try:
         shape = shape_of_run(config)
@@ -59,8 +61,11 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None) -
         console.print(_costs(shape, work, named, seconds(shape, work, named), seen))
         _say_whole(console, config, seen, run_seconds(shape, work, around, named))
         lines = advice(shape, work, named)
+        if gpu is None:
+            say(console, "speed: assumed, from a data sheet; without --no-probe it is measured here.")
+            lines += elsewhere(shape, work, around)
     else:
-        device, speed = _measured(config, shape, work)
+        device, speed, work, around = _here(console, config, shape, seen, work, around)
         console.print(_costs(shape, work, device, measured_seconds(work, speed), seen))
         _say_whole(console, config, seen, run_seconds(shape, work, around, speed))
         lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
@@ -178,13 +183,38 @@ def _iterations(count: int) -> str:
     return "iteration" if count == 1 else counted(count, "iteration")
 
 
-def _measured(config: RunConfig, shape: ModelShape, work: Workload) -> tuple[Device, Speed]:
+def _here(
+    console: Console, config: RunConfig, shape: ModelShape, seen: Episodes, work: Workload, around: Around
+) -> tuple[Device, Speed, Workload, Around]:
+    """This machine, its speed with the model, and what a run asks of it, beside the model as well."""
+    from stapo.cli.probe import LARGEST, probe
     from stapo.cli.this_machine import gpu_of, measured, this_machine
 
     gpu = gpu_of(config.model.device)
+    device, path = this_machine(gpu), config.model.path
+    # Weights, gradients, a reference, and moments of the optimizer.
+    needed = shape.parameters * work.bytes_per_weight * (3 if path else 6)
+    if gpu:
+        why = "the model runs on a GPU"
+    elif path is not None and folder_here(path) is None:
+        why = "the model is not here"
+    elif shape.parameters > LARGEST or needed > device.memory:
+        why = f"a model of {shape.parameters:,} weights is not loaded for it"
+    else:
+        began = time.monotonic()
+        try:
+            found = probe(config, seen, work)
+        except StapoError as err:
+            why = str(err)
+        else:
+            say(console, f"speed: measured here with the model, in {duration(time.monotonic() - began)}.")
+            work = replace(work, step_seconds=found.step_seconds or work.step_seconds)
+            before_sft = around.demonstration_seconds + found.encode_seconds * seen.demonstrated
+            return device, found.speed, work, replace(around, demonstration_seconds=before_sft)
+    say(console, foreign(f"speed: measured here with a layer of the model's shape, not with the model: {why}."))
     threads = 0 if config.log.threads == "auto" else config.log.threads
     speed = measured(shape, work.bytes_per_weight == 2, threads, int(work.together), int(work.prompt), gpu)
-    return this_machine(gpu), speed
+    return device, speed, work, around
 
 
 def _say_whole(console: Console, config: RunConfig, seen: Episodes, stages: dict[str, float]) -> None:
@@ -222,7 +252,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
     algorithm, agent, model = config.algorithm, config.agent, config.model
     vllm, reading = config.rollout.engine == "vllm", seen.reading
     merged = reading if config.optim.merge else None
-    return Workload(
+    work = Workload(
         episodes=config.rollout.groups * config.rollout.group_size,
         steps=seen.steps,
         prompt=seen.prompt,
@@ -252,6 +282,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         new=reading.new if reading and (vllm or config.rollout.kept_keys_gib) else 0.0,
         blind_prompt=seen.blind,
     )
+    return replace(work, decoded=longest_of(seen.responses, work.together))
 
 
 def advice(shape: ModelShape, work: Workload, device: Device) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from stapo.config.run_config import RunConfig
 from stapo.config.training import SFTConfig
@@ -15,6 +16,9 @@ from stapo.estimate.sequences import Growth, Reading, read_episode
 from stapo.models.cache import unfetched
 from stapo.policy.sequences import Chains, chained
 from stapo.policy.sources import folder_here
+
+if TYPE_CHECKING:
+    from stapo.training.demonstrations import DemoStep
 
 PLAYED = 24
 """Demonstrations that are played."""
@@ -43,6 +47,8 @@ class Episodes:
         blind: tokens of a blind prompt; 0 for as many as a prompt has.
         reading: of an episode whose prompts extend each other; None where each step is read alone.
         why: nothing was played although the run has demonstrations; "" otherwise.
+        responses: tokens of each that was demonstrated.
+        demos: the steps that were played.
     """
 
     basis: str
@@ -58,6 +64,8 @@ class Episodes:
     blind: float = 0.0
     reading: Reading | None = None
     why: str = ""
+    responses: tuple[int, ...] = ()
+    demos: tuple[DemoStep, ...] = field(default=(), repr=False)
 
 
 def expect(config: RunConfig) -> Episodes:
@@ -198,4 +206,6 @@ def _played(config: RunConfig) -> Episodes:
         demonstrated=steps * sft.episodes,
         tasks=tasks,
         counted=True,
+        responses=tuple(played.responses),
+        demos=tuple(demos),
     )

@@ -46,7 +46,8 @@ class Train(Command):
         dry_run: print the settings as YAML and an estimate of memory, disk and time, then stop. The settings go to
             stdout, the estimate to stderr. What training would refuse of folder, environment and tasks is an error.
         gpu: device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu. The default is this machine, by
-            a short measurement, with the others beside it.
+            a probe of some five seconds with the model, with the others beside it.
+        no_probe: measure nothing for the estimate; this machine is then a CPU by its data sheet.
         quiet: print one line per iteration instead of progress bars.
     """
 
@@ -67,12 +68,15 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
     algorithm: str | None = arg("NAME", None, needs="a name; see 'stapo algorithms'")
     dry_run: bool = False
     gpu: str | None = arg("NAME", None, needs="the name of a device, such as h100")
+    no_probe: bool = False
     quiet: bool = False
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
         if self.gpu is not None and not self.dry_run:
             raise ConfigError("--gpu names the device of an estimate; give --dry-run with it. A run has model.device.")
+        if self.no_probe and not self.dry_run:
+            raise ConfigError("--no-probe is for an estimate; give --dry-run with it.")
         config, chosen = resolve(self.source, self.algorithm, settings, "train")
         for line in (chosen, warning(config)):
             if line:
@@ -81,7 +85,7 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
         if self.dry_run:
             from stapo.cli.dry_run import check_settings, show_estimate
 
-            show_estimate(config, self.gpu, self.out)
+            show_estimate(config, self.gpu, self.out, probed=not self.no_probe)
             print(yaml.safe_dump(to_data(config), sort_keys=False), end="")
             check_settings(config, self.out, elsewhere=self.gpu is not None)
             return 0

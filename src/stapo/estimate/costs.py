@@ -58,6 +58,7 @@ class Workload:
         new: tokens of a prompt that the rollout has not read at the step before; 0 where it reads all.
         blind_prompt: tokens of a blind prompt, expected; 0 where it is as long as a prompt.
         decode_tokens: prompt tokens of the episodes that generate together; 0 for `batch_tokens`.
+        decoded: tokens of the longest response of those that are answered together; 0 where all are as long.
     """
 
     episodes: int
@@ -88,6 +89,7 @@ class Workload:
     new: float = 0.0
     blind_prompt: float = 0.0
     decode_tokens: int = 0
+    decoded: float = 0.0
 
     @property
     def together(self) -> float:
@@ -268,7 +270,7 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     # Backward is two forwards; with adapters one, for it needs no gradients of the frozen weights.
     train = ((2.0 if w.lora_rank else 3.0) + (1.0 if w.checkpointing else 0.0)) * w.epochs
     parts = {
-        "generation": prefill + rows / together * w.response * step,
+        "generation": prefill + rows / together * (w.decoded or w.response) * step,
         "environment": rows * w.step_seconds,
         # The sampler records them as it draws; vLLM knows no entropies, which take a pass of the trainer.
         "old log-probs": forward if w.vllm_share else 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -66,3 +67,9 @@ def read_episode(growth: Growth, steps: float) -> Reading:
         sequence=share * fmean(ends),
         new=new / len(prompts),
     )
+
+
+def longest_of(lengths: Sequence[int], count: float) -> float:
+    """Expected length of the longest of `count` draws from these; 0 where there are none."""
+    ordered, n = sorted(lengths), len(lengths)
+    return float(sum(length * (((i + 1) / n) ** count - (i / n) ** count) for i, length in enumerate(ordered)))

@@ -50,23 +50,35 @@ class Speed:
         train: seconds for a token of an update, forward and backward.
         step: seconds for a token of each of the episodes that are answered together, whatever their number.
         answered: seconds that each of them adds.
+        score: seconds for a token of a forward pass that is scored; None for as many as `read`.
+        turn: seconds that a prompt takes besides, whatever its number of tokens.
+        sft: seconds of a step of SFT; 0 where it takes `train` for each of its tokens.
     """
 
     read: float
     train: float
     step: float
     answered: float
+    score: float | None = None
+    turn: float = 0.0
+    sft: float = 0.0
+
+    @property
+    def scored(self) -> float:
+        """Seconds for a token of a forward pass that is scored."""
+        return self.read if self.score is None else self.score
 
 
 def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
     """Seconds of an iteration by part from measured speeds; the parts are those of `costs.seconds`."""
     rows = w.episodes * w.steps
-    forward, blind = w.read * speed.read, w.read_blind * speed.read
+    forward, blind = w.read * speed.scored, w.read_blind * speed.scored
     train = (w.read * speed.train + (forward if w.checkpointing else 0.0)) * w.epochs
     trained_blind = (w.read_blind * speed.train + (blind if w.checkpointing else 0.0)) * w.epochs
     parts = {
         "generation": w.prefilled * speed.read
-        + rows / w.together * w.response * (speed.step + w.together * speed.answered),
+        + rows * speed.turn
+        + rows / w.together * (w.decoded or w.response) * (speed.step + w.together * speed.answered),
         "environment": rows * w.step_seconds,
         "old log-probs": 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
@@ -87,7 +99,7 @@ def run_seconds(shape: ModelShape, w: Workload, around: Around, how: Device | Sp
     per_episode = (evaluated["generation"] + evaluated["environment"]) / batched.episodes
     tokens = around.sft_rows * around.sft_tokens
     if isinstance(how, Speed):
-        step = tokens * how.train
+        step = how.sft or tokens * how.train
     else:
         step = 3 * forward_flops(shape, tokens, around.sft_tokens, around.sft_rows * w.response) / (0.35 * how.flops)
     sft = around.sft_steps * step
