@@ -123,6 +123,9 @@ def test_help_waits_for_nothing_heavy():
     code = "import sys; from stapo.cli.main import main; main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     for argv in (["--help"], ["train", "--help-all"]):
         assert subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, timeout=300).returncode == 0
+    # No model is here and no device is measured.
+    planned = ["train", "paper/alfworld-1.5b", "--dry-run", "--gpu", "h100"]
+    assert subprocess.run([sys.executable, "-c", code, *planned], capture_output=True, timeout=300).returncode == 0
     code = code.replace(
         "'torch' in sys.modules", "bool({'torch', 'tyro', 'stapo.envs', 'stapo.config'} & set(sys.modules))"
     )

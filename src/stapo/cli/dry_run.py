@@ -22,7 +22,7 @@ from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.sequences import Reading, longest_of
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
-from stapo.policy.config import DType
+from stapo.policy.config import UNTIMED, DType
 from stapo.policy.sources import folder_here
 from stapo.texts import counted, duration
 from stapo.training.callbacks import Callbacks
@@ -75,14 +75,14 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
 
 def _of_template(config: RunConfig) -> str | None:
     """What there is to know of the chat template of a model that is here; None where there is nothing."""
-    from stapo.policy import load_tokenizer
-    from stapo.rollout.conversation import told_of_template
-    from stapo.rollout.encoding import PromptEncoder
-
     path, agent = config.model.path, config.agent
     here = path is not None and folder_here(path) is not None and config.model.chat_template == "auto"
     if path is None or not here or not agent.keeps_turns:
         return None
+    from stapo.policy import load_tokenizer
+    from stapo.rollout.conversation import told_of_template
+    from stapo.rollout.encoding import PromptEncoder
+
     try:
         return told_of_template(agent, PromptEncoder(load_tokenizer(path)).template)
     except ModelError as err:
@@ -93,11 +93,11 @@ def _settled(
     config: RunConfig, named: Device | None, out: Path | None, shape: ModelShape, console: Console
 ) -> RunConfig:
     """The settings without `auto`: as the run in `out` has them, by a measurement here, or as another machine would."""
-    from stapo.cli.this_machine import config_of
-    from stapo.policy.hardware import UNTIMED, Subject, time_layers
-    from stapo.training.choices import settle
-
     if named is None:
+        from stapo.cli.this_machine import config_of
+        from stapo.policy.hardware import Subject, time_layers
+        from stapo.training.choices import settle
+
         timed = partial(time_layers, config_of(shape, shape.layers), config.model.device)
         subject = Subject(shape.parameters, config.model.path is None, timed)
         return settle(config, out, partial(say, console), subject).config

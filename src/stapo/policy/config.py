@@ -17,6 +17,8 @@ HeadKernel = Literal["eager", "compiled"]
 ReferencePlace = Literal["auto", "device", "cpu", "none"]
 ChatTemplate = Literal["auto", "none"]
 
+UNTIMED = 5_000_000
+"""Weights below which a model is float32 without being timed."""
 MOST_WEIGHTS = 4_000_000_000
 """Weights of a model that is built from sizes; larger ones are loaded."""
 

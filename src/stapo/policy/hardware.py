@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModel
 
-from stapo.policy.config import ModelConfig
+from stapo.policy.config import UNTIMED, ModelConfig
 from stapo.policy.loading import check_model
 from stapo.policy.memory import model_size
 from stapo.policy.model import config_from_sizes, quiet
@@ -25,8 +25,6 @@ from stapo.policy.sources import source_of
 Timed = Literal["float32", "bfloat16"]
 Clock = Callable[[], float]
 
-UNTIMED = 5_000_000
-"""Weights below which a model is float32 without being timed."""
 ONE_THREAD = 20_000_000
 """Weights below which a model takes one thread. A rule, so that one seed gives one run; on busy cores one thread was
 fastest for models of 0.2 to 43 million weights, and larger ones were not measured on idle cores."""

@@ -9,6 +9,8 @@ from tiny_games import kitchen, put, write_jsonl
 
 from stapo.envs import Env, check_env, make
 from stapo.envs.alfworld.env import AlfworldEnv
+from stapo.envs.alfworld.generator import GeneratedGames
+from stapo.envs.alfworld.sources import chosen_types, types_named
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
 
@@ -178,6 +180,15 @@ def test_chosen_families_by_name_and_by_the_number_of_the_original():
     chosen = {"look_at_obj_in_light", "pick_and_place_simple"}
     assert {by_name.task_type(t) for t in by_name.tasks} == chosen
     assert list(by_name.tasks) == [t for t in everything.tasks if everything.task_type(t) in chosen]
+
+
+def test_families_are_chosen_once_for_all_environments():
+    source = GeneratedGames(scenes="tiny", games_per_type=3)
+    one, other = chosen_types(source, types_named([1, 2])), chosen_types(source, types_named("2, 1"))
+    assert one is other
+    assert one.ids("train") is not chosen_types(source, types_named(1)).ids("train")
+    envs = [make("alfworld", scenes="tiny", games_per_type=4, task_types=[1, 3]) for _ in range(2)]
+    assert envs[0]._source is envs[1]._source is not make("alfworld", scenes="tiny", games_per_type=4)._source
 
 
 def test_an_unknown_option_is_named():

@@ -13,7 +13,7 @@ from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.judge import PlanJudge
 from stapo.envs.alfworld.playable import Playable, playable
-from stapo.envs.alfworld.sources import ChosenTypes, TypedSource, notes_on, open_source, ordered_splits, types_named
+from stapo.envs.alfworld.sources import TypedSource, chosen_types, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
 from stapo.envs.options import whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
@@ -70,7 +70,7 @@ class AlfworldEnv:
         self._grammar = grammar_named(grammar)
         self._source = open_source(games, scenes=scenes, games_per_type=games_per_type)
         if task_types is not None:
-            self._source = ChosenTypes(self._source, types_named(task_types))
+            self._source = chosen_types(self._source, types_named(task_types))
         self._splits = ordered_splits(self._source.splits())
         for text in self.notes:
             note(text)

@@ -77,6 +77,19 @@ class ChosenTypes:
         return self.load(task_id).task_type if self._typed is None else self._typed.task_type(task_id)
 
 
+_CHOSEN: weakref.WeakKeyDictionary[TaskSource, weakref.WeakValueDictionary[frozenset[TaskType], ChosenTypes]]
+_CHOSEN = weakref.WeakKeyDictionary()
+
+
+def chosen_types(source: TaskSource, types: Collection[TaskType]) -> ChosenTypes:
+    """The games of these families; the environments of a process share what was found, as they share their source."""
+    of_source = _CHOSEN.setdefault(source, weakref.WeakValueDictionary())
+    chosen = of_source.get(frozenset(types))
+    if chosen is None:
+        chosen = of_source[frozenset(types)] = ChosenTypes(source, types)
+    return chosen
+
+
 def types_named(names: str | int | Iterable[str | int]) -> tuple[TaskType, ...]:
     """Families by name, or by their number in the configuration files of the original (1 to 6).
 
