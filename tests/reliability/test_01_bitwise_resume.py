@@ -18,6 +18,7 @@ from dated import LLAMA, at
 from slow import slow_except
 from stapo.policy import ModelConfig, build_policy
 from stapo.run import RunDirectory
+from stapo.training.preparation import SFTStage
 from toy_world import TEXTS
 
 SMALL = {"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "vocab_size": 300}
@@ -94,3 +95,30 @@ def test_the_comparison_sees_a_difference(tmp_path):
     assert one.keys() == two.keys()
     same = {key for key in one if one[key] == two[key]}
     assert same <= {"failures", "status"}
+
+
+def test_the_best_weights_of_sft_survive_a_cut(tmp_path):
+    """Cut off before the best measurement, between it and the end, and at the end of SFT."""
+    sft = {"steps": 6, "keep": "best", "probe_every": 2, "probe_episodes": 3, "probe_k": 2, "learning_rate": 0.05}
+    data = settings("alfworld", "grpo")
+    data["sft"] |= {**sft, "episodes": 6, "curriculum": 0.0}
+    data["optim"]["iterations"] = 1
+    data["eval"] = {"episodes": 2, "at_start": False, "greedy": False}
+    source, log = write_settings(tmp_path, data), tmp_path / "log"
+    (tmp_path / "copies").mkdir()
+    argv = ["train", str(source), "--quiet", "--out", str(tmp_path / "whole")]
+
+    def before():
+        # However long a save takes, there is one after each step.
+        SFTStage._cost = property(lambda stage: 0.0, lambda stage, seconds: None)
+        copying(tmp_path)
+
+    assert run(argv, log, before) == 0, log.read_text()
+    expected = contents(RunDirectory(tmp_path / "whole"))
+    copies = sorted((tmp_path / "copies").iterdir())
+    states = [json.loads((c / "saves" / c.name / "state.json").read_text()) for c in copies]
+    assert [s["sft_step"] for s in states if s["stage"] == "sft"] == [1, 2, 3, 4, 5]
+    assert [len(s["sft_best"]) for s in states[:5]] == [0, 3, 3, 3, 3]
+    for copy in (copies[0], copies[2], copies[4]):
+        assert run(["resume", str(copy), "--quiet"], log) == 0, log.read_text()
+        assert_same(expected, contents(RunDirectory(copy)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 import torch
 
+import stapo
 from stapo.config import load_config
 from stapo.config.training import SFTConfig
 from stapo.errors import ConfigError
@@ -67,3 +69,50 @@ def test_demonstrations_without_a_step_are_an_error_that_names_the_settings(chan
             demonstrate(env.pool, config.agent, replace(config.sft, **changes), "train", "goal_history", 0)
     finally:
         env.close()
+
+
+def test_sft_ends_with_the_weights_of_the_best_measurement(tmp_path, monkeypatch):
+    """Of four measurements the second has the best pass@k; the third only succeeds more often."""
+    from stapo.rollout.evaluate import summarize
+    from stapo.rollout.shares import wilson
+    from stapo.training import preparation
+
+    shares = iter([0.5, 0.75, 0.5, 0.75])
+    successes, weights = iter([0.2, 0.3, 0.9, 0.3]), []
+
+    def measured(played, k):
+        assert (k, {len(trajectories) for trajectories in played}) == (2, {6})
+        return {2: wilson(next(shares), 3)}
+
+    class Ear(stapo.Callback):
+        said: ClassVar[list[str]] = []
+
+        def on_notice(self, message):
+            self.said.append(message)
+
+    monkeypatch.setattr(preparation, "pass_shares", measured)
+    monkeypatch.setattr(preparation, "summarize", lambda played: {**summarize(played), "success": next(successes)})
+    ask = SFT._ask
+
+    def asked(self, probe):
+        weights.append(self.policy.model.model.norm.weight.detach().clone())
+        ask(self, probe)
+
+    monkeypatch.setattr(SFT, "_ask", asked)
+    config = stapo.load_config(
+        "tiny",
+        model={"hidden_size": 16, "layers": 1, "heads": 2, "intermediate_size": 32, "dtype": "float32"},
+        sft={"steps": 7, "episodes": 6, "batch_size": 4, "curriculum": 0.0, "keep": "best", "probe_every": 2,
+             "probe_episodes": 3, "probe_k": 2, "learning_rate": 0.01},
+        env={"options": {"max_steps": 2, "games_per_type": 4}},
+        optim={"iterations": 0}, eval={"episodes": 1, "greedy": False},
+    )  # fmt: skip
+    run = stapo.train(config, tmp_path / "run", callbacks=[Ear()])
+    rows = [row for row in run.directory.rows("sft") if "train_success" in row]
+    assert [row["step"] for row in rows] == [2, 4, 6, 7]
+    assert [row["best"] for row in rows] == [True, True, False, False]
+    assert [row["train_pass_at_k"] for row in rows] == [0.5, 0.75, 0.5, 0.75]
+    kept = run.policy("final").model.model.norm.weight
+    assert torch.equal(kept, weights[1])
+    assert not torch.equal(kept, weights[3])
+    assert any("SFT keeps its step 4: pass@2 0.750" in said for said in Ear.said)

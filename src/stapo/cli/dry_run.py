@@ -140,8 +140,9 @@ def around_of(config: RunConfig, seen: Episodes) -> Around:
     modes = 1 + (plan.greedy and plan.temperature > 0)
     full = (plan.episodes or seen.tasks) * modes * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
-    # Measurements for `stop_at` play episodes.
-    probes = sft.steps // sft.probe_every * sft.probe_episodes if sft.steps and sft.stop_at < 1 else 0
+    # Measurements for `stop_at` and `keep` play episodes.
+    measured = sft.steps // sft.probe_every if sft.stop_at < 1 or sft.keep == "best" else 0
+    probes = measured * sft.probe_episodes * sft.probe_k if sft.steps else 0
     return Around(
         sft_steps=sft.steps,
         sft_rows=sft.batch_size,

@@ -10,6 +10,7 @@ from stapo.config.schema import check_least
 from stapo.errors import ConfigError
 
 Schedule = Literal["constant", "linear", "cosine"]
+Kept = Literal["last", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,13 @@ class SFTConfig:
             trains all `steps`. The steps that a small model needs vary with the seed by a factor of two, so a fixed
             number gives unequal starts.
         anneal_steps: optimizer steps over which the learning rate then falls to a tenth; 0 or more.
-        probe_every: optimizer steps between measurements for `stop_at`; 1 or more.
+        keep: weights that SFT ends with. `last`: those after its last step. `best`: those with the highest share of
+            training tasks that one of `probe_k` attempts wins, by the measurements every `probe_every` steps and at the
+            end; of equal ones those with the higher success, then the earlier.
+        probe_every: optimizer steps between measurements for `stop_at` and `keep`; 1 or more.
         probe_episodes: training tasks that each measurement plays; 1 or more.
+        probe_k: attempts at each of them; 1 or more. RL raises what a policy does sometimes, so the best start is not
+            always the one that succeeds most often.
         episodes: demonstrated episodes, spread evenly over the task types; 1 or more.
         scarce_types: task types that get only `scarce_fraction` of their share of episodes.
         scarce_fraction: share of their episodes that `scarce_types` keep, 0 to 1.
@@ -134,8 +140,10 @@ class SFTConfig:
     steps: int = 0
     stop_at: float = 1.0
     anneal_steps: int = 300
+    keep: Kept = "last"
     probe_every: int = 200
     probe_episodes: int = 128
+    probe_k: int = 1
     episodes: int = 1200
     scarce_types: tuple[str, ...] = ()
     scarce_fraction: float = 0.1
@@ -153,6 +161,9 @@ class SFTConfig:
             if not 0 <= getattr(self, field) <= 1:
                 raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
         check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0, micro_tokens=0)
+        check_least(self, "sft", probe_k=1)
+        if self.keep not in get_args(Kept):
+            raise ConfigError(f"sft.keep is '{self.keep}', expected one of {', '.join(get_args(Kept))}.")
         check_least(self, "sft", probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")

@@ -3,6 +3,7 @@
     state.json              position, counters, random states, environments, row positions, configuration, versions
     optimizer.safetensors   moments, step counts and float32 copies of half-precision weights, by name of the weight
     random.safetensors      torch's random states
+    best.safetensors        weights of the best measurement within SFT so far, where `sft.keep` asks for them
     policy/                 weights and tokenizer; with adapters, those alone
     rows.json               hashes of the files of rows (`stapo.run.rows`)
     critic/                 weights and optimizer of the critic, where the algorithm has one
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -39,7 +40,7 @@ from stapo.training.optimizer import optimizer_tensors
 from stapo.training.randomness import random_state
 
 FORMAT = 2
-LATER = {"states", "sft_losses"}
+LATER = {"states", "sft_losses", "sft_best"}
 """What saves of this format have not always had; without it, its default is meant."""
 
 Stage = Literal["sft", "rl"]
@@ -54,6 +55,7 @@ class RunState:
         sft_step: optimizer steps of SFT that are done.
         sft_end: the step at which it will stop, where `sft.stop_at` was reached.
         sft_losses: losses of its steps since the last row.
+        sft_best: step of the best measurement so far, its share of tasks won and its success; empty before the first.
         iteration: iterations of RL that are done.
         evaluated: the evaluation due after that iteration is done as well.
         task_position: training tasks handed out so far.
@@ -74,6 +76,7 @@ class RunState:
     sft_step: int = 0
     sft_end: int | None = None
     sft_losses: list[float] = field(default_factory=list)
+    sft_best: list[float] = field(default_factory=list)
     iteration: int = 0
     evaluated: bool = False
     task_position: int = 0
@@ -105,6 +108,7 @@ def write_state(
     optimizer: torch.optim.Optimizer,
     reference: Path | None,
     critic: Savable | None = None,
+    best: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Fill `folder` with a state.
 
@@ -115,6 +119,7 @@ def write_state(
         optimizer: of the policy's weights.
         reference: folder of the frozen starting policy, or None where there is none.
         critic: weights and optimizer of its own, or None where there is none.
+        best: weights that SFT may end with, by name.
 
     Raises:
         OSError: the files cannot be written.
@@ -124,6 +129,8 @@ def write_state(
     save_file(optimizer_tensors(optimizer, policy.model), folder / "optimizer.safetensors")
     _, torch_states = random_state()
     save_file(torch_states, folder / "random.safetensors")
+    if best:
+        save_file(dict(best), folder / "best.safetensors")
     if critic is not None:
         critic.write(folder / "critic")
     if reference is not None:
@@ -221,6 +228,7 @@ def save_state(
     reference: Path | None,
     callbacks: Callbacks,
     critic: Savable | None = None,
+    best: Mapping[str, torch.Tensor] | None = None,
 ) -> Path | None:
     """Save a state together with random states, row positions, configuration and versions.
 
@@ -233,6 +241,7 @@ def save_state(
         reference: folder of the frozen starting policy, where there is one.
         callbacks: told of the save, or that it failed and the run goes on.
         critic: weights and optimizer of its own, where the algorithm has one.
+        best: weights that SFT may end with, by name.
 
     Returns:
         the save's folder; None where it could not be written and `log.on_save_error` is `continue`.
@@ -249,7 +258,7 @@ def save_state(
     whole = replace(state, rows=rows, random=plain, config=to_data(config), versions=versions())
 
     def fill(folder: Path) -> None:
-        write_state(folder, whole, policy, optimizer, reference, critic)
+        write_state(folder, whole, policy, optimizer, reference, critic, best)
         (folder / RECORD).write_bytes(record)
 
     try:

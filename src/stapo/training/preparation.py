@@ -7,12 +7,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from typing import Any
+
+import torch
 
 from stapo.config.run_config import RunConfig
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
 from stapo.rollout.conversation import told_of_template
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
+from stapo.rollout.evaluate import EvalProtocol, evaluate, pass_shares, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
 from stapo.texts import counted
@@ -160,6 +163,8 @@ class SFTStage:
         self.training = SFT(policy, config.sft, config.seed, run.started)
         self._spent, self._started = seconds_of(restart), time.perf_counter()
         self._saved_step, self._saved_at, self._cost = 0, time.monotonic(), 0.0
+        self._best: list[float] = []
+        self._best_weights: dict[str, torch.Tensor] = {}
         if restart is not None:
             self._restore(restart)
 
@@ -179,6 +184,13 @@ class SFTStage:
             read=self._check_limits,
         )
         self._write_row()  # SFT that `stop_at` ended between two rows
+        if self._best:
+            step, share, success = self._best
+            k = self.config.sft.probe_k
+            self.callbacks.notice(f"SFT keeps its step {step:.0f}: pass@{k} {share:.3f}, success {success:.3f}")
+            with torch.no_grad():
+                for name, weight in self.policy.model.named_parameters():
+                    weight.copy_(self._best_weights[name])
 
     def _check_limits(self, rows: list[RowTokens]) -> None:
         """Say what of the demonstrations is longer than a policy may read or write."""
@@ -198,6 +210,9 @@ class SFTStage:
         restore_optimizer(training.optimizer, self.policy.model, read_tensors(restart.folder / "optimizer.safetensors"))
         training.step, training.end = state.sft_step, state.sft_end
         training.losses = list(state.sft_losses)
+        if state.sft_best:
+            self._best = list(state.sft_best)
+            self._best_weights = read_tensors(restart.folder / "best.safetensors")
         rows = self.run_directory.rows("sft")
         probed = any(row.get("step") == state.sft_step and "train_success" in row for row in rows)
         training.probe_due = training.wants_probe() and not probed
@@ -234,9 +249,13 @@ class SFTStage:
             sft_step=training.step,
             sft_end=training.end,
             sft_losses=list(training.losses),
+            sft_best=list(self._best),
             seconds=seconds,
         )
-        save_state(self.run_directory, self.config, state, self.policy, training.optimizer, None, self.callbacks)
+        save_state(
+            self.run_directory, self.config, state, self.policy, training.optimizer, None, self.callbacks,
+            best=self._best_weights,
+        )  # fmt: skip
         self._saved_step, self._saved_at = training.step, time.monotonic()
         self._cost = self._saved_at - began
 
@@ -249,8 +268,9 @@ class SFTStage:
 
     def _probe(self, tasks: Sequence[str], step: int) -> float:
         """Sampled success on training tasks; held-out tasks take no part in when to stop."""
-        config = self.config
-        protocol = EvalProtocol(config.env.split, config.sft.probe_episodes, config.rollout.temperature, (config.seed,))
+        config, sft = self.config, self.config.sft
+        seeds = (config.seed,)
+        protocol = EvalProtocol(config.env.split, sft.probe_episodes, config.rollout.temperature, seeds, sft.probe_k)
         collector = build_collector(config, self.policy, clock=self.run_directory.started)
 
         progress = partial(self.callbacks.stage, "probing SFT")
@@ -261,7 +281,17 @@ class SFTStage:
             collector.close()
         note_failures(self.run_directory, collector.take_failures(), "SFT")
         success = float(summarize(played)["success"])
-        self.run_directory.append("sft", {"step": step, "train_success": success})
+        row: dict[str, Any] = {"step": step, "train_success": success}
+        share = pass_shares(played, sft.probe_k)[sft.probe_k].value
+        if sft.probe_k > 1:
+            row["train_pass_at_k"] = share
+        if sft.keep == "best":
+            row["best"] = not self._best or [share, success] > self._best[1:]
+            if row["best"]:
+                weights = self.policy.model.named_parameters()
+                self._best = [float(step), share, success]
+                self._best_weights = {name: w.detach().to("cpu", copy=True).contiguous() for name, w in weights}
+        self.run_directory.append("sft", row)
         return success
 
 

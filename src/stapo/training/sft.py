@@ -107,12 +107,15 @@ class SFT:
     def wants_probe(self) -> bool:
         """Whether success is to be probed after the steps done."""
         config = self.config
-        if self.end is not None or config.stop_at >= 1:
+        if config.keep == "best" and self.step in (config.steps, self.end):
+            return True
+        if config.keep != "best" and (self.end is not None or config.stop_at >= 1):
             return False
         return self.step > config.curriculum * config.steps and self.step % config.probe_every == 0
 
     def _ask(self, probe: Callable[[int], float]) -> None:
-        if probe(self.step) >= self.config.stop_at:
+        success, stop_at = probe(self.step), self.config.stop_at
+        if stop_at < 1 and self.end is None and success >= stop_at:
             self.end = self.step + self.config.anneal_steps
         self.probe_due = False
         self.policy.model.train()
