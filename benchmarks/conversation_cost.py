@@ -6,7 +6,7 @@ one setting: tokens that the update reads, tokens that the rollout reads (prefil
 iteration. The two ways alternate; shown are the medians over the repeats, and the ratios of the two.
 
     python benchmarks/conversation_cost.py [--presets tiny alfworld-tiny webshop-tiny search-tiny] [--repeats 3]
-    python benchmarks/conversation_cost.py --large [--tokenizer FOLDER] [--repeats 1]     # 30 layers, 135M parameters
+    python benchmarks/conversation_cost.py --large [--tokenizer FOLDER] [--dtype bfloat16]     # 135M parameters
     python benchmarks/conversation_cost.py --steps 5 10 20 40 80 [--svg FILE]             # how cost grows
 
 `--large` plays full-size ALFWorld with a random Llama of the shape of SmolLM2-135M. Its tokenizer is trained on the
@@ -31,6 +31,7 @@ from stapo.config import load_config
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.policy import ModelConfig, Policy, build_policy
+from stapo.policy.config import DType
 from stapo.policy.model import finish_policy
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.run import RunDirectory
@@ -90,7 +91,7 @@ def small(configs: list[RunConfig]) -> Policy:
     return build_policy(configs[0].model, said, LONGEST + 64, 0)
 
 
-def large(configs: list[RunConfig], tokenizer: str | None) -> Policy:
+def large(configs: list[RunConfig], tokenizer: str | None, dtype: DType) -> Policy:
     """Random weights of SmolLM2-135M's shape."""
     if tokenizer:
         spoken = AutoTokenizer.from_pretrained(tokenizer)
@@ -104,7 +105,7 @@ def large(configs: list[RunConfig], tokenizer: str | None) -> Policy:
             eos_token_id=spoken.eos_token_id, pad_token_id=spoken.pad_token_id, bos_token_id=None,
         )
     )  # fmt: skip
-    return finish_policy(model, spoken, ModelConfig(device="cpu", dtype="float32"))
+    return finish_policy(model, spoken, ModelConfig(device="cpu", dtype=dtype))
 
 
 def iterate(config: RunConfig, policy: Policy, number: int) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def compare(preset: str, options: argparse.Namespace, steps: int | None = None) 
         pairs[f"{algorithm}, a prompt per step"] = today
         pairs[f"{algorithm}, conversation"] = conversing(today)
     sides = [pairs[name] for name in list(pairs)[:2]]
-    policy = large(sides, options.tokenizer) if preset == "large" else small(sides)
+    policy = large(sides, options.tokenizer, options.dtype) if preset == "large" else small(sides)
     return side_by_side(pairs, policy, options.repeats)
 
 
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="30 layers of width 576 on full-size ALFWorld")
     parser.add_argument("--tokenizer", help="folder of a tokenizer for --large")
     parser.add_argument("--steps", nargs="+", type=int, help="step limits of episodes: how cost grows")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the large model")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
