@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import stapo
+from stapo.cli import dry_run
 from stapo.cli.main import main
 from stapo.comparison.cells import Work, in_one_dtype, write_settings
 from stapo.comparison.jobs import Job
@@ -33,7 +34,8 @@ class Machine:
 
     def __init__(self, monkeypatch):
         self.speeds, self.cores, self.timed = NATIVE, 1, []
-        monkeypatch.setattr(hardware, "UNTIMED", 0)
+        for place in (hardware, dry_run):
+            monkeypatch.setattr(place, "UNTIMED", 0)
         monkeypatch.setattr(hardware, "ONE_THREAD", 0)
         monkeypatch.setattr(hardware, "usable_cores", lambda: self.cores)
         monkeypatch.setattr(hardware, "time_layers", self.time)

@@ -51,7 +51,7 @@ class Case:
         batch = build_batch(self.trajectories, algorithm, chains=rows_of(self.trajectories, merge=False)[1])
         updater = Updater(self.policy, self.reference, algorithm, OptimConfig(micro_tokens=200), 1.0)
         reference = updater.scorer.reference_logp(batch, 200)
-        log = updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False)
+        log = updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False, None)
         return log["loss"] + (log.get("selective_loss") or 0.0), gradient(self.policy.model)
 
 

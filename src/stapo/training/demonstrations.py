@@ -217,8 +217,9 @@ def _play(
             listed_commands(admissible, agent, blind, shapes),
             memory.recall_commands(), shapes,
         )  # fmt: skip
-        said = write_response(action, agent.response, fields.admissible or (), thought)
-        if not wandering and (not agent.numbered or action in (fields.admissible or ())):
+        has_number = not agent.numbered or action in (fields.admissible or ())
+        said = write_response(action, agent.response, fields.admissible or (), thought) if has_number else action
+        if has_number and not wandering:
             demos.append(
                 DemoStep(
                     goal,
