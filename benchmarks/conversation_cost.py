@@ -41,7 +41,7 @@ from stapo.training.loop import Trainer
 
 PRESETS = ("tiny", "alfworld-tiny", "webshop-tiny", "search-tiny")
 PARTS = ("generation", "environment", "reference", "update", "blind")
-LONGEST = 8192
+LONGEST = 8000
 
 
 def conversing(config: RunConfig) -> RunConfig:
