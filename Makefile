@@ -3,7 +3,7 @@
 PYTHON ?= python3
 RUN ?= runs/quickstart
 PYTEST_ARGS ?=
-TEST_WORKERS ?= 2
+TEST_WORKERS ?= 3
 ARGS ?=
 # An index of torch builds, for users who want another build than their platform's default; see `make help`.
 TORCH_INDEX_URL ?=
@@ -31,14 +31,14 @@ help: ## List the targets
 	@echo "  RUN              run directory of quickstart (default: $(RUN))"
 	@echo "  ARGS             further arguments of quickstart's 'stapo train', e.g. ARGS='--seed 1'"
 	@echo "  PYTEST_ARGS      further arguments of pytest, e.g. PYTEST_ARGS='tests/algo -x'"
-	@echo "  TEST_WORKERS     processes that share the tests, one core each (default: $(TEST_WORKERS)); 0 for --pdb and -s"
+	@echo "  TEST_WORKERS     processes that share the tests (default: $(TEST_WORKERS), some wait); 0 for --pdb and -s"
 
 setup: $(READY) ## Create .venv and install everything (the other targets do it when needed)
 
 quickstart: $(READY) ## Train a small agent with STAPO on generated household tasks; writes a report
 	@STAPO=$(BIN)/stapo sh scripts/quickstart.sh "$(RUN)" $(ARGS)
 
-test: $(READY) ## Run the tests but the slow ones: every promise once, in about seven minutes on two cores
+test: $(READY) ## Run the tests but the slow ones: every promise once, in under six minutes on two cores
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY) ## Run all tests, as CI does
