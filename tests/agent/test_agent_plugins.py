@@ -111,6 +111,20 @@ def test_a_format_reads_what_it_writes_and_is_asked_for():
         assert render_prompt(FIELDS, AgentConfig(prompt=style, response="shout")).text.endswith(end)
 
 
+def test_a_thought_of_the_demonstrator_is_written_by_the_format_alone():
+    """One that writes in its own way, and knows no thoughts, keeps its way, whatever parts it has."""
+
+    @traits(has_parts=True, write=lambda action, listed: f"[{action}]")
+    def brackets(text, listed, fallback_characters):
+        return ParsedResponse(text.strip("[]"), "", True)
+
+    RESPONSE_FORMATS.register("brackets", brackets)
+    assert write_response("take mug", "brackets", thought="I need it.") == "[take mug]"
+    assert write_response("take mug", "action", thought="I need it.") == "take mug"
+    told = "<think>I need it.</think><action>take mug</action>"
+    assert write_response("take mug", "think_action", thought="I need it.") == told
+
+
 @pytest.mark.parametrize("name", RESPONSE_FORMATS.own_names())
 def test_what_our_formats_write_they_read(name):
     if name.startswith("search"):

@@ -14,26 +14,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import VOCABULARY, model_of
 
 from stapo.policy.allowed import Allowed, FreeTokens
 from stapo.policy.attention import shared_heads
 from stapo.rollout.drawing import Drawer, draw
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.trie import Grammar
-
-VOCABULARY = 64
-SIZES = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.5,
-    "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 0, "tie_word_embeddings": True,
-}  # fmt: skip
-
-
-def model_of(kind="llama", **changes):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **changes})).eval()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +125,7 @@ def test_a_response_without_a_choice_is_not_read(model, passes):
 
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_rows_at_different_places_read_together(model, kept):
-    """Some have three tokens to read at once, some one, some go on without a grammar; turn after turn."""
+    """Some have three tokens to read at once, some one, some have no grammar; turn after turn."""
     long = Grammar([[10, 11, 12, 13, a, 14, 15, 16, b, 2] for a in (20, 21) for b in (22, 23)], limit=12)
     bound = [long, None, Grammar([[a, b, c, 2] for a in (5, 6) for b in (7, 8) for c in (9, 3)], limit=12), None, long]
     together, alone = (HFSampler(model, [2], 0, 12, kept_bytes=size, growing=True) for size in (kept, 0))

@@ -14,10 +14,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 import pytest
+import small_models
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import VOCABULARY
 
 from stapo.agent import AgentConfig
 from stapo.config.run_config import RunConfig
@@ -34,19 +36,8 @@ from stapo.run import RunDirectory
 from stapo.training.loop import build_collector
 from toy_world import ToyEnv, small_policy, toy_settings
 
-VOCABULARY = 64
 EOS = 2
-SMALL = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.5,
-    "bos_token_id": 1, "eos_token_id": EOS, "pad_token_id": 0, "tie_word_embeddings": True,
-}  # fmt: skip
-
-
-def model_of(kind="llama", **changes):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SMALL, **changes})).eval()
+model_of = partial(small_models.model_of, eos_token_id=EOS)
 
 
 def sampler_of(model, kept=1 << 30, growing=True, limit=6, batch_tokens=10_000):

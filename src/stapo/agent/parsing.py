@@ -44,12 +44,13 @@ class ResponseFormat(Protocol):
     """How a response is read: what `agent.response` names.
 
     A pure function that raises on no text. Traits (`stapo.registry.traits`): ``write(action, listed)`` returns the
-    response that gives a command, for demonstrations (the command itself where there is none); ``instruction`` is the
+    response that gives a command, for demonstrations (the command itself where there is none);
+    ``write_thought(action, listed, thought)`` does so with a thought of the demonstrator; ``instruction`` is the
     sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one, ``rules`` what a
-    conversation asks for it with, where that is another sentence; ``numbered`` says that
-    it is the number of a listed command; ``has_parts`` that it has a thought and an action between their tags;
-    ``whole_command`` that it is what ``write`` returns and nothing else, so that `agent.decode` can be `constrained`;
-    ``keeps_thought`` that the action begins with the thought that a server hands over apart.
+    conversation asks for it with, where that is another sentence; ``numbered`` says that it is the number of a listed
+    command; ``has_parts`` that it has a thought and an action between their tags; ``whole_command`` that it is what
+    ``write`` returns and nothing else, so that `agent.decode` can be `constrained`; ``keeps_thought`` that the action
+    begins with the thought that a server hands over apart.
     """
 
     def __call__(self, text: str, listed: Sequence[str], fallback_characters: int, /) -> ParsedResponse:
@@ -85,12 +86,13 @@ def write_response(action: str, response_format: str, listed: Sequence[str] = ()
         action: the command.
         response_format: name of a response format.
         listed: the commands that the prompt offers.
-        thought: the thought before the command, for a format that has one; "" for a set sentence.
+        thought: the demonstrator's, for a format that can write one; "" where it said none.
     """
-    wrote = RESPONSE_FORMATS.get(response_format)
-    if thought and trait(wrote, "has_parts", False):
-        return _tagged(action, listed, thought)
-    write: Callable[[str, Sequence[str]], str] | None = trait(wrote, "write", None)
+    form = RESPONSE_FORMATS.get(response_format)
+    with_thought: Callable[[str, Sequence[str], str], str] | None = trait(form, "write_thought", None)
+    if thought and with_thought is not None:
+        return with_thought(action, listed, thought)
+    write: Callable[[str, Sequence[str]], str] | None = trait(form, "write", None)
     return action if write is None else write(action, listed)
 
 
@@ -101,6 +103,7 @@ def _tagged(action: str, listed: Sequence[str], thought: str = "I do the next st
 @traits(
     has_parts=True,
     write=_tagged,
+    write_thought=_tagged,
     instruction="First reason about the situation inside <think> </think>, then give exactly one command inside "
     "<action> </action>.",
     reminder="answer <think> </think><action> </action>",

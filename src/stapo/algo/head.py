@@ -31,9 +31,8 @@ cost more than smaller chunks save.
 """
 
 _NO_RECOMPUTE_BYTES = 4_000_000
-_WHOLE_HEAD = (
-    4096  # rows of a head that is multiplied whole, though few tokens are allowed: taking rows out saves nothing
-)
+_WHOLE_HEAD = 4096
+"""Rows of a head that is multiplied whole, though few tokens are allowed: taking rows out of it saves nothing."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from rich.columns import Columns
 from rich.console import Console
 from tyro.conf import Positional
 
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.cli.arguments import own_env_options
 from stapo.cli.command import Command, arg
+from stapo.cli.watch import Watched, as_lines, introduce, target_of
 from stapo.cli.words import foreign, say
 from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import Env, Expert, StepResult
@@ -60,11 +60,7 @@ class Game:
         task = self.order[self.number % len(self.order)]
         first = self.env.reset(task)
         self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
-        self.console.rule(foreign(f"{self.env.name}: {self.env.task_type(task)}"))
-        say(self.console, foreign(f"task {task}"), "dim")
-        say(self.console, foreign(as_lines(first.text)))
-        if first.goal not in first.text:
-            say(self.console, foreign(first.goal), "bold")
+        introduce(self.console, self.env.name, self.env.task_type(task), task, first)
         say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
 
     def answer(self, text: str) -> None:
@@ -175,11 +171,6 @@ class Game:
         return text
 
 
-def as_lines(page: str) -> str:
-    """A page of parts with one part a line."""
-    return "\n".join(page.split(PAGE_SEPARATOR))
-
-
 def in_brackets(text: str, admissible: list[str]) -> str | None:
     """The offered command that a short form means, None where it means none or several.
 
@@ -286,7 +277,6 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
 
     def _watch(self, settings: list[str]) -> int:
         """Let a policy play."""
-        from stapo.cli.watch import Watched, target_of
         from stapo.training.callbacks import Callbacks
         from stapo.training.factories import env_factory
 

@@ -17,7 +17,7 @@ from stapo.cli.words import foreign, say
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, Started, advance, start
-from stapo.envs.protocol import Env
+from stapo.envs.protocol import Env, Observation
 from stapo.errors import ConfigError, EnvError
 from stapo.texts import counted
 
@@ -60,6 +60,20 @@ def target_of(agent: str, env: str | None, given: list[str], source: str | None)
     return frozen_model(settings, changed(load_config(settings)), agent)
 
 
+def introduce(console: Console, env: str, task_type: str, task: str, first: Observation) -> None:
+    """Show how an episode begins."""
+    console.rule(foreign(f"{env}: {task_type}"))
+    say(console, foreign(f"task {task}"), "dim")
+    say(console, foreign(as_lines(first.text)))
+    if first.goal not in first.text:
+        say(console, foreign(first.goal), "bold")
+
+
+def as_lines(page: str) -> str:
+    """A page of parts with one part a line."""
+    return "\n".join(page.split(PAGE_SEPARATOR))
+
+
 class Watched:
     """A policy in an environment, one step after the other.
 
@@ -88,40 +102,30 @@ class Watched:
 
     def _episode(self, number: int, task: str) -> bool:
         """Show an episode; False where the person leaves it."""
-        from stapo.rollout.episode import Episode
         from stapo.rollout.types import Trajectory
 
         begun = start(self.env, task)
         if not isinstance(begun, Started):
             raise EnvError(f"task '{task}' could not begin: {begun.error}.")
-        collector = self.collector
-        episode = Episode(
-            collector.encoder, collector.agent, Trajectory(task, begun.task_type, "", 0, number),
-            blind_mask=collector.blind_mask, anchor=collector.anchor, reward_scale=1.0, grammars=collector.grammars,
-        )  # fmt: skip
+        trajectory = Trajectory(task, begun.task_type, "", 0, number)
+        episode = self.collector.episode(trajectory)
         episode.begin(begun.observation, begun.shapes)
-        self.console.rule(foreign(f"{self.env.name}: {begun.task_type}"))
-        say(self.console, foreign(f"task {task}"), "dim")
-        say(self.console, foreign(_lines(begun.observation.text)))
-        if begun.observation.goal not in begun.observation.text:
-            say(self.console, foreign(begun.observation.goal), "bold")
+        introduce(self.console, self.env.name, begun.task_type, task, begun.observation)
         while not episode.done:
             if not self._next("next step"):
                 return False
             ids = episode.prompt()
             if ids is None:
                 break
-            bound = {} if collector.grammars is None else {"constraints": [episode.grammar]}
-            trajectory = episode.trajectory
             stream = (self.seed, number, len(trajectory.steps))
-            answer = collector.sampler.sample([ids], [stream], self.temperature, **bound)[0]
+            answer = self.collector.ask([(episode, ids)], [stream], self.temperature)[0]
             action = answer if isinstance(answer, EnvFailure) else episode.answer(answer)
             out = action if isinstance(action, EnvFailure) else advance(self.env, action)
             if isinstance(out, EnvFailure):
                 raise EnvError(f"the episode ended in its {out.boundary}: {out.error}.")
             episode.observe(out)
             self._show(trajectory.steps[-1], out.text)
-        self._end(episode.trajectory)
+        self._end(trajectory)
         return True
 
     def _show(self, step: Step, seen: str) -> None:
@@ -131,7 +135,7 @@ class Watched:
         how = f"  ({math.exp(sum(step.logprobs)):.0%} sure)" if step.logprobs else ""
         wrong = "" if step.valid else f"  [{step.problem.replace('_', ' ')}]"
         say(self.console, foreign(f"> {step.action}{how}{wrong}"), "bold cyan" if step.valid else "bold yellow")
-        say(self.console, foreign(_lines(seen)))
+        say(self.console, foreign(as_lines(seen)))
 
     def _end(self, trajectory: Trajectory) -> None:
         steps = counted(len(trajectory.steps), "step")
@@ -148,7 +152,3 @@ class Watched:
         except EOFError:
             self.console.print()
             return False
-
-
-def _lines(page: str) -> str:
-    return "\n".join(page.split(PAGE_SEPARATOR))

@@ -67,9 +67,8 @@ def attribute(
     def hidden(rows: Sequence[RowTokens], part: Sequence[int]) -> torch.Tensor:
         found = find_chains(rows, [chains[b] for b in part], merge=chain_b is not None)
         rows = [replace(row, chain=chain) for row, chain in zip(rows, found.chain_b, strict=True)]
-        batches = row_batches(rows, micro_tokens)
         parts: dict[int, torch.Tensor] = {}
-        for batch in batches:
+        for batch in row_batches(rows, micro_tokens):
             hidden_nh = hidden_states(model, [rows[i] for i in batch], pad)[0]
             parts |= dict(zip(batch, hidden_nh.split([len(rows[i].response_ids) for i in batch]), strict=True))
         return torch.cat([parts[i] for i in range(len(rows))])

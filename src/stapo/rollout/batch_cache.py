@@ -62,7 +62,7 @@ class BatchCache:
             whole[target, :, :end] = whole[list(source), :, :end]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with some of the rows."""
+        """Keep some of the rows, in this order."""
         self.rows = len(rows)
         for wholes in self._wholes:
             for k, whole in enumerate(wholes):

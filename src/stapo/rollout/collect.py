@@ -117,7 +117,7 @@ class Collector:
             ConfigError: or another settings error, if the environment cannot be built.
         """
         episodes = [
-            self._episode(Trajectory(task, "", "", group, member))
+            self.episode(Trajectory(task, "", "", group, member))
             for group, task in enumerate(tasks, start=first_group)
             for member in range(group_size)
         ]
@@ -139,14 +139,10 @@ class Collector:
             asked = answered = time.perf_counter()
             if prompted:
                 at = [episodes[slot].trajectory for slot, _ in prompted]
-                sample_of: Callable[..., Sequence[Sample | EnvFailure]] = self.sampler.sample
-                # Samplers that know of no constraints are called as ever.
-                bound = {} if self.grammars is None else {"constraints": [episodes[s].grammar for s, _ in prompted]}
-                samples = sample_of(
-                    [ids for _, ids in prompted],
+                samples = self.ask(
+                    [(episodes[slot], ids) for slot, ids in prompted],
                     [(*stream, t.group, t.member, len(t.steps)) for t in at],
                     temperature,
-                    **bound,
                 )
                 answered = time.perf_counter()
                 actions: list[tuple[int, str]] = []
@@ -195,7 +191,17 @@ class Collector:
         if isinstance(self.sampler, KeepsKeys):
             self.sampler.forget()
 
-    def _episode(self, trajectory: Trajectory) -> Episode:
+    def ask(
+        self, prompted: Sequence[tuple[Episode, list[int]]], streams: Sequence[tuple[int, ...]], temperature: float
+    ) -> Sequence[Sample | EnvFailure]:
+        """Sample a response for each episode under its prompt; see `Sampler.sample`."""
+        sample_of: Callable[..., Sequence[Sample | EnvFailure]] = self.sampler.sample
+        # Samplers that know of no constraints are called as ever.
+        bound = {} if self.grammars is None else {"constraints": [episode.grammar for episode, _ in prompted]}
+        return sample_of([ids for _, ids in prompted], streams, temperature, **bound)
+
+    def episode(self, trajectory: Trajectory) -> Episode:
+        """An episode that is still to begin, by the settings of this collector."""
         return Episode(
             self.encoder,
             self.agent,
@@ -254,5 +260,5 @@ class Collector:
                 self.attempts.give_up(failure, out)
         if retried:
             fresh = Trajectory(old.task_id, old.task_type, "", old.group, old.member, attempts=attempt)
-            episodes[slot] = self._episode(fresh)
+            episodes[slot] = self.episode(fresh)
         return retried

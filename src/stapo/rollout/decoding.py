@@ -54,7 +54,7 @@ class Row:
     done: bool = False
 
     def __post_init__(self) -> None:
-        self._go_on()
+        self._add_forced()
 
     @property
     def length(self) -> int:
@@ -74,7 +74,7 @@ class Row:
                 "or its numbers overflow: lower optim.learning_rate, or use another model.dtype."
             )
         self._add(token, logprob, entropy)
-        self._go_on()
+        self._add_forced()
 
     def _add(self, token: int, logprob: float, entropy: float) -> None:
         self.ids.append(token)
@@ -85,7 +85,7 @@ class Row:
         complete = self.walk is not None and self.walk.complete
         self.done = complete or token in self.eos_ids or len(self.ids) == self.limit
 
-    def _go_on(self) -> None:
+    def _add_forced(self) -> None:
         while self.walk is not None and not self.done and not self.walk.allowed.choice:
             self._add(self.walk.allowed.ids[0], 0.0, 0.0)
 
@@ -212,12 +212,12 @@ class Decoder:
             if not running:
                 return
             if self._takes_cache:
-                hidden_rh = self._read_on(running)
+                hidden_rh = self._read_new(running)
             else:
                 self._rows = [self._rows[r] for r in running]
                 hidden_rh = self._begin([len(running)])
 
-    def _read_on(self, running: list[int]) -> torch.Tensor:
+    def _read_new(self, running: list[int]) -> torch.Tensor:
         """Read what rows have to read now; returns the last hidden states of all rows."""
         if self._plain and FEWEST_ROWS < len(self._rows) >= 2 * len(running):
             complete = [r for r, row in enumerate(self._rows) if row.done]

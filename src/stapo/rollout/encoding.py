@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol
@@ -144,10 +144,9 @@ class PromptEncoder:
         return plain_frame(self.tokenizer.eos_token) if self.template is None else frame_of(self.template)
 
     def _conversation(self, prompt: Prompt) -> list[int]:
-        held, parts = prompt, [prompt.system, prompt.text, prompt.begun]
+        parts = [prompt.system, prompt.text, prompt.begun]
         parts += [part for turn in prompt.turns for part in (turn.text, turn.said)]
-        if prompt.rewritten is not None and any(self._markers.spans(part) for part in parts):
-            held = prompt.rewritten(self.hold)
+        held = self._with_marks(prompt, parts)
         checked = replace(
             held,
             system=self._checked(held.system, prompt.system),
@@ -161,9 +160,7 @@ class PromptEncoder:
         return conversation_ids(checked, self._frame, self._piece, self._said)
 
     def _in_pieces(self, prompt: Prompt, sampled: Sequence[Sequence[int]]) -> list[int]:
-        held = prompt
-        if prompt.rewritten is not None and any(self._markers.spans(part) for part in (prompt.text, prompt.begun)):
-            held = prompt.rewritten(self.hold)
+        held = self._with_marks(prompt, (prompt.text, prompt.begun))
         ids = list(self._encode(self._checked(held.text, prompt.text), "")[0])
         for said, piece, plain in zip(sampled, held.pieces, prompt.pieces, strict=True):
             ids += said or self._piece(self._checked(piece.text, plain.text))
@@ -177,11 +174,15 @@ class PromptEncoder:
         count = bisect_left(range(len(ids)), length, key=lambda n: len(self.decode(ids[:n])))
         return ids[:count] if self.decode(ids[:count]) == piece.text else ()
 
+    def _with_marks(self, prompt: Prompt, parts: Iterable[str]) -> Prompt:
+        """The prompt with texts of others marked as such, where any of its parts spells a control token."""
+        if prompt.rewritten is None or not any(self._markers.spans(part) for part in parts):
+            return prompt
+        return prompt.rewritten(self.hold)
+
     def _held(self, prompt: Prompt | str) -> tuple[str, str]:
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
-        held = prompt
-        if prompt.rewritten is not None and (self._markers.spans(prompt.text) or self._markers.spans(prompt.begun)):
-            held = prompt.rewritten(self.hold)
+        held = self._with_marks(prompt, (prompt.text, prompt.begun))
         return self._checked(held.text, prompt.text), self._checked(held.begun, prompt.begun)
 
     def _checked(self, held: str, text: str) -> str:

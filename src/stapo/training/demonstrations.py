@@ -33,7 +33,7 @@ from stapo.envs.pool import EnvPool, about, insist
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
-from stapo.texts import counted as counted_words
+from stapo.texts import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,10 @@ def demonstrate(
         EnvError: the environment cannot say which tasks it has.
     """
     pool.grow(slot + 1)
-    counted = Attempts(0, 1) if attempts is None else attempts
-    require_demonstrator(pool, slot, counted.retries)
+    tries = Attempts(0, 1) if attempts is None else attempts
+    require_demonstrator(pool, slot, tries.retries)
     rng = np.random.default_rng([seed, 11])
-    tasks = _pick_tasks(pool, slot, config, split, rng, counted.retries)
+    tasks = _pick_tasks(pool, slot, config, split, rng, tries.retries)
     demos: list[DemoStep] = []
     for number, task in enumerate(tasks):
         before = rng.bit_generator.state
@@ -121,22 +121,22 @@ def demonstrate(
             except _Failed as err:
                 rng.bit_generator.state = before
                 pool.discard(slot)
-                again = counted.failed(err.out, task, number, err.step, attempt)
+                again = tries.failed(err.out, task, number, err.step, attempt)
                 attempt += 1
             else:
-                counted.went_well()
+                tries.went_well()
                 again = False
         if progress is not None:
             progress(number + 1, len(tasks))
-    if not demos and counted.failures:
-        last = counted.failures[-1]
+    if not demos and tries.failures:
+        last = tries.failures[-1]
         raise FailureLimitError(
             f"every demonstration failed ({len(tasks):,} in all), the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
         )
     if not demos:
         raise ConfigError(
-            f"sft.episodes is {config.episodes}, and the {counted_words(len(tasks), 'demonstration')} of split "
+            f"sft.episodes is {config.episodes}, and the {counted(len(tasks), 'demonstration')} of split "
             f"'{split}' hold no step to imitate; expected more demonstrations, or less wandering (sft.wander)."
         )
     return demos
