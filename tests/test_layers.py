@@ -1,8 +1,8 @@
-"""Imports run one way: DESIGN.md draws the rooms, this test reads the code.
+"""Imports run one way: DESIGN.md describes the packages, this test reads the code.
 
-1. A room imports the rooms that it may know and no others, wherever in a file the import stands.
+1. A package imports the packages that it may know and no others, wherever in a file the import stands.
 2. No module needs itself, be it for types only, inside a function, or by a name in a registry.
-3. Every room is on the map.
+3. Every package is on the map.
 4. What must start fast does not import torch.
 5. What belongs to one environment is in its folder; environments know no prompts but their own.
 """
