@@ -28,9 +28,9 @@ class AgentConfig:
             of an episode are read as one sequence (`optim.merge`). `stapo plugins` lists those of other packages.
         blind_prompt: style of trajectory-blind prompts; null for that of `prompt`. A blind conversation has a first
             message without the goal and the observation as its only turn.
-        list_commands: where a conversation lists the offered commands: `every_turn`; `once`, those of its first turn;
-            `never`. `auto` never does with constrained decoding (`decode`), unless their numbers are asked for, and
-            does so at every turn without it. Other styles list them always.
+        list_commands: where a conversation lists the offered commands: `every_turn`; `once`, in its first turn;
+            `never`. `auto` is `never` with constrained decoding (`decode`), unless responses are numbers of commands,
+            and `every_turn` without it. Other styles always list them.
         earlier_thoughts: whether the responses in a conversation's past turns `keep` their thoughts, or `drop` them, as
             some chat templates do. Without its thoughts a response is another text, and the next prompt extends none.
         response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
@@ -48,28 +48,28 @@ class AgentConfig:
         fallback_characters: characters at the end of a `think_action` response without action tags that are played as
             its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
             WebShop.
-        history_length: last steps that are shown with observation and action; 0 or more. The paper's ALFWorld protocol
+        history_length: number of last steps shown with observation and action; 0 or more. The paper's ALFWorld protocol
             shows 2.
-        command_history: steps before those that are shown by their command alone; 0 or more. An agent that searches has
-            to know where it has been; what it saw there may be forgotten.
+        command_history: number of steps before those shown by their command alone; 0 or more. An agent that searches
+            has to know where it has been; it may forget what it saw there.
         hidden_commands: offered commands that prompts do not list; the environment still takes them.
-        mark_goal_words: put a star behind every word of the observation that is in the goal; compact prompts with
+        mark_goal_words: put a star after every word of the observation that is in the goal; compact prompts with
             `choice` also give the numbers of links whose words are all in the goal. Blind prompts know no goal and have
             no marks. For policies trained from scratch, which have not learned to compare words.
         require_admissible: count a well-formed command that the environment does not offer as invalid. A command
             offered with a placeholder, such as ``search[<your query>]``, offers every text in its place. The published
             protocols check the format only.
         mask_own_queries: in blind prompts that hide the goal and show the history, hide the agent's own queries, which
-            repeat the goal: ``search[…]`` is left of them, and of a response in a search format only its tags.
+            repeat the goal: only ``search[…]`` remains of them, and of a response in a search format only its tags.
         max_observation_characters: characters of an observation or goal that prompts show; 1 or more. Longer text is
-            cut, with a mark that says so; the list of offered commands is cut at as many characters in total. Counted
-            in the metrics as `cut_texts`.
-        max_commands: offered commands that a prompt lists at most; 1 or more.
+            cut, with a mark that says so; the list of offered commands is cut at the same total. Counted in the metrics
+            as `cut_texts`.
+        max_commands: maximum number of offered commands in a prompt; 1 or more.
         max_prompt_characters: characters above which a prompt is shown without history; 1 or more, or null for no
             bound. The published WebShop protocol: 13,000. A conversation has no such bound.
-        max_prompt_tokens: tokens of a prompt at most; 8 or more. Longer prompts lose their oldest history entries, a
-            conversation the older half of its turns at once; then they are an error.
-        max_response_tokens: tokens of a response at most; 1 or more. Generation stops there.
+        max_prompt_tokens: maximum number of tokens of a prompt; 8 or more. A longer prompt loses its oldest history
+            entries, a conversation the older half of its turns at once; a prompt that is still too long is an error.
+        max_response_tokens: maximum number of tokens of a response; 1 or more. Generation stops there.
     """
 
     prompt: str = field(default="standard", metadata={"registry": PROMPT_STYLES})

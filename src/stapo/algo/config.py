@@ -110,7 +110,7 @@ class AdvantageConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModulationConfig:
-    """How the entropy of a step bends its advantage (EMPG, arXiv 2509.09265).
+    """How the entropy of a step modulates its advantage (EMPG, arXiv 2509.09265).
 
     Attributes:
         kind: ``empg`` scales the advantages of certain steps up and those of uncertain steps down, and adds a bonus for
@@ -138,34 +138,34 @@ class OutlierConfig:
     """Which steps are flagged (STAPO eq. 1 to 3).
 
     Attributes:
-        select: ``iqr`` flags outside the fences, ``random`` as many rows, but drawn by chance (a control), ``all``
-            flags every row, ``none`` flags nothing.
-        metric: what is held against the fences. ``normalized``: entropy z-scored inside its anchor group (eq. 2).
+        select: ``iqr`` flags rows outside the fences, ``random`` as many rows at random (a control), ``all`` every row,
+            ``none`` no row.
+        metric: score that the fences apply to. ``normalized``: entropy z-scored inside its anchor group (eq. 2).
             ``shannon``: the plain entropy of eq. 1. Beyond the paper: ``leave-one-out``: against mean and standard
             deviation of the group's other rows; ``median-mad``: against the group's median, in units of its median
-            absolute deviation; ``shrunken``: mean and variance of a group drawn towards those of the batch;
-            ``running``: mean and variance of a state over iterations. See `stapo.algo.step_scores`;
-            `stapo plugins` lists those of other packages.
+            absolute deviation; ``shrunken``: mean and variance of a group pulled toward those of the batch;
+            ``running``: mean and variance of a state over iterations. See `stapo.algo.step_scores`; `stapo plugins`
+            lists those of other packages.
         sides: flag steps beyond both fences, or beyond one only.
         lam: distance of the fences, in interquartile ranges; 0 or more.
         ddof: degrees of freedom of the standard deviation, 0 to 1: 1 for the sample's, 0 for the population's (the
             paper does not say).
-        n_min: rows that an anchor group needs for scores of its own; 2 or more. Smaller groups are treated as
-            `singleton` says.
-        singleton: score of a row in such a group: its raw entropy, zero, or none at all. Default raw, after the paper's
+        n_min: rows that an anchor group needs for its own scores; 2 or more. `singleton` scores the rows of smaller
+            groups.
+        singleton: score of a row in a smaller group: its raw entropy, zero, or none. Raw by default, after the paper's
             Limitations section.
         tokens: response tokens whose entropy counts: all of them, those of the action or those of the thought.
-        max_fraction: share of the rows flagged at most, the farthest outside first; above 0, at most 1, or null for no
+        max_fraction: maximum share of rows flagged, those farthest outside first; above 0, at most 1, or null for no
             bound.
-        std_floor: standard deviation, in nats, below which an anchor group scores 0; 0 or more. For ``normalized``
-            alone.
+        std_floor: standard deviation, in nats, below which an anchor group scores 0; 0 or more. Only for
+            ``normalized``.
         eps: nats added to the standard deviation before dividing; 0 or more.
-        min_spread: nats that a standard deviation counts as at least; above 0. For the metrics beyond the paper, whose
+        min_spread: lower bound, in nats, of a standard deviation; above 0. For the metrics beyond the paper, whose
             scores have no bound.
-        shrinkage: rows k of ``shrunken``: a group of n rows weighs n / (n + k) against the batch; 0 or more.
-        running_decay: share of a state's weight that ``running`` keeps per iteration, 0 to 1. The policy moves on as
-            well.
-        running_states: states that ``running`` remembers at most; 1 or more. Those seen last stay.
+        shrinkage: rows k of ``shrunken``: a group of n rows has the weight n / (n + k) against the batch; 0 or more.
+        running_decay: share of a state's weight that ``running`` keeps per iteration, 0 to 1. Below 1, old entropies
+            fade as the policy changes.
+        running_states: maximum number of states that ``running`` remembers; 1 or more. Those seen last stay.
     """
 
     select: Select = "iqr"
@@ -205,7 +205,7 @@ class OutlierConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SelectiveConfig:
-    """What is asked of flagged steps (STAPO eq. 4, 5 and 10).
+    """The loss on flagged steps (STAPO eq. 4, 5 and 10).
 
     Attributes:
         alpha: weight of the trajectory-awareness term R_TA; 0 or more.
@@ -251,10 +251,10 @@ class PolicyLossConfig:
     Attributes:
         policy: loss of a token. ``clip`` is the clipped objective of eq. 9, to which the next four settings belong;
             `stapo plugins` lists those of other packages.
-        ratio: of new to old probability, per token, or one per response: the geometric mean over its tokens
-            (``sequence``, GSPO).
+        ratio: ratio of new to old probability: one per ``token``, or one per response (``sequence``, GSPO), the
+            geometric mean over its tokens.
         clip_low: distance below 1 at which the probability ratio is clipped, 0 to 1.
-        clip_high: distance above one at which the probability ratio is clipped; 0 or more.
+        clip_high: distance above 1 at which the probability ratio is clipped; 0 or more.
         dual_clip: bound on the loss of a negative advantage, in units of -A; above 1, or null for no bound.
         beta: weight of the KL divergence to the reference policy on the full prompt; 0 or more.
         entropy_coef: weight of the entropy bonus, per nat; 0 or more.
@@ -296,7 +296,7 @@ class PolicyLossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig:
-    """How values are estimated and used; no part of it matters unless ``advantage.episode`` is ``gae``.
+    """How values are estimated and used; has no effect unless ``advantage.episode`` is ``gae``.
 
     Attributes:
         discount: discount of generalized advantage estimation, per step, 0 to 1.
@@ -336,8 +336,8 @@ class SamplingConfig:
     Attributes:
         dynamic: replace groups whose episodes all scored the same by groups of the next tasks (DAPO's dynamic
             sampling).
-        max_rounds: rounds of play per iteration at most, the first one included; 1 or more. Then the run trains on what
-            there is.
+        max_rounds: maximum rounds of episodes per iteration, including the first; 1 or more. Then the run trains on the
+            groups that it has.
     """
 
     dynamic: bool = False
@@ -350,7 +350,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """One algorithm: a name, where it comes from, and the pieces it is made of.
+    """One algorithm: its name, its source and its components.
 
     Attributes:
         name: preset of the algorithm; `stapo algorithms` lists them.

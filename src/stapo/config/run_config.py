@@ -51,16 +51,16 @@ class EnvConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What a run writes down.
+    """What a run records.
 
     Attributes:
         transcript_every: iterations between transcripts; 0 or more, 0 writes none. The first and the last iteration
             always have one.
-        transcript_groups: task groups per transcript; 0 or more. Whole groups are written, so that siblings can be
-            compared.
+        transcript_groups: task groups per transcript; 0 or more. Whole groups are written, so you can compare attempts
+            at one task.
         gradient_ratio_every: iterations between measurements of `update.selective_gradient_ratio`; 0 or more, 0 never
             measures. Each costs a second backward pass through the flagged sequences of the first mini-batch.
-        checkpoint_every: iterations between checkpoints to evaluate; 0 or more, 0 keeps the start and the end only.
+        checkpoint_every: iterations between checkpoints to evaluate; 0 or more, 0 keeps only the start and the end.
         save_every: iterations between saves, the states to resume from; 1 or more. At most this much work is lost, and
             is done again with the same numbers.
         keep_saves: newest saves that are kept; 1 or more.
@@ -68,12 +68,12 @@ class LogConfig:
             duration at the earliest. A stop by SIGTERM or SIGINT saves at once.
         on_save_error: `stop` the run when its state cannot be saved (a full disk, for example), or `continue` and try
             again at the next save.
-        grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; 0 or more. Then it is given up.
-        threads: CPU threads of torch, 0 to 4,096, or `auto`; 0 leaves torch's default. `auto` takes 1 for models of
-            fewer than 20 million weights, which are fastest so, and every physical core for larger ones; the run keeps
-            to it.
-        trackers: trackers that the rows of metrics.jsonl and evals.jsonl are sent to: tensorboard, wandb, trackio,
-            mlflow, or one of an installed package. `stapo track` sends a finished run later.
+        grace: seconds that an iteration in progress may take after SIGTERM or SIGINT; 0 or more. Then it is abandoned.
+        threads: CPU threads of torch, 0 to 4,096, or `auto`; 0 keeps torch's default. `auto` takes 1 for models of
+            fewer than 20 million weights, which run fastest that way, and every physical core for larger ones; the run
+            keeps the number.
+        trackers: trackers that receive the rows of metrics.jsonl and evals.jsonl: tensorboard, wandb, trackio, mlflow,
+            or one of an installed package. `stapo track` sends a finished run later.
     """
 
     transcript_every: int = 10

@@ -15,21 +15,21 @@ Kept = Literal["last", "best"]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """How the weights move.
+    """How the optimizer updates the weights.
 
     Attributes:
         iterations: iterations of RL, each a rollout and an update; 0 or more.
         learning_rate: AdamW's peak learning rate; above 0, at most 1.
         schedule: decay of the learning rate over the iterations, down to `final_fraction` of the peak.
-        final_fraction: share of the peak learning rate that a decay ends at, 0 to 1.
+        final_fraction: share of the peak learning rate at the end of a decay, 0 to 1.
         warmup_iterations: iterations over which the learning rate rises linearly; 0 or more.
-        mini_batch: step rows per optimizer step; 1 or more. The last mini-batch of an iteration takes what is left when
-            that is less than half of it.
+        mini_batch: step rows per optimizer step; 1 or more. If fewer than half a mini-batch remain at the end of an
+            iteration, the last mini-batch takes them as well.
         epochs: passes over the rows of an iteration; 1 or more.
         micro_tokens: padded tokens per forward pass; 1 or more. Changes memory and speed, not the numbers.
         merge: read the rows of an episode as one sequence wherever a prompt extends the last prompt and response, token
             for token. Changes memory, speed and which rows share a mini-batch, not what a row counts.
-        grad_clip: norm that gradients are clipped to; above 0.
+        grad_clip: maximum norm of the gradients; above 0. Larger gradients are scaled down to it.
         skip_non_finite: optimizer steps in a row that may be skipped, with the weights unchanged, because a loss or
             gradient is not finite; 0 or more. One more stops the run.
         weight_decay: AdamW's decoupled weight decay, per step; 0 or more, 0 turns it off.
@@ -76,9 +76,9 @@ class EvalConfig:
 
     Attributes:
         split: split whose tasks are played, each `episodes / tasks` times, in sorted order.
-        episodes: episodes per evaluation; 0 or more, 0 plays each task once. Of each mode, at the start and at the end.
-        every: iterations between evaluations; 0 or more, 0 has none in between.
-        quick_episodes: episodes of each evaluation in between; 1 or more.
+        episodes: episodes per mode of the evaluations at the start and at the end; 0 or more, 0 plays each task once.
+        every: iterations between evaluations during training; 0 or more, 0 turns these off.
+        quick_episodes: episodes of each evaluation during training; 1 or more.
         temperature: sampling temperature of evaluations; 0 or more, 0 is greedy.
         greedy: evaluate with temperature 0 as well.
         at_start: evaluate the policy before RL as well. Turn it off where that evaluation is known: runs of `stapo
@@ -108,31 +108,31 @@ class SFTConfig:
     """Supervised training on expert demonstrations.
 
     Attributes:
-        steps: optimizer steps of SFT at most; 0 or more, 0 skips SFT.
-        stop_at: sampled success rate on training tasks, 0 to 1, after which SFT stops in `anneal_steps` more steps; 1
-            trains all `steps`. The steps that a small model needs vary with the seed by a factor of two, so a fixed
-            number gives unequal starts.
+        steps: maximum number of optimizer steps of SFT; 0 or more, 0 skips SFT.
+        stop_at: sampled success rate on training tasks, 0 to 1, at which SFT stops after `anneal_steps` more steps; 1
+            trains all `steps`. The number of steps that a small model needs varies with the seed by a factor of two, so
+            a fixed number gives unequal starts.
         anneal_steps: optimizer steps over which the learning rate then falls to a tenth; 0 or more.
-        keep: weights that SFT ends with. `last`: those after its last step. `best`: those with the highest share of
-            training tasks that one of `probe_k` attempts wins, by the measurements every `probe_every` steps and at the
-            end; of equal ones those with the higher success, then the earlier.
+        keep: weights at the end of SFT. `last`: those of the last step. `best`: those that win the largest share of
+            training tasks in at least one of `probe_k` attempts, measured every `probe_every` steps and at the end;
+            ties go to the higher success, then to the earlier step.
         probe_every: optimizer steps between measurements for `stop_at` and `keep`; 1 or more.
         probe_episodes: training tasks that each measurement plays; 1 or more.
-        probe_k: attempts at each of them; 1 or more. RL raises what a policy does sometimes, so the best start is not
-            always the one that succeeds most often.
+        probe_k: attempts at each of these tasks; 1 or more. RL reinforces what a policy sometimes does, so the best
+            start is not always the one that succeeds most often.
         episodes: demonstrated episodes, spread evenly over the task types; 1 or more.
         scarce_types: task types that get only `scarce_fraction` of their share of episodes.
         scarce_fraction: share of their episodes that `scarce_types` keep, 0 to 1.
         wander: share of steps, 0 to 1, at which the demonstrator takes a random offered command. Such a step is played
-            but not imitated, so that the policy learns to recover from it.
-        blind_fraction: share of steps, 0 to 1, whose blind prompt is imitated as well. A model trained from scratch has
-            never seen a blind prompt otherwise, and its KL against the full prompt would mean nothing.
-        curriculum: share of the optimizer steps, 0 to 1, spent on short prompts (no history) first.
+            but not imitated, so the policy learns to recover from it.
+        blind_fraction: share of steps, 0 to 1, whose blind prompt is also imitated. A model trained from scratch
+            otherwise never sees a blind prompt, and its KL against the full prompt would mean nothing.
+        curriculum: share of the optimizer steps, 0 to 1, that come first and use short prompts (no history).
         batch_size: demonstrated steps per optimizer step; 1 or more.
-        micro_tokens: padded tokens per forward pass; 0 or more, 0 reads a batch in one. Changes memory and speed, and
-            the numbers by rounding.
+        micro_tokens: padded tokens per forward pass; 0 or more, 0 reads a batch in one pass. Changes memory and speed,
+            and the numbers only by rounding.
         learning_rate: AdamW's peak learning rate; above 0, at most 1. Linear warmup, then cosine decay to a tenth;
-            constant with `stop_at`, whose end is not known beforehand.
+            constant with `stop_at`, because the end is not known in advance.
         warmup_steps: optimizer steps over which the learning rate rises linearly; 0 or more.
         weight_decay: AdamW's decoupled weight decay, per step; 0 or more, 0 turns it off.
     """

@@ -31,10 +31,10 @@ class LoraConfig:
 
     Attributes:
         rank: rank of low-rank adapters, 0 to 65,536; 0 trains all weights. So does `lora: null`.
-        alpha: scale of the adapters: their product counts alpha / rank times; above 0, or null for twice the rank.
+        alpha: scale of the adapters: their product is multiplied by alpha / rank; above 0, or null for twice the rank.
         dropout: share of a layer's inputs that its adapter drops while gradients are computed, 0 to below 1. With
-            dropout an update scores another policy than the one that was sampled: importance ratios and R_TA carry its
-            noise, and the numbers depend on `optim.micro_tokens`.
+            dropout, an update scores another policy than the sampling one: importance ratios and R_TA become noisy, and
+            the numbers depend on `optim.micro_tokens`.
         target_modules: names of the linear layers with adapters, such as q_proj; empty means every linear layer except
             the head.
     """
@@ -67,16 +67,16 @@ class ModelConfig:
             remote code is run, and weights are safetensors. Without it a small model is built from the sizes below,
             and its tokenizer is trained on environment text.
         architecture: architecture of the small model that is built.
-        dtype: dtype of the weights. `auto` times both for a second each where the run begins, takes the faster and
-            keeps to it; float32 on a tie, and for models that are built here or have fewer than 5 million weights.
-            Under bfloat16 the optimizer keeps a float32 copy of every weight that it trains: steps of 1e-6 would be
+        dtype: dtype of the weights. `auto` times both for a second each when the run begins, takes the faster and keeps
+            it; float32 on a tie, and for models that are built here or have fewer than 5 million weights. Under
+            bfloat16 the optimizer keeps a float32 copy of every weight that it trains, because steps of 1e-6 would be
             lost in rounding. Adapters are always float32.
-        device: device of the model: `auto` takes a GPU where there is one; otherwise `cpu`, `cuda` or `cuda:1`.
+        device: device of the model: `auto` (a GPU if there is one, otherwise the CPU), `cpu`, `cuda` or `cuda:1`.
         lora: train low-rank adapters instead of all weights.
-        reference: where the frozen starting policy is kept. `auto` keeps a copy beside the model, or, with adapters,
-            switches them off and needs no copy; where beta and gamma are 0 there is none. `device` and `cpu` say where
-            the copy is; `none` promises that there is none, and refuses an algorithm that needs one.
-        gradient_checkpointing: keep only the inputs of each layer and compute the rest again in the backward pass. Less
+        reference: where the frozen starting policy is kept. `auto` keeps a copy beside the model; with adapters it
+            switches them off instead and needs no copy; if beta and gamma are 0, there is none. `device` and `cpu`
+            place the copy; `none` keeps no reference, and refuses an algorithm that needs one.
+        gradient_checkpointing: keep only the inputs of each layer and compute the rest again in the backward pass: less
             memory, about a third more time, the same numbers.
         head_kernel: how training computes log-probabilities, entropies and divergences of a chunk of tokens: one
             operation after the other, or fused by torch.compile, which needs Triton on a GPU, a C++ compiler on a CPU.
@@ -86,9 +86,9 @@ class ModelConfig:
         layers: layers of the small model; 1 or more.
         heads: attention heads per layer of the small model; 1 or more.
         intermediate_size: width of the small model's feed-forward layers; 1 or more.
-        vocab_size: tokens of the trained tokenizer at most; 300 or more.
-        tokenizer: where the trained tokenizer must cut: `phrases` merges set sentences whole (ALFWorld), `words` cuts
-            at words, digits and brackets (generated shops), `names` at words and brackets (real products).
+        vocab_size: maximum number of tokens of the trained tokenizer; 300 or more.
+        tokenizer: where the trained tokenizer splits text: `phrases` keeps set sentences whole (ALFWorld), `words`
+            splits at words, digits and brackets (generated shops), `names` at words and brackets (real products).
         rope_theta: base of the rotary position embedding; above 0.
         initializer_range: standard deviation of the initial weights; above 0.
     """

@@ -46,26 +46,26 @@ class RolloutConfig:
             show whether a policy can learn at all.
         temperature: sampling temperature of training episodes; above 0.
         reward_scale: factor on the environment's rewards; above 0. Both 1 and 10 are common.
-        anchor: what makes two states of one task the same. `observation` is the usual key; with
-            `observation_and_admissible` the offered commands count as well, which keeps "Nothing happens." in the
-            kitchen apart from "Nothing happens." at the fridge.
-        batch_tokens: prompt tokens that are read together, padding included; 1 or more.
+        anchor: which states of one task count as the same. `observation` compares observations;
+            `observation_and_admissible` also compares the offered commands, which separates "Nothing happens." in the
+            kitchen from "Nothing happens." at the fridge.
+        batch_tokens: prompt tokens that one pass reads, padding included; 1 or more.
         decode_tokens: prompt tokens of the episodes whose responses are generated together, padding included; 1 or
-            more. Their keys and values are in memory together: 28 KB for each token of a Qwen2.5-1.5B in bfloat16, so
-            1.9 GB as it is. On a GPU, more is faster, as long as there are so many episodes.
-        kept_keys_gib: keys and values, in GiB, that may be kept between the turns of a rollout, where each prompt
-            extends the last one, so that a turn reads its new tokens alone; 0 or more, 0 keeps nothing. Episodes that
-            find no room read their prompts from the start. Prompts that are written anew at each step keep nothing, and
-            vLLM has a cache of its own. The numbers depend on it by rounding alone.
+            more. Their keys and values are in memory together: 28 KB per token of a Qwen2.5-1.5B in bfloat16, 1.9 GB at
+            the default. On a GPU, more is faster, if there are enough episodes.
+        kept_keys_gib: memory, in GiB, for keys and values kept between the turns of a rollout; 0 or more, 0 keeps
+            nothing. If each prompt extends the last one, a turn then reads only its new tokens. Episodes that find no
+            room read their prompts from the start. Prompts that are written anew at each step keep nothing, and vLLM
+            has its own cache. The numbers change only by rounding.
         workers: processes that play the environments, 0 to 4,096; 0 plays them in this process. Workers are for
             environments that block, crash, leak or are slow: one that hangs or dies there costs one episode. The
             numbers do not depend on it.
-        env_deadline: seconds that a worker's environment may take for one response; above 0. Then its worker is
-            replaced.
+        env_deadline: seconds that a worker's environment may take for one response; above 0. A worker that takes longer
+            is replaced.
         retries: times that a failed episode is played again from the start in a fresh environment; 0 or more. Failures
-            are those of the environment, for example, never the policy's. The same random streams are used, so that a
-            passing fault leaves no trace.
-        on_failure: what happens when retries are used up. `shrink` leaves the episode out of its group, `drop` leaves
+            are those of the environment, for example, never the policy's. The same random streams are used, so a
+            transient fault leaves no trace.
+        on_failure: what happens when no retries are left. `shrink` leaves the episode out of its group, `drop` leaves
             out the whole group.
         max_failures: failed episodes in a row, without one that ended normally in between, that stop the run; 1 or
             more.
