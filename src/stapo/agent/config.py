@@ -67,9 +67,9 @@ class AgentConfig:
         max_commands: maximum number of offered commands in a prompt; 1 or more.
         max_prompt_characters: characters above which a prompt is shown without history; 1 or more, or null for no
             bound. The published WebShop protocol: 13,000. A conversation has no such bound.
-        max_prompt_tokens: maximum number of tokens of a prompt; 8 or more. A longer prompt loses its oldest history
-            entries, a conversation the older half of its turns at once; a prompt that is still too long is an error.
-        max_response_tokens: maximum number of tokens of a response; 1 or more. Generation stops there.
+        max_prompt_tokens: maximum tokens of a prompt; 8 or more. A longer prompt loses its oldest history entries, a
+            conversation the older half of its turns at once; a prompt that is still too long is an error.
+        max_response_tokens: maximum tokens of a response; 1 or more. Generation stops there.
     """
 
     prompt: str = field(default="standard", metadata={"registry": PROMPT_STYLES})

@@ -254,7 +254,7 @@ class PolicyLossConfig:
         ratio: ratio of new to old probability: one per ``token``, or one per response (``sequence``, GSPO), the
             geometric mean over its tokens.
         clip_low: distance below 1 at which the probability ratio is clipped, 0 to 1.
-        clip_high: distance above 1 at which the probability ratio is clipped; 0 or more.
+        clip_high: distance above one at which the probability ratio is clipped; 0 or more.
         dual_clip: bound on the loss of a negative advantage, in units of -A; above 1, or null for no bound.
         beta: weight of the KL divergence to the reference policy on the full prompt; 0 or more.
         entropy_coef: weight of the entropy bonus, per nat; 0 or more.

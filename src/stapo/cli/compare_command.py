@@ -25,10 +25,10 @@ class Compare(Command):
     """Train several algorithms with several seeds from the same starts, and compare them.
 
     All algorithms of a seed begin with the same policy, see the same tasks in the same order, and play the same
-    evaluation tasks; differences are taken episode by episode. Each run is a run folder of its own. Killed or stopped
-    at any moment, the same command resumes: finished runs are kept, unfinished ones resume from their newest save, and
-    the table is the same. Called with more algorithms or seeds, a comparison is extended; other settings are refused,
-    with the difference. In DIR are report.html, results.json (every number), compare.json (the plan), logs/, settings/,
+    evaluation tasks; differences are taken episode by episode. Each run has its own run folder. If you kill or stop a
+    comparison at any moment, the same command resumes it: finished runs are kept, unfinished ones resume from their
+    newest save, and the table is the same. More algorithms or seeds extend a comparison; other settings are refused,
+    with the difference. DIR holds report.html, results.json (every number), compare.json (the plan), logs/, settings/,
     and run folders in warm/ and runs/.
 
     Attributes:
@@ -36,13 +36,13 @@ class Compare(Command):
         algorithms: methods to compare, any of 'stapo algorithms'.
         seeds: seeds of the runs; 0 or more (default: 0 1 2).
         starts: different starts; 1 or more. Seed s begins with start s modulo W. The default is one per seed, at
-            most 3. A model of your own (--model.path) without SFT is the start of all.
+            most 3. Your own model (--model.path) without SFT is the start of all.
         vary: values of a setting to try, such as algorithm.outlier.lam=1.0,1.5,3.0. Several settings
             give every combination, and those joined by + take each value together.
         episodes: evaluation episodes at start and end, the same as --eval.episodes.
         jobs: runs at a time, one thread each; 1 or more (default: the idle cores).
         out: folder of the comparison (default: runs/compare-PRESET-DATE).
-        baseline: variant that the others are compared with (default: as chosen before for DIR, or else the first).
+        baseline: variant that the others are compared with (default: the earlier choice for DIR, otherwise the first).
         dry_run: print starts, runs, episodes and commands, then stop.
         quiet: show no progress bars.
         json: print the results as one JSON document.

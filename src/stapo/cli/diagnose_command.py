@@ -25,8 +25,8 @@ _WIDE = 180  # columns in a file or pipe, where a table need not be squeezed
 class Diagnose(Command):
     """Measure the steps of a trained policy: outliers, dependence on goal and history, bad steps. Nothing is learned.
 
-    Measured are outliers of the normalized entropy, how much responses depend on goal and history, which steps were bad
-    by the environment's own word, and whether entropy finds them.
+    The diagnosis measures outliers of the normalized entropy, how much responses depend on goal and history, which
+    steps the environment calls bad, and whether entropy finds them.
 
     Attributes:
         run_folder: run folder, as 'stapo train' writes it.
@@ -35,7 +35,7 @@ class Diagnose(Command):
         against: the same checkpoints of other runs in the same environment, side by side. Tasks, seeds and settings are
             those of RUN.
         split: tasks to play (default: eval.split of the run).
-        tasks: tasks to play, evenly thinned; 1 or more (default: 32, or all where there are fewer). The paper used 128.
+        tasks: tasks to play, evenly spaced; 1 or more (default: 32, or all if there are fewer). The paper used 128.
         group_size: episodes per task; 1 or more (default: rollout.group_size of the run). The paper used 8.
         seed: seed of sampling and of the intervals; 0 or more (default: 0).
         out: folder of the results (default: RUN/diagnosis).
@@ -49,7 +49,7 @@ stapo diagnose runs/stapo --against runs/gigpo runs/grpo
 """
     NOTES = """
 Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps), diagnosis.json
-(all numbers, protocol, versions), steps.jsonl (one row per step). Doing it again replaces these.
+(all numbers, protocol, versions), steps.jsonl (one row per step). Another diagnosis replaces them.
 """
     PASSES = ("env.",)
 

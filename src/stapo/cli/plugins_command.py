@@ -35,9 +35,9 @@ REGISTRIES: tuple[Registry[Any], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plugins(Command):
-    """List everything that is chosen by name, built in and from installed packages.
+    """List everything that you can choose by name, built in and from installed packages.
 
-    Shown are its kind, its name, the package that brings it, and what is wrong with those that cannot be used.
+    The list shows kind, name and package of each, and the error of each that cannot be used.
 
     Attributes:
         json: print machine-readable JSON instead of a table.

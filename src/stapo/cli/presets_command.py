@@ -14,7 +14,7 @@ from stapo.cli.words import say
 
 @dataclass(frozen=True, kw_only=True)
 class Presets(Command):
-    """List the shipped presets: what is played, which model is trained, how long.
+    """List the shipped presets: environment, model and duration of each.
 
     The length is iterations x groups x attempts.
 

@@ -16,7 +16,8 @@ from stapo.cli.words import write_line
 class Report(Command):
     """Write RUN/report.html anew: success before and after, learning curves, outliers, time, trajectories.
 
-    The page needs no network and no other file. A run that is still going on, or was interrupted, has a report as well.
+    The page needs no network and no other file. You can also write the report of a run that is still training, or was
+    interrupted.
 
     Attributes:
         run_folder: run folder, as 'stapo train' writes it.

@@ -12,7 +12,7 @@ from stapo.cli.command import Command, arg
 
 @dataclass(frozen=True, kw_only=True)
 class Resume(Command):
-    """Resume a run that was stopped, killed or has failed, from its newest undamaged save; or make a run longer.
+    """Resume a run that was stopped, killed or has failed, from its newest undamaged save; or extend a run.
 
     A resumed run keeps its own settings. The numbers are those of an undisturbed run. 'stapo train' with the command of
     the run does the same.
@@ -20,9 +20,9 @@ class Resume(Command):
     Attributes:
         run_folder: run folder, as 'stapo train' writes it.
         iterations: iterations of the whole run, 0 or more; the default is what it was started with. A schedule that
-            decays over the run (optim.schedule) is stretched: the learning rate jumps to where it would stand in a run
-            of N iterations.
-        quiet: one line per iteration instead of progress bars.
+            decays over the run (optim.schedule) is stretched: the learning rate jumps to its value in a run of N
+            iterations.
+        quiet: print one line per iteration instead of progress bars.
     """
 
     EXAMPLES = """

@@ -25,9 +25,9 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 @dataclass(frozen=True, kw_only=True)
 class Runs(Command):
-    """List the run folders in FOLDER, also those of comparisons: how far each is, how it ended, how much room it takes.
+    """List the run folders in FOLDER, including those of comparisons: progress, outcome and size of each.
 
-    Nothing is written, and what is damaged is listed as damaged.
+    Nothing is written. Damaged runs are listed as damaged.
 
     Attributes:
         folder: where to look (default: runs): a run, a folder of runs, or one that 'stapo compare' wrote.
@@ -44,7 +44,7 @@ status:
   done                 trained to its end
   running              a process is writing it now
   stopped              by a signal; 'stapo resume RUN' resumes it
-  killed               ended without a word; 'stapo resume RUN' resumes it
+  killed               ended without a message; 'stapo resume RUN' resumes it
   failed               ended with an error, which --json and 'stapo report RUN' name
   damaged              its files cannot be read
 """

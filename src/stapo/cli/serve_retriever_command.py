@@ -19,24 +19,24 @@ from stapo.retrieval.opening import RETRIEVERS
 class ServeRetriever(Command):
     """Answer searches over HTTP: POST /retrieve in the request shapes of Search-R1 and of verl-agent, GET /health.
 
-    The index is built on first use and kept in the cache. Ctrl-C or SIGTERM stops the server; requests under way are
-    answered.
+    The index is built on first use and kept in the cache. Ctrl-C or SIGTERM stops the server after the current
+    requests.
 
     Attributes:
         corpus: JSONL file with the keys id and contents per line; contents is a quoted title, a newline and the text.
         retriever: bm25 (default), tantivy for large corpora, dense, or one of another package.
         host: address to listen on (default: 127.0.0.1). Any other than this machine's own needs a token.
         port: port to listen on (default: 8000); 0 takes a free one.
-        token: bearer token that clients have to send. Better set $STAPO_RETRIEVER_TOKEN, which is not seen in the list
-            of processes.
+        token: bearer token that clients have to send. $STAPO_RETRIEVER_TOKEN is safer: the list of processes does not
+            show it.
         cache: folder for indexes (default: $STAPO_CACHE, or stapo in the user's cache folder).
-        embed: model of dense (default: minilm, which 'stapo models fetch minilm' brings): another name of 'stapo
+        embed: model of dense (default: minilm, after 'stapo models fetch minilm'): another name of 'stapo
             models', or folder or name of a model of sentence-transformers.
         threads: searches at a time (default: 4).
-        max_topk: passages per query at most (default: 100).
-        max_queries: queries per request at most (default: 512).
-        max_body: bytes of a request at most (default: 1048576).
-        max_connections: connections at once (default: 1024, or fewer where the system allows fewer open files).
+        max_topk: maximum number of passages per query (default: 100).
+        max_queries: maximum number of queries per request (default: 512).
+        max_body: maximum number of bytes of a request (default: 1048576).
+        max_connections: connections at once (default: 1024, or fewer if the system allows fewer open files).
         search_seconds: seconds that a search may take (default: 60).
     """
 

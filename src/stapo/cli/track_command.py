@@ -14,10 +14,10 @@ from stapo.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Track(Command):
-    """Send a run to trackers: what stands in its metrics.jsonl and evals.jsonl and was not sent before.
+    """Send a run to trackers: the rows of its metrics.jsonl and evals.jsonl that were not sent before.
 
-    Each row is sent once, however often this is called, also after a run that had the tracker in log.trackers. Nothing
-    in the rows changes. Each tracker needs its extra (pip install '.[wandb]') and takes its settings from the
+    Each row is sent once, however often you call this, also after a run that had the tracker in log.trackers. The rows
+    do not change. Each tracker needs its extra (pip install '.[wandb]') and takes its settings from the
     environment: WANDB_MODE, WANDB_PROJECT, MLFLOW_TRACKING_URI, TRACKIO_DIR and so on.
 
     Attributes:

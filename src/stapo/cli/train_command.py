@@ -32,22 +32,22 @@ COMMON = (
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Command):
-    """Train an agent: SFT, RL, evaluation before and after, and a report, in a run folder of its own.
+    """Train an agent: SFT, RL, evaluation before and after, and a report, in a new run folder.
 
-    Killed or stopped at any moment, the same command resumes from the newest save and ends with the same numbers. With
-    --model.path, settings that a preset made for small models from scratch are chosen anew, and said (docs/models.md).
+    If you kill or stop a run at any moment, the same command resumes it from the newest save, and it ends with the same
+    numbers. With --model.path, settings for small models are replaced, and the changes are printed (docs/models.md).
 
     Attributes:
         source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny; alfworld, search
             and webshop stand for tiny, search-tiny and webshop-tiny.
         out: run folder (default: runs/PRESET-ALGORITHM-DATE). Without it, the newest such folder with an unfinished
-            run of the same settings is resumed.
+            run with the same settings is resumed.
         algorithm: method to train with, any of 'stapo algorithms'. Nothing else changes.
         dry_run: print the settings as YAML and an estimate of memory, disk and time, then stop. The settings go to
-            stdout, the estimate to stderr. What training would refuse of folder, environment and tasks is an error.
-        gpu: device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu. The default is this machine, by
-            a probe of some five seconds with the model, with the others beside it.
-        no_probe: measure nothing for the estimate; this machine is then a CPU by its data sheet.
+            stdout, the estimate to stderr. A folder, environment or tasks that training would refuse are an error.
+        gpu: device of the estimate: h200, h100, a100-80, a100-40, l40s, rtx4090 or cpu. The default is this machine,
+            measured by a probe of some five seconds with the model, with the others beside it.
+        no_probe: measure nothing for the estimate; use the data sheet of a CPU for this machine.
         quiet: print one line per iteration instead of progress bars.
     """
 

@@ -23,7 +23,7 @@ _FOREIGN = re.compile(r"(\+\+?|~)?[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)
 class Verl(Command):
     """RL on many GPUs by verl (Ray, FSDP2, vLLM), with the environments, prompts and losses of 'stapo train'.
 
-    Needs verl in an environment of its own; docs/scaling.md says how to set it up, and what was tried. A word
+    Needs verl in a separate Python environment; docs/scaling.md says how to set it up, and what was tried. A word
     key=value is a setting of verl itself, in Hydra's grammar; it wins over ours.
 
     Attributes:

@@ -76,8 +76,9 @@ class EvalConfig:
 
     Attributes:
         split: split whose tasks are played, each `episodes / tasks` times, in sorted order.
-        episodes: episodes per mode of the evaluations at the start and at the end; 0 or more, 0 plays each task once.
-        every: iterations between evaluations during training; 0 or more, 0 turns these off.
+        episodes: episodes per evaluation; 0 or more, 0 plays each task once. Each mode plays as many, at the start and
+            at the end.
+        every: iterations between evaluations in training; 0 or more, 0 for none.
         quick_episodes: episodes of each evaluation during training; 1 or more.
         temperature: sampling temperature of evaluations; 0 or more, 0 is greedy.
         greedy: evaluate with temperature 0 as well.
@@ -108,7 +109,7 @@ class SFTConfig:
     """Supervised training on expert demonstrations.
 
     Attributes:
-        steps: maximum number of optimizer steps of SFT; 0 or more, 0 skips SFT.
+        steps: maximum optimizer steps of SFT; 0 or more, 0 skips SFT.
         stop_at: sampled success rate on training tasks, 0 to 1, at which SFT stops after `anneal_steps` more steps; 1
             trains all `steps`. The number of steps that a small model needs varies with the seed by a factor of two, so
             a fixed number gives unequal starts.
