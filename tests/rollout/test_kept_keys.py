@@ -25,7 +25,8 @@ from stapo.agent import AgentConfig
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.errors import ConfigError, NonFiniteError
-from stapo.policy import ModelConfig, load_policy
+from stapo.policy import LoraConfig, ModelConfig, load_policy
+from stapo.policy.adapter import Adapter
 from stapo.progress import listen_to_notes
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import RolloutConfig
@@ -100,6 +101,23 @@ def test_samples_are_those_of_one_that_keeps_nothing(kind, temperature):
         assert_same(kept, plain)
         # What all begin with is read once either way.
         assert keeping.counts.reused > 125 > other.counts.reused >= 45
+
+
+def test_so_they_are_with_adapters():
+    plain = model_of("qwen2")
+    model = model_of("qwen2")
+    Adapter(model, LoraConfig(rank=4), seed=0)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(generator=torch.Generator().manual_seed(3)).mul_(0.5)
+    keeping = sampler_of(model)
+    kept, prompts = play(keeping, 4, broken=0.15)
+    other, asked = play(sampler_of(model, 0), 4, broken=0.15)
+    assert prompts == asked
+    assert_same(kept, other)
+    assert keeping.counts.reused > 0
+    assert kept != play(sampler_of(plain), 4, broken=0.15)[0]
 
 
 def test_so_they_are_with_responses_of_every_length():
