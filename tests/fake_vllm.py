@@ -5,6 +5,8 @@ Anything that is called otherwise than there is an error. A response is drawn fr
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
@@ -15,20 +17,29 @@ from transformers import AutoConfig, AutoModelForCausalLM
 class SamplingParams:
     def __init__(
         self, *, temperature=1.0, top_p=1.0, top_k=0, max_tokens=16, stop_token_ids=None, logprobs=None,
-        detokenize=True, seed=None,
+        detokenize=True, seed=None, prompt_logprobs=None,
     ):  # fmt: skip
-        assert (top_p, top_k, logprobs, detokenize) == (1.0, 0, 0, False)
-        self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop_token_ids, seed
+        assert (top_p, top_k, detokenize) == (1.0, 0, False)
+        assert {logprobs, prompt_logprobs} == {0, None}
+        self.of_prompt = prompt_logprobs is not None
+        self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop_token_ids or [], seed
 
 
 class LLM:
     made: ClassVar[list[LLM]] = []
+    platform: ClassVar[str] = "cuda"
     caches: ClassVar[bool] = True
 
     def __init__(
         self, model, *, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype, max_model_len,
-        gpu_memory_utilization, enforce_eager, enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed,
+        enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager, gpu_memory_utilization=None,
+        enable_chunked_prefill=True,
     ):  # fmt: skip
+        # A CPU has no such share, and seeds crash there where prompts are read in parts.
+        assert (gpu_memory_utilization is None) == (not enable_chunked_prefill) == (LLM.platform == "cpu")
+        random.seed(0)
+        torch.manual_seed(0)
+        torch.set_num_threads(1)
         assert (load_format, skip_tokenizer_init, generation_config) == ("dummy", True, "vllm")
         assert logprobs_mode == "processed_logprobs"
         assert not trust_remote_code
@@ -40,7 +51,7 @@ class LLM:
         self.calls: list[str] = []
         self.cache: dict[tuple[int, ...], torch.Tensor] = {}
         self.requests: list[tuple[list[int], SamplingParams]] = []
-        self.deaf = False
+        self.deaf: Callable[[str], bool] = lambda name: False
         self.blocks: set[tuple[int, ...]] = set()
         cache_config = SimpleNamespace(enable_prefix_caching=enable_prefix_caching and LLM.caches)
         self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache_config))
@@ -49,6 +60,8 @@ class LLM:
     @torch.no_grad()
     def generate(self, prompts, sampling_params, *, use_tqdm):
         assert not self.asleep
+        if sampling_params[0].of_prompt:
+            return [self._of_prompt(p["prompt_token_ids"]) for p in prompts]
         self.calls.append("generate")
         pairs = list(zip(prompts, sampling_params, strict=True))
         self.requests += [(p["prompt_token_ids"], s) for p, s in pairs]
@@ -62,6 +75,12 @@ class LLM:
         read = [*prompt, *answer.token_ids[:-1]]
         self.blocks |= {tuple(read[:end]) for end in range(16, len(read) + 1, 16)}
         return SimpleNamespace(outputs=[answer], num_cached_tokens=16 * hits)
+
+    def _of_prompt(self, prompt):
+        assert len(prompt) < self.max_model_len
+        logp = torch.log_softmax(self.model(torch.tensor([prompt])).logits[0].float(), -1)
+        said = [{token: SimpleNamespace(logprob=float(logp[k, token]))} for k, token in enumerate(prompt[1:])]
+        return SimpleNamespace(prompt_logprobs=[None, *said])
 
     def _one(self, prompt, params):
         generator = torch.Generator().manual_seed(params.seed)
@@ -87,14 +106,11 @@ class LLM:
         assert set(kwargs) == {"weights_iterator"}
         self.calls.append("reload")
         weights = {name: tensor.clone() for name, tensor in kwargs["weights_iterator"]}
-        if not self.deaf:
-            missing, unknown = self.model.load_state_dict(weights, strict=False)
-            assert not unknown
-            assert set(missing) <= {"lm_head.weight"}
+        heard = {name: tensor for name, tensor in weights.items() if not self.deaf(name)}
+        missing, unknown = self.model.load_state_dict(heard, strict=False)
+        assert not unknown
+        assert {name for name in missing if not self.deaf(name)} <= {"lm_head.weight"}
         return [None]
-
-    def apply_model(self, func):
-        return [func(self.model)]
 
     def reset_prefix_cache(self):
         self.cache.clear()
@@ -117,4 +133,12 @@ def module() -> ModuleType:
     fake = ModuleType("vllm")
     fake.LLM, fake.SamplingParams = LLM, SamplingParams
     fake.TokensPrompt = lambda *, prompt_token_ids: {"prompt_token_ids": prompt_token_ids}
+    return fake
+
+
+def platforms() -> ModuleType:
+    fake = ModuleType("vllm.platforms")
+    fake.current_platform = SimpleNamespace(
+        is_cpu=lambda: LLM.platform == "cpu", is_cuda=lambda: LLM.platform == "cuda", device_name=LLM.platform
+    )
     return fake

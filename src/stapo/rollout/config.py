@@ -18,21 +18,25 @@ MOST_PROCESSES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class VllmConfig:
-    """How vLLM shares the GPU with the trainer; the longest sequence and the dtype are those of the run.
+    """How vLLM shares the machine with the trainer; the longest sequence and the dtype are those of the run.
 
     Attributes:
         gpu_memory: share of the GPU's memory for vLLM's copy of the weights and its KV cache; above 0, below 1.
-        enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower.
+        cpu_cache_gib: GiB of memory for vLLM's KV cache where it runs on a CPU; a whole number from 1.
+        enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower. On a CPU always.
         sleep: while weights are updated, put vLLM's copy of them into the CPU's memory and drop its KV cache.
     """
 
     gpu_memory: float = 0.4
+    cpu_cache_gib: int = 1
     enforce_eager: bool = False
     sleep: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory < 1:
             raise ConfigError(f"rollout.vllm.gpu_memory is {self.gpu_memory}, expected a share between 0 and 1.")
+        if self.cpu_cache_gib < 1:
+            raise ConfigError(f"rollout.vllm.cpu_cache_gib is {self.cpu_cache_gib}, expected at least 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +73,9 @@ class RolloutConfig:
             out the whole group.
         max_failures: failed episodes in a row, without one that ended normally in between, that stop the run; 1 or
             more.
-        engine: what generates in training. `transformers` shares the trainer's weights; `vllm` (extra `vllm`, an NVIDIA
-            GPU) keeps its own copy, which is renewed before every rollout.
-        vllm: how vLLM shares the GPU; without effect under another engine.
+        engine: what generates in training. `transformers` shares the trainer's weights; `vllm` (extra `vllm`, on an
+            NVIDIA GPU or a CPU) keeps its own copy, which is renewed before every rollout.
+        vllm: how vLLM shares the machine; without effect under another engine.
     """
 
     groups: int = 16

@@ -12,55 +12,33 @@ from __future__ import annotations
 
 import gc
 import math
-import os
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from stapo.envs.guard import EnvFailure
-from stapo.errors import ConfigError, EngineError, NonFiniteError
+from stapo.errors import EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.progress import note
 from stapo.rollout.config import VllmConfig
 from stapo.rollout.faults import Boundary
 from stapo.rollout.kept_keys import PromptCounts
 from stapo.rollout.sampler import Sample
+from stapo.rollout.vllm_engine import reason_of, require_vllm, start_vllm
 from stapo.texts import counted
 
 _ENDED = {"stop": True, "length": False}
+_NOT_FINITE = (
+    "Its weights hold NaN or infinity, or its numbers overflow: lower optim.learning_rate, or use another model.dtype."
+)
 
 
-def require_vllm() -> Any:
-    """The module `vllm`, set up to run in this process.
-
-    Raises:
-        ConfigError: it is not installed, or there is no GPU.
-    """
-    if not gpu_there():
-        raise ConfigError(
-            "rollout.engine is 'vllm', which needs an NVIDIA GPU, and torch sees none. Set rollout.engine to "
-            "'transformers', or run where torch.cuda.is_available() is true."
-        )
-    # In another process the engine could not be handed weights. Its own name for that is read when it is imported.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    try:
-        return import_module("vllm")
-    except ImportError as err:
-        raise ConfigError(
-            f"rollout.engine is 'vllm', which needs the package 'vllm' ({err}). Install it with: "
-            "pip install '.[vllm]' in a clone of the repository. Or set rollout.engine to 'transformers'."
-        ) from err
-
-
-def gpu_there() -> bool:
-    """Whether torch sees a GPU."""
-    return torch.cuda.is_available()
+_PROBE_TOKENS = 32
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 0.05}  # nats by which the policy may move on the probe unseen
+_LARGEST_GAP = {torch.float32: 1e-2, torch.bfloat16: 0.5}  # mean nats per token between vLLM and the policy
+_GROWN = 10.0  # times the gap of the first push, where that is larger
 
 
 class VllmSampler:
@@ -70,10 +48,10 @@ class VllmSampler:
         policy: whose weights are copied before the first answer, and again after each `weights_will_move`.
         max_prompt_tokens: longest prompt.
         max_new_tokens: longest response.
-        config: shares of the GPU.
+        config: how much of the machine vLLM may take.
 
     Raises:
-        ConfigError: `vllm` is not installed, or there is no GPU.
+        ConfigError: `vllm` is not installed, finds nothing to run on, or a setting does not fit to that.
         EngineError: vLLM cannot be started, for lack of memory or because it does not know the model.
     """
 
@@ -83,34 +61,8 @@ class VllmSampler:
         self.max_new_tokens = max_new_tokens
         self._sleep = config.sleep
         self._stale, self._asleep = True, False
-        self._sent: tuple[float, float] | None = None
-        with tempfile.TemporaryDirectory() as folder:
-            # Weights come from the policy, which may be no folder's: after SFT, a resume, with adapters.
-            policy.model.config.save_pretrained(folder)
-            try:
-                self._llm: Any = self._vllm.LLM(
-                    model=folder,
-                    load_format="dummy",
-                    skip_tokenizer_init=True,
-                    generation_config="vllm",
-                    trust_remote_code=False,
-                    dtype=str(policy.model.dtype).removeprefix("torch."),
-                    max_model_len=max_prompt_tokens + max_new_tokens,
-                    gpu_memory_utilization=config.gpu_memory,
-                    enforce_eager=config.enforce_eager,
-                    enable_sleep_mode=config.sleep,
-                    enable_prefix_caching=True,  # a turn reads its new tokens alone
-                    logprobs_mode="processed_logprobs",
-                    seed=0,
-                )
-            except Exception as err:  # vLLM raises what it likes
-                reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
-                raise EngineError(
-                    f"vLLM cannot be started for {type(policy.model).__name__}: {reason}. If memory is short, change "
-                    f"rollout.vllm.gpu_memory ({config.gpu_memory:g}) or set rollout.vllm.enforce_eager; or set "
-                    "rollout.engine to 'transformers'."
-                ) from err
-        self._held = self._fingerprint()
+        self._llm: Any = start_vllm(self._vllm, policy, max_prompt_tokens + max_new_tokens, config)
+        self._probe = _Probe(policy.model.config.vocab_size, max_prompt_tokens)
         self.counts = PromptCounts()
         if not self._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
             note(f"vLLM caches no prefixes of {type(policy.model).__name__}: each prompt is read from its start")
@@ -121,14 +73,14 @@ class VllmSampler:
         """Answer each prompt; see `stapo.rollout.sampler.Sampler.sample`. Entropies are NaN.
 
         Raises:
-            EngineError: the weights did not arrive.
+            EngineError: the weights did not arrive, or vLLM failed.
             NonFiniteError: a log-probability is not finite.
         """
         if self._stale:
             self._push()
         asked = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
         params = [self._params(stream, temperature) for stream in streams]
-        answers = self._llm.generate(asked, params, use_tqdm=False)
+        answers = self._generate(asked, params)
         reused = sum(answer.num_cached_tokens or 0 for answer in answers)
         self.counts.reused += reused
         self.counts.prefilled += sum(map(len, prompts)) - reused
@@ -170,71 +122,107 @@ class VllmSampler:
             )
         logprobs = [float(at[token].logprob) for token, at in zip(ids, answer.logprobs, strict=True)]
         if not math.isfinite(sum(logprobs)):
-            raise NonFiniteError(
-                "the policy's log-probabilities are not finite while vLLM generates. Its weights hold NaN or infinity, "
-                "or its numbers overflow: lower optim.learning_rate, or use another model.dtype."
-            )
+            raise NonFiniteError(f"the policy's log-probabilities are not finite while vLLM generates. {_NOT_FINITE}")
         return Sample(ids, logprobs, [math.nan] * len(ids), _ENDED[answer.finish_reason])
+
+    def _generate(self, asked: list[Any], params: list[Any]) -> list[Any]:
+        try:
+            return list(self._llm.generate(asked, params, use_tqdm=False))
+        except Exception as err:  # vLLM raises what it likes
+            raise EngineError(
+                f"vLLM failed while it generated: {reason_of(err)}. What was saved is kept; resume the run, or set "
+                "rollout.engine to 'transformers'."
+            ) from err
 
     @torch.no_grad()
     def _push(self) -> None:
         """Copy the policy's weights into vLLM, and drop what it has computed with the old ones.
 
         Raises:
-            EngineError: the policy has moved since the last time, and vLLM's weights are what they were.
+            EngineError: the policy has moved since the last time, and vLLM's answers have not, or not with it.
         """
         if self._asleep:
             self._llm.wake_up()
             self._asleep = False
-        sent = _Sums()
-        self._llm.collective_rpc(
-            "reload_weights", kwargs={"weights_iterator": sent.noting(self.policy.plain_weights())}
-        )
-        held = self._fingerprint()
-        if sent.value != self._sent and held == self._held:
-            raise EngineError(
-                "vLLM was handed the policy's new weights, and still holds the old ones: the next responses would be "
-                "another policy's. This version of vLLM may load weights in another way than 0.32 does; set "
-                "rollout.engine to 'transformers'."
-            )
+        weights = ((name, weight.detach()) for name, weight in self.policy.plain_weights())
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._llm.reset_prefix_cache():
             raise EngineError(
                 "vLLM did not drop its cache of prompts after its weights were renewed, so responses would be begun "
                 "with the old ones. Set rollout.engine to 'transformers'."
             )
-        self._sent, self._held, self._stale = sent.value, held, False
+        self._probe.check(self._logprobs_of_probe(), self.policy)
+        self._stale = False
 
-    def _fingerprint(self) -> tuple[float, float]:
-        value: tuple[float, float] = self._llm.apply_model(_sums_of_model)[0]
-        return value
-
-
-class _Sums:
-    """Sums over all numbers of weights, and over their sizes, in float64: no step of an optimizer leaves both alone."""
-
-    def __init__(self) -> None:
-        self.value = (0.0, 0.0)
-
-    def noting(self, weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
-        """Hand `weights` on, adding them up."""
-        for name, weight in weights:
-            self.add(weight.detach())
-            yield name, weight.detach()
-
-    def add(self, weight: torch.Tensor) -> None:
-        total, size = self.value
-        self.value = (
-            total + float(weight.sum(dtype=torch.float64)),
-            size + float(torch.linalg.vector_norm(weight, ord=1, dtype=torch.float64)),
-        )
+    def _logprobs_of_probe(self) -> list[float]:
+        ids = self._probe.ids
+        params = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, seed=0)
+        said = self._generate([self._vllm.TokensPrompt(prompt_token_ids=ids)], [params])[0].prompt_logprobs
+        return [float(at[token].logprob) for token, at in zip(ids[1:], said[1:], strict=True)]
 
 
-@torch.no_grad()
-def _sums_of_model(model: torch.nn.Module) -> tuple[float, float]:
-    sums = _Sums()
-    for weight in model.parameters():
-        sums.add(weight)
-    return sums.value
+class _Probe:
+    """A fixed text by which policy and vLLM are compared after each copy of the weights.
+
+    Sums over vLLM's own weights would not do: on a CPU it packs those of linear layers away, and they are not seen.
+
+    Args:
+        vocabulary: tokens of the model.
+        longest: tokens of a prompt at most.
+    """
+
+    def __init__(self, vocabulary: int, longest: int) -> None:
+        drawn = np.random.default_rng(0).integers(0, vocabulary, min(_PROBE_TOKENS, longest))
+        self.ids: list[int] = drawn.tolist()
+        self.gap = math.nan
+        self._first: float | None = None
+        self._policy_then: list[float] = []
+        self._held: list[float] = []
+
+    def check(self, held: list[float], policy: Policy) -> None:
+        """Compare log-probabilities of the probe's tokens under vLLM's weights with those under the policy's.
+
+        Raises:
+            EngineError: vLLM's are those of before, or are far from the policy's.
+            NonFiniteError: the policy's are not finite.
+        """
+        own = _logprobs(policy, self.ids)
+        if not math.isfinite(sum(own)):
+            raise NonFiniteError(f"the policy's log-probabilities are not finite. {_NOT_FINITE}")
+        dtype = policy.model.dtype
+        if held == self._held:
+            moved = max(abs(now - then) for now, then in zip(own, self._policy_then, strict=True))
+            if moved > _ROUNDING[dtype]:
+                raise EngineError(
+                    "vLLM was handed the policy's new weights, and still holds the old ones: on a fixed text the "
+                    f"policy has moved by up to {moved:.2g} nats, and vLLM by none. This version of vLLM may load "
+                    "weights in another way than 0.32 does; set rollout.engine to 'transformers'."
+                )
+        else:
+            self._policy_then, self._held = own, held
+        self.gap = float(np.mean(np.abs(np.subtract(own, held))))
+        limit = max(_LARGEST_GAP[dtype], _GROWN * (self._first or 0.0))
+        if not self.gap <= limit:
+            raise EngineError(
+                f"after vLLM was handed the policy's weights, it differs from the policy by {self.gap:.2g} nats per "
+                f"token on a fixed text, expected at most {limit:.2g}: part of the weights did not arrive, or it "
+                "computes this model in another way. Set rollout.engine to 'transformers'."
+            )
+        if self._first is None:
+            self._first = self.gap
+
+
+def _logprobs(policy: Policy, ids: list[int]) -> list[float]:
+    """Log-probabilities of all tokens but the first, by a plain forward pass, from whatever mode the model is in."""
+    training = policy.model.training
+    policy.model.eval()
+    try:
+        logits = policy.model(torch.tensor([ids], device=policy.device), use_cache=False).logits[0, :-1]
+    finally:
+        policy.model.train(training)
+    logp = torch.log_softmax(logits.float(), -1)
+    found: list[float] = logp[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].tolist()
+    return found
 
 
 def seed_of(stream: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
-from stapo.rollout.vllm import require_vllm
+from stapo.rollout.vllm_engine import require_vllm
 from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
 from stapo.training.factories import RunEnv

@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "rollout.retries",
     "rollout.max_failures",
     "rollout.vllm.gpu_memory",
+    "rollout.vllm.cpu_cache_gib",
     "rollout.vllm.enforce_eager",
     "rollout.vllm.sleep",
     "eval.batch",
