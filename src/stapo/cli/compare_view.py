@@ -81,9 +81,17 @@ class Progress:
             if name in self._tasks and self._works[name].iterations:
                 self._bars.update(self._tasks[name], completed=iterations)
         if self._bars.disable:
-            ended = sum(work.iterations for name, work in self._works.items() if name in self._ended)
-            planned = sum(work.iterations for work in self._works.values())
-            self._lines.stage("iterations of all runs", ended + sum(done.values()), planned)
+            self._say_how_far(done)
+
+    def _say_how_far(self, running: dict[str, int]) -> None:
+        starts = [name for name, work in self._works.items() if not work.iterations]
+        if not any(self._works[name].iterations for name in [*running, *self._ended]):
+            # Their time says nothing about that of iterations.
+            self._lines.stage("starts", len(self._ended.intersection(starts)), len(starts))
+            return
+        ended = sum(self._works[name].iterations for name in self._ended)
+        planned = sum(work.iterations for work in self._works.values())
+        self._lines.stage("iterations of all runs", ended + sum(running.values()), planned)
 
     def _say(self, text: str) -> None:
         say(self._console, foreign(text))

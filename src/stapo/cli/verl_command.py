@@ -30,6 +30,7 @@ class Verl(Command):
         source: shipped preset ('stapo presets' lists them) or your own YAML file.
         nodes: machines of the Ray cluster (default: 1).
         gpus_per_node: GPUs of each machine (default: 8).
+        tensor_parallel: GPUs that a rollout server spreads one copy of the model over (default: 1).
         print: show verl's command and stop; works without verl. --dry-run is the same.
         name: name of the run (default: PRESET-ALGORITHM).
         out: folder for verl's checkpoints (default: runs/verl/NAME).
@@ -48,6 +49,7 @@ stapo verl search-r1 --model.path models/qwen --nodes 2 trainer.save_freq=50
     source: Positional[str] = arg("PRESET or FILE", needs="a preset or a YAML file first. See 'stapo verl --help'")
     nodes: int = arg("N", 1, needs="a number of machines")
     gpus_per_node: int = arg("N", 8, needs="a number of GPUs")
+    tensor_parallel: int = arg("N", 1, needs="a number of GPUs")
     print: bool = False
     name: str | None = arg("NAME", None)
     out: str | None = arg("DIR", None)
@@ -73,7 +75,7 @@ stapo verl search-r1 --model.path models/qwen --nodes 2 trainer.save_freq=50
         if chosen:
             write_line(chosen, sys.stderr)
         name = self.name or f"{name_of(self.source)}-{config.algorithm.name}"
-        machines = Machines(self.nodes, self.gpus_per_node)
+        machines = Machines(self.nodes, self.gpus_per_node, self.tensor_parallel)
         overrides = verl_overrides(config, machines, name, self.out or f"runs/verl/{name}")
         ours = self.own_words(argv)
         overrides += [word for word in argv if word not in ours]

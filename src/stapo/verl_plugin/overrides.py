@@ -26,15 +26,26 @@ class Machines:
     Attributes:
         nodes: machines.
         gpus_per_node: GPUs of each.
+        tensor_parallel: GPUs of one machine that a rollout server spreads one copy of the model over.
     """
 
     nodes: int = 1
     gpus_per_node: int = 8
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
-        for flag, value in (("--nodes", self.nodes), ("--gpus-per-node", self.gpus_per_node)):
+        for flag, value in (
+            ("--nodes", self.nodes),
+            ("--gpus-per-node", self.gpus_per_node),
+            ("--tensor-parallel", self.tensor_parallel),
+        ):
             if value < 1:
                 raise ConfigError(f"{flag} is {value}, expected at least 1.")
+        if self.gpus_per_node % self.tensor_parallel:
+            raise ConfigError(
+                f"--tensor-parallel is {self.tensor_parallel}, which does not divide the {self.gpus_per_node} GPUs of "
+                "a machine (--gpus-per-node); every GPU has to belong to a whole rollout server."
+            )
 
     @property
     def gpus(self) -> int:
@@ -61,6 +72,8 @@ def verl_overrides(config: RunConfig, machines: Machines, name: str, folder: str
         f"{_MODEL}.path": config.model.path,
         **_data(config),
         **_rollout(config),
+        # verl's own default is 2: no run on one GPU starts with it.
+        f"{_ROLLOUT}.tensor_model_parallel_size": machines.tensor_parallel,
         **_actor(config),
         **_trainer(config, machines, name, str(Path(folder).absolute())),
     }
