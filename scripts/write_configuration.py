@@ -70,8 +70,11 @@ def tables(cls: type, where: str) -> Iterator[str]:
             yield f"| `{name}` | {values} | {default(f)} | {text} |"
         yield ""
     for f in fields(cls):
+        inner = f"{where}.{f.name}" if where else f.name
         if is_dataclass(hints[f.name]):
-            yield from tables(hints[f.name], f"{where}.{f.name}" if where else f.name)
+            yield from tables(hints[f.name], inner)
+        elif typing.get_origin(hints[f.name]) is dict and is_dataclass(typing.get_args(hints[f.name])[1]):
+            yield from tables(typing.get_args(hints[f.name])[1], f"{inner}.NAME")
 
 
 def page(text: str) -> str:

@@ -9,7 +9,8 @@ interpolated quantiles.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +176,27 @@ def select_outliers(
         reason=reason,
         states=states_after,
     )
+
+
+def join_outliers(parts: Mapping[str, Outliers]) -> Outliers:
+    """The rows of several batches, each with fences of its own, as one; the joint fences are NaN.
+
+    Args:
+        parts: by what the batches are called.
+    """
+    each, nan = list(parts.values()), float("nan")
+    names = [f.name for f in fields(Outliers) if f.name.endswith("_b")]
+    rows: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in each]) for name in names}
+    used = [int((part.anchor_size_b > 0).sum()) for part in each]
+    alone = sum(part.singleton_share * count for part, count in zip(each, used, strict=True))
+    reasons = [f"{name}: {part.reason}" for name, part in parts.items() if part.reason is not None]
+    return Outliers(
+        **rows, q1=nan, q3=nan, iqr=nan, lower=nan, upper=nan,
+        included=sum(part.included for part in each),
+        flagged=sum(part.flagged for part in each),
+        singleton_share=alone / max(1, sum(used)),
+        reason="; ".join(reasons) if len(reasons) == len(each) else None,
+    )  # fmt: skip
 
 
 def _farthest(mask: BoolArray, score: DoubleArray, lower: float, upper: float, limit: int) -> BoolArray:

@@ -10,6 +10,7 @@ from typing import Any
 
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import with_changes
+from stapo.config.environment import world_of
 from stapo.diagnosis import (
     DiagnosisTarget,
     make_spec,
@@ -44,6 +45,7 @@ def diagnose(
     against: AnyRun | Sequence[AnyRun] | None = None,
     *,
     checkpoints: Sequence[str] = ("final",),
+    environment: str | None = None,
     split: str | None = None,
     tasks: int | None = None,
     group_size: int | None = None,
@@ -58,6 +60,7 @@ def diagnose(
         run: a `Run` or its folder; tasks, seed and settings of the measurement are its own.
         against: further runs in the same environment; differences are taken to `run`.
         checkpoints: of each run.
+        environment: which one, where the runs have several.
         split: tasks to play; None is eval.split of the run.
         tasks: how many of them, evenly thinned; None is 32, or all where there are fewer.
         group_size: trajectories per task; None is rollout.group_size of the run.
@@ -74,10 +77,11 @@ def diagnose(
     """
     others = [against] if isinstance(against, Run | str | os.PathLike) else [*(against or ())]
     runs = [found if isinstance(found, Run) else Run(found) for found in (run, *others)]
-    configs = [with_changes(runs[0].config, env), *(found.config for found in runs[1:])]
+    worlds = [world_of(found.config, environment) for found in runs]
+    configs = [with_changes(worlds[0], env), *worlds[1:]]
     first, names = configs[0], tuple(dict.fromkeys(checkpoints))
-    for found in runs[1:]:
-        require_same_world(first, found.config, found.path)
+    for found, config in zip(runs[1:], worlds[1:], strict=True):
+        require_same_world(first, config, found.path)
     for found in runs:
         for name in names:
             require_checkpoint(found.directory, name)

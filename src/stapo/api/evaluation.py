@@ -12,6 +12,7 @@ from typing import Any
 
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import Source, settings_of, with_changes
+from stapo.config.environment import world_of
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.diagnosis import require_checkpoint
@@ -171,6 +172,7 @@ def evaluate(
     seeds: Sequence[int] | None = None,
     temperature: float | None = None,
     checkpoint: str | None = None,
+    environment: str | None = None,
     env: Mapping[str, Any] | None = None,
     agent: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -188,6 +190,7 @@ def evaluate(
         seeds: of the sampling; each plays the same tasks. None: 0, 1 and 2; with k above 1, 0 alone.
         temperature: of the sampling, 0 is greedy; None is eval.temperature of the settings.
         checkpoint: of a run: `start`, `final` (the default) or one in between.
+        environment: which one, where the settings have several.
         env: options of the environment that are changed.
         agent: settings of prompts, memory and response format that are changed.
         callbacks: `on_stage` tells how far it is.
@@ -199,6 +202,7 @@ def evaluate(
             failed.
     """
     before, build = _target_of(target, config, checkpoint)
+    before = world_of(before, environment)
     changed = with_changes(before, env, agent)
     found = labelled(build(changed), before)
     if save and found.run is None:

@@ -103,7 +103,7 @@ def weights_of(path: str) -> int | None:
 
 def _agent(preset: RunConfig, small: bool) -> dict[str, Any]:
     agent = preset.agent
-    env: object = ENVIRONMENTS.get(preset.env.name)
+    env: object = None if preset.envs else ENVIRONMENTS.get(preset.env.name)
     if small or not isinstance(env, HasChatSettings):
         # A general tokenizer cuts the environment's set sentences into two to three times as many pieces.
         return {

@@ -36,7 +36,12 @@ def resolve(
     world = value_of(args, "--env.name")
     named = {"name": world} if world else {}
     config = load_config(source, algorithm, {"env": named})
-    options, args = take_env_options(args, config.env.name)
+    if config.envs and any(flag.startswith(ENV_PREFIX) for flag, _, _ in segments(args)):
+        raise ConfigError(
+            f"the environments of this run are {', '.join(config.envs)}, so --env.… says nothing. Give what one of "
+            "them has for itself under envs in a file, or name a single one with --env.name."
+        )
+    options, args = ({}, args) if config.envs else take_env_options(args, config.env.name)
     given = {flag.removeprefix("--").replace("-", "_"): words[0] if words else "" for flag, words, _ in segments(args)}
     given |= {name.replace(".no_", "."): "" for name in given if ".no_" in name}
     chosen = pretrained_settings(source, config, given)

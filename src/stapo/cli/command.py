@@ -157,7 +157,12 @@ def require_settings(args: list[str], name: str, options: Iterable[str] = ()) ->
     found = {f"--{_plain(setting.name)}": setting.value for setting in settings_of(RunConfig())}
     off = ["--{}.no-{}".format(*flag[2:].rsplit(".", 1)) for flag, value in found.items() if isinstance(value, bool)]
     for flag, _, _ in segments(args):
-        if flag and _plain(flag) not in found and _plain(flag) not in off and not flag.startswith("--env."):
+        if (
+            flag
+            and _plain(flag) not in found
+            and _plain(flag) not in off
+            and not flag.startswith(("--env.", "--envs."))
+        ):
             raise unknown_option(name, flag, [*options, *found])
 
 

@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say
+from stapo.config.environment import world_of
 
 if TYPE_CHECKING:
     from stapo.api.diagnosing import Diagnosis
@@ -34,6 +35,7 @@ class Diagnose(Command):
         checkpoints: several checkpoints, side by side.
         against: the same checkpoints of other runs in the same environment, side by side. Tasks, seeds and settings are
             those of RUN.
+        environment: which one, where the run has several.
         split: tasks to play (default: eval.split of the run).
         tasks: tasks to play, evenly spaced; 1 or more (default: 32, or all if there are fewer). The paper used 128.
         group_size: episodes per task; 1 or more (default: rollout.group_size of the run). The paper used 8.
@@ -59,6 +61,7 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
     checkpoint: str | None = arg("NAME", None, needs="a name, such as final or start")
     checkpoints: tuple[str, ...] = arg("A B", (), needs="names, such as start final")
     against: tuple[str, ...] = arg("RUN2 ...", (), needs="run directories")
+    environment: str | None = arg("NAME", None, needs="the name of an environment of the run")
     split: str | None = arg("NAME", None, needs="the name of a split")
     tasks: int | None = arg("T", None, needs="a number", expects="a whole number", least=0)
     group_size: int | None = arg("N", None, expects="a whole number", least=0)
@@ -74,12 +77,13 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
         from stapo.cli.progress import ProgressDisplay
 
         run = Run(self.run_folder)
-        options, _ = own_env_options(settings, run.config.env.name, "diagnose")
+        options, _ = own_env_options(settings, world_of(run.config, self.environment).env.name, "diagnose")
         with ProgressDisplay() as display:
             found = diagnose(
                 run,
                 self.against,
                 checkpoints=[*filter(None, [self.checkpoint]), *self.checkpoints] or ("final",),
+                environment=self.environment,
                 split=self.split,
                 tasks=self.tasks,
                 group_size=self.group_size,

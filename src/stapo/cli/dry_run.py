@@ -14,6 +14,7 @@ from rich.table import Table
 from stapo.cli.expected_episodes import Episodes, expect
 from stapo.cli.progress import ProgressDisplay
 from stapo.cli.words import foreign, say
+from stapo.config.environment import longest_tokens, worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
 from stapo.errors import ModelError, StapoError
@@ -75,9 +76,10 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
 
 def _of_template(config: RunConfig) -> str | None:
     """What there is to know of the chat template of a model that is here; None where there is nothing."""
-    path, agent = config.model.path, config.agent
+    path = config.model.path
     here = path is not None and folder_here(path) is not None and config.model.chat_template == "auto"
-    if path is None or not here or not agent.keeps_turns:
+    agent = next((own.agent for own in worlds_of(config).values() if own.agent.keeps_turns), None)
+    if path is None or not here or agent is None:
         return None
     from stapo.policy import load_tokenizer
     from stapo.rollout.conversation import told_of_template
@@ -122,7 +124,8 @@ def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> N
         StapoError: as training would.
     """
     if elsewhere:
-        check_options(config.env.name, config.env.options)
+        for own in worlds_of(config).values():
+            check_options(own.env.name, own.env.options)
         return
     from stapo.training.preflight import open_world
     from stapo.training.resume import check_place, is_run
@@ -138,11 +141,13 @@ def around_of(config: RunConfig, seen: Episodes) -> Around:
     """What a run does beside its iterations."""
     sft, plan, log, n = config.sft, config.eval, config.log, config.optim.iterations
     modes = 1 + (plan.greedy and plan.temperature > 0)
-    full = (plan.episodes or seen.tasks) * modes * (1 + plan.at_start)
+    worlds = worlds_of(config).values()
+    episodes = [own.eval.episodes for own in worlds]
+    full = (sum(episodes) if all(episodes) else seen.tasks) * modes * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
     # Measurements for `stop_at` and `keep` play episodes.
     measured = sft.steps // sft.probe_every if sft.stop_at < 1 or sft.keep == "best" else 0
-    probes = measured * sft.probe_episodes * sft.probe_k if sft.steps else 0
+    probes = measured * sft.probe_episodes * sft.probe_k * len(worlds) if sft.steps else 0
     return Around(
         sft_steps=sft.steps,
         sft_rows=sft.batch_size,
@@ -150,7 +155,7 @@ def around_of(config: RunConfig, seen: Episodes) -> Around:
         demonstration_seconds=seen.demonstrated * seen.step_seconds,
         sft_save_seconds=log.save_seconds,
         full_evaluations=full,
-        quick_evaluations=between * plan.quick_episodes * modes + probes,
+        quick_evaluations=between * sum(own.eval.quick_episodes for own in worlds) * modes + probes,
         saves=-(-n // log.save_every),
         keep_saves=log.keep_saves,
         checkpoints=2 + (n // log.checkpoint_every if log.checkpoint_every else 0),
@@ -197,6 +202,8 @@ def _here(
     needed = shape.parameters * work.bytes_per_weight * (3 if path else 6)
     if gpu:
         why = "the model runs on a GPU"
+    elif config.envs:
+        why = "the run has several environments"
     elif path is not None and folder_here(path) is None:
         why = "the model is not here"
     elif shape.parameters > LARGEST or needed > device.memory:
@@ -250,7 +257,8 @@ def shape_of_run(config: RunConfig) -> ModelShape:
 
 def workload(config: RunConfig, seen: Episodes) -> Workload:
     """What a run asks of its model, where its episodes are as expected."""
-    algorithm, agent, model = config.algorithm, config.agent, config.model
+    algorithm, model, lengths = config.algorithm, config.model, longest_tokens(config)
+    grows = any(own.agent.grows for own in worlds_of(config).values())
     vllm, reading = config.rollout.engine == "vllm", seen.reading
     merged = reading if config.optim.merge else None
     work = Workload(
@@ -258,8 +266,8 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         steps=seen.steps,
         prompt=seen.prompt,
         response=seen.response,
-        longest_prompt=agent.max_prompt_tokens,
-        longest_response=agent.max_response_tokens,
+        longest_prompt=lengths[0],
+        longest_response=lengths[1],
         iterations=config.optim.iterations,
         epochs=config.optim.epochs,
         mini_batch=config.optim.mini_batch,
@@ -277,7 +285,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         vllm_share=config.rollout.vllm.gpu_memory if vllm else 0.0,
         sft_tokens=seen.longest * config.sft.batch_size if config.sft.steps else 0,
         step_seconds=seen.step_seconds,
-        kept_bytes=config.rollout.kept_keys_gib * GIB if agent.grows or reading else 0.0,
+        kept_bytes=config.rollout.kept_keys_gib * GIB if grows or reading else 0.0,
         sequences=merged.sequences if merged else 0.0,
         sequence=merged.sequence if merged else 0.0,
         new=reading.new if reading and (vllm or config.rollout.kept_keys_gib) else 0.0,
@@ -336,14 +344,22 @@ def _summary(config: RunConfig, shape: ModelShape | None, seen: Episodes | None)
     table = Table(title="the run", show_header=False, title_justify="left")
     model, optim, rollout = config.model, config.optim, config.rollout
     size = "" if shape is None else f", {shape.parameters:,} weights"
+    worlds = worlds_of(config)
+    weights = {label: f" ({entry.weight:g})" for label, entry in config.envs.items()}
     rows = {
-        "environment": f"{config.env.name}, split {config.env.split}; evaluated on {config.eval.split}",
+        "environment": "; ".join(
+            f"{label}{weights.get(label, '')}, split {own.env.split}; evaluated on {own.eval.split}"
+            for label, own in worlds.items()
+        ),
         "model": f"{model.path or 'a small ' + model.architecture}, {model.dtype}{size}",
         "algorithm": f"{config.algorithm.name} ({config.algorithm.paper})",
         "episodes": f"{counted(rollout.groups, 'group')} x {rollout.group_size}, "
         f"{counted(optim.iterations, 'iteration')}",
-        "steps": f"at most {config.env.options.get('max_steps', 'as the environment has it')} per episode",
-        "tokens": f"prompt {config.agent.max_prompt_tokens}, response {config.agent.max_response_tokens} at most",
+        "steps": "; ".join(
+            f"at most {own.env.options.get('max_steps', 'as the environment has it')} per episode"
+            for own in worlds.values()
+        ),
+        "tokens": "prompt {}, response {} at most".format(*longest_tokens(config)),
         "optimizer": f"AdamW, learning rate {optim.learning_rate:g} ({optim.schedule}), mini-batch {optim.mini_batch} "
         f"rows, {counted(optim.epochs, 'epoch')}, {optim.micro_tokens} tokens per pass",
     }

@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg, require_different
 from stapo.cli.words import foreign, is_set, say, write_line
+from stapo.config.environment import world_of
 from stapo.config.presets import load_config, preset_names
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.errors import ConfigError, FailureLimitError
@@ -35,6 +36,7 @@ class Eval(Command):
 
     Attributes:
         source: run folder, as 'stapo train' writes it; a preset or YAML file gives the settings for a frozen model.
+        environment: which one, where the settings have several.
         split: tasks to play (default: eval.split of the settings). 'stapo envs NAME' lists the splits.
         episodes: episodes per seed; 0 or more, 0 plays each task once (default: 0). Tasks are cycled, or evenly thinned
             when there are more tasks than episodes.
@@ -78,6 +80,7 @@ for other tasks of the same kind (docs/evaluate.md).
     source: Positional[str] = arg(
         "RUN", needs="a run directory, as 'stapo train' writes it; or a preset or file, for a frozen model"
     )
+    environment: str | None = arg("NAME", None, needs="the name of an environment of the run")
     split: str | None = arg("NAME", None, needs="the name of a split")
     episodes: int = arg("N", 0, least=0)
     k: int = arg("N", 1, least=1)
@@ -148,6 +151,7 @@ for other tasks of the same kind (docs/evaluate.md).
         from stapo.cli.arguments import own_env_options, parse_settings
 
         before, run = self._settings()
+        before = world_of(before, self.environment)
         options, of_agent = own_env_options(settings, before.env.name, "eval")
         config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
         if of_agent:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.config.training import SFTConfig
 from stapo.documents import shown
@@ -70,6 +71,8 @@ class Episodes:
 
 def expect(config: RunConfig) -> Episodes:
     """What to expect of the episodes of a run: of its demonstrations, or of its limits where it has none."""
+    if config.envs:
+        return _mixed([(config.envs[label].weight, expect(own)) for label, own in worlds_of(config).items()])
     path = config.model.path
     if path is not None and not (config.sft.steps and folder_here(path)):
         return replace(half_of_limits(config), why=unfetched(path))
@@ -77,6 +80,34 @@ def expect(config: RunConfig) -> Episodes:
         return _played(config)
     except StapoError as err:
         return replace(half_of_limits(config), why=str(err))
+
+
+def _mixed(parts: list[tuple[float, Episodes]]) -> Episodes:
+    """What to expect where episodes are of several environments, so much of each."""
+    weights = [weight / sum(weight for weight, _ in parts) for weight, _ in parts]
+    each = [seen for _, seen in parts]
+    steps = sum(weight * seen.steps for weight, seen in zip(weights, each, strict=True))
+
+    def of_steps(name: str) -> float:
+        rows = zip(weights, each, strict=True)
+        return sum(weight * seen.steps * float(getattr(seen, name)) for weight, seen in rows) / steps
+
+    return Episodes(
+        basis=f"of each environment {each[0].basis}",
+        steps=steps,
+        prompt=of_steps("prompt"),
+        response=of_steps("response"),
+        imitated=of_steps("imitated"),
+        longest=max(seen.longest for seen in each),
+        step_seconds=of_steps("step_seconds"),
+        demonstrated=sum(seen.demonstrated for seen in each),
+        tasks=sum(seen.tasks for seen in each),
+        counted=all(seen.counted for seen in each),
+        blind=of_steps("blind"),
+        why="; ".join(dict.fromkeys(seen.why for seen in each if seen.why)),
+        responses=tuple(tokens for seen in each for tokens in seen.responses),
+        demos=tuple(demo for seen in each for demo in seen.demos),
+    )
 
 
 def half_of_limits(config: RunConfig) -> Episodes:

@@ -14,6 +14,7 @@ from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.agent.parsing import part_spans
 from stapo.cli.arguments import own_env_options
 from stapo.cli.words import foreign, say
+from stapo.config.environment import world_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, Started, advance, start
@@ -45,7 +46,9 @@ def target_of(agent: str, env: str | None, given: list[str], source: str | None)
     from stapo.api.evaluation import frozen_model, run_of, saved_policy
 
     def changed(config: RunConfig) -> RunConfig:
-        if env is not None and env != config.env.name:
+        if config.envs:
+            config = world_of(config, env)
+        elif env is not None and env != config.env.name:
             raise ConfigError(
                 f"{agent} plays '{config.env.name}', not '{env}'. Leave {env} out, or name another agent."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -51,5 +51,8 @@ def settings_of(config: Any, prefix: str = "") -> Iterator[Setting]:
         value, name = getattr(config, field.name), prefix + field.name
         if is_dataclass(value):
             yield from settings_of(value, f"{name}.")
+        elif isinstance(value, Mapping) and any(map(is_dataclass, value.values())):
+            for key, part in value.items():
+                yield from settings_of(part, f"{name}.{key}.")
         else:
             yield Setting(name, value, said.get(field.name, ""))

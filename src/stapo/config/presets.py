@@ -212,9 +212,13 @@ def extend(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
     """Lay a file's mapping over the one that it extends.
 
     Under another algorithm, those settings of the base stay that differ from the base algorithm's own preset. Options
-    of an environment mean nothing to another one, and go.
+    of an environment mean nothing to another one, and go; one environment takes the place of several, and the other way
+    round.
     """
     here, other = base.get("env"), data.get("env")
+    if data.get("envs") or (isinstance(other, dict) and other.get("name")):
+        gone = "env" if data.get("envs") else "envs"
+        base = {key: value for key, value in base.items() if key != gone}
     if isinstance(here, dict) and isinstance(other, dict) and other.get("name", here.get("name")) != here.get("name"):
         base = {**base, "env": {key: value for key, value in here.items() if key != "options"}}
     old, new = base.get("algorithm"), data.get("algorithm")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.config.environment import EnvConfig, MixedEnvConfig, check_envs, texts_in
 from stapo.config.schema import check_least, check_values, from_data
-from stapo.config.training import EvalConfig, OptimConfig, SFTConfig
+from stapo.config.training import EvalConfig, OptimConfig, SFTConfig, TasksConfig
 from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
 from stapo.rollout.config import MOST_PROCESSES, RolloutConfig
@@ -19,34 +19,6 @@ from stapo.texts import secret_in_address
 
 OnSaveError = Literal["stop", "continue"]
 Threads = int | Literal["auto"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnvConfig:
-    """Which environment is played.
-
-    Attributes:
-        name: environment that is played; `stapo envs` lists them.
-        split: split of the environment that RL trains on.
-        options: options of the environment, as a mapping; `stapo envs NAME` explains them.
-    """
-
-    name: str = "alfworld"
-    split: str = "train"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for name in ("name", "split"):
-            if not getattr(self, name):
-                raise ConfigError(f"env.{name} is empty, expected a name; 'stapo envs' lists what there is.")
-        # Settings are written down in many places, and most environments are opened after the first of them.
-        for path, text in _texts(self.options, "env.options"):
-            held = secret_in_address(text) if "://" in text or path == "env.options.retriever" else ""
-            if held:
-                raise ConfigError(
-                    f"{path} holds {held}, and settings are written down; expected it without. A token for a retrieval "
-                    "server goes into the environment variable STAPO_RETRIEVER_TOKEN."
-                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +81,9 @@ class RunConfig:
     Attributes:
         seed: seed of tasks, sampling and initial weights; 0 or more. Same seed, same machine: same run.
         env: environment and its options.
+        envs: several environments in its stead, each by a name for this run, with a weight and settings of its own;
+            empty for one. What an entry leaves out is as in the run's own `agent`, `rollout`, `sft` and `eval`.
+        tasks: which tasks are trained on when.
         agent: prompts, memory, response format.
         model: pretrained model or sizes of a small one.
         sft: supervised fine-tuning on demonstrations before RL.
@@ -121,6 +96,8 @@ class RunConfig:
 
     seed: int = 0
     env: EnvConfig = field(default_factory=EnvConfig)
+    envs: dict[str, MixedEnvConfig] = field(default_factory=dict)
+    tasks: TasksConfig = field(default_factory=TasksConfig)
     agent: AgentConfig = field(default_factory=AgentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
@@ -131,7 +108,7 @@ class RunConfig:
     log: LogConfig = field(default_factory=LogConfig)
 
     def __post_init__(self) -> None:
-        for path, text in _texts(self, ""):
+        for path, text in texts_in(self, ""):
             secret = secret_in_address(text) if "://" in text else ""
             if secret:
                 raise ConfigError(
@@ -149,12 +126,18 @@ class RunConfig:
                 f"algorithm.loss.beta is {self.algorithm.loss.beta:g} and algorithm.selective.gamma is "
                 f"{self.algorithm.selective.gamma:g}. Set both to 0, or model.reference to 'auto' or 'cpu'."
             )
+        if self.envs:
+            # Where there are several, `env` is only what they are called together: nothing is of that name.
+            object.__setattr__(self, "env", check_envs(self))
+        else:
+            self._check_agent()
+
+    def _check_agent(self) -> None:
         if self.algorithm.outlier.tokens != "response" and not self.agent.has_parts:
             raise ConfigError(
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
                 f"'{self.agent.response}', which has no such part; use tokens=response."
             )
-
         if self.agent.constrained and self.rollout.engine == "vllm":
             raise ConfigError(
                 "agent.decode is 'constrained' and rollout.engine is 'vllm', which cannot be told at each token which "
@@ -175,22 +158,6 @@ class RunConfig:
                 "Set rollout.group_size to 2 or more (the paper: 8), or take an algorithm that needs no groups, such "
                 "as ppo or reinforce++."
             )
-
-
-def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """Every text among settings, keys of mappings included, with the dotted path to it."""
-    pending = [(path, value)]
-    while pending:
-        path, value = pending.pop()
-        if isinstance(value, str):
-            yield path, value
-        elif is_dataclass(value):
-            pending += [(f"{path}.{part.name}".lstrip("."), getattr(value, part.name)) for part in fields(value)]
-        elif isinstance(value, Mapping):
-            for key, item in value.items():
-                pending += [(f"{path}.{key}", item), (path, key)]  # the key first: a path must hold no secret
-        elif isinstance(value, list | tuple):
-            pending += [(path, item) for item in value]
 
 
 def read_run_config(run: RunDirectory) -> RunConfig:

@@ -27,7 +27,9 @@ MOST_YAML_BYTES = 100_000
 MOST_COUNT = 2**31 - 1
 MOST_SEED = 2**63 - 1
 _LARGEST, _SMALLEST = 1e12, 1e-30  # inside, a product of two settings is a float32 that is neither inf nor 0
-_OPTIONS = "env.options."  # what a number means there, and which are too large, is the environment's to say
+_OPTIONS = re.compile(
+    r"(env|envs\.[^.]*)\.options\."
+)  # what a number means there, and which are too large, is the environment's to say
 _LONGEST_TEXT, _DEEPEST, _MOST_ITEMS = 65_536, 8, 10_000
 _BEYOND = 2**64
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,4})?")
@@ -137,7 +139,16 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} is {shown(value)}, expected a mapping.")
-        return {**(base or {}), **value}
+        inner, base = get_args(hint)[1], base or {}
+        if is_dataclass(inner):
+            return {
+                **base,
+                **{
+                    key: from_data(inner, {} if part is None else part, _join(where, _key(key)), base.get(key))  # type: ignore[arg-type]
+                    for key, part in value.items()
+                },
+            }
+        return {**base, **value}
     return _scalar(hint, value, where)
 
 
@@ -179,18 +190,17 @@ def check_values(config: Any, where: str = "") -> None:
     """
     for field in fields(config):
         name, value = f"{where}.{field.name}" if where else field.name, getattr(config, field.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            check_values(value, name)
-        else:
-            _check(name, value, MOST_SEED if name == "seed" else MOST_COUNT, 0)
+        _check(name, value, MOST_SEED if name == "seed" else MOST_COUNT, 0)
 
 
 def _check(name: str, value: Any, most: int, depth: int) -> None:
     if value is None or isinstance(value, bool):
         return
-    if isinstance(value, int | float) and name.startswith(_OPTIONS):
+    if isinstance(value, int | float) and _OPTIONS.match(name):
         return
-    if isinstance(value, int):
+    if is_dataclass(value) and not isinstance(value, type):
+        check_values(value, name)
+    elif isinstance(value, int):
         if abs(value) > most:
             raise ConfigError(f"{name} is {shown(value)}, expected at most {most:,}.")
     elif isinstance(value, float):

@@ -11,6 +11,7 @@ from stapo.errors import ConfigError
 
 Schedule = Literal["constant", "linear", "cosine"]
 Kept = Literal["last", "best"]
+TaskSampler = Literal["uniform", "informative"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,33 @@ class OptimConfig:
         for field in ("beta1", "beta2"):
             if not 0 <= getattr(self, field) < 1:
                 raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number from 0 to below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksConfig:
+    """Which tasks are trained on when.
+
+    Attributes:
+        sampler: `uniform` shows every task once before any comes again. `informative` prefers tasks whose groups
+            differed, because a group in which all attempts scored the same teaches nothing: the chance of a task goes
+            by the share of its groups that differed, old ones counting less; a task that was never played counts as
+            one of two. No task comes twice in an iteration as long as there are others.
+        decay: under `informative`, what each group of a task counts beside its next one, 0 to 1; at 1 old groups count
+            as much as new ones.
+        floor: under `informative`, the part of the chances that is shared out evenly, 0 to 1, so that no task is never
+            seen again.
+    """
+
+    sampler: TaskSampler = "uniform"
+    decay: float = 0.8
+    floor: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.sampler not in get_args(TaskSampler):
+            raise ConfigError(f"tasks.sampler is '{self.sampler}', expected one of {', '.join(get_args(TaskSampler))}.")
+        for field in ("decay", "floor"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ConfigError(f"tasks.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)

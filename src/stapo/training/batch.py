@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from stapo.algo import (
     state_key,
 )
 from stapo.algo.config import TokenSet
+from stapo.algo.outliers import join_outliers
 from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens, find_chains
 from stapo.policy.sequences import Chains
@@ -40,6 +41,7 @@ class RowBatch:
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
         chains: which rows are read as one sequence.
         value_b: a critic's value of each row's state before the update; None without a critic.
+        parts: the same rows by environment, in order, where a run has several; empty otherwise.
     """
 
     steps: list[Step]
@@ -54,6 +56,7 @@ class RowBatch:
     flag_b: np.ndarray
     chains: Chains
     value_b: np.ndarray | None = None
+    parts: Mapping[str, RowBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -128,6 +131,41 @@ def build_batch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
         outliers.mask_b & differs_b, rows_of(trajectories)[1] if chains is None else chains, value_b,
     )  # fmt: skip
+
+
+def join_batches(parts: Mapping[str, RowBatch], chains: Chains) -> RowBatch:
+    """The rows of several environments as one batch; whatever rests on their scale was computed for each by itself.
+
+    Args:
+        parts: by environment; task groups are numbered over all of them.
+        chains: of all rows, in this order.
+    """
+    batches = list(parts.values())
+
+    def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate(arrays)
+
+    def renumbered(arrays: Sequence[np.ndarray], sizes: Sequence[int]) -> np.ndarray:
+        return joined([a + first for a, first in zip(arrays, np.cumsum([0, *sizes]), strict=False)])
+
+    values = [b.value_b for b in batches if b.value_b is not None]
+    return RowBatch(
+        steps=[s for b in batches for s in b.steps],
+        trajectories=[t for b in batches for t in b.trajectories],
+        group_b=joined([b.group_b for b in batches]),
+        traj_b=renumbered([b.traj_b for b in batches], [len(b.trajectories) for b in batches]),
+        step_b=joined([b.step_b for b in batches]),
+        anchor_b=renumbered([b.anchor_b for b in batches], [int(b.anchor_b.max()) + 1 for b in batches]),
+        entropy_b=joined([b.entropy_b for b in batches]),
+        advantages=Advantages(
+            **{f.name: joined([getattr(b.advantages, f.name) for b in batches]) for f in fields(Advantages)}
+        ),
+        outliers=join_outliers({label: b.outliers for label, b in parts.items()}),
+        flag_b=joined([b.flag_b for b in batches]),
+        chains=chains,
+        value_b=joined(values) if values else None,
+        parts=parts,
+    )
 
 
 def rows_of(

@@ -40,7 +40,7 @@ from stapo.training.optimizer import optimizer_tensors
 from stapo.training.randomness import random_state
 
 FORMAT = 2
-LATER = {"states", "sft_losses", "sft_best"}
+LATER = {"states", "sft_losses", "sft_best", "task_counts", "worlds"}
 """What saves of this format have not always had; without it, its default is meant."""
 
 Stage = Literal["sft", "rl"]
@@ -59,11 +59,14 @@ class RunState:
         iteration: iterations of RL that are done.
         evaluated: the evaluation due after that iteration is done as well.
         task_position: training tasks handed out so far.
+        task_counts: groups of each task that were seen, and how many of them differed, where tasks are chosen by that.
         tasks: digest of the training and the evaluation tasks.
         failures_in_a_row: episodes that failed without one ending normally in between.
         non_finite_in_a_row: optimizer steps left out in a row.
         environments: what environments carry from one episode to the next, one entry each.
         states: entropies by state, where the algorithm keeps them (`stapo.algo.StateEntropies`).
+        worlds: where a run has several environments, these of each: tasks, failures, entropies by state, what it
+            carries, and the task groups that it was given.
         rows: bytes of each file of rows.
         seconds: wall time of each stage so far.
         random: global random states of Python and NumPy.
@@ -80,11 +83,13 @@ class RunState:
     iteration: int = 0
     evaluated: bool = False
     task_position: int = 0
+    task_counts: dict[str, list[float]] = field(default_factory=dict)
     tasks: str = ""
     failures_in_a_row: int = 0
     non_finite_in_a_row: int = 0
     environments: list[Any] = field(default_factory=list)
     states: dict[str, list[float]] = field(default_factory=dict)
+    worlds: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     random: dict[str, Any] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
 from stapo.envs.pool import insist
@@ -28,6 +29,7 @@ class RunEnv:
         config: of the run.
 
     Attributes:
+        config: of the run.
         pool: two slots, one for questions, and `PLAYED` for what is played before there is a policy.
         attempts: what failed there.
 
@@ -40,6 +42,7 @@ class RunEnv:
 
     def __init__(self, config: RunConfig) -> None:
         rollout = replace(config.rollout, workers=min(1, config.rollout.workers))
+        self.config = config
         self.name = config.env.name
         self.in_worker = rollout.workers > 0
         self.pool = build_pool(config.env.name, config.env.options, rollout)
@@ -64,6 +67,38 @@ class RunEnv:
     def close(self) -> None:
         """Close the environment."""
         self.pool.close()
+
+
+class RunEnvs:
+    """The environments of a run, each with the settings that are its own.
+
+    Args:
+        config: of the run.
+
+    Attributes:
+        envs: each by what it is called in the run.
+
+    Raises:
+        UnknownNameError, ConfigError: as `RunEnv` does.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self.envs = {label: RunEnv(own) for label, own in worlds_of(config).items()}
+
+    def trained(self, config: RunConfig) -> dict[str, RunEnv]:
+        """Those that are trained on."""
+        weights = {label: entry.weight for label, entry in config.envs.items()}
+        return {label: env for label, env in self.envs.items() if weights.get(label, 1.0)}
+
+    def rest(self) -> None:
+        """See `RunEnv.rest`."""
+        for env in self.envs.values():
+            env.rest()
+
+    def close(self) -> None:
+        """Close the environments."""
+        for env in self.envs.values():
+            env.close()
 
 
 def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Collector:

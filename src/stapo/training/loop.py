@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stapo.config.environment import longest_tokens
 from stapo.config.run_config import RunConfig, Threads
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
 from stapo.health import GAP_LIMITS, WINDOW, early_warnings
@@ -20,27 +21,26 @@ from stapo.policy import Policy, base_of, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, summarize
+from stapo.rollout.evaluate import EvalProtocol, episode_rows
 from stapo.rollout.faults import Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
 from stapo.rollout.templates import Clock, utc_now
-from stapo.rollout.types import Trajectory, drop_failed
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
-from stapo.training.batch import RowBatch, build_batch, rows_of
+from stapo.training.batch import RowBatch, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.critic import CriticLearner
 from stapo.training.factories import collector_of
-from stapo.training.metrics import rollout_metrics
+from stapo.training.metrics import world_metrics
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
-from stapo.training.sampling import Sampled, sample_groups
-from stapo.training.tasks import training_stream
+from stapo.training.sampling import Sampled, together
 from stapo.training.transcripts import write_raw_transcript, write_transcript
 from stapo.training.update import Updater
+from stapo.training.worlds import build_batches, evaluation_row, open_worlds, pooled, shared_out
 
 _QUIET = 10  # iterations in which a warning is not said again
 
@@ -99,7 +99,7 @@ class Trainer:
         iteration: iterations done.
         evaluated: the evaluation due after that iteration is done as well.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
-        states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
+        worlds: the environments that are played.
     """
 
     config: RunConfig
@@ -110,26 +110,19 @@ class Trainer:
     iteration: int = 0
     evaluated: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: {"sft": 0.0, "rl": 0.0})
-    states: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.config
-        self.collector = build_collector(config, self.policy, config.rollout.engine, self.run.started)
-        try:
-            self.tasks = training_stream(self.collector.tasks_of(config.env.split), config)
-            self.eval_tasks = self.collector.tasks_of(config.eval.split)
-        except BaseException:
-            self.collector.close()
-            raise
-        if not self.eval_tasks:
-            raise ConfigError(f"evaluation split '{config.eval.split}' holds no task; choose another with eval.split.")
+        self.worlds = open_worlds(
+            config, lambda own: build_collector(own, self.policy, config.rollout.engine, self.run.started)
+        )
         if self.policy.adapter is None:
             self.policy.attach(config.model.lora, config.seed)
         if config.algorithm.needs_reference and self.reference is None and self.policy.adapter is None:
             self.reference = copy_of(self.policy, on_cpu=config.model.reference == "cpu")
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
-        self.algorithm = algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
+        self.algorithm = algorithm = config.algorithm.resolved(longest_tokens(config)[1])
         self.critic = CriticLearner(self.policy, algorithm.critic, config.optim) if algorithm.needs_critic else None
         self.updater = Updater(
             self.policy, self.reference, algorithm, config.optim, config.rollout.temperature, self.critic
@@ -149,8 +142,18 @@ class Trainer:
         try:
             self._train()
         finally:
-            self.collector.close()
+            self.close()
         return [row for row in self.run.rows("evals") if row["final"]]
+
+    @property
+    def collector(self) -> Collector:
+        """Of the first environment."""
+        return self.worlds[0].collector
+
+    def close(self) -> None:
+        """Close all environments, and the samplers."""
+        for world in self.worlds:
+            world.collector.close()
 
     def _train(self) -> None:
         config, total = self.config, self.config.optim.iterations
@@ -187,11 +190,11 @@ class Trainer:
         config, at = self.config, self.iteration
         # A run without iterations is evaluated twice as well: as its start and as its end.
         for _ in range((at == 0 and config.eval.at_start) + (at == config.optim.iterations)):
-            self.evaluate(at, config.eval.episodes, final=True)
+            self.evaluate(at, final=True)
         if at in (0, config.optim.iterations):
             return at > 0 or config.eval.at_start or config.optim.iterations == 0
         if config.eval.every and at % config.eval.every == 0:
-            self.evaluate(at, config.eval.quick_episodes, final=False)
+            self.evaluate(at, final=False)
             return True
         return False
 
@@ -205,17 +208,16 @@ class Trainer:
         now = time.perf_counter()
         self.seconds["rl"] += now - self._clock
         self._clock = now
+        worlds = {world.label: world.state() | {"given": world.given} for world in self.worlds if world.label}
         state = RunState(
             stage="rl",
             iteration=self.iteration,
             evaluated=self.evaluated,
-            task_position=self.tasks.position,
-            tasks=tasks_digest(self.tasks.tasks, self.eval_tasks),
-            failures_in_a_row=self.collector.attempts.in_a_row,
+            tasks=self._digest(),
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
-            environments=self.collector.pool.state(),
-            states={state: list(numbers) for state, numbers in self.states.items()},
             seconds=dict(self.seconds),
+            worlds=worlds,
+            **({} if worlds else self.worlds[0].state()),
         )
         rests_on_start = self.reference is not None or self.policy.adapter is not None
         reference = reference_folder(self.run) if rests_on_start else None
@@ -230,7 +232,7 @@ class Trainer:
         Raises:
             SaveError: it belongs to other tasks, or lacks something.
         """
-        if state.tasks != tasks_digest(self.tasks.tasks, self.eval_tasks):
+        if state.tasks != self._digest():
             raise SaveError(
                 f"'{folder}' was saved by a run on other tasks: the training or evaluation tasks of environment "
                 f"'{self.config.env.name}' have changed since. Put the games back, or start another run with --out."
@@ -238,35 +240,48 @@ class Trainer:
         restore_optimizer(self.updater.optimizer, self.policy.model, read_tensors(folder / "optimizer.safetensors"))
         if self.critic is not None:
             self.critic.restore(folder / "critic")
-        self.tasks.position = state.task_position
         self.iteration, self.evaluated = state.iteration, state.evaluated
-        self.collector.attempts.in_a_row = state.failures_in_a_row
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
-        self.collector.pool.restore(state.environments)
-        self.states = state.states
+        for world in self.worlds:
+            try:
+                world.restore(state.worlds[world.label] if world.label else asdict(state))
+            except (KeyError, TypeError, ValueError, AttributeError) as err:
+                raise SaveError(f"'{folder}' does not say where environment '{world.config.env.name}' stands.") from err
         self.seconds |= state.seconds
         self._recent = self.run.rows("metrics")[-WINDOW:]
         # Last: making environments may have drawn from the shared generators.
         restore_random_state(state.random, read_tensors(folder / "random.safetensors"))
 
+    def _digest(self) -> str:
+        return tasks_digest(*(tasks for world in self.worlds for tasks in (world.tasks.tasks, world.eval_tasks)))
+
+    def _times(self) -> tuple[float, float]:
+        times = [world.collector.times for world in self.worlds]
+        return sum(t.generation for t in times), sum(t.environment for t in times)
+
     def iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration: rollout, advantages and flags, update, metrics row."""
-        times = self.collector.times
-        started, before = time.perf_counter(), (times.generation, times.environment)
-        counts = self.collector.sampler.counts if isinstance(self.collector.sampler, KeepsKeys) else PromptCounts()
-        counted = replace(counts)
+        started, before = time.perf_counter(), self._times()
+        # Each sampler once: environments may share one.
+        samplers = {id(world.collector.sampler): world.collector.sampler for world in self.worlds}.values()
+        counts = [sampler.counts for sampler in samplers if isinstance(sampler, KeepsKeys)] or [PromptCounts()]
+        counted = [replace(count) for count in counts]
         try:
-            sampled, batch, update, seconds = self._learn(iteration)
+            played, batch, update, seconds = self._learn(iteration)
         except NonFiniteError as err:
             raise NonFiniteError(f"iteration {iteration}: {err}") from err
+        generation, environment = self._times()
+        prefill = Counter[str]()
+        for now, then in zip(counts, counted, strict=True):
+            prefill.update(now.since(then))
         row = {
             "iteration": iteration,
-            **rollout_metrics(batch, sampled.played),
-            "prefill": counts.since(counted),
+            **world_metrics(batch, played),
+            "prefill": dict(prefill),
             **update,
             "seconds": {
-                "generation": times.generation - before[0],
-                "environment": times.environment - before[1],
+                "generation": generation - before[0],
+                "environment": environment - before[1],
                 **seconds,
                 "total": time.perf_counter() - started,
             },
@@ -290,16 +305,17 @@ class Trainer:
             if warning.partition(":")[0] not in told:
                 self.callbacks.notice(f"early warning, {warning}")
 
-    def _learn(self, iteration: int) -> tuple[Sampled, RowBatch, dict[str, Any], dict[str, float]]:
-        """Rollout and update; returns the episodes, the rows, metrics of the update, and seconds."""
+    def _learn(self, iteration: int) -> tuple[dict[str, Sampled], RowBatch, dict[str, Any], dict[str, float]]:
+        """Rollout and update; returns episodes by environment, the rows, metrics of the update, and seconds."""
         config, critic = self.config, self.critic
-        sampled, failures = self._roll_out(iteration)
+        played, failures = self._roll_out(iteration)
+        sampled = together(played.values())
         self.callbacks.rollout(iteration, sampled.played)
         trajectories = sampled.kept
         if not any(t.steps for t in trajectories):
             raise ConfigError(
                 f"iteration {iteration}: no first prompt fits into agent.max_prompt_tokens "
-                f"({config.agent.max_prompt_tokens}), so no step was played; raise it."
+                f"({longest_tokens(config)[0]}), so no step was played; raise it."
             )
         started = time.perf_counter()
         before: dict[str, float] = {}
@@ -314,13 +330,10 @@ class Trainer:
         valued = time.perf_counter()
         seed = (config.seed, 3, iteration)
         try:
-            batch = build_batch(
-                trajectories, self.algorithm, seed=seed, states=self.states, value_b=values, chains=chains
-            )
+            batch = build_batches(self.worlds, played, self.algorithm, values, chains, seed)
         except NonFiniteError as err:
             path = write_raw_transcript(self.run, trajectories, iteration)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
-        self.states = batch.outliers.states or {}
         self.callbacks.batch(iteration, batch)
         before["advantages"] = time.perf_counter() - valued
         factor = learning_rate_factor(config, iteration)
@@ -347,27 +360,18 @@ class Trainer:
         ended = Counter(f.boundary.value for f in failures if f.outcome is Outcome.LEFT_OUT)
         update["failures"] = dict(sorted(ended.items()))
         update["retried_episodes"] = sum(f.outcome is Outcome.RETRIED for f in failures)
-        return sampled, batch, {**update, "learning_rate": rate, **extra}, {**before, **seconds}
+        return played, batch, {**update, "learning_rate": rate, **extra}, {**before, **seconds}
 
-    def _roll_out(self, iteration: int) -> tuple[Sampled, list[Failure]]:
-        """Play the groups of an iteration; returns what training may see, and the failures that were met."""
-        config, sampling = self.config, self.config.algorithm.sampling
-
-        def play(groups: int, first: int, number: int) -> tuple[list[Trajectory], list[Failure]]:
-            played = self.collector.collect(
-                self.tasks.take(groups),
-                config.rollout.group_size,
-                config.rollout.temperature,
-                (config.seed, 1, iteration),
-                partial(self.callbacks.stage, f"rollout (round {number})" if sampling.dynamic else "rollout"),
-                first,
-            )
-            return drop_failed(played, config.rollout.on_failure)
-
+    def _roll_out(self, iteration: int) -> tuple[dict[str, Sampled], list[Failure]]:
+        """Play the groups of an iteration; returns what was played in each environment, and the failures on the way."""
+        found: dict[str, Sampled] = {}
         try:
-            sampled = sample_groups(config.rollout.groups, sampling, play)
+            for world, groups in zip(self.worlds, shared_out(self.worlds, self.config.rollout.groups), strict=True):
+                first = sum(part.groups for part in found.values())
+                found[world.label] = world.play(groups, first, iteration, self.callbacks)
         finally:
             failures = self._note_failures(iteration, "training")
+        sampled = together(found.values())
         if not sampled.played:
             last = sampled.ended[-1]
             raise FailureLimitError(
@@ -379,44 +383,49 @@ class Trainer:
                 f"iteration {iteration}: in every group that was played ({sampled.groups:,} in all) the attempts "
                 "scored the same, so one of them is trained on and teaches nothing"
             )
-        return sampled, failures
+        return found, failures
 
     def _note_failures(self, iteration: int, phase: str) -> list[Failure]:
-        failures = self.collector.take_failures()
-        for failure in failures:
-            self.run.append("failures", {"iteration": iteration, "phase": phase, **asdict(failure)})
-        return failures
+        met: list[Failure] = []
+        for world in self.worlds:
+            named = {"env": world.label} if world.label else {}
+            failures = world.collector.take_failures()
+            for failure in failures:
+                self.run.append("failures", {"iteration": iteration, "phase": phase, **named, **asdict(failure)})
+            met += failures
+        return met
 
-    def evaluate(self, iteration: int, episodes: int, *, final: bool) -> list[dict[str, Any]]:
-        """Play the evaluation split, sampled and (where configured) greedy; returns the rows."""
+    def evaluate(self, iteration: int, *, final: bool) -> list[dict[str, Any]]:
+        """Play the evaluation splits, sampled and (where configured) greedy; returns the rows."""
         config, rows = self.config, []
         modes = [config.eval.temperature] + ([0.0] if config.eval.greedy and config.eval.temperature > 0 else [])
         for temperature in modes:
             name = "greedy" if temperature == 0 else "sampled"
-            protocol = EvalProtocol(config.eval.split, episodes, temperature, (config.seed,))
-            try:
-                played = evaluate(
-                    self.collector,
-                    self.eval_tasks,
-                    protocol,
-                    batch=config.eval.batch,
-                    progress=partial(self.callbacks.stage, f"evaluation ({name})"),
-                )
-            except NonFiniteError as err:
-                raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
-            finally:
-                self._note_failures(iteration, "evaluation")
+            played, protocols = {}, []
+            for world in self.worlds:
+                own = world.config.eval
+                episodes = own.episodes if final else own.quick_episodes
+                protocols.append(EvalProtocol(own.split, episodes, temperature, (config.seed,)))
+                stage = f"evaluation ({', '.join([name] + [world.label] * bool(world.label))})"
+                try:
+                    played[world.label] = world.evaluate(protocols[-1], partial(self.callbacks.stage, stage))
+                except NonFiniteError as err:
+                    raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
+                finally:
+                    self._note_failures(iteration, "evaluation")
             row = {
                 "iteration": iteration,
                 "mode": name,
                 "final": final,
-                "protocol": protocol.describe(len(self.eval_tasks)),
-                **summarize(played),
+                **evaluation_row(self.worlds, played, protocols),
             }
             if final:
                 self.run.append_rows(
                     "eval_episodes",
-                    ({"iteration": iteration, "mode": name, **episode} for episode in episode_rows(played, protocol)),
+                    (
+                        {"iteration": iteration, "mode": name, **episode}
+                        for episode in episode_rows(pooled(played), protocols[0])
+                    ),
                 )
             self.run.append("evals", row)
             self.callbacks.evaluation(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -12,8 +12,28 @@ import numpy as np
 from stapo.rollout import StopReason
 from stapo.rollout.types import Trajectory, marker_counts, mean_task_score
 from stapo.training.batch import RowBatch
+from stapo.training.sampling import Sampled, together
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
+
+
+def world_metrics(batch: RowBatch, played: Mapping[str, Sampled]) -> dict[str, Any]:
+    """Metrics of all rows; where a run has several environments, of each as well, under ``envs``.
+
+    Args:
+        batch: the rows that are trained on.
+        played: what was played in each environment.
+    """
+    whole = rollout_metrics(batch, together(played.values()).played)
+    if not batch.parts:
+        return whole
+    return whole | {
+        "task_score": None,  # of one environment; it says nothing beside another's that has none
+        "envs": {
+            label: {"groups": played[label].groups, **rollout_metrics(part, played[label].played)}
+            for label, part in batch.parts.items()
+        },
+    }
 
 
 def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
 from stapo.training.choices import KEPT, Settled, settle
-from stapo.training.factories import RunEnv
+from stapo.training.factories import RunEnvs
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
 from stapo.training.randomness import seed_all
@@ -55,7 +55,7 @@ def train_run(
     out: Path,
     command: list[str],
     callbacks: Callbacks | None = None,
-    env: RunEnv | None = None,
+    env: RunEnvs | None = None,
     settled: Settled | None = None,
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
@@ -68,7 +68,7 @@ def train_run(
         out: its folder.
         command: how it was asked for.
         callbacks: told what happens; may ask for a stop.
-        env: the environment, where somebody has asked it already.
+        env: the environments, where somebody has asked them already.
         settled: the settings without `auto`, where they were decided already; they count instead of `config`.
 
     Raises:
@@ -87,12 +87,13 @@ def train_run(
     set_threads(settled.threads)
     with ExitStack() as stack:
         if env is None:
-            env = RunEnv(config)
+            env = RunEnvs(config)
             stack.callback(env.close)
         if not (out / "run.json").exists():  # a run that is there is not stopped by a tracker that is gone
             check_names(config.log.trackers)
         # Both splits are looked up before anything is written: a typo costs a second, not SFT.
-        env.tasks_of(config.env.split), env.tasks_of(config.eval.split)
+        for own in env.envs.values():
+            own.tasks_of(own.config.env.split), own.tasks_of(own.config.eval.split)
         callbacks.interrupts.grace = config.log.grace
         stack.enter_context(callbacks.interrupts)
         check_place(out, config)
@@ -105,7 +106,7 @@ def train_run(
         return _train(run, config, command, callbacks, env)
 
 
-def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnv) -> Outcome:
+def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnvs) -> Outcome:
     if is_finished(run, config):
         found = finished(run)
         for said in found.remarks:
@@ -178,7 +179,7 @@ def _prepare(
     config: RunConfig,
     restart: Restart | None,
     callbacks: Callbacks,
-    env: RunEnv,
+    env: RunEnvs,
 ) -> Trainer:
     """The trainer, with the policy that SFT leaves or the save holds."""
     started = time.perf_counter()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.envs.pool import EnvPool
@@ -16,12 +17,12 @@ from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm_engine import require_vllm
 from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
-from stapo.training.factories import RunEnv
+from stapo.training.factories import RunEnv, RunEnvs
 from stapo.training.resume import check_place, is_run
 from stapo.training.tasks import training_stream
 
 
-def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnv:
+def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None] | None = None) -> RunEnvs:
     """Check run directory, model, environment, splits and games; a typo then costs a second instead of SFT.
 
     Of a run that is there already the games were checked when it began.
@@ -32,7 +33,7 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         progress: called with (checked, all) games.
 
     Returns:
-        the environment. As long as it lives, further ones in this process share the games it has read.
+        its environments. As long as they live, further ones in this process share the games they have read.
 
     Raises:
         RunDirectoryError: `out` exists and is not empty.
@@ -54,7 +55,7 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     return open_world(config, there, progress)
 
 
-def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], None] | None = None) -> RunEnv:
+def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], None] | None = None) -> RunEnvs:
     """Check environment, splits, demonstrator and games.
 
     Args:
@@ -63,28 +64,32 @@ def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], No
         progress: called with (checked, all) games.
 
     Returns:
-        the environment.
+        the environments.
 
     Raises:
         StapoError: as `preflight` does.
     """
-    env = RunEnv(config)
+    envs = RunEnvs(config)
     try:
-        for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
-            if not env.tasks_of(split):
-                raise ConfigError(
-                    f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}."
-                )
-        training_stream(env.tasks_of(config.env.split), config)  # there are as many as `rollout.tasks` asks for
-        if not there and (config.model.path is None or config.sft.steps):
-            require_demonstrator(env.pool)
-        # Generated games are solvable by construction; those of a file may hold anything.
-        if config.env.options.get("games") is not None and not there:
-            require_playable(env.pool, tasks_of_run(config, env), progress, env.attempts)
+        for label, env in envs.envs.items():
+            _check_world(env, there, label in envs.trained(config), progress)
     except BaseException:
-        env.close()
+        envs.close()
         raise
-    return env
+    return envs
+
+
+def _check_world(env: RunEnv, there: bool, trained: bool, progress: Callable[[int, int], None] | None) -> None:
+    config = env.config
+    for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
+        if not env.tasks_of(split):
+            raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}.")
+    training_stream(env.tasks_of(config.env.split), config)  # there are as many as `rollout.tasks` asks for
+    if not there and trained and (config.model.path is None or config.sft.steps):
+        require_demonstrator(env.pool)
+    # Generated games are solvable by construction; those of a file may hold anything.
+    if config.env.options.get("games") is not None and not there:
+        require_playable(env.pool, tasks_of_run(config, env), progress, env.attempts)
 
 
 def check_prompted(path: str, config: RunConfig) -> None:
@@ -94,7 +99,8 @@ def check_prompted(path: str, config: RunConfig) -> None:
         ModelError: it cannot, or has no chat template where prompts want one.
     """
     check_model(path)
-    if config.model.chat_template == "auto" and config.agent.for_chat_models:
+    for_chat_models = any(own.agent.for_chat_models for own in worlds_of(config).values())
+    if config.model.chat_template == "auto" and for_chat_models:
         check_chat_template(path)
 
 
@@ -129,6 +135,8 @@ def tasks_of_run(config: RunConfig, env: HasTasks) -> list[str]:
     sampling = config.algorithm.sampling
     most = config.rollout.groups * (sampling.max_rounds if sampling.dynamic else 1)
     training = stream.take(min(config.optim.iterations * most, len(stream.tasks)))
+    if config.tasks.sampler != "uniform":
+        training = stream.tasks  # which of them is not known beforehand
     held_out = list(env.tasks_of(config.eval.split))
     return list(dict.fromkeys(training + pick_tasks(held_out, config.eval.episodes)))
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from stapo.agent import AgentConfig
+from stapo.config.environment import longest_tokens, world_of, worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
 from stapo.rollout.conversation import told_of_template
@@ -22,7 +26,7 @@ from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, save_state
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
-from stapo.training.factories import RunEnv
+from stapo.training.factories import RunEnv, RunEnvs
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
@@ -39,7 +43,7 @@ def prepare_policy(
     run: RunDirectory,
     callbacks: Callbacks | None = None,
     restart: Restart | None = None,
-    env: RunEnv | None = None,
+    env: RunEnvs | None = None,
 ) -> Policy:
     """Load the pretrained model, or build a small one on environment text; then run SFT if configured.
 
@@ -48,22 +52,25 @@ def prepare_policy(
         run: gets rows of loss, and saves.
         callbacks: told what happens; may ask for a stop.
         restart: a save of SFT to resume from.
-        env: the environment, where somebody has asked it already.
+        env: the environments, where somebody has asked them already.
     """
     callbacks = callbacks or Callbacks()
-    agent = config.agent
-    if agent.keeps_turns and agent.list_commands == "never" and not agent.constrained and not config.sft.steps:
-        callbacks.notice(
-            "agent.list_commands is never, agent.decode is free, and there is no SFT: nothing tells the policy which "
-            "commands there are. Set list_commands to every_turn, or decode to constrained."
-        )
+    for agent in _agents(config):
+        if agent.keeps_turns and agent.list_commands == "never" and not agent.constrained and not config.sft.steps:
+            callbacks.notice(
+                "agent.list_commands is never, agent.decode is free, and there is no SFT: nothing tells the policy "
+                "which commands there are. Set list_commands to every_turn, or decode to constrained."
+            )
     with ExitStack() as stack:
         if env is None:
-            env = RunEnv(config)
+            env = RunEnvs(config)
             stack.callback(env.close)
         what = "stopped before there was anything to save" if restart is None else "stopped; the last save stands"
         with callbacks.interrupts.at_once(what):
-            policy, demos, tasks = _ready(config, run, callbacks, restart, env)
+            policy, demos = _ready(config, run, callbacks, restart, env)
+            tasks = {}
+            for label, own in env.trained(config).items() if config.sft.steps else ():
+                tasks[label] = own.tasks_of(own.config.env.split)
         # Collectors have environments of their own from here on.
         env.rest()
         if config.sft.steps:
@@ -72,38 +79,47 @@ def prepare_policy(
 
 
 def _ready(
-    config: RunConfig, run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnv
-) -> tuple[Policy, list[DemoStep], list[str]]:
-    """Policy, demonstrations and training tasks, as SFT needs them."""
+    config: RunConfig, run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnvs
+) -> tuple[Policy, dict[str, list[DemoStep]]]:
+    """Policy and, by environment, demonstrations, as SFT needs them."""
     policy = None
     if restart is not None:
         policy = load_policy(str(restart.folder / "policy"), config.model)
     elif config.model.path is not None:
         policy = load_policy(config.model.path, config.model)
-    if policy is not None and config.agent.keeps_turns:
-        told = told_of_template(config.agent, PromptEncoder(policy.tokenizer, run.started).template)
-        if told:
-            callbacks.notice(told)
-    demos: list[DemoStep] = []
+    if policy is not None:
+        encoder = PromptEncoder(policy.tokenizer, run.started)
+        told = [told_of_template(a, encoder.template) for a in _agents(config) if a.keeps_turns]
+        for text in dict.fromkeys(text for text in told if text):
+            callbacks.notice(text)
+    demos: dict[str, list[DemoStep]] = {}
     if policy is None or config.sft.steps:
-        demos = _demonstrations(config, run, callbacks, restart, env)
+        for label, own in env.trained(config).items():
+            demos[label] = _demonstrations(run, callbacks, restart, own, label if config.envs else "")
     if policy is None:
-        longest = config.agent.max_prompt_tokens + config.agent.max_response_tokens
-        policy = build_policy(config.model, tokenizer_texts(demos), longest, config.seed)
-    return policy, demos, env.tasks_of(config.env.split) if config.sft.steps else []
+        shown = [demo for own in demos.values() for demo in own]
+        policy = build_policy(config.model, tokenizer_texts(shown), sum(longest_tokens(config)), config.seed)
+    return policy, demos
+
+
+def _agents(config: RunConfig) -> list[AgentConfig]:
+    return [own.agent for own in worlds_of(config).values()]
 
 
 def _demonstrations(
-    config: RunConfig, run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnv
+    run: RunDirectory, callbacks: Callbacks, restart: Restart | None, env: RunEnv, label: str
 ) -> list[DemoStep]:
-    """Demonstrations of the run; those that failed when it began are left out again, and noted once."""
+    """Demonstrations of an environment; those that failed when it began are left out again, and noted once."""
+    config = env.config
     left_out = frozenset(
-        row["group"] for row in run.rows("failures") if row.get("phase") == _PHASE and row.get("outcome") == "left out"
+        row["group"]
+        for row in run.rows("failures")
+        if row.get("phase") == _PHASE and row.get("outcome") == "left out" and row.get("env", "") == label
     )
 
     before = len(env.attempts.failures)
     if restart is None:
-        note_failures(run, env.attempts.failures, "preflight")
+        note_failures(run, env.attempts.failures, "preflight", label)
     try:
         demos = demonstrate(
             env.pool,
@@ -112,7 +128,7 @@ def _demonstrations(
             config.env.split,
             config.algorithm.selective.blind_mask,
             config.seed,
-            partial(callbacks.stage, "demonstrations"),
+            partial(callbacks.stage, f"demonstrations ({label})" if label else "demonstrations"),
             attempts=env.attempts,
             left_out=left_out,
             slot=env.PLAYED,
@@ -120,7 +136,7 @@ def _demonstrations(
     finally:
         failures = env.attempts.failures[before:]
         if restart is None:
-            note_failures(run, failures, _PHASE)
+            note_failures(run, failures, _PHASE, label)
     lost = [failure for failure in failures if failure.outcome is Outcome.LEFT_OUT]
     if lost:
         last = lost[-1]
@@ -132,9 +148,12 @@ def _demonstrations(
     return demos
 
 
-def note_failures(run: RunDirectory, failures: Sequence[Failure], phase: str) -> None:
-    """Write failures that were met before RL, one row each."""
-    run.append_rows("failures", [{"iteration": 0, "phase": phase, **asdict(failure)} for failure in failures])
+def note_failures(
+    run: RunDirectory, failures: Sequence[Failure], phase: str, label: str = "", iteration: int = 0
+) -> None:
+    """Write failures, one row each, with what their environment is called where there are several."""
+    met = {"iteration": iteration, "phase": phase, **({"env": label} if label else {})}
+    run.append_rows("failures", [met | asdict(failure) for failure in failures])
 
 
 class SFTStage:
@@ -168,20 +187,20 @@ class SFTStage:
         if restart is not None:
             self._restore(restart)
 
-    def run(self, demos: list[DemoStep], tasks: Sequence[str]) -> None:
-        """Train; `tasks` are those of the training split, for probes.
+    def run(self, demos: Mapping[str, list[DemoStep]], tasks: Mapping[str, Sequence[str]]) -> None:
+        """Train on the demonstrations of each environment; `tasks` are those of its training split, for probes.
 
         Raises:
             RunInterrupted: a stop was asked for; what was trained is saved.
             NonFiniteError: before the weights move on a non-finite number.
         """
         self.training.run(
-            demos,
+            [demo for own in demos.values() for demo in own],
             after_step=self._after_step,
             probe=partial(self._probe, tasks),
             droppable=self._droppable,
             encoded=partial(self.callbacks.stage, "reading demonstrations"),
-            read=self._check_limits,
+            read=partial(self._check_limits, {label: len(own) for label, own in demos.items()}),
         )
         self._write_row()  # SFT that `stop_at` ended between two rows
         if self._best:
@@ -192,9 +211,13 @@ class SFTStage:
                 for name, weight in self.policy.model.named_parameters():
                     weight.copy_(self._best_weights[name])
 
-    def _check_limits(self, rows: list[RowTokens]) -> None:
-        """Say what of the demonstrations is longer than a policy may read or write."""
-        agent = self.config.agent
+    def _check_limits(self, counts: Mapping[str, int], every: list[RowTokens]) -> None:
+        """Say what of the demonstrations, so many of each environment, is longer than a policy may read or write."""
+        left = iter(every)
+        for label, count in counts.items():
+            self._check_limits_of(world_of(self.config, label).agent, list(islice(left, count)))
+
+    def _check_limits_of(self, agent: AgentConfig, rows: list[RowTokens]) -> None:
         for what, lengths, setting, limit in (
             ("prompt", [len(row.prompt_ids) for row in rows], "max_prompt_tokens", agent.max_prompt_tokens),
             ("response", [len(row.response_ids) for row in rows], "max_response_tokens", agent.max_response_tokens),
@@ -266,23 +289,15 @@ class SFTStage:
             self.run_directory.append("sft", row)
             losses.clear()
 
-    def _probe(self, tasks: Sequence[str], step: int) -> float:
-        """Sampled success on training tasks; held-out tasks take no part in when to stop."""
-        config, sft = self.config, self.config.sft
-        seeds = (config.seed,)
-        protocol = EvalProtocol(config.env.split, sft.probe_episodes, config.rollout.temperature, seeds, sft.probe_k)
-        collector = build_collector(config, self.policy, clock=self.run_directory.started)
-
-        progress = partial(self.callbacks.stage, "probing SFT")
-        try:
-            with self._droppable():
-                played = evaluate(collector, tasks, protocol, progress=progress)
-        finally:
-            collector.close()
-        note_failures(self.run_directory, collector.take_failures(), "SFT")
-        success = float(summarize(played)["success"])
+    def _probe(self, tasks: Mapping[str, Sequence[str]], step: int) -> float:
+        """Sampled success on training tasks, of all environments alike; held-out tasks take no part in when to stop."""
+        sft, found = self.config.sft, {}
+        for label, own in tasks.items():
+            found[label] = self._probe_of(label, own)
+        success, share = (fmean(numbers) for numbers in zip(*found.values(), strict=True))
         row: dict[str, Any] = {"step": step, "train_success": success}
-        share = pass_shares(played, sft.probe_k)[sft.probe_k].value
+        if self.config.envs:
+            row["envs"] = {label: {"train_success": own} for label, (own, _) in found.items()}
         if sft.probe_k > 1:
             row["train_pass_at_k"] = share
         if sft.keep == "best":
@@ -293,6 +308,22 @@ class SFTStage:
                 self._best_weights = {name: w.detach().to("cpu", copy=True).contiguous() for name, w in weights}
         self.run_directory.append("sft", row)
         return success
+
+    def _probe_of(self, label: str, tasks: Sequence[str]) -> tuple[float, float]:
+        """Success in one environment, and the share of its tasks that one of the attempts won."""
+        config = world_of(self.config, label)
+        sft, seeds = config.sft, (config.seed,)
+        protocol = EvalProtocol(config.env.split, sft.probe_episodes, config.rollout.temperature, seeds, sft.probe_k)
+        collector = build_collector(config, self.policy, clock=self.run_directory.started)
+
+        progress = partial(self.callbacks.stage, "probing SFT")
+        try:
+            with self._droppable():
+                played = evaluate(collector, tasks, protocol, progress=progress)
+        finally:
+            collector.close()
+        note_failures(self.run_directory, collector.take_failures(), "SFT", label if self.config.envs else "")
+        return float(summarize(played)["success"]), pass_shares(played, sft.probe_k)[sft.probe_k].value
 
 
 def seconds_of(restart: Restart | None) -> dict[str, float]:

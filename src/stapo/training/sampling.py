@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,6 +45,19 @@ class Sampled:
         }
 
 
+def together(played: Iterable[Sampled]) -> Sampled:
+    """The episodes of several environments as one."""
+    parts = list(played)
+    return Sampled(
+        [t for part in parts for t in part.kept],
+        [t for part in parts for t in part.played],
+        [failure for part in parts for failure in part.ended],
+        max(part.rounds for part in parts),
+        sum(part.groups for part in parts),
+        sum(part.kept_groups for part in parts),
+    )
+
+
 def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
     """Play groups until `wanted` of them differ in their returns, or the rounds are used up (DAPO, arXiv 2503.14476).
 
@@ -69,7 +82,7 @@ def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
         played += trajectories
         ended = ended + failures
         kept += differing_groups(trajectories)
-    chosen = kept or [group for group in _groups(played) if any(t.steps for t in group)][:1]
+    chosen = kept or [group for group in groups_of(played) if any(t.steps for t in group)][:1]
     return Sampled([t for group in chosen for t in group], played, ended, rounds, groups, len(kept))
 
 
@@ -78,12 +91,14 @@ def differing_groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory
 
     One with a return that is not finite is among them: it has to be seen, not to be dropped.
     """
-    return [group for group in _groups(trajectories) if not _all_equal([t.score for t in group])]
+    return [group for group in groups_of(trajectories) if differs(group)]
 
 
-def _groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+def groups_of(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """Trajectories, ordered by group, as one list for each group."""
     return [list(members) for _, members in groupby(trajectories, key=lambda t: t.group)]
 
 
-def _all_equal(scores: list[float]) -> bool:
-    return all(math.isfinite(score) and score == scores[0] for score in scores)
+def differs(group: Sequence[Trajectory]) -> bool:
+    """Whether the attempts of a group did not all return the same finite number."""
+    return not all(math.isfinite(t.score) and t.score == group[0].score for t in group)

@@ -91,7 +91,12 @@ def _of_trajectory(t: Trajectory, iteration: int) -> dict[str, Any]:
 
 
 def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dict[str, Any]]:
-    """Records of all trajectories of the first `groups` task groups; one record is one line of a transcript file."""
+    """Records of all trajectories of the first `groups` task groups; one record is one line of a transcript file.
+
+    Of a batch of several environments, so many groups of each, with the fences of their environment.
+    """
+    if batch.parts:
+        return [record for part in batch.parts.values() for record in trajectory_records(part, iteration, groups)]
     records: list[dict[str, Any]] = []
     o, adv = batch.outliers, batch.advantages
     fences = {"q1": o.q1, "q3": o.q3, "lower": o.lower, "upper": o.upper}

@@ -123,6 +123,16 @@ def differences(config: RunConfig) -> list[str]:
 
 def _refuse(config: RunConfig, machines: Machines) -> None:
     algorithm, optim = config.algorithm, config.optim
+    if config.envs:
+        raise ConfigError(
+            f"envs names {', '.join(config.envs)}, and verl computes fences and entropies over all rows of a batch, "
+            "not for each environment. Name one environment as env, or use 'stapo train'."
+        )
+    if config.tasks.sampler != "uniform":
+        raise ConfigError(
+            f"tasks.sampler is '{config.tasks.sampler}', and verl reads its tasks from a list that is written before "
+            "anything is played. Set it to 'uniform', or use 'stapo train'."
+        )
     if config.model.path is None:
         raise ConfigError(
             "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' "

@@ -1,0 +1,219 @@
+"""The environments of a run: who plays in each, on which tasks, and how the task groups are shared out.
+
+A run of one environment has one of these. Where there are several, a task group is of one environment, and whatever
+rests on an environment's scale (fences, entropies, statistics of a batch) is computed from its own rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stapo.algo import AlgorithmConfig
+from stapo.config.environment import worlds_of
+from stapo.config.run_config import RunConfig
+from stapo.errors import ConfigError
+from stapo.policy.sequences import Chains
+from stapo.rollout.collect import Collector
+from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
+from stapo.rollout.faults import Failure
+from stapo.rollout.types import Trajectory, drop_failed
+from stapo.training.batch import RowBatch, build_batch, join_batches, rows_of
+from stapo.training.callbacks import Callbacks
+from stapo.training.factories import collector_of
+from stapo.training.sampling import Sampled, differs, groups_of, sample_groups
+from stapo.training.tasks import TaskStream, training_stream
+
+
+@dataclass
+class World:
+    """One environment of a run.
+
+    Attributes:
+        label: what it is called in metrics and messages; "" where it is the only one.
+        config: settings of the run as they are for it.
+        weight: its share of the task groups, as a multiple of the others' weights.
+        collector: plays in it.
+        tasks: what is trained on, in its order.
+        eval_tasks: of the evaluation split.
+        states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
+        given: task groups it was asked for so far.
+    """
+
+    label: str
+    config: RunConfig
+    weight: float
+    collector: Collector
+    tasks: TaskStream
+    eval_tasks: list[str]
+    states: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    given: int = 0
+
+    def play(self, groups: int, first: int, iteration: int, callbacks: Callbacks) -> Sampled:
+        """Play groups of the next tasks until so many can be trained on; the first of them has the number `first`."""
+        config, sampling = self.config, self.config.algorithm.sampling
+        if not groups:
+            return Sampled([], [], [], 0, 0, 0)
+
+        def play(count: int, start: int, number: int) -> tuple[list[Trajectory], list[Failure]]:
+            details = [self.label] * bool(self.label) + [f"round {number}"] * sampling.dynamic
+            stage = f"rollout ({', '.join(details)})" if details else "rollout"
+            played = self.collector.collect(
+                self.tasks.take(count),
+                config.rollout.group_size,
+                config.rollout.temperature,
+                (config.seed, 1, iteration),
+                lambda done, total: callbacks.stage(stage, done, total),
+                first + start,
+            )
+            return drop_failed(self.named(played), config.rollout.on_failure)
+
+        sampled = sample_groups(groups, sampling, play)
+        self.given += groups
+        self.tasks.learn((group[0].task_id, differs(group)) for group in groups_of(sampled.played))
+        return sampled
+
+    def evaluate(
+        self, protocol: EvalProtocol, progress: Callable[[int, int], None] | None = None
+    ) -> list[list[Trajectory]]:
+        """Play the evaluation split; returns the trajectories of each seed."""
+        played = evaluate(self.collector, self.eval_tasks, protocol, batch=self.config.eval.batch, progress=progress)
+        return [self.named(trajectories) for trajectories in played]
+
+    def named(self, trajectories: list[Trajectory]) -> list[Trajectory]:
+        """The trajectories, with task types that say of which environment they are where there are several."""
+        for t in trajectories if self.label else ():
+            t.task_type = f"{self.label}/{t.task_type}"
+        return trajectories
+
+    def state(self) -> dict[str, Any]:
+        """What the rest of the run depends on, by fields of `RunState`."""
+        return {
+            **self.tasks.state(),
+            "failures_in_a_row": self.collector.attempts.in_a_row,
+            "environments": self.collector.pool.state(),
+            "states": {state: list(numbers) for state, numbers in self.states.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.tasks.restore(state)
+        self.collector.attempts.in_a_row = state["failures_in_a_row"]
+        self.collector.pool.restore(state["environments"])
+        self.states = state["states"]
+        self.given = state.get("given", 0)
+
+
+def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> list[World]:
+    """The environments of a run, ready to be played.
+
+    Args:
+        config: of the run.
+        build: makes the collector of one of them.
+
+    Raises:
+        ConfigError: a split holds no task, or fewer than are asked for.
+        StapoError: an environment cannot be built or asked.
+    """
+    own = worlds_of(config)
+    collectors: dict[str, Collector] = {}
+    worlds: list[World] = []
+    try:
+        # vLLM is started once, for the longest prompts; a model of this process serves any number of collectors.
+        for label in sorted(own, key=lambda label: -own[label].agent.max_prompt_tokens):
+            first = next(iter(collectors.values()), None)
+            shared = first is not None and config.rollout.engine == "vllm"
+            collectors[label] = (
+                collector_of(own[label], first.encoder, first.sampler) if first and shared else build(own[label])
+            )
+        for label, settings in own.items():
+            collector, entry = collectors[label], config.envs.get(label)
+            tasks = training_stream(collector.tasks_of(settings.env.split), settings)
+            eval_tasks = collector.tasks_of(settings.eval.split)
+            if not eval_tasks:
+                raise ConfigError(
+                    f"evaluation split '{settings.eval.split}' holds no task; choose another with eval.split."
+                )
+            name = "" if entry is None else label
+            worlds.append(World(name, settings, entry.weight if entry else 1.0, collector, tasks, eval_tasks))
+    except BaseException:
+        for collector in collectors.values():
+            collector.close()
+        raise
+    return worlds
+
+
+def shared_out(worlds: Sequence[World], count: int) -> list[int]:
+    """How many of the next `count` task groups each environment plays.
+
+    Each group goes to the one that is furthest behind its weight, so that over a run all have their shares exactly,
+    whatever the number of groups in an iteration.
+    """
+    total, given = sum(world.weight for world in worlds), [world.given for world in worlds]
+    before = list(given)
+    for _ in range(count):
+        behind = [world.weight / total * (sum(given) + 1) - had for world, had in zip(worlds, given, strict=True)]
+        given[behind.index(max(behind))] += 1
+    return [now - then for now, then in zip(given, before, strict=True)]
+
+
+def build_batches(
+    worlds: Sequence[World],
+    sampled: Mapping[str, Sampled],
+    algorithm: AlgorithmConfig,
+    values: Any,
+    chains: Chains,
+    seed: Sequence[int],
+) -> RowBatch:
+    """Rows of all environments, each with advantages, fences and entropies of its own.
+
+    Args:
+        worlds: the environments; what an algorithm keeps of their states is renewed.
+        sampled: what was played in each of them.
+        algorithm: which math.
+        values: (B,) a critic's values of all rows, or None.
+        chains: of all rows.
+        seed: of what is drawn by chance.
+
+    Raises:
+        NonFiniteError: as `build_batch` does.
+    """
+    parts: dict[str, RowBatch] = {}
+    first = 0
+    for number, world in enumerate(worlds):
+        own = sampled[world.label]
+        end = first + sum(len(t.steps) for t in own.kept)
+        if end > first:
+            parts[world.label] = part = build_batch(
+                own.kept,
+                algorithm,
+                seed=[*seed, number] if number else seed,
+                states=world.states,
+                value_b=None if values is None else values[first:end],
+                chains=rows_of(own.kept, merge=world.config.optim.merge)[1] if world.label else chains,
+            )
+            world.states = part.outliers.states or {}
+        first = end
+    return join_batches(parts, chains) if worlds[0].label else next(iter(parts.values()))
+
+
+def pooled(played: Mapping[str, list[list[Trajectory]]]) -> list[list[Trajectory]]:
+    """The trajectories of all environments, by seed."""
+    return [[t for part in parts for t in part] for parts in zip(*played.values(), strict=True)]
+
+
+def evaluation_row(
+    worlds: Sequence[World], played: Mapping[str, list[list[Trajectory]]], protocols: Sequence[EvalProtocol]
+) -> dict[str, Any]:
+    """What an evaluation found: over all episodes, and of each environment where there are several."""
+    told = {w.label: p.describe(len(w.eval_tasks)) for w, p in zip(worlds, protocols, strict=True)}
+    if not worlds[0].label:
+        return {"protocol": told[""], **summarize(played[""])}
+    # A score of one environment says nothing beside another's that has none.
+    return {
+        "protocol": "; ".join(f"{label}: {text}" for label, text in told.items()),
+        **summarize(pooled(played)),
+        "task_score": None,
+        "envs": {label: {"protocol": told[label], **summarize(part)} for label, part in played.items()},
+    }
