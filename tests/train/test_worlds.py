@@ -4,31 +4,38 @@
 2. Task groups are shared out by weight, and each is of one environment.
 3. One entry under `envs` is the same run as `env`; two train, and resume bit for bit.
 4. Fences, entropies and statistics of a batch are each environment's own.
+5. Demonstrations, commands and other engines; a save that is not whole.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+import stapo
 from stapo.algo import get_algorithm
 from stapo.config.environment import world_of, worlds_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, SaveError
 from stapo.policy import load_policy
 from stapo.rollout import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch, rows_of
+from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.checkpoint import read_state
 from stapo.training.loop import Trainer
 from stapo.training.pipeline import train_run
+from stapo.training.preparation import prepare_policy
 from stapo.training.sampling import Sampled
 from stapo.training.worlds import build_batches, shared_out
+from stapo.verl_plugin.overrides import Machines, verl_overrides
 from toy_world import small_policy, toy_settings
 
 BOTH = {
@@ -255,3 +262,59 @@ def test_rows_of_all_worlds_are_numbered_on():
     assert len(set(batch.anchor_b[:4]) & set(batch.anchor_b[4:])) == 0
     assert len(batch.full(7).prompt_ids) == 1
     assert torch.equal(torch.as_tensor(batch.entropy_b), torch.tensor([0.1] * 4 + [0.2] * 4, dtype=torch.float64))
+
+
+# -- 5 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_demonstrations_of_all_environments_are_imitated(tmp_path):
+    """Each in its own prompts, in shares by weight; one that has no weight is evaluated and not imitated."""
+    config = load_config(
+        "alfworld-webshop-tiny",
+        base={
+            "envs": {
+                "alfworld": {"weight": 1, "sft": {"episodes": 3}},
+                "webshop": {"weight": 2, "sft": {"episodes": 6}},
+                "idle": {"name": "webshop", "weight": 0, "options": {"size": "tiny", "catalog_products": 480}},
+            },
+            "sft": {"steps": 2, "stop_at": 0.9, "probe_every": 1, "probe_episodes": 1},
+        },
+    )
+    run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
+    seen = []
+
+    class Told(Callback):
+        def on_stage(self, event):
+            seen.append(event.name)
+
+    prepare_policy(config, run, Callbacks([Told()]))
+    assert {name for name in seen if name[:5] == "demon"} == {"demonstrations (alfworld)", "demonstrations (webshop)"}
+    probes = [row for row in run.rows("sft") if "train_success" in row]
+    assert [sorted(row["envs"]) for row in probes] == [["alfworld", "webshop"]] * len(probes)
+    assert probes
+
+
+def test_several_environments_and_chosen_tasks_are_refused_by_verl(toy_model):
+    several = from_data(RunConfig, settings(toy_model, BOTH))
+    chosen = from_data(RunConfig, toy_settings(toy_model, tasks__sampler="informative"))
+    for config, said in ((several, "envs names warm, cool"), (chosen, "tasks.sampler is 'informative'")):
+        with pytest.raises(ConfigError, match=said):
+            verl_overrides(config, Machines(), "name", "out")
+
+
+def test_a_command_asks_which_environment_is_meant(toy_model, tmp_path):
+    _, run = trained(toy_model, tmp_path / "run", settings(toy_model, BOTH, optim__iterations=0))
+    with pytest.raises(ConfigError, match="warm, cool; say which"):
+        stapo.evaluate(run.path, episodes=2, seeds=[0])
+    found = stapo.evaluate(run.path, environment="cool", episodes=2, seeds=[0])
+    assert found.document["environment"] == {"name": "toy"}
+    assert found.document["episodes"] == 2
+
+
+def test_a_save_that_says_nothing_of_an_environment_is_one_error(toy_model, tmp_path):
+    given = settings(toy_model, BOTH, optim__iterations=1)
+    trainer, run = trained(toy_model, tmp_path / "run", given)
+    (save, *_) = run.saves.complete()
+    state = read_state(save)
+    with pytest.raises(SaveError, match="does not say where environment"):
+        trainer.restore(save, replace(state, worlds={"warm": state.worlds["warm"], "cool": {"task_position": 1}}))
