@@ -110,7 +110,7 @@ def test_one_and_several_at_once_are_refused_and_the_later_file_decides(toy_mode
 
 def test_an_environment_that_is_not_there_is_named(toy_model):
     config = from_data(RunConfig, settings(toy_model, BOTH))
-    with pytest.raises(ConfigError, match="warm, cool; say which"):
+    with pytest.raises(ConfigError, match="warm, cool; say which with environment"):
         world_of(config, None)
     with pytest.raises(ConfigError, match="Did you mean 'cool'"):
         world_of(config, "coal")
@@ -304,7 +304,7 @@ def test_several_environments_and_chosen_tasks_are_refused_by_verl(toy_model):
 
 def test_a_command_asks_which_environment_is_meant(toy_model, tmp_path):
     _, run = trained(toy_model, tmp_path / "run", settings(toy_model, BOTH, optim__iterations=0))
-    with pytest.raises(ConfigError, match="warm, cool; say which"):
+    with pytest.raises(ConfigError, match="warm, cool; say which with environment"):
         stapo.evaluate(run.path, episodes=2, seeds=[0])
     found = stapo.evaluate(run.path, environment="cool", episodes=2, seeds=[0])
     assert found.document["environment"] == {"name": "toy"}

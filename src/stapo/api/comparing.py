@@ -38,7 +38,7 @@ from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
 
 SEEDS = (0, 1, 2)
-SHARED = ("algorithm", "optim", "rollout")
+SHARED = ("algorithm", "optim", "rollout", "tasks")
 """Sections in which variants may differ: all others belong to the start or to the evaluation, which variants share."""
 
 
@@ -148,8 +148,8 @@ def variants_of(configs: Sequence[RunConfig], base: RunConfig) -> list[Variant]:
         for path, was, now in differing(shared, settings):
             if path.partition(".")[0] not in (*SHARED, "seed"):
                 raise ConfigError(
-                    f"variants share start, tasks and evaluation, so they may differ in {', '.join(SHARED)} alone; "
-                    f"{path} is {was!r} and {now!r}. Make one comparison for each value."
+                    f"variants share start, environment and evaluation, so they may differ in {', '.join(SHARED)} "
+                    f"alone; {path} is {was!r} and {now!r}. Make one comparison for each value."
                 )
     found = []
     for config, settings in zip(configs, data, strict=True):

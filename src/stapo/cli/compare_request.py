@@ -19,7 +19,7 @@ from stapo.config.schema import from_data, to_data
 from stapo.errors import ConfigError
 
 SEEDS = (0, 1, 2)
-_SHARED = ("algorithm", "optim", "rollout")
+_SHARED = ("algorithm", "optim", "rollout", "tasks")
 """Sections that `--vary` may touch: all others belong to the start or to the evaluation, which variants share."""
 
 
@@ -103,9 +103,9 @@ def _vary(words: Iterable[str]) -> Iterator[tuple[tuple[str, ...], tuple[Any, ..
             section = path.partition(".")[0]
             if section not in _SHARED or "." not in path or path == "algorithm.name":
                 raise ConfigError(
-                    f"--vary cannot change '{path}': variants share start, tasks and evaluation, so it takes settings "
-                    f"of {', '.join(_SHARED)} (algorithms themselves are named with --algorithms). Set '{path}' for "
-                    f"all with --{path}, or make one comparison for each value."
+                    f"--vary cannot change '{path}': variants share start, environment and evaluation, so it takes "
+                    f"settings of {', '.join(_SHARED)} (algorithms themselves are named with --algorithms). Set "
+                    f"'{path}' for all with --{path}, or make one comparison for each value."
                 )
             if path in seen:
                 raise ConfigError(f"--vary names '{path}' twice; give all its values once, separated by commas.")

@@ -112,7 +112,8 @@ def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool)
             display.on_notice("this run is finished already; nothing was trained. More iterations: stapo resume --help")
     _print_outcome(outcome.evaluations, outcome.seconds)
     write_line(f"run directory: {folder}\nreport:        {folder / 'report.html'}")
-    write_line(f"evaluate more: stapo eval {shlex.quote(str(folder))} --seeds 0 1 2")
+    which = f" --environment {next(iter(config.envs))}" if config.envs else ""
+    write_line(f"evaluate more: stapo eval {shlex.quote(str(folder))}{which} --seeds 0 1 2")
     return 0
 
 

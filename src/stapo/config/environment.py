@@ -102,7 +102,11 @@ def world_of(config: RunConfig, label: str | None) -> RunConfig:
     if label is None and len(worlds) == 1:
         return next(iter(worlds.values()))
     if label not in worlds:
-        wrong = "say which is meant" if label is None else f"'{label}' is none of them.{did_you_mean(label, worlds)}"
+        wrong = (
+            "say which with environment."
+            if label is None
+            else f"'{label}' is none of them.{did_you_mean(label, worlds)}"
+        )
         raise ConfigError(f"the environments of this run are {', '.join(worlds)}; {wrong}")
     return worlds[label]
 
