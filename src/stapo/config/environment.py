@@ -6,15 +6,15 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
+from stapo.agent import AgentConfig
 from stapo.config.schema import from_data
+from stapo.config.training import EvalConfig, SFTConfig
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
+from stapo.rollout.config import RolloutConfig
 from stapo.texts import secret_in_address
-
-if TYPE_CHECKING:
-    from stapo.config.run_config import RunConfig
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _OWN = {
@@ -81,7 +81,27 @@ class MixedEnvConfig:
     eval: dict[str, Any] = field(default_factory=dict)
 
 
-def worlds_of(config: RunConfig) -> dict[str, RunConfig]:
+class HasEnvs(Protocol):
+    """Settings of a run, as far as its environments are concerned."""
+
+    @property
+    def env(self) -> EnvConfig: ...  # noqa: D102
+    @property
+    def envs(self) -> dict[str, MixedEnvConfig]: ...  # noqa: D102
+    @property
+    def agent(self) -> AgentConfig: ...  # noqa: D102
+    @property
+    def rollout(self) -> RolloutConfig: ...  # noqa: D102
+    @property
+    def sft(self) -> SFTConfig: ...  # noqa: D102
+    @property
+    def eval(self) -> EvalConfig: ...  # noqa: D102
+
+
+C = TypeVar("C", bound=HasEnvs)
+
+
+def worlds_of(config: C) -> dict[str, C]:
     """The settings of each environment of a run, as if it were the only one, by what it is called in the run.
 
     Raises:
@@ -92,7 +112,7 @@ def worlds_of(config: RunConfig) -> dict[str, RunConfig]:
     return {label: _world(config, label, entry) for label, entry in config.envs.items()}
 
 
-def world_of(config: RunConfig, label: str | None) -> RunConfig:
+def world_of(config: C, label: str | None) -> C:
     """The settings of one environment of a run; `label` may be left out where there is one.
 
     Raises:
@@ -111,13 +131,13 @@ def world_of(config: RunConfig, label: str | None) -> RunConfig:
     return worlds[label]
 
 
-def longest_tokens(config: RunConfig) -> tuple[int, int]:
+def longest_tokens(config: HasEnvs) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest response that a run may have, in whichever environment."""
     agents = [world.agent for world in worlds_of(config).values()]
     return max(agent.max_prompt_tokens for agent in agents), max(agent.max_response_tokens for agent in agents)
 
 
-def check_envs(config: RunConfig) -> EnvConfig:
+def check_envs(config: HasEnvs) -> EnvConfig:
     """Check the environments of a run that has several; returns what stands for them all as `env`.
 
     Raises:
@@ -147,7 +167,7 @@ def check_envs(config: RunConfig) -> EnvConfig:
     return together
 
 
-def _world(config: RunConfig, label: str, entry: MixedEnvConfig) -> RunConfig:
+def _world(config: C, label: str, entry: MixedEnvConfig) -> C:
     given: dict[str, dict[str, Any]] = {group: dict(getattr(entry, group)) for group in _OWN}
     share = entry.weight / sum(other.weight for other in config.envs.values())
     given["sft"].setdefault("episodes", max(1, round(config.sft.episodes * share)))
@@ -162,7 +182,7 @@ def _world(config: RunConfig, label: str, entry: MixedEnvConfig) -> RunConfig:
             base = getattr(config, group)
             parts[group] = from_data(type(base), given[group], group, base)
         env = EnvConfig(name=entry.name or label, split=entry.split, options=entry.options)
-        return replace(config, envs={}, env=env, **parts)
+        return replace(config, envs={}, env=env, **parts)  # type: ignore[type-var]
     except ConfigError as err:
         raise ConfigError(f"envs.{label}: {err}") from err
 
