@@ -19,8 +19,8 @@ SIGNATURES = {
     "checkpoint=None, environment=None, env=None, agent=None, callbacks=(), save=False)",
     "compare": "(variants, *, config='tiny', seeds=(0, 1, 2), starts=None, out=None, jobs=None, baseline=None, "
     "callbacks=(), **overrides)",
-    "diagnose": "(run, against=None, *, checkpoints=('final',), environment=None, split=None, tasks=None, group_size=None, "
-    "seed=0, out=None, env=None, callbacks=())",
+    "diagnose": "(run, against=None, *, checkpoints=('final',), environment=None, split=None, tasks=None, "
+    "group_size=None, seed=0, out=None, env=None, callbacks=())",
     "make": "(name, **options)",
     "check_env": "(env)",
     "Run": "(path)",
