@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args()
-    report = measure(options.preset, options.run, options.sft_steps, options.rollouts, options.repeats)
+    report = measure(options.preset, options.run, options.warm_steps, options.rollouts, options.repeats)
     if options.json:
         print(json.dumps(report))
     else:
