@@ -73,7 +73,7 @@ def stapo_worker(side: str, options: argparse.Namespace, go: Callable[[], None],
     with tempfile.TemporaryDirectory() as folder:
         run = RunDirectory.create(Path(folder) / "run", to_data(config), ["benchmark"])
         trainer = Trainer(config, load_policy(config.model.path, config.model), run)
-        for number in range(1, options.repeats + 2):
+        for number in range(1, options.warm + options.repeats + 1):
             go()
             started = wall()
             row = trainer.iterate(number)
@@ -204,6 +204,7 @@ def trl_worker(side: str, options: argparse.Namespace, go: Callable[[], None], t
     from trl import GRPOConfig, GRPOTrainer
 
     config, counts, episodes = configuration(side, options), Counts(), options.groups * options.size
+    rounds = options.warm + options.repeats
 
     class Timed(GRPOTrainer):
         def _generate_single_turn(self, prompt_ids: Any, *args: Any, **named: Any) -> Any:
@@ -247,7 +248,7 @@ def trl_worker(side: str, options: argparse.Namespace, go: Callable[[], None], t
             output_dir=folder, report_to="none", save_strategy="no", logging_steps=1, disable_tqdm=True, use_cpu=True,
             bf16=False, model_init_kwargs={"dtype": options.dtype}, gradient_checkpointing=False,
             per_device_train_batch_size=options.trl_batch, gradient_accumulation_steps=episodes // options.trl_batch,
-            num_generations=options.size, max_steps=options.repeats + 1, shuffle_dataset=False, seed=config.seed,
+            num_generations=options.size, max_steps=rounds, shuffle_dataset=False, seed=config.seed,
             beta=options.beta, learning_rate=options.rate, lr_scheduler_type="constant", weight_decay=0.01,
             temperature=config.rollout.temperature, top_k=0, max_completion_length=config.agent.max_prompt_tokens,
             generation_kwargs={"max_new_tokens": config.agent.max_response_tokens},
@@ -256,7 +257,7 @@ def trl_worker(side: str, options: argparse.Namespace, go: Callable[[], None], t
         Timed(
             model=options.start,
             args=arguments,
-            train_dataset=Dataset.from_list(list(prompts_of(config, options.groups * (options.repeats + 1)))),
+            train_dataset=Dataset.from_list(list(prompts_of(config, options.groups * rounds))),
             processing_class=tool_calling(AutoTokenizer.from_pretrained(options.start, padding_side="left")),
             environment_factory=household_tool(config, counts),
             callbacks=[Turns()],
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=2)
     parser.add_argument("--size", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3, help="rounds that count")
+    parser.add_argument("--warm", type=int, default=1, help="rounds before those, that do not count")
     parser.add_argument("--beta", type=float, default=0.02, help="KL to the start, both sides; 0 leaves out its model")
     parser.add_argument("--rate", type=float, default=1e-7, help="learning rate; small, so that all rounds are alike")
     parser.add_argument("--dtype", default="bfloat16", choices=["float32", "bfloat16"])
@@ -362,11 +364,11 @@ def main() -> None:
         parser.error(f"--trl-batch has to divide the {options.groups * options.size} episodes")
     processes = {side: begin(side, options) for side in options.sides}
     rounds: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
-    for number in range(options.repeats + 1):
+    for number in range(options.warm + options.repeats):
         for side, process in processes.items():
             row = ask(side, process)
             print(f"round {number}, {side}: {json.dumps(row)}", flush=True)
-            if number:
+            if number >= options.warm:
                 rounds[side].append(row)
     for process in processes.values():
         process.communicate()
