@@ -37,10 +37,10 @@ NASTY = [
 
 
 @pytest.mark.parametrize("text", NASTY, ids=range(len(NASTY)))
-@pytest.mark.parametrize("response_format", ["think_action", "action", "choice"])
+@pytest.mark.parametrize("response_format", ["think_action", "tagged", "action", "choice"])
 def test_nasty_text_gives_a_bounded_command_and_survives_a_log(text, response_format):
     parsed = parse_response(text, response_format)
-    assert len(parsed.action) <= 1000
+    assert len(parsed.action) <= (1000 if response_format == "think_action" else len(text))
     assert parsed.valid == (parsed.problem == "")
     assert json.loads(json.dumps([parsed.action, parsed.thought, text])) == [parsed.action, parsed.thought, text]
 
@@ -63,7 +63,12 @@ def test_no_text_raises_and_valid_means_that_the_format_was_kept(text):
         assert parsed.action == text[slice(*spans["action"])].lower().strip()[:1000]
     bare = parse_response(text, "action")
     tags = re.search(r"</?(think|action)>", text, re.IGNORECASE | re.ASCII)
-    assert bare.valid == (0 < len(text.strip()) <= 1000 and len(text.strip().splitlines()) == 1 and not tags)
+    assert bare.valid == (len(text.strip().splitlines()) == 1 and not tags)
+    general, behind = parse_response(text, "tagged"), part_spans(text, "tagged")
+    assert all(0 <= start <= end <= len(text) for start, end in behind.values())
+    assert general.action in text
+    if general.valid:
+        assert general.action == text[slice(*behind["action"])].strip() != ""
 
 
 @pytest.mark.parametrize(
@@ -113,7 +118,7 @@ def test_without_action_tags_the_last_30_characters_are_played():
         (" \n ", "", "empty_action"),
         ("look\ntake pen 1", "look\ntake pen 1", "not_one_line"),
         ("<action>look</action>", "<action>look</action>", "not_one_line"),
-        ("x" * 1001, "x" * 1000, "too_long"),
+        ("打开 " + "x" * 2000, "打开 " + "x" * 2000, ""),
     ],
 )
 def test_action_alone(text, action, problem):
@@ -135,7 +140,7 @@ def test_action_alone(text, action, problem):
         ("", "", "no_number"),
         ("²", "²", "no_number"),
         ("١", "١", "no_number"),
-        ("9" * 2000, "9" * 1000, "no_number"),
+        ("9" * 2000, "9" * 2000, "no_number"),
     ],
 )
 def test_choice(text, action, problem):
@@ -225,3 +230,37 @@ def test_two_lines_are_no_bare_command(line):
 )
 def test_a_choice_is_a_number_alone(text):
     assert parse_response(text, "choice", listed=("a", "b")).valid == (text.strip() == "2")
+
+
+QUOTES = "not <action>rm A</action>, but what it names"
+
+
+@pytest.mark.parametrize(
+    "text, action, thought, problem",
+    [
+        ("<action>Open README.md</action>", "Open README.md", "", ""),
+        ("<think>看看</think>\n<action>打开 报告.TXT</action>", "打开 报告.TXT", "看看", ""),
+        ("<action>" + "x" * 5000 + "</action>", "x" * 5000, "", ""),
+        (f"<think>{QUOTES}</think><action>rm B</action>", "rm B", QUOTES, ""),
+        (f"{QUOTES}</think><action>rm B</action>", "rm B", QUOTES, ""),
+        ("<think>a</think><action>x</action> and <action>y</action>", "x", "a", "more_than_one_action"),
+        ("<think>a <action>x</action>", "", "a <action>x</action>", "unfinished_thought"),
+        ("<think>a</think>I open A", "I open A", "a", "no_action_tag"),
+        ("<think>a</think><action>I open A", "<action>I open A", "a", "no_action_tag"),
+        ("<action> </action>", "", "", "empty_action"),
+        ("", "", "", "no_action_tag"),
+    ],
+)
+def test_the_general_format_keeps_what_was_written_and_reads_behind_the_thought(text, action, thought, problem):
+    parsed = parse_response(text, "tagged")
+    assert (parsed.action, parsed.thought, parsed.problem) == (action, thought, problem)
+    assert parsed.valid == (problem == "")
+
+
+def test_the_rules_of_the_published_format_are_its_own():
+    text = "<think>I take <action>Go</action>, 去</think><action>Open A</action>"
+    published, general = (parse_response(text, name) for name in ("think_action", "tagged"))
+    assert (published.action, published.problem) == ("go", "chinese_text")
+    assert (general.action, general.problem) == ("Open A", "")
+    assert part_spans(text) == {"think": (7, 36), "action": (22, 24)}
+    assert [text[slice(*span)] for span in part_spans(text, "tagged").values()][1] == "Open A"

@@ -62,7 +62,7 @@ def test_a_style_is_rendered_with_what_a_mask_leaves():
 @pytest.mark.parametrize(
     "style, said",
     [
-        (lambda *given: 7, "returned 7; expected a text or a Prompt"),
+        (lambda *given: 7, "returned 7; expected a text, role messages, or a Prompt"),
         (lambda *given: None, "returned None"),
         (lambda fields, *given: fields.gaol, r"failed: AttributeError: .*gaol"),
         (lambda: "", r"failed: TypeError"),

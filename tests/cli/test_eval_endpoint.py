@@ -235,7 +235,7 @@ def test_settings_of_the_agent_reach_the_prompts(models, answering, capsys):
     argv = [models / "toy.yaml", "--endpoint", answering.url, "--model", "m", "--greedy"]
     found = evaluated(capsys, *argv, "--agent.prompt=standard", "--agent.history-length", 0)
     assert found["agent"] == {"prompt": "standard", "history_length": 0}
-    assert all(b["messages"][0]["content"].startswith("You act in a text world") for b in answering.bodies[1:])
+    assert all(b["messages"][0]["content"].startswith("You reach a goal by giving one") for b in answering.bodies[1:])
     assert "agent" not in evaluated(capsys, *argv)
 
 

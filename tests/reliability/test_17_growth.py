@@ -15,12 +15,12 @@ import pytest
 import stapo
 from stapo.agent import AgentConfig, PromptFields, Turn, parse_response, part_spans, render_prompt
 from stapo.agent.marking import mark_shared
+from stapo.agent.thoughts import quieted, thought_length, with_opening_tag
 from stapo.envs.offers import offers
 from stapo.envs.search import protocols, scoring
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import token_parts
-from stapo.rollout.thoughts import quieted, thought_length, with_opening_tag
 from stapo.texts import escape_control_chars, replace_surrogates
 
 LARGEST = 256_000
@@ -60,7 +60,7 @@ def assert_linear(work, pattern: str) -> None:
         assert largest < 24 * smaller, f"{smaller:.2f} s for {LARGEST // 8}, {largest:.2f} s for {LARGEST} characters"
 
 
-FORMATS = ("think_action", "action", "choice", "search_answer", "search_answer_single")
+FORMATS = ("think_action", "tagged", "action", "choice", "search_answer", "search_answer_single")
 READERS = {
     **{f"{f} response": lambda text, f=f: parse_response(text, f, listed=("look", "go")) for f in FORMATS},
     "spans": part_spans,

@@ -66,7 +66,7 @@ def keeps_the_format(text, response):
     """The documented rules, read with str.find instead of expressions."""
     if response == "action":
         bare = text.strip()
-        return 0 < len(bare) <= 1000 and len(bare.splitlines()) == 1 and not names_a_tag(bare)
+        return len(bare.splitlines()) == 1 and not names_a_tag(bare)
     low = text.translate(ASCII_LOWER)
     first, end = low.find("<action>"), low.find("</action>")
     if first < 0 or end < first + len("<action>") or "<think>" not in low or "</think>" not in low:

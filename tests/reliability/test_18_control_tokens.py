@@ -177,16 +177,39 @@ def test_a_thought_that_the_chat_template_has_opened(opening):
     def read(text):
         return encoder.parse(encoder.tokenizer.encode(text, add_special_tokens=False), agent, ())
 
-    assert (encoder.opens_thought, ENCODER.opens_thought) == (True, False)
+    assert (encoder.held, ENCODER.held) == (opening, "")
     parsed = read("why</think><action>look</action>")
     assert (parsed.action, parsed.thought, parsed.valid) == ("look", "why", True)
     assert read("<think>why</think><action>look</action>").valid
     assert read("never closed <action>look</action>").problem == "no_think_tag"
     ids = encoder.tokenizer.encode("why</think><action>look</action>", add_special_tokens=False)
     assert ENCODER.parse(ids, agent, ()).problem == "no_think_tag"
-    assert encoder.opening(ids) == "<think>"
+    assert encoder.opening(ids) == opening
     parts = token_parts(ids, lambda some: encoder.opening(ids) + encoder.decode(some))
     assert TOKENIZER.decode(ids[slice(*parts["think"])]) == "why"
+
+
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize(
+    "written, held", [(EMPTY, EMPTY), ("</think>", "<think></think>"), ("<think>\n", "<think>\n"), ("", "")]
+)
+def test_what_the_chat_template_writes_of_a_response_is_read_and_never_demonstrated(written, held):
+    encoder = PromptEncoder(reasoning_tokenizer(TEMPLATE.replace("assistant\n{%", f"assistant\n{written}{{%")))
+    assert encoder.held == held
+    said = "<action>look</action>" if "</" in held else f"{'' if held else '<think>'}why</think><action>look</action>"
+    ids = encoder.tokenizer.encode(said, add_special_tokens=False)
+    for response in ("think_action", "tagged"):
+        parsed = encoder.parse(ids, AgentConfig(response=response), ())
+        assert (parsed.action, parsed.valid) == ("look", True)
+    shown = encoder.encode_response("<think>why</think><action>look</action>")
+    assert encoder.decode(shown) == said
+    assert encoder.decode(encoder.encode_response("look")) == "look"
+    # A command alone is what stands behind the thought.
+    words = "look" if not held or "</" in held else "why</think>look"
+    parsed = encoder.parse(encoder.tokenizer.encode(words), AgentConfig(response="action"), ())
+    assert (parsed.action, parsed.valid) == ("look", True)
 
 
 # Line ends and the blanks that joining collapses are text; what else acts on terminals, bytes and lines is here.

@@ -73,7 +73,7 @@ def test_every_prompt_can_be_put_together_from_what_is_new_in_it(limit):
     records = told(episode)
     assert whole_prompts(records) == [s.prompt for s in episode.steps]
     assert len(records) == 10
-    assert records[0]["first_message"].startswith("You act in a text world")
+    assert records[0]["first_message"].startswith("You give one command at a time.")
     assert f"Goal: {episode.goal}" in records[0]["first_message"]
 
 

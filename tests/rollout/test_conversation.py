@@ -23,8 +23,7 @@ from stapo.errors import ModelError
 from stapo.policy import RowTokens, find_chains
 from stapo.rollout import StopReason
 from stapo.rollout.collect import Collector
-from stapo.rollout.conversation import told_of_template
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.sampler import Sample
 from stapo.rollout.text_codec import TextCodec, prompt_of
@@ -248,13 +247,15 @@ def test_with_a_chat_template_the_pieces_are_those_of_the_template(template, eos
 
 
 def test_a_template_that_rewrites_the_past_is_named():
-    rewriting = PromptEncoder(speaking(templates.QWEN3)).template
-    told = told_of_template(AGENT, rewriting)
+    rewriting = PromptEncoder(speaking(templates.QWEN3))
+    (told,) = told_of_template(AGENT, rewriting)
     assert "thoughts of earlier responses" in told
     assert "keep" in told
-    assert "sequences of their own" in told_of_template(replace(AGENT, earlier_thoughts="drop"), rewriting)
-    assert told_of_template(AGENT, PromptEncoder(speaking(templates.CHATML)).template) is None
-    assert told_of_template(replace(AGENT, prompt="standard"), rewriting) is None
+    assert "sequences of their own" in told_of_template(replace(AGENT, earlier_thoughts="drop"), rewriting)[0]
+    assert told_of_template(AGENT, PromptEncoder(speaking(templates.CHATML))) == []
+    assert told_of_template(replace(AGENT, prompt="standard"), rewriting) == []
+    opening = told_of_template(replace(AGENT, prompt="standard"), PromptEncoder(speaking(templates.DEEPSEEK)))
+    assert opening == ["the chat template opens a thought before each response: responses are read behind '<think>\\n'"]
 
 
 def test_a_template_without_an_assistants_turn_is_one_error():

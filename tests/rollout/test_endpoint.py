@@ -26,7 +26,7 @@ from stapo.rollout.endpoint import EndpointSampler, read_answer
 from stapo.rollout.episode import Episode
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
-from stapo.rollout.text_codec import END, TextCodec, spell, unspell
+from stapo.rollout.text_codec import END, THOUGHT_APART, TextCodec, spell, unspell
 from stapo.rollout.types import StopReason, Trajectory
 from stapo.server_errors import pause_asked
 from toy_world import ToyEnv, small_policy
@@ -521,6 +521,28 @@ def test_without_an_action_nothing_is_taken_from_a_thought_apart(serve):
     server = serve(lambda c, n, b: c.sendall(ok("look", reasoning_content="<action>go north</action>")))
     action, step = episode_of(sampler(server), agent)
     assert (action, step.valid, step.problem) == ("look", False, "no_action_tag")
+
+
+class _Closing:
+    """A tokenizer whose chat template closes a thought at once."""
+
+    chat_template = "{{ messages }}"
+
+    def apply_chat_template(self, messages, **options):
+        return f"{messages}<think>\n\n</think>\n\n"
+
+
+@pytest.mark.parametrize("form", ["think_action", "tagged"])
+def test_an_empty_thought_that_the_servers_template_writes_is_read_with_the_response(form):
+    agent, codec = AgentConfig(response=form), TextCodec(_Closing())
+    said = spell("<action>look</action>")
+    assert codec.parse(said, agent, ()).valid
+    assert codec.opening(said) == "<think>\n\n</think>\n\n"
+    thought = [*spell("<think>a</think>"), THOUGHT_APART, *said]
+    assert codec.parse(thought, agent, ()).thought == "a"
+    assert codec.opening(thought) == ""
+    assert TextCodec().parse(said, agent, ()).valid == (form == "tagged")
+    assert codec.parse(spell("look"), AgentConfig(response="action"), ()).valid
 
 
 # What fails.

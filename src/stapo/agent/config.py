@@ -26,6 +26,11 @@ class AgentConfig:
             same for tiny models. `conversation` writes an episode as one conversation, for both kinds of models: the
             first message holds role, goal and rules, each turn adds an observation and takes a response, and the steps
             of an episode are read as one sequence (`optim.merge`). `stapo plugins` lists those of other packages.
+        system_prompt: text of the system message, before what the style says there; null for none. Prompts for models
+            that follow no instructions begin with it.
+        role: sentence that tells an agent its role, in place of the style's; "" leaves it out, null keeps the style's.
+        rules: how to respond, in place of what the style and the response format say; "" leaves it out, null keeps
+            that. It is not checked against the format.
         blind_prompt: style of trajectory-blind prompts; null for that of `prompt`. A blind conversation has a first
             message without the goal and the observation as its only turn.
         list_commands: where a conversation lists the offered commands: `every_turn`; `once`, in its first turn;
@@ -33,18 +38,26 @@ class AgentConfig:
             and `every_turn` without it. Other styles always list them.
         earlier_thoughts: whether the responses in a conversation's past turns `keep` their thoughts, or `drop` them, as
             some chat templates do. Without its thoughts a response is another text, and the next prompt extends none.
-        response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>``;
-            `action` expects the command alone. `choice` numbers the offered commands in the prompt and expects the
-            number of one: no command has to be spelled out, and none that takes a text of the agent's own can be given.
-            Compact prompts put the number of a link in front of it in the page. `search_answer` passes on the text up
-            to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or an answer
-            in it; `search_answer_single` is valid with exactly one of them. `stapo plugins` lists those of other
-            packages.
+        response: format that responses must have. `think_action` expects ``<think>…</think><action>…</action>`` by the
+            rules of the published protocols, which write the action in lower case, cut it at 1,000 characters, take the
+            first ``<action>`` even of a thought, and refuse Chinese text. `tagged` is for any environment:
+            ``<action>…</action>`` as it was written, in any language, behind a thought or without one. `action` expects
+            the command alone, in one line. `tool_call` expects a call of one of the environment's tools in the model's
+            own form, or of one tool that takes a command where there are none; what cannot be read is an invalid step,
+            and the next observation begins with the error. `choice` numbers the offered commands in the prompt and
+            expects the number of one: no command has to be spelled out, and none that takes a text of the agent's own
+            can be given. Compact prompts put the number of a link in front of it in the page. `search_answer` passes on
+            the text up to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or
+            an answer in it; `search_answer_single` is valid with exactly one of them. `stapo plugins` lists those of
+            other packages.
         decode: which tokens a response may take. `free`: all of the vocabulary. `constrained`: those that lead to an
             offered command, so that no response is invalid; probabilities, entropies and divergences are those among
             these tokens, in training as in sampling. For the formats `action` and `choice`, environments that offer a
             list of commands, and models in this process. A text in place of a placeholder, such as the one in
             ``search[<your query>]``, is free.
+        stop: texts that end a response where they are complete, such as ``</action>``; 0 to 16 of them. They stay in
+            it, and no end token is added. A thought ends first: inside ``<think>…</think>`` they do nothing. For base
+            models, which go on writing. A sampler that cannot stop there has what comes after cut off.
         fallback_characters: characters at the end of a `think_action` response without action tags that are played as
             its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
             WebShop.
@@ -78,7 +91,11 @@ class AgentConfig:
     fallback_characters: int = 30
     history_length: int = 2
     command_history: int = 0
+    system_prompt: str | None = None
+    role: str | None = None
+    rules: str | None = None
     blind_prompt: str | None = None
+    stop: tuple[str, ...] = ()
     list_commands: ListCommands = "auto"
     earlier_thoughts: EarlierThoughts = "keep"
     hidden_commands: tuple[str, ...] = ("help",)
@@ -124,6 +141,16 @@ class AgentConfig:
         return self.decode == "constrained"
 
     @property
+    def whole_command(self) -> bool:
+        """Whether the response is a command, or its number, and nothing else."""
+        return trait(RESPONSE_FORMATS.get(self.response), "whole_command", False)
+
+    @property
+    def calls_tools(self) -> bool:
+        """Whether the response is a call of a tool, and prompts say which tools there are."""
+        return trait(RESPONSE_FORMATS.get(self.response), "calls_tools", False)
+
+    @property
     def has_parts(self) -> bool:
         """Whether a response has a thought and an action, each between tags of its own."""
         return trait(RESPONSE_FORMATS.get(self.response), "has_parts", False)
@@ -148,10 +175,15 @@ class AgentConfig:
                     f"agent.{name} is '{getattr(self, name)}', expected one of {', '.join(get_args(known))}."
                     + did_you_mean(str(getattr(self, name)), get_args(known))
                 )
-        if self.constrained and not trait(RESPONSE_FORMATS.get(self.response), "whole_command", False):
+        if self.constrained and not self.whole_command:
             raise ConfigError(
                 f"agent.decode is 'constrained', but a response of the format '{self.response}' is more than a "
                 "command. Set agent.response to action or choice, or agent.decode to 'free'."
+            )
+        if len(self.stop) > 16 or not all(text.strip() for text in self.stop) or (self.stop and self.constrained):
+            raise ConfigError(
+                f"agent.stop is {', '.join(map(repr, self.stop[:16]))}; expected at most 16 texts that are not blank, "
+                "and none with agent.decode=constrained, where a command ends the response."
             )
         if self.numbered and self.keeps_turns and self.lists_commands != "every_turn":
             raise ConfigError(

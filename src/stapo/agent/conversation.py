@@ -10,8 +10,9 @@ from stapo.agent.config import AgentConfig
 from stapo.agent.memory import Turn
 from stapo.agent.pages import CommandShapes
 from stapo.agent.parsing import part_spans
-from stapo.agent.prompts import ANY_COMMAND, Exchange, Prompt, PromptFields, list_commands
+from stapo.agent.prompts import ANY_COMMAND, Exchange, Prompt, PromptFields, list_commands, role_of, rules_of
 from stapo.agent.registries import RESPONSE_FORMATS
+from stapo.agent.thoughts import thought_length
 from stapo.registry import trait, traits
 
 
@@ -21,11 +22,12 @@ def conversation(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_his
 
     The goal stands in the first message alone: turns show the wording of observations that does not repeat it.
     """
-    rules = ["You act in a text world, one command at a time."]
+    place = f.shapes.place
+    rules = role_of(config, f"You act {place}, one command at a time." if place else "You give one command at a time.")
     if not hide_goal:
         rules.append(f"Goal: {f.goal}")
     form = RESPONSE_FORMATS.get(config.response)
-    rules.append(trait(form, "rules", trait(form, "instruction", ANY_COMMAND)))
+    rules += rules_of(config, trait(form, "rules", trait(form, "instruction", ANY_COMMAND)))
     history = () if hide_history else f.history
     if not hide_history and len(history) < f.steps_taken:
         rules.append(f"Steps taken before what follows: {f.steps_taken - len(history)}.")
@@ -50,9 +52,11 @@ def _said(turn: Turn, config: AgentConfig) -> tuple[str, tuple[int, ...] | None]
     """The response of a turn: as it was sampled, or without its thought."""
     if config.earlier_thoughts == "keep":
         return turn.response, turn.response_ids
-    thought = part_spans(turn.response).get("think")
-    if thought is None:
+    thought = part_spans(turn.response, config.response).get("think")
+    # Of a thought that a chat template has opened, the response has the end alone.
+    start, end = (
+        (thought[0] - len("<think>"), thought[1] + len("</think>")) if thought else (0, thought_length(turn.response))
+    )
+    if not end:
         return turn.response, turn.response_ids
-    start, end = thought
-    kept = turn.response[: start - len("<think>")] + turn.response[end + len("</think>") :]
-    return kept.strip(), None
+    return (turn.response[: max(0, start)] + turn.response[end:]).strip(), None

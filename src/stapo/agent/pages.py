@@ -7,9 +7,10 @@ into a prompt is bounded: one endless page must not hold up everybody else's epi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 from stapo.agent.marking import MARK, covers, first_mention
+from stapo.agent.tools import Tool
 
 PAGE_SEPARATOR = " [SEP] "
 """Between the parts of a page, where an environment names nothing else."""
@@ -25,6 +26,8 @@ class CommandShapes:
         link: beginning and end of the command that follows the link whose text stands between them; ("", "") for none.
         query: beginning and end of a command with words of the agent's own between them; ("", "") for none.
         separator: what stands between the parts of a page.
+        place: where an agent acts, for the sentence that tells it its role: "in a text world"; "" says nothing of it.
+        tools: what the response format `tool_call` offers; without any, one tool takes a command as text.
     """
 
     grouped: tuple[str, ...] = ()
@@ -32,13 +35,20 @@ class CommandShapes:
     link: tuple[str, str] = ("", "")
     query: tuple[str, str] = ("", "")
     separator: str = PAGE_SEPARATOR
+    place: str = ""
+    tools: tuple[Tool, ...] = ()
 
     def __post_init__(self) -> None:
-        lists = astuple(self)[:-1]
+        lists = (self.grouped, self.distant, self.link, self.query)
         texts = all(isinstance(part, tuple) and all(isinstance(text, str) for text in part) for part in lists)
         if not texts or not len(self.link) == len(self.query) == 2 or not self.separator:
             raise ValueError(
                 f"{self} has a part that is not a tuple of texts, or no beginning and end, or no separator."
+            )
+        names = [tool.name for tool in self.tools if isinstance(tool, Tool)]
+        if not isinstance(self.place, str) or len(set(names)) < len(self.tools):
+            raise ValueError(
+                f"{self} has a place that is no text, or tools that are no `Tool`s with names of their own."
             )
 
     def link_of(self, command: str) -> str | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stapo.agent.registries import RESPONSE_FORMATS
+from stapo.agent.tools import ACT, Tool
 from stapo.documents import shown
 from stapo.errors import ConfigError
 from stapo.registry import trait, traits
@@ -32,12 +33,15 @@ class ParsedResponse:
         thought: the reasoning, or "" where there is none.
         valid: the response kept the format.
         problem: "" or a short name of what is wrong, for counting.
+        told: what the agent is told of it before it sees what its action led to; "" for nothing. It repeats none of the
+            agent's words: they may be those of the goal.
     """
 
     action: str
     thought: str
     valid: bool
     problem: str = ""
+    told: str = ""
 
 
 class ResponseFormat(Protocol):
@@ -48,9 +52,11 @@ class ResponseFormat(Protocol):
     ``write_thought(action, listed, thought)`` does so with a thought of the demonstrator; ``instruction`` is the
     sentence that the standard prompt asks for it with, ``reminder`` the line of the compact one, ``rules`` what a
     conversation asks for it with, where that is another sentence; ``numbered`` says that it is the number of a listed
-    command; ``has_parts`` that it has a thought and an action between their tags; ``whole_command`` that it is what
+    command; ``has_parts`` that it has a thought and an action between their tags, ``spans(text)`` where they stand, if
+    not between the first ones; ``whole_command`` that it is what
     ``write`` returns and nothing else, so that `agent.decode` can be `constrained`; ``keeps_thought`` that the action
-    begins with the thought that a server hands over apart.
+    begins with the thought that a server hands over apart; ``calls_tools`` that it is a call of a tool: prompts have
+    the environment's tools, which the function is given as a fourth argument.
     """
 
     def __call__(self, text: str, listed: Sequence[str], fallback_characters: int, /) -> ParsedResponse:
@@ -59,7 +65,11 @@ class ResponseFormat(Protocol):
 
 
 def parse_response(
-    text: str, response_format: str, fallback_characters: int = 30, listed: Sequence[str] = ()
+    text: str,
+    response_format: str,
+    fallback_characters: int = 30,
+    listed: Sequence[str] = (),
+    tools: Sequence[Tool] = (),
 ) -> ParsedResponse:
     """Split a response into thought and action.
 
@@ -68,12 +78,14 @@ def parse_response(
         response_format: name of the format.
         fallback_characters: as in `AgentConfig`.
         listed: the commands that the prompt shows.
+        tools: those of the environment, for formats that call them; () for the one that takes a command.
 
     Raises:
         ConfigError: the format is another package's, and failed or returned something else.
     """
     with RESPONSE_FORMATS.calling(response_format) as read:
-        found = read(text, listed, fallback_characters)
+        called = (tools or (ACT,),) if trait(read, "calls_tools", False) else ()
+        found = read(text, listed, fallback_characters, *called)
     if not isinstance(found, ParsedResponse) or not isinstance(found.action, str):
         raise ConfigError(f"response format '{response_format}' returned {shown(found)}; expected a ParsedResponse.")
     return found
@@ -96,26 +108,27 @@ def write_response(action: str, response_format: str, listed: Sequence[str] = ()
     return action if write is None else write(action, listed)
 
 
-def _tagged(action: str, listed: Sequence[str], thought: str = "I do the next step of my plan.") -> str:
+def write_tagged(action: str, listed: Sequence[str], thought: str = "I do the next step of my plan.") -> str:
+    """A thought and a command, each in its tags."""
     return f"<think>{thought}</think><action>{action}</action>"
 
 
 @traits(
     has_parts=True,
-    write=_tagged,
-    write_thought=_tagged,
+    write=write_tagged,
+    write_thought=write_tagged,
     instruction="First reason about the situation inside <think> </think>, then give exactly one command inside "
     "<action> </action>.",
     reminder="answer <think> </think><action> </action>",
 )
 def think_action(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
-    """A thought, and the command behind it: the field's reference protocol.
+    """A thought, and the command behind it: the field's reference protocol, its odd rules included.
 
-    The action is the lower-cased text between the first ``<action>`` and the first ``</action>``; without them the last
-    `fallback_characters` are taken and the step is invalid, as it is when the think tags are missing or a Chinese
-    character occurs.
+    The action is the lower-cased text between the first ``<action>`` and the first ``</action>``, wherever they stand,
+    and 1,000 characters of it at most; without them the last `fallback_characters` are taken and the step is invalid,
+    as it is when the think tags are missing or a Chinese character occurs.
     """
-    spans = part_spans(text)
+    spans = _first_tags(text)
     thought = text[slice(*spans["think"])].strip() if "think" in spans else ""
     if "action" not in spans:
         lowered = text.lower()
@@ -133,12 +146,16 @@ def think_action(text: str, listed: Sequence[str], fallback_characters: int) -> 
     return ParsedResponse(action, thought, True)
 
 
-def part_spans(text: str) -> dict[str, tuple[int, int]]:
+def part_spans(text: str, response_format: str = "think_action") -> dict[str, tuple[int, int]]:
     """Where the thought and the action of a response stand: part -> (start, end), without the tags around it.
 
-    A part reaches from the first opening to the first closing tag; it is missing where one of them is, or where they
-    stand the wrong way round.
+    A part reaches from the first opening to the first closing tag, where the format has no `spans` of its own; it is
+    missing where one of them is, or where they stand the wrong way round.
     """
+    return trait(RESPONSE_FORMATS.get(response_format), "spans", _first_tags)(text)
+
+
+def _first_tags(text: str) -> dict[str, tuple[int, int]]:
     spans = {}
     for part in ("think", "action"):
         opening, closing = _TAGS[f"<{part}>"].search(text), _TAGS[f"</{part}>"].search(text)
@@ -162,7 +179,7 @@ def choice(text: str, listed: Sequence[str], fallback_characters: int) -> Parsed
     answer = text.strip()
     # Not isdigit(), which takes numerals of every script, and some that int() cannot read.
     if not _NUMBER.fullmatch(answer):
-        return ParsedResponse(answer[:_MAX_ACTION_CHARACTERS], "", False, "no_number")
+        return ParsedResponse(answer, "", False, "no_number")
     number = int(answer)
     if not 1 <= number <= len(listed):
         return ParsedResponse(answer, "", False, "no_such_number")
@@ -176,12 +193,9 @@ def action(text: str, listed: Sequence[str], fallback_characters: int) -> Parsed
     Other signs are text, such as those of a button with an arrow.
     """
     said = text.strip()
-    shortened = said[:_MAX_ACTION_CHARACTERS]
     if not said:
         return ParsedResponse("", "", False, "empty_action")
-    if len(said) > _MAX_ACTION_CHARACTERS:
-        return ParsedResponse(shortened, "", False, "too_long")
     # A tag of the other format means that the agent mistook the format.
     if len(said.splitlines()) > 1 or _LOOSE_TAG.search(said):
-        return ParsedResponse(shortened, "", False, "not_one_line")
+        return ParsedResponse(said, "", False, "not_one_line")
     return ParsedResponse(said, "", True)

@@ -8,7 +8,7 @@ ALFWorld contains the task sentence, so the masked renderer uses the goal-free w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ from stapo.agent.marking import mark_shared
 from stapo.agent.memory import Turn
 from stapo.agent.pages import NO_SHAPES, CommandShapes, number_links
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
+from stapo.agent.tools import ACT, tools_text
 from stapo.documents import shown
 from stapo.errors import ConfigError
 from stapo.registry import trait, traits
@@ -72,6 +73,7 @@ class Prompt:
         turns: of a conversation, before `text`.
         pieces: what `begun` is put together from: a response and what it led to, in turn. A response then keeps the
             tokens that were sampled, and tokens end at the borders of pieces.
+        tools: that the model may call, as a JSON list of their schemas; "" for none. The chat template writes them.
     """
 
     text: str
@@ -79,6 +81,7 @@ class Prompt:
     system: str = ""
     turns: tuple[Exchange, ...] = ()
     pieces: tuple[Piece, ...] = ()
+    tools: str = ""
     rewritten: Callable[[Callable[[str], str]], Prompt] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -140,7 +143,9 @@ class PromptFields:
 class PromptStyle(Protocol):
     """How a prompt is written: what `agent.prompt` names.
 
-    A pure function. With a part hidden it writes the prompt of one who does not know it: never cut the finished text.
+    A pure function. It returns the user's message; or role messages, ``{"role": …, "content": …}`` each: one of the
+    system or none, then the user and the assistant in turn, the user last; or a `Prompt`. With a part hidden it writes
+    the prompt of one who does not know it: never cut the finished text.
     Traits (`stapo.registry.traits`): ``for_chat_models=False`` says that no instruction-tuned model is addressed;
     ``grows=True`` that each prompt extends the last one and its response, token for token; ``keeps_turns=True`` that it
     shows every turn of the episode, and that one that is too long loses half of them at once; ``marks=False`` that
@@ -150,7 +155,7 @@ class PromptStyle(Protocol):
 
     def __call__(
         self, fields: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool, /
-    ) -> Prompt | str:
+    ) -> Prompt | str | Sequence[Mapping[str, str]]:
         """Write the prompt of one step."""
         ...
 
@@ -183,7 +188,7 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
                 history=tuple(_without_query(t, without) for t in fields.history),
                 earlier=tuple(without(action) for action in fields.earlier),
             )
-        written = _prompt(style(fields, config, hide_goal, hide_history), config)
+        written = _written(style(fields, config, hide_goal, hide_history), fields, config)
         return replace(written, rewritten=partial(_rewritten, written, fields, config, name, hide_goal, hide_history))
 
 
@@ -208,7 +213,7 @@ def _rewritten(
     if other == f:
         return written
     with PROMPT_STYLES.calling(name) as style:
-        return _prompt(style(other, config, hide_goal, hide_history), config)
+        return _written(style(other, config, hide_goal, hide_history), other, config)
 
 
 def _changed(turn: Turn, change: Callable[[str], str], config: AgentConfig) -> Turn:
@@ -230,10 +235,49 @@ def _without_query(turn: Turn, without: Callable[[str], str]) -> Turn:
     return turn if hidden == turn.action else replace(turn, action=hidden, response=hidden, response_ids=None)
 
 
+def _written(rendered: object, f: PromptFields, config: AgentConfig) -> Prompt:
+    """What a style has written, with what the settings add to every style's prompts."""
+    prompt = _prompt(rendered, config)
+    if config.system_prompt:
+        if config.for_chat_models or config.keeps_turns:
+            system = "\n\n".join(filter(None, (config.system_prompt, prompt.system)))
+            prompt = replace(prompt, system=system)
+        else:
+            prompt = replace(prompt, text=f"{config.system_prompt}\n{prompt.text}")
+    return replace(prompt, tools=tools_text(f.shapes.tools or (ACT,))) if config.calls_tools else prompt
+
+
 def _prompt(rendered: object, config: AgentConfig) -> Prompt:
-    if not isinstance(rendered, Prompt | str):
-        raise ConfigError(f"prompt style '{config.prompt}' returned {shown(rendered)}; expected a text or a Prompt.")
-    return Prompt(rendered) if isinstance(rendered, str) else rendered
+    if isinstance(rendered, str):
+        return Prompt(rendered)
+    if isinstance(rendered, Prompt):
+        return rendered
+    messages = list(rendered) if isinstance(rendered, list | tuple) else []
+    said = [(m.get("role"), m.get("content")) if isinstance(m, Mapping) else (None, None) for m in messages]
+    if not said or not all(isinstance(text, str) for _, text in said):
+        raise ConfigError(
+            f"prompt style '{config.prompt}' returned {shown(rendered)}; expected a text, role messages, or a Prompt."
+        )
+    texts = [str(text) for _, text in said]
+    system = texts.pop(0) if said[0][0] == "system" else ""
+    roles = [role for role, _ in said][bool(system or len(texts) < len(said)) :]
+    if roles != ["assistant" if n % 2 else "user" for n in range(len(roles))] or not len(roles) % 2:
+        raise ConfigError(
+            f"prompt style '{config.prompt}' returned messages of {', '.join(str(role) for role, _ in said)}; expected "
+            "one of the system or none, then the user and the assistant in turn, the user last."
+        )
+    turns = tuple(Exchange(text, answer) for text, answer in zip(texts[:-1:2], texts[1::2], strict=True))
+    return Prompt(texts[-1], system=system, turns=turns)
+
+
+def role_of(config: AgentConfig, told: str) -> list[str]:
+    """The sentence that tells an agent its role: that of the settings, or else the style's; no line where it is ""."""
+    return [line for line in (told if config.role is None else config.role,) if line]
+
+
+def rules_of(config: AgentConfig, told: str) -> list[str]:
+    """What a response is asked for with: the rules of the settings, or else the style's; no line where they are ""."""
+    return [line for line in (told if config.rules is None else config.rules,) if line]
 
 
 def _with_marks(f: PromptFields) -> PromptFields:
@@ -246,7 +290,8 @@ def _with_marks(f: PromptFields) -> PromptFields:
 
 def standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """Task and rules in sentences, for instruction-tuned models."""
-    lines = ["You act in a text world and reach a goal by giving one command at a time."]
+    acts = f"act {f.shapes.place} and " if f.shapes.place else ""
+    lines = role_of(config, f"You {acts}reach a goal by giving one command at a time.")
     if not hide_goal:
         lines.append(f"Your goal: {f.goal}")
     if f.history and not hide_history:
@@ -261,14 +306,14 @@ def standard(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
     lines.append(f"This is step {f.step + 1}. You see: {seen_now}")
     if f.admissible is not None:
         lines.append("Commands that work now:\n" + "\n".join(list_commands(f.admissible, config, "- ")))
-    lines.append(trait(RESPONSE_FORMATS.get(config.response), "instruction", ANY_COMMAND))
+    lines += rules_of(config, trait(RESPONSE_FORMATS.get(config.response), "instruction", ANY_COMMAND))
     return "\n\n".join(lines)
 
 
 @traits(for_chat_models=False)
 def compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """A few short lines with the goal last, for tiny models that are trained from scratch."""
-    lines = []
+    lines = role_of(config, "")
     if not hide_history:
         lines += [f"did {action}" for action in f.earlier]
         lines += [f"saw {_flat(turn.blind_observation)}\ndid {turn.action}" for turn in f.history]
@@ -287,8 +332,8 @@ def compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history:
         lines.append(f"goal {f.goal}")
     if asked:
         lines.append("asked " + " ".join(map(str, asked)))
-    reminder = trait(RESPONSE_FORMATS.get(config.response), "reminder", "")
-    return "\n".join([*lines, *([reminder] if reminder else [])]) + "\n>"
+    lines += rules_of(config, trait(RESPONSE_FORMATS.get(config.response), "reminder", ""))
+    return "\n".join(lines) + "\n>"
 
 
 def list_commands(commands: Sequence[str], config: AgentConfig, mark: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from stapo.errors import ConfigError, FailureLimitError
 from stapo.http_client import CallOptions
 from stapo.policy import load_policy, load_tokenizer
 from stapo.rollout.collect import Collector
+from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
 from stapo.rollout.evaluate import EvalProtocol, nothing_played, pass_shares, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
@@ -355,11 +356,13 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
         options=served.options(),
         key_variable=served.key_variable or KEY_VARIABLE,
         send_seeds=served.send_seeds,
+        template_values=config.model.chat_template_kwargs,
     )
 
     def collector(_: Callbacks) -> Collector:
-        tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer)
-        return collector_of(config, TextCodec(tokenizer), sampler)
+        tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer, config.model)
+        thinks = config.model.chat_template_kwargs.get("enable_thinking") is not False
+        return collector_of(config, TextCodec(tokenizer, thinks=thinks), sampler)
 
     labels = {"settings": source, "model": served.model, "endpoint": sampler.url, "api": served.api, "algorithm": None}
     title = f"{served.model} at {sampler.url} ({served.api}), frozen, settings of {source}"
@@ -371,4 +374,7 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
 def _frozen(config: RunConfig, path: str, callbacks: Callbacks) -> Collector:
     settled = settle(replace(config, model=replace(config.model, path=path)), None, callbacks.notice)
     set_threads(settled.threads)
-    return build_collector(settled.config, load_policy(path, settled.config.model), clock=utc_now)
+    policy = load_policy(path, settled.config.model)
+    for told in told_of_template(settled.config.agent, PromptEncoder(policy.tokenizer)):
+        callbacks.notice(told)
+    return build_collector(settled.config, policy, clock=utc_now)

@@ -56,7 +56,7 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
     console.print(_summary(config, shape, seen))
     if seen.why:
         say(console, foreign(f"no demonstration was played: {seen.why}"))
-    if told := _of_template(config):
+    for told in _of_template(config):
         say(console, foreign(told))
     if named is not None:
         console.print(_costs(shape, work, named, seconds(shape, work, named), seen))
@@ -74,21 +74,20 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
         say(console, line)
 
 
-def _of_template(config: RunConfig) -> str | None:
-    """What there is to know of the chat template of a model that is here; None where there is nothing."""
+def _of_template(config: RunConfig) -> list[str]:
+    """What there is to know of the chat template of a model that is here."""
     path = config.model.path
-    here = path is not None and folder_here(path) is not None and config.model.chat_template == "auto"
-    agent = next((own.agent for own in worlds_of(config).values() if own.agent.keeps_turns), None)
-    if path is None or not here or agent is None:
-        return None
+    if path is None or folder_here(path) is None or config.model.chat_template == "none":
+        return []
     from stapo.policy import load_tokenizer
-    from stapo.rollout.conversation import told_of_template
-    from stapo.rollout.encoding import PromptEncoder
+    from stapo.rollout.encoding import PromptEncoder, told_of_template
 
     try:
-        return told_of_template(agent, PromptEncoder(load_tokenizer(path)).template)
+        encoder = PromptEncoder(load_tokenizer(path, config.model))
+        told = [text for own in worlds_of(config).values() for text in told_of_template(own.agent, encoder)]
+        return list(dict.fromkeys(told))
     except ModelError as err:
-        return str(err)
+        return [str(err)]
 
 
 def _settled(

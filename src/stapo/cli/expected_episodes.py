@@ -196,7 +196,7 @@ def _played(config: RunConfig) -> Episodes:
 
     sft, model = config.sft, config.model
     few = replace(sft, episodes=min(PLAYED, sft.episodes))
-    tokenizer = None if model.path is None else load_tokenizer(model.path)
+    tokenizer = None if model.path is None else load_tokenizer(model.path, model)
     env = RunEnv(config)
     try:
         tasks = len(env.tasks_of(config.eval.split))

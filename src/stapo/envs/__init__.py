@@ -11,6 +11,8 @@ from stapo.envs.protocol import (
     Judge,
     Observation,
     StepResult,
+    Tool,
+    read_call,
 )
 from stapo.envs.registry import ENVIRONMENTS, make
 
@@ -25,6 +27,8 @@ __all__ = [
     "Judge",
     "Observation",
     "StepResult",
+    "Tool",
     "check_env",
     "make",
+    "read_call",
 ]

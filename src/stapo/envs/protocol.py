@@ -27,6 +27,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from stapo.agent.pages import NO_SHAPES as NO_SHAPES
 from stapo.agent.pages import CommandShapes as CommandShapes
+from stapo.agent.tools import Tool as Tool
+from stapo.agent.tools import read_call as read_call
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,10 @@ class HasState(Protocol):
 
 @runtime_checkable
 class HasCommandShapes(Protocol):
-    """An environment that says how its commands and pages look."""
+    """An environment that says how its commands and pages look, where an agent acts, and which tools it has.
+
+    An action is then a call of one of its tools where `agent.response` is `tool_call`: JSON, for `read_call`.
+    """
 
     command_shapes: CommandShapes
 

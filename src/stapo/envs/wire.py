@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import astuple
+from dataclasses import asdict
 from typing import Any
 
 from stapo.envs.guard import EnvFailure, Started, scalar, short
-from stapo.envs.protocol import CommandShapes, Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult, Tool
 from stapo.errors import ConfigError
 
 _DEEPEST = 6
@@ -47,7 +47,7 @@ def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
             seen.admissible,
             seen.blind_text,
             value.task_type,
-            astuple(value.shapes),
+            asdict(value.shapes),
         ]
     if isinstance(value, StepResult):
         return [
@@ -71,8 +71,10 @@ def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
     """
     kind, *rest = packed
     if kind == "started":
-        *seen, task_type, (grouped, distant, link, query, separator) = rest
-        shapes = CommandShapes(tuple(grouped), tuple(distant), tuple(link), tuple(query), separator)
+        *seen, task_type, said = rest
+        tools = tuple(Tool(**tool) for tool in said.pop("tools"))
+        texts: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}
+        shapes = CommandShapes(**texts, tools=tools)
         return Started(Observation(*seen), task_type, shapes)
     if kind == "result":
         return StepResult(*rest)

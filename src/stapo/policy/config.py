@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
@@ -15,13 +15,15 @@ Architecture = Literal["qwen2", "qwen3", "llama"]
 Tokenization = Literal["phrases", "words", "names"]
 HeadKernel = Literal["eager", "compiled"]
 ReferencePlace = Literal["auto", "device", "cpu", "none"]
-ChatTemplate = Literal["auto", "none"]
 
 UNTIMED = 5_000_000
 """Weights below which a model is float32 without being timed."""
 MOST_WEIGHTS = 4_000_000_000
 """Weights of a model that is built from sizes; larger ones are loaded."""
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_TAKEN = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception", "bos_token",
+          "eos_token", "pad_token", "unk_token", "true", "false", "none", "True", "False", "None")  # fmt: skip
 _DEVICE = re.compile(r"[a-z]+(:[0-9]{1,4})?")
 
 
@@ -81,7 +83,11 @@ class ModelConfig:
         head_kernel: how training computes log-probabilities, entropies and divergences of a chunk of tokens: one
             operation after the other, or fused by torch.compile, which needs Triton on a GPU, a C++ compiler on a CPU.
         chat_template: `auto` puts prompts into the chat template of a pretrained model's tokenizer, and refuses one
-            without it where the prompts are written for chat models; `none` gives the model the bare prompt.
+            without it where the prompts are written for chat models; `none` gives the model the bare prompt; anything
+            else is a file with a template in Jinja, which checkpoints then have for their own.
+        chat_template_kwargs: values that the chat template is rendered with, such as ``enable_thinking: false``, given
+            in a file or from Python, not on the command line. They become a part of the template of checkpoints; a
+            server is sent them with each request.
         hidden_size: width of the small model; 1 or more, a multiple of twice `heads`.
         layers: layers of the small model; 1 or more.
         heads: attention heads per layer of the small model; 1 or more.
@@ -101,7 +107,8 @@ class ModelConfig:
     reference: ReferencePlace = "auto"
     gradient_checkpointing: bool = False
     head_kernel: HeadKernel = "eager"
-    chat_template: ChatTemplate = "auto"
+    chat_template: str = "auto"
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     hidden_size: int = 64
     layers: int = 2
     heads: int = 4
@@ -117,7 +124,6 @@ class ModelConfig:
             ("tokenizer", Tokenization),
             ("dtype", DType),
             ("reference", ReferencePlace),
-            ("chat_template", ChatTemplate),
             ("head_kernel", HeadKernel),
         ):
             value, known = getattr(self, name), get_args(choices)
@@ -130,6 +136,14 @@ class ModelConfig:
                 f"model.reference is '{self.reference}', but with model.lora the reference is the model with its "
                 "adapters switched off, and there is no copy to place. Use 'auto' or 'none'."
             )
+        if not self.chat_template.strip():
+            raise ConfigError("model.chat_template is empty; expected auto, none or a file.")
+        for name in self.chat_template_kwargs:
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
+                raise ConfigError(
+                    f"model.chat_template_kwargs has the name {shown(name)}; expected one that the chat template asks "
+                    "for, such as enable_thinking."
+                )
         if self.path is not None and not self.path.strip():
             raise ConfigError("model.path is empty; expected a folder or a hub name, or null for a small model.")
         if not _DEVICE.fullmatch(self.device):

@@ -10,8 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.hub import cached_file
 
 from stapo.documents import shown
-from stapo.errors import ModelError, did_you_mean
+from stapo.errors import ConfigError, ModelError, did_you_mean
 from stapo.models.catalog import names_of
+from stapo.policy.chat import give_template
 from stapo.policy.config import ModelConfig
 from stapo.policy.inspection import check_generation, check_sizes, check_tokenizer, read_object
 from stapo.policy.model import Policy, dtype_of, finish_policy, quiet
@@ -80,13 +81,13 @@ def _check_folder(path: str, folder: Path) -> None:
     check_generation(path, folder)
 
 
-def check_chat_template(path: str) -> None:
-    """Look whether the tokenizer of a model has a chat template.
+def check_chat_template(path: str, config: ModelConfig | None = None) -> None:
+    """Look whether the tokenizer of a model has a chat template, or is given one.
 
     Raises:
         ModelError: it has none, one that cannot be used, or cannot be loaded.
     """
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, config)
     require_template(path, tokenizer)
     if not getattr(tokenizer, "chat_template", None):
         raise ModelError(
@@ -105,7 +106,8 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
     """
     check_model(path)
     source = source_of(path)
-    tokenizer = load_tokenizer(path)
+    # A checkpoint of the run has the template that the settings made.
+    tokenizer = load_tokenizer(path, config if config.path in (None, path) else None)
     loaded: Any
     try:
         with quiet():
@@ -129,15 +131,22 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
     return finish_policy(model, tokenizer, config)
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str, config: ModelConfig | None = None) -> Any:
     """The tokenizer of a model folder or hub name, without its weights.
 
+    Args:
+        path: folder or hub name.
+        config: says which chat template it is given; None leaves it its own.
+
     Raises:
-        ModelError: it cannot be loaded, or its files say what cannot be.
+        ModelError: it cannot be loaded, its files say what cannot be, or the template cannot be used.
     """
     try:
-        return _load_tokenizer(path, source_of(path))
-    except (ModelError, KeyboardInterrupt, SystemExit):
+        tokenizer = _load_tokenizer(path, source_of(path))
+        if config is not None:
+            give_template(tokenizer, config.chat_template, config.chat_template_kwargs)
+        return tokenizer
+    except (ModelError, ConfigError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as err:  # no common base: transformers raises what it likes, and Rust code panics
         raise ModelError(

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from stapo.errors import ModelError
+from stapo.errors import ConfigError, ModelError
 from stapo.policy.adapter import Adapter
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.scoring import head_of
@@ -144,7 +144,15 @@ def build_policy(config: ModelConfig, texts: Iterable[str], max_positions: int, 
         texts: prompts and commands of the environment.
         max_positions: longest prompt plus response, in tokens.
         seed: of the initial weights.
+
+    Raises:
+        ConfigError: a chat template, or values for one, are set: such a model has none.
     """
+    if config.chat_template not in ("auto", "none") or config.chat_template_kwargs:
+        raise ConfigError(
+            "model.chat_template names a file, or model.chat_template_kwargs has values, but a model that is built "
+            "here has no chat template. Leave them out, or name a pretrained model in model.path."
+        )
     tokenizer = train_tokenizer(texts, config.vocab_size, config.tokenizer)
     sizes = config_from_sizes(
         config,

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stapo.agent.thoughts import thought_length, with_opening_tag
 from stapo.documents import parse_json
-from stapo.rollout.thoughts import thought_length, with_opening_tag
+from stapo.rollout.native_calls import hermes_call
 from stapo.server_errors import Refusal, one_line, refusal_in, refusal_of
 from stapo.texts import replace_surrogates
 
@@ -81,7 +82,9 @@ class Answer:
         return self.thought + self.said
 
 
-def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: bool = False) -> Answer:
+def read_message(
+    data: bytes, api: Api, most_tokens: int | None = None, cut: bool = False, tools: bool = False
+) -> Answer:
     """Read an answer.
 
     Args:
@@ -89,6 +92,7 @@ def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: boo
         api: "chat" or "completions".
         most_tokens: limit that was sent with the request; a text far beyond it is cut.
         cut: only the beginning of the document is there.
+        tools: some were offered; calls that the server hands over apart are written behind the text.
 
     Raises:
         Unanswered: there is no response in it; the message goes on after "answered with".
@@ -123,6 +127,8 @@ def read_message(data: bytes, api: Api, most_tokens: int | None = None, cut: boo
     text, thought, refused, called = _content(given)
     if fields["error"]:
         _raise(refusal_of(fields["error"], choice))
+    calls = _calls(fields["tool_calls"]) if tools else ""
+    text = f"{text}\n{calls}".lstrip("\n") if calls else text
     thought = thought or next(filter(None, (_thought(fields[key]) for key in _THOUGHT_FIELDS)), "")
     why = "content_filter" if not text and _filtered(choice, "content_filter_results") else _reason(reason)
     _check(why, text, refused or fields["refusal"], called or fields["tool_calls"] or fields["function_call"])
@@ -138,6 +144,13 @@ def _answer(text: str, thought: str, ended: bool, most_tokens: int | None, cut: 
     if length or not thought:
         return Answer(text[:length], text[length:], ended and not cut, False, cut)
     return Answer(f"<think>{thought}</think>", text, ended and not cut, True, cut)
+
+
+def _calls(found: Any) -> str:
+    """Calls of tools in the form of `hermes_call`; what is none is left out."""
+    called = [call.get("function", call) for call in found if isinstance(call, Mapping)] if type(found) is list else []
+    named = [call for call in called if isinstance(call, Mapping) and isinstance(call.get("name"), str)]
+    return "\n".join(hermes_call(call["name"], call.get("arguments")) for call in named)
 
 
 def _check(why: str, text: str, refused: Any, called: Any) -> None:

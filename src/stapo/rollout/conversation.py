@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stapo.agent import AgentConfig, Prompt
+from stapo.agent import Prompt
 from stapo.rollout.templates import TemplateParts
 
 
@@ -43,23 +43,10 @@ def frame_of(parts: TemplateParts) -> Frame:
     return Frame(parts.before_system, parts.system_to_user, parts.before_user, parts.to_response, parts.to_user)
 
 
-def told_of_template(agent: AgentConfig, parts: TemplateParts | None) -> str | None:
-    """What a user should know of a chat template that rewrites the past; None where there is nothing to know."""
-    if not agent.keeps_turns or parts is None or parts.rewrites is None:
-        return None
-    kept = (
-        "prompts are put together from its pieces, with every response as it was sampled (agent.earlier_thoughts: keep)"
-        if agent.earlier_thoughts == "keep"
-        else "the thoughts of earlier turns are left out, and steps with a thought are sequences of their own "
-        "(agent.earlier_thoughts: drop)"
-    )
-    return f"the chat template rewrites a conversation as it grows: {parts.rewrites}; {kept}"
-
-
 def conversation_ids(
     prompt: Prompt, frame: Frame, piece: Callable[[str], Sequence[int]], response: Callable[[str], Sequence[int]]
 ) -> list[int]:
-    """The ids of a conversation whose next part is a response.
+    """The ids of a conversation whose next part is a response, or what one has begun with.
 
     Args:
         prompt: with the foreign texts in it marked.
@@ -80,4 +67,4 @@ def conversation_ids(
         said = response(turn.said) if turn.ids is None else turn.ids
         ids += [*piece(text), *piece(frame.to_response), *said]
         ids += after[1:] if said and after and said[-1] == after[0] else after
-    return [*ids, *piece(texts[-1]), *piece(frame.to_response), *piece(prompt.begun)]
+    return [*ids, *piece(texts[-1]), *piece(frame.to_response)]

@@ -33,9 +33,11 @@ class Row:
         walk: its way through its grammar; None where all tokens are allowed.
         eos_ids: tokens that end a response.
         limit: tokens of a response at most.
+        stops: whether a response so far is complete by its text; None where text ends none.
         kept: keys and values of the first tokens of the prompt.
         known: how many of them may be used.
         ids, logprobs, entropies: of the response so far.
+        ended: by an end token, or by its text.
         read: tokens of prompt and response that the model has read, and whose keys are at `columns` of its cache.
         done: the response is complete.
     """
@@ -45,12 +47,14 @@ class Row:
     walk: Walk | None
     eos_ids: Sequence[int]
     limit: int
+    stops: Callable[[Sequence[int]], bool] | None = None
     kept: Layers = field(default_factory=list)
     known: int = 0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     entropies: list[float] = field(default_factory=list)
     read: int = 0
+    ended: bool = False
     done: bool = False
 
     def __post_init__(self) -> None:
@@ -83,7 +87,8 @@ class Row:
         if self.walk is not None:
             self.walk.take(token)
         complete = self.walk is not None and self.walk.complete
-        self.done = complete or token in self.eos_ids or len(self.ids) == self.limit
+        self.ended = token in self.eos_ids or (self.stops is not None and self.stops(self.ids))
+        self.done = complete or self.ended or len(self.ids) == self.limit
 
     def _add_forced(self) -> None:
         while self.walk is not None and not self.done and not self.walk.allowed.choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -9,12 +10,14 @@ from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Protocol
 
-from stapo.agent import AgentConfig, ParsedResponse, Piece, Prompt, parse_response
+from stapo.agent import AgentConfig, ParsedResponse, Piece, Prompt
+from stapo.agent.thoughts import held_thought, opening_of, read_response, without_held
+from stapo.agent.tools import Tool
 from stapo.rollout.control import ControlTokens, MarkerCounts
 from stapo.rollout.conversation import Frame, conversation_ids, frame_of, plain_frame
 from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
+from stapo.rollout.native_calls import native_calls, with_tools_told
 from stapo.rollout.templates import Clock, TemplateParts, date_for, utc_now
-from stapo.rollout.thoughts import with_opening_tag
 from stapo.texts import replace_surrogates
 
 
@@ -29,12 +32,21 @@ class Encoder(Protocol):
         """The text of a response."""
         ...
 
-    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
-        """Read a response; `listed` are the commands to choose from, where a number is the answer."""
+    def parse(
+        self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...], tools: tuple[Tool, ...] = ()
+    ) -> ParsedResponse:
+        """Read a response.
+
+        Args:
+            ids: of the response.
+            agent: response format.
+            listed: the commands to choose from, where a number is the answer.
+            tools: of the environment, where a call of one is.
+        """
         ...
 
     def opening(self, ids: Sequence[int]) -> str:
-        """What a response is read with before it: the tag of a thought that the chat template has opened, or ""."""
+        """What the chat template has written of a response, and it is read with: the tags of a thought, or ""."""
         ...
 
     def length(self, ids: Sequence[int]) -> int:
@@ -44,6 +56,10 @@ class Encoder(Protocol):
     def markers(self, prompt: Prompt) -> MarkerCounts:
         """How many control tokens others have spelled out in what a prompt shows, and how many were broken up."""
         ...
+
+
+def _tools(prompt: Prompt | str) -> str:
+    return prompt.tools if isinstance(prompt, Prompt) else ""
 
 
 class PromptEncoder:
@@ -75,24 +91,29 @@ class PromptEncoder:
         self._encode = lru_cache(maxsize=4096)(self._encode_uncached)
         # Of a conversation it is the messages that come again.
         self._piece, self._said = (lru_cache(maxsize=4096)(f) for f in (self.template_ids, self._response))
+        self._frame = lru_cache(maxsize=64)(self._frame_for)
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """Return the token ids that the model is given for `prompt`."""
+        prompt = self._with_tools(prompt)
         if isinstance(prompt, Prompt) and (prompt.system or prompt.turns):
             return self._conversation(prompt)
         if isinstance(prompt, Prompt):
             sampled = [self._as_sampled(piece) for piece in prompt.pieces]
             if any(sampled):
                 return self._in_pieces(prompt, sampled)
-        return list(self._encode(*self._held(prompt))[0])
+        return list(self._encode(*self._held(prompt), _tools(prompt))[0])
 
     def markers(self, prompt: Prompt) -> MarkerCounts:
         """How many markers others wrote into what `prompt` shows, and how many of them were broken up."""
-        held = self._held(prompt)
+        told = self._with_tools(prompt)
+        held = self._held(told)
         if prompt.system or prompt.turns:  # past turns were counted when they were new
             found = sum(len(self._markers.read(part)[2]) for part in held)
             return MarkerCounts(found, found if self._plain is None else 0)
-        return MarkerCounts(sum(len(self._markers.read(part)[2]) for part in held), self._encode(*held)[1])
+        return MarkerCounts(
+            sum(len(self._markers.read(part)[2]) for part in held), self._encode(*held, _tools(prompt))[1]
+        )
 
     def hold(self, text: str) -> str:
         """A text of others, marked so that a template can be written around it; for `template_ids` and nobody else."""
@@ -111,9 +132,9 @@ class PromptEncoder:
         return self.template_ids(self.hold(text))
 
     @cached_property
-    def opens_thought(self) -> bool:
-        """Whether the chat template ends with the opening tag of a thought, so that responses begin inside it."""
-        return self.uses_chat_template and self._chat("x").rstrip().lower().endswith("<think>")
+    def held(self) -> str:
+        """What the chat template's generation prompt holds of each response: see `held_thought`."""
+        return held_thought(self._chat("x")) if self.uses_chat_template else ""
 
     @cached_property
     def _plain(self) -> TextTokenizer | None:
@@ -139,9 +160,28 @@ class PromptEncoder:
         return TemplateParts.of(self.tokenizer, self._clock)
 
     @cached_property
-    def _frame(self) -> Frame:
+    def writes_tools(self) -> bool:
+        """Whether the chat template writes the tools that it is given."""
+        mark = "sentinel81mark"
+        try:
+            return self.uses_chat_template and mark in self._chat("x", json.dumps([Tool(mark).schema]))
+        except Exception:  # a template can fail in any way
+            return False
+
+    def _with_tools(self, prompt: Prompt | str) -> Prompt | str:
+        """A prompt whose tools the template will write: no control token stands in them; or they are text of it."""
+        if not isinstance(prompt, Prompt) or not prompt.tools:
+            return prompt
+        tools = broken_up(prompt.tools, self._markers.spans(prompt.tools))
+        return replace(prompt, tools=tools) if self.writes_tools else with_tools_told(replace(prompt, tools=tools))
+
+    def _frame_for(self, tools: str) -> Frame:
         """What the chat template, or plain text, puts between the messages of a conversation."""
-        return plain_frame(self.tokenizer.eos_token) if self.template is None else frame_of(self.template)
+        if self.template is None:
+            return plain_frame(self.tokenizer.eos_token)
+        if not tools:
+            return frame_of(self.template)
+        return frame_of(TemplateParts.of(self.tokenizer, self._clock, tools=json.loads(tools)))
 
     def _conversation(self, prompt: Prompt) -> list[int]:
         parts = [prompt.system, prompt.text, prompt.begun]
@@ -157,11 +197,18 @@ class PromptEncoder:
             text=self._checked(held.text, prompt.text),
             begun=self._checked(held.begun, prompt.begun),
         )
-        return conversation_ids(checked, self._frame, self._piece, self._said)
+        sampled = [self._as_sampled(piece) for piece in prompt.pieces]
+        begun = self._begun(held, prompt, sampled) if any(sampled) else self._piece(checked.begun)
+        return [*conversation_ids(checked, self._frame(prompt.tools), self._piece, self._said), *begun]
 
     def _in_pieces(self, prompt: Prompt, sampled: Sequence[Sequence[int]]) -> list[int]:
         held = self._with_marks(prompt, (prompt.text, prompt.begun))
-        ids = list(self._encode(self._checked(held.text, prompt.text), "")[0])
+        ids = self._encode(self._checked(held.text, prompt.text), "", prompt.tools)[0]
+        return [*ids, *self._begun(held, prompt, sampled)]
+
+    def _begun(self, held: Prompt, prompt: Prompt, sampled: Sequence[Sequence[int]]) -> list[int]:
+        """The ids of what a response has begun with, as they were sampled where they were."""
+        ids: list[int] = []
         for said, piece, plain in zip(sampled, held.pieces, prompt.pieces, strict=True):
             ids += said or self._piece(self._checked(piece.text, plain.text))
         return ids
@@ -169,7 +216,7 @@ class PromptEncoder:
     def _as_sampled(self, piece: Piece) -> Sequence[int]:
         """The sampled tokens that say a piece, from the first on; none where a token ends behind it."""
         ids, length = piece.ids or (), len(piece.text)
-        if not ids or self.opening(ids) or not self.decode(ids).startswith(piece.text):
+        if not ids or not self.decode(ids).startswith(piece.text):
             return ()
         count = bisect_left(range(len(ids)), length, key=lambda n: len(self.decode(ids[:n])))
         return ids[:count] if self.decode(ids[:count]) == piece.text else ()
@@ -194,12 +241,12 @@ class PromptEncoder:
         control = [(a, b) for a, b in own if self.control.markers[text[a:b]] in self.control.ids]
         return fenced(replace_surrogates(text), sorted([*foreign, *control]))
 
-    def _encode_uncached(self, text: str, begun: str) -> tuple[tuple[int, ...], int]:
-        whole = self._chat(text) if self.uses_chat_template else text
+    def _encode_uncached(self, text: str, begun: str, tools: str) -> tuple[tuple[int, ...], int]:
+        whole = self._chat(text, tools) if self.uses_chat_template else text
         if text != released(text) and torn(whole, text):
             # A template that changes texts has changed a fence.
             found, _, foreign = self._markers.read(text)
-            ids, broken = self._encode(broken_up(found, foreign), begun)
+            ids, broken = self._encode(broken_up(found, foreign), begun, tools)
             return ids, broken + len(foreign)
         return self._read(whole + begun, whole=not self.uses_chat_template)
 
@@ -222,10 +269,11 @@ class PromptEncoder:
             found.subtract(self._around)
         return any(n > 0 for n in found.values())
 
-    def _chat(self, text: str) -> str:
+    def _chat(self, text: str, tools: str = "") -> str:
+        messages, more = [{"role": "user", "content": text}], {"tools": json.loads(tools)} if tools else {}
         return str(
             self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False, **self._dated
+                messages, add_generation_prompt=True, tokenize=False, **self._dated, **more
             )
         )
 
@@ -233,12 +281,21 @@ class PromptEncoder:
         """Tokens of a prompt."""
         return len(ids)
 
-    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
-        """Read a response as its text stands, with the opening tag of a thought that the chat template has opened."""
-        return parse_response(self.opening(ids) + self.decode(ids), agent.response, agent.fallback_characters, listed)
+    def parse(
+        self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...], tools: tuple[Tool, ...] = ()
+    ) -> ParsedResponse:
+        """Read a response as its text stands, with what the chat template has written of it before it.
+
+        A call of a tool is first looked for as the tokenizer says it is written, where it does.
+        """
+        if agent.calls_tools:
+            found = native_calls(self.tokenizer, ids, self._chat("x") if self.uses_chat_template else "", tools)
+            if found is not None:
+                return read_response("", found, agent, listed, tools)
+        return read_response(self.held, self.decode(ids), agent, listed, tools)
 
     def encode_response(self, text: str, foreign: str = "") -> list[int]:
-        """Return the ids of a demonstrated response, end token included.
+        """Return the ids of a demonstrated response, end token included, without what the chat template writes of it.
 
         Args:
             text: the response.
@@ -247,15 +304,12 @@ class PromptEncoder:
         return self._response(self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text))
 
     def _response(self, held: str) -> list[int]:
-        ids = self._read(held, whole=False)[0]
+        ids = self._read(without_held(self.held, held), whole=False)[0]
         return [*(i for i in ids if i not in self.control.ids), self.tokenizer.eos_token_id]
 
     def opening(self, ids: Sequence[int]) -> str:
-        """The tag that the chat template has opened a thought with, where the response closes it; else ""."""
-        if not self.opens_thought:
-            return ""
-        text = self.decode(ids)
-        return with_opening_tag(text).removesuffix(text)
+        """What the chat template has written of this response; "" where it opens a thought itself."""
+        return opening_of(self.held, self.decode(ids)) if self.held else ""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the response text, control tokens dropped; tags of a response format are text."""
@@ -263,3 +317,28 @@ class PromptEncoder:
             kept = [i for i in ids if i not in self.control.dropped]
             return str(self.tokenizer.decode(kept, skip_special_tokens=False))
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def told_of_template(agent: AgentConfig, encoder: PromptEncoder) -> list[str]:
+    """What a user should know of a chat template: that it writes a part of each response, or rewrites the past.
+
+    Raises:
+        ModelError: it cannot write a conversation, and the prompts are one.
+    """
+    told = []
+    if encoder.held:
+        what = "closes a thought at once" if "</" in encoder.held else "opens a thought"
+        told.append(f"the chat template {what} before each response: responses are read behind {encoder.held!r}")
+    if agent.calls_tools and not encoder.writes_tools:
+        told.append("the chat template writes no tools: they are told in the prompt, with the form of Hermes' calls")
+    parts = encoder.template if agent.keeps_turns else None
+    if parts is not None and parts.rewrites is not None:
+        kept = (
+            "prompts are put together from its pieces, with every response as it was sampled (agent.earlier_thoughts: "
+            "keep)"
+            if agent.earlier_thoughts == "keep"
+            else "the thoughts of earlier turns are left out, and steps with a thought are sequences of their own "
+            "(agent.earlier_thoughts: drop)"
+        )
+        told.append(f"the chat template rewrites a conversation as it grows: {parts.rewrites}; {kept}")
+    return told

@@ -6,6 +6,7 @@ it answers. A request that fails costs one episode; see `stapo.rollout.faults`.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from stapo.errors import ConfigError, EndpointError, did_you_mean
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.faults import Boundary
+from stapo.rollout.native_calls import with_tools_told
 from stapo.rollout.sampler import Sample
 from stapo.rollout.text_codec import END, THOUGHT, THOUGHT_APART, prompt_of, spell
 from stapo.texts import hide_secrets, replace_surrogates
@@ -42,6 +44,7 @@ class EndpointSampler:
         key: API key, sent as a bearer token. None reads `key_variable`.
         key_variable: environment variable with the API key; an empty or missing one sends none.
         send_seeds: give each request a seed of its own (`seed`), for servers that know it.
+        template_values: sent to the chat API as `chat_template_kwargs`, where there are any.
 
     Attributes:
         url: base address.
@@ -63,6 +66,7 @@ class EndpointSampler:
         key: str | None = None,
         key_variable: str = KEY_VARIABLE,
         send_seeds: bool = False,
+        template_values: Mapping[str, Any] | None = None,
     ) -> None:
         address = read_address(url, "endpoint")
         if api not in get_args(Api):
@@ -79,6 +83,8 @@ class EndpointSampler:
         self._max_new_tokens = max_new_tokens
         self._limit_name = "max_tokens"
         self._send_seeds = send_seeds
+        self._template_values = dict(template_values or {})
+        self._offers_tools = False
         self._caller = Caller(
             f"endpoint {self.url}",
             options or CallOptions(read_s=300.0, total_s=600.0, connections=16),
@@ -135,6 +141,8 @@ class EndpointSampler:
         self._caller.close()
 
     def _body(self, prompt: Prompt, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
+        if prompt.tools and self.api != "chat":
+            prompt = with_tools_told(prompt)
         text, begun = replace_surrogates(prompt.text), replace_surrogates(prompt.begun)
         said = [("system", prompt.system)] if prompt.system else []
         said += [part for turn in prompt.turns for part in (("user", turn.text), ("assistant", turn.said))]
@@ -143,6 +151,11 @@ class EndpointSampler:
             # What the response has begun with cannot be put into the mouth of every server's model.
             said.append(("user", f"{text}\n{begun}" if begun else text))
             body["messages"] = [{"role": role, "content": replace_surrogates(words)} for role, words in said]
+            if prompt.tools:
+                body["tools"] = json.loads(replace_surrogates(prompt.tools))
+                self._offers_tools = True
+            if self._template_values:
+                body["chat_template_kwargs"] = self._template_values
         elif prompt.system:
             turns = "".join(f"\n{turn.text}\n>{turn.said}" for turn in prompt.turns)
             body["prompt"] = replace_surrogates(f"{prompt.system}{turns}\n{text}\n>{begun}")
@@ -185,7 +198,8 @@ class EndpointSampler:
         return None
 
     def _answer(self, data: bytes) -> Answer:
-        return read_message(data, self.api, self._max_new_tokens, cut=len(data) >= self._largest)
+        cut = len(data) >= self._largest
+        return read_message(data, self.api, self._max_new_tokens, cut=cut, tools=self._offers_tools)
 
     def _read(self, answer: bytes | CallFailed) -> Sample | EnvFailure:
         if isinstance(answer, CallFailed):

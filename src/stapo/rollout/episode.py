@@ -32,6 +32,7 @@ from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
 from stapo.rollout.sampler import Sample
+from stapo.rollout.stopping import StopRule
 from stapo.rollout.trie import Grammar
 from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import replace_surrogates
@@ -75,6 +76,8 @@ class Episode:
         self._step: Step | None = None
         self._goal_cut = False
         self._forgotten = 0
+        self._told = ""
+        self._stop = StopRule(agent.stop, encoder) if agent.stop else None
 
     def begin(self, first: Observation, shapes: CommandShapes = NO_SHAPES) -> None:
         """Take in what the episode begins with, and how its commands and pages look."""
@@ -140,13 +143,19 @@ class Episode:
         except ValueError as err:
             return EnvFailure(Boundary.MODEL, f"the sampler answered with a response that is not offered: {err}")
         try:
+            sample = self._stop.cut(sample) if self._stop else sample
             response = self.encoder.decode(sample.ids)
-            parsed = self.encoder.parse(sample.ids, self.agent, self._listed or ())
+            tools = (self.shapes.tools,) if self.agent.calls_tools else ()
+            parsed = self.encoder.parse(sample.ids, self.agent, self._listed or (), *tools)
             opening = self.encoder.opening(sample.ids) if self.mark_parts else ""
-            parts = token_parts(sample.ids, lambda ids: opening + self.encoder.decode(ids)) if self.mark_parts else {}
+            parts = (
+                token_parts(sample.ids, lambda ids: opening + self.encoder.decode(ids), self.agent.response)
+                if self.mark_parts
+                else {}
+            )
         except Exception as err:
             return replace(raised(err, f"reading the response {short(sample.ids)}"), boundary=Boundary.PARSER)
-        valid, problem = parsed.valid, parsed.problem
+        valid, problem, self._told = parsed.valid, parsed.problem, parsed.told
         offered = self.admissible if self.agent.require_admissible else None
         if valid and offered is not None and not offers(offered, parsed.action):
             valid, problem = False, "not_admissible"
@@ -210,6 +219,9 @@ class Episode:
                 self._listed,
             )
         )
+        if self._told:
+            blind = None if out.blind_text is None else f"{self._told}\n{out.blind_text}"
+            out = replace(out, text=f"{self._told}\n{out.text}", blind_text=blind)
         self._see(out)
         if out.done:
             self.done = True
@@ -283,7 +295,9 @@ def _wrong_sample(sample: Sample) -> str:
 _UNFINISHED = "\ufffd"
 
 
-def token_parts(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> dict[str, tuple[int, int]]:
+def token_parts(
+    ids: Sequence[int], decode: Callable[[Sequence[int]], str], response_format: str = "think_action"
+) -> dict[str, tuple[int, int]]:
     """Token range of each part of a response: part -> (first, end).
 
     A part without text has no tokens and is left out, as is one whose tags are missing. A token that carries the
@@ -292,10 +306,11 @@ def token_parts(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> d
     Args:
         ids: the sampled tokens.
         decode: turns tokens into text; has to be the one that the response was read with.
+        response_format: says where the parts are.
     """
     ranges = {}
     text = decode(ids)
-    for part, (start, end) in part_spans(text).items():
+    for part, (start, end) in part_spans(text, response_format).items():
         if start == end:
             continue
         first, last = _tokens_for(text[:start], ids, decode), _tokens_for(text[:end], ids, decode)

@@ -85,6 +85,7 @@ class HFSampler:
         growing: whether each prompt of an episode is known to extend the last one and its response. Otherwise it is
             seen at the second turn, and nothing is kept where it is not so.
         decode_tokens: prompt tokens of the rows that are decoded together, padding included.
+        stops: whether the ids of a response so far are complete by their text; None where text ends none.
 
     Attributes:
         counts: what has been spent on prompts so far.
@@ -100,6 +101,7 @@ class HFSampler:
         kept_bytes: int = 0,
         growing: bool = False,
         decode_tokens: int = 65_536,
+        stops: Callable[[Sequence[int]], bool] | None = None,
     ) -> None:
         self.model = model
         self.eos_ids = list(eos_ids)
@@ -107,6 +109,7 @@ class HFSampler:
         self.max_new_tokens = max_new_tokens
         self.batch_tokens = batch_tokens
         self.decode_tokens = decode_tokens
+        self._stops = stops
         self._kept = KeptKeys(kept_bytes, growing)
         self._plain: bool | None = None
 
@@ -153,7 +156,7 @@ class HFSampler:
                 self.counts.reused += decoder.reused
         finally:
             self.model.train(was_training)
-        return [Sample(r.ids, r.logprobs, r.entropies, r.ids[-1] in self.eos_ids) for r in rows]
+        return [Sample(r.ids, r.logprobs, r.entropies, r.ended) for r in rows]
 
     def _rows(
         self,
@@ -171,7 +174,7 @@ class HFSampler:
         for prompt, stream, had, grammar in zip(prompts, streams, known, constraints, strict=True):
             draws = uniforms(stream, self.max_new_tokens).tolist() if temperature > 0 else []
             walk = None if grammar is None else grammar.walk()
-            rows.append(Row(prompt, draws, walk, self.eos_ids, self.max_new_tokens))
+            rows.append(Row(prompt, draws, walk, self.eos_ids, self.max_new_tokens, self._stops))
             if had and not rows[-1].done:
                 rows[-1].known, rows[-1].kept = had, self._kept.take(stream)
         return rows

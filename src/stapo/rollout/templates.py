@@ -7,7 +7,7 @@ that disappear. How the pieces become ids is the encoder's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -81,19 +81,22 @@ class TemplateParts:
     trims: bool
 
     @classmethod
-    def of(cls, tokenizer: Any, clock: Clock, ends: Sequence[str] = ()) -> TemplateParts:
+    def of(
+        cls, tokenizer: Any, clock: Clock, ends: Sequence[str] = (), tools: Sequence[Mapping[str, Any]] = ()
+    ) -> TemplateParts:
         """The pieces of a tokenizer's chat template.
 
         Args:
             tokenizer: has a chat template.
             clock: the date for templates that write one; asked once.
             ends: tokens that end a response, as text, besides the tokenizer's end token.
+            tools: schemas of those that the template writes.
 
         Raises:
             ModelError: there is no template; or it fails, leaves out what the user or the assistant said, or says it
                 twice.
         """
-        template = _Template(tokenizer, clock)
+        template = _Template(tokenizer, clock, tools)
         before_user, to_response = _between(template.write(_USER), _USER)
         _, _, to_user, _ = _between(template.write(_USER, _REPLY, _NEXT), _USER, _REPLY, _NEXT)
         system, before_system, system_to_user = _system(template)
@@ -118,14 +121,15 @@ class TemplateParts:
 class _Template:
     """The chat template of a tokenizer."""
 
-    def __init__(self, tokenizer: Any, clock: Clock) -> None:
+    def __init__(self, tokenizer: Any, clock: Clock, tools: Sequence[Mapping[str, Any]]) -> None:
         text = getattr(tokenizer, "chat_template", None)
         if not text:
             raise ModelError(
                 "the tokenizer has no chat template, so a conversation cannot be written. Take the model's "
                 "instruction-tuned version, or set model.chat_template to 'none'."
             )
-        self._tokenizer, self._dated = tokenizer, date_for(text, clock)
+        self._tokenizer = tokenizer
+        self._more: dict[str, Any] = {**date_for(text, clock), **({"tools": list(tools)} if tools else {})}
 
     def write(self, *said: str, system: str | None = None, generation: bool = True) -> str:
         """A conversation in which the user and the assistant speak in turns.
@@ -153,7 +157,7 @@ class _Template:
     def _apply(self, messages: list[dict[str, str]], *, generation: bool) -> str:
         return str(
             self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=generation, tokenize=False, **self._dated
+                messages, add_generation_prompt=generation, tokenize=False, **self._more
             )
         )
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stapo.agent import AgentConfig, Exchange, ParsedResponse, Prompt, parse_response
+from stapo.agent import AgentConfig, Exchange, ParsedResponse, Prompt
+from stapo.agent.thoughts import opening_of, parse_spoken, read_response
+from stapo.agent.tools import Tool
 from stapo.rollout.control import MarkerCounts, known_markers
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.foreign_text import broken_up
-from stapo.rollout.thoughts import parse_spoken
 
 END = 0x110000
 """Stands for the end token of a response: the first number that is not a character."""
@@ -27,6 +28,11 @@ BEGUN = END + 3
 
 SYSTEM_ENDS, MESSAGE_ENDS, SAID_ENDS = END + 4, END + 5, END + 6
 """Stand behind the first message of a conversation, each message of a past turn, and each response."""
+
+TOOLS_END = END + 7
+"""Stands behind the tools that a prompt begins with."""
+
+_EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under the vocabularies in use, about."""
@@ -45,7 +51,7 @@ def unspell(ids: Sequence[int]) -> str:
 def prompt_of(ids: Sequence[int]) -> Prompt:
     """The prompt that was spelled by `TextCodec.encode`."""
     part: list[int] = []
-    texts: dict[int, list[str]] = {SYSTEM_ENDS: [], MESSAGE_ENDS: [], SAID_ENDS: [], BEGUN: []}
+    texts: dict[int, list[str]] = {TOOLS_END: [], SYSTEM_ENDS: [], MESSAGE_ENDS: [], SAID_ENDS: [], BEGUN: []}
     for i in ids:
         if i in texts:
             texts[i].append(unspell(part))
@@ -55,7 +61,7 @@ def prompt_of(ids: Sequence[int]) -> Prompt:
     turns = tuple(Exchange(*turn) for turn in zip(texts[MESSAGE_ENDS], texts[SAID_ENDS], strict=True))
     last = unspell(part)
     text, begun = (texts[BEGUN][0], last) if texts[BEGUN] else (last, "")
-    return Prompt(text, begun, "".join(texts[SYSTEM_ENDS]), turns)
+    return Prompt(text, begun, "".join(texts[SYSTEM_ENDS]), turns, tools="".join(texts[TOOLS_END]))
 
 
 def _harmless(text: str) -> str:
@@ -70,12 +76,17 @@ class TextCodec:
     """Does for plain text what `PromptEncoder` does for tokens.
 
     Args:
-        tokenizer: counts the tokens of a prompt, its chat template included, where it is at hand. Without it a token
-            counts `CHARACTERS_PER_TOKEN` characters.
+        tokenizer: counts the tokens of a prompt, its chat template included, where it is at hand, and tells whether the
+            template closes a thought at once. Without it a token counts `CHARACTERS_PER_TOKEN` characters.
+        thinks: False where the server is told not to let its model think: without a tokenizer, its template is then
+            taken to close a thought at once.
     """
 
-    def __init__(self, tokenizer: Any | None = None) -> None:
+    def __init__(self, tokenizer: Any | None = None, *, thinks: bool = True) -> None:
         self._counting = None if tokenizer is None else PromptEncoder(tokenizer)
+        held = ("" if thinks else _EMPTY_THOUGHT) if self._counting is None else self._counting.held
+        # A tag that was opened is put back with the thought behind it; a server may also have hidden both.
+        self._held = held if "</" in held else ""
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """The prompt's characters, with a blank in each marker of a common chat template.
@@ -84,7 +95,8 @@ class TextCodec:
         """
         prompt = Prompt(prompt) if isinstance(prompt, str) else prompt
         text, begun, system = (spell(_harmless(part)) for part in (prompt.text, prompt.begun, prompt.system))
-        before = [*system, SYSTEM_ENDS] if system else []
+        before = [*spell(_harmless(prompt.tools)), TOOLS_END] if prompt.tools else []
+        before += [*system, SYSTEM_ENDS] if system else []
         for turn in prompt.turns:
             before += [*spell(_harmless(turn.text)), MESSAGE_ENDS]
             before += [*spell(_harmless(_said(turn))), SAID_ENDS]
@@ -98,20 +110,22 @@ class TextCodec:
         return MarkerCounts(found, found)
 
     def opening(self, ids: Sequence[int]) -> str:
-        """Nothing: a server's answer has its thought marked."""
-        return ""
+        """What the server's chat template has written of this response, where that is an empty thought."""
+        return "" if THOUGHT in ids or THOUGHT_APART in ids else opening_of(self._held, unspell(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that the characters make."""
         return unspell(ids)
 
-    def parse(self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...]) -> ParsedResponse:
+    def parse(
+        self, ids: Sequence[int], agent: AgentConfig, listed: tuple[str, ...], tools: tuple[Tool, ...] = ()
+    ) -> ParsedResponse:
         """Read a response; its thought takes no part."""
         for mark in (THOUGHT, THOUGHT_APART):
             if mark in ids:
                 at = list(ids).index(mark)
-                return parse_spoken(unspell(ids[:at]), unspell(ids[at:]), agent, listed, mark == THOUGHT_APART)
-        return parse_response(unspell(ids), agent.response, agent.fallback_characters, listed)
+                return parse_spoken(unspell(ids[:at]), unspell(ids[at:]), agent, listed, mark == THOUGHT_APART, tools)
+        return read_response(self._held, unspell(ids), agent, listed, tools)
 
     def length(self, ids: Sequence[int]) -> int:
         """Tokens of a prompt: counted, or estimated from its characters."""

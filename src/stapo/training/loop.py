@@ -25,6 +25,7 @@ from stapo.rollout.evaluate import EvalProtocol, episode_rows
 from stapo.rollout.faults import Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
+from stapo.rollout.stopping import StopRule
 from stapo.rollout.templates import Clock, utc_now
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
@@ -67,22 +68,23 @@ def build_collector(
             f"agent.max_prompt_tokens + agent.max_response_tokens is {longest}, but the model reads {positions} tokens "
             "at most. Lower one of the two."
         )
+    encoder, agent = PromptEncoder(policy.tokenizer, clock), config.agent
     sampler: Sampler
     if engine == "vllm":
-        agent = config.agent
         sampler = VllmSampler(policy, agent.max_prompt_tokens, agent.max_response_tokens, config.rollout.vllm)
     else:
         sampler = HFSampler(
             policy.model,
             policy.eos_ids,
             policy.tokenizer.pad_token_id,
-            config.agent.max_response_tokens,
+            agent.max_response_tokens,
             config.rollout.batch_tokens,
             int(config.rollout.kept_keys_gib * 2**30),
-            config.agent.grows,
+            agent.grows,
             config.rollout.decode_tokens,
+            StopRule(agent.stop, encoder).complete if agent.stop else None,
         )
-    return collector_of(config, PromptEncoder(policy.tokenizer, clock), sampler)
+    return collector_of(config, encoder, sampler)
 
 
 @dataclass

@@ -99,9 +99,10 @@ def check_prompted(path: str, config: RunConfig) -> None:
         ModelError: it cannot, or has no chat template where prompts want one.
     """
     check_model(path)
+    model = config.model
     for_chat_models = any(own.agent.for_chat_models for own in worlds_of(config).values())
-    if config.model.chat_template == "auto" and for_chat_models:
-        check_chat_template(path)
+    if model.chat_template != "none" and (for_chat_models or model.chat_template != "auto"):
+        check_chat_template(path, model)
 
 
 def check_fit(path: str, config: RunConfig) -> None:

@@ -17,8 +17,7 @@ from stapo.agent import AgentConfig
 from stapo.config.environment import longest_tokens, world_of, worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
-from stapo.rollout.conversation import told_of_template
-from stapo.rollout.encoding import PromptEncoder
+from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.evaluate import EvalProtocol, evaluate, pass_shares, summarize
 from stapo.rollout.faults import Failure, Outcome
 from stapo.run import RunDirectory
@@ -89,8 +88,8 @@ def _ready(
         policy = load_policy(config.model.path, config.model)
     if policy is not None:
         encoder = PromptEncoder(policy.tokenizer, run.started)
-        told = [told_of_template(a, encoder.template) for a in _agents(config) if a.keeps_turns]
-        for text in dict.fromkeys(text for text in told if text):
+        told = [text for agent in _agents(config) for text in told_of_template(agent, encoder)]
+        for text in dict.fromkeys(told):
             callbacks.notice(text)
     demos: dict[str, list[DemoStep]] = {}
     if policy is None or config.sft.steps:

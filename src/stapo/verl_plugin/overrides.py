@@ -138,6 +138,11 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             "model.path is not set, and verl trains a saved model. Give --model.path NAME or FOLDER; 'stapo train' "
             "saves its start as RUN/checkpoints/start."
         )
+    if config.model.chat_template not in ("auto", "none") or config.model.chat_template_kwargs:
+        raise ConfigError(
+            "model.chat_template names a file, or model.chat_template_kwargs has values, but verl loads the tokenizer "
+            "by itself. Save the model with that template and name its folder in model.path."
+        )
     if config.model.lora.rank:
         raise ConfigError(
             f"model.lora.rank is {config.model.lora.rank}; adapters inside verl are untested with the plugin. Train "

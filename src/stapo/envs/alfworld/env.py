@@ -48,7 +48,7 @@ class AlfworldEnv:
         "prompt": "standard", "response": "think_action", "fallback_characters": 30,
         "max_prompt_tokens": 2048, "max_response_tokens": 512,
     }  # fmt: skip
-    command_shapes = CommandShapes(grouped=("go to ",), distant=("go to ",))
+    command_shapes = CommandShapes(grouped=("go to ",), distant=("go to ",), place="in a text world")
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.parsing import ParsedResponse, part_spans
-from stapo.agent.prompts import Piece, Prompt, PromptFields
+from stapo.agent.prompts import Piece, Prompt, PromptFields, role_of, rules_of
 from stapo.registry import traits
 from stapo.texts import first_block
 
@@ -45,7 +45,7 @@ def _without_query(action: str) -> str:
 @traits(marks=False, hide_query=_without_query)
 def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> Prompt:
     """Search-R1's prompt: rules, question, and the transcript so far."""
-    text = _R1_RULES
+    text = " ".join([*role_of(config, ""), *rules_of(config, _R1_RULES)])
     if not hide_goal:
         text += f" Question: {f.goal}\n"
     if hide_history or not f.step:
@@ -63,7 +63,7 @@ def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history:
 @traits(marks=False, hide_query=_without_query)
 def stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """A fresh prompt with the last queries and their results."""
-    lines = [_STEPWISE_RULES[0]]
+    lines = role_of(config, _STEPWISE_RULES[0])
     if not hide_goal:
         lines.append(f"Question: {f.goal}")
     if f.step and not hide_history:
@@ -71,7 +71,7 @@ def stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
         first = f.steps_taken - len(f.history)
         for number, (action, result) in enumerate(_exchanges(f), start=first + 1):
             lines.append(f"[{number}] {_block(action) or '(no search and no answer)'}\n{result.strip()}".strip())
-    lines.append(_STEPWISE_RULES[1])
+    lines += rules_of(config, _STEPWISE_RULES[1])
     return "\n\n".join(lines)
 
 

@@ -70,7 +70,11 @@ class WebShopEnv:
         "max_prompt_tokens": 4096, "max_response_tokens": 512,
     }  # fmt: skip
     command_shapes = CommandShapes(
-        grouped=("click",), link=("click[", "]"), query=("search[", "]"), separator=PAGE_SEPARATOR
+        grouped=("click",),
+        link=("click[", "]"),
+        query=("search[", "]"),
+        separator=PAGE_SEPARATOR,
+        place="in the text version of an online store",
     )
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.pages import PAGE_SEPARATOR
-from stapo.agent.prompts import PromptFields, list_commands
+from stapo.agent.prompts import PromptFields, list_commands, role_of, rules_of
 from stapo.agent.registries import RESPONSE_FORMATS
 from stapo.registry import trait
 
@@ -18,7 +18,7 @@ _ASKS = {
 
 def webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
     """What the published WebShop prompt tells, in our words; pages are shown without the instruction they repeat."""
-    lines = ["You are a shopper who uses the text version of an online store."]
+    lines = role_of(config, "You are a shopper who uses the text version of an online store.")
     if not hide_goal:
         lines.append(f"Your task: {f.goal}")
     if f.history and not hide_history:
@@ -40,7 +40,7 @@ def webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history:
             + "."
         )
     ask = trait(RESPONSE_FORMATS.get(config.response), "instruction", _ANY_ACTION)
-    lines.append(_ASKS.get(config.response, ask))
+    lines += rules_of(config, _ASKS.get(config.response, ask))
     return "\n\n".join(lines)
 
 

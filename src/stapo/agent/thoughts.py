@@ -1,4 +1,4 @@
-"""Thoughts of models behind servers: told apart from what was said, kept, and never read as commands.
+"""Thoughts: told apart from what was said, kept, and read with the tag that a chat template has opened for them.
 
 A server hands a thought over in a field of its own, in a part of the content, or inside the text, with or without the
 tag that its chat template has opened. A thought may quote the tags of the format, a search, another command; the action
@@ -10,8 +10,11 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from stapo.agent import AgentConfig, ParsedResponse, parse_response
+from stapo.agent.config import AgentConfig
+from stapo.agent.parsing import ParsedResponse, parse_response
+from stapo.agent.tools import Tool
 
+_HELD = re.compile(r"(?:<think>\s*)?</think>\s*\Z|<think>\s*\Z", re.IGNORECASE | re.ASCII)
 _THINK_TAG = re.compile(r"<(/?)think>", re.IGNORECASE | re.ASCII)
 _FORMAT_TAG = re.compile(r"<(?=/?(think|action|search|answer|information)>)", re.IGNORECASE | re.ASCII)
 
@@ -38,6 +41,50 @@ def thought_length(text: str) -> int:
     return next(tag.end() for tag in tags if tag[1])
 
 
+def held_thought(prompt: str) -> str:
+    """What a rendered prompt holds of the response: the tag of a thought, opened or closed again at once; else "".
+
+    A template that writes the closing tag alone (DeepSeek's, without a thought) has left its opening tag out.
+    """
+    found = _HELD.search(prompt)
+    held = found.group() if found else ""
+    return f"<think>{held}" if held.startswith("</") else held
+
+
+def begins_thought(text: str) -> bool:
+    """Whether a text begins with the opening tag of a thought."""
+    return text.lstrip()[: len("<think>")].lower() == "<think>"
+
+
+def opening_of(held: str, text: str) -> str:
+    """What a response is read with before it, of what its prompt holds: nothing where it opens a thought itself."""
+    return "" if begins_thought(text) else held
+
+
+def without_held(held: str, text: str) -> str:
+    """A response to be demonstrated, without what its prompt holds of it: the tag, or all of a thought."""
+    if not held or not begins_thought(text):
+        return text
+    end = thought_length(text) if "</" in held else 0
+    return text[end or text.index(">") + 1 :]
+
+
+def read_response(
+    held: str, text: str, agent: AgentConfig, listed: tuple[str, ...], tools: tuple[Tool, ...] = ()
+) -> ParsedResponse:
+    """Read a response whose prompt holds something of it.
+
+    A format whose response is a command alone is given what stands behind the thought. A format that hands the thought
+    on reads what was written: what the prompt holds stands there already.
+    """
+    whole = opening_of(held, text) + text
+    if agent.keeps_thought or agent.constrained:
+        whole = text
+    elif held and agent.whole_command:
+        whole = whole[thought_length(whole) :]
+    return parse_response(whole, agent.response, agent.fallback_characters, listed, tools)
+
+
 def with_opening_tag(text: str) -> str:
     """The text with the tag that a chat template has opened put back before it."""
     length = thought_length(text)
@@ -45,7 +92,14 @@ def with_opening_tag(text: str) -> str:
     return f"<think>{text}" if length and not (opened and not opened[1]) else text
 
 
-def parse_spoken(thought: str, said: str, agent: AgentConfig, listed: tuple[str, ...], apart: bool) -> ParsedResponse:
+def parse_spoken(
+    thought: str,
+    said: str,
+    agent: AgentConfig,
+    listed: tuple[str, ...],
+    apart: bool,
+    tools: tuple[Tool, ...] = (),
+) -> ParsedResponse:
     """Read a response whose thought is known.
 
     Args:
@@ -55,9 +109,10 @@ def parse_spoken(thought: str, said: str, agent: AgentConfig, listed: tuple[str,
         listed: the commands to choose from, where a number is the answer.
         apart: the server had the thought apart from the text, so that not even what is left of a response without an
             action is taken from it.
+        tools: those of the environment.
     """
     quiet = quieted(thought)
-    alone = parse_response(said, agent.response, agent.fallback_characters, listed)
+    alone = parse_response(said, agent.response, agent.fallback_characters, listed, tools)
     if not agent.has_parts:
         # The transcript that a search agent reads on from holds its thoughts.
         return replace(alone, action=quiet + alone.action) if agent.keeps_thought else alone
