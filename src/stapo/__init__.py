@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stapo import algo
     from stapo.agent.prompts import PromptFields
     from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
-    from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_SCORES
+    from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_CREDITS, STEP_SCORES
     from stapo.api.comparing import Comparison, compare
     from stapo.api.diagnosing import Diagnosis, diagnose
     from stapo.api.evaluation import Endpoint, Evaluation, evaluate
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     register_algorithm = algo.register_algorithm
     register_environment = ENVIRONMENTS.register
     register_advantage_estimator = ADVANTAGE_ESTIMATORS.register
+    register_step_credit = STEP_CREDITS.register
     register_step_score = STEP_SCORES.register
     register_policy_loss = POLICY_LOSSES.register
     register_prompt_style = PROMPT_STYLES.register
@@ -101,6 +102,7 @@ __all__ = [
     "register_prompt_style",
     "register_response_format",
     "register_retriever",
+    "register_step_credit",
     "register_step_score",
     "register_tracker",
     "train",
@@ -116,6 +118,7 @@ _HOMES = {
     "register_algorithm": "stapo.algo:register_algorithm",
     "register_environment": "stapo.envs.registry:ENVIRONMENTS.register",
     "register_advantage_estimator": "stapo.algo.registries:ADVANTAGE_ESTIMATORS.register",
+    "register_step_credit": "stapo.algo.registries:STEP_CREDITS.register",
     "register_step_score": "stapo.algo.registries:STEP_SCORES.register",
     "register_policy_loss": "stapo.algo.registries:POLICY_LOSSES.register",
     "register_prompt_style": "stapo.agent.registries:PROMPT_STYLES.register",

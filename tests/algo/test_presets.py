@@ -86,5 +86,67 @@ def test_presets_say_what_the_papers_say():
             assert preset.advantage == get_algorithm("gigpo").advantage
             assert preset.loss == get_algorithm("gigpo").loss
             assert preset.selective_on
-    for preset in ALGORITHM_FAMILIES["baselines"]:
-        assert not preset.selective_on
+    for family in ("baselines", "credit assignment"):
+        for preset in ALGORITHM_FAMILIES[family]:
+            assert not preset.selective_on
+    pgpo = get_algorithm("pgpo").advantage
+    assert (pgpo.episode, pgpo.potential_weight, pgpo.potential_power, pgpo.potential_discount, pgpo.discount) == (
+        "none", 1.0, 2.0, 1.0, 0.95,
+    )  # fmt: skip
+    assert get_algorithm("graphgpo").advantage.distance_discount == 0.1
+
+
+class TestTwoParts:
+    def test_credit_of_the_one_and_flags_of_the_other(self):
+        both, credit, flags = (get_algorithm(name) for name in ("stapo-mad+pgpo", "pgpo", "stapo-mad"))
+        assert (both.advantage, both.loss, both.sampling) == (credit.advantage, credit.loss, credit.sampling)
+        assert (both.outlier, both.selective) == (flags.outlier, flags.selective)
+        assert both.name == "stapo-mad+pgpo"
+        assert both.paper.startswith("STAPO changed by this project, after arXiv 2607.04963; PGPO, arXiv 2609")
+
+    def test_the_paper_s_own_are_such_sums(self):
+        for name, sum_of in (("stapo", "stapo+gigpo"), ("stapo-dynamic", "stapo+gigpo-dynamic")):
+            same = get_algorithm(name)
+            assert replace(get_algorithm(sum_of), name=name, paper=same.paper, description=same.description) == same
+
+    def test_every_method_without_flags_takes_them(self):
+        for preset in ALGORITHMS.values():
+            if not preset.selective_on:
+                assert get_algorithm(f"stapo+{preset.name}").selective_on
+
+    @pytest.mark.parametrize(
+        ("name", "said"),
+        [
+            ("gigpo+pgpo", "'gigpo' is not STAPO with other flags"),
+            ("stapo-dynamic+pgpo", "'stapo-dynamic' is not STAPO with other flags"),
+            ("stapo+stapo-mad", "'stapo-mad' has flags of its own"),
+        ],
+    )
+    def test_sums_that_mean_nothing(self, name, said):
+        with pytest.raises(ConfigError, match=said):
+            get_algorithm(name)
+
+    @pytest.mark.parametrize(
+        ("name", "guess"), [("stapo+pgop", "pgpo"), ("stabo+pgpo", "stapo"), ("stapo+a+b", "a\\+b")]
+    )
+    def test_a_part_that_is_none(self, name, guess):
+        with pytest.raises(UnknownNameError, match=guess):
+            get_algorithm(name)
+
+    def test_a_file_says_something_of_them(self):
+        from stapo.config.presets import load_config
+
+        data = {
+            "extends": "tiny",
+            "algorithm": "stapo+g2po",
+            "per_algorithm": {
+                "stapo*": {"algorithm": {"selective": {"alpha": 0.5}}},
+                "stapo+g2po": {"algorithm": {"selective": {"gamma": 0.25}}},
+                "stapo+pgpo": {"seed": 9},
+            },
+        }
+        config = load_config(data)
+        assert (config.algorithm.selective.alpha, config.algorithm.selective.gamma) == (0.5, 0.25)
+        assert (config.algorithm.advantage.step_credit, config.seed) == ("g2po", load_config("tiny").seed)
+        with pytest.raises(UnknownNameError, match="stapo"):
+            load_config({**data, "per_algorithm": {"stapi": {}}})

@@ -27,6 +27,7 @@ SIGNATURES = {
     "register_environment": "(name, obj=None)",
     "register_algorithm": "(algorithm)",
     "register_advantage_estimator": "(name, obj=None)",
+    "register_step_credit": "(name, obj=None)",
     "register_step_score": "(name, obj=None)",
     "register_policy_loss": "(name, obj=None)",
     "register_prompt_style": "(name, obj=None)",

@@ -3,7 +3,8 @@
 Where the table leaves room:
 
 - `advantage_norm` on WebShop is "none (std for STAPO)". What an algorithm divides by belongs to its definition (GRPO by
-  the spread, Dr. GRPO by nothing), so "none" is set where it is a setting: on GiGPO and GiGPO dynamic.
+  the spread, Dr. GRPO by nothing), so "none" is set where it is a setting: on GiGPO, GiGPO dynamic and with equal
+  mass, and on G2PO, as its code has it.
 - "8 x 8 (others 16 x 8)" and "300 (others 150)" go by family: STAPO's ablations, controls and variants run as it does.
 - alpha and gamma are for STAPO's family; an ablation without one of them stays without it. beta is for all.
 - Success 10 (or 1): 10, as in the baselines' code.
@@ -78,7 +79,7 @@ def test_every_line_of_the_table(preset, algorithm):
     assert (config.algorithm.selective.alpha, config.algorithm.selective.gamma) == expected
     assert advantage.anchor == row["anchor"]
     assert advantage.similarity_threshold == 0.9
-    without = (name == "webshop" and algorithm.startswith("gigpo")) or algorithm == "dr-grpo"
+    without = (name == "webshop" and algorithm.startswith(("gigpo", "g2po"))) or algorithm == "dr-grpo"
     assert advantage.advantage_norm == ("none" if without else "std")
     assert (config.eval.split, config.eval.episodes) == (row["split"], 0)
     # Known traps: an entropy bonus left on, statistics over steps, another clip or fence.

@@ -154,7 +154,7 @@ PAPER = {name: (256, 8) if "alfworld" in name else (64, 8) if "webshop" in name 
 @pytest.mark.parametrize("preset", slow_except(PAPER, "paper/alfworld-1.5b", "paper/webshop-7b"))
 def test_the_papers_presets_start_as_they_are(preset, gpus, capsys):
     rows, group = PAPER[preset]
-    for name in ALGORITHMS:
+    for name in (*ALGORITHMS, "stapo+pgpo"):
         code = main(["verl", preset, "--algorithm", name, *gpus, "--dry-run"])
         out, err = capsys.readouterr()
         if name == "ppo":  # the only one of them that verl cannot do
@@ -169,7 +169,7 @@ def test_the_papers_presets_start_as_they_are(preset, gpus, capsys):
         assert rows % machines == 0
         assert int(found["actor_rollout_ref.actor.ppo_mini_batch_size"]) == rows // group
         assert f"mini_batch:{rows}," in found["+data.stapo"]
-        assert found["algorithm.filter_groups.enable"] == str(ALGORITHMS.get(name).sampling.dynamic).lower()
+        assert found["algorithm.filter_groups.enable"] == str(get_algorithm(name).sampling.dynamic).lower()
         assert found["trainer.experiment_name"].strip("'") == f"{preset.replace('/', '-')}-{name}"
         assert err.count("note: optim.mini_batch") == (group == 5)
     assert set(BASELINES) <= set(ALGORITHMS)

@@ -82,7 +82,10 @@ def test_trajectories_come_back():
     assert [(order[place], part) for place, part in places] == [(b, 0) for b in range(len(rows))]
 
 
-@pytest.mark.parametrize("name", ["stapo", "stapo-all-steps", "gigpo", "grpo", "hgpo", "empg", "reinforce++"])
+NEXT = ("stapo+pgpo", "graphgpo", "stapo-all-steps+g2po", "gigpo-tmn")
+
+
+@pytest.mark.parametrize("name", ["stapo", "stapo-all-steps", "gigpo", "grpo", "hgpo", "empg", "reinforce++", *NEXT])
 def test_same_numbers_as_the_embedded_engine(name):
     algorithm = get_algorithm(name)
     batch = build_batch(episodes(), algorithm)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from stapo.algo.credit import AdvantageEstimator as AdvantageEstimator
     from stapo.algo.credit import Advantages as Advantages
     from stapo.algo.credit import CreditRows as CreditRows
+    from stapo.algo.credit import StepCredit as StepCredit
     from stapo.algo.credit import batch_advantages as batch_advantages
     from stapo.algo.credit import compute_advantages as compute_advantages
     from stapo.algo.credit import episode_advantages as episode_advantages
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from stapo.algo.critic import explained_variance as explained_variance
     from stapo.algo.critic import gae_advantages as gae_advantages
     from stapo.algo.critic import value_loss as value_loss
+    from stapo.algo.g2po import state_values as state_values
+    from stapo.algo.graphgpo import distance_rewards as distance_rewards
+    from stapo.algo.graphgpo import distances_behind as distances_behind
     from stapo.algo.groups import GroupStats as GroupStats
     from stapo.algo.groups import group_normalize as group_normalize
     from stapo.algo.groups import group_statistics as group_statistics
@@ -58,11 +62,14 @@ if TYPE_CHECKING:
     from stapo.algo.loss import k3 as k3
     from stapo.algo.loss import mean_stats as mean_stats
     from stapo.algo.loss import policy_loss as policy_loss
+    from stapo.algo.mass import trajectory_mass as trajectory_mass
     from stapo.algo.modulation import entropy_scale as entropy_scale
     from stapo.algo.modulation import modulated_advantages as modulated_advantages
     from stapo.algo.outliers import Outliers as Outliers
     from stapo.algo.outliers import select_outliers as select_outliers
     from stapo.algo.outliers import step_entropy as step_entropy
+    from stapo.algo.pgpo import potential_differences as potential_differences
+    from stapo.algo.pgpo import success_rates as success_rates
     from stapo.algo.presets import ALGORITHM_FAMILIES as ALGORITHM_FAMILIES
     from stapo.algo.presets import ALGORITHMS as ALGORITHMS
     from stapo.algo.presets import algorithm_names as algorithm_names
@@ -70,6 +77,7 @@ if TYPE_CHECKING:
     from stapo.algo.presets import register_algorithm as register_algorithm
     from stapo.algo.registries import ADVANTAGE_ESTIMATORS as ADVANTAGE_ESTIMATORS
     from stapo.algo.registries import POLICY_LOSSES as POLICY_LOSSES
+    from stapo.algo.registries import STEP_CREDITS as STEP_CREDITS
     from stapo.algo.registries import STEP_SCORES as STEP_SCORES
     from stapo.algo.returns import episode_returns as episode_returns
     from stapo.algo.returns import step_returns as step_returns
@@ -92,17 +100,21 @@ _NAMES = {
     "checks": "require_finite",
     "config": "AdvantageConfig AlgorithmConfig CriticConfig ModulationConfig OutlierConfig PolicyLossConfig "
     "SamplingConfig SelectiveConfig",
-    "credit": "AdvantageEstimator Advantages CreditRows batch_advantages compute_advantages episode_advantages "
-    "leave_one_out_advantages step_advantages",
+    "credit": "AdvantageEstimator Advantages CreditRows StepCredit batch_advantages compute_advantages "
+    "episode_advantages leave_one_out_advantages step_advantages",
     "critic": "ValueLoss explained_variance gae_advantages value_loss",
+    "g2po": "state_values",
+    "graphgpo": "distance_rewards distances_behind",
     "groups": "GroupStats group_normalize group_statistics",
     "head": "FlaggedScores TokenMasks flagged_scores score_tokens two_context_kl",
     "history": "history_advantages history_groups",
     "loss": "BaseLoss LossDenominators PolicyLoss PolicyLossFunction aggregate base_loss k3 mean_stats policy_loss",
+    "mass": "trajectory_mass",
     "modulation": "entropy_scale modulated_advantages",
     "outliers": "Outliers select_outliers step_entropy",
+    "pgpo": "potential_differences success_rates",
     "presets": "ALGORITHMS ALGORITHM_FAMILIES algorithm_names get_algorithm register_algorithm",
-    "registries": "ADVANTAGE_ESTIMATORS POLICY_LOSSES STEP_SCORES",
+    "registries": "ADVANTAGE_ESTIMATORS POLICY_LOSSES STEP_CREDITS STEP_SCORES",
     "returns": "episode_returns step_returns",
     "selective": "SelectiveTerms selective_divisor selective_loss selective_terms token_kl unflatten_tokens",
     "step_scores": "EntropyScores ScoreRows StateEntropies StepScore entropy_scores normalized_entropy state_key",

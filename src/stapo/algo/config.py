@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.algo.groups import AdvantageNorm as AdvantageNorm
-from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_SCORES
+from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_CREDITS, STEP_SCORES
 from stapo.errors import ConfigError
 from stapo.registry import trait
 
@@ -23,6 +23,7 @@ EpisodeStats = Literal["trajectory", "step"]
 PenaltyOn = Literal["return", "advantage"]
 AnchorKind = Literal["exact", "similarity"]
 StepGroups = Literal["anchor", "history"]
+EqualMass = Literal["step", "trajectory"]
 Modulation = Literal["none", "empg"]
 Sides = Literal["both", "high", "low"]
 Singleton = Literal["raw", "zero", "exclude"]
@@ -47,11 +48,21 @@ class AdvantageConfig:
             compares with a critic's values (and has a critic trained), ``none`` leaves it out. Other packages add
             theirs; `stapo plugins` lists them.
         step_advantage: add the step advantage inside anchor groups (eq. 7).
-        step_groups: rows that a step is compared with: those that saw the same (``anchor``), or the weighted mean over
-            those that saw the same last 1, 2, … observations (``history``, HGPO).
+        step_credit: how the step advantage is computed. ``return`` standardizes the step's discounted return (GiGPO,
+            HGPO); ``pgpo`` adds the change in the state's mean return; ``graphgpo`` uses the distance of the next state
+            from success; ``g2po`` uses the value of the next state inside the anchor group, and the gain in value
+            inside the task. Other packages add theirs; `stapo plugins` lists them.
+        step_groups: rows that ``step_credit=return`` compares a step with: those that saw the same (``anchor``), or the
+            weighted mean over those that saw the same last 1, 2, … observations (``history``, HGPO).
         history_depth: earlier observations that must agree at HGPO's finest level (K); 0 or more.
         length_alpha: exponent of HGPO's level weights, (k + 1)^length_alpha; -100 to 100.
         omega: weight of the step advantage; 0 or more.
+        potential_weight: weight of PGPO's potential differences where no attempt succeeds (beta); 0 or more.
+        potential_power: exponent alpha in PGPO's weight * (1 - success rate of the task)^alpha; 0 to 100.
+        potential_discount: discount of the next state's potential in PGPO's differences, per step, 0 to 1.
+        distance_discount: discount of GraphGPO's reward per step of distance to success, 0 to 1.
+        equal_mass: what has equal weight in the policy loss: each step, or each trajectory, whatever its length
+            (BATON's trajectory mass normalization).
         discount: discount of the step return, per step, 0 to 1.
         episode_stats: take the mean and standard deviation of ``grpo`` over the group's trajectories, or over its step
             rows (long episodes weigh more).
@@ -69,10 +80,16 @@ class AdvantageConfig:
 
     episode: str = field(default="grpo", metadata={"registry": ADVANTAGE_ESTIMATORS})
     step_advantage: bool = True
+    step_credit: str = field(default="return", metadata={"registry": STEP_CREDITS})
     step_groups: StepGroups = "anchor"
     history_depth: int = 2
     length_alpha: float = 1.0
     omega: float = 1.0
+    potential_weight: float = 1.0
+    potential_power: float = 2.0
+    potential_discount: float = 1.0
+    distance_discount: float = 0.1
+    equal_mass: EqualMass = "step"
     discount: float = 0.95
     episode_stats: EpisodeStats = "trajectory"
     advantage_norm: AdvantageNorm = "std"
@@ -87,10 +104,16 @@ class AdvantageConfig:
     def __post_init__(self) -> None:
         ADVANTAGE_ESTIMATORS.check("advantage.episode", self.episode)
         check_flag("advantage.step_advantage", self.step_advantage)
+        STEP_CREDITS.check("advantage.step_credit", self.step_credit)
         check_choice("advantage.step_groups", self.step_groups, get_args(StepGroups))
         check_integer("advantage.history_depth", self.history_depth, low=0)
         check_number("advantage.length_alpha", self.length_alpha, low=-100, high=100)
         check_number("advantage.omega", self.omega, low=0)
+        check_number("advantage.potential_weight", self.potential_weight, low=0)
+        check_number("advantage.potential_power", self.potential_power, low=0, high=100)
+        check_number("advantage.potential_discount", self.potential_discount, low=0, high=1)
+        check_number("advantage.distance_discount", self.distance_discount, low=0, high=1)
+        check_choice("advantage.equal_mass", self.equal_mass, get_args(EqualMass))
         check_number("advantage.discount", self.discount, low=0, high=1)
         check_choice("advantage.episode_stats", self.episode_stats, get_args(EpisodeStats))
         check_choice("advantage.advantage_norm", self.advantage_norm, get_args(AdvantageNorm))
@@ -379,6 +402,11 @@ class AlgorithmConfig:
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigError("name is ''; expected a name such as 'stapo'.")
+        if self.advantage.equal_mass == "trajectory" and self.loss.aggregation == "trajectory":
+            raise ConfigError(
+                "advantage.equal_mass and loss.aggregation are both 'trajectory', which would divide by the length of "
+                "an episode twice; set loss.aggregation to 'step'."
+            )
 
     @property
     def needs_critic(self) -> bool:

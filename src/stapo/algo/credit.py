@@ -30,14 +30,16 @@ from stapo.algo.groups import (
     standardize,
 )
 from stapo.algo.history import history_advantages, history_groups
-from stapo.algo.registries import ADVANTAGE_ESTIMATORS
-from stapo.algo.returns import episode_returns, step_returns
+from stapo.algo.mass import trajectory_mass
+from stapo.algo.registries import ADVANTAGE_ESTIMATORS, STEP_CREDITS
+from stapo.algo.returns import episode_returns, next_rows, step_returns
 from stapo.registry import trait, traits
 
 __all__ = [
     "AdvantageEstimator",
     "Advantages",
     "CreditRows",
+    "StepCredit",
     "batch_advantages",
     "compute_advantages",
     "episode_advantages",
@@ -61,6 +63,7 @@ class CreditRows(NamedTuple):
         step_b: step number inside the trajectory.
         anchor_b: integers, anchor group, unique across tasks.
         real_b: False on padding rows, which may enter no statistic.
+        success_b: whether the row's trajectory solved its task; False on padding.
         value_b: float64, a critic's value of the state before each step; None without a critic.
     """
 
@@ -72,7 +75,13 @@ class CreditRows(NamedTuple):
     step_b: npt.NDArray[np.int64]
     anchor_b: npt.NDArray[np.intp]
     real_b: BoolArray
+    success_b: BoolArray
     value_b: DoubleArray | None
+
+    def following(self, value_b: DoubleArray, end_b: DoubleArray) -> DoubleArray:
+        """Return (B,) the value that the next row of the trajectory has; `end_b` where there is none."""
+        next_b = next_rows(self.traj_b, self.step_b, self.real_b)
+        return np.where(next_b >= 0, value_b[next_b], end_b)
 
 
 class AdvantageEstimator(Protocol):
@@ -89,12 +98,20 @@ class AdvantageEstimator(Protocol):
         ...
 
 
+class StepCredit(Protocol):
+    """The advantage of single steps, per row: what `advantage.step_credit` names. A pure function."""
+
+    def __call__(self, rows: CreditRows, config: AdvantageConfig, /) -> npt.ArrayLike:
+        """Return (B,) advantages, before `omega`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Advantages:
     """What `compute_advantages` returns; all arrays are (B,) and 0 on padding.
 
     Attributes:
-        total_b: float32, the advantage to train with.
+        total_b: float32, the advantage to train with; times the row's mass under ``equal_mass=trajectory``.
         episode_b: float32, its episode part A_E (0 where the algorithm has none).
         step_b: float32, its step part A_S before `omega` (0 where the algorithm has none).
         return_b: float32, discounted return from the step on, with the penalty where that is put on
@@ -221,6 +238,7 @@ def compute_advantages(
     *,
     critic: CriticConfig | None = None,
     value_b: npt.ArrayLike | None = None,
+    success_b: npt.ArrayLike | None = None,
 ) -> Advantages:
     """Total advantage A = A_E + omega * A_S of each row, with its parts.
 
@@ -236,6 +254,7 @@ def compute_advantages(
         config: settings of this step.
         critic: settings of the estimate from values; its defaults where None.
         value_b: (B,) a critic's value of the state before each step; needed by ``episode=gae`` alone.
+        success_b: (B,) whether the row's trajectory solved its task; where None, whether its return is above 0.
 
     Raises:
         ValueError: lengths differ, a step occurs twice, a trajectory or anchor group spans two
@@ -252,6 +271,9 @@ def compute_advantages(
     penalty = config.invalid_penalty * (~np.asarray(valid_b, dtype=bool)) * real
     in_return = penalty if config.invalid_penalty_on == "return" else np.zeros(n)
     returns = step_returns(reward, traj, step_b, config.discount, weight_b=real) - in_return
+    whole_return = episode_returns(reward, traj, weight_b=real)
+    success = np.asarray(whole_return > 0 if success_b is None else success_b, dtype=bool)
+    require_length(n, success_b=success)
     with ADVANTAGE_ESTIMATORS.calling(config.episode) as estimator:
         value = None
         if trait(estimator, "needs_values", False):
@@ -263,27 +285,28 @@ def compute_advantages(
         rows = CreditRows(
             _read_only(reward), _read_only(returns), _read_only(in_return), _read_only(group), _read_only(traj),
             _read_only(np.asarray(step_b)), _read_only(anchor), _read_only(real),
-            None if value is None else _read_only(value),
+            _read_only(success & real), None if value is None else _read_only(value),
         )  # fmt: skip
         found = estimator(rows, config, critic or CriticConfig())
     whole, target = found if isinstance(found, tuple) else (found, np.zeros(n, np.float32))
     name = f"advantage estimator '{config.episode}'"
     episode, target = (float32(one_number_per_row(part, name, real)) for part in (whole, target))
     step = np.zeros(n, np.float32)
-    if config.step_advantage and config.step_groups == "history":
-        levels = history_groups(anchor, traj, step_b, config.history_depth, weight_b=real)
-        step = history_advantages(returns, levels, config, weight_b=real)
-    elif config.step_advantage:
-        step = step_advantages(returns, anchor, config, weight_b=real)
+    if config.step_advantage:
+        with STEP_CREDITS.calling(config.step_credit) as credit:
+            single = credit(rows, config)
+        step = float32(one_number_per_row(single, f"step credit '{config.step_credit}'", real))
     flat = penalty - in_return
     total = episode.astype(np.float64) + config.omega * step.astype(np.float64) - flat
+    if config.equal_mass == "trajectory":
+        total *= trajectory_mass(traj, weight_b=real)
     sizes = np.bincount(anchor, weights=real)[anchor] * real if n else np.zeros(0)
     return Advantages(
         total_b=float32(total),
         episode_b=episode,
         step_b=step,
         return_b=float32(returns),
-        episode_return_b=float32(episode_returns(reward, traj, weight_b=real) - in_return),
+        episode_return_b=float32(whole_return - in_return),
         anchor_size_b=sizes.astype(np.int64),
         value_target_b=target,
     )
@@ -324,6 +347,14 @@ def gae(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> tupl
 def none(rows: CreditRows, config: AdvantageConfig, critic: CriticConfig) -> FloatArray:
     """No advantage of the whole episode: step advantages alone."""
     return np.zeros(rows.reward_b.shape[0], np.float32)
+
+
+def compared_returns(rows: CreditRows, config: AdvantageConfig) -> FloatArray:
+    """Eq. 7, or the mean over the levels of HGPO; see `step_advantages`, `history_advantages`."""
+    if config.step_groups == "history":
+        levels = history_groups(rows.anchor_b, rows.traj_b, rows.step_b, config.history_depth, weight_b=rows.real_b)
+        return history_advantages(rows.return_b, levels, config, weight_b=rows.real_b)
+    return step_advantages(rows.return_b, rows.anchor_b, config, weight_b=rows.real_b)
 
 
 def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -91,6 +91,21 @@ def episode_returns(
     return np.asarray(np.bincount(traj, weights=reward)[traj] * real)
 
 
+def next_rows(traj_b: npt.ArrayLike, step_b: npt.ArrayLike, real_b: BoolArray) -> npt.NDArray[np.int64]:
+    """Return (B,) the row of the step after, in the same trajectory; -1 at its end, and on padding.
+
+    Args:
+        traj_b: (B,) trajectory of each row, unique across tasks.
+        step_b: (B,) step number; the step after is the next larger number that is there.
+        real_b: (B,) false on padding rows.
+    """
+    previous = previous_rows(traj_b, step_b, real_b)
+    following = np.full(real_b.shape[0], -1, dtype=np.int64)
+    later = np.flatnonzero(previous >= 0)
+    following[previous[later]] = later
+    return following
+
+
 def previous_rows(traj_b: npt.ArrayLike, step_b: npt.ArrayLike, real_b: BoolArray) -> npt.NDArray[np.int64]:
     """Return (B,) the row of the step before, in the same trajectory; -1 where there is none, and on padding.
 

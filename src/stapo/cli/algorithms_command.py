@@ -47,6 +47,9 @@ class Algorithms(Command):
             table.add_row("that cannot be used", "", "", style="bold")
             for name, problem in broken:
                 table.add_row(foreign(name), Text(foreign(problem).plain, style="red"), "")
+        table.caption = (
+            "stapo+NAME adds the flags and terms of stapo, or of a variant, to a method without them: stapo+pgpo."
+        )
         Console().print(table)
         return 0
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stapo.agent import PROMPT_STYLES, RESPONSE_FORMATS
-from stapo.algo import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_SCORES
+from stapo.algo import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_CREDITS, STEP_SCORES
 from stapo.algo.presets import ALGORITHM_REGISTRY
 from stapo.cli.command import Command
 from stapo.cli.words import foreign, say
@@ -24,6 +24,7 @@ REGISTRIES: tuple[Registry[Any], ...] = (
     ENVIRONMENTS,
     ALGORITHM_REGISTRY,
     ADVANTAGE_ESTIMATORS,
+    STEP_CREDITS,
     STEP_SCORES,
     POLICY_LOSSES,
     PROMPT_STYLES,

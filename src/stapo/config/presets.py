@@ -100,8 +100,8 @@ def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
             f"per_algorithm of '{source}' is {shown(chosen)}, expected names of algorithms with settings."
         )
     for pattern, settings in chosen.items():
-        if not any(fnmatchcase(known, str(pattern)) for known in algorithm_names()):
-            raise unknown_name("algorithm", str(pattern), algorithm_names())
+        if not any(fnmatchcase(known, str(pattern)) for known in (*algorithm_names(), name)):
+            get_algorithm(str(pattern))  # one of two parts is none of the names; neither is a typing error
         if fnmatchcase(name, str(pattern)):
             if isinstance(given, str) and "algorithm" in settings:
                 data["algorithm"] = {"name": given}

@@ -109,7 +109,7 @@ def build_batch(
     entropy_b = np.array([np.mean(c) if c else np.nan for c in counted], dtype=np.float64)
     advantages = compute_advantages(
         reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage,
-        critic=algorithm.critic, value_b=value_b,
+        critic=algorithm.critic, value_b=value_b, success_b=[t.won for t in trajectories for _ in t.steps],
     )  # fmt: skip
     if algorithm.modulation.kind != "none":
         bent_b = modulated_advantages(

@@ -6,13 +6,17 @@ Other packages bring theirs by an entry point of the group ``stapo.algorithms`` 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from stapo.algo.config import AlgorithmConfig
-from stapo.algo.presets import baselines, dynamic, selective
+from stapo.algo.presets import baselines, credit, dynamic, selective
 from stapo.documents import shown
+from stapo.errors import ConfigError
 from stapo.registry import Registry
 
 ALGORITHM_FAMILIES: dict[str, tuple[AlgorithmConfig, ...]] = {
     "baselines": baselines.PRESETS,
+    "credit assignment": credit.PRESETS,
     "STAPO": selective.PRESETS,
     "dynamic sampling": dynamic.PRESETS,
     "ablations and controls": selective.ABLATIONS,
@@ -53,8 +57,42 @@ def algorithm_names() -> list[str]:
 def get_algorithm(name: str) -> AlgorithmConfig:
     """Return the algorithm called `name`.
 
+    "A+B" is the method of credit B with the flags of A and its terms on flagged steps: "stapo+pgpo".
+
     Raises:
         UnknownNameError: no such algorithm; the message proposes the closest name.
-        ConfigError: the name comes from an installed package, which holds no such algorithm.
+        ConfigError: the name comes from an installed package, which holds no such algorithm; or A has no flags, or more
+            than flags, or B has flags of its own.
     """
+    if "+" in name and name not in ALGORITHMS and name not in algorithm_names():
+        return _composed(name)
     return ALGORITHM_REGISTRY.get(name)
+
+
+def _composed(name: str) -> AlgorithmConfig:
+    flags, credit = (ALGORITHM_REGISTRY.get(part) for part in name.split("+", 1))
+    stapo = ALGORITHMS["stapo"]
+    if not flags.selective_on or _without_flags(flags) != _without_flags(stapo):
+        raise ConfigError(
+            f"algorithm '{name}': '{flags.name}' is not STAPO with other flags or terms alone; expected STAPO or such "
+            "a variant of it before the '+', for instance 'stapo+pgpo'."
+        )
+    if credit.selective_on:
+        raise ConfigError(
+            f"algorithm '{name}': '{credit.name}' has flags of its own; expected a method without behind the '+', for "
+            "instance 'stapo+pgpo'."
+        )
+    return replace(
+        credit,
+        name=name,
+        paper=f"{flags.paper}; {credit.paper}",
+        description=f"{credit.description} With the flags and terms of {flags.name}.",
+        outlier=flags.outlier,
+        selective=flags.selective,
+    )
+
+
+def _without_flags(algorithm: AlgorithmConfig) -> AlgorithmConfig:
+    plain = AlgorithmConfig(name="none", paper="")
+    kept = {group: getattr(algorithm, group) for group in ("advantage", "modulation", "loss", "critic", "sampling")}
+    return replace(plain, **kept)
