@@ -16,8 +16,8 @@ def test_names():
     assert {n for n in stapo.__all__ if not n.endswith("Event") and not n.startswith("register_")} == {
         "Callback", "Comparison", "ConfigError", "Diagnosis", "Endpoint", "Env", "EnvError", "Episode", "Evaluation",
         "Observation", "PromptFields", "Run", "RunConfig", "StapoError", "StepResult", "StopTraining",
-        "UnknownNameError", "__version__", "algo", "check_env", "compare", "diagnose", "evaluate", "load_config",
-        "make", "train",
+        "UnknownNameError", "__version__", "algo", "check_env", "compare", "diagnose", "evaluate", "export",
+        "load_config", "make", "train",
     }  # fmt: skip
     for name in stapo.__all__:
         assert getattr(stapo, name) is not None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stapo.api.comparing import Comparison, compare
     from stapo.api.diagnosing import Diagnosis, diagnose
     from stapo.api.evaluation import Endpoint, Evaluation, evaluate
+    from stapo.api.exporting import export
     from stapo.api.runs import Run, train
     from stapo.api.settings import load_config
     from stapo.config.run_config import RunConfig
@@ -93,6 +94,7 @@ __all__ = [
     "compare",
     "diagnose",
     "evaluate",
+    "export",
     "load_config",
     "make",
     "register_advantage_estimator",
@@ -129,6 +131,7 @@ _HOMES = {
 _HOMES |= {name: f"stapo.envs:{name}" for name in ("Env", "Observation", "StepResult", "make")}
 _HOMES |= {name: f"stapo.api.runs:{name}" for name in ("Run", "train")}
 _HOMES |= {name: f"stapo.api.evaluation:{name}" for name in ("Endpoint", "Evaluation", "evaluate")}
+_HOMES["export"] = "stapo.api.exporting:export"
 _HOMES |= {name: f"stapo.api.comparing:{name}" for name in ("Comparison", "compare")}
 _HOMES |= {name: f"stapo.api.diagnosing:{name}" for name in ("Diagnosis", "diagnose")}
 _HOMES |= {

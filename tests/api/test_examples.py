@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from slow import slow_except
+from toy_world import register_toy
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FAST = {
@@ -29,13 +30,14 @@ def example(name):
 
 def test_every_example_is_run_here():
     assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == [
-        "own_algorithm", "own_environment", "own_prompt", "stapo_advantages_elsewhere", "train_from_python",
+        "expert_iteration", "own_algorithm", "own_environment", "own_prompt", "rejection_sampling", "sft_from_file",
+        "stapo_advantages_elsewhere", "train_from_python",
     ]  # fmt: skip
     assert all(len(p.read_text().splitlines()) <= 130 for p in EXAMPLES.glob("*.py"))
 
 
 # The README trains from Python as the first does, and its example is run.
-TRAINING = ["train_from_python", "own_environment", "own_algorithm", "own_prompt"]
+TRAINING = ["train_from_python", "own_environment", "own_algorithm", "own_prompt", "sft_from_file"]
 
 
 @pytest.mark.parametrize("name", slow_except(TRAINING, *TRAINING[1:]))
@@ -50,9 +52,28 @@ def test_an_example_trains(name, tmp_path, capsys):
         "own_environment": (run.config.env.name, "buttons"),
         "own_algorithm": (run.config.algorithm.advantage.episode, "median"),
         "own_prompt": (run.config.agent.prompt, "terse"),
+        "sft_from_file": (run.config.sft.data, str(tmp_path / "run-demonstrations.jsonl")),
     }
     found, wanted = expected[name]
     assert found == wanted
+
+
+@pytest.mark.parametrize("name", ["rejection_sampling", "expert_iteration"])
+def test_an_example_learns_from_what_was_won(name, toy_model, tmp_path, capsys):
+    """In the toy world, where a policy with random weights wins about half of its episodes."""
+    changes = {
+        "env": {"name": "toy", "options": {}},
+        "model": {"path": str(toy_model)},
+        "sft": {"steps": 0},
+        "optim": {"mini_batch": 16},
+        "eval": FAST["eval"],
+    }
+    register_toy()
+    run = example(name).main(str(tmp_path / "run"), rounds=2, tasks=4, k=4, steps=2, **changes)
+    assert run.status == "done"
+    assert run.path.name == "round-2"
+    assert Path(run.config.sft.data).is_file()
+    assert capsys.readouterr().out.count("success") >= 2
 
 
 def test_the_own_environment_follows_the_protocol():

@@ -18,7 +18,11 @@ RANGE = re.compile(
     rf"(?:above (?P<over>{NUMBER})|(?P<low>{NUMBER})(?= or more| to (?:below )?-?\d))(?: or more)?"
     rf"(?:(?:, at most | to )(?P<high>{NUMBER})|(?:, below | to below )(?P<under>{NUMBER}))?"
 )
-TOGETHER = {"model.hidden_size": "with model.heads", "rollout.group_size": "with an algorithm that compares a group"}
+TOGETHER = {
+    "model.hidden_size": "with model.heads",
+    "rollout.group_size": "with an algorithm that compares a group",
+    "eval.stop_at": "with eval.keep_best",
+}
 """Settings whose smallest value is refused with the defaults of others."""
 
 

@@ -330,7 +330,7 @@ def test_weights_that_are_not_finite_stop_an_evaluation(toy_model, tmp_path):
     with torch.no_grad():
         trainer.policy.model.model.norm.weight[0] = math.nan
     with pytest.raises(NonFiniteError, match="evaluation after 4 iterations: the policy's log-probabilities"):
-        trainer.evaluate(4, 2, final=False)
+        trainer.evaluate(4, final=False)
 
 
 def test_a_run_that_fails_says_so_in_its_directory(toy_model, tmp_path):

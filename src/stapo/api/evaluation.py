@@ -22,13 +22,16 @@ from stapo.policy import load_policy, load_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.endpoint import KEY_VARIABLE, EndpointSampler
-from stapo.rollout.evaluate import EvalProtocol, nothing_played, pass_shares, stop_reasons, summarize
+from stapo.rollout.evaluate import EvalProtocol, nothing_played, pass_shares, passed, stop_reasons, summarize
 from stapo.rollout.evaluate import evaluate as play_protocol
+from stapo.rollout.record import episode_of, fingerprint, record_lines
 from stapo.rollout.shares import INTERVAL
 from stapo.rollout.templates import utc_now
 from stapo.rollout.text_codec import TextCodec
+from stapo.rollout.types import NOT_THE_POLICYS, Trajectory
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
+from stapo.run.lines import require_new, write_lines
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.choices import settle, threads_here
 from stapo.training.factories import collector_of, env_factory
@@ -133,8 +136,11 @@ class Evaluation:
 
     @property
     def pass_at(self) -> dict[int, tuple[float, float, float]]:
-        """Share of tasks that k attempts win, for k = 1, 2, 4 and so on, each with the ends of its 95 % interval."""
-        return {int(k): tuple(found) for k, found in self.document["pass_at"].items()}
+        """Share of tasks that k attempts win, for k = 1, 2, 4 and so on, each with the ends of its 95 % interval.
+
+        Empty where tasks were tried once, or greedily.
+        """
+        return {int(k): tuple(found) for k, found in self.document.get("pass_at", {}).items()}
 
     @property
     def success_by_seed(self) -> dict[int, float]:
@@ -163,6 +169,30 @@ class Evaluation:
         return self.document.get("error")
 
 
+@dataclass(frozen=True)
+class Recorder:
+    """Where episodes are recorded.
+
+    Attributes:
+        path: a new file.
+        won: leave out those that were not won.
+    """
+
+    path: Path
+    won: bool = False
+
+    def write(self, config: RunConfig, trajectories: Sequence[Trajectory]) -> int:
+        """Write episodes that the policy has ended; returns how many.
+
+        Raises:
+            StapoError: the file cannot be written.
+        """
+        kept = [t for t in trajectories if t.stop_reason not in NOT_THE_POLICYS and (t.won or not self.won)]
+        mark = fingerprint(config.agent, config.env.name, config.env.options)
+        write_lines(self.path, record_lines(map(episode_of, kept), mark))
+        return len(kept)
+
+
 def evaluate(
     target: Run | Endpoint | str | os.PathLike[str],
     *,
@@ -178,6 +208,8 @@ def evaluate(
     agent: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
     save: bool = False,
+    record: str | os.PathLike[str] | None = None,
+    won: bool = False,
 ) -> Evaluation:
     """Play the tasks of a split with a trained policy or a frozen model; nothing is learned.
 
@@ -196,6 +228,8 @@ def evaluate(
         agent: settings of prompts, memory and response format that are changed.
         callbacks: `on_stage` tells how far it is.
         save: append the result to extra-evals.jsonl of the run.
+        record: new file for the episodes, from which SFT can learn (`sft.data`).
+        won: leave out of it episodes that were not won.
 
     Raises:
         StapoError: target, settings or split cannot be used.
@@ -208,7 +242,8 @@ def evaluate(
     found = labelled(build(changed), before)
     if save and found.run is None:
         raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
-    result = play(found, split, episodes, seeds, temperature, Callbacks(callbacks), k)
+    recorder = None if record is None else Recorder(Path(record), won)
+    result = play(found, split, episodes, seeds, temperature, Callbacks(callbacks), k, recorder)
     if result.error is not None:
         raise FailureLimitError(result.error)
     if save and found.run is not None:
@@ -266,9 +301,12 @@ def play(
     temperature: float | None,
     callbacks: Callbacks,
     k: int = 1,
+    recorder: Recorder | None = None,
 ) -> Evaluation:
     """Play the protocol; an error of all episodes is in the result."""
     config = target.config
+    if recorder is not None:
+        require_new(recorder.path)
     seeds = (SEEDS if k == 1 else SEEDS[:1]) if seeds is None else seeds
     if not seeds or episodes < 0:
         raise ConfigError(f"episodes is {episodes} and seeds {list(seeds)}, expected 0 or more and at least one seed.")
@@ -297,8 +335,10 @@ def play(
         finally:
             collector.close()
             target.close()
+    if recorder is not None:
+        recorder.write(config, [t for trajectories in played for t in trajectories])
     failures = Counter(failure.boundary.value for failure in collector.take_failures())
-    shares = pass_shares(played, k)
+    shares = pass_shares(played, 1)
     requests, failed = target.counts(), nothing_played(played, config.agent)
     document = {
         **target.labels,
@@ -313,7 +353,7 @@ def play(
         **summarize(played),
         "success_interval": [shares[1].low, shares[1].high],
         "interval": INTERVAL,
-        **({"pass_at": {n: [s.value, s.low, s.high] for n, s in shares.items()}} if k > 1 else {}),
+        **passed(played, temperature),
         "stop_reasons": stop_reasons(played),
         "failures": dict(sorted(failures.items())),
         **({} if requests is None else {"requests": requests}),

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
-from stapo.cli.command import by_tyro, require_settings, segments, value_of
+from stapo.cli.command import SET_FLAG, by_tyro, require_settings, segments, value_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.documents import parse_yaml
@@ -42,11 +42,14 @@ def resolve(
             "them has for itself under envs in a file, or name a single one with --env.name."
         )
     options, args = ({}, args) if config.envs else take_env_options(args, config.env.name)
+    # Sets have names of the user's own; a default of each lets its settings be given by their dotted names.
+    sets: dict[str, Any] = {flag.split(".")[2]: {} for flag, _, _ in segments(args) if SET_FLAG.fullmatch(flag)}
     given = {flag.removeprefix("--").replace("-", "_"): words[0] if words else "" for flag, words, _ in segments(args)}
     given |= {name.replace(".no_", "."): "" for name in given if ".no_" in name}
     chosen = pretrained_settings(source, config, given)
-    if options or chosen:
-        config = load_config(source, algorithm, {"env": {**named, "options": options}}, chosen)
+    if options or chosen or sets:
+        base = {"env": {**named, "options": options}, **({"eval": {"sets": sets}} if sets else {})}
+        config = load_config(source, algorithm, base, chosen)
     config = parse_settings(config, args, name)
     require_own_rates(source, {**flattened(chosen), **dict.fromkeys(varied), **given}, config)
     return config, said(chosen, given) if chosen else ""

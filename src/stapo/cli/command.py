@@ -20,6 +20,7 @@ from stapo.errors import ConfigError, did_you_mean
 T = TypeVar("T")
 C = TypeVar("C", bound="Command")
 _DIGITS = 18
+SET_FLAG = re.compile(r"--eval\.sets\.[A-Za-z0-9_-]+\.[a-z_-]+")
 _NEEDS = {"DIR": "a folder", "NAME": "a name", "N": "a number", "SECONDS": "a number of seconds"}
 
 
@@ -157,12 +158,9 @@ def require_settings(args: list[str], name: str, options: Iterable[str] = ()) ->
     found = {f"--{_plain(setting.name)}": setting.value for setting in settings_of(RunConfig())}
     off = ["--{}.no-{}".format(*flag[2:].rsplit(".", 1)) for flag, value in found.items() if isinstance(value, bool)]
     for flag, _, _ in segments(args):
-        if (
-            flag
-            and _plain(flag) not in found
-            and _plain(flag) not in off
-            and not flag.startswith(("--env.", "--envs."))
-        ):
+        # tyro knows which sets and environments there are, and says what one has.
+        passed = SET_FLAG.fullmatch(flag) or flag.startswith(("--env.", "--envs."))
+        if flag and _plain(flag) not in found and _plain(flag) not in off and not passed:
             raise unknown_option(name, flag, [*options, *found])
 
 

@@ -139,10 +139,9 @@ def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> N
 def around_of(config: RunConfig, seen: Episodes) -> Around:
     """What a run does beside its iterations."""
     sft, plan, log, n = config.sft, config.eval, config.log, config.optim.iterations
-    modes = 1 + (plan.greedy and plan.temperature > 0)
-    worlds = worlds_of(config).values()
-    episodes = [own.eval.episodes for own in worlds]
-    full = (sum(episodes) if all(episodes) else seen.tasks) * modes * (1 + plan.at_start)
+    worlds = list(worlds_of(config).values())
+    each = -(-seen.tasks // len(worlds))
+    full = sum(own.eval.played(each, final=True) for own in worlds) * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
     # Measurements for `stop_at` and `keep` play episodes.
     measured = sft.steps // sft.probe_every if sft.stop_at < 1 or sft.keep == "best" else 0
@@ -154,10 +153,10 @@ def around_of(config: RunConfig, seen: Episodes) -> Around:
         demonstration_seconds=seen.demonstrated * seen.step_seconds,
         sft_save_seconds=log.save_seconds,
         full_evaluations=full,
-        quick_evaluations=between * sum(own.eval.quick_episodes for own in worlds) * modes + probes,
+        quick_evaluations=between * sum(own.eval.played(each, final=False) for own in worlds) + probes,
         saves=-(-n // log.save_every),
         keep_saves=log.keep_saves,
-        checkpoints=2 + (n // log.checkpoint_every if log.checkpoint_every else 0),
+        checkpoints=2 + bool(plan.keep_best) + (n // log.checkpoint_every if log.checkpoint_every else 0),
     )
 
 

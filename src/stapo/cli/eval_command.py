@@ -60,12 +60,15 @@ class Eval(Command):
         send_seeds: give every request its own seed, for servers that know 'seed'.
         json: print one JSON document instead of a table.
         save: append the result to RUN/extra-evals.jsonl.
+        record: write the episodes into a new file, from which SFT can learn (sft.data).
+        won: leave out of that file episodes that were not won.
     """
 
     EXAMPLES = """
 stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
 stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
 stapo eval runs/alfworld --checkpoint start --split train --episodes 64 --k 16
+stapo eval runs/alfworld --split train --k 4 --record won.jsonl --won
 stapo eval paper/alfworld-1.5b --model FOLDER --env.games DIR
 stapo eval paper/alfworld-1.5b --endpoint http://127.0.0.1:8000/v1 --model qwen --env.games DIR
 """
@@ -99,10 +102,12 @@ for other tasks of the same kind (docs/evaluate.md).
     send_seeds: bool = False
     json: bool = False
     save: bool = False
+    record: str | None = arg("FILE", None, needs="the name of a file")
+    won: bool = False
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        from stapo.api.evaluation import play
+        from stapo.api.evaluation import Recorder, play
         from stapo.cli.progress import ProgressDisplay
         from stapo.training.callbacks import Callbacks
 
@@ -115,7 +120,9 @@ for other tasks of the same kind (docs/evaluate.md).
         temperature = 0.0 if self.greedy else self.temperature
         with ProgressDisplay() as display:
             seeds = self.seeds or None
-            found = play(target, self.split, self.episodes, seeds, temperature, Callbacks([display]), self.k)
+            recorder = None if self.record is None else Recorder(Path(self.record), self.won)
+            told = Callbacks([display])
+            found = play(target, self.split, self.episodes, seeds, temperature, told, self.k, recorder)
         if found.error is None and self.save and target.run is not None:
             target.run.append("extra-evals", found.document)
         if self.json:
@@ -129,6 +136,8 @@ for other tasks of the same kind (docs/evaluate.md).
     def _check(self) -> None:
         require_different(self.seeds)
         given = [n for n in _SERVED if getattr(self, n) is not None] + ["send_seeds"] * self.send_seeds
+        if self.won and self.record is None:
+            raise ConfigError("--won is for --record FILE, which is not given.")
         if self.greedy and self.temperature is not None:
             raise ConfigError("--greedy and --temperature exclude each other; --greedy is --temperature 0.")
         if self.endpoint is None and given:

@@ -193,6 +193,7 @@ def _played(config: RunConfig) -> Episodes:
     from stapo.rollout.encoding import PromptEncoder
     from stapo.training.demonstrations import demonstrate, tokenizer_texts
     from stapo.training.factories import RunEnv
+    from stapo.training.recorded import read_steps
 
     sft, model = config.sft, config.model
     few = replace(sft, episodes=min(PLAYED, sft.episodes))
@@ -202,7 +203,10 @@ def _played(config: RunConfig) -> Episodes:
         tasks = len(env.tasks_of(config.eval.split))
         limit = about(env.pool, 0, config.rollout.retries).max_steps
         began, mask = time.process_time(), config.algorithm.selective.blind_mask
-        demos = demonstrate(env.pool, config.agent, few, config.env.split, mask, config.seed)
+        if sft.data:
+            demos = read_steps(config, env)
+        else:
+            demos = demonstrate(env.pool, config.agent, few, config.env.split, mask, config.seed)
         spent = time.process_time() - began
     finally:
         env.close()

@@ -27,6 +27,7 @@ _COMMANDS = {
     "train": "train an agent: SFT, RL, evaluation, report",
     "resume": "resume a run that was interrupted, or make one longer",
     "eval": "evaluate a trained run by a stated protocol",
+    "export": "write episodes into a file that SFT learns from",
     "compare": "train several algorithms with several seeds from the same starts, and compare them",
     "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",
     "play": "play a task yourself in the terminal",

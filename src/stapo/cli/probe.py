@@ -240,7 +240,7 @@ class _TimedSampler:
             if not self.grows:
                 self.timed.forget()
             before, began = self.timed.counts.prefilled, time.thread_time()
-            bound = {} if constraints is None else {"constraints": [constraints[i] for _, i in chosen]}
+            bound: dict[str, Any] = {} if constraints is None else {"constraints": [constraints[i] for _, i in chosen]}
             named = [(copy, *streams[i]) for copy, i in chosen]
             # Prompts that are alike are read once: copies begin with tokens of their own.
             asked = [

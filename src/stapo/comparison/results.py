@@ -139,7 +139,7 @@ def _start(folder: Path, ended: Ended | None) -> Row:
     final, error = {}, ended.error if ended is not None else ""
     try:
         if status == "done":
-            final = _evaluations(folder, info.get("iterations", 0))
+            final = _evaluations(folder)
     except _UNREADABLE as err:
         status, error = "damaged", _said(err)
     return {
@@ -186,7 +186,7 @@ def _reached(place: Path, iterations: int, info: Row) -> Row:
     for row in metrics:
         float(row["success"])
     return {
-        "final": _evaluations(place, iterations),
+        "final": _evaluations(place),
         "iterations": len(metrics),
         "episodes": sum(row["episodes"] for row in metrics),
         "environment_steps": steps,
@@ -212,11 +212,13 @@ def _status(info: Row, ended: Ended | None) -> str:
     return "unfinished" if info else "not begun"
 
 
-def _evaluations(folder: Path, iterations: int) -> Row:
+def _evaluations(folder: Path) -> Row:
     """Success, and the score where tasks are judged by degrees, of the last full evaluation, by mode."""
     found: Row = {}
-    for row in RunDirectory(folder).rows("evals"):
-        if row["final"] and row["iteration"] == iterations:
+    rows = [row for row in RunDirectory(folder).rows("evals") if row["final"]]
+    last = max((row["iteration"] for row in rows), default=0)
+    for row in rows:
+        if row["iteration"] == last:
             score = row.get("task_score")
             found[str(row["mode"])] = {
                 "success": _a_number(row["success"]),
@@ -323,6 +325,5 @@ def _interval(seeds: Sequence[list[tuple[Row, Row]]]) -> Row:
 def _protocols(folder: Path, plan: Plan, episodes: Mapping[Cell, Any]) -> dict[str, str]:
     """How evaluations were done, by mode, in the words of the first finished run."""
     for cell in episodes:
-        iterations = plan.variant(cell.label).settings["optim"]["iterations"]
-        return {mode: row["protocol"] for mode, row in _evaluations(cell_folder(folder, cell), iterations).items()}
+        return {mode: row["protocol"] for mode, row in _evaluations(cell_folder(folder, cell)).items()}
     return {}

@@ -20,7 +20,7 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _OWN = {
     "agent": (),
     "rollout": ("anchor", "reward_scale", "tasks"),
-    "sft": ("episodes", "scarce_fraction", "scarce_types", "wander"),
+    "sft": ("data", "episodes", "scarce_fraction", "scarce_types", "wander"),
     "eval": ("episodes", "quick_episodes", "split"),
 }
 """What one of several environments may have for itself; of the agent, everything."""
@@ -66,8 +66,8 @@ class MixedEnvConfig:
         options: options of the environment, as a mapping; `stapo envs NAME` explains them.
         agent: settings of `agent` that are others here, as a mapping: prompts, response format, limits.
         rollout: the same of `rollout`: `reward_scale`, `anchor` and `tasks`.
-        sft: the same of `sft`: `episodes`, `wander`, `scarce_types` and `scarce_fraction`. Where `episodes` is not
-            given, those of the run are shared out by weight.
+        sft: the same of `sft`: `data`, `episodes`, `wander`, `scarce_types` and `scarce_fraction`. Where `episodes` is
+            not given, those of the run are shared out by weight.
         eval: the same of `eval`: `split`, `episodes` and `quick_episodes`.
     """
 

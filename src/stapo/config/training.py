@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from stapo.config.schema import check_least
-from stapo.errors import ConfigError
+from stapo.documents import shown
+from stapo.errors import ConfigError, did_you_mean
+from stapo.rollout.limits import SamplingLimits
 
 Schedule = Literal["constant", "linear", "cosine"]
 Kept = Literal["last", "best"]
 TaskSampler = Literal["uniform", "informative"]
+_SET_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_METRIC = re.compile(r"success|task_score|pass@[1-9][0-9]{0,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +64,59 @@ class OptimConfig:
         check_least(self, "optim", iterations=0, warmup_iterations=0, mini_batch=1, epochs=1, skip_non_finite=0)
         if not 0 < self.learning_rate <= 1:
             raise ConfigError(f"optim.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
-        for field in ("micro_tokens", "grad_clip"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number above 0.")
+        for name in ("micro_tokens", "grad_clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"optim.{name} is {getattr(self, name)}, expected a number above 0.")
         if not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"optim.weight_decay is {self.weight_decay}, expected a number of 0 or more.")
         if not 0 <= self.final_fraction <= 1:
             raise ConfigError(f"optim.final_fraction is {self.final_fraction}, expected a share from 0 to 1.")
-        for field in ("beta1", "beta2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ConfigError(f"optim.{field} is {getattr(self, field)}, expected a number from 0 to below 1.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optim.{name} is {getattr(self, name)}, expected a number from 0 to below 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSet:
+    """One of several evaluations that a run has under names of their own, each played in one way.
+
+    Attributes:
+        split: split whose tasks are played; the empty text takes that of `eval.split`.
+        tasks: tasks of it that are played, evenly spaced; 0 or more, 0 takes all.
+        episodes: episodes of every evaluation of this set; 0 or more, 0 plays each task once. As many times as there
+            are tasks measure pass@k.
+        temperature: sampling temperature; 0 or more, 0 is greedy.
+        top_p: tokens are drawn from the most probable ones that together have this probability; above 0, at most 1.
+        top_k: tokens are drawn from this many of the most probable ones; 0 or more, 0 takes all.
+        min_p: tokens are drawn from those with at least this share of the largest probability, 0 to 1; 0 takes all.
+    """
+
+    split: str = ""
+    tasks: int = 0
+    episodes: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+    @property
+    def limits(self) -> SamplingLimits:
+        """Which tokens may be drawn."""
+        return SamplingLimits(self.top_p, self.top_k, self.min_p)
+
+    def check(self, name: str) -> None:
+        """Check the values; `name` is that of the set.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        check_least(self, f"eval.sets.{name}", tasks=0, episodes=0, top_k=0)
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"eval.sets.{name}.temperature is {self.temperature}, expected 0 (greedy) or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"eval.sets.{name}.top_p is {self.top_p}, expected a number above 0, at most 1.")
+        if not 0 <= self.min_p <= 1:
+            raise ConfigError(f"eval.sets.{name}.min_p is {self.min_p}, expected a share from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +141,9 @@ class TasksConfig:
     def __post_init__(self) -> None:
         if self.sampler not in get_args(TaskSampler):
             raise ConfigError(f"tasks.sampler is '{self.sampler}', expected one of {', '.join(get_args(TaskSampler))}.")
-        for field in ("decay", "floor"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"tasks.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
+        for name in ("decay", "floor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"tasks.{name} is {getattr(self, name)}, expected a share from 0 to 1.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +161,13 @@ class EvalConfig:
         at_start: evaluate the policy before RL as well. Turn it off where that evaluation is known: runs of `stapo
             compare` that start from one policy need it once.
         batch: episodes of an evaluation played together; 1 or more.
+        sets: evaluations by name, each with `split`, `tasks`, `episodes`, `temperature`, `top_p`, `top_k` and `min_p`.
+            Where there are any, they are played at the start, every `every` iterations and at the end, in place of
+            `episodes`, `quick_episodes`, `temperature` and `greedy`.
+        keep_best: number by which the best policy is chosen: a set and `success`, `task_score` or `pass@K`, such as
+            `seen.success`. The policy with the largest is kept as the checkpoint `best`; the empty text keeps none.
+        stop_at: value of `keep_best` at which the run ends, 0 to 1, or null for none.
+        patience: evaluations in a row without a new best after which the run ends; 0 or more, 0 never ends it so.
     """
 
     split: str = "heldout"
@@ -123,6 +178,24 @@ class EvalConfig:
     greedy: bool = True
     at_start: bool = True
     batch: int = 128
+    sets: dict[str, EvalSet] = field(default_factory=dict)
+    keep_best: str = ""
+    stop_at: float | None = None
+    patience: int = 0
+
+    @property
+    def chosen(self) -> tuple[str, str]:
+        """The set and the metric of `keep_best`."""
+        name, _, metric = self.keep_best.partition(".")
+        return name, metric
+
+    def played(self, tasks: int, *, final: bool) -> int:
+        """Episodes of one evaluation, all modes or sets together, on splits of as many tasks."""
+        if self.sets:
+            return sum(s.episodes or s.tasks or tasks for s in self.sets.values())
+        return ((self.episodes or tasks) if final else self.quick_episodes) * (
+            1 + (self.greedy and self.temperature > 0)
+        )
 
     def __post_init__(self) -> None:
         if not self.split:
@@ -130,6 +203,31 @@ class EvalConfig:
         check_least(self, "eval", episodes=0, every=0, quick_episodes=1, batch=1)
         if not 0 <= self.temperature < math.inf:
             raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")
+        for name, played in self.sets.items():
+            if not _SET_NAME.fullmatch(name):
+                raise ConfigError(
+                    f"eval.sets names a set {shown(name)}; expected a name of letters, digits, '-' and '_'."
+                )
+            played.check(name)
+        self._check_choice()
+
+    def _check_choice(self) -> None:
+        check_least(self, "eval", patience=0)
+        if self.stop_at is not None and not 0 <= self.stop_at <= 1:
+            raise ConfigError(f"eval.stop_at is {self.stop_at}, expected a share from 0 to 1, or null.")
+        if not self.keep_best:
+            if self.stop_at is not None or self.patience:
+                what = "patience" if self.stop_at is None else "stop_at"
+                raise ConfigError(
+                    f"eval.{what} is {getattr(self, what)}, and eval.keep_best names no number; give one, such as "
+                    "seen.success for a set 'seen' of eval.sets."
+                )
+            return
+        known = [f"{name}.{metric}" for name in self.sets for metric in ("success", "task_score", "pass@K")]
+        name, metric = self.chosen
+        if name not in self.sets or not _METRIC.fullmatch(metric):
+            listed = f"expected one of {', '.join(known)}" if known else "and eval.sets names no set; name one first"
+            raise ConfigError(f"eval.keep_best is '{self.keep_best}', {listed}.{did_you_mean(self.keep_best, known)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +236,8 @@ class SFTConfig:
 
     Attributes:
         steps: maximum optimizer steps of SFT; 0 or more, 0 skips SFT.
+        data: file that SFT learns from in place of a demonstrator: episodes as `stapo export` and `stapo eval --record`
+            write them, or chat messages, one JSON object on each line; the empty text takes the demonstrator.
         stop_at: sampled success rate on training tasks, 0 to 1, at which SFT stops after `anneal_steps` more steps; 1
             trains all `steps`. The number of steps that a small model needs varies with the seed by a factor of two, so
             a fixed number gives unequal starts.
@@ -167,6 +267,7 @@ class SFTConfig:
     """
 
     steps: int = 0
+    data: str = ""
     stop_at: float = 1.0
     anneal_steps: int = 300
     keep: Kept = "last"
@@ -186,9 +287,9 @@ class SFTConfig:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        for field in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ConfigError(f"sft.{field} is {getattr(self, field)}, expected a share from 0 to 1.")
+        for name in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"sft.{name} is {getattr(self, name)}, expected a share from 0 to 1.")
         check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0, micro_tokens=0)
         check_least(self, "sft", probe_k=1)
         if self.keep not in get_args(Kept):

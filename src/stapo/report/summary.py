@@ -125,6 +125,7 @@ def sentences(log: RunLog, compared: list[Comparison]) -> list[str]:
         f"{'' if done == '1' else 's'}{size}."
     ]
     text += [_outcome(c, log) for c in compared]
+    text += [said for said in map(log.info.get, ("ended_early", "chosen_best")) if isinstance(said, str) and said]
     text.append(_STATUS.get(str(log.info.get("status")), f"The status of the run is '{log.info.get('status')}'."))
     if log.info.get("reason"):
         text.append(f"Reason: {log.info['reason']}")

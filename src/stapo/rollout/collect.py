@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
@@ -19,6 +20,7 @@ from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import OwnWeights, Sample, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 
@@ -96,6 +98,7 @@ class Collector:
         stream: tuple[int, ...],
         progress: Callable[[int, int], None] | None = None,
         first_group: int = 0,
+        limits: SamplingLimits = NO_LIMITS,
     ) -> list[Trajectory]:
         """Play `group_size` episodes of each task.
 
@@ -107,6 +110,7 @@ class Collector:
                 (*stream, group, member, step), so neither the order of play nor a retry matters.
             progress: called with (finished, all) episodes after every turn.
             first_group: number of the first group, where a longer list of tasks is played in parts.
+            limits: which tokens may be drawn; all of them in training.
 
         Returns:
             trajectories ordered by group, then member. Failed ones are among them, with the stop reason "error";
@@ -143,6 +147,7 @@ class Collector:
                     [(episodes[slot], ids) for slot, ids in prompted],
                     [(*stream, t.group, t.member, len(t.steps)) for t in at],
                     temperature,
+                    limits,
                 )
                 answered = time.perf_counter()
                 actions: list[tuple[int, str]] = []
@@ -192,12 +197,18 @@ class Collector:
             self.sampler.forget()
 
     def ask(
-        self, prompted: Sequence[tuple[Episode, list[int]]], streams: Sequence[tuple[int, ...]], temperature: float
+        self,
+        prompted: Sequence[tuple[Episode, list[int]]],
+        streams: Sequence[tuple[int, ...]],
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
     ) -> Sequence[Sample | EnvFailure]:
         """Sample a response for each episode under its prompt; see `Sampler.sample`."""
         sample_of: Callable[..., Sequence[Sample | EnvFailure]] = self.sampler.sample
-        # Samplers that know of no constraints are called as ever.
-        bound = {} if self.grammars is None else {"constraints": [episode.grammar for episode, _ in prompted]}
+        # Samplers that know of no constraints and no limits are called as ever.
+        bound: dict[str, Any] = {"limits": limits} if limits else {}
+        if self.grammars is not None:
+            bound["constraints"] = [episode.grammar for episode, _ in prompted]
         return sample_of([ids for _, ids in prompted], streams, temperature, **bound)
 
     def episode(self, trajectory: Trajectory) -> Episode:

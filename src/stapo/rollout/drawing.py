@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,9 +10,24 @@ import numpy as np
 import torch
 
 from stapo.policy.allowed import Allowed
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 
 FEWEST_ROWS = 4
 """Rows that are computed together at least, where there are as many: products of fewer are rounded in another way."""
+
+
+def within(logp_nv: torch.Tensor, limits: SamplingLimits) -> torch.Tensor:
+    """Log-probabilities (N, V) with minus infinity for what may not be drawn; the most probable token always may."""
+    sorted_nv, order_nv = logp_nv.sort(dim=-1, descending=True, stable=True)
+    gone_nv = sorted_nv < sorted_nv[:, :1] + (math.log(limits.min_p) if limits.min_p > 0 else -math.inf)
+    if limits.top_k:
+        gone_nv[:, limits.top_k :] = True
+    p_nv = sorted_nv.masked_fill(gone_nv, -torch.inf).double().softmax(-1)
+    # A token stays while those before it have not reached top_p.
+    if limits.top_p < 1:
+        gone_nv |= p_nv.cumsum(-1) - p_nv >= limits.top_p
+    gone_nv[:, 0] = False
+    return logp_nv.masked_fill(torch.zeros_like(gone_nv).scatter(-1, order_nv, gone_nv), -torch.inf)
 
 
 class Drawn(NamedTuple):
@@ -22,18 +38,23 @@ class Drawn(NamedTuple):
     entropies: list[float]
 
 
-def draw(logits_nv: torch.Tensor, uniform_n: torch.Tensor | None, temperature: float) -> tuple[torch.Tensor, ...]:
+def draw(
+    logits_nv: torch.Tensor, uniform_n: torch.Tensor | None, temperature: float, limits: SamplingLimits = NO_LIMITS
+) -> tuple[torch.Tensor, ...]:
     """Draw a column of each row by its uniform number, the most probable one without; inverse-CDF sampling.
 
     Args:
         logits_nv: (N, V), minus infinity where nothing may be drawn.
         uniform_n: (N,) in [0, 1).
         temperature: that the logits are divided by; 0 stands for 1 here.
+        limits: which of them may be drawn.
 
     Returns:
         (N,) columns, log-probabilities and entropies.
     """
     logp_nv = torch.log_softmax(logits_nv.float() / (temperature if temperature > 0 else 1.0), dim=-1)
+    if limits and uniform_n is not None:
+        logp_nv = within(logp_nv, limits).log_softmax(-1)
     p_nv = logp_nv.exp()
     column_n1 = logp_nv.argmax(-1, keepdim=True) if uniform_n is None else _at(p_nv, uniform_n.double().unsqueeze(-1))
     entropy_n = -(p_nv * logp_nv.clamp(min=-1e4)).sum(-1)
@@ -55,12 +76,20 @@ class Drawer:
         weight_vh: of the head.
         bias_v: of the head, or None.
         temperature: 0 takes the most probable token.
+        limits: which tokens may be drawn.
     """
 
-    def __init__(self, weight_vh: torch.Tensor, bias_v: torch.Tensor | None, temperature: float) -> None:
+    def __init__(
+        self,
+        weight_vh: torch.Tensor,
+        bias_v: torch.Tensor | None,
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
+    ) -> None:
         self.weight_vh = weight_vh
         self.bias_v = bias_v
         self.temperature = temperature
+        self.limits = limits
 
     def __call__(
         self, hidden_rh: torch.Tensor, rows: Sequence[int], uniforms: Sequence[float], allowed: Sequence[Allowed | None]
@@ -104,7 +133,7 @@ class Drawer:
         bias_u = None if self.bias_v is None else self.bias_v[row_u]
         logits_nu = torch.nn.functional.linear(hidden_rh[list(rows)], self.weight_vh[row_u], bias_u).float()
         logits_nk = logits_nu.gather(-1, place_nk.clamp(min=0)).masked_fill(place_nk < 0, -torch.inf)
-        column_n, logp_n, entropy_n = draw(logits_nk, uniform_n, self.temperature)
+        column_n, logp_n, entropy_n = draw(logits_nk, uniform_n, self.temperature, self.limits)
         place_n = place_nk.gather(-1, column_n.unsqueeze(-1)).squeeze(-1).clamp(min=0)
         return row_u[place_n], logp_n, entropy_n
 
@@ -126,4 +155,4 @@ class Drawer:
                 other_v = torch.ones(logits_nv.shape[-1], dtype=torch.bool)
                 other_v[may] = False
                 logits_nv[n].masked_fill_(other_v.to(logits_nv.device), -torch.inf)
-        return draw(logits_nv, uniform_n, self.temperature)
+        return draw(logits_nv, uniform_n, self.temperature, self.limits)

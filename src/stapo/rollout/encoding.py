@@ -294,14 +294,16 @@ class PromptEncoder:
                 return read_response("", found, agent, listed, tools)
         return read_response(self.held, self.decode(ids), agent, listed, tools)
 
-    def encode_response(self, text: str, foreign: str = "") -> list[int]:
+    def encode_response(self, text: str, foreign: str = "", ended: bool = True) -> list[int]:
         """Return the ids of a demonstrated response, end token included, without what the chat template writes of it.
 
         Args:
             text: the response.
             foreign: the part of it that a demonstrator gave: no added token, whereas tags around it are.
+            ended: False for a response that was cut off, which has no end token.
         """
-        return self._response(self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text))
+        ids = self._response(self._checked(text.replace(foreign, self.hold(foreign)) if foreign else text, text))
+        return ids if ended else ids[:-1]
 
     def _response(self, held: str) -> list[int]:
         ids = self._read(without_held(self.held, held), whole=False)[0]

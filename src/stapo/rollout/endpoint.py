@@ -17,6 +17,7 @@ from stapo.errors import ConfigError, EndpointError, did_you_mean
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.faults import Boundary
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.native_calls import with_tools_told
 from stapo.rollout.sampler import Sample
 from stapo.rollout.text_codec import END, THOUGHT, THOUGHT_APART, prompt_of, spell
@@ -123,7 +124,11 @@ class EndpointSampler:
                 raise EndpointError(str(err), err.kind) from err
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
+        self,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[tuple[int, ...]],
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
     ) -> list[Sample | EnvFailure]:
         """Answer each prompt, spelled as by `TextCodec`; see `stapo.rollout.sampler.Sampler.sample`.
 
@@ -133,14 +138,16 @@ class EndpointSampler:
         Raises:
             EndpointError: it was closed.
         """
-        bodies = [self._body(prompt_of(p), s, temperature) for p, s in zip(prompts, streams, strict=True)]
+        bodies = [self._body(prompt_of(p), s, temperature, limits) for p, s in zip(prompts, streams, strict=True)]
         return [self._read(answer) for answer in self._ask(bodies)]
 
     def close(self) -> None:
         """Close all connections; more than once is fine."""
         self._caller.close()
 
-    def _body(self, prompt: Prompt, stream: tuple[int, ...], temperature: float) -> dict[str, Any]:
+    def _body(
+        self, prompt: Prompt, stream: tuple[int, ...], temperature: float, limits: SamplingLimits = NO_LIMITS
+    ) -> dict[str, Any]:
         if prompt.tools and self.api != "chat":
             prompt = with_tools_told(prompt)
         text, begun = replace_surrogates(prompt.text), replace_surrogates(prompt.begun)
@@ -162,7 +169,9 @@ class EndpointSampler:
         else:
             body["prompt"] = text + begun
         # top_p is said because servers take it from the model's generation_config.json otherwise.
-        body |= {"temperature": temperature, "top_p": 1.0, "stream": False}
+        body |= {"temperature": temperature, "top_p": limits.top_p, "stream": False}
+        # No part of OpenAI's API; vLLM, SGLang and llama.cpp know both.
+        body |= {k: v for k, v in (("top_k", limits.top_k), ("min_p", limits.min_p)) if v}
         if self._send_seeds and temperature > 0:
             body["seed"] = _seed(stream)
         return body

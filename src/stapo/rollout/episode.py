@@ -191,6 +191,8 @@ class Episode:
             forgotten_turns=self._forgotten,
             first_message=full.system,
             allowed=allowed,
+            blind_observation=self.blind_observation,
+            admissible=None if self.admissible is None else tuple(self.admissible),
         )
         return parsed.action
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.shares import Share, doubled, pass_share
 from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, marker_counts, mean_task_score
 from stapo.texts import counted
@@ -27,6 +28,8 @@ class EvalProtocol:
         temperature: sampling temperature, 0 is greedy.
         seeds: each seed plays the same tasks with its own sampling streams.
         attempts: episodes of each task and seed; `episodes` counts one of them.
+        tasks: tasks that are played, evenly spaced in the split; 0 takes all.
+        limits: which tokens may be drawn.
     """
 
     split: str
@@ -34,12 +37,14 @@ class EvalProtocol:
     temperature: float
     seeds: tuple[int, ...]
     attempts: int = 1
+    tasks: int = 0
+    limits: SamplingLimits = NO_LIMITS
 
     def describe(self, tasks: int) -> str:
         """One line that a reader needs to compare the numbers."""
-        episodes = self.episodes or tasks
-        played = min(tasks, episodes)
-        mode = "greedy" if self.temperature == 0 else f"sampled at temperature {self.temperature:g}"
+        episodes = self.episodes or (min(tasks, self.tasks) if self.tasks else tasks)
+        played = min(tasks, episodes, self.tasks or tasks)
+        mode = "greedy" if self.temperature == 0 else f"sampled at temperature {self.temperature:g}{self.limits}"
         each = f", {self.attempts} of each," if self.attempts > 1 else ""
         seeds = f"{counted(len(self.seeds), 'seed')} ({', '.join(map(str, self.seeds))})"
         return (
@@ -74,7 +79,7 @@ def evaluate(
         batch: episodes played together.
         progress: called with (finished, all) episodes.
     """
-    chosen = pick_tasks(tasks, protocol.episodes)
+    chosen = pick_tasks(pick_tasks(tasks, min(protocol.tasks, len(tasks))), protocol.episodes)
     each, results = protocol.attempts, []
     total, at_once = len(chosen) * each * len(protocol.seeds), max(1, batch // each)
     for number, seed in enumerate(protocol.seeds):
@@ -88,6 +93,7 @@ def evaluate(
                 (seed, 7),
                 None if progress is None else lambda done, _all, base=base: progress(base + done, total),  # type: ignore[misc]
                 first_group=start,
+                **({"limits": protocol.limits} if protocol.limits else {}),
             )
         results.append(played)
     return results
@@ -149,6 +155,15 @@ def pass_shares(played: Sequence[Sequence[Trajectory]], attempts: int) -> dict[i
     every = [t for trajectories in played for t in trajectories]
     made, won = Counter(t.task_id for t in every), Counter(t.task_id for t in every if t.won)
     return {k: pass_share(k, [(made[task], won[task]) for task in made]) for k in doubled(attempts)}
+
+
+def passed(played: Sequence[Sequence[Trajectory]], temperature: float) -> dict[str, Any]:
+    """`pass_at`: pass@k with the ends of its interval, by k; {} where tasks were tried once, or greedily."""
+    tries = Counter(t.task_id for trajectories in played for t in trajectories)
+    least = min(tries.values(), default=0)
+    if least < 2 or temperature == 0:
+        return {}
+    return {"pass_at": {str(k): [s.value, s.low, s.high] for k, s in pass_shares(played, least).items()}}
 
 
 def stop_reasons(played: Sequence[Sequence[Trajectory]]) -> dict[str, int]:

@@ -22,6 +22,7 @@ from stapo.rollout.batch_cache import Layers
 from stapo.rollout.decoding import Decoder, Row, cache_kinds, has_plain_cache
 from stapo.rollout.drawing import Drawer
 from stapo.rollout.kept_keys import KeptKeys, PromptCounts, sub_batches
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.trie import Grammar
 
 
@@ -45,7 +46,8 @@ class Sampler(Protocol):
 
         Under `agent.decode=constrained` it is given ``constraints``, a `stapo.rollout.trie.Grammar` of each, by name:
         every response has to follow its own, and the numbers recorded are those of the distribution among the allowed
-        tokens.
+        tokens. An evaluation that does not draw from all tokens gives ``limits``, a
+        `stapo.rollout.limits.SamplingLimits`, by name.
 
         A response that could not be had is a `EnvFailure` in its place, and costs its episode alone.
         """
@@ -129,6 +131,7 @@ class HFSampler:
         streams: Sequence[tuple[int, ...]],
         temperature: float,
         constraints: Sequence[Grammar | None] | None = None,
+        limits: SamplingLimits = NO_LIMITS,
     ) -> list[Sample]:
         """Answer each prompt; see `Sampler.sample`.
 
@@ -148,7 +151,7 @@ class HFSampler:
                     else:
                         self._kept.note(named[id(row)], [*row.prompt, *row.ids])
 
-                drawer = Drawer(*head_of(self.model), temperature)
+                drawer = Drawer(*head_of(self.model), temperature, limits)
                 decoder = Decoder(self.model, bool(self._plain), drawer, self.pad_id, keep)
                 for parts in self._batches([row for row in rows if not row.done]):
                     decoder.answer(parts)

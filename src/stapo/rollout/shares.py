@@ -1,4 +1,4 @@
-"""Shares of episodes and tasks with 95 % intervals, and pass@k: counts in, numbers out.
+"""Shares with 95 % intervals, pass@k, and how good the best of many looks: counts in, numbers out.
 
 Tasks are what varies: attempts at one task resemble each other, so an interval that counts episodes as independent is
 too narrow. Every interval here is Wilson's (JASA 22, 1927) of as many coin flips as would make the share vary as it
@@ -83,6 +83,26 @@ def pass_share(k: int, tasks: Iterable[tuple[int, int]]) -> Share:
         most, spread = sum(attempts // k for attempts, _ in tasks), variance(values)
         flips = max(flips, min(most, flips * value * (1 - value) / spread if spread else math.inf))
     return wilson(value, flips)
+
+
+def best_of(count: int) -> float:
+    """Mean of the largest of `count` independent standard normal numbers; 0 for one, 1.74 for 15.
+
+    That many standard errors the best of equally good policies looks better than it is, where each was measured on
+    draws of its own; by less where they were measured on the same tasks.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if count < 1:
+        raise ValueError(f"the best of {count}; expected at least 1")
+    step, normal = 0.01, NormalDist()
+    # The integral of 1 - F(x)^n above 0 and of -F(x)^n below, by the trapezoidal rule.
+    return (
+        0.0
+        if count == 1
+        else step * sum((0.5 * ((i > 0) + (i >= 0))) - normal.cdf(step * i) ** count for i in range(-1000, 1001))
+    )
 
 
 def doubled(k: int) -> list[int]:

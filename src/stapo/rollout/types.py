@@ -65,6 +65,8 @@ class Step:
         broken_markers: how many of these were broken up with a blank, as all are towards a server.
         forgotten_turns: turns that a conversation lost before this step because its prompt was too long.
         allowed: per sampled token, those it could have been; None where all of the vocabulary could.
+        blind_observation: the observation without any trace of the goal.
+        admissible: all commands that were offered; None where actions are free text.
     """
 
     prompt_ids: list[int]
@@ -93,6 +95,8 @@ class Step:
     forgotten_turns: int = 0
     first_message: str = ""
     allowed: list[Allowed] | None = None
+    blind_observation: str = ""
+    admissible: tuple[str, ...] | None = None
 
 
 @dataclass(slots=True)

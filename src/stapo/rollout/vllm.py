@@ -3,7 +3,7 @@
 vLLM is given token ids, and gives back ids with the log-probability of each under the distribution that it was drawn
 from. It decides about batches and caches (the beginnings of prompts are cached, so that a turn reads its new tokens
 alone); what has to hold for training is decided here: when its weights are renewed, that they were, and that nothing
-but the temperature bends the distribution.
+but the temperature bends the distribution, and in evaluations the limits that are asked for.
 
 Written against vLLM 0.32.
 """
@@ -25,6 +25,7 @@ from stapo.progress import note
 from stapo.rollout.config import VllmConfig
 from stapo.rollout.faults import Boundary
 from stapo.rollout.kept_keys import PromptCounts
+from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import Sample
 from stapo.rollout.vllm_engine import reason_of, require_vllm, start_vllm
 from stapo.texts import counted
@@ -68,7 +69,11 @@ class VllmSampler:
             note(f"vLLM caches no prefixes of {type(policy.model).__name__}: each prompt is read from its start")
 
     def sample(
-        self, prompts: Sequence[Sequence[int]], streams: Sequence[tuple[int, ...]], temperature: float
+        self,
+        prompts: Sequence[Sequence[int]],
+        streams: Sequence[tuple[int, ...]],
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
     ) -> list[Sample | EnvFailure]:
         """Answer each prompt; see `stapo.rollout.sampler.Sampler.sample`. Entropies are NaN.
 
@@ -79,7 +84,7 @@ class VllmSampler:
         if self._stale:
             self._push()
         asked = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        params = [self._params(stream, temperature) for stream in streams]
+        params = [self._params(stream, temperature, limits) for stream in streams]
         answers = self._generate(asked, params)
         reused = sum(answer.num_cached_tokens or 0 for answer in answers)
         self.counts.reused += reused
@@ -101,11 +106,12 @@ class VllmSampler:
         self._llm = None
         gc.collect()
 
-    def _params(self, stream: tuple[int, ...], temperature: float) -> Any:
+    def _params(self, stream: tuple[int, ...], temperature: float, limits: SamplingLimits) -> Any:
         return self._vllm.SamplingParams(
             temperature=temperature,
-            top_p=1.0,
-            top_k=0,
+            top_p=limits.top_p,
+            top_k=limits.top_k,
+            **({"min_p": limits.min_p} if limits.min_p else {}),
             max_tokens=self.max_new_tokens,
             stop_token_ids=self.policy.eos_ids,
             logprobs=0,  # that of the sampled token, and no others

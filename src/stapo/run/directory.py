@@ -54,6 +54,8 @@ from stapo.run.saves import MANIFEST, MARKER, SaveStore, check_sealed, write_sea
 from stapo.texts import hide_known_secrets
 
 FORMAT_VERSION = 1
+BEST = "best"
+"""Checkpoint of the policy that `eval.keep_best` has chosen."""
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
 TRAINING_ROWS = ("sft", "metrics", "evals", "eval_episodes", "failures")
 ROW_FILES = tuple(f"{name}.jsonl" for name in (*TRAINING_ROWS, *former_names.ROWS.values(), "extra-evals"))
@@ -335,7 +337,7 @@ class RunDirectory:
         return sorted((self.path / "transcripts").glob("*.jsonl"))
 
     def checkpoint(self, name: str) -> Path:
-        """Folder of the checkpoint called `name` (start, final, iteration-00010)."""
+        """Folder of the checkpoint called `name` (start, best, final, iteration-00010)."""
         return self.path / "checkpoints" / name
 
     def write_checkpoint(self, name: str, fill: Callable[[Path], None]) -> Path:
@@ -368,7 +370,7 @@ class RunDirectory:
         return path
 
     def checkpoints(self) -> list[str]:
-        """Names of the saved checkpoints: start, then by iteration, final last."""
+        """Names of the saved checkpoints: start, best, then by iteration, final last."""
         folder = self.path / "checkpoints"
         found = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
         names = [p.name for p in found if (p / "config.json").is_file()]

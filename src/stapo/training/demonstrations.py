@@ -25,14 +25,16 @@ from stapo.agent import (
     write_response,
 )
 from stapo.config.training import SFTConfig
-from stapo.envs import StepResult
+from stapo.envs import CommandShapes, Observation, StepResult
 from stapo.envs.bench import About, Question
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.offers import is_template
 from stapo.envs.pool import EnvPool, about, insist
+from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts
+from stapo.rollout.record import RecordedEpisode, RecordedStep
 from stapo.texts import counted
 
 
@@ -47,6 +49,7 @@ class DemoStep:
         blind_prompt: the trajectory-blind one.
         action: the response.
         command: the part of the response that the demonstrator gave; "" where its tags are part of it.
+        ended: the response has an end token; one that was cut off is learned without.
     """
 
     goal: str
@@ -55,6 +58,7 @@ class DemoStep:
     blind_prompt: Prompt
     action: str
     command: str = ""
+    ended: bool = True
 
 
 class _Failed(Exception):
@@ -84,7 +88,40 @@ def demonstrate(
     left_out: Collection[int] = (),
     slot: int = 0,
 ) -> list[DemoStep]:
-    """Let the environment's expert play tasks of `split` and record its steps.
+    """Let the environment's expert play tasks of `split`, and write its steps as prompts and answers.
+
+    The arguments are those of `demonstrated`, and `blind_mask`, which says what the blind prompt hides.
+
+    Raises:
+        ConfigError: the environment offers no expert, or the demonstrations hold no step.
+        FailureLimitError: too many in a row failed, or all.
+        EnvError: the environment cannot say which tasks it has.
+    """
+    played, shapes = demonstrated(
+        pool, agent, config, split, seed, progress, attempts=attempts, left_out=left_out, slot=slot
+    )
+    demos = [step for episode in played for step in imitated(episode, agent, blind_mask, shapes)]
+    if not demos:
+        raise ConfigError(
+            f"sft.episodes is {config.episodes}, and the {counted(len(played), 'demonstration')} of split "
+            f"'{split}' hold no step to imitate; expected more demonstrations, or less wandering (sft.wander)."
+        )
+    return demos
+
+
+def demonstrated(
+    pool: EnvPool,
+    agent: AgentConfig,
+    config: SFTConfig,
+    split: str,
+    seed: int,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    attempts: Attempts | None = None,
+    left_out: Collection[int] = (),
+    slot: int = 0,
+) -> tuple[list[RecordedEpisode], CommandShapes]:
+    """Let the environment's expert play tasks of `split` and record its steps; also returns how its commands look.
 
     A demonstration that fails is played again from its start with the same random numbers, in a fresh environment, and
     left out when it fails every time.
@@ -94,7 +131,6 @@ def demonstrate(
         agent: prompts and response format.
         config: how many, of which tasks.
         split: where the tasks are from.
-        blind_mask: what the blind prompt hides.
         seed: of the choice of tasks and of everything that is drawn.
         progress: called with (finished, all) demonstrations.
         attempts: counts failures; left out, the first that fails for good ends it all.
@@ -102,7 +138,7 @@ def demonstrate(
         slot: of the pool.
 
     Raises:
-        ConfigError: the environment offers no expert, or the demonstrations hold no step.
+        ConfigError: the environment offers no expert.
         FailureLimitError: too many in a row failed, or all.
         EnvError: the environment cannot say which tasks it has.
     """
@@ -111,13 +147,13 @@ def demonstrate(
     require_demonstrator(pool, slot, tries.retries)
     rng = np.random.default_rng([seed, 11])
     tasks = _pick_tasks(pool, slot, config, split, rng, tries.retries)
-    demos: list[DemoStep] = []
+    played, shapes = list[RecordedEpisode](), NO_SHAPES
     for number, task in enumerate(tasks):
         before = rng.bit_generator.state
         attempt, again = 1, number not in left_out
         while again:
             try:
-                demos += _play(pool, slot, agent, config, task, blind_mask, rng)
+                episode, shapes = _play(pool, slot, agent, config, task, rng)
             except _Failed as err:
                 rng.bit_generator.state = before
                 pool.discard(slot)
@@ -125,21 +161,17 @@ def demonstrate(
                 attempt += 1
             else:
                 tries.went_well()
+                played.append(episode)
                 again = False
         if progress is not None:
             progress(number + 1, len(tasks))
-    if not demos and tries.failures:
+    if not played and tries.failures:
         last = tries.failures[-1]
         raise FailureLimitError(
             f"every demonstration failed ({len(tasks):,} in all), the last one in its {last.boundary} (task "
             f"'{last.task_id}'): {last.error}. Repair the environment, or set sft.steps to 0."
         )
-    if not demos:
-        raise ConfigError(
-            f"sft.episodes is {config.episodes}, and the {counted(len(tasks), 'demonstration')} of split "
-            f"'{split}' hold no step to imitate; expected more demonstrations, or less wandering (sft.wander)."
-        )
-    return demos
+    return played, shapes
 
 
 def require_demonstrator(pool: EnvPool, slot: int = 0, retries: int = 1) -> None:
@@ -180,14 +212,8 @@ def _pick_tasks(
 
 
 def _play(
-    pool: EnvPool,
-    slot: int,
-    agent: AgentConfig,
-    config: SFTConfig,
-    task: str,
-    blind_mask: BlindMask,
-    rng: np.random.Generator,
-) -> list[DemoStep]:
+    pool: EnvPool, slot: int, agent: AgentConfig, config: SFTConfig, task: str, rng: np.random.Generator
+) -> tuple[RecordedEpisode, CommandShapes]:
     def ask(question: Question, argument: Any, step: int) -> Any:
         out = pool.ask(slot, question, argument)
         if isinstance(out, EnvFailure | EpisodeLost):
@@ -197,48 +223,68 @@ def _play(
     (begun,) = pool.reset([(slot, task)])
     if not isinstance(begun, Started):
         raise _Failed(begun, 0)
-    first, shapes = begun.observation, begun.shapes
-    memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
-    limit = agent.max_observation_characters
-    goal, seen, blind = (cut_text(text, limit) for text in (first.goal, first.text, first.blind))
-    admissible, demos = first.admissible, []
+    seen: Observation | StepResult = begun.observation
+    limit, shapes, won, steps = agent.max_observation_characters, begun.shapes, False, list[RecordedStep]()
     ask("expert", int(rng.integers(2**63)), 0)
     for step in range(About(*ask("about", None, 0)).max_steps):
         action = ask("advice", None, step)
         if action is None:
             break
         thought = ask("thought", None, step) if agent.has_parts else ""
-        ready = [c for c in admissible or () if not is_template(c)]
+        ready = [c for c in seen.admissible or () if not is_template(c)]
         wandering = bool(ready) and rng.random() < config.wander
         if wandering:
             action, thought = ready[int(rng.integers(len(ready)))], ""
-        fields = PromptFields(
-            goal, step, memory.steps_taken, memory.recall(), seen, blind,
-            listed_commands(admissible, agent, blind, shapes),
-            memory.recall_commands(), shapes,
-        )  # fmt: skip
-        has_number = not agent.numbered or action in (fields.admissible or ())
-        said = write_response(action, agent.response, fields.admissible or (), thought) if has_number else action
-        if has_number and not wandering:
-            demos.append(
-                DemoStep(
-                    goal,
-                    render_prompt(fields, agent),
-                    render_prompt(replace(fields, admissible=_nearby(fields, agent)), agent, "history"),
-                    render_prompt(fields, agent, blind_mask),
-                    said,
-                    "" if agent.keeps_thought else action,
-                )
-            )
+        blind = cut_text(seen.blind, limit)
+        listed = listed_commands(seen.admissible, agent, blind, shapes) or ()
+        has_number = not agent.numbered or action in listed
+        said = write_response(action, agent.response, listed, thought) if has_number else action
+        offered = None if seen.admissible is None else tuple(seen.admissible)
+        imitate = has_number and not wandering
+        steps.append(RecordedStep(cut_text(seen.text, limit), blind, offered, action, said, imitate=imitate))
         (out,) = pool.step([(slot, action)])
         if not isinstance(out, StepResult):
             raise _Failed(out, step)
         ask("played", [action, bool(out.info.get("effect", True))], step + 1)
-        memory.add(Turn(seen, blind, action, said if agent.keeps_turns else "", listed=fields.admissible))
-        seen, blind = cut_text(out.text, limit), cut_text(out.blind, limit)
-        admissible = out.admissible
+        seen, won = out, out.won
         if out.done:
             break
+    return RecordedEpisode(task, cut_text(begun.observation.goal, limit), won, tuple(steps)), shapes
+
+
+def imitated(
+    episode: RecordedEpisode, agent: AgentConfig, blind_mask: BlindMask, shapes: CommandShapes
+) -> list[DemoStep]:
+    """The steps of an episode that SFT imitates, under the prompts that they would have in RL.
+
+    Args:
+        episode: demonstrated or recorded.
+        agent: prompts and response format.
+        blind_mask: what the blind prompt hides.
+        shapes: how the commands and pages of the environment look.
+    """
+    memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
+    demos: list[DemoStep] = []
+    for number, step in enumerate(episode.steps):
+        fields = PromptFields(
+            episode.goal, number, memory.steps_taken, memory.recall(), step.observation, step.blind,
+            listed_commands(step.admissible, agent, step.blind, shapes),
+            memory.recall_commands(), shapes,
+        )  # fmt: skip
+        if step.imitate:
+            demos.append(
+                DemoStep(
+                    episode.goal,
+                    render_prompt(fields, agent),
+                    render_prompt(replace(fields, admissible=_nearby(fields, agent)), agent, "history"),
+                    render_prompt(fields, agent, blind_mask),
+                    step.response,
+                    "" if agent.keeps_thought else step.action,
+                    step.ended,
+                )
+            )
+        said = step.response if agent.keeps_turns else ""
+        memory.add(Turn(step.observation, step.blind, step.action, said, listed=fields.admissible))
     return demos
 
 
@@ -255,7 +301,9 @@ def tokenizer_texts(demos: list[DemoStep]) -> Iterator[str]:
     The task sentence is given word by word: whole sentences would become tokens that no held-out task ever uses.
     """
     for demo in demos:
-        if not demo.prompt.turns:
+        if not demo.goal:  # chat messages, of which nobody knows the task
+            yield demo.prompt.shown
+        elif not demo.prompt.turns:
             head, _, goal = demo.prompt.shown.partition(demo.goal)
             yield head
             yield goal

@@ -21,7 +21,6 @@ from stapo.policy import Policy, base_of, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.evaluate import EvalProtocol, episode_rows
 from stapo.rollout.faults import Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights, Sampler
@@ -29,11 +28,12 @@ from stapo.rollout.stopping import StopRule
 from stapo.rollout.templates import Clock, utc_now
 from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
-from stapo.run.directory import jsonable
+from stapo.run.directory import BEST, jsonable
 from stapo.training.batch import RowBatch, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.critic import CriticLearner
+from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.factories import collector_of
 from stapo.training.metrics import world_metrics
 from stapo.training.optimizer import restore_optimizer
@@ -41,7 +41,7 @@ from stapo.training.randomness import restore_random_state
 from stapo.training.sampling import Sampled, together
 from stapo.training.transcripts import write_raw_transcript, write_transcript
 from stapo.training.update import Updater
-from stapo.training.worlds import build_batches, evaluation_row, open_worlds, pooled, shared_out
+from stapo.training.worlds import build_batches, open_worlds, play_evaluations, shared_out
 
 _QUIET = 10  # iterations in which a warning is not said again
 
@@ -163,11 +163,14 @@ class Trainer:
             for name in ("start",) if total else ("start", "final"):
                 self._checkpoint(name)
             self.save()
+        self._keep_best()  # a run that was cut short behind a save may lack it
         while True:
             if not self.evaluated and self._evaluate_where_due():
                 self.evaluated = True
+                if self.ended_early:
+                    self._checkpoint("final")
                 self.save()
-            if self.iteration >= total:
+            if self.iteration >= total or self.ended_early:
                 break
             self.iterate(self.iteration + 1)
             self.iteration, self.evaluated = self.iteration + 1, False
@@ -181,6 +184,20 @@ class Trainer:
                 or self.callbacks.interrupts.requested
             ):
                 self.save()
+
+    @property
+    def choice(self) -> Choice | None:
+        """The best policy so far, by `eval.keep_best`."""
+        return choose(self.run.rows("evals"), self.config.eval) if self.config.eval.keep_best else None
+
+    @property
+    def ended_early(self) -> str:
+        """Why the run ends here, before its last iteration; "" where it does not."""
+        return early_end(self.choice, self.config.eval) if self.iteration < self.config.optim.iterations else ""
+
+    def _keep_best(self) -> None:
+        if (best := self.choice) is not None and best.iteration == self.iteration and self.evaluated:
+            self._checkpoint(BEST)
 
     def _checkpoint(self, name: str) -> None:
         # After SFT adapters belong to no model that has a name: to this run's checkpoint "start".
@@ -226,6 +243,8 @@ class Trainer:
         save_state(
             self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.callbacks, self.critic
         )
+        # After the save: a best policy that no save knows of would be that of another run, if this one were cut short.
+        self._keep_best()
         self.callbacks.interrupts.leave()
 
     def restore(self, folder: Path, state: RunState) -> None:
@@ -255,7 +274,9 @@ class Trainer:
         restore_random_state(state.random, read_tensors(folder / "random.safetensors"))
 
     def _digest(self) -> str:
-        return tasks_digest(*(tasks for world in self.worlds for tasks in (world.tasks.tasks, world.eval_tasks)))
+        return tasks_digest(
+            *(tasks for world in self.worlds for tasks in (world.tasks.tasks, *world.eval_tasks.values()))
+        )
 
     def _times(self) -> tuple[float, float]:
         times = [world.collector.times for world in self.worlds]
@@ -398,40 +419,20 @@ class Trainer:
         return met
 
     def evaluate(self, iteration: int, *, final: bool) -> list[dict[str, Any]]:
-        """Play the evaluation splits, sampled and (where configured) greedy; returns the rows."""
-        config, rows = self.config, []
-        modes = [config.eval.temperature] + ([0.0] if config.eval.greedy and config.eval.temperature > 0 else [])
-        for temperature in modes:
-            name = "greedy" if temperature == 0 else "sampled"
-            played, protocols = {}, []
-            for world in self.worlds:
-                own = world.config.eval
-                episodes = own.episodes if final else own.quick_episodes
-                protocols.append(EvalProtocol(own.split, episodes, temperature, (config.seed,)))
-                stage = f"evaluation ({', '.join([name] + [world.label] * bool(world.label))})"
-                try:
-                    played[world.label] = world.evaluate(protocols[-1], partial(self.callbacks.stage, stage))
-                except NonFiniteError as err:
-                    raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
-                finally:
-                    self._note_failures(iteration, "evaluation")
-            row = {
-                "iteration": iteration,
-                "mode": name,
-                "final": final,
-                **evaluation_row(self.worlds, played, protocols),
-            }
-            if final:
-                self.run.append_rows(
-                    "eval_episodes",
-                    (
-                        {"iteration": iteration, "mode": name, **episode}
-                        for episode in episode_rows(pooled(played), protocols[0])
-                    ),
-                )
+        """Play what `eval` asks for; returns the rows."""
+        try:
+            rows, episodes = play_evaluations(self.config, self.worlds, iteration, self.callbacks, final=final)
+        finally:
+            self._note_failures(iteration, "evaluation")
+        plan = self.config.eval
+        if plan.keep_best and early_end(choose([*self.run.rows("evals"), *rows], plan), plan):
+            # The last evaluation of the run, and played in full: sets always are.
+            final, rows = True, [row | {"final": True} for row in rows]
+        if final:
+            self.run.append_rows("eval_episodes", episodes)
+        for row in rows:
             self.run.append("evals", row)
             self.callbacks.evaluation(row)
-            rows.append(row)
         return rows
 
     def _write_transcript(self, batch: RowBatch, iteration: int) -> None:

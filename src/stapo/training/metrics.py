@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stapo.rollout import StopReason
+from stapo.rollout.evaluate import passed
 from stapo.rollout.types import Trajectory, marker_counts, mean_task_score
 from stapo.training.batch import RowBatch
 from stapo.training.sampling import Sampled, together
@@ -54,6 +55,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
     return {
         "success": fmean(t.won for t in played),
         "success_by_type": {k: fmean(v) for k, v in sorted(by_type.items())},
+        **_passed(played),
         "score": fmean(t.score for t in played),
         "task_score": mean_task_score(played),
         "episodes": len(trajectories),
@@ -95,6 +97,11 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "anchor": _anchor_metrics(batch),
         "outlier": outlier_metrics(batch),
     }
+
+
+def _passed(played: Sequence[Trajectory]) -> dict[str, Any]:
+    """pass@k of the tasks of the iteration, without intervals."""
+    return {name: {k: share[0] for k, share in of_k.items()} for name, of_k in passed([played], 1.0).items()}
 
 
 def outlier_metrics(batch: RowBatch) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
 from stapo.training.choices import KEPT, Settled, settle
+from stapo.training.evaluations import evaluated_tasks
 from stapo.training.factories import RunEnvs
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
@@ -91,9 +92,9 @@ def train_run(
             stack.callback(env.close)
         if not (out / "run.json").exists():  # a run that is there is not stopped by a tracker that is gone
             check_names(config.log.trackers)
-        # Both splits are looked up before anything is written: a typo costs a second, not SFT.
+        # All splits are looked up before anything is written: a typo costs a second, not SFT.
         for own in env.envs.values():
-            own.tasks_of(own.config.env.split), own.tasks_of(own.config.eval.split)
+            own.tasks_of(own.config.env.split), evaluated_tasks(own.config, own.tasks_of)
         callbacks.interrupts.grace = config.log.grace
         stack.enter_context(callbacks.interrupts)
         check_place(out, config)
@@ -114,7 +115,7 @@ def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: 
         return Outcome(run, found.evaluations, found.seconds, was_finished=True)
     changes = check_same_run(run, config)
     restart = find_restart(run, config)
-    _tidy(run, config, restart)
+    _tidy(run, config, restart, changes)
     _announce(run, command, restart, changes, callbacks)
     try:
         callbacks.tell("on_start", partial(_start_event, run, config, restart))
@@ -131,7 +132,13 @@ def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: 
         run.finish("failed", reason=reason)
         callbacks.end("failed", reason)
         raise
-    run.finish("done", iterations=config.optim.iterations, seconds=trainer.seconds, evaluations=evaluations)
+    facts: dict[str, Any] = {"iterations": config.optim.iterations, "seconds": trainer.seconds}
+    if (choice := trainer.choice) is not None:
+        chosen, early = choice.said(config.eval.keep_best), trainer.ended_early
+        facts |= {"best": asdict(choice), "chosen_best": chosen, "ended_early": early, "ended_at": trainer.iteration}
+        for said in filter(None, (early, chosen)):
+            callbacks.notice(said)
+    run.finish("done", **facts, evaluations=evaluations)
     callbacks.end("done")
     return Outcome(run, evaluations, trainer.seconds)
 
@@ -143,15 +150,17 @@ def _start_event(run: RunDirectory, config: RunConfig, restart: Restart | None) 
     return StartEvent(path=run.path, config=own, iteration=restart.state.iteration, save=restart.folder.name)
 
 
-def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None) -> None:
+def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None, changes: list[str]) -> None:
     """Bring the folder to where the save was taken, and note changed settings."""
     run.saves.set_aside(None if restart is None else restart.folder)
     run.cut_back({} if restart is None else restart.state.rows, -1 if restart is None else restart.state.iteration)
     before = from_data(RunConfig, run.config())
     if before != config:
         final = run.checkpoint("final")
-        earlier = run.checkpoint(f"iteration-{before.optim.iterations:05d}")
-        if final.exists() and before.optim.iterations != config.optim.iterations and not earlier.exists():
+        ended_at = run.info().get("ended_at")
+        earlier = run.checkpoint(f"iteration-{ended_at if type(ended_at) is int else before.optim.iterations:05d}")
+        ends = ("optim.iterations", "eval.stop_at", "eval.patience")
+        if final.exists() and any(c.startswith(ends) for c in changes) and not earlier.exists():
             final.rename(earlier)
         run.write_config(to_data(config))
 

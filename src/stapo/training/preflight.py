@@ -17,7 +17,9 @@ from stapo.rollout.faults import Attempts
 from stapo.rollout.vllm_engine import require_vllm
 from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
+from stapo.training.evaluations import evaluated_tasks, protocols
 from stapo.training.factories import RunEnv, RunEnvs
+from stapo.training.recorded import read_steps
 from stapo.training.resume import check_place, is_run
 from stapo.training.tasks import training_stream
 
@@ -81,12 +83,15 @@ def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], No
 
 def _check_world(env: RunEnv, there: bool, trained: bool, progress: Callable[[int, int], None] | None) -> None:
     config = env.config
-    for key, split in (("env.split", config.env.split), ("eval.split", config.eval.split)):
-        if not env.tasks_of(split):
-            raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with {key}.")
+    if not env.tasks_of(split := config.env.split):
+        raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with env.split.")
+    evaluated_tasks(config, env.tasks_of)
     training_stream(env.tasks_of(config.env.split), config)  # there are as many as `rollout.tasks` asks for
     if not there and trained and (config.model.path is None or config.sft.steps):
-        require_demonstrator(env.pool)
+        if config.sft.data:
+            read_steps(config, env)
+        else:
+            require_demonstrator(env.pool)
     # Generated games are solvable by construction; those of a file may hold anything.
     if config.env.options.get("games") is not None and not there:
         require_playable(env.pool, tasks_of_run(config, env), progress, env.attempts)
@@ -138,8 +143,12 @@ def tasks_of_run(config: RunConfig, env: HasTasks) -> list[str]:
     training = stream.take(min(config.optim.iterations * most, len(stream.tasks)))
     if config.tasks.sampler != "uniform":
         training = stream.tasks  # which of them is not known beforehand
-    held_out = list(env.tasks_of(config.eval.split))
-    return list(dict.fromkeys(training + pick_tasks(held_out, config.eval.episodes)))
+    held_out = [
+        task
+        for protocol in protocols(config, final=True).values()
+        for task in pick_tasks(list(env.tasks_of(protocol.split)), protocol.tasks or protocol.episodes)
+    ]
+    return list(dict.fromkeys([*training, *held_out]))
 
 
 def require_playable(

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from stapo.agent import AgentConfig
 from stapo.config.environment import longest_tokens, world_of, worlds_of
 from stapo.config.run_config import RunConfig
+from stapo.errors import ConfigError
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
 from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.evaluate import EvalProtocol, evaluate, pass_shares, summarize
@@ -30,6 +32,7 @@ from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
+from stapo.training.recorded import digest_of_data, read_steps
 from stapo.training.resume import Restart
 from stapo.training.sft import SFT
 
@@ -110,6 +113,8 @@ def _demonstrations(
 ) -> list[DemoStep]:
     """Demonstrations of an environment; those that failed when it began are left out again, and noted once."""
     config = env.config
+    if config.sft.data:
+        return _recorded(run, env)
     left_out = frozenset(
         row["group"]
         for row in run.rows("failures")
@@ -145,6 +150,19 @@ def _demonstrations(
             + ("; they succeeded when the run began, so this is not the same run any more" if restart else "")
         )
     return demos
+
+
+def _recorded(run: RunDirectory, env: RunEnv) -> list[DemoStep]:
+    """The steps of `sft.data`, which has to be the same file as when the run began."""
+    file, info = env.config.sft.data, run.info()
+    digest, held = digest_of_data(Path(file)), dict(info.get("sft_data") or {})
+    if held.setdefault(file, digest) != digest:
+        raise ConfigError(
+            f"sft.data: '{file}' has changed since the run began (its SHA-256 was {held[file]}). Put the file back, or "
+            "start another run with --out."
+        )
+    run.write_info({**info, "sft_data": held})
+    return read_steps(env.config, env)
 
 
 def note_failures(

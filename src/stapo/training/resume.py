@@ -17,6 +17,7 @@ from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import is_locked
 from stapo.texts import counted
 from stapo.training.checkpoint import RunState, read_state
+from stapo.training.evaluations import choose, early_end
 
 MAY_CHANGE = (
     "optim.iterations",
@@ -34,6 +35,8 @@ MAY_CHANGE = (
     "rollout.vllm.enforce_eager",
     "rollout.vllm.sleep",
     "eval.batch",
+    "eval.stop_at",
+    "eval.patience",
     "log.transcript_every",
     "log.gradient_ratio_every",
     "log.transcript_groups",
@@ -103,7 +106,9 @@ def is_finished(run: RunDirectory, config: RunConfig) -> bool:
     """Whether the run is done, and as long as `config` wants it."""
     # Not config.yaml: a run that is being made longer has its new length there before anything is trained.
     info = run.info()
-    return info.get("status") == "done" and info.get("iterations") == config.optim.iterations
+    if info.get("status") != "done" or info.get("iterations") != config.optim.iterations:
+        return False
+    return not info.get("ended_early") or bool(early_end(choose(run.rows("evals"), config.eval), config.eval))
 
 
 def finished(run: RunDirectory) -> Finished:

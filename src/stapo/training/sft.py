@@ -172,7 +172,7 @@ def _batches(
         full.append(encoder.encode(demo.prompt))
         short.append(encoder.encode(demo.short_prompt))
         blind.append(encoder.encode(demo.blind_prompt))
-        answers.append(encoder.encode_response(demo.action, demo.command))
+        answers.append(encoder.encode_response(demo.action, demo.command, demo.ended))
         encoded(number, len(demos))
     rows = [RowTokens(prompt, answer) for prompt, answer in zip(full, answers, strict=True)]
     read(rows)

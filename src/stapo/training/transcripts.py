@@ -47,6 +47,10 @@ def _told(number: int, step: Step) -> dict[str, Any]:
     return {
         "step": number,
         "observation": step.observation,
+        # What stapo export needs besides.
+        **({} if step.blind_observation == step.observation else {"blind_observation": step.blind_observation}),
+        "admissible": step.admissible,
+        "ended": not step.truncated,
         "prompt": step.prompt,
         "blind_prompt": step.blind_prompt,
         "response": step.response,

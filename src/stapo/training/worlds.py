@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from stapo.algo import AlgorithmConfig
 from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
-from stapo.errors import ConfigError
+from stapo.errors import NonFiniteError
 from stapo.policy.sequences import Chains
 from stapo.rollout.collect import Collector
-from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
+from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, passed, summarize
 from stapo.rollout.faults import Failure
 from stapo.rollout.types import Trajectory, drop_failed
 from stapo.training.batch import RowBatch, build_batch, join_batches, rows_of
 from stapo.training.callbacks import Callbacks
+from stapo.training.evaluations import evaluated_tasks, protocols
 from stapo.training.factories import collector_of
 from stapo.training.sampling import Sampled, differs, groups_of, sample_groups
 from stapo.training.tasks import TaskStream, training_stream
@@ -36,7 +38,7 @@ class World:
         weight: its share of the task groups, as a multiple of the others' weights.
         collector: plays in it.
         tasks: what is trained on, in its order.
-        eval_tasks: of the evaluation split.
+        eval_tasks: of each split that is evaluated.
         states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
         given: task groups it was asked for so far.
     """
@@ -46,7 +48,7 @@ class World:
     weight: float
     collector: Collector
     tasks: TaskStream
-    eval_tasks: list[str]
+    eval_tasks: dict[str, list[str]]
     states: Mapping[str, Sequence[float]] = field(default_factory=dict)
     given: int = 0
 
@@ -77,8 +79,9 @@ class World:
     def evaluate(
         self, protocol: EvalProtocol, progress: Callable[[int, int], None] | None = None
     ) -> list[list[Trajectory]]:
-        """Play the evaluation split; returns the trajectories of each seed."""
-        played = evaluate(self.collector, self.eval_tasks, protocol, batch=self.config.eval.batch, progress=progress)
+        """Play an evaluation; returns the trajectories of each seed."""
+        tasks = self.eval_tasks[protocol.split]
+        played = evaluate(self.collector, tasks, protocol, batch=self.config.eval.batch, progress=progress)
         return [self.named(trajectories) for trajectories in played]
 
     def named(self, trajectories: list[Trajectory]) -> list[Trajectory]:
@@ -130,11 +133,7 @@ def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> l
         for label, settings in own.items():
             collector, entry = collectors[label], config.envs.get(label)
             tasks = training_stream(collector.tasks_of(settings.env.split), settings)
-            eval_tasks = collector.tasks_of(settings.eval.split)
-            if not eval_tasks:
-                raise ConfigError(
-                    f"evaluation split '{settings.eval.split}' holds no task; choose another with eval.split."
-                )
+            eval_tasks = evaluated_tasks(settings, collector.tasks_of)
             name = "" if entry is None else label
             worlds.append(World(name, settings, entry.weight if entry else 1.0, collector, tasks, eval_tasks))
     except BaseException:
@@ -198,6 +197,33 @@ def build_batches(
     return join_batches(parts, chains) if worlds[0].label else next(iter(parts.values()))
 
 
+def play_evaluations(
+    config: RunConfig, worlds: Sequence[World], iteration: int, callbacks: Callbacks, *, final: bool
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Play every protocol in every environment; returns rows for evals.jsonl and rows of the episodes.
+
+    Raises:
+        NonFiniteError: the policy's numbers are not finite.
+    """
+    rows, episodes = list[dict[str, Any]](), list[dict[str, Any]]()
+    for mode in protocols(config, final=final):
+        own = [protocols(world.config, final=final)[mode] for world in worlds]
+        played: dict[str, list[list[Trajectory]]] = {}
+        for world, protocol in zip(worlds, own, strict=True):
+            stage = f"evaluation ({', '.join([mode] + [world.label] * bool(world.label))})"
+            try:
+                played[world.label] = world.evaluate(protocol, partial(callbacks.stage, stage))
+            except NonFiniteError as err:
+                raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
+        every = pooled(played)
+        said = {"final": final, **evaluation_row(worlds, played, own)}
+        if found := passed(every, own[0].temperature):
+            said |= {"tasks": len({t.task_id for ts in every for t in ts}), **found}
+        rows.append({"iteration": iteration, "mode": mode, **said})
+        episodes += [{"iteration": iteration, "mode": mode, **row} for row in episode_rows(every, own[0])]
+    return rows, episodes
+
+
 def pooled(played: Mapping[str, list[list[Trajectory]]]) -> list[list[Trajectory]]:
     """The trajectories of all environments, by seed."""
     return [[t for part in parts for t in part] for parts in zip(*played.values(), strict=True)]
@@ -207,7 +233,7 @@ def evaluation_row(
     worlds: Sequence[World], played: Mapping[str, list[list[Trajectory]]], protocols: Sequence[EvalProtocol]
 ) -> dict[str, Any]:
     """What an evaluation found: over all episodes, and of each environment where there are several."""
-    told = {w.label: p.describe(len(w.eval_tasks)) for w, p in zip(worlds, protocols, strict=True)}
+    told = {w.label: p.describe(len(w.eval_tasks[p.split])) for w, p in zip(worlds, protocols, strict=True)}
     if not worlds[0].label:
         return {"protocol": told[""], **summarize(played[""])}
     # A score of one environment says nothing beside another's that has none.

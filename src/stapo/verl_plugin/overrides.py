@@ -88,6 +88,11 @@ def differences(config: RunConfig) -> list[str]:
         "verl fills each iteration's rows up to whole mini-batches with padding; optim.mini_batch counts both",
         "optim.skip_non_finite: verl skips every optimizer step whose gradient norm is not finite",
     ]
+    if config.eval.sets:
+        said.append(
+            "eval.sets, eval.keep_best, eval.stop_at, eval.patience: verl validates on eval.split, and keeps its own "
+            "checkpoints"
+        )
     if config.eval.greedy and config.eval.temperature > 0:
         said.append(f"eval.greedy: verl validates once, at eval.temperature ({config.eval.temperature:g})")
     if config.eval.every and config.eval.quick_episodes != config.eval.episodes:
