@@ -31,7 +31,7 @@ class LLM:
     caches: ClassVar[bool] = True
 
     def __init__(
-        self, model, *, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype, max_model_len,
+        self, model, *, runner, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype, max_model_len,
         enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager, gpu_memory_utilization=None,
         enable_chunked_prefill=True,
     ):  # fmt: skip
@@ -40,6 +40,7 @@ class LLM:
         random.seed(0)
         torch.manual_seed(0)
         torch.set_num_threads(1)
+        assert runner == "generate"
         assert (load_format, skip_tokenizer_init, generation_config) == ("dummy", True, "vllm")
         assert logprobs_mode == "processed_logprobs"
         assert not trust_remote_code

@@ -23,10 +23,10 @@ from toy_world import TEXTS, small_policy
 LIMIT = 8
 
 
-@pytest.fixture(scope="module")
-def pair():
+@pytest.fixture(scope="module", params=["qwen2", "qwen3", "llama"])
+def pair(request):
     """A policy with adapters, whose heads are as wide as vLLM can have them on a CPU, and vLLM's sampler of it."""
-    policy = small_policy(initializer_range=0.1, hidden_size=64)
+    policy = small_policy(initializer_range=0.1, hidden_size=64, architecture=request.param)
     policy.attach(LoraConfig(rank=4), 0)
     policy.model.eval()
     torch.manual_seed(5)

@@ -5,6 +5,7 @@ Written against vLLM 0.32, whose builds for CUDA and for a CPU are packages of t
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import tempfile
@@ -92,10 +93,13 @@ def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig) -> A
         where = {"enforce_eager": True, "enable_chunked_prefill": False}
     with tempfile.TemporaryDirectory() as folder, _untouched():
         # Weights come from the policy, which may be no folder's: after SFT, a resume, with adapters.
-        policy.model.config.save_pretrained(folder)
+        shape = copy.deepcopy(policy.model.config)
+        shape.architectures = [type(policy.model).__name__]  # else vLLM guesses, and takes some for embedding models
+        shape.save_pretrained(folder)
         try:
             return vllm.LLM(
                 model=folder,
+                runner="generate",
                 load_format="dummy",
                 skip_tokenizer_init=True,
                 generation_config="vllm",
