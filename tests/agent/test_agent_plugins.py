@@ -52,8 +52,8 @@ def terse(fields, config, hide_goal, hide_history):
 
 
 def test_a_style_is_rendered_with_what_a_mask_leaves():
-    PROMPT_STYLES.register("terse", terse)
-    agent = AgentConfig(prompt="terse", response="action", mask_own_queries=True)
+    PROMPT_STYLES.register("terse-in-a-test", terse)
+    agent = AgentConfig(prompt="terse-in-a-test", response="action", mask_own_queries=True)
     texts = {mask: render_prompt(FIELDS, agent, mask).text for mask in ("none", "goal", "history", "goal_history")}
     assert texts == {"none": "ask(red mug)|find a mug", "goal": "ask(…)", "history": "find a mug", "goal_history": ""}
     assert agent.for_chat_models
