@@ -31,8 +31,8 @@ class LLM:
     caches: ClassVar[bool] = True
 
     def __init__(
-        self, model, *, runner, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype, max_model_len,
-        enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager, gpu_memory_utilization=None,
+        self, model, *, runner, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype,
+        max_model_len, enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager, gpu_memory_utilization=None,
         enable_chunked_prefill=True,
     ):  # fmt: skip
         # A CPU has no such share, and seeds crash there where prompts are read in parts.

@@ -54,6 +54,7 @@ MAY_IMPORT = {
     "trackers": {"errors", "texts", "documents", "atomic_io", "registry", "run"},
     "config": {"former_names", "errors", "texts", "documents", "algo", "agent", "policy", "rollout", "run", "recipes"},
     "training": {
+        "registry",
         "health",
         "former_names",
         "config",

@@ -16,11 +16,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from configparser import ConfigParser
 from contextlib import contextmanager, redirect_stdout
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from importlib import import_module
 from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from stapo.documents import shown
@@ -212,19 +213,57 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} '{name}' is registered by {rivals}; uninstall or rename one of them.")
         (entry,) = entries.values()
         what = f"{self.kind} '{name}' of package '{_package(entry)}' points at '{entry.value}'"
-        try:
-            with _watched() as interrupted:
-                obj = _resolve(entry.value)
-        except BaseException as err:  # importing runs another package's code, which may also exit
-            if isinstance(err, KeyboardInterrupt) and interrupted:
-                raise
-            said = _said(err)
-            reason = said if isinstance(err, ImportError | AttributeError) else f"{type(err).__name__}: {said}"
-            raise ConfigError(f"{what}, which cannot be imported: {reason}") from err
+        obj = _imported(what, partial(_resolve, entry.value))
         problem = self._wrong(obj, name) if self._wrong else None
         if problem:
             raise ConfigError(f"{what}, which is {problem}. Correct the package that brings it.")
         return obj
+
+
+def imported(what: str, target: str) -> Callable[..., Any]:
+    """The function at ``module:name`` or ``FILE.py:name``, a file from the working folder.
+
+    This runs the code of the module: call it where a user asked for it by name, never because a folder says so.
+
+    Raises:
+        ConfigError: it cannot be imported, or is no function; `what` says whose it is.
+    """
+    place, _, name = target.rpartition(":")
+    what = f"{what} is '{target}'"
+    if place.endswith(".py"):
+        file = Path(place).expanduser().absolute()
+        if not file.is_file():
+            raise ConfigError(f"{what}, and there is no file '{file}'.")
+        found = _imported(what, lambda: _resolve(f":{name}", _module_of(file, file.stat().st_mtime_ns)))
+    else:
+        found = _imported(what, partial(_resolve, target))
+    if problem := no_function(found, name):
+        raise ConfigError(f"{what}, which is {problem}.")
+    return cast(Callable[..., Any], found)
+
+
+@cache
+def _module_of(file: Path, changed: int) -> ModuleType:
+    """A file as a module, run once for each state that it is in."""
+    spec = spec_from_file_location(file.stem, file)
+    assert spec is not None, "a .py file has a spec"
+    assert spec.loader is not None, "a .py file has a loader"
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _imported(what: str, resolve: Callable[[], Any]) -> Any:
+    """What `resolve` imports, with its code watched."""
+    try:
+        with _watched() as interrupted:
+            return resolve()
+    except BaseException as err:  # importing runs another package's code, which may also exit
+        if isinstance(err, KeyboardInterrupt) and interrupted:
+            raise
+        said = _said(err)
+        reason = said if isinstance(err, ImportError | AttributeError) else f"{type(err).__name__}: {said}"
+        raise ConfigError(f"{what}, which cannot be imported: {reason}") from err
 
 
 @cache
@@ -279,9 +318,9 @@ def _package(entry: EntryPoint) -> str:
     return str(package.name) if package is not None else entry.value.partition(":")[0]
 
 
-def _resolve(target: str) -> Any:
+def _resolve(target: str, found: Any = None) -> Any:
     module, _, attributes = target.partition("[")[0].strip().partition(":")
-    found: Any = import_module(module)
+    found = import_module(module) if module else found
     return reduce(getattr, attributes.split("."), found) if attributes else found
 
 

@@ -14,7 +14,7 @@ import stapo
 
 SIGNATURES = {
     "load_config": "(source='tiny', *, algorithm=None, **overrides)",
-    "train": "(config, out=None, *, callbacks=(), resume=True)",
+    "train": "(config, out=None, *, callbacks=(), resume=True, fork=None)",
     "evaluate": "(target, *, config=None, split=None, episodes=0, k=1, seeds=None, temperature=None, "
     "checkpoint=None, environment=None, env=None, agent=None, callbacks=(), save=False, record=None, won=False)",
     "export": "(source, out, *, won=False, chat=False, demonstrations=False)",

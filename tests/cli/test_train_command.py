@@ -13,9 +13,13 @@ import yaml
 from slow import slow_except
 from stapo.agent import part_spans
 from stapo.algo import get_algorithm
+from stapo.cli.arguments import resolve
+from stapo.cli.command import read
 from stapo.cli.main import main
+from stapo.cli.train_command import Train
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
+from stapo.errors import ConfigError
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.run import RunDirectory
 from toy_world import small_policy, toy_settings
@@ -214,3 +218,19 @@ def test_an_environment_stands_for_its_smallest_preset(name, preset, capsys):
     found = resolved(capsys, name)
     assert found == resolved(capsys, preset)
     assert found["env"]["name"] == name
+
+
+def test_named_rewards_are_set_by_their_names():
+    """Mappings of names: `--rewards.weights.NAME VALUE`, and a mapping without a name is one error."""
+    words = ["--rewards.weights.tidy", "0.3", "--rewards.weights.my-own=2", "--rewards.functions.my-own", "mine.py:f"]
+    _, settings = read(Train, "train", ["tiny", *words, "--rewards.per-step", "my-own"])
+    config, _ = resolve("tiny", None, settings, "train")
+    assert config.rewards.weights == {"env": 1.0, "tidy": 0.3, "my-own": 2.0}
+    assert (config.rewards.functions, config.rewards.per_step) == ({"my-own": "mine.py:f"}, ("my-own",))
+    for wrong, said in (
+        (["--rewards.weights", "tidy"], "--rewards.weights holds names"),
+        (["--rewards.weights.tidy"], "--rewards.weights.tidy needs a value"),
+        (["--rewards.weights.tidy", "x"], r"rewards\.weights\.tidy is 'x', expected float"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            resolve("tiny", None, wrong, "train")

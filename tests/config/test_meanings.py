@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import get_args, get_type_hints
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -35,7 +35,8 @@ def hint_of(name):
 
 def is_number(name):
     hint = hint_of(name)
-    return bool({hint, *get_args(hint)} & {int, float}) and hint is not bool and get_args(hint)[1:] != (...,)
+    several = get_args(hint)[1:] == (...,) or get_origin(hint) is dict
+    return bool({hint, *get_args(hint)} & {int, float}) and hint is not bool and not several
 
 
 NUMBERS = [name for name in SETTINGS if is_number(name)]

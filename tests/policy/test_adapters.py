@@ -62,11 +62,11 @@ def test_switched_off_it_is_the_model_and_afterwards_it_learns_on():
     plain, policy = small_policy(hidden_size=32), adapted()
     moved = logits(policy.model, policy)
     assert not torch.allclose(moved, logits(plain.model, plain), atol=1e-2)
-    with policy.as_started() as model:
+    with policy.as_reference() as model:
         assert torch.equal(logits(model, policy), logits(plain.model, plain))
     assert torch.equal(logits(policy.model, policy), moved)
     assert sum(p.requires_grad for p in policy.model.parameters()) == 14
-    with pytest.raises(ValueError, match="no adapters"), plain.as_started():
+    with pytest.raises(ValueError, match="no adapters"), plain.as_reference():
         pass
 
 
@@ -181,7 +181,7 @@ def test_dropout_is_on_inside_its_block_alone_and_its_stream_decides_it():
     for stream in ((1, 2), (1, 2), (1, 3)):
         with policy.adapter.dropping_out(stream):
             seen.append(logits(policy.model, policy))
-            with policy.as_started() as model:  # the reference has no noise
+            with policy.as_reference() as model:  # the reference has no noise
                 assert torch.equal(logits(model, policy), logits(small_policy(hidden_size=32).model, policy))
     assert torch.equal(seen[0], seen[1])
     assert not torch.allclose(seen[0], seen[2], atol=1e-3)

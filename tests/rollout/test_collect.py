@@ -138,7 +138,9 @@ def test_stop_reasons(say, env, reason, won, steps):
 
 
 def test_the_list_of_reasons_is_closed():
-    assert [r.value for r in StopReason] == ["won", "failed", "step_limit", "prompt_too_long", "error"]
+    assert [r.value for r in StopReason] == [
+        "won", "failed", "step_limit", "token_limit", "time_limit", "prompt_too_long", "error",
+    ]  # fmt: skip
 
 
 def test_a_first_prompt_that_does_not_fit_leaves_an_episode_without_steps():

@@ -220,7 +220,7 @@ def rows(group, entropies, rewards=(0.0, 1.0)):
 
 def worlds_with(algorithm, *played):
     """Worlds, and what they played, as `build_batches` takes them."""
-    config = SimpleNamespace(optim=SimpleNamespace(merge=True))
+    config = RunConfig()
     worlds = [SimpleNamespace(label=f"w{i}", config=config, states={}) for i in range(len(played))]
     return worlds, {w.label: Sampled(p, p, [], 1, 1, 1) for w, p in zip(worlds, played, strict=True)}
 

@@ -12,15 +12,17 @@ from stapo.agent import AgentConfig
 from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.cli.main import main
 from stapo.config.presets import preset_names
+from stapo.config.rewards import RewardsConfig
 from stapo.config.run_config import EnvConfig, RunConfig
 from stapo.config.training import OptimConfig, SFTConfig
 from stapo.errors import ConfigError
 from stapo.policy import ModelConfig
-from stapo.rollout.config import RolloutConfig
+from stapo.rollout.config import LimitsConfig, RolloutConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import literal
 from stapo.verl_plugin.overrides import Machines, differences, verl_overrides
 
+STAPO = get_algorithm("stapo")
 RUN = RunConfig(
     seed=3,
     agent=AgentConfig(max_prompt_tokens=1000, max_response_tokens=200),
@@ -91,6 +93,12 @@ def test_what_hydra_cannot_say(value):
         ({"agent": AgentConfig(response="action", decode="constrained")}, "no masks of tokens"),
         ({"algorithm": get_algorithm("ppo")}, "'ppo' has a critic"),
         ({"agent": replace(RUN.agent, response="action", decode="constrained")}, "know no masks of tokens"),
+        ({"rewards": RewardsConfig(weights={"turns": 0.1})}, "rewards are more than the environment's own"),
+        ({"rollout": replace(RUN.rollout, limits=LimitsConfig(tokens=100))}, "rollout.limits are set"),
+        *(
+            ({"algorithm": replace(STAPO, loss=replace(STAPO.loss, **{name: value}))}, f"loss.{name} is '{value}'")
+            for name, value in (("kl", "full"), ("truncated", "mask"), ("reference_every", 5))
+        ),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),
         ({"optim": replace(RUN.optim, micro_tokens=1000)}, "--optim.micro_tokens 1200 or more"),

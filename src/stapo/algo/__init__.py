@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from stapo.algo.loss import k3 as k3
     from stapo.algo.loss import mean_stats as mean_stats
     from stapo.algo.loss import policy_loss as policy_loss
+    from stapo.algo.loss import reference_kl as reference_kl
     from stapo.algo.mass import trajectory_mass as trajectory_mass
     from stapo.algo.modulation import entropy_scale as entropy_scale
     from stapo.algo.modulation import modulated_advantages as modulated_advantages
@@ -81,6 +82,9 @@ if TYPE_CHECKING:
     from stapo.algo.registries import STEP_SCORES as STEP_SCORES
     from stapo.algo.returns import episode_returns as episode_returns
     from stapo.algo.returns import step_returns as step_returns
+    from stapo.algo.rewards import RewardAdvantages as RewardAdvantages
+    from stapo.algo.rewards import cost_rewards as cost_rewards
+    from stapo.algo.rewards import reward_advantages as reward_advantages
     from stapo.algo.selective import SelectiveTerms as SelectiveTerms
     from stapo.algo.selective import selective_divisor as selective_divisor
     from stapo.algo.selective import selective_loss as selective_loss
@@ -108,7 +112,8 @@ _NAMES = {
     "groups": "GroupStats group_normalize group_statistics",
     "head": "FlaggedScores TokenMasks flagged_scores score_tokens two_context_kl",
     "history": "history_advantages history_groups",
-    "loss": "BaseLoss LossDenominators PolicyLoss PolicyLossFunction aggregate base_loss k3 mean_stats policy_loss",
+    "loss": "BaseLoss LossDenominators PolicyLoss PolicyLossFunction aggregate base_loss k3 mean_stats policy_loss "
+    "reference_kl",
     "mass": "trajectory_mass",
     "modulation": "entropy_scale modulated_advantages",
     "outliers": "Outliers select_outliers step_entropy",
@@ -116,6 +121,7 @@ _NAMES = {
     "presets": "ALGORITHMS ALGORITHM_FAMILIES algorithm_names get_algorithm register_algorithm",
     "registries": "ADVANTAGE_ESTIMATORS POLICY_LOSSES STEP_CREDITS STEP_SCORES",
     "returns": "episode_returns step_returns",
+    "rewards": "RewardAdvantages cost_rewards reward_advantages",
     "selective": "SelectiveTerms selective_divisor selective_loss selective_terms token_kl unflatten_tokens",
     "step_scores": "EntropyScores ScoreRows StateEntropies StepScore entropy_scores normalized_entropy state_key",
 }

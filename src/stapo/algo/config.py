@@ -35,6 +35,8 @@ SelectiveNorm = Literal["flagged", "all"]
 TokenAggregation = Literal["mean", "sum"]
 BlindMask = Literal["goal_history", "goal", "history", "none"]
 Ratio = Literal["token", "sequence"]
+ReferenceKl = Literal["k1", "k2", "k3", "full"]
+Truncated = Literal["keep", "mask"]
 Aggregation = Literal["token", "step", "trajectory", "sequence-sum-norm"]
 
 
@@ -280,6 +282,14 @@ class PolicyLossConfig:
         clip_high: distance above one at which the probability ratio is clipped; 0 or more.
         dual_clip: bound on the loss of a negative advantage, in units of -A; above 1, or null for no bound.
         beta: weight of the KL divergence to the reference policy on the full prompt; 0 or more.
+        kl: how that divergence is estimated: from the sampled tokens by ``k1`` (the log ratio; its gradient is 0 on
+            average, so it measures and does not hold), ``k2`` (half its square; the gradient of the divergence where
+            tokens are the policy's own) or ``k3`` (never negative; its gradient is that of the other direction), or by
+            ``full``, the sum over the vocabulary, which passes the reference over every mini-batch.
+        reference_every: iterations after which the reference becomes the policy of that moment, for P_TI as well; 0 or
+            more, 0 keeps the starting policy.
+        truncated: ``mask`` leaves steps whose response was cut off out of the loss and its divisors; their episodes
+            still count in the advantages, so what such a step failed to earn lifts its siblings.
         entropy_coef: weight of the entropy bonus, per nat; 0 or more.
         aggregation: how token losses become one number; see `stapo.algo.loss.aggregate`. ``step`` is eq. 8 read as a
             mean over a step's tokens, then over steps.
@@ -295,6 +305,9 @@ class PolicyLossConfig:
     clip_high: float = 0.2
     dual_clip: float | None = 3.0
     beta: float = 0.01
+    kl: ReferenceKl = "k3"
+    reference_every: int = 0
+    truncated: Truncated = "keep"
     entropy_coef: float = 0.0
     aggregation: Aggregation = "step"
     constant_length: int | None = None
@@ -309,6 +322,9 @@ class PolicyLossConfig:
         if self.dual_clip is not None:
             check_number("loss.dual_clip", self.dual_clip, low=1, open_low=True)
         check_number("loss.beta", self.beta, low=0)
+        check_integer("loss.reference_every", self.reference_every, low=0)
+        check_choice("loss.kl", self.kl, get_args(ReferenceKl))
+        check_choice("loss.truncated", self.truncated, get_args(Truncated))
         check_number("loss.entropy_coef", self.entropy_coef, low=0)
         check_choice("loss.aggregation", self.aggregation, get_args(Aggregation))
         if self.constant_length is not None:

@@ -127,7 +127,10 @@ def two_context_kl(
     temperature: float = 1.0,
     chunk: int | None = None,
     bias_v: Tensor | None = None,
+    bias_q_v: Tensor | None = None,
     ta_grad: TaGrad = "both",
+    kernel: HeadKernel = "eager",
+    masks: TokenMasks | None = None,
 ) -> Tensor:
     """Exact KL(p || q) of two contexts at each position, with gradient into both (eq. 4 and 5).
 
@@ -139,7 +142,10 @@ def two_context_kl(
         temperature: logits are divided by it.
         chunk: tokens whose logits exist at once; None for as many as fit `CHUNK_BYTES`.
         bias_v: (V,) bias of the head, or None.
+        bias_q_v: (V,) bias of the second context's head, or None for the same.
         ta_grad: let the gradient into both sides, or p's (``full_only``), or q's (``blind_only``).
+        kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
+        masks: tokens that each position may take; None for the whole vocabulary.
 
     Returns:
         (N,) fp32 divergences in nats.
@@ -147,16 +153,29 @@ def two_context_kl(
     Raises:
         ValueError: shapes do not fit, or temperature or chunk is not above 0.
     """
-    _check(hidden_p_nh, weight_vh, None, temperature, chunk)
+    _check(hidden_p_nh, weight_vh, None, temperature, chunk, masks)
     _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
 
-    def run(hidden_p: Tensor, hidden_q: Tensor, weight: Tensor, weight_q: Tensor, bias: Tensor | None) -> list[Tensor]:
-        log_p = _log_probs(hidden_p, weight, bias, temperature)
-        log_q = _log_probs(hidden_q, weight_q, bias, temperature)
+    def run(
+        hidden_p: Tensor,
+        hidden_q: Tensor,
+        mask: _Mask,
+        weight: Tensor,
+        weight_q: Tensor,
+        bias: Tensor | None,
+        bias_q: Tensor | None,
+    ) -> list[Tensor]:
+        log_p = _log_probs(hidden_p, weight, bias, temperature, mask)
+        log_q = _log_probs(hidden_q, weight_q, bias_q, temperature, mask)
         return [_limited_kl(log_p, log_q, ta_grad)]
 
-    second = weight_vh if weight_q_vh is None else weight_q_vh
-    return _in_chunks(run, chunk, [hidden_p_nh, hidden_q_nh], [weight_vh, second, bias_v], 1)[0]
+    heads = [
+        weight_vh,
+        weight_vh if weight_q_vh is None else weight_q_vh,
+        bias_v,
+        bias_v if bias_q_v is None else bias_q_v,
+    ]
+    return _masked_chunks(run, chunk, [hidden_p_nh, hidden_q_nh], masks, heads, 1, kernel)[0]
 
 
 def flagged_scores(

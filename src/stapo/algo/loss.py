@@ -127,6 +127,28 @@ def k3(logp: Tensor, ref_logp: Tensor, *, clamp: float = 20.0, cap: float | None
     return value if cap is None else value.clamp(max=cap)
 
 
+def reference_kl(logp: Tensor, ref_logp: Tensor, config: PolicyLossConfig) -> Tensor:
+    """Estimate KL(p || ref) at sampled tokens, by d = log p - log ref: d, d^2 / 2, or `k3`.
+
+    Args:
+        logp: log-probabilities of the tokens, any shape.
+        ref_logp: the reference's, same shape.
+        config: `kl`, `kl_cap` and `log_ratio_clamp`.
+
+    Returns:
+        Estimates in nats, same shape, in fp32; within `kl_cap` of 0.
+
+    Raises:
+        ValueError: `config.kl` is ``full``, which sampled tokens are not enough for.
+    """
+    if config.kl == "k3":
+        return k3(logp, ref_logp, clamp=config.log_ratio_clamp, cap=config.kl_cap)
+    if config.kl == "full":
+        raise ValueError("loss.kl is 'full'; pass the exact divergence as ref_kl_bl.")
+    d = (logp.float() - ref_logp.float()).clamp(-config.log_ratio_clamp, config.log_ratio_clamp)
+    return (d if config.kl == "k1" else 0.5 * d**2).clamp(-config.kl_cap, config.kl_cap)
+
+
 def aggregate(
     values_bl: Tensor,
     mask_bl: Tensor,
@@ -252,6 +274,7 @@ def base_loss(
     denominators: LossDenominators,
     *,
     ref_logp_bl: Tensor | None = None,
+    ref_kl_bl: Tensor | None = None,
     entropy_bl: Tensor | None = None,
 ) -> BaseLoss:
     """Policy loss + beta * divergence to the reference - entropy_coef * entropy (eq. 9, negated).
@@ -263,16 +286,20 @@ def base_loss(
         mask_bl: (B, L) nonzero on response tokens.
         config: settings of this step.
         denominators: divisors of the whole mini-batch, cut to these rows.
-        ref_logp_bl: (B, L) the reference's log-probabilities; required if beta is above 0, and
-            otherwise only logged.
+        ref_logp_bl: (B, L) the reference's log-probabilities; required if beta is above 0 and `config.kl` is an
+            estimate, and otherwise only logged.
+        ref_kl_bl: (B, L) exact divergence from the reference at each token, with gradient
+            (`stapo.algo.head.two_context_kl`); required if beta is above 0 and `config.kl` is ``full``.
         entropy_bl: (B, L) token entropies with gradient; required if entropy_coef is above 0, and
             otherwise only logged.
 
     Raises:
         ValueError: a required array is missing.
     """
-    if config.beta > 0 and ref_logp_bl is None:
-        raise ValueError(f"ref_logp_bl is None with loss.beta {config.beta:g}; pass it or set 0.")
+    exact = config.kl == "full"
+    if config.beta > 0 and (ref_kl_bl if exact else ref_logp_bl) is None:
+        missing = "ref_kl_bl" if exact else "ref_logp_bl"
+        raise ValueError(f"{missing} is None with loss.beta {config.beta:g} and loss.kl {config.kl}; pass it or set 0.")
     if config.entropy_coef > 0 and entropy_bl is None:
         raise ValueError(f"entropy_bl is None with loss.entropy_coef {config.entropy_coef:g}; pass it or set 0.")
 
@@ -291,11 +318,15 @@ def base_loss(
     policy = reduce(per_token.loss_bl)
     loss = policy
     kl = entropy = torch.zeros_like(policy.detach())
-    if ref_logp_bl is not None:
-        # Masked before the exponential: a NaN in padding survives a product with 0 in backward.
-        mask = mask_bl != 0
+    # Masked before the exponential: a NaN in padding survives a product with 0 in backward.
+    mask = mask_bl != 0
+    kl_bl: Tensor | None = None
+    if exact and ref_kl_bl is not None:
+        kl_bl = torch.where(mask, ref_kl_bl, 0.0).clamp(max=config.kl_cap)
+    elif not exact and ref_logp_bl is not None:
         ref = torch.where(mask, ref_logp_bl.detach(), 0.0)
-        kl_bl = k3(torch.where(mask, logp_bl, 0.0), ref, clamp=config.log_ratio_clamp, cap=config.kl_cap)
+        kl_bl = reference_kl(torch.where(mask, logp_bl, 0.0), ref, config)
+    if kl_bl is not None:
         kl = reduce(kl_bl)
         stats["ref_kl"] = kl_bl.detach().sum()
         if config.beta > 0:

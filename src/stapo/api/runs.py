@@ -23,6 +23,7 @@ from stapo.run.lock import is_locked
 from stapo.texts import counted
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.choices import settle
+from stapo.training.fork import plan_fork
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import Outcome, train_run
 from stapo.training.preflight import preflight
@@ -109,6 +110,7 @@ def train(
     *,
     callbacks: Sequence[Callback] = (),
     resume: bool = True,
+    fork: str | os.PathLike[str] | None = None,
 ) -> Run:
     """Train: SFT, RL, evaluation before and after, and a report, into a run directory.
 
@@ -121,6 +123,8 @@ def train(
         callbacks: told what the run does.
         resume: continue an unfinished run with the same settings that is in `out`; without `out`, the newest such run
             in runs/. A finished run is returned as it is. False demands a new folder.
+        fork: run directory whose newest save the run begins with: policy, optimizer, critic and reference. Settings of
+            model and SFT have to be the same.
 
     Returns:
         the run: done, or stopped where a callback raised `StopTraining`.
@@ -132,19 +136,22 @@ def train(
     settings, _ = settings_of(config, trains=True)
     if told := warning(settings):
         warnings.warn(told, stacklevel=2)
-    folder = default_folder(settings.env.name, settings, resume=resume) if out is None else Path(out)
+    name = settings.env.name if fork is None else f"{Path(fork).name}-fork"
+    folder = default_folder(name, settings, resume=resume) if out is None else Path(out)
     if not resume:
         require_free(folder)
     try:
-        run_training(settings, folder, ["stapo.train()"], Callbacks(callbacks))
+        run_training(settings, folder, ["stapo.train()"], Callbacks(callbacks), None if fork is None else Path(fork))
     except RunInterrupted as err:
         if err.signum is not None:
             raise
     return Run(folder)
 
 
-def run_training(config: RunConfig, folder: Path, command: list[str], callbacks: Callbacks) -> Outcome:
-    """Check everything, do the run or what is left of it, and write its report.
+def run_training(
+    config: RunConfig, folder: Path, command: list[str], callbacks: Callbacks, fork: Path | None = None
+) -> Outcome:
+    """Check everything, do the run or what is left of it, and write its report; `fork` is a run to begin from.
 
     Raises:
         StapoError, RunInterrupted: as `stapo.training.pipeline.train_run` does.
@@ -152,6 +159,8 @@ def run_training(config: RunConfig, folder: Path, command: list[str], callbacks:
     with left_as_found():
         # Kept until the end: environments built meanwhile share the games that this one has read.
         check_place(folder, config)
+        if fork is not None:
+            plan_fork(fork, config)  # a mistake costs a second
         settled = settle(config, folder, callbacks.notice)
         config = settled.config
         env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
@@ -160,7 +169,7 @@ def run_training(config: RunConfig, folder: Path, command: list[str], callbacks:
                 f"{config.algorithm.name} on {config.env.name}: {counted(config.optim.iterations, 'iteration')} of "
                 f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
             )
-            outcome = train_run(config, folder, command, callbacks, env, settled)
+            outcome = train_run(config, folder, command, callbacks, env, settled, fork)
         finally:
             env.rest()
         write_report(outcome.run)

@@ -21,6 +21,8 @@ T = TypeVar("T")
 C = TypeVar("C", bound="Command")
 _DIGITS = 18
 SET_FLAG = re.compile(r"--eval\.sets\.[A-Za-z0-9_-]+\.[a-z_-]+")
+NAMED = ("--rewards.weights.", "--rewards.functions.")
+"""Beginnings of settings that are mappings, whose keys are names of the user's."""
 _NEEDS = {"DIR": "a folder", "NAME": "a name", "N": "a number", "SECONDS": "a number of seconds"}
 
 
@@ -79,7 +81,7 @@ def is_word(option: Field[Any]) -> bool:
 
 def flag_of(option: Field[Any]) -> str:
     """The flag of a field."""
-    return f"--{option.name.replace('_', '-')}"
+    return f"--{option.name.strip('_').replace('_', '-')}"
 
 
 def segments(args: Iterable[str]) -> Iterator[tuple[str, list[str], bool]]:
@@ -159,7 +161,7 @@ def require_settings(args: list[str], name: str, options: Iterable[str] = ()) ->
     off = ["--{}.no-{}".format(*flag[2:].rsplit(".", 1)) for flag, value in found.items() if isinstance(value, bool)]
     for flag, _, _ in segments(args):
         # tyro knows which sets and environments there are, and says what one has.
-        passed = SET_FLAG.fullmatch(flag) or flag.startswith(("--env.", "--envs."))
+        passed = SET_FLAG.fullmatch(flag) or flag.startswith(("--env.", "--envs.", *NAMED))
         if flag and _plain(flag) not in found and _plain(flag) not in off and not passed:
             raise unknown_option(name, flag, [*options, *found])
 

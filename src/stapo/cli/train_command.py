@@ -6,8 +6,9 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import tyro
 import yaml
 from tyro.conf import Positional
 
@@ -19,6 +20,7 @@ from stapo.config.presets import name_of
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.errors import ConfigError
+from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 
 COMMON = (
@@ -40,6 +42,7 @@ class Train(Command):
     Attributes:
         source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny; alfworld, search
             and webshop stand for tiny, search-tiny and webshop-tiny.
+        from_: run folder to begin from, with its optimizer; flags change its settings.
         out: run folder (default: runs/PRESET-ALGORITHM-DATE). Without it, the newest such folder with an unfinished
             run with the same settings is resumed.
         algorithm: method to train with, any of 'stapo algorithms'. Nothing else changes.
@@ -64,6 +67,7 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
     }  # its name alone would relabel the algorithm without changing it
 
     source: Positional[str] = arg("PRESET or FILE", "tiny")
+    from_: Annotated[Path | None, tyro.conf.arg(name="from")] = arg("RUN", None, needs="a run folder")
     out: Path | None = arg("DIR", None)
     algorithm: str | None = arg("NAME", None, needs="a name; see 'stapo algorithms'")
     dry_run: bool = False
@@ -77,7 +81,13 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
             raise ConfigError("--gpu names the device of an estimate; give --dry-run with it. A run has model.device.")
         if self.no_probe and not self.dry_run:
             raise ConfigError("--no-probe is for an estimate; give --dry-run with it.")
-        config, chosen = resolve(self.source, self.algorithm, settings, "train")
+        source = self.source
+        if self.from_ is not None:
+            if source != "tiny":
+                raise ConfigError(f"--from takes its settings from the run; give changes as flags, without '{source}'.")
+            RunDirectory.open(self.from_)
+            source = str(self.from_ / "config.yaml")
+        config, chosen = resolve(source, self.algorithm, settings, "train")
         for line in (chosen, warning(config)):
             if line:
                 write_line(line, sys.stderr)
@@ -91,19 +101,20 @@ stapo train --dry-run > mine.yaml && stapo train mine.yaml
             return 0
         from stapo.api.runs import default_folder
 
-        folder = self.out or default_folder(name_of(self.source), config)
-        return train_into(config, folder, ["stapo", "train", *argv], self.quiet)
+        name = name_of(source) if self.from_ is None else f"{self.from_.resolve().name}-fork"
+        folder = self.out or default_folder(name, config)
+        return train_into(config, folder, ["stapo", "train", *argv], self.quiet, self.from_)
 
 
-def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool) -> int:
-    """Start a run in `folder`, or resume the one that is there; returns the exit code."""
+def train_into(config: RunConfig, folder: Path, command: list[str], quiet: bool, fork: Path | None = None) -> int:
+    """Start a run in `folder`, from another one where `fork` says so, or resume the one that is there."""
     from stapo.api.runs import run_training
     from stapo.cli.progress import ProgressDisplay
     from stapo.training.callbacks import Callbacks
 
     with ProgressDisplay(quiet=quiet, iterations=config.optim.iterations) as display:
         try:
-            outcome = run_training(config, folder, command, Callbacks([display]))
+            outcome = run_training(config, folder, command, Callbacks([display]), fork)
         except KeyboardInterrupt:
             if (folder / "run.json").is_file():
                 display.on_notice(f"resume it: stapo resume {shlex.quote(str(folder))}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 from stapo.agent import AgentConfig
+from stapo.config.rewards import RewardsConfig
 from stapo.config.schema import from_data
 from stapo.config.training import EvalConfig, SFTConfig
 from stapo.documents import shown
@@ -19,11 +20,12 @@ from stapo.texts import secret_in_address
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 _OWN = {
     "agent": (),
-    "rollout": ("anchor", "reward_scale", "tasks"),
+    "rollout": ("anchor", "limits", "reward_scale", "tasks"),
+    "rewards": (),
     "sft": ("data", "episodes", "scarce_fraction", "scarce_types", "wander"),
     "eval": ("episodes", "quick_episodes", "split"),
 }
-"""What one of several environments may have for itself; of the agent, everything."""
+"""What one of several environments may have for itself; of agent and rewards, everything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ class MixedEnvConfig:
         split: split of the environment that RL trains on.
         options: options of the environment, as a mapping; `stapo envs NAME` explains them.
         agent: settings of `agent` that are others here, as a mapping: prompts, response format, limits.
-        rollout: the same of `rollout`: `reward_scale`, `anchor` and `tasks`.
+        rollout: the same of `rollout`: `reward_scale`, `anchor`, `limits` and `tasks`.
+        rewards: the same of `rewards`: all of them.
         sft: the same of `sft`: `data`, `episodes`, `wander`, `scarce_types` and `scarce_fraction`. Where `episodes` is
             not given, those of the run are shared out by weight.
         eval: the same of `eval`: `split`, `episodes` and `quick_episodes`.
@@ -77,6 +80,7 @@ class MixedEnvConfig:
     options: dict[str, Any] = field(default_factory=dict)
     agent: dict[str, Any] = field(default_factory=dict)
     rollout: dict[str, Any] = field(default_factory=dict)
+    rewards: dict[str, Any] = field(default_factory=dict)
     sft: dict[str, Any] = field(default_factory=dict)
     eval: dict[str, Any] = field(default_factory=dict)
 
@@ -92,6 +96,8 @@ class HasEnvs(Protocol):
     def agent(self) -> AgentConfig: ...  # noqa: D102
     @property
     def rollout(self) -> RolloutConfig: ...  # noqa: D102
+    @property
+    def rewards(self) -> RewardsConfig: ...  # noqa: D102
     @property
     def sft(self) -> SFTConfig: ...  # noqa: D102
     @property

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.config.environment import EnvConfig, MixedEnvConfig, check_envs, texts_in
+from stapo.config.rewards import RewardsConfig
 from stapo.config.schema import check_least, check_values, from_data
 from stapo.config.training import EvalConfig, OptimConfig, SFTConfig, TasksConfig
 from stapo.errors import ConfigError, UnknownNameError
@@ -88,6 +89,7 @@ class RunConfig:
         model: pretrained model or sizes of a small one.
         sft: supervised fine-tuning on demonstrations before RL.
         rollout: groups, group size, temperature.
+        rewards: named rewards and their weights.
         algorithm: credit, outliers, selective terms, loss; a preset name or its settings.
         optim: optimizer and length of the run.
         eval: evaluation protocol.
@@ -102,6 +104,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sft: SFTConfig = field(default_factory=SFTConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rewards: RewardsConfig = field(default_factory=RewardsConfig)
     algorithm: AlgorithmConfig = field(default_factory=lambda: get_algorithm("stapo"))
     optim: OptimConfig = field(default_factory=OptimConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -137,6 +140,18 @@ class RunConfig:
             raise ConfigError(
                 f"algorithm.outlier.tokens is '{self.algorithm.outlier.tokens}' but agent.response is "
                 f"'{self.agent.response}', which has no such part; use tokens=response."
+            )
+
+        if self.rewards.normalize == "each" and self.algorithm.needs_critic:
+            raise ConfigError(
+                f"rewards.normalize is 'each', and algorithm '{self.algorithm.name}' has a critic, which values the "
+                "sum of the rewards. Set rewards.normalize to 'sum', or take an algorithm without a critic."
+            )
+        advantage = self.algorithm.advantage
+        if self.rewards.normalize == "each" and advantage.step_advantage and advantage.step_credit != "return":
+            raise ConfigError(
+                f"rewards.normalize is 'each', and advantage.step_credit is '{advantage.step_credit}', which does not "
+                "rest on rewards alone. Set rewards.normalize to 'sum', or step_credit to 'return'."
             )
         if self.agent.constrained and self.rollout.engine == "vllm":
             raise ConfigError(

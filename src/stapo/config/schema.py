@@ -148,7 +148,7 @@ def _convert(hint: Any, value: Any, where: str, base: Any) -> Any:
                     for key, part in value.items()
                 },
             }
-        return {**base, **value}
+        return {**base, **{k: _convert(inner, v, _join(where, _key(k)), None) for k, v in value.items()}}
     return _scalar(hint, value, where)
 
 

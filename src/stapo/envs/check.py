@@ -271,6 +271,9 @@ def _result(seen: Any) -> Problems:
     for key in ("truncated", "effect"):
         if not isinstance(seen.info.get(key, False), bool):
             yield f"found info['{key}'] {seen.info[key]!r}; expected True or False. Convert it."
+    named = seen.info.get("rewards", {})
+    if not isinstance(named, dict) or not all(isinstance(paid, int | float) for paid in named.values()):
+        yield f"found info['rewards'] {named!r:.60}; expected a dict of names and numbers."
     if seen.info.get("truncated") and (seen.won or not seen.done):
         yield "found truncated in an episode that is won or goes on; expected an end by the limit."
 

@@ -113,7 +113,7 @@ def _advanced(env: Env, action: str) -> StepResult | EnvFailure:
     out = _with_plain_numbers(out)
     if wrong := _wrong_result(out):
         return EnvFailure("environment", f"step({short(action)}) returned {wrong}")
-    if unpaid := _wrong_reward(out.reward):
+    if unpaid := wrong_reward(out.reward) or _wrong_rewards(out.info.get("rewards")):
         return EnvFailure("reward", f"step({short(action)}) returned {unpaid}")
     return out
 
@@ -169,6 +169,7 @@ def _is_plain(out: Any) -> bool:
         and type(out.info.get("truncated")) in _FLAG
         and type(out.info.get("effect")) in _FLAG
         and out.info.get("task_score") is None
+        and "rewards" not in out.info
         and type(out.blind_text) in _TEXT_OR_NONE
         and (out.admissible is None or (type(out.admissible) is list and _TEXTS.issuperset(map(type, out.admissible))))
     )
@@ -180,6 +181,8 @@ def _with_plain_numbers(out: Any) -> Any:
     info: Any = out.info
     if isinstance(info, dict):
         info = {key: scalar(value) if key in _SCALARS else value for key, value in info.items()}
+        if isinstance(info.get("rewards"), dict):
+            info["rewards"] = {name: scalar(value) for name, value in info["rewards"].items()}
     return replace(out, reward=scalar(out.reward), done=scalar(out.done), won=scalar(out.won), info=info)
 
 
@@ -226,8 +229,20 @@ def _wrong_commands(commands: object) -> str:
     return _unless(fine, "admissible", commands, "a list of texts or None")
 
 
-def _wrong_reward(reward: object) -> str:
-    """NaN and infinity pass: training stops on them, and names the row, before the weights move."""
+def _wrong_rewards(rewards: object) -> str:
+    if rewards is None:
+        return ""
+    if not isinstance(rewards, dict) or not all(isinstance(name, str) for name in rewards):
+        return f"info['rewards'] {short(rewards)}, expected a dict of names and numbers"
+    wrong = ((name, wrong_reward(value)) for name, value in rewards.items())
+    return next((f"info['rewards'][{short(name)}] as {said}" for name, said in wrong if said), "")
+
+
+def wrong_reward(reward: object) -> str:
+    """What is wrong with a reward, "" for nothing.
+
+    NaN and infinity pass: training stops on them, and names the row, before the weights move.
+    """
     if not isinstance(reward, int | float):
         return _unless(False, "reward", reward, "a number")
     try:

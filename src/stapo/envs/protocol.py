@@ -68,7 +68,8 @@ class StepResult:
         info: further facts. Keys in use: ``truncated`` (bool, ended by the step limit alone) and
             ``effect`` (bool, the action changed the state of the world), and, where an environment judges by degrees,
             ``task_score`` (float, 0 … 1, when the episode is over), and ``retriever_error`` (text: a search engine
-            failed, and the turn was used up) with ``retriever_error_kind`` (one word, for counting).
+            failed, and the turn was used up) with ``retriever_error_kind`` (one word, for counting), and ``rewards``
+            (name -> number: rewards of this step beside `reward`, which training weighs by `rewards.weights`).
         blind_text: `text` with every trace of the goal removed, for the trajectory-blind prompt; None where the
             observation has no trace of it.
     """

@@ -83,6 +83,7 @@ class Adapter:
                 "computed from the head's own weights, so adapters on it are not supported; leave them out."
             )
         self._device = device
+        self.reference_tensors: dict[str, torch.Tensor] = {}
         self._dropouts = [
             module
             for layer in self._layers.values()
@@ -106,6 +107,51 @@ class Adapter:
         """Inside, the model is the one that the adapters were put into."""
         with self._peft.disable_adapter():
             yield
+
+    def refresh_reference(self, tensors: dict[str, torch.Tensor] | None = None) -> None:
+        """Make the adapters of this moment the reference, or those that `reference_tensors` gave.
+
+        Raises:
+            ModelError: the tensors are those of other adapters.
+        """
+        now = self._trained()
+        given = {name: weight.detach() for name, weight in now.items()} if tensors is None else tensors
+        if now.keys() != given.keys() or any(given[name].shape != weight.shape for name, weight in now.items()):
+            raise ModelError("the saved reference adapters do not fit this model; the save belongs to another run.")
+        self.reference_tensors = {name: given[name].to(now[name], copy=True) for name in now}
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {
+            f"{name}.{part}": getattr(layer, part)[_NAME].weight
+            for name, layer in self._layers.items()
+            for part in ("lora_A", "lora_B")
+        }
+
+    @contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Inside, the model is the reference: without adapters, or with those of the last `refresh_reference`.
+
+        Passes backward do not belong inside. Those of passes before and after are not disturbed: the weights are
+        exchanged under their names, and are back before anybody asks for a gradient.
+        """
+        if not self.reference_tensors:
+            with self.switched_off():
+                yield
+            return
+        trained = self._trained()
+        held = {name: weight.data for name, weight in trained.items()}
+        noisy = [module for module in self._dropouts if module.training]
+        try:
+            for name, weight in trained.items():
+                weight.data = self.reference_tensors[name]
+            for module in noisy:
+                module.eval()
+            yield
+        finally:
+            for name, weight in trained.items():
+                weight.data = held[name]
+            for module in noisy:
+                module.train()
 
     @property
     def drops_out(self) -> bool:

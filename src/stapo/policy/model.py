@@ -80,11 +80,11 @@ class Policy:
             self.adapter = Adapter(self.model, config, seed)
 
     @contextmanager
-    def as_started(self) -> Iterator[Any]:
-        """The model without what its adapters have learned, which is the reference of a policy with adapters."""
+    def as_reference(self) -> Iterator[Any]:
+        """The model as the reference of a policy with adapters: without them, or with those of the last refresh."""
         if self.adapter is None:
             raise ValueError("the policy has no adapters to switch off; expected one that `attach` was called on.")
-        with self.adapter.switched_off():
+        with self.adapter.as_reference():
             yield self.model
 
     def plain_weights(self) -> Iterator[tuple[str, torch.Tensor]]:

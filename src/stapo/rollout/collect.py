@@ -14,7 +14,7 @@ from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, insist
-from stapo.rollout.config import AnchorKey
+from stapo.rollout.config import AnchorKey, LimitsConfig
 from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
@@ -51,6 +51,7 @@ class Collector:
         pool: the environments that are played, kept between calls; left out, `make_env` builds them in this process.
         retries: how often a failed episode is played again from the start.
         max_failures: this many failed episodes in a row stop the run.
+        limits: what ends an episode beside its environment; left out, nothing does.
 
     Raises:
         ConfigError: decoding is constrained, and the encoder is that of a model behind a server.
@@ -74,6 +75,7 @@ class Collector:
         pool: EnvPool | None = None,
         retries: int = 1,
         max_failures: int = 16,
+        limits: LimitsConfig | None = None,
     ) -> None:
         self.make_env = make_env
         self.encoder = encoder
@@ -86,6 +88,7 @@ class Collector:
         self.masks = masks
         self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
         self.attempts = Attempts(retries, max_failures)
+        self.limits = limits
         self.times = RolloutTimes()
         self.grammars = Grammars(encoder, agent) if agent.constrained else None
         self._task_types: dict[str, str] = {}
@@ -223,6 +226,7 @@ class Collector:
             mark_parts=self.mark_parts,
             masks=self.masks,
             grammars=self.grammars,
+            limits=self.limits,
         )
 
     def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:

@@ -11,6 +11,7 @@ from stapo.rollout.types import OnFailure
 
 AnchorKey = Literal["observation", "observation_and_admissible"]
 Engine = Literal["transformers", "vllm"]
+AtLimit = Literal["keep", "zero", "mask"]
 
 MOST_PROCESSES = 4096
 """Worker processes or threads that one machine may be asked for."""
@@ -22,7 +23,7 @@ class VllmConfig:
 
     Attributes:
         gpu_memory: share of the GPU's memory for vLLM's copy of the weights and its KV cache; above 0, below 1.
-        cpu_cache_gib: GiB of memory for vLLM's KV cache where it runs on a CPU; a whole number from 1.
+        cpu_cache_gib: memory for vLLM's KV cache where it runs on a CPU, in GiB; 1 or more.
         enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower. On a CPU always.
         sleep: while weights are updated, put vLLM's copy of them into the CPU's memory and drop its KV cache.
     """
@@ -37,6 +38,36 @@ class VllmConfig:
             raise ConfigError(f"rollout.vllm.gpu_memory is {self.gpu_memory}, expected a share between 0 and 1.")
         if self.cpu_cache_gib < 1:
             raise ConfigError(f"rollout.vllm.cpu_cache_gib is {self.cpu_cache_gib}, expected at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What ends an episode beside its environment, and what training pays then.
+
+    Attributes:
+        tokens: sampled tokens after which an episode ends; 1 or more, or null for no limit. The response that reaches
+            the limit is played.
+        seconds: seconds after which an episode ends, by the clock since it began; above 0, or null for no limit. They
+            are looked at after each step, include the steps of episodes that are played beside it, and make the numbers
+            of a run depend on the machine.
+        reward: what training pays an episode that ended at a limit, be it one of these, the environment's steps or
+            `agent.max_prompt_tokens`. `keep` pays what it has earned until then; `zero` pays nothing, and costs stay;
+            `mask` also pays what it has earned, for the advantages of its group, and leaves its steps out of the loss.
+    """
+
+    tokens: int | None = None
+    seconds: float | None = None
+    reward: AtLimit = "keep"
+
+    def __post_init__(self) -> None:
+        if self.tokens is not None and self.tokens < 1:
+            raise ConfigError(f"rollout.limits.tokens is {self.tokens}, expected at least 1, or null.")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ConfigError(f"rollout.limits.seconds is {self.seconds}, expected a number above 0, or null.")
+        if self.reward not in get_args(AtLimit):
+            raise ConfigError(
+                f"rollout.limits.reward is '{self.reward}', expected one of {', '.join(get_args(AtLimit))}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +104,7 @@ class RolloutConfig:
             out the whole group.
         max_failures: failed episodes in a row, without one that ended normally in between, that stop the run; 1 or
             more.
+        limits: what ends an episode beside its environment.
         engine: what generates in training. `transformers` shares the trainer's weights; `vllm` (extra `vllm`, on an
             NVIDIA GPU or a CPU) keeps its own copy, which is renewed before every rollout.
         vllm: how vLLM shares the machine; without effect under another engine.
@@ -92,6 +124,7 @@ class RolloutConfig:
     retries: int = 1
     on_failure: OnFailure = "shrink"
     max_failures: int = 16
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
     engine: Engine = "transformers"
     vllm: VllmConfig = field(default_factory=VllmConfig)
 

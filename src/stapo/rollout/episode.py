@@ -6,6 +6,7 @@ It never calls an environment: what an environment returns is handed in, and the
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -27,7 +28,7 @@ from stapo.envs.guard import EnvFailure, raised, short
 from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError, EnvError
-from stapo.rollout.config import AnchorKey
+from stapo.rollout.config import AnchorKey, LimitsConfig
 from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Boundary
@@ -53,6 +54,7 @@ class Episode:
         mark_parts: bool = False,
         masks: Sequence[BlindMask] = (),
         grammars: Grammars | None = None,
+        limits: LimitsConfig | None = None,
     ) -> None:
         self.encoder = encoder
         self.agent = agent
@@ -63,6 +65,7 @@ class Episode:
         self.mark_parts = mark_parts
         self.masks = masks
         self.grammars = grammars
+        self.limits = limits or LimitsConfig()
         self.grammar: Grammar | None = None
         self.memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
         self.observation = self.blind_observation = self._whole_observation = ""
@@ -78,9 +81,11 @@ class Episode:
         self._forgotten = 0
         self._told = ""
         self._stop = StopRule(agent.stop, encoder) if agent.stop else None
+        self._began = 0.0
 
     def begin(self, first: Observation, shapes: CommandShapes = NO_SHAPES) -> None:
         """Take in what the episode begins with, and how its commands and pages look."""
+        self._began = time.monotonic()
         self.shapes = shapes
         self._goal_cut = len(first.goal) > self.agent.max_observation_characters
         self.trajectory.goal = cut_text(first.goal, self.agent.max_observation_characters)
@@ -206,6 +211,7 @@ class Episode:
         if step is None:
             raise EnvError("observe was called without an action in between; call prompt and answer first.")
         step.reward = out.reward * self.reward_scale
+        step.rewards = {name: value * self.reward_scale for name, value in (out.info.get("rewards") or {}).items()}
         step.effect = out.info.get("effect")
         if out.info.get("retriever_error"):
             step.retriever_error = str(out.info.get("retriever_error_kind", "failed"))
@@ -235,6 +241,16 @@ class Episode:
                 self.trajectory.stop_reason = StopReason.STEP_LIMIT
             else:
                 self.trajectory.stop_reason = StopReason.FAILED
+        elif reached := self._limit_reached():
+            self.done, self.trajectory.stop_reason = True, reached
+
+    def _limit_reached(self) -> StopReason | None:
+        limits = self.limits
+        if limits.tokens and sum(len(step.response_ids) for step in self.trajectory.steps) >= limits.tokens:
+            return StopReason.TOKEN_LIMIT
+        if limits.seconds and time.monotonic() - self._began >= limits.seconds:
+            return StopReason.TIME_LIMIT
+        return None
 
     def _see(self, seen: Observation | StepResult) -> None:
         """Take in what the world shows, as much of it as prompts may hold."""

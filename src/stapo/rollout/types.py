@@ -23,6 +23,10 @@ class StopReason(StrEnum):
     """The environment ended the episode, unsolved, before its step limit."""
     STEP_LIMIT = "step_limit"
     """The environment's step limit was reached."""
+    TOKEN_LIMIT = "token_limit"
+    """The episode has sampled `rollout.limits.tokens`."""
+    TIME_LIMIT = "time_limit"
+    """The episode has lasted `rollout.limits.seconds`."""
     PROMPT_TOO_LONG = "prompt_too_long"
     """The next prompt did not fit into `max_prompt_tokens`, even without history."""
     ERROR = "error"
@@ -31,6 +35,13 @@ class StopReason(StrEnum):
 
 NOT_THE_POLICYS = (StopReason.PROMPT_TOO_LONG, StopReason.ERROR)
 """Reasons that say nothing about a policy: it was not asked, or its answer came to nothing."""
+
+
+OPTIONAL = (StopReason.TOKEN_LIMIT, StopReason.TIME_LIMIT)
+"""Reasons that occur where a setting asks for them."""
+
+LIMITS = (StopReason.STEP_LIMIT, *OPTIONAL, StopReason.PROMPT_TOO_LONG)
+"""Reasons for which `rollout.limits.reward` says what is paid."""
 
 
 @dataclass(slots=True)
@@ -52,7 +63,7 @@ class Step:
         problem: "" or the short name of what was wrong with the response.
         anchor: key of the state before the action; equal keys inside one task group form an anchor group.
         observation: the observation the agent acted on.
-        reward: environment reward of this step times the reward scale.
+        reward: environment reward of this step times the reward scale; in training, the weighted sum of all rewards.
         truncated: the response hit `max_response_tokens` without an end token.
         repeated: the same command was given before at the same anchor in this episode.
         effect: the action changed the state of the world; None where the environment does not say.
@@ -67,6 +78,8 @@ class Step:
         allowed: per sampled token, those it could have been; None where all of the vocabulary could.
         blind_observation: the observation without any trace of the goal.
         admissible: all commands that were offered; None where actions are free text.
+        rewards: named rewards times the reward scale: those that the environment pays beside its own; in training, all
+            that `rewards` in the settings weighs.
     """
 
     prompt_ids: list[int]
@@ -97,6 +110,7 @@ class Step:
     allowed: list[Allowed] | None = None
     blind_observation: str = ""
     admissible: tuple[str, ...] | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(slots=True)

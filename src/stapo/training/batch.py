@@ -15,15 +15,19 @@ from stapo.algo import (
     anchor_groups,
     compute_advantages,
     modulated_advantages,
+    reward_advantages,
     select_outliers,
     state_key,
 )
 from stapo.algo.config import TokenSet
 from stapo.algo.outliers import join_outliers
+from stapo.config.rewards import ENV, RewardsConfig
 from stapo.errors import NonFiniteError
 from stapo.policy import RowTokens, find_chains
 from stapo.policy.sequences import Chains
 from stapo.rollout import Step, Trajectory
+from stapo.rollout.config import AtLimit
+from stapo.rollout.types import LIMITS
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,12 @@ class RowBatch:
         advantages: episode, step and total advantages, the latter bent by entropy where the algorithm does so.
         outliers: normalized entropies, fences, flags; entropies by state to hand on where the algorithm keeps them.
         flag_b: rows that the selective terms act on: outliers whose blind prompt differs from the full one.
+        masked_b: rows that are in no loss of the policy and in no divisor of one; their advantages are computed as if
+            they were, and they are never flagged.
         chains: which rows are read as one sequence.
         value_b: a critic's value of each row's state before the update; None without a critic.
+        reward_share: share of each named reward in the variance of the advantages; empty where only the environment's
+            own is paid.
         parts: the same rows by environment, in order, where a run has several; empty otherwise.
     """
 
@@ -54,8 +62,10 @@ class RowBatch:
     advantages: Advantages
     outliers: Outliers
     flag_b: np.ndarray
+    masked_b: np.ndarray
     chains: Chains
     value_b: np.ndarray | None = None
+    reward_share: Mapping[str, float | None] = field(default_factory=dict)
     parts: Mapping[str, RowBatch] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -79,6 +89,8 @@ def build_batch(
     states: Mapping[str, Sequence[float]] | None = None,
     value_b: np.ndarray | None = None,
     chains: Chains | None = None,
+    rewards: RewardsConfig | None = None,
+    at_limit: AtLimit = "keep",
 ) -> RowBatch:
     """Lay the steps of `trajectories` out as rows and run the no-gradient math on them once.
 
@@ -90,6 +102,8 @@ def build_batch(
             (``outlier.metric=running``).
         value_b: a critic's value of each row, in the order of the trajectories' steps; for algorithms that have one.
         chains: of `rows_of`, where they are known; left out, they are found.
+        rewards: how the named rewards of the steps become one; left out, `Step.reward` is all there is.
+        at_limit: "mask" leaves the rows of episodes that ended at a limit out of the loss.
 
     Raises:
         NonFiniteError: a reward, log-probability or entropy is not finite; the step is named.
@@ -107,10 +121,21 @@ def build_batch(
     anchor_b = anchor_groups(group_b, keys, algorithm.advantage)
     counted = [counted_entropies(s, algorithm.outlier.tokens) for s in steps]
     entropy_b = np.array([np.mean(c) if c else np.nan for c in counted], dtype=np.float64)
-    advantages = compute_advantages(
-        reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage,
-        critic=algorithm.critic, value_b=value_b, success_b=[t.won for t in trajectories for _ in t.steps],
-    )  # fmt: skip
+    success_b = [t.won for t in trajectories for _ in t.steps]
+    share: Mapping[str, float | None] = {}
+    if rewards is None or rewards.plain:
+        advantages = compute_advantages(
+            reward_b, valid_b, group_b, traj_b, step_b, anchor_b, weight_b, algorithm.advantage,
+            critic=algorithm.critic, value_b=value_b, success_b=success_b,
+        )  # fmt: skip
+    else:
+        names = dict.fromkeys(name for s in steps for name in s.rewards)
+        advantages, share = reward_advantages(
+            {name: [s.rewards.get(name, 0.0) for s in steps] for name in names},
+            rewards.weights, rewards.normalize, algorithm.advantage, valid_b=valid_b, group_b=group_b, traj_b=traj_b,
+            step_b=step_b, anchor_b=anchor_b, weight_b=weight_b, penalized=ENV, critic=algorithm.critic,
+            value_b=value_b, success_b=success_b,
+        )  # fmt: skip
     if algorithm.modulation.kind != "none":
         bent_b = modulated_advantages(
             advantages.total_b, entropy_b, traj_b, step_b, algorithm.modulation, weight_b=weight_b
@@ -126,10 +151,15 @@ def build_batch(
         state_b=[state_key(key) for key in keys] if algorithm.needs_states else None,
         states=states,
     )
+    cut, limited = algorithm.loss.truncated == "mask", LIMITS if at_limit == "mask" else ()
+    masked_b = np.array(
+        [(cut and s.truncated) or t.stop_reason in limited for t in trajectories for s in t.steps], dtype=bool
+    )
     differs_b = np.array([s.prompt_ids != s.blind_ids for s in steps], dtype=bool)
     return RowBatch(
         steps, trajectories, group_b, traj_b, step_b, anchor_b, entropy_b, advantages, outliers,
-        outliers.mask_b & differs_b, rows_of(trajectories)[1] if chains is None else chains, value_b,
+        outliers.mask_b & differs_b & ~masked_b, masked_b, rows_of(trajectories)[1] if chains is None else chains,
+        value_b, share,
     )  # fmt: skip
 
 
@@ -162,6 +192,7 @@ def join_batches(parts: Mapping[str, RowBatch], chains: Chains) -> RowBatch:
         ),
         outliers=join_outliers({label: b.outliers for label, b in parts.items()}),
         flag_b=joined([b.flag_b for b in batches]),
+        masked_b=joined([b.masked_b for b in batches]),
         chains=chains,
         value_b=joined(values) if values else None,
         parts=parts,
@@ -199,6 +230,7 @@ def _require_finite(trajectories: Sequence[Trajectory]) -> None:
     for t in trajectories:
         for number, step in enumerate(t.steps):
             for what, values, culprit in (
+                *((f"reward '{name}'", [paid], "it was paid so") for name, paid in step.rewards.items()),
                 ("reward", [step.reward], "the environment returned it"),
                 ("log-probability", step.logprobs, "the model computed it"),
                 ("entropy", step.entropies, "the model computed it"),

@@ -7,7 +7,9 @@
     policy/                 weights and tokenizer; with adapters, those alone
     rows.json               hashes of the files of rows (`stapo.run.rows`)
     critic/                 weights and optimizer of the critic, where the algorithm has one
-    reference/              the frozen starting policy, where the algorithm uses one or adapters rest on it: hard links
+    reference/              the frozen starting policy, where the algorithm uses one or adapters rest on it: hard links;
+                            written anew after a refresh (`loss.reference_every`)
+    refreshed.safetensors   adapters that are the reference since a refresh
 
 Safetensors and JSON only: nothing is unpickled, whoever may have written the folder.
 """
@@ -40,7 +42,8 @@ from stapo.training.optimizer import optimizer_tensors
 from stapo.training.randomness import random_state
 
 FORMAT = 2
-LATER = {"states", "sft_losses", "sft_best", "task_counts", "worlds"}
+REFRESHED = "refreshed.safetensors"
+LATER = {"states", "sft_losses", "sft_best", "task_counts", "worlds", "refreshed"}
 """What saves of this format have not always had; without it, its default is meant."""
 
 Stage = Literal["sft", "rl"]
@@ -58,6 +61,7 @@ class RunState:
         sft_best: step of the best measurement so far, its share of tasks won and its success; empty before the first.
         iteration: iterations of RL that are done.
         evaluated: the evaluation due after that iteration is done as well.
+        refreshed: iteration after which the reference was refreshed last, 0 where it never was.
         task_position: training tasks handed out so far.
         task_counts: groups of each task that were seen, and how many of them differed, where tasks are chosen by that.
         tasks: digest of the training and the evaluation tasks.
@@ -82,6 +86,7 @@ class RunState:
     sft_best: list[float] = field(default_factory=list)
     iteration: int = 0
     evaluated: bool = False
+    refreshed: int = 0
     task_position: int = 0
     task_counts: dict[str, list[float]] = field(default_factory=dict)
     tasks: str = ""
@@ -111,7 +116,7 @@ def write_state(
     state: RunState,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    reference: Path | None,
+    reference: Path | Policy | None,
     critic: Savable | None = None,
     best: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
@@ -122,7 +127,8 @@ def write_state(
         state: position and counters.
         policy: what training moves of it is written.
         optimizer: of the policy's weights.
-        reference: folder of the frozen starting policy, or None where there is none.
+        reference: folder of the frozen policy, or that policy where no folder holds it yet, or None where there is
+            none.
         critic: weights and optimizer of its own, or None where there is none.
         best: weights that SFT may end with, by name.
 
@@ -138,11 +144,25 @@ def write_state(
         save_file(dict(best), folder / "best.safetensors")
     if critic is not None:
         critic.write(folder / "critic")
-    if reference is not None:
+    if policy.adapter is not None and policy.adapter.reference_tensors:
+        kept = {name: t.cpu().contiguous() for name, t in policy.adapter.reference_tensors.items()}
+        save_file(kept, folder / REFRESHED)
+    if isinstance(reference, Policy):
+        reference.save(folder / "reference")
+    elif reference is not None:
         (folder / "reference").mkdir()
         # A link to a file that was damaged since would be hashed anew and pass for good.
         for file in unchanged_files(reference):
             link_or_copy(file, folder / "reference" / file.name)
+    write_position(folder, state)
+
+
+def write_position(folder: Path, state: RunState) -> None:
+    """Write `state.json`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     text = json.dumps(asdict(state), indent=1, allow_nan=True)
     (folder / "state.json").write_text(text + "\n", encoding="utf-8")
 
@@ -230,7 +250,7 @@ def save_state(
     state: RunState,
     policy: Policy,
     optimizer: torch.optim.Optimizer,
-    reference: Path | None,
+    reference: Path | Policy | None,
     callbacks: Callbacks,
     critic: Savable | None = None,
     best: Mapping[str, torch.Tensor] | None = None,
@@ -243,7 +263,7 @@ def save_state(
         state: position and counters.
         policy: the policy.
         optimizer: of its weights.
-        reference: folder of the frozen starting policy, where there is one.
+        reference: as for `write_state`.
         callbacks: told of the save, or that it failed and the run goes on.
         critic: weights and optimizer of its own, where the algorithm has one.
         best: weights that SFT may end with, by name.

@@ -125,4 +125,5 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         pool=build_pool(config.env.name, config.env.options, config.rollout),
         retries=config.rollout.retries,
         max_failures=config.rollout.max_failures,
+        limits=config.rollout.limits,
     )

@@ -96,8 +96,8 @@ class Trainer:
         policy: SFT-trained or pretrained; its weights are changed in place.
         run: where to write.
         callbacks: told what happens; their requests to stop are looked at where everything is saved.
-        reference: frozen starting policy; None copies `policy` where the algorithm needs one and there are no adapters
-            that can be switched off instead.
+        reference: frozen starting policy, or a later one after a refresh; None copies `policy` where the algorithm
+            needs one and there are no adapters that can be switched off instead.
         iteration: iterations done.
         evaluated: the evaluation due after that iteration is done as well.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
@@ -129,6 +129,8 @@ class Trainer:
         self.updater = Updater(
             self.policy, self.reference, algorithm, config.optim, config.rollout.temperature, self.critic
         )
+        self._told_unpaid = False
+        self.refreshed = self._saved_refresh = 0
         self._recent: list[dict[str, Any]] = []
         self._clock = time.perf_counter()
 
@@ -174,6 +176,7 @@ class Trainer:
                 break
             self.iterate(self.iteration + 1)
             self.iteration, self.evaluated = self.iteration + 1, False
+            self._refresh_reference()
             if self.iteration == total:
                 self._checkpoint("final")
             elif config.log.checkpoint_every and self.iteration % config.log.checkpoint_every == 0:
@@ -198,6 +201,17 @@ class Trainer:
     def _keep_best(self) -> None:
         if (best := self.choice) is not None and best.iteration == self.iteration and self.evaluated:
             self._checkpoint(BEST)
+
+    def _refresh_reference(self) -> None:
+        every = self.algorithm.loss.reference_every
+        if not every or self.iteration % every or not self.algorithm.needs_reference:
+            return
+        if self.policy.adapter is not None:
+            self.policy.adapter.refresh_reference()
+        else:
+            assert self.reference is not None, "without adapters the reference is a model"
+            self.reference.load_state_dict(self.policy.model.state_dict())
+        self.refreshed = self.iteration
 
     def _checkpoint(self, name: str) -> None:
         # After SFT adapters belong to no model that has a name: to this run's checkpoint "start".
@@ -233,16 +247,20 @@ class Trainer:
             iteration=self.iteration,
             evaluated=self.evaluated,
             tasks=self._digest(),
+            refreshed=self.refreshed,
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
             seconds=dict(self.seconds),
             worlds=worlds,
             **({} if worlds else self.worlds[0].state()),
         )
         rests_on_start = self.reference is not None or self.policy.adapter is not None
-        reference = reference_folder(self.run) if rests_on_start else None
-        save_state(
+        reference: Path | Policy | None = reference_folder(self.run) if rests_on_start else None
+        if self.policy.adapter is None and self.refreshed != self._saved_refresh:
+            reference = replace(self.policy, model=self.reference)
+        saved = save_state(
             self.run, self.config, state, self.policy, self.updater.optimizer, reference, self.callbacks, self.critic
         )
+        self._saved_refresh = self._saved_refresh if saved is None else self.refreshed
         # After the save: a best policy that no save knows of would be that of another run, if this one were cut short.
         self._keep_best()
         self.callbacks.interrupts.leave()
@@ -253,7 +271,7 @@ class Trainer:
         Raises:
             SaveError: it belongs to other tasks, or lacks something.
         """
-        if state.tasks != self._digest():
+        if state.tasks and state.tasks != self._digest():
             raise SaveError(
                 f"'{folder}' was saved by a run on other tasks: the training or evaluation tasks of environment "
                 f"'{self.config.env.name}' have changed since. Put the games back, or start another run with --out."
@@ -263,11 +281,13 @@ class Trainer:
             self.critic.restore(folder / "critic")
         self.iteration, self.evaluated = state.iteration, state.evaluated
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
-        for world in self.worlds:
+        # A fork onto other tasks begins with their first ones.
+        for world in self.worlds if state.tasks else ():
             try:
                 world.restore(state.worlds[world.label] if world.label else asdict(state))
             except (KeyError, TypeError, ValueError, AttributeError) as err:
                 raise SaveError(f"'{folder}' does not say where environment '{world.config.env.name}' stands.") from err
+        self.refreshed = self._saved_refresh = state.refreshed
         self.seconds |= state.seconds
         self._recent = self.run.rows("metrics")[-WINDOW:]
         # Last: making environments may have drawn from the shared generators.
@@ -400,6 +420,13 @@ class Trainer:
             raise FailureLimitError(
                 f"iteration {iteration}: every episode failed, the last one in its {last.boundary} (task "
                 f"'{last.task_id}'): {last.error}. See failures.jsonl."
+            )
+        unpaid = {name for world in self.worlds for name in world.rewards.unpaid(found[world.label].played)}
+        if unpaid and not self._told_unpaid:
+            self._told_unpaid = True
+            self.callbacks.notice(
+                f"iteration {iteration}: nothing has paid {', '.join(f'rewards.weights.{n}' for n in sorted(unpaid))}; "
+                "a name that the environment spells otherwise counts 0"
             )
         if not sampled.kept_groups:
             self.callbacks.notice(

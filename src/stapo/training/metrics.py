@@ -11,7 +11,7 @@ import numpy as np
 
 from stapo.rollout import StopReason
 from stapo.rollout.evaluate import passed
-from stapo.rollout.types import Trajectory, marker_counts, mean_task_score
+from stapo.rollout.types import OPTIONAL, Trajectory, marker_counts, mean_task_score
 from stapo.training.batch import RowBatch
 from stapo.training.sampling import Sampled, together
 
@@ -75,9 +75,14 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "ineffective_actions": fmean(not e for e in known) if known else None,
         "retriever_errors": dict(sorted(Counter(s.retriever_error for s in steps if s.retriever_error).items())),
         "truncated_responses": fmean(s.truncated for s in steps),
+        **({"masked_rows": masked} if (masked := int(batch.masked_b.sum())) else {}),
         **({"cut_texts": cut} if (cut := sum(s.cut_texts for s in steps)) else {}),
         **marker_counts(steps),
-        "stop_reasons": {r.value: sum(t.stop_reason is r for t in trajectories) for r in StopReason},
+        "stop_reasons": {
+            r.value: count
+            for r in StopReason
+            if (count := sum(t.stop_reason is r for t in trajectories)) or r not in OPTIONAL
+        },
         "equal_reward_groups": _equal_reward_share(played),
         "entropy": {
             "mean": float(entropy_b.mean()) if len(entropy_b) else None,
@@ -94,6 +99,7 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
             "std": float(batch.advantages.total_b.std()),
             "zero": float((batch.advantages.total_b == 0).mean()),
         },
+        **({"rewards": _reward_metrics(batch)} if batch.reward_share else {}),
         "anchor": _anchor_metrics(batch),
         "outlier": outlier_metrics(batch),
     }
@@ -102,6 +108,18 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
 def _passed(played: Sequence[Trajectory]) -> dict[str, Any]:
     """pass@k of the tasks of the iteration, without intervals."""
     return {name: {k: share[0] for k, share in of_k.items()} for name, of_k in passed([played], 1.0).items()}
+
+
+def _reward_metrics(batch: RowBatch) -> dict[str, Any]:
+    """Of each named reward: mean and standard deviation over episodes, share in the variance of the advantages."""
+    paid = {
+        name: [sum(step.rewards.get(name, 0.0) for step in t.steps) for t in batch.trajectories]
+        for name in batch.reward_share
+    }
+    return {
+        name: {"mean": fmean(sums), "std": float(np.std(sums)), "advantage_share": batch.reward_share[name]}
+        for name, sums in paid.items()
+    }
 
 
 def outlier_metrics(batch: RowBatch) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
+from stapo.training.checkpoint import REFRESHED, read_tensors
 from stapo.training.choices import KEPT, Settled, settle
 from stapo.training.evaluations import evaluated_tasks
 from stapo.training.factories import RunEnvs
+from stapo.training.fork import plan_fork, require_begun
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
 from stapo.training.randomness import seed_all
@@ -58,6 +60,7 @@ def train_run(
     callbacks: Callbacks | None = None,
     env: RunEnvs | None = None,
     settled: Settled | None = None,
+    fork: Path | None = None,
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
@@ -71,6 +74,7 @@ def train_run(
         callbacks: told what happens; may ask for a stop.
         env: the environments, where somebody has asked them already.
         settled: the settings without `auto`, where they were decided already; they count instead of `config`.
+        fork: another run, whose newest save a new run begins with.
 
     Raises:
         RunDirectoryError: `out` holds something else than a run, cannot be written, or another process is writing it.
@@ -98,9 +102,15 @@ def train_run(
         callbacks.interrupts.grace = config.log.grace
         stack.enter_context(callbacks.interrupts)
         check_place(out, config)
+        start = None if fork is None else plan_fork(fork, config)
         make_folder(out)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
+        if start is None:
+            require_begun(run)
+        else:
+            callbacks.notice(start.told())
+            start.begin(run)
         if settled.chosen and KEPT not in (info := run.info()):
             run.write_info({**info, KEPT: settled.chosen})
         stack.enter_context(callbacks.joined_by(TrackerCallback(config.log.trackers, callbacks.notice)))
@@ -209,9 +219,12 @@ def _saved_policy(folder: Path, config: RunConfig) -> tuple[Policy, Any | None]:
         policy.attach(config.model.lora, config.seed)
         assert policy.adapter is not None
         policy.adapter.load(folder / "policy")
+        if (folder / REFRESHED).is_file():
+            policy.adapter.refresh_reference(read_tensors(folder / REFRESHED))
         return policy, None
     policy = load_policy(str(folder / "policy"), config.model)
-    if not config.algorithm.needs_reference:
+    # A fork of a run without a reference has none yet: its start becomes it.
+    if not config.algorithm.needs_reference or not (folder / "reference").is_dir():
         return policy, None
     place = replace(config.model, device="cpu") if config.model.reference == "cpu" else config.model
     return policy, load_policy(str(folder / "reference"), place).model

@@ -21,6 +21,7 @@ from stapo.training.evaluations import evaluated_tasks, protocols
 from stapo.training.factories import RunEnv, RunEnvs
 from stapo.training.recorded import read_steps
 from stapo.training.resume import check_place, is_run
+from stapo.training.rewards import reward_functions
 from stapo.training.tasks import training_stream
 
 
@@ -40,8 +41,8 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     Raises:
         RunDirectoryError: `out` exists and is not empty.
         ModelError: the model folder cannot be a model, or it does not fit the run or the machine.
-        ConfigError, UnknownNameError: an extra is not installed, no such environment, option or split, a split without
-            tasks, or a run is there that was made with other settings.
+        ConfigError, UnknownNameError: an extra is not installed, a reward function cannot be imported, no such
+            environment, option or split, a split without tasks, or a run is there that was made with other settings.
         GameFileError: games that cannot be read, or that cannot be won.
         EnvError: the environment cannot say which tasks it has.
         FailureLimitError: its code failed at too many games in a row.
@@ -52,6 +53,8 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         require_peft()
     if config.rollout.engine == "vllm":
         require_vllm()
+    for own in worlds_of(config).values():
+        reward_functions(own.rewards)
     if config.model.path is not None and not there:
         check_fit(config.model.path, config)
     return open_world(config, there, progress)

@@ -58,7 +58,7 @@ def together(played: Iterable[Sampled]) -> Sampled:
     )
 
 
-def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
+def sample_groups(wanted: int, config: SamplingConfig, play: Play, each: bool = False) -> Sampled:
     """Play groups until `wanted` of them differ in their returns, or the rounds are used up (DAPO, arXiv 2503.14476).
 
     Each round plays as many groups as are still missing, so there is never one too many, and groups are numbered on
@@ -69,11 +69,12 @@ def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
         wanted: groups to train on.
         config: whether and how often groups are replaced.
         play: plays groups of the next tasks.
+        each: named rewards are compared one by one, because each teaches by itself; attempts of equal sums may differ.
     """
     trajectories, ended = play(wanted, 0, 1)
     if not config.dynamic:
         return Sampled(trajectories, trajectories, ended, 1, wanted, wanted)
-    played, kept, groups, rounds = list(trajectories), differing_groups(trajectories), wanted, 1
+    played, kept, groups, rounds = list(trajectories), differing_groups(trajectories, each), wanted, 1
     while len(kept) < wanted and rounds < config.max_rounds:
         missing = wanted - len(kept)
         rounds += 1
@@ -81,17 +82,17 @@ def sample_groups(wanted: int, config: SamplingConfig, play: Play) -> Sampled:
         groups += missing
         played += trajectories
         ended = ended + failures
-        kept += differing_groups(trajectories)
+        kept += differing_groups(trajectories, each)
     chosen = kept or [group for group in groups_of(played) if any(t.steps for t in group)][:1]
     return Sampled([t for group in chosen for t in group], played, ended, rounds, groups, len(kept))
 
 
-def differing_groups(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
-    """The groups whose attempts did not all return the same.
+def differing_groups(trajectories: Sequence[Trajectory], each: bool = False) -> list[list[Trajectory]]:
+    """The groups whose attempts did not all return the same, or the same of each named reward.
 
     One with a return that is not finite is among them: it has to be seen, not to be dropped.
     """
-    return [group for group in groups_of(trajectories) if differs(group)]
+    return [group for group in groups_of(trajectories) if differs(group, each)]
 
 
 def groups_of(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
@@ -99,6 +100,9 @@ def groups_of(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     return [list(members) for _, members in groupby(trajectories, key=lambda t: t.group)]
 
 
-def differs(group: Sequence[Trajectory]) -> bool:
-    """Whether the attempts of a group did not all return the same finite number."""
-    return not all(math.isfinite(t.score) and t.score == group[0].score for t in group)
+def differs(group: Sequence[Trajectory], each: bool = False) -> bool:
+    """Whether the attempts of a group did not all return the same finite number, or the same of each named reward."""
+    names = {name for t in group for step in t.steps for name in step.rewards} if each else ()
+    returns = [[t.score for t in group]]
+    returns += [[sum(step.rewards.get(name, 0.0) for step in t.steps) for t in group] for name in sorted(names)]
+    return not all(math.isfinite(value) and value == values[0] for values in returns for value in values)

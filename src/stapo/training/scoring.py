@@ -17,6 +17,7 @@ from stapo.algo import (
     flagged_scores,
     score_tokens,
     selective_terms,
+    two_context_kl,
     unflatten_tokens,
 )
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches, row_batches
@@ -52,8 +53,8 @@ class Scorer:
 
     Attributes:
         policy: model and tokenizer.
-        reference: frozen copy of the starting model, on any device; None where the algorithm needs none, or where the
-            policy has adapters: without them it is the starting model.
+        reference: frozen copy of the starting model, or of a later one, on any device; None where the algorithm needs
+            none, or where the policy has adapters: without them it is the starting model.
         algorithm: which terms are wanted.
         temperature: all log-probabilities and entropies are taken at it.
     """
@@ -90,7 +91,7 @@ class Scorer:
         """Reference log-probabilities of every row's response tokens."""
         result: list[list[float]] = [[]] * len(batch)
         rows = [batch.full(b) for b in range(len(batch))]
-        with self._started() as model:
+        with self._referred() as model:
             for part in row_batches(rows, micro_tokens):
                 scored = self.score(model, [rows[b] for b in part], entropy=False)
                 for b, logp_l in zip(part, scored.logp_bl.tolist(), strict=True):
@@ -114,13 +115,43 @@ class Scorer:
                 steps[i].entropies = entropy_l[: len(rows[i].response_ids)]
 
     @contextmanager
-    def _started(self) -> Iterator[Any]:
-        """The starting model, for as long as the block lasts."""
+    def _referred(self) -> Iterator[Any]:
+        """The reference, for as long as the block lasts."""
         if self.policy.adapter is None:
             yield self.reference
         else:
-            with self.policy.as_started() as model:
+            with self.policy.as_reference() as model:
                 yield model
+
+    @torch.no_grad()
+    def _reference_states(
+        self, rows: Sequence[RowTokens], device: torch.device
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Hidden states of the reference at the responses of `rows`, and its head, on the device of the policy."""
+        with self._referred() as model:
+            hidden_nh = hidden_states(model, rows, self.policy.tokenizer.pad_token_id)[0].to(device)
+            # A reference on the CPU lends its head: a divergence needs all distributions in one place.
+            weight_vh, bias_v = head_of(model)
+            return hidden_nh, weight_vh.to(device), None if bias_v is None else bias_v.to(device)
+
+    def exact_reference_kl(self, rows: Sequence[RowTokens], scored: Scored) -> Tensor:
+        """(B, L) divergence of the policy from the reference at each response token, with gradient into the policy."""
+        hidden_r_nh, weight_r_vh, bias_r_v = self._reference_states(rows, scored.hidden_nh.device)
+        weight_vh, bias_v = head_of(self.policy.model)
+        values_n = two_context_kl(
+            scored.hidden_nh,
+            hidden_r_nh,
+            weight_vh,
+            weight_q_vh=weight_r_vh,
+            temperature=self.temperature,
+            chunk=chunk_of(weight_vh),
+            bias_v=bias_v,
+            bias_q_v=bias_r_v,
+            ta_grad="full_only",
+            kernel=self.policy.head_kernel,
+            masks=token_masks(rows, weight_vh),
+        )
+        return unflatten_tokens(values_n, scored.mask_bl)
 
     def selective(
         self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor], *, awareness_only: bool = False
@@ -136,10 +167,7 @@ class Scorer:
         hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
         hidden_r_nh = weight_r_vh = bias_r_v = None
         if config.gamma > 0 and (self.reference is not None or self.policy.adapter is not None):
-            with torch.no_grad(), self._started() as model:
-                hidden_r_nh = hidden_states(model, blind, pad)[0].to(hidden_q_nh.device)
-                # A reference on the CPU lends its head: the divergence needs all three distributions in one place.
-                weight_r_vh, bias_r_v = (None if t is None else t.to(hidden_q_nh.device) for t in head_of(model))
+            hidden_r_nh, weight_r_vh, bias_r_v = self._reference_states(blind, hidden_q_nh.device)
         weight_vh, bias_v = head_of(self.policy.model)
         scores = flagged_scores(
             hidden_p_nh,

@@ -60,6 +60,7 @@ def _told(number: int, step: Step) -> dict[str, Any]:
         "repeated": step.repeated,
         "effect": step.effect,
         "reward": step.reward,
+        **({"rewards": step.rewards} if step.rewards else {}),
     }
 
 

@@ -170,7 +170,7 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         clock, ref_logp = _Clock(), None
-        if self.algorithm.loss.beta > 0 and not critic_alone:
+        if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl != "full" and not critic_alone:
             started = time.perf_counter()
             ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
             clock.reference = time.perf_counter() - started
@@ -184,7 +184,8 @@ class Updater:
                     logs.append(self._critic_step(batch, rows, clock, where))
                 else:
                     stream = (*seed, 6, number)
-                    logs.append(self._step(batch, rows, ref_logp, clock, where, not logs, measure_ratio, stream))
+                    log = self._step(batch, rows, ref_logp, clock, where, not logs, measure_ratio, stream)
+                    logs += [log] if log else []
                 self.non_finite_in_a_row = 0
             except NonFiniteError:
                 self.non_finite_in_a_row += 1
@@ -225,6 +226,9 @@ class Updater:
         measure_ratio: bool,
         stream: Sequence[int],
     ) -> dict[str, Any]:
+        all_rows, rows = rows, [b for b in rows if not batch.masked_b[b]]
+        if not rows:
+            return {} if self.critic is None else self._critic_step(batch, all_rows, clock, where)
         started, blind_before = time.perf_counter(), clock.blind
         self.optimizer.zero_grad(set_to_none=True)
         adapter = self.policy.adapter
@@ -248,7 +252,7 @@ class Updater:
         log["grad_norm"] = norm
         if self.critic is not None:
             # Both gradients are there before one of the two moves.
-            log |= self.critic.backward(batch, rows, where)
+            log |= self.critic.backward(batch, all_rows, where)
             self.critic.optimizer.step()
         self.optimizer.step()
         clock.update += time.perf_counter() - started - (clock.blind - blind_before)
@@ -288,6 +292,11 @@ class Updater:
                 entropy_grad=self.algorithm.loss.entropy_coef > 0,
             )
             old_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
+            ref_kl_bl = None
+            if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl == "full":
+                began = time.perf_counter()
+                ref_kl_bl = self.scorer.exact_reference_kl([batch.full(b) for b in part], scored)
+                clock.reference += time.perf_counter() - began
             out = base_loss(
                 scored.logp_bl,
                 old_bl,
@@ -296,6 +305,7 @@ class Updater:
                 self.algorithm.loss,
                 totals.take(torch.as_tensor(places)),
                 ref_logp_bl=None if ref_logp is None else pad_rows([ref_logp[b] for b in part], scored.logp_bl),
+                ref_kl_bl=ref_kl_bl,
                 entropy_bl=scored.entropy_bl,
             )
             _require_finite_loss(out.loss, part, f"the loss at {where}")

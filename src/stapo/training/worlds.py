@@ -24,6 +24,7 @@ from stapo.training.batch import RowBatch, build_batch, join_batches, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.evaluations import evaluated_tasks, protocols
 from stapo.training.factories import collector_of
+from stapo.training.rewards import Rewards
 from stapo.training.sampling import Sampled, differs, groups_of, sample_groups
 from stapo.training.tasks import TaskStream, training_stream
 
@@ -39,6 +40,7 @@ class World:
         collector: plays in it.
         tasks: what is trained on, in its order.
         eval_tasks: of each split that is evaluated.
+        rewards: what its episodes are paid.
         states: entropies by state that one iteration hands to the next, where the algorithm keeps them.
         given: task groups it was asked for so far.
     """
@@ -49,6 +51,7 @@ class World:
     collector: Collector
     tasks: TaskStream
     eval_tasks: dict[str, list[str]]
+    rewards: Rewards
     states: Mapping[str, Sequence[float]] = field(default_factory=dict)
     given: int = 0
 
@@ -69,11 +72,13 @@ class World:
                 lambda done, total: callbacks.stage(stage, done, total),
                 first + start,
             )
+            self.rewards.pay(played, self.collector.attempts)
             return drop_failed(self.named(played), config.rollout.on_failure)
 
-        sampled = sample_groups(groups, sampling, play)
+        each = config.rewards.normalize == "each"
+        sampled = sample_groups(groups, sampling, play, each)
         self.given += groups
-        self.tasks.learn((group[0].task_id, differs(group)) for group in groups_of(sampled.played))
+        self.tasks.learn((group[0].task_id, differs(group, each)) for group in groups_of(sampled.played))
         return sampled
 
     def evaluate(
@@ -135,7 +140,9 @@ def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> l
             tasks = training_stream(collector.tasks_of(settings.env.split), settings)
             eval_tasks = evaluated_tasks(settings, collector.tasks_of)
             name = "" if entry is None else label
-            worlds.append(World(name, settings, entry.weight if entry else 1.0, collector, tasks, eval_tasks))
+            rewards = Rewards(settings.rewards, settings.rollout)
+            weight = entry.weight if entry else 1.0
+            worlds.append(World(name, settings, weight, collector, tasks, eval_tasks, rewards))
     except BaseException:
         for collector in collectors.values():
             collector.close()
@@ -191,6 +198,8 @@ def build_batches(
                 states=world.states,
                 value_b=None if values is None else values[first:end],
                 chains=rows_of(own.kept, merge=world.config.optim.merge)[1] if world.label else chains,
+                rewards=world.config.rewards,
+                at_limit=world.config.rollout.limits.reward,
             )
             world.states = part.outliers.states or {}
         first = end

@@ -12,6 +12,7 @@ from stapo.documents import package_data
 from stapo.envs.options import user_path
 from stapo.errors import ConfigError
 from stapo.policy import source_of
+from stapo.rollout.config import LimitsConfig
 from stapo.verl_plugin.hydra import override
 from stapo.verl_plugin.settings import AGENT, EVALUATION, KEY, TRAIN
 
@@ -158,6 +159,26 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
             "agent.decode is 'constrained', and verl's rollout servers and training engine know no masks of tokens. "
             "Set agent.decode to 'free', or use 'stapo train'."
         )
+    if not config.rewards.plain:
+        raise ConfigError(
+            "rewards are more than the environment's own, and verl's agent loop pays each row before its group is "
+            "known. Leave out rewards.weights and rewards.functions, or use 'stapo train'."
+        )
+    if config.rollout.limits != LimitsConfig():
+        raise ConfigError(
+            "rollout.limits are set, and verl's agent loop has the environment's steps alone. Leave them out, or use "
+            "'stapo train'."
+        )
+    for setting, value, carried in (
+        ("kl", algorithm.loss.kl, ("k1", "k2", "k3")),
+        ("truncated", algorithm.loss.truncated, ("keep",)),
+        ("reference_every", algorithm.loss.reference_every, (0,)),
+    ):
+        if value not in carried:
+            raise ConfigError(
+                f"algorithm.loss.{setting} is '{value}', which verl's trainer does not do; expected "
+                f"{' or '.join(map(str, carried))}. Or use 'stapo train'."
+            )
     if config.sft.steps:
         raise ConfigError(
             f"sft.steps is {config.sft.steps}, and verl does RL alone. Make the start with 'stapo "
