@@ -32,8 +32,8 @@ class LLM:
 
     def __init__(
         self, model, *, runner, load_format, skip_tokenizer_init, generation_config, trust_remote_code, dtype,
-        max_model_len, enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager, gpu_memory_utilization=None,
-        enable_chunked_prefill=True,
+        max_model_len, enable_sleep_mode, enable_prefix_caching, logprobs_mode, seed, enforce_eager,
+        gpu_memory_utilization=None, enable_chunked_prefill=True,
     ):  # fmt: skip
         # A CPU has no such share, and seeds crash there where prompts are read in parts.
         assert (gpu_memory_utilization is None) == (not enable_chunked_prefill) == (LLM.platform == "cpu")
