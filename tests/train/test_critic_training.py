@@ -123,7 +123,7 @@ def test_metrics_of_an_iteration(trainer):
 
 def test_values_come_nearer_to_their_targets(trainer):
     losses, learned = [], trainer.critic
-    sampled, _ = trainer._roll_out(1)
+    sampled = trainer._roll_out(1)[0][""]
     steps, _ = rows_of(sampled.kept)
     algorithm = replace(trainer.config.algorithm, critic=CriticConfig(value_clip=None, learning_rate=0.01))
     learned.config = algorithm.critic
@@ -142,7 +142,7 @@ def test_a_value_moves_no_farther_than_the_clip_lets_it(trainer):
     """Many steps on one batch: what has left the clip towards its target is no longer pushed."""
     learned = trainer.critic
     learned.config = CriticConfig(value_clip=0.05, learning_rate=1e-3)
-    sampled, _ = trainer._roll_out(1)
+    sampled = trainer._roll_out(1)[0][""]
     steps, _ = rows_of(sampled.kept)
     target = build_batch(
         sampled.kept, trainer.config.algorithm, value_b=learned.values(steps)
@@ -160,7 +160,7 @@ def test_a_value_moves_no_farther_than_the_clip_lets_it(trainer):
 @pytest.mark.parametrize("budget", [1, 40, 300])
 def test_micro_batches_do_not_change_the_gradient(trainer, budget):
     trainer.iterate(1)
-    sampled, _ = trainer._roll_out(2)
+    sampled = trainer._roll_out(2)[0][""]
     steps, _ = rows_of(sampled.kept)
     found = []
     for tokens in (100_000, budget):
@@ -254,7 +254,7 @@ def test_others_have_none(toy_model, tmp_path):
 
 
 def test_a_batch_without_values_is_a_mistake(trainer):
-    sampled, _ = trainer._roll_out(1)
+    sampled = trainer._roll_out(1)[0][""]
     batch = build_batch(sampled.kept, get_algorithm("grpo"))
     with pytest.raises(ValueError, match="the batch has no values"):
         trainer.critic.backward(batch, [0], "here")
@@ -264,7 +264,7 @@ def test_the_policy_is_not_trained_through_the_critic(trainer):
     """The two share no weight and no gradient."""
     trainer.iterate(1)
     before = copy.deepcopy(state(trainer.policy.model))
-    sampled, _ = trainer._roll_out(2)
+    sampled = trainer._roll_out(2)[0][""]
     steps, _ = rows_of(sampled.kept)
     batch = build_batch(sampled.kept, trainer.config.algorithm, value_b=trainer.critic.values(steps))
     trainer.updater.optimizer.zero_grad(set_to_none=True)
