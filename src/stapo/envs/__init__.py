@@ -13,6 +13,7 @@ from stapo.envs.protocol import (
     StepResult,
     Tool,
     read_call,
+    write_call,
 )
 from stapo.envs.registry import ENVIRONMENTS, make
 
@@ -31,4 +32,5 @@ __all__ = [
     "check_env",
     "make",
     "read_call",
+    "write_call",
 ]

@@ -29,6 +29,7 @@ from stapo.agent.pages import NO_SHAPES as NO_SHAPES
 from stapo.agent.pages import CommandShapes as CommandShapes
 from stapo.agent.tools import Tool as Tool
 from stapo.agent.tools import read_call as read_call
+from stapo.agent.tools import write_call as write_call
 
 
 @dataclass(frozen=True, slots=True)
