@@ -205,6 +205,8 @@ def test_a_damaged_run_is_one_line(copied, capsys, damage, said):
 
 def test_help_teaches(capsys):
     assert main(["eval", "--help"]) == 0
-    out = capsys.readouterr().out
-    for shown in ("usage: stapo eval RUN", "--seeds", "examples:", "standard deviation over seeds"):
+    out = " ".join(capsys.readouterr().out.split())
+    for shown in ("usage: stapo eval RUN", "--seeds", "examples:"):
         assert shown in out
+    assert main(["eval", "--help-all"]) == 0
+    assert "standard deviation over seeds" in " ".join(capsys.readouterr().out.split())

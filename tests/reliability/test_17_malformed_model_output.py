@@ -118,7 +118,8 @@ def test_every_output_is_counted(texts, response):
         parsed = parse_response(text, response)
         assert parsed.valid == (parsed.problem == "")
         assert isinstance(parsed.action, str)
-        assert len(parsed.action) <= 1000
+        # Of the formats, those of published protocols cut actions.
+        assert len(parsed.action) <= (1000 if response == "think_action" else len(text))
         assert not parsed.valid or parsed.action.strip()
         found[parsed.problem] += 1
     assert sum(found.values()) == COUNT

@@ -13,8 +13,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_named_rewards import group, paid, step
 
+from paid_steps import group, paid, step
 from stapo.algo import OutlierConfig, get_algorithm
 from stapo.config.rewards import RewardsConfig
 from stapo.config.run_config import RunConfig

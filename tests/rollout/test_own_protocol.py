@@ -298,7 +298,7 @@ def test_a_template_of_a_file_and_its_values_become_the_checkpoints(toy_model, t
         path=str(saved), device="cpu", chat_template_kwargs={"enable_thinking": True, "x": [1, "\n'\"", None]}
     )
     assert not written(load_tokenizer(str(saved), again)).endswith(CLOSED)
-    with pytest.raises(ModelError, match=r"own\.jinja.*cannot be read.*Expected auto, none, or a file"):
+    with pytest.raises(ModelError, match=r"which cannot be read.*Expected auto, none, or a file"):
         load_policy(str(toy_model), config)
 
 

@@ -291,7 +291,7 @@ class _Spelled:
     def encode(self, prompt):
         return list(prompt)
 
-    def encode_response(self, text, foreign=""):
+    def encode_response(self, text, foreign="", ended=True):
         return list(text)
 
 

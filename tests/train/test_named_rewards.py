@@ -14,6 +14,7 @@ import sys
 import pytest
 
 import stapo
+from paid_steps import group, paid, step
 from stapo.cli.main import main
 from stapo.config.rewards import RewardsConfig
 from stapo.config.run_config import RunConfig
@@ -23,7 +24,6 @@ from stapo.envs.protocol import StepResult
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError
 from stapo.policy import load_policy
-from stapo.rollout import Step, Trajectory
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.faults import Attempts
 from stapo.run import RunDirectory
@@ -73,20 +73,6 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(FILE)
     monkeypatch.chdir(tmp_path)
     return lambda name: f"mine.py:{name}"
-
-
-def step(action="go", reward=0.0, tokens=2, **rewards):
-    ids = list(range(10, 10 + tokens))
-    return Step([1], [2], ids, [-0.1] * tokens, [0.5] * tokens, "p", "b", "r", action, True, "", "s", "o", reward,
-                rewards=rewards)  # fmt: skip
-
-
-def group(number, *members, won=()):
-    return [Trajectory("task", "type", "goal", number, m, s, m in won) for m, s in enumerate(members)]
-
-
-def paid(trajectories):
-    return [[s.reward for s in t.steps] for t in trajectories]
 
 
 # -- 1 -----------------------------------------------------------------------------------------------------------------

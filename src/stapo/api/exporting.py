@@ -11,6 +11,7 @@ from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError
 from stapo.rollout.record import RecordedEpisode, episode_of_transcript, fingerprint, record_lines
 from stapo.run.lines import read_lines, require_new, write_lines
+from stapo.texts import counted
 from stapo.training.demonstrations import demonstrated
 from stapo.training.factories import RunEnv
 from stapo.training.recorded import chat_lines, shapes_of
@@ -72,7 +73,7 @@ def export(
     kept = [episode for episode in episodes if episode.won or not won]
     if not kept:
         raise ConfigError(
-            f"there is nothing to export: of {len(episodes):,} episodes none was won."
+            f"there is nothing to export: none of {counted(len(episodes), 'episode')} was won."
             if episodes
             else f"'{source}' has no transcripts; play episodes with 'stapo eval {source} --record FILE'."
         )

@@ -227,7 +227,9 @@ class EvalConfig:
         name, metric = self.chosen
         if name not in self.sets or not _METRIC.fullmatch(metric):
             listed = f"expected one of {', '.join(known)}" if known else "and eval.sets names no set; name one first"
-            raise ConfigError(f"eval.keep_best is '{self.keep_best}', {listed}.{did_you_mean(self.keep_best, known)}")
+            raise ConfigError(
+                f"eval.keep_best is {shown(self.keep_best)}, {listed}.{did_you_mean(self.keep_best, known)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

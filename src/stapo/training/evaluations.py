@@ -49,7 +49,9 @@ def evaluated_tasks(config: RunConfig, tasks_of: Callable[[str], Sequence[str]])
     for split, setting in asked.items():
         if not found[split]:
             setting = setting if config.eval.sets.get(setting.split(".")[2]) else "eval.split"
-            raise ConfigError(f"evaluation split '{split}' holds no task; choose another with {setting}.")
+            raise ConfigError(
+                f"split '{split}' of environment '{config.env.name}' holds no task; choose another with {setting}."
+            )
     name, metric = config.eval.chosen
     if metric.startswith("pass@"):
         played, k = protocols(config, final=True)[name], int(metric.removeprefix("pass@"))
