@@ -135,7 +135,7 @@ def chat_lines(episodes: Iterable[RecordedEpisode], config: RunConfig, shapes: C
     `ended` false.
 
     Raises:
-        ConfigError: prompts go on with what the agent has begun to say, which no list of messages can tell.
+        ConfigError: prompts continue what the agent has begun to say, which no list of messages can tell.
     """
     mark = fingerprint(config.agent, config.env.name, config.env.options)
     lines = []
@@ -144,7 +144,7 @@ def chat_lines(episodes: Iterable[RecordedEpisode], config: RunConfig, shapes: C
             prompt = step.prompt
             if prompt.begun:
                 raise ConfigError(
-                    f"prompts of the style '{config.agent.prompt}' go on within the agent's own message, which chat "
+                    f"prompts of the style '{config.agent.prompt}' continue the agent's own message, which chat "
                     "messages cannot tell; export episodes instead (leave --chat out)."
                 )
             said: list[dict[str, Any]] = [{"role": "system", "content": prompt.system}] if prompt.system else []
