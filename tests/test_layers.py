@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "progress": set(),
     "documents": set(),
     "errors": {"texts"},
+    "extras": {"errors"},
+    "serving": {"errors", "extras"},
     "registry": {"errors", "documents"},
     "atomic_io": set(),
     "server_errors": {"texts", "documents"},
@@ -36,6 +38,8 @@ MAY_IMPORT = {
     "former_names": set(),
     "algo": {"errors", "texts", "documents", "registry"},
     "retrieval": {
+        "extras",
+        "serving",
         "errors",
         "texts",
         "documents",
@@ -122,6 +126,7 @@ MAY_IMPORT = {
     "recipes": set(),
     "cli": {
         "api",
+        "serving",
         "former_names",
         "errors",
         "texts",

@@ -17,8 +17,8 @@ import pytest
 from reliable import run, settings, train
 
 from stapo.errors import ConfigError
-from stapo.retrieval.server import listen
 from stapo.run import RunDirectory
+from stapo.serving.server import listen
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "stapo"
 
@@ -118,8 +118,8 @@ def listens(source):
 def test_nothing_listens():
     found = {str(p.relative_to(SOURCE)): listens(p.read_text()) for p in SOURCE.rglob("*.py")}
     assert len(found) > 100
-    # The retrieval server alone, which is asked for by a command; on the machine's own address unless told otherwise.
-    assert {name: calls for name, calls in found.items() if calls} == {"retrieval/server.py": ["bind"]}
+    # Servers that are asked for by a command share one place; on the machine's own address unless told otherwise.
+    assert {name: calls for name, calls in found.items() if calls} == {"serving/server.py": ["bind"]}
     with pytest.raises(ConfigError, match="token"):
         listen("0.0.0.0", 0, token=None)
 

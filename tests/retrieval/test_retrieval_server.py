@@ -18,15 +18,9 @@ from small_corpus import PASSAGES, Echo, write_corpus
 from stapo.cli.main import main
 from stapo.errors import ConfigError
 from stapo.retrieval import open_retriever
-from stapo.retrieval.server import (
-    Refusal,
-    ServerOptions,
-    create_app,
-    is_loopback,
-    listen,
-    read_request,
-    server_of,
-)
+from stapo.retrieval.server import ServerOptions, create_app, read_request
+from stapo.serving.gate import Refusal, is_loopback
+from stapo.serving.server import listen, server_of
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -47,7 +41,7 @@ class Running:
         self.listening = listen("127.0.0.1", 0, token=limits.get("token"))
         self.port = self.listening.getsockname()[1]
         app = create_app(limits.pop("retriever", None) or Echo(), options := ServerOptions(**limits))
-        self.server = server_of(app, options)
+        self.server = server_of(app, options.limits)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listening]}, daemon=True)
         self.thread.start()
 

@@ -16,9 +16,9 @@ from rich.text import Text
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
-from stapo.cli.run_folders import Found, find_runs
 from stapo.cli.words import foreign, say, write_line
 from stapo.errors import ConfigError
+from stapo.run.folders import Found, find_runs
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

@@ -64,7 +64,8 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
         from stapo.http_client import checked_key, key_from
         from stapo.retrieval.http_client import TOKEN_VARIABLE
         from stapo.retrieval.opening import check_sources, open_retriever
-        from stapo.retrieval.server import ServerOptions, create_app, listen, serve
+        from stapo.retrieval.server import ServerOptions, create_app
+        from stapo.serving.server import listen, serve
 
         names = ("threads", "max_topk", "max_queries", "max_body", "max_connections")
         limits: dict[str, Any] = {name: getattr(self, name) for name in names} | {"search_s": self.search_seconds}
@@ -89,7 +90,7 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
             write_line(f"{self.retriever} over {self.corpus} answers on http://{place}:{number}/retrieve", flush=True)
 
         try:
-            signum = serve(create_app(retriever, options), listening, options, ready)
+            signum = serve(create_app(retriever, options), listening, options.limits, ready)
         finally:
             retriever.close()
         if signum is None:

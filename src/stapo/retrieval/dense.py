@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from stapo.errors import ConfigError, IndexFileError
+from stapo.extras import need
 from stapo.models.cache import folder_of
 from stapo.models.catalog import KNOWN, find
 from stapo.progress import tell
 from stapo.retrieval.analyzer import LuceneAnalyzer
 from stapo.retrieval.cache import IndexCache
-from stapo.retrieval.extras import need
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import CorpusRetriever, check_size
 from stapo.retrieval.ranking import best

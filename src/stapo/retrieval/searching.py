@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
 
-from stapo.retrieval.gate import Refusal
+from stapo.serving.gate import Refusal
 
 Work = Callable[[Callable[[], bool]], bytes]
 """Gets a function that says whether to give up; returns the body of an answer."""

@@ -2,42 +2,35 @@
 
 Nothing is believed: who asks, the size of a body, the number of queries, their words and the passages are bounded, and
 so is the time for each stage of a request. An answer holds passages or one line of error, never a trace. Decided
-elsewhere: whom it listens to (`gate`), how long a connection may take (`connections`), how searches run (`searching`).
+elsewhere: whom it listens to (`serving.gate`), how long a connection may take (`serving.connections`), how searches run
+(`searching`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import math
-import os
-import signal
-import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from itertools import islice
-from types import FrameType
 from typing import Any
 
 from stapo.documents import parse_json
 from stapo.errors import ConfigError, StapoError
 from stapo.retrieval.analyzer import words
-from stapo.retrieval.connections import Deadlines, connection_class, connections_for
-from stapo.retrieval.extras import need
-from stapo.retrieval.gate import Gate, Receive, Refusal, drained, is_loopback
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.searching import Searches
 from stapo.retrieval.wire import answer_of
+from stapo.serving.gate import Gate, Receive, Refusal, drained
+from stapo.serving.server import Limits, is_authorized, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
 # Bodies that are being received, all together.
 _HELD_BYTES = 64 << 20
-# Connections that the system keeps until they are accepted.
-_QUEUE = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +81,18 @@ class ServerOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0.")
         if self.token is not None and (not self.token.isascii() or not self.token.strip()):
             raise ConfigError("the token is blank or has characters outside ASCII, which no client could send.")
+
+    @property
+    def limits(self) -> Limits:
+        """What of it bounds connections: a body is read twice at most, an answer waits, is computed and is sent."""
+        return Limits(
+            connections=self.max_connections,
+            head_s=self.head_s,
+            body_s=2 * self.body_s,
+            answer_s=2 * self.search_s + self.write_s,
+            idle_s=self.idle_s,
+            stop_s=self.stop_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +195,7 @@ class _Service:
         if self.options.token is None:
             return
         sent = request.headers.get("authorization", "")
-        if not hmac.compare_digest(sent.encode(), f"Bearer {self.options.token}".encode()):
+        if not is_authorized(sent, self.options.token):
             raise Refusal(
                 401, "expected the header 'Authorization: Bearer TOKEN' with the token of this server", unread=True
             )
@@ -232,7 +237,7 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
     Raises:
         ConfigError: starlette is not installed.
     """
-    starlette = need("starlette.applications", "starlette", "server", "the retrieval server")
+    starlette = need_starlette("applications")
     responses, routing = need_starlette("responses"), need_starlette("routing")
     middleware = need_starlette("middleware")
     options = options or ServerOptions()
@@ -271,115 +276,3 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
         middleware=[middleware.Middleware(Gate, local_names_only=options.token is None)],
         exception_handlers={404: missing, 405: missing, Exception: failed},
     )
-
-
-def need_starlette(module: str) -> Any:
-    """A module of starlette."""
-    return need(f"starlette.{module}", "starlette", "server", "the retrieval server")
-
-
-def listen(host: str, port: int, *, token: str | None) -> socket.socket:
-    """A listening socket.
-
-    Raises:
-        ConfigError: the port is in use, the address is not of this machine, or others could reach it without a token.
-    """
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port is {port}, expected 0 to 65535 (0 takes a free one).")
-    if not is_loopback(host) and token is None:
-        raise ConfigError(
-            f"'{host}' can be reached from other machines; that needs a token, which clients have to send. "
-            "Set one, or bind 127.0.0.1."
-        )
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listening = socket.socket(family, kind, protocol)
-    except OSError as err:
-        raise ConfigError(f"'{host}' is not an address that this machine knows: {err.strerror or err}.") from err
-    try:
-        if os.name == "posix":
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(_QUEUE)
-    except OSError as err:
-        listening.close()
-        raise ConfigError(
-            f"cannot listen on {host}, port {port}: {err.strerror or err}. Choose another port (0 takes a free one), "
-            "or stop what uses it."
-        ) from err
-    return listening
-
-
-def server_of(app: Any, options: ServerOptions) -> Any:
-    """The server of uvicorn for an application, with the limits of this one.
-
-    Raises:
-        ConfigError: uvicorn is not installed.
-    """
-    uvicorn = need("uvicorn", "uvicorn", "server", "the retrieval server")
-    most, at_once = connections_for(options.max_connections)
-    deadlines = Deadlines(
-        head=options.head_s,
-        body=2 * options.body_s,
-        answer=2 * options.search_s + options.write_s,
-        idle=options.idle_s,
-    )
-
-    base: Any = uvicorn.Server
-
-    class Server(base):  # type: ignore[misc]
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets=sockets)
-            # uvicorn takes one number for how many are accepted in one go and how many may queue up for that.
-            for one in sockets or []:
-                one.listen(_QUEUE)
-
-    config = uvicorn.Config(
-        app,
-        http=connection_class(deadlines, most),
-        ws="none",
-        log_level="error",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        lifespan="off",
-        timeout_keep_alive=math.ceil(options.idle_s),
-        timeout_graceful_shutdown=math.ceil(options.stop_s),
-        h11_max_incomplete_event_size=1 << 16,
-        backlog=at_once,
-    )
-    return Server(config)
-
-
-def serve(app: Any, listening: socket.socket, options: ServerOptions, ready: Callable[[], None]) -> int | None:
-    """Answer requests until SIGTERM or SIGINT; those under way are still answered.
-
-    Args:
-        app: from `create_app`.
-        listening: from `listen`; it is closed at the end.
-        options: limits.
-        ready: called once the server is about to answer.
-
-    Returns:
-        the signal that stopped it, None if it ended by itself.
-
-    Raises:
-        ConfigError: uvicorn is not installed.
-    """
-    server = server_of(app, options)
-    stopped: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        # uvicorn has handlers of its own while it runs, and repeats at the end what it was sent.
-        stopped.append(number)
-        server.should_exit = True
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        ready()
-        asyncio.run(server.serve(sockets=[listening]))
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        listening.close()
-    return stopped[0] if stopped else None

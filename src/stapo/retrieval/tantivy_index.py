@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stapo.errors import ConfigError, CorpusError, IndexFileError
+from stapo.extras import need
 from stapo.retrieval.analyzer import STOP_WORDS
 from stapo.retrieval.cache import IndexCache
-from stapo.retrieval.extras import need
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import CorpusRetriever, check_size
 from stapo.stored import Manifest

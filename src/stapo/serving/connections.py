@@ -1,4 +1,4 @@
-"""Connections of the retrieval server, each with an end to whatever it waits for.
+"""Connections of a server, each with an end to whatever it waits for.
 
 uvicorn ends a connection that is idle between two requests, and nothing else: a client that never finishes its
 headers, its body, or the reading of its answer would keep its connection for ever. Here each of these has a deadline,
@@ -13,7 +13,7 @@ import resource
 from dataclasses import dataclass
 from typing import Any
 
-from stapo.retrieval.extras import need
+from stapo.extras import need
 
 _CLOSING_S = 2.0
 _LEAST_CONNECTIONS = 8
@@ -58,8 +58,8 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
     Raises:
         ConfigError: uvicorn is not installed.
     """
-    base: Any = need("uvicorn.protocols.http.h11_impl", "uvicorn", "server", "the retrieval server").H11Protocol
-    h11 = need("h11", "h11", "server", "the retrieval server")
+    base: Any = need("uvicorn.protocols.http.h11_impl", "uvicorn", "server", "a server").H11Protocol
+    h11 = need("h11", "h11", "server", "a server")
     seconds = {
         "head": deadlines.head,
         "body": deadlines.body,

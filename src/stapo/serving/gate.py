@@ -1,4 +1,4 @@
-"""Whom the retrieval server listens to: programs of this machine, or clients with its token, and no web pages.
+"""Whom a server of ours listens to: programs of this machine, or clients with its token, and no web pages of others.
 
 A page that somebody has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the
 content type of JSON without asking first, and reaches a local server under a name of its own at best; all three are
@@ -18,7 +18,7 @@ _MOST_DRAINED, _DRAINING_S = 8 << 20, 5.0
 
 
 class Refusal(Exception):
-    """A request that is not answered with passages.
+    """A request that is not answered with what it asks for.
 
     Attributes:
         status: the HTTP status.

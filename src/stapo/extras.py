@@ -1,4 +1,4 @@
-"""Packages that only some retrievers need."""
+"""Packages that only some users need: imported where they are used, with an error that names the extra."""
 
 from __future__ import annotations
 
