@@ -10,6 +10,7 @@ from stapo.envs.alfworld.env import AlfworldEnv
 from stapo.envs.protocol import StepResult
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.envs.search.env import SearchEnv
+from stapo.envs.sokoban.env import SokobanEnv
 from stapo.envs.webshop.env import WebShopEnv
 
 
@@ -36,10 +37,19 @@ class FragileSearch(SearchEnv):
     __init__, step = _init, _step  # type: ignore[assignment]
 
 
+class FragileSokoban(SokobanEnv):
+    __init__, step = _init, _step  # type: ignore[assignment]
+
+
 class FragileWebShop(WebShopEnv):
     __init__, step = _init, _step  # type: ignore[assignment]
 
 
-FRAGILE = {"alfworld": FragileAlfworld, "search": FragileSearch, "webshop": FragileWebShop}
+FRAGILE = {
+    "alfworld": FragileAlfworld,
+    "search": FragileSearch,
+    "sokoban": FragileSokoban,
+    "webshop": FragileWebShop,
+}
 for _name, _cls in FRAGILE.items():
     ENVIRONMENTS.register(f"fragile-{_name}", _cls)  # type: ignore[arg-type]

@@ -83,14 +83,14 @@ def test_what_the_user_gives_wins_and_is_not_said(models, capsys):
         assert name not in said
 
 
-@pytest.mark.parametrize("preset", ["tiny", "alfworld-tiny", "memory", "webshop-tiny", "search-tiny"])
+@pytest.mark.parametrize("preset", ["tiny", "alfworld-tiny", "memory", "webshop-tiny", "search-tiny", "sokoban-tiny"])
 def test_without_a_model_presets_are_what_they_were(capsys, preset):
     found, said = resolved(capsys, preset)
     assert found == to_data(load_config(preset))
     assert "chosen" not in said
 
 
-@pytest.mark.parametrize("preset", ["paper/alfworld-1.5b", "webshop-1000", "search-r1"])
+@pytest.mark.parametrize("preset", ["paper/alfworld-1.5b", "webshop-1000", "search-r1", "sokoban-6x6"])
 def test_presets_for_pretrained_models_stay(models, capsys, preset):
     found, said = resolved(capsys, preset, "--model.path", models / "large", "--gpu", "h100")
     expected = to_data(load_config(preset))

@@ -48,6 +48,19 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "sft": {"steps": 40, "episodes": 12, "batch_size": 4, "learning_rate": 0.005, "curriculum": 0.0},
         "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
     },
+    "sokoban": {
+        "env": {"name": "sokoban", "options": {"levels": 40, "max_steps": 4}},
+        "agent": {
+            "prompt": "compact",
+            "response": "action",
+            "history_length": 0,
+            "command_history": 4,
+            "max_prompt_tokens": 200,
+            "max_response_tokens": 4,
+        },
+        "sft": {"steps": 8, "episodes": 6, "batch_size": 4, "learning_rate": 0.005},
+        "rollout": {"groups": 2, "group_size": 3, "reward_scale": 1.0},
+    },
     "webshop": {
         "env": {"name": "webshop", "options": {"size": "tiny", "catalog_products": 20, "max_steps": 5}},
         "agent": {

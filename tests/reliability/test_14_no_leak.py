@@ -34,6 +34,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="coun
 ENVIRONMENTS_HERE: dict[str, dict] = {
     "alfworld": {"scenes": "tiny", "games_per_type": 2},
     "search": {},
+    "sokoban": {"levels": 20},
     "webshop": {"size": "tiny", "catalog_products": 20},
 }
 """Every environment of this package, with options that make it small."""

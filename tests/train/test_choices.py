@@ -188,7 +188,7 @@ def test_a_small_model_is_as_before_and_nothing_is_said(monkeypatch, toy_model, 
     ).read_bytes()[:400].split(b'"seconds"')[0]
 
 
-@pytest.mark.parametrize("name", ["tiny", "memory", "webshop-tiny", "search-tiny"])
+@pytest.mark.parametrize("name", ["tiny", "memory", "webshop-tiny", "search-tiny", "sokoban-tiny"])
 def test_presets_from_scratch_resolve_to_float32_and_one_thread(name, monkeypatch):
     from stapo.training.choices import settle
 

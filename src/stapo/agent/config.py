@@ -21,11 +21,12 @@ class AgentConfig:
     Attributes:
         prompt: wording of prompts. `standard` explains task and rules in sentences (instruction-tuned models);
             `compact` is a few short lines with the goal last (tiny models that are trained from scratch); `webshop`
-            tells a shopping agent what the published WebShop protocol tells it. For questions with a search engine:
-            `search-r1` is one growing transcript, `search-stepwise` a fresh prompt at every step, `search-compact` the
-            same for tiny models. `conversation` writes an episode as one conversation, for both kinds of models: the
-            first message holds role, goal and rules, each turn adds an observation and takes a response, and the steps
-            of an episode are read as one sequence (`optim.merge`). `stapo plugins` lists those of other packages.
+            tells a shopping agent what the published WebShop protocol tells it, and `sokoban` does the same
+            for Sokoban. For questions with a search engine: `search-r1` is one growing transcript, `search-stepwise` a
+            fresh prompt at every step, `search-compact` the same for tiny models. `conversation` writes an episode as
+            one conversation, for both kinds of models: the first message holds role, goal and rules, each turn adds an
+            observation and takes a response, and the steps of an episode are read as one sequence (`optim.merge`).
+            `stapo plugins` lists those of other packages.
         system_prompt: text of the system message, before what the style says there; null for none. Prompts for models
             that follow no instructions begin with it.
         role: sentence that tells an agent its role, in place of the style's; "" leaves it out, null keeps the style's.

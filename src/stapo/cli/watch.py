@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
     from stapo.rollout.types import Step, Trajectory
 
-FOR_MODELS = {"alfworld": "smollm2/alfworld-tiny", "webshop": "smollm2/webshop", "search": "smollm2/search"}
+FOR_MODELS = {
+    "alfworld": "smollm2/alfworld-tiny",
+    "webshop": "smollm2/webshop",
+    "search": "smollm2/search",
+    "sokoban": "smollm2/sokoban",
+}
 """Whose settings a model plays with that brings none."""
 
 

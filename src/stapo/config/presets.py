@@ -20,7 +20,7 @@ from stapo.documents import parse_yaml, shown
 from stapo.errors import ConfigError, unknown_name
 from stapo.former_names import SETTINGS, FormerNameWarning, with_present_names
 
-SMALL = {"alfworld": "tiny", "search": "search-tiny", "webshop": "webshop-tiny"}
+SMALL = {"alfworld": "tiny", "search": "search-tiny", "sokoban": "sokoban-tiny", "webshop": "webshop-tiny"}
 """What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
 
 _MOST_EXTENDED = 8

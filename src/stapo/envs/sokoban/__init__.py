@@ -1,0 +1,1 @@
+"""Sokoban in text: boxes are pushed onto targets, in generated rooms."""
