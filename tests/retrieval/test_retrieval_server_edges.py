@@ -15,8 +15,9 @@ import pytest
 from small_corpus import Echo, write_corpus
 from test_retrieval_server import Running, quiet, start  # noqa: F401
 
-from stapo.retrieval import connections, open_retriever
+from stapo.retrieval import open_retriever
 from stapo.retrieval.server import ServerOptions, read_request
+from stapo.serving import connections
 from stapo.serving.gate import Refusal, check_head
 
 HEAD = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"

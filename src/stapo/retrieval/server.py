@@ -3,7 +3,7 @@
 Nothing is believed: who asks, the size of a body, the number of queries, their words and the passages are bounded, and
 so is the time for each stage of a request. An answer holds passages or one line of error, never a trace. Decided
 elsewhere: whom it listens to (`serving.gate`), how long a connection may take (`serving.connections`), how searches run
-(`searching`).
+(`serving.calls`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from stapo.documents import parse_json
 from stapo.errors import ConfigError, StapoError
 from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
-from stapo.retrieval.searching import Searches
 from stapo.retrieval.wire import answer_of
+from stapo.serving.calls import Calls
 from stapo.serving.gate import Gate, Receive, Refusal, drained
 from stapo.serving.server import Limits, is_authorized, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
@@ -151,7 +151,7 @@ class _Service:
     def __init__(self, retriever: Retriever, options: ServerOptions) -> None:
         self.retriever = retriever
         self.options = options
-        self.searches = Searches(options.threads, options.waiting, options.search_s)
+        self.searches = Calls(options.threads, options.waiting, options.search_s, ("search", "searches"))
         self.held = 0
 
     async def retrieve(self, request: Any) -> bytes:

@@ -74,6 +74,7 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
         stage: tuple[str, int] = ("head", 0)
         since = 0.0
         refused = False
+        upgraded = False
         timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
@@ -101,6 +102,13 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
                 super().data_received(data)
                 self.watch()
 
+        def handle_websocket_upgrade(self, event: Any) -> None:
+            # From here on it is a socket, which lives as long as its session; the application sees to that.
+            self.upgraded = True
+            if self.timer is not None:
+                self.timer.cancel()
+            super().handle_websocket_upgrade(event)
+
         def on_response_complete(self) -> None:
             super().on_response_complete()
             self.watch()
@@ -126,6 +134,8 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
 
         def watch(self) -> None:
             """See what is being waited for now; the time for it begins when it is something else than before."""
+            if self.upgraded:
+                return
             theirs, ours = self.conn.their_state, self.conn.our_state
             if self.transport.is_closing() or theirs is h11.ERROR or ours in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
                 name = "closing"

@@ -108,6 +108,13 @@ class Gate:
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
+        if scope["type"] == "websocket":
+            # A browser opens sockets to other origins without asking anybody; only the header Origin tells.
+            try:
+                check_head("GET", scope["headers"], local_names_only=self.local_names_only)
+            except Refusal as refusal:
+                await refuse_socket(scope, send, refusal)
+                return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -139,6 +146,17 @@ async def send_refusal(send: Send, refusal: Refusal, *, close: bool) -> None:
     headers += [_CLOSE] if close else []
     await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+async def refuse_socket(scope: Any, send: Send, refusal: Refusal) -> None:
+    """Answer the request for a WebSocket with a status and one line instead of opening it."""
+    if "websocket.http.response" not in (scope.get("extensions") or {}):
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    body = json.dumps({"error": refusal.reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def drained(headers: list[tuple[bytes, bytes]], receive: Receive) -> bool:

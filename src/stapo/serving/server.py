@@ -37,6 +37,7 @@ class Limits:
         answer_s: seconds from there until the client has taken the answer.
         idle_s: seconds that a connection may stay open without a request.
         stop_s: seconds that requests under way may still take when the server is stopped.
+        message: bytes of a message over a WebSocket at most; None opens no WebSockets.
     """
 
     connections: int = 1024
@@ -45,6 +46,7 @@ class Limits:
     answer_s: float = 150.0
     idle_s: float = 30.0
     stop_s: float = 10.0
+    message: int | None = None
 
 
 def need_starlette(module: str) -> Any:
@@ -93,8 +95,10 @@ def server_of(app: Any, limits: Limits) -> Any:
     """The server of uvicorn for an application, within limits.
 
     Raises:
-        ConfigError: uvicorn is not installed.
+        ConfigError: uvicorn is not installed, or what WebSockets need is not.
     """
+    if limits.message is not None:
+        need("websockets", "websockets", "server", _PURPOSE)
     uvicorn = need("uvicorn", "uvicorn", "server", _PURPOSE)
     most, at_once = connections_for(limits.connections)
     deadlines = Deadlines(head=limits.head_s, body=limits.body_s, answer=limits.answer_s, idle=limits.idle_s)
@@ -111,7 +115,10 @@ def server_of(app: Any, limits: Limits) -> Any:
     config = uvicorn.Config(
         app,
         http=connection_class(deadlines, most),
-        ws="none",
+        ws="none" if limits.message is None else "websockets-sansio",
+        ws_max_size=limits.message or 0,
+        # A few bytes may unpack to any number of them.
+        ws_per_message_deflate=False,
         log_level="error",
         access_log=False,
         server_header=False,

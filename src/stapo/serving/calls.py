@@ -1,7 +1,7 @@
-"""Searches of the retrieval server, in threads: a few at a time, a bounded number waiting, each with an end.
+"""Calls that a server makes in threads: a few at a time, a bounded number waiting, each with an end.
 
-A thread cannot be stopped from outside. Searches are asked for in portions and look in between whether anybody still
-waits; one that does not come back at all loses its thread, which another one takes the place of.
+A thread cannot be stopped from outside. Work that comes in portions looks in between whether anybody still waits; a
+call that does not come back at all loses its thread, which another one takes the place of.
 """
 
 from __future__ import annotations
@@ -13,42 +13,47 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from queue import SimpleQueue
+from typing import Any, TypeVar
 
 from stapo.serving.gate import Refusal
 
-Work = Callable[[Callable[[], bool]], bytes]
-"""Gets a function that says whether to give up; returns the body of an answer."""
+T = TypeVar("T")
+
+GiveUp = Callable[[], bool]
+"""Says whether to give up."""
 
 _HANGING_PER_THREAD = 4
 
 
-class Searches:
-    """Threads that search; used from one event loop.
+class Calls:
+    """Threads that work; used from one event loop.
 
     Args:
-        threads: searches at a time.
-        waiting: searches that may wait for a thread.
-        seconds: for one search, and for its waiting before.
+        threads: calls at a time.
+        waiting: calls that may wait for a thread.
+        seconds: for one call, and for its waiting before.
+        noun: what a call is, for messages: one and several.
     """
 
-    def __init__(self, threads: int, waiting: int, seconds: float) -> None:
+    def __init__(self, threads: int, waiting: int, seconds: float, noun: tuple[str, str] = ("call", "calls")) -> None:
         self._threads = threads
         self._waiting = waiting
         self._seconds = seconds
+        self._one, self._several = noun
         self._running = 0
         self._hanging = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._idle: list[_Worker] = []
 
-    async def run(self, work: Work, gone: threading.Event) -> bytes:
+    async def run(self, work: Callable[[GiveUp], T], gone: threading.Event) -> T:
         """Do the work in a thread.
 
         Args:
-            work: the search.
+            work: the call.
             gone: set once nobody waits for the answer.
 
         Raises:
-            Refusal: too many searches at once, or this one took too long.
+            Refusal: too many calls at once, or this one took too long.
             Exception: whatever the work raises.
         """
         await self._turn()
@@ -69,7 +74,7 @@ class Searches:
 
     async def _turn(self) -> None:
         if self._hanging >= _HANGING_PER_THREAD * self._threads:
-            raise Refusal(503, f"{self._hanging} searches have not come back; try again later")
+            raise Refusal(503, f"{self._hanging} {self._several} have not come back; try again later")
         if self._running < self._threads and not self._queue:
             self._running += 1
             return
@@ -87,19 +92,20 @@ class Searches:
             with suppress(ValueError):
                 self._queue.remove(waiter)
             if isinstance(err, TimeoutError):
-                raise Refusal(503, f"no search was free within {self._seconds:g} s; try again") from None
+                said = f"no thread for the {self._one} was free within {self._seconds:g} s; try again"
+                raise Refusal(503, said) from None
             raise
 
-    async def _run(self, work: Work, gone: threading.Event) -> bytes:
+    async def _run(self, work: Callable[[GiveUp], T], gone: threading.Event) -> T:
         try:
             worker = self._idle.pop() if self._idle else _Worker()
         except RuntimeError:
             raise Refusal(503, "no thread can be started; try again later") from None
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[bytes] = loop.create_future()
+        answer: asyncio.Future[T] = loop.create_future()
         end = time.monotonic() + self._seconds
         worker.begin(lambda: work(lambda: gone.is_set() or time.monotonic() > end), answer, loop)
-        # A search that looks in between gives up by itself, a moment later than this.
+        # Work that looks in between gives up by itself, a moment later than this.
         done, _ = await asyncio.wait([answer], timeout=self._seconds + 0.25)
         if done:
             self._idle.append(worker)
@@ -107,9 +113,9 @@ class Searches:
         self._hanging += 1
         answer.add_done_callback(self._back)
         worker.finish()
-        raise Refusal(504, f"the search took more than {self._seconds:g} s and was given up")
+        raise Refusal(504, f"the {self._one} took more than {self._seconds:g} s and was given up")
 
-    def _back(self, answer: asyncio.Future[bytes]) -> None:
+    def _back(self, answer: asyncio.Future[Any]) -> None:
         self._hanging -= 1
         if not answer.cancelled():
             # Nobody asks for it any more.
@@ -120,12 +126,12 @@ class _Worker:
     """A thread that does one piece of work after the other; it never keeps the process from ending."""
 
     def __init__(self) -> None:
-        self._inbox: SimpleQueue[
-            tuple[Callable[[], bytes], asyncio.Future[bytes], asyncio.AbstractEventLoop] | None
-        ] = SimpleQueue()
-        threading.Thread(target=self._work, name="stapo-search", daemon=True).start()
+        self._inbox: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any], asyncio.AbstractEventLoop] | None] = (
+            SimpleQueue()
+        )
+        threading.Thread(target=self._work, name="stapo-call", daemon=True).start()
 
-    def begin(self, work: Callable[[], bytes], answer: asyncio.Future[bytes], loop: asyncio.AbstractEventLoop) -> None:
+    def begin(self, work: Callable[[], T], answer: asyncio.Future[T], loop: asyncio.AbstractEventLoop) -> None:
         self._inbox.put((work, answer, loop))
 
     def finish(self) -> None:
@@ -135,23 +141,23 @@ class _Worker:
     def _work(self) -> None:
         while (item := self._inbox.get()) is not None:
             work, answer, loop = item
-            result: bytes | BaseException
+            result, raised = None, None
             try:
                 result = work()
             except BaseException as err:
-                result = err
+                raised = err
             # The loop may be over by now.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, answer, result)
-            del work, answer, loop, item, result
+                loop.call_soon_threadsafe(_settle, answer, result, raised)
+            del work, answer, loop, item, result, raised
 
 
-def _settle(answer: asyncio.Future[bytes], result: bytes | BaseException) -> None:
+def _settle(answer: asyncio.Future[Any], result: Any, raised: BaseException | None) -> None:
     if answer.done():
         return
-    if isinstance(result, bytes):
+    if raised is None:
         answer.set_result(result)
-    elif isinstance(result, Exception) and not isinstance(result, StopIteration):
-        answer.set_exception(result)
+    elif isinstance(raised, Exception) and not isinstance(raised, StopIteration):
+        answer.set_exception(raised)
     else:
-        answer.set_exception(RuntimeError(f"the search ended with {type(result).__name__}"))
+        answer.set_exception(RuntimeError(f"the call ended with {type(raised).__name__}"))
