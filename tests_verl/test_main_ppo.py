@@ -43,7 +43,10 @@ ON_CPU = [
 def log(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("fit")
     policy_of(0).save(folder / "policy")
-    settings = toy_settings(folder / "policy", agent__prompt="conversation", optim__mini_batch=8, eval__greedy=False)
+    settings = toy_settings(
+        folder / "policy", agent__prompt="conversation", optim__mini_batch=8, eval__greedy=False,
+        rollout__correction="token_mask",
+    )  # fmt: skip
     run = replace(from_data(RunConfig, settings), algorithm=with_flags("stapo"))
     run = replace(run, model=replace(run.model, dtype="float32"))
     theirs = [*verl_overrides(run, Machines(1, 1), "fit", str(folder / "out")), *ON_CPU]
@@ -79,6 +82,9 @@ def test_iterations_with_one_row_per_episode(log):
         assert found["actor/stapo/ratio"] == pytest.approx(1, abs=1e-5)
         assert found["actor/stapo/old_kl"] == pytest.approx(0, abs=1e-6)
         assert found["training/rollout_probs_diff_max"] < 1e-4
+        # Corrected, and there is nothing to correct.
+        assert found["stapo/mismatch/k3_kl"] == pytest.approx(0, abs=1e-6)
+        assert (found["stapo/mismatch/truncated"], found["stapo/mismatch/ess"]) == (0, pytest.approx(1, abs=1e-6))
         assert found["actor/grad_norm"] > 0
         assert found["stapo/outlier/acted_on"] > 0
         assert found["actor/stapo/r_ta"] > 0

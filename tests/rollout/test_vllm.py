@@ -332,7 +332,7 @@ def test_a_training_end_to_end(tmp_path, toy_model, capsys, fake, rank):
 def test_entropies_are_those_of_the_policy(tmp_path, toy_model):
     trainer = trainer_of(tmp_path, toy_model)
     steps = [s for found in trainer._roll_out(1)[0].values() for t in found.kept for s in t.steps]
-    trainer.updater.scorer.fill_entropies(steps, [RowTokens(s.prompt_ids, s.response_ids) for s in steps], 300)
+    trainer.updater.scorer.rescore(steps, [RowTokens(s.prompt_ids, s.response_ids) for s in steps], 300)
     for step in steps[::5]:
         logp = distributions(trainer.policy, step.prompt_ids, step.response_ids)
         assert step.entropies == pytest.approx((-(logp.exp() * logp).sum(-1)).tolist(), abs=1e-5)

@@ -152,7 +152,7 @@ def test_entropies_that_the_sampler_does_not_know_are_those_of_the_masked_distri
     known = [s.entropies for s in steps]
     rows = [RowTokens(s.prompt_ids, s.response_ids, s.allowed) for s in steps]
     filled = [replace(s, entropies=[math.nan] * len(s.entropies)) for s in steps]
-    Scorer(policy, None, STAPO, 0.8).fill_entropies(filled, rows, 500)
+    Scorer(policy, None, STAPO, 0.8).rescore(filled, rows, 500)
     for s, entropies in zip(filled, known, strict=True):
         assert s.entropies == pytest.approx(entropies, abs=1e-5)
 

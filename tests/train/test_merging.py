@@ -37,7 +37,7 @@ def scored(policy, trajectories, merge=True):
     rows, _ = rows_of(trajectories, merge=merge)
     updater = Updater(policy, None, get_algorithm("gigpo"), OPTIM, 1.0)
     steps = [copy.copy(s) for t in trajectories for s in t.steps]
-    updater.scorer.fill_entropies(steps, rows, 60)
+    updater.scorer.rescore(steps, rows, 60)
     reference = Updater(policy, policy.model, get_algorithm("gigpo"), OPTIM, 1.0).scorer
     batch = replace(build_batch(trajectories, get_algorithm("gigpo")), chains=rows_of(trajectories, merge=merge)[1])
     return [s.entropies for s in steps], reference.reference_logp(batch, 60)

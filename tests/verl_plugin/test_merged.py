@@ -4,21 +4,25 @@
    aggregation and for ratios of sequences; with padding, in any order, cut into micro-batches.
 2. What is planted is found: the advantage, the blind prompt or the reference of another step, numbers of steps off by
    one.
+3. A correction for the rollout server weighs steps as the embedded engine does, whatever shares their row.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from random_episodes import batch_of_episodes
+from stapo.algo import Correction
 from stapo.config.training import OptimConfig
+from stapo.errors import EngineError
 from stapo.training.batch import build_batch, rows_of
 from stapo.training.update import Updater, _Clock
-from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY, TRAJECTORY_STEPS, ragged_rows
+from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, SAMPLED, STEP, TRAJECTORY, TRAJECTORY_STEPS, ragged_rows
 from stapo.verl_plugin.head import CapturingHead, FlaggedSteps, ScoringHead, standing_in
 from stapo.verl_plugin.objective import Totals, own_counts, rows_objective, steps_per_trajectory
 from stapo.verl_plugin.steps import Micro, Sequences, Steps
@@ -45,11 +49,15 @@ class Case:
         self.reference = small_policy(3, architecture="qwen3", initializer_range=0.2).model
         self.trajectories = batch_of_episodes(self.policy, 7)
 
-    def embedded(self, algorithm):
+    def embedded(self, algorithm, correction=None):
         """Loss and gradient of the embedded engine, every row by itself."""
         self.policy.model.zero_grad(set_to_none=True)
         batch = build_batch(self.trajectories, algorithm, chains=rows_of(self.trajectories, merge=False)[1])
-        updater = Updater(self.policy, self.reference, algorithm, OptimConfig(micro_tokens=200), 1.0)
+        if correction is not None:
+            steps = [replace(s, logprobs=drawn_with(s.logprobs), old_logprobs=s.logprobs) for s in batch.steps]
+            batch = replace(batch, steps=steps)
+        optim = OptimConfig(micro_tokens=200)
+        updater = Updater(self.policy, self.reference, algorithm, optim, 1.0, correction=correction)
         reference = updater.scorer.reference_logp(batch, 200)
         log = updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False, None)
         return log["loss"] + (log.get("selective_loss") or 0.0), gradient(self.policy.model)
@@ -58,6 +66,11 @@ class Case:
 @pytest.fixture(scope="module")
 def case():
     return Case()
+
+
+def drawn_with(logprobs):
+    """Log-probabilities under a rollout server that is off by more where the policy is less sure."""
+    return [0.6 * logp - 0.1 for logp in logprobs]
 
 
 def gradient(model):
@@ -109,12 +122,14 @@ def scored(model, rows):
     return [found[b, : len(row.response_ids)].tolist() for b, row in enumerate(rows)]
 
 
-def through_verl(case, algorithm, *, merge, plant=lambda columns: columns):
+def through_verl(case, algorithm, *, merge, plant=lambda columns: columns, correction=None):
     """Loss and gradient of the rows as verl has them, in two micro-batches."""
     model = case.policy.model
     rows, _ = shuffled(padded(verl_rows(case.trajectories, merge=merge)), seed=4)
     batch = verl_columns(rows, algorithm, merge=merge)
     batch["ref_log_prob"] = scored(case.reference, rows)
+    if correction is not None:
+        batch[SAMPLED] = [drawn_with(row) for row in batch["old_log_probs"]]
     batch = plant(batch)
     whole = taken(batch, range(len(rows)))
     counts, used_b = own_counts(whole, selective=algorithm.selective_on)
@@ -146,6 +161,7 @@ def through_verl(case, algorithm, *, merge, plant=lambda columns: columns):
             responses(micro.sequences.whole(scores.logp_n), data),
             responses(micro.sequences.whole(scores.entropy_n), data),
             None if scores.flagged is None else FlaggedSteps(micro.mask_kl, scores.flagged),
+            correction,
         )
         share.loss.backward()
         loss += float(share.loss.detach())
@@ -258,3 +274,29 @@ def test_what_is_planted_is_found(case, name, plant):
     _, found = through_verl(case, algorithm, merge=True, plant=plant)
     assert close(again, expected)
     assert not close(found, expected, 1e-3)
+
+
+# -- 3 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("beyond", ["truncate", "mask"])
+@pytest.mark.parametrize("level", ["token", "sequence"])
+def test_a_correction_weighs_steps(case, level, beyond):
+    correction = Correction(level, beyond, 0.9)
+    wanted, expected = case.embedded(ALGORITHMS["stapo"], correction)
+    for merge in (True, False):
+        loss, found = through_verl(case, ALGORITHMS["stapo"], merge=merge, correction=correction)
+        assert loss == pytest.approx(wanted, rel=1e-5, abs=1e-7)
+        assert close(found, expected)
+    assert not close(case.embedded(ALGORITHMS["stapo"])[1], expected, 1e-2)
+
+
+def test_a_correction_needs_the_servers_log_probabilities(case):
+    with pytest.raises(EngineError, match=r"has no rollout_log_probs\. Set .*calculate_log_probs=True"):
+        through_verl(
+            case,
+            ALGORITHMS["gigpo"],
+            merge=True,
+            correction=Correction("token", "mask", 2.0),
+            plant=lambda batch: {name: rows for name, rows in batch.items() if name != SAMPLED},
+        )

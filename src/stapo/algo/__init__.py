@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from stapo.algo.config import PolicyLossConfig as PolicyLossConfig
     from stapo.algo.config import SamplingConfig as SamplingConfig
     from stapo.algo.config import SelectiveConfig as SelectiveConfig
+    from stapo.algo.correction import Correction as Correction
+    from stapo.algo.correction import correction_weights as correction_weights
+    from stapo.algo.correction import mismatch as mismatch
     from stapo.algo.credit import AdvantageEstimator as AdvantageEstimator
     from stapo.algo.credit import Advantages as Advantages
     from stapo.algo.credit import CreditRows as CreditRows
@@ -104,6 +107,7 @@ _NAMES = {
     "checks": "require_finite",
     "config": "AdvantageConfig AlgorithmConfig CriticConfig ModulationConfig OutlierConfig PolicyLossConfig "
     "SamplingConfig SelectiveConfig",
+    "correction": "Correction correction_weights mismatch",
     "credit": "AdvantageEstimator Advantages CreditRows StepCredit batch_advantages compute_advantages "
     "episode_advantages leave_one_out_advantages step_advantages",
     "critic": "ValueLoss explained_variance gae_advantages value_loss",

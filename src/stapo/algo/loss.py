@@ -276,6 +276,7 @@ def base_loss(
     ref_logp_bl: Tensor | None = None,
     ref_kl_bl: Tensor | None = None,
     entropy_bl: Tensor | None = None,
+    weight_bl: Tensor | None = None,
 ) -> BaseLoss:
     """Policy loss + beta * divergence to the reference - entropy_coef * entropy (eq. 9, negated).
 
@@ -292,6 +293,8 @@ def base_loss(
             (`stapo.algo.head.two_context_kl`); required if beta is above 0 and `config.kl` is ``full``.
         entropy_bl: (B, L) token entropies with gradient; required if entropy_coef is above 0, and
             otherwise only logged.
+        weight_bl: (B, L) importance weights of the policy loss (`stapo.algo.correction_weights`); None for 1. The other
+            terms and all divisors do not know them.
 
     Raises:
         ValueError: a required array is missing.
@@ -315,7 +318,7 @@ def base_loss(
     with POLICY_LOSSES.calling(config.policy) as token_loss:
         per_token = _checked(token_loss(logp_bl, old_logp_bl, advantage_b, mask_bl, config), mask_bl, config)
     stats = dict(per_token.stats)
-    policy = reduce(per_token.loss_bl)
+    policy = reduce(per_token.loss_bl if weight_bl is None else per_token.loss_bl * weight_bl)
     loss = policy
     kl = entropy = torch.zeros_like(policy.detach())
     # Masked before the exponential: a NaN in padding survives a product with 0 in backward.

@@ -12,6 +12,7 @@ from stapo.rollout.types import OnFailure
 AnchorKey = Literal["observation", "observation_and_admissible"]
 Engine = Literal["transformers", "vllm"]
 AtLimit = Literal["keep", "zero", "mask"]
+RolloutCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
 MOST_PROCESSES = 4096
 """Worker processes or threads that one machine may be asked for."""
@@ -108,6 +109,12 @@ class RolloutConfig:
         engine: what generates in training. `transformers` shares the trainer's weights; `vllm` (extra `vllm`, on an
             NVIDIA GPU or a CPU) keeps its own copy, which is renewed before every rollout.
         vllm: how vLLM shares the machine; without effect under another engine.
+        correction: importance weights in the policy loss for the difference between the sampler and the trainer. `none`
+            takes the sampler's log-probabilities for those of the old policy. The others take the old policy's from a
+            pass of the trainer, as entropies and flags then are, and weigh the loss of each token by the ratio of the
+            two (`token_`), or by their product over the response of a step (`sequence_`). A ratio above the threshold
+            becomes the threshold (`_truncate`) or 0 (`_mask`).
+        correction_threshold: largest ratio that is left as it is, above 0; without effect under `none`.
     """
 
     groups: int = 16
@@ -127,6 +134,8 @@ class RolloutConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     engine: Engine = "transformers"
     vllm: VllmConfig = field(default_factory=VllmConfig)
+    correction: RolloutCorrection = "none"
+    correction_threshold: float = 2.0
 
     def __post_init__(self) -> None:
         for name in ("groups", "group_size", "batch_tokens", "decode_tokens", "max_failures"):
@@ -139,13 +148,14 @@ class RolloutConfig:
             raise ConfigError(f"rollout.workers is {self.workers}, expected at most {MOST_PROCESSES:,}.")
         if not 0 <= self.kept_keys_gib < math.inf:
             raise ConfigError(f"rollout.kept_keys_gib is {self.kept_keys_gib}, expected a number of at least 0.")
-        for name in ("temperature", "reward_scale", "env_deadline"):
+        for name in ("temperature", "reward_scale", "env_deadline", "correction_threshold"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected a number above 0.")
         for name, values in (
             ("anchor", get_args(AnchorKey)),
             ("on_failure", get_args(OnFailure)),
             ("engine", get_args(Engine)),
+            ("correction", get_args(RolloutCorrection)),
         ):
             if getattr(self, name) not in values:
                 raise ConfigError(

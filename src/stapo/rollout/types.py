@@ -53,6 +53,7 @@ class Step:
         blind_ids: tokens of the trajectory-blind prompt.
         response_ids: the sampled tokens, the end token included where it was sampled; never re-tokenized.
         logprobs: per sampled token, log-probability under the sampling policy at the sampling temperature (nats).
+        old_logprobs: the same under the trainer's policy before the update; empty where no pass has computed them.
         entropies: per sampled token, entropy of the distribution it was drawn from (nats).
         prompt: the full prompt as text.
         blind_prompt: the blind prompt as text.
@@ -111,6 +112,7 @@ class Step:
     blind_observation: str = ""
     admissible: tuple[str, ...] | None = None
     rewards: dict[str, float] = field(default_factory=dict)
+    old_logprobs: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)

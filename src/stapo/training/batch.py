@@ -233,6 +233,7 @@ def _require_finite(trajectories: Sequence[Trajectory]) -> None:
                 *((f"reward '{name}'", [paid], "it was paid so") for name, paid in step.rewards.items()),
                 ("reward", [step.reward], "the environment returned it"),
                 ("log-probability", step.logprobs, "the model computed it"),
+                ("log-probability before the update", step.old_logprobs, "the model computed it"),
                 ("entropy", step.entropies, "the model computed it"),
             ):
                 # One sum instead of a test per token: it is finite exactly when all of them are.

@@ -36,6 +36,7 @@ from stapo.training.critic import CriticLearner
 from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.factories import collector_of
 from stapo.training.metrics import world_metrics
+from stapo.training.mismatch import correction_of
 from stapo.training.optimizer import restore_optimizer
 from stapo.training.randomness import restore_random_state
 from stapo.training.sampling import Sampled, together
@@ -127,7 +128,13 @@ class Trainer:
         self.algorithm = algorithm = config.algorithm.resolved(longest_tokens(config)[1])
         self.critic = CriticLearner(self.policy, algorithm.critic, config.optim) if algorithm.needs_critic else None
         self.updater = Updater(
-            self.policy, self.reference, algorithm, config.optim, config.rollout.temperature, self.critic
+            self.policy,
+            self.reference,
+            algorithm,
+            config.optim,
+            config.rollout.temperature,
+            self.critic,
+            correction_of(config.rollout),
         )
         self._told_unpaid = False
         self.refreshed = self._saved_refresh = 0
@@ -363,11 +370,13 @@ class Trainer:
         started = time.perf_counter()
         before: dict[str, float] = {}
         rows, chains = rows_of(trajectories, merge=config.optim.merge)
-        if isinstance(self.collector.sampler, OwnWeights):
-            steps = [s for t in trajectories for s in t.steps]
-            self.updater.scorer.fill_entropies(steps, rows, config.optim.micro_tokens)
+        extra: dict[str, Any] = {"sampling": sampled.summary()} if self.algorithm.sampling.dynamic else {}
+        sampler = self.collector.sampler
+        if isinstance(sampler, OwnWeights) or self.updater.correction is not None:
+            extra["mismatch"] = self.updater.rescore([s for t in trajectories for s in t.steps], rows)
             before["entropies"] = time.perf_counter() - started
-            self.collector.sampler.weights_will_move()
+            if isinstance(sampler, OwnWeights):
+                sampler.weights_will_move()
             started = time.perf_counter()
         values = None if critic is None else critic.values(rows)
         valued = time.perf_counter()
@@ -381,7 +390,6 @@ class Trainer:
         before["advantages"] = time.perf_counter() - valued
         factor = learning_rate_factor(config, iteration)
         rate = config.optim.learning_rate * factor
-        extra: dict[str, Any] = {"sampling": sampled.summary()} if self.algorithm.sampling.dynamic else {}
         if critic is not None:
             critic.set_rate(factor)
             before["values"] = valued - started

@@ -99,8 +99,8 @@ class Scorer:
         return result
 
     @torch.no_grad()
-    def fill_entropies(self, steps: Sequence[Step], rows: Sequence[RowTokens], micro_tokens: int) -> None:
-        """Give steps whose sampler knows no entropies those of the policy, which has not moved since it sampled them.
+    def rescore(self, steps: Sequence[Step], rows: Sequence[RowTokens], micro_tokens: int) -> None:
+        """Give steps the policy's entropies and old log-probabilities; it has not moved since they were sampled.
 
         Args:
             steps: are filled in.
@@ -109,10 +109,11 @@ class Scorer:
         """
         self.policy.model.eval()
         for part in row_batches(rows, micro_tokens):
-            entropy_bl = self.score(self.policy.model, [rows[i] for i in part]).entropy_bl
-            assert entropy_bl is not None
-            for i, entropy_l in zip(part, entropy_bl.tolist(), strict=True):
-                steps[i].entropies = entropy_l[: len(rows[i].response_ids)]
+            scored = self.score(self.policy.model, [rows[i] for i in part])
+            assert scored.entropy_bl is not None
+            for i, entropy_l, logp_l in zip(part, scored.entropy_bl.tolist(), scored.logp_bl.tolist(), strict=True):
+                length = len(rows[i].response_ids)
+                steps[i].entropies, steps[i].old_logprobs = entropy_l[:length], logp_l[:length]
 
     @contextmanager
     def _referred(self) -> Iterator[Any]:

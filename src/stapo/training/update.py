@@ -15,19 +15,23 @@ from torch import Tensor
 
 from stapo.algo import (
     AlgorithmConfig,
+    Correction,
     LossDenominators,
     SelectiveTerms,
     base_loss,
+    correction_weights,
     mean_stats,
     selective_divisor,
     selective_loss,
 )
 from stapo.config.training import OptimConfig
 from stapo.errors import NonFiniteError
-from stapo.policy import Policy, row_batches
+from stapo.policy import Policy, RowTokens, row_batches
 from stapo.policy.sequences import chained
+from stapo.rollout import Step
 from stapo.training.batch import RowBatch
 from stapo.training.critic import CriticLearner
+from stapo.training.mismatch import mismatch_of
 from stapo.training.optimizer import build_optimizer
 from stapo.training.scoring import Scored, Scorer, length_mask, pad_rows
 
@@ -114,6 +118,8 @@ class Updater:
         optim: optimizer and batch sizes.
         temperature: sampling temperature of the rollouts; all log-probabilities are taken at it.
         critic: trained beside the policy, where the algorithm needs one.
+        correction: weights for what the sampler does otherwise; the steps then need `Step.old_logprobs`. None takes the
+            sampler's log-probabilities for those of the old policy.
     """
 
     def __init__(
@@ -124,17 +130,32 @@ class Updater:
         optim: OptimConfig,
         temperature: float,
         critic: CriticLearner | None = None,
+        correction: Correction | None = None,
     ) -> None:
         self.policy = policy
         self.algorithm = algorithm
         self.optim = optim
         self.critic = critic
+        self.correction = correction
         self.scorer = Scorer(policy, reference, algorithm, temperature)
         self.parameters = [p for p in policy.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(
             self.parameters, optim.learning_rate, (optim.beta1, optim.beta2), optim.weight_decay
         )
         self.non_finite_in_a_row = 0
+
+    def rescore(self, steps: Sequence[Step], rows: Sequence[RowTokens]) -> dict[str, float]:
+        """Give sampled steps the trainer's entropies and old log-probabilities, before the weights move.
+
+        Args:
+            steps: are filled in.
+            rows: their tokens.
+
+        Returns:
+            measures of the mismatch between sampler and trainer; see `stapo.algo.mismatch`.
+        """
+        self.scorer.rescore(steps, rows, self.optim.micro_tokens)
+        return mismatch_of(steps, self.correction)
 
     def update(
         self,
@@ -291,8 +312,11 @@ class Updater:
                 [batch.full(b) for b in part],
                 entropy_grad=self.algorithm.loss.entropy_coef > 0,
             )
-            old_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
-            ref_kl_bl = None
+            old_bl = sampled_bl = pad_rows([batch.steps[b].logprobs for b in part], scored.logp_bl)
+            ref_kl_bl = weight_bl = None
+            if self.correction is not None:
+                old_bl = pad_rows([batch.steps[b].old_logprobs for b in part], scored.logp_bl)
+                weight_bl = correction_weights(old_bl, sampled_bl, scored.mask_bl, self.correction)
             if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl == "full":
                 began = time.perf_counter()
                 ref_kl_bl = self.scorer.exact_reference_kl([batch.full(b) for b in part], scored)
@@ -307,6 +331,7 @@ class Updater:
                 ref_logp_bl=None if ref_logp is None else pad_rows([ref_logp[b] for b in part], scored.logp_bl),
                 ref_kl_bl=ref_kl_bl,
                 entropy_bl=scored.entropy_bl,
+                weight_bl=weight_bl,
             )
             _require_finite_loss(out.loss, part, f"the loss at {where}")
             total = out.loss
@@ -331,7 +356,7 @@ class Updater:
             loss += float(out.loss.detach())
             stats.append(out.stats)
             if measured is not None:
-                measured.add(part, scored, old_bl)
+                measured.add(part, scored, sampled_bl)
         ratio = self._add_measured(extra_grads) if apart and flagged else None
         return {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
 

@@ -22,6 +22,9 @@ TRAJECTORY = "stapo_trajectory"
 TRAJECTORY_STEPS = "stapo_trajectory_steps"
 """(B,) steps of the episode in the mini-batch, over all ranks; present where the loss needs it."""
 
+SAMPLED = "rollout_log_probs"
+"""verl's own column of the rollout server's log-probabilities; absent where they are not asked for."""
+
 TOTALS = "stapo_totals"
 """`stapo.verl_plugin.objective.Totals` of the mini-batch."""
 

@@ -11,7 +11,7 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.utils.padding import no_padding_2_padding
 
-from stapo.algo import AlgorithmConfig
+from stapo.algo import AlgorithmConfig, Correction
 from stapo.errors import EngineError, NonFiniteError
 from stapo.verl_plugin.fields import SCORES, TOTALS
 from stapo.verl_plugin.objective import Totals, rows_objective
@@ -25,9 +25,11 @@ class StapoLoss:
 
     Attributes:
         algorithm: which terms, resolved.
+        correction: weights for what the rollout server does otherwise; None for none.
     """
 
     algorithm: AlgorithmConfig
+    correction: Correction | None = None
 
     def __call__(self, model_output: dict[str, Any], data: Any, dp_group: Any = None) -> tuple[Tensor, dict[str, Any]]:
         """Loss and metrics of one micro-batch, times the number of ranks, since verl averages gradients over them.
@@ -51,6 +53,7 @@ class StapoLoss:
             no_padding_2_padding(model_output["log_probs"], data),
             None if entropy is None else no_padding_2_padding(entropy, data),
             model_output[SCORES],
+            self.correction,
         )
         if not torch.isfinite(share.loss):
             raise NonFiniteError(

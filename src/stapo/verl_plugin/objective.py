@@ -15,15 +15,18 @@ from torch import Tensor
 
 from stapo.algo import (
     AlgorithmConfig,
+    Correction,
     LossDenominators,
     SelectiveTerms,
     base_loss,
+    correction_weights,
     selective_divisor,
     selective_loss,
     selective_terms,
     unflatten_tokens,
 )
-from stapo.verl_plugin.fields import BLIND_LENGTHS, TRAJECTORY_STEPS, flat, padded, whole_numbers
+from stapo.errors import EngineError
+from stapo.verl_plugin.fields import BLIND_LENGTHS, SAMPLED, TRAJECTORY_STEPS, flat, padded, whole_numbers
 from stapo.verl_plugin.head import FlaggedSteps
 from stapo.verl_plugin.steps import Steps
 
@@ -69,6 +72,7 @@ def objective(
     ref_logp_bl: Tensor | None = None,
     entropy_bl: Tensor | None = None,
     traj_steps_b: Tensor | None = None,
+    weight_bl: Tensor | None = None,
     terms: SelectiveTerms | None = None,
 ) -> Objective:
     """Loss of one micro-batch (B steps, K of them flagged).
@@ -84,6 +88,7 @@ def objective(
         entropy_bl: (B, L) token entropies; required if there is an entropy bonus.
         traj_steps_b: (B,) steps that the step's episode has in the mini-batch, over all ranks; the aggregation
             `trajectory` needs it.
+        weight_bl: (B, L) importance weights of the policy loss; None for 1.
         terms: of the flagged steps of this micro-batch; None where there are none.
     """
     denominators = LossDenominators(totals.tokens, totals.rows, totals.trajectories, traj_steps_b)
@@ -96,6 +101,7 @@ def objective(
         denominators,
         ref_logp_bl=ref_logp_bl,
         entropy_bl=entropy_bl,
+        weight_bl=weight_bl,
     )
     tokens = max(totals.tokens, 1.0)
     logged = {name: float(value) / tokens for name, value in base.stats.items() if name != "tokens"}
@@ -119,6 +125,7 @@ def rows_objective(
     logp_bl: Tensor,
     entropy_bl: Tensor | None,
     flagged: FlaggedSteps | None,
+    correction: Correction | None = None,
 ) -> Objective:
     """`objective` of the steps in B of verl's rows: ratios, lengths, clips and aggregations are those of steps.
 
@@ -129,12 +136,25 @@ def rows_objective(
         logp_bl: (B, L) log-probabilities at response tokens, with gradient; anything between two steps.
         entropy_bl: (B, L) token entropies likewise.
         flagged: scores of the flagged steps; None where there are none.
+        correction: weights for what the rollout server does otherwise than the training engine; None for none.
+
+    Raises:
+        EngineError: a correction without log-probabilities of the rollout server.
     """
     steps = Steps.of(data)
 
     def cut(name: str) -> Tensor:
         return steps.cut(padded(data[name]))
 
+    old_logp_sl, mask_sl, weight_sl = cut("old_log_probs"), cut("response_mask"), None
+    if correction is not None:
+        if SAMPLED not in data:
+            raise EngineError(
+                f"rollout.correction needs the rollout server's log-probabilities, and verl's batch has no {SAMPLED}. "
+                "Set actor_rollout_ref.rollout.calculate_log_probs=True, as 'stapo verl' does, or set "
+                "rollout.correction to 'none'."
+            )
+        weight_sl = correction_weights(old_logp_sl, cut(SAMPLED), mask_sl, correction)
     traj_steps_s = None
     if TRAJECTORY_STEPS in data:
         traj_steps_b = flat(data[TRAJECTORY_STEPS])
@@ -143,12 +163,13 @@ def rows_objective(
         algorithm,
         totals,
         logp_bl=steps.cut(logp_bl),
-        old_logp_bl=cut("old_log_probs"),
+        old_logp_bl=old_logp_sl,
         advantage_b=cut("advantages")[:, 0],
-        mask_bl=cut("response_mask"),
+        mask_bl=mask_sl,
         ref_logp_bl=cut("ref_log_prob") if algorithm.loss.beta > 0 else None,
         entropy_bl=None if entropy_bl is None else steps.cut(entropy_bl),
         traj_steps_b=traj_steps_s,
+        weight_bl=weight_sl,
         terms=None if flagged is None else _terms(algorithm, flagged),
     )
 

@@ -64,6 +64,7 @@ class VerlRow:
         entropies: likewise, of the distribution that the token was drawn from (nats).
         payload: of its `SentRow`.
         padding: verl made the row up to fill its batch; everything else in it is a copy or zero.
+        sampled: as `logprobs`, those that the rollout server recorded; None where it gives none.
     """
 
     uid: str
@@ -75,6 +76,7 @@ class VerlRow:
     entropies: list[float]
     payload: Mapping[str, Any] | None
     padding: bool = False
+    sampled: list[float] | None = None
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
@@ -199,7 +201,8 @@ def _step(row: VerlRow, part: int) -> Step:
     return Step(
         prompt_ids=row.prompt_ids + row.response_ids[:start],
         response_ids=row.response_ids[start:end],
-        logprobs=row.logprobs[start:end],
+        logprobs=(row.logprobs if row.sampled is None else row.sampled)[start:end],
+        old_logprobs=[] if row.sampled is None else row.logprobs[start:end],
         entropies=row.entropies[start:end],
         prompt="",
         blind_prompt="",

@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import transfer_queue as tq
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 from tensordict import TensorDict
 from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from stapo.algo import AlgorithmConfig
 from stapo.errors import ConfigError
 from stapo.training.metrics import rollout_metrics
+from stapo.training.mismatch import correction_of, mismatch_of
 from stapo.verl_plugin.credit import assign_credit, columns
-from stapo.verl_plugin.fields import lengths, objects
+from stapo.verl_plugin.fields import SAMPLED, lengths, objects
 from stapo.verl_plugin.loss import StapoLoss
 from stapo.verl_plugin.overrides import mini_batch_prompts
 from stapo.verl_plugin.rows import PAYLOAD, VerlRow
@@ -25,6 +26,7 @@ MODE = "stapo"
 """`trainer.v1.trainer_mode` that picks this trainer."""
 
 _READ = ("prompts", "responses", "response_mask", "old_log_probs", "entropy", "extra_fields")
+_PLAYED = "actor_rollout_ref.rollout.calculate_log_probs"
 
 
 @register_trainer(MODE)
@@ -46,7 +48,8 @@ class StapoTrainer(PPOTrainerSync):
         if asked:
             raise ConfigError(
                 f"algorithm.rollout_correction.{asked[0]} is {correction[asked[0]]}; verl corrects whole rows, which "
-                "may hold several steps, and stapo's loss takes neither its weights nor its masks. Leave it out."
+                "may hold several steps, and stapo's loss takes neither its weights nor its masks. Leave it "
+                "out; rollout.correction corrects steps, in either engine."
             )
         # verl compares the mode with "sync" to choose its replay buffer; under another name it would be the
         # asynchronous one.
@@ -62,7 +65,7 @@ class StapoTrainer(PPOTrainerSync):
     def on_init_end(self) -> None:
         """Give the workers our loss; see verl."""
         super().on_init_end()
-        self.actor_rollout_wg.set_loss_fn(StapoLoss(self.algorithm))
+        self.actor_rollout_wg.set_loss_fn(StapoLoss(self.algorithm, correction_of(self.stapo.rollout)))
 
     def _get_required_batch_multiple(self, dp_size: int) -> int:
         with self._mini_batch_in_rows():
@@ -89,7 +92,9 @@ class StapoTrainer(PPOTrainerSync):
             actor.ppo_mini_batch_size, rollout.n = said
 
     def _compute_advantage(self, batch: Any, metrics: dict[str, Any]) -> Any:
-        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=list(_READ))
+        known = bool(OmegaConf.select(self.config, _PLAYED))
+        fields = [*_READ, *([SAMPLED] if known else [])]
+        data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
         credit = assign_credit(
             verl_rows(batch.keys, batch.tags, data),
             self.algorithm,
@@ -99,8 +104,11 @@ class StapoTrainer(PPOTrainerSync):
         )
         self.stapo_states = credit.batch.outliers.states or {}
         metrics.update(flat_metrics(rollout_metrics(credit.batch), "stapo"))
-        fields = TensorDict(columns(credit, lengths(data["responses"])), batch_size=len(batch.keys))
-        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+        if known:
+            measured = mismatch_of(credit.batch.steps, correction_of(self.stapo.rollout))
+            metrics.update(flat_metrics(measured, "stapo/mismatch"))
+        found = TensorDict(columns(credit, lengths(data["responses"])), batch_size=len(batch.keys))
+        return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=found)
 
 
 def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any) -> list[VerlRow]:
@@ -109,16 +117,19 @@ def verl_rows(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], data: Any)
     Args:
         keys: `PROMPT_ATTEMPT_NUMBER` of each row.
         tags: of each row; padding is marked here.
-        data: the columns `_READ`.
+        data: the columns `_READ`, and `SAMPLED` where the rollout server gives log-probabilities.
     """
     ragged = [[row.tolist() for row in data[name].unbind()] for name in _READ[:-1]]
     extra = objects(data["extra_fields"])
+    sampled = [row.tolist() for row in data[SAMPLED].unbind()] if SAMPLED in data else [None] * len(keys)
     rows = []
-    for key, tag, prompt, response, mask, logprobs, entropies, fields in zip(keys, tags, *ragged, extra, strict=True):
+    for key, tag, prompt, response, mask, old, entropies, fields, drawn in zip(
+        keys, tags, *ragged, extra, sampled, strict=True
+    ):
         uid, member, _ = key.rsplit("_", 2)
         payload = fields.get(PAYLOAD) if isinstance(fields, Mapping) else None
         padding = bool(tag.get("is_padding", False))
-        rows.append(VerlRow(uid, int(member), prompt, response, mask, logprobs, entropies, payload, padding))
+        rows.append(VerlRow(uid, int(member), prompt, response, mask, old, entropies, payload, padding, drawn))
     return rows
 
 
