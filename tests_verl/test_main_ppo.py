@@ -47,7 +47,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> str:
         folder / "policy", agent__prompt="conversation", optim__mini_batch=8, eval__greedy=False,
         rollout__correction="token_mask",
     )  # fmt: skip
-    run = replace(from_data(RunConfig, settings), algorithm=with_flags("stapo"))
+    run = replace(from_data(RunConfig, settings), algorithm=with_flags(6, "stapo"))
     run = replace(run, model=replace(run.model, dtype="float32"))
     theirs = [*verl_overrides(run, Machines(1, 1), "fit", str(folder / "out")), *ON_CPU]
     modules = "cpu_platform,cpu_rollout,toy_plugin"

@@ -71,7 +71,7 @@ def rollouts(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Whole]:
     policy_of(0).save(folder / "policy")
     policy_of(1).save(folder / "reference")
     settings = toy_settings(folder / "policy", rollout__groups=3, optim__micro_tokens=4096)
-    rows = replace(from_data(RunConfig, settings), algorithm=with_flags("stapo"))
+    rows = replace(from_data(RunConfig, settings), algorithm=with_flags(6, "stapo"))
     chains = replace(rows, agent=replace(rows.agent, prompt="conversation"))
     runs = {False: rows, True: chains}
     for merged, run in runs.items():
