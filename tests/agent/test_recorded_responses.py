@@ -15,8 +15,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.agent import AgentConfig, PromptFields, parse_response, render_prompt, write_response
-from stapo.agent.thoughts import read_response
+from stapo.agent import AgentConfig, PromptFields, formats, parse_response, render_prompt, write_response
+from stapo.agent.thoughts import read_response, thought_length
 from stapo.envs import CommandShapes, Tool, read_call
 
 READ = Tool(
@@ -113,3 +113,17 @@ def test_no_text_raises(text):
     assert parsed.valid == (parsed.problem == "") == (parsed.told == "")
     assert not parsed.valid or read_call(parsed.action)
     assert "mug" not in parsed.told
+
+
+@pytest.mark.parametrize("form", ["tagged", "tool_call"])
+@pytest.mark.parametrize("text", ["<think>a</think>" * 50 + "b", "<think>" * 50, "b"])
+def test_the_end_of_a_thought_is_looked_for_once(monkeypatch, form, text):
+    looked = []
+
+    def counted(said):
+        looked.append(said)
+        return thought_length(said)
+
+    monkeypatch.setattr(formats, "thought_length", counted)
+    parse_response(text, form, 0, ())
+    assert looked == [text]

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from safetensors.torch import load_file
 
@@ -16,12 +18,14 @@ from stapo.cli.arguments import resolve
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.config.training import EvalConfig
-from stapo.errors import ConfigError
+from stapo.envs import check_env
+from stapo.envs.registry import ENVIRONMENTS
+from stapo.errors import ConfigError, EnvError
 from stapo.run import RunDirectory
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.pipeline import train_run
-from toy_world import toy_settings
+from toy_world import ToyEnv, toy_settings
 
 SETS = {
     "unseen": {"split": "heldout", "episodes": 12},
@@ -217,11 +221,12 @@ def test_settings_that_fit_nothing_are_refused(toy_model, given, said):
     "given, said",
     [
         ({"keep_best": "seen.pass@4"}, "plays each of 4 tasks 2 times"),
-        ({"keep_best": "seen.pass@4"}, "unseen.success, unseen.task_score, unseen.pass@2, seen.success"),
+        ({"keep_best": "seen.pass@4"}, "unseen.success, unseen.pass@2, seen.success"),
         (
             {"keep_best": "seen.task_score"},
-            "this environment does not measure; expected one of seen.success, seen.pass@1",
+            "do not measure; expected one of unseen.success, unseen.pass@2, seen.success, seen.pass@2.",
         ),
+        ({"keep_best": "seen.task_score", "stop_at": 0.5}, "eval.keep_best is 'seen.task_score'"),
         ({"sets": {"seen": {"split": "sen"}}}, "split 'sen'"),
     ],
 )
@@ -229,7 +234,53 @@ def test_what_the_environment_cannot_give_fails_before_training(toy_model, tmp_p
     with pytest.raises((ConfigError, KeyError)) as err:
         train(toy_model, tmp_path / "run", **{f"eval__{name}": value for name, value in given.items()})
     assert said in str(err.value)
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert not (tmp_path / "run").exists()
+
+
+class GradedEnv(ToyEnv):
+    """Judges by degrees: the share of the sayings that were even."""
+
+    has_task_score = True
+
+    def step(self, action):
+        out = super().step(action)
+        if not out.done:
+            return out
+        return replace(out, info=out.info | {"task_score": sum(len(s) % 2 == 0 for s in self.said) / 3})
+
+
+def test_an_environment_that_judges_by_degrees_is_chosen_by_its_score(toy_model, tmp_path, monkeypatch):
+    config = settings(toy_model, eval__keep_best="seen.task_score", optim__iterations=1)
+    monkeypatch.setattr(ENVIRONMENTS, "_objects", {**ENVIRONMENTS._objects, "toy": GradedEnv})
+    run = train_run(config, tmp_path / "run", ["test"]).run
+    scores = {r["iteration"]: r["task_score"] for r in run.rows("evals") if r["mode"] == "seen"}
+    assert run.info()["best"]["value"] == max(scores.values())
+    assert all(0 < score < 1 for score in scores.values())
+
+
+def test_several_environments_have_no_score_in_common(toy_model, tmp_path, monkeypatch):
+    given = to_data(settings(toy_model, eval__keep_best="seen.task_score"))
+    monkeypatch.setattr(ENVIRONMENTS, "_objects", {**ENVIRONMENTS._objects, "toy": GradedEnv})
+    del given["env"]
+    config = from_data(RunConfig, {**given, "envs": {"one": {"name": "toy"}, "two": {"name": "toy"}}})
+    with pytest.raises(ConfigError, match="the evaluations of this run do not measure; expected one of unseen.success"):
+        train_run(config, tmp_path / "run", ["test"])
+
+
+def test_the_check_of_environments_wants_both_or_neither():
+    class Unsaid(GradedEnv):
+        has_task_score = False
+
+    class Ungiven(ToyEnv):
+        has_task_score = True
+
+    with pytest.raises(EnvError) as other:  # the toy world breaks other rules
+        check_env(GradedEnv())
+    assert "task_score" not in str(other.value)
+    with pytest.raises(EnvError, match="expected has_task_score = True in the class"):
+        check_env(Unsaid())
+    with pytest.raises(EnvError, match=r"found an end without info\['task_score'\]"):
+        check_env(Ungiven())
 
 
 def test_settings_survive_being_written_down(toy_model):

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 
@@ -19,7 +20,7 @@ from stapo.config.training import SFTConfig
 from stapo.errors import ConfigError
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.record import RecordedEpisode, RecordedStep, episode_of_transcript, read_episode
-from stapo.run.lines import read_lines
+from stapo.run.lines import MOST_BYTES, read_lines
 from stapo.training.demonstrations import imitated
 from stapo.training.factories import RunEnv
 from stapo.training.recorded import chat_steps, read_steps
@@ -226,6 +227,23 @@ def test_bad_files_are_refused_before_anything_is_trained(config, file, tmp_path
         stapo.train(stapo.load_config(config, sft={"data": str(path)}), tmp_path / "run")
     assert said in str(err.value)
     assert not (tmp_path / "run" / "sft.jsonl").exists()
+
+
+def test_a_line_that_never_ends_is_refused_without_reading_it(tmp_path):
+    path = tmp_path / "long.jsonl"
+    with path.open("wb") as file:
+        file.write(b'{"messages": []}\n')
+        file.truncate(16 * MOST_BYTES)  # a hole: a line of zeros
+    lines = read_lines(path)
+    assert next(lines)[1] == {"messages": []}
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match=r"line 2 is longer than 67,108,864 bytes; shorten or remove the line"):
+        next(lines)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * MOST_BYTES
+    with pytest.raises(ConfigError, match="line 1 is longer than 15 bytes"):
+        next(read_lines(path, 15))
 
 
 def test_a_file_that_is_not_there(config, tmp_path):

@@ -203,6 +203,56 @@ def test_a_resumed_run_has_the_same_numbers(toy_model, tmp_path, sampler):
     assert weights(parts.checkpoint("final")) == weights(whole.checkpoint("final"))
 
 
+SETS = {"seen": {"split": "train", "tasks": 2, "episodes": 4}, "own": {"episodes": 6, "temperature": 0.5}}
+
+
+def test_sets_are_played_in_each_environment_and_the_best_policy_is_of_all(toy_model, tmp_path):
+    envs = {**BOTH, "cool": {**BOTH["cool"], "eval": {"split": "train"}}}
+    given = settings(
+        toy_model, envs, rollout__groups=3, optim__iterations=3, eval__sets=SETS, eval__every=1,
+        eval__keep_best="seen.success", log__checkpoint_every=1,
+    )  # fmt: skip
+    run = train_run(from_data(RunConfig, given), tmp_path / "run", ["test"]).run
+    rows = run.rows("evals")
+    assert [(r["iteration"], r["mode"]) for r in rows] == [(i, mode) for i in range(4) for mode in SETS]
+    for row in rows:
+        warm, cool = row["envs"]["warm"], row["envs"]["cool"]
+        count = SETS[row["mode"]]["episodes"]
+        assert (warm["episodes"], cool["episodes"], row["episodes"]) == (count, count, 2 * count)
+        assert row["success"] == pytest.approx((warm["success"] + cool["success"]) / 2)
+        split = "train" if row["mode"] == "seen" else "heldout"
+        assert f"split '{split}'" in warm["protocol"]
+        assert "split 'train'" in cool["protocol"]
+        assert row["protocol"] == f"warm: {warm['protocol']}; cool: {cool['protocol']}"
+    # Two tasks of each environment, each played twice.
+    assert all((row["tasks"], list(row["pass_at"])) == (4, ["1", "2"]) for row in rows if row["mode"] == "seen")
+    seen = [row["success"] for row in rows if row["mode"] == "seen"]
+    best = seen.index(max(seen))
+    assert (run.info()["best"]["iteration"], run.info()["best"]["value"]) == (best, seen[best])
+    assert weights(run.checkpoint("best")) == weights(run.checkpoint(f"iteration-{best:05d}" if best < 3 else "final"))
+
+
+def test_each_environment_learns_from_a_record_of_its_own(toy_model, tmp_path):
+    _, run = trained(toy_model, tmp_path / "run", settings(toy_model, BOTH, optim__iterations=0))
+    files = {name: str(tmp_path / f"{name}.jsonl") for name in BOTH}
+    for name, file in files.items():
+        stapo.evaluate(run.path, environment=name, episodes=4, seeds=[0], record=file)
+
+    def learning_from(of):
+        envs = {name: {**entry, "sft": {"data": files[of[name]]}} for name, entry in BOTH.items()}
+        given = settings(toy_model, envs, optim__iterations=0, sft__steps=2, sft__blind_fraction=0)
+        return from_data(RunConfig, given)
+
+    done = train_run(learning_from({"warm": "warm", "cool": "cool"}), tmp_path / "own", ["test"]).run
+    assert set(done.info()["sft_data"]) == set(files.values())
+    assert weights(done.checkpoint("start")) != weights(run.checkpoint("start"))
+    with pytest.raises(ConfigError, match=r"reward|history_length"):
+        train_run(learning_from({"warm": "cool", "cool": "warm"}), tmp_path / "swapped", ["test"])
+    assert not (tmp_path / "swapped" / "checkpoints").exists()
+    with pytest.raises(ConfigError, match="a file holds episodes of one"):
+        stapo.export(run.path, tmp_path / "all.jsonl")
+
+
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
 

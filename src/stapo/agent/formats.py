@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from stapo.agent.parsing import ParsedResponse, write_tagged
 from stapo.agent.thoughts import begins_thought, thought_length
@@ -16,33 +17,42 @@ from stapo.registry import traits
 _OPENING, _CLOSING = (re.compile(f"<{end}action>", re.IGNORECASE | re.ASCII) for end in ("", "/"))
 
 
-def thought_and_rest(text: str) -> tuple[str, int]:
-    """The thought that a text begins with, without its tags, and where what comes after it begins.
+class Thought(NamedTuple):
+    """The thought that a text begins with.
 
-    A thought that never ends is all of the text.
+    Attributes:
+        text: without its tags; all of a text whose thought never ends.
+        end: where what comes after it begins.
+        unfinished: it never ends.
     """
+
+    text: str
+    end: int
+    unfinished: bool
+
+
+def thought_of(text: str) -> Thought:
+    """The thought that a text begins with; an empty one where it begins with none."""
     end = thought_length(text)
     if not end:
-        return (text.partition(">")[2].strip(), len(text)) if begins_thought(text) else ("", 0)
+        opened = begins_thought(text)
+        return Thought(text.partition(">")[2].strip(), len(text), True) if opened else Thought("", 0, False)
     inner = text[: text.rindex("<", 0, end)]
-    return (inner.partition(">")[2] if begins_thought(inner) else inner).strip(), end
-
-
-def unfinished(text: str) -> bool:
-    """Whether a text is a thought that never ends."""
-    return begins_thought(text) and not thought_length(text)
+    return Thought((inner.partition(">")[2] if begins_thought(inner) else inner).strip(), end, False)
 
 
 def _spans(text: str) -> dict[str, tuple[int, int]]:
-    spans = {}
     end = thought_length(text)
-    if end:
-        spans["think"] = (text.index(">") + 1 if begins_thought(text) else 0, text.rindex("<", 0, end))
+    spans = {"think": (text.index(">") + 1 if begins_thought(text) else 0, text.rindex("<", 0, end))} if end else {}
+    action = _action_span(text, end)
+    return spans | ({"action": action} if action else {})
+
+
+def _action_span(text: str, end: int) -> tuple[int, int] | None:
+    """Where the first command between tags stands, behind a thought that ends at `end`."""
     opening = _OPENING.search(text, end)
     closing = _CLOSING.search(text, opening.end()) if opening else None
-    if opening and closing:
-        spans["action"] = (opening.end(), closing.start())
-    return spans
+    return (opening.end(), closing.start()) if opening and closing else None
 
 
 @traits(
@@ -60,10 +70,10 @@ def tagged(text: str, listed: Sequence[str], fallback_characters: int) -> Parsed
     Tags inside the thought are the thought's. Without action tags, all that stands behind the thought is the action of
     an invalid step; of several commands it is the first.
     """
-    thought, end = thought_and_rest(text)
-    if unfinished(text):
+    thought, end, unfinished = thought_of(text)
+    if unfinished:
         return ParsedResponse("", thought, False, "unfinished_thought")
-    span = _spans(text).get("action")
+    span = _action_span(text, end)
     if span is None:
         return ParsedResponse(text[end:].strip(), thought, False, "no_action_tag")
     action = text[slice(*span)].strip()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from stapo.agent.formats import thought_and_rest, unfinished
+from stapo.agent.formats import thought_of
 from stapo.agent.parsing import ParsedResponse
 from stapo.agent.tools import ACT, Tool, read_call, write_call
 from stapo.registry import traits
@@ -50,8 +50,8 @@ def tool_call(
     The action is the call as one line of JSON, or, where the environment has no tools of its own, the command that the
     one tool was called with. What cannot be read is an invalid step, and the agent is told why.
     """
-    thought, end = thought_and_rest(text)
-    if unfinished(text):
+    thought, end, unfinished = thought_of(text)
+    if unfinished:
         return ParsedResponse("", thought, False, "unfinished_thought", "Error: the response ended inside its thought.")
     names = ", ".join(tool.name for tool in tools)
     try:

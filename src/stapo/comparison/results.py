@@ -316,7 +316,11 @@ def _matched(ours: Sequence[Row], theirs: Sequence[Row]) -> list[tuple[Row, Row]
 
 def _interval(seeds: Sequence[list[tuple[Row, Row]]]) -> Row:
     paired = [
-        pair([one["task_id"] for one, _ in pairs], [one["won"] for one, _ in pairs], [two["won"] for _, two in pairs])
+        pair(
+            [f"{one['task_type']}: {one['task_id']}" for one, _ in pairs],
+            [one["won"] for one, _ in pairs],
+            [two["won"] for _, two in pairs],
+        )
         for pairs in seeds
     ]
     return asdict(paired_difference(paired))

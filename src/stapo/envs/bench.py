@@ -22,7 +22,7 @@ from stapo.envs.guard import (
     start,
     state_of,
 )
-from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, StepResult, Thinks
+from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, HasTaskScore, StepResult, Thinks
 from stapo.errors import GameFileError
 
 Question = Literal[
@@ -71,12 +71,14 @@ class About:
         max_steps: steps after which an episode ends.
         demonstrates: it has a demonstrator.
         judges: it has a judge.
+        scores: it judges by degrees.
     """
 
     name: str
     max_steps: int
     demonstrates: bool
     judges: bool
+    scores: bool
 
 
 def describe(question: Question, argument: Any) -> str:
@@ -162,7 +164,8 @@ class Bench:
         if not isinstance(name, str) or not isinstance(steps, int):
             wrong = f"its name is {short(name)} and its max_steps {short(steps)}, expected a text and a whole number"
             return EnvFailure("environment", wrong)
-        return [name, steps, isinstance(env, HasDemonstrator), isinstance(env, HasJudge)]
+        scores = isinstance(env, HasTaskScore) and env.has_task_score is True
+        return [name, steps, isinstance(env, HasDemonstrator), isinstance(env, HasJudge), scores]
 
     def _tasks(self, env: Env, split: str) -> Any:
         return _texts(env.tasks_of(split), f"tasks_of({short(split)})")

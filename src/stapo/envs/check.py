@@ -15,7 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from stapo.envs.protocol import Env, HasJudge, Observation, StepResult
+from stapo.envs.protocol import Env, HasJudge, HasTaskScore, Observation, StepResult
 from stapo.errors import EnvError, UnknownNameError
 from stapo.texts import counted
 
@@ -239,6 +239,7 @@ def _results(env: Any) -> Problems:
                 yield f"found {type(seen).__name__} from step(); expected StepResult. Return one."
                 break
             yield from _result(seen)
+            yield from _score(env, seen)
             yield from _still_blind(seen, first.goal, task)
             if seen.done:
                 break
@@ -276,6 +277,15 @@ def _result(seen: Any) -> Problems:
         yield f"found info['rewards'] {named!r:.60}; expected a dict of names and numbers."
     if seen.info.get("truncated") and (seen.won or not seen.done):
         yield "found truncated in an episode that is won or goes on; expected an end by the limit."
+
+
+def _score(env: Any, seen: StepResult) -> Problems:
+    said = isinstance(env, HasTaskScore) and env.has_task_score is True
+    given = isinstance(seen.info, dict) and seen.info.get("task_score") is not None
+    if given and not said:
+        yield "found info['task_score']; expected has_task_score = True in the class. Set it, or leave the score out."
+    if said and seen.done and not given:
+        yield "found an end without info['task_score']; expected one, since has_task_score is True. Give 0.0 for none."
 
 
 def _actions(steps: int) -> Iterator[Callable[[Observation | StepResult], str]]:

@@ -13,8 +13,8 @@ training before the weights move.
 An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
 `HasDemonstrator` for SFT (a demonstrator that `Thinks` says why), `Expert` for hints and for finding tasks that cannot
 be won, `HasJudge` for `stapo diagnose`, `HasState` for what it carries from one episode to the next, `HasCommandShapes`
-for prompts that shorten lists of commands and number links, `HasChatSettings` for pretrained models, `HasNotes` for
-what is odd about its data.
+for prompts that shorten lists of commands and number links, `HasChatSettings` for pretrained models, `HasTaskScore` for
+partial credit, `HasNotes` for what is odd about its data.
 """
 
 from __future__ import annotations
@@ -200,6 +200,16 @@ class HasChatSettings(Protocol):
     """An environment whose class says which settings of the agent suit an instruction-tuned model (`--model.path`)."""
 
     chat_settings: Mapping[str, Any]
+
+
+@runtime_checkable
+class HasTaskScore(Protocol):
+    """An environment whose class says that it judges by degrees: each episode ends with ``info["task_score"]``.
+
+    A run can then choose its best policy by `task_score` (`eval.keep_best`).
+    """
+
+    has_task_score: bool
 
 
 @runtime_checkable

@@ -13,7 +13,8 @@ from typing import Any
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
-from stapo.envs.pool import EnvPool, LocalPool, insist
+from stapo.envs.bench import About
+from stapo.envs.pool import EnvPool, LocalPool, about, insist
 from stapo.rollout.config import AnchorKey, LimitsConfig
 from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
@@ -183,6 +184,15 @@ class Collector:
         """
         self.pool.grow(1)
         return list(insist(self.pool, 0, "tasks", split, self.attempts.retries))
+
+    def about(self) -> About:
+        """What the environment is.
+
+        Raises:
+            EnvError: it failed at the question every time.
+        """
+        self.pool.grow(1)
+        return about(self.pool, 0, self.attempts.retries)
 
     def take_failures(self) -> list[Failure]:
         """Every failure since this was last called, those cured by a retry included, in the order they were seen."""

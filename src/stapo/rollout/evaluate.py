@@ -145,6 +145,16 @@ def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:
     return summary
 
 
+def tasks_in(played: Sequence[Sequence[Trajectory]]) -> int:
+    """How many tasks were played."""
+    return len({_task(t) for trajectories in played for t in trajectories})
+
+
+def _task(t: Trajectory) -> tuple[str, str]:
+    """A task's own name: two environments of a run may have tasks of one id, and no type in common."""
+    return t.task_type, t.task_id
+
+
 def pass_shares(played: Sequence[Sequence[Trajectory]], attempts: int) -> dict[int, Share]:
     """Mean pass@k over tasks for k = 1, 2, 4 and so on up to `attempts`; episodes of all seeds count together.
 
@@ -153,13 +163,13 @@ def pass_shares(played: Sequence[Sequence[Trajectory]], attempts: int) -> dict[i
         attempts: that each task had, at least.
     """
     every = [t for trajectories in played for t in trajectories]
-    made, won = Counter(t.task_id for t in every), Counter(t.task_id for t in every if t.won)
+    made, won = Counter(map(_task, every)), Counter(_task(t) for t in every if t.won)
     return {k: pass_share(k, [(made[task], won[task]) for task in made]) for k in doubled(attempts)}
 
 
 def passed(played: Sequence[Sequence[Trajectory]], temperature: float) -> dict[str, Any]:
     """`pass_at`: pass@k with the ends of its interval, by k; {} where tasks were tried once, or greedily."""
-    tries = Counter(t.task_id for trajectories in played for t in trajectories)
+    tries = Counter(_task(t) for trajectories in played for t in trajectories)
     least = min(tries.values(), default=0)
     if least < 2 or temperature == 0:
         return {}

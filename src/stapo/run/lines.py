@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import open_to_read, write_durably
 from stapo.documents import decoded, parse_json, shown
 from stapo.errors import ConfigError, reading, writing
+
+MOST_BYTES = 64 << 20
+"""Of a line. An episode of 50 steps with observations of 50,000 characters has about a tenth of it."""
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -36,17 +40,27 @@ def require_new(path: Path) -> None:
         raise ConfigError(f"'{path.parent}' is not a folder, so '{path.name}' cannot be written there.")
 
 
-def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_lines(path: Path, most_bytes_per_line: int = MOST_BYTES) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place for messages; empty lines are passed over.
 
+    Args:
+        path: the file.
+        most_bytes_per_line: longer lines are refused.
+
     Raises:
-        ConfigError: the file cannot be read, or a line holds no object; the line is named.
+        ConfigError: the file cannot be read, a line is too long or holds no object; the line is named.
     """
     with reading(f"'{path}'", ConfigError):
         file = open_to_read(path)
     with file:
-        for number, line in enumerate(file, start=1):
+        for number in count(1):
             where = f"'{path}' line {number}"
+            with reading(where, ConfigError):
+                line = file.readline(most_bytes_per_line + 1)
+            if not line:
+                return
+            if len(line) > most_bytes_per_line:
+                raise ConfigError(f"{where} is longer than {most_bytes_per_line:,} bytes; shorten or remove the line.")
             if not line.strip():
                 continue
             try:

@@ -34,15 +34,19 @@ def protocols(config: RunConfig, *, final: bool) -> dict[str, EvalProtocol]:
     return {"greedy" if t == 0 else "sampled": EvalProtocol(plan.split, episodes, t, seeds) for t in modes}
 
 
-def evaluated_tasks(config: RunConfig, tasks_of: Callable[[str], Sequence[str]]) -> dict[str, list[str]]:
+def evaluated_tasks(
+    config: RunConfig, tasks_of: Callable[[str], Sequence[str]], scores: Callable[[], bool]
+) -> dict[str, list[str]]:
     """The tasks of each split that is evaluated, after a look at whether `eval.keep_best` can be had of them.
 
     Args:
-        config: of the run.
+        config: of the run, as it is for one environment.
         tasks_of: the tasks of a split.
+        scores: whether evaluations have a `task_score`; asked only where it matters. Those of several environments have
+            none in common.
 
     Raises:
-        ConfigError: a split without a task, or fewer attempts at each task than pass@k needs.
+        ConfigError: a split without a task, fewer attempts at each task than pass@k needs, or no `task_score`.
     """
     asked = {p.split: f"eval.sets.{mode}.split" for mode, p in protocols(config, final=True).items()}
     found = {split: list(tasks_of(split)) for split in asked}
@@ -62,18 +66,23 @@ def evaluated_tasks(config: RunConfig, tasks_of: Callable[[str], Sequence[str]])
                 f"eval.keep_best is '{config.eval.keep_best}', and the set '{name}' plays each of "
                 f"{counted(int(tasks), 'task')} {attempts:.0f} times at temperature {played.temperature:g}; expected "
                 f"eval.sets.{name}.episodes of {max(2, k) * tasks:.0f} or more and a temperature above 0, or one of "
-                + ", ".join(_known(config, found))
+                + ", ".join(_known(config, found, scores=scores()))
                 + "."
             )
+    if metric == "task_score" and not scores():
+        raise ConfigError(
+            f"eval.keep_best is '{config.eval.keep_best}', which the evaluations of this run do not measure; "
+            f"expected one of {', '.join(_known(config, found, scores=False))}."
+        )
     return found
 
 
-def _known(config: RunConfig, tasks: Mapping[str, Sequence[str]]) -> list[str]:
+def _known(config: RunConfig, tasks: Mapping[str, Sequence[str]], *, scores: bool) -> list[str]:
     known = []
     for name, played in protocols(config, final=True).items():
         count = len(pick_tasks(tasks[played.split], min(played.tasks, len(tasks[played.split]))))
         attempts = (played.episodes or count) // count if played.temperature > 0 else 1
-        known += [f"{name}.success", f"{name}.task_score"] + ([f"{name}.pass@{attempts}"] if attempts > 1 else [])
+        known += [f"{name}.success"] + [f"{name}.task_score"] * scores + [f"{name}.pass@{attempts}"] * (attempts > 1)
     return known
 
 

@@ -9,7 +9,8 @@ from functools import partial
 from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
-from stapo.envs.pool import insist
+from stapo.envs.bench import About
+from stapo.envs.pool import about, insist
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
@@ -59,6 +60,15 @@ class RunEnv:
         self.pool.grow(1)
         return list(insist(self.pool, 0, "tasks", split, self._retries))
 
+    def about(self) -> About:
+        """What the environment is.
+
+        Raises:
+            EnvError: it failed at the question every time.
+        """
+        self.pool.grow(1)
+        return about(self.pool, 0, self._retries)
+
     def rest(self) -> None:
         """End a worker that is not needed for now; in this process the environment stays, for the games it has read."""
         if self.in_worker:
@@ -84,6 +94,15 @@ class RunEnvs:
 
     def __init__(self, config: RunConfig) -> None:
         self.envs = {label: RunEnv(own) for label, own in worlds_of(config).items()}
+        self._several = bool(config.envs)
+
+    def scores(self) -> bool:
+        """Whether evaluations have a `task_score`: those of several environments have none in common.
+
+        Raises:
+            EnvError: the environment failed at the question every time.
+        """
+        return not self._several and all(env.about().scores for env in self.envs.values())
 
     def trained(self, config: RunConfig) -> dict[str, RunEnv]:
         """Those that are trained on."""

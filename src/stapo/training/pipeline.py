@@ -98,7 +98,7 @@ def train_run(
             check_names(config.log.trackers)
         # All splits are looked up before anything is written: a typo costs a second, not SFT.
         for own in env.envs.values():
-            own.tasks_of(own.config.env.split), evaluated_tasks(own.config, own.tasks_of)
+            own.tasks_of(own.config.env.split), evaluated_tasks(own.config, own.tasks_of, env.scores)
         callbacks.interrupts.grace = config.log.grace
         stack.enter_context(callbacks.interrupts)
         check_place(out, config)

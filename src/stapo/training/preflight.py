@@ -77,6 +77,7 @@ def open_world(config: RunConfig, there: bool, progress: Callable[[int, int], No
     envs = RunEnvs(config)
     try:
         for label, env in envs.envs.items():
+            evaluated_tasks(env.config, env.tasks_of, envs.scores)
             _check_world(env, there, label in envs.trained(config), progress)
     except BaseException:
         envs.close()
@@ -88,7 +89,6 @@ def _check_world(env: RunEnv, there: bool, trained: bool, progress: Callable[[in
     config = env.config
     if not env.tasks_of(split := config.env.split):
         raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another with env.split.")
-    evaluated_tasks(config, env.tasks_of)
     training_stream(env.tasks_of(config.env.split), config)  # there are as many as `rollout.tasks` asks for
     if not there and trained and (config.model.path is None or config.sft.steps):
         if config.sft.data:

@@ -17,7 +17,7 @@ from stapo.config.run_config import RunConfig
 from stapo.errors import NonFiniteError
 from stapo.policy.sequences import Chains
 from stapo.rollout.collect import Collector
-from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, passed, summarize
+from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, passed, summarize, tasks_in
 from stapo.rollout.faults import Failure
 from stapo.rollout.types import Trajectory, drop_failed
 from stapo.training.batch import RowBatch, build_batch, join_batches, rows_of
@@ -135,19 +135,25 @@ def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> l
             collectors[label] = (
                 collector_of(own[label], first.encoder, first.sampler) if first and shared else build(own[label])
             )
-        for label, settings in own.items():
-            collector, entry = collectors[label], config.envs.get(label)
-            tasks = training_stream(collector.tasks_of(settings.env.split), settings)
-            eval_tasks = evaluated_tasks(settings, collector.tasks_of)
-            name = "" if entry is None else label
-            rewards = Rewards(settings.rewards, settings.rollout)
-            weight = entry.weight if entry else 1.0
-            worlds.append(World(name, settings, weight, collector, tasks, eval_tasks, rewards))
+        worlds += [_world(config, label, settings, collectors[label]) for label, settings in own.items()]
     except BaseException:
         for collector in collectors.values():
             collector.close()
         raise
     return worlds
+
+
+def _world(config: RunConfig, label: str, settings: RunConfig, collector: Collector) -> World:
+    entry = config.envs.get(label)
+    return World(
+        "" if entry is None else label,
+        settings,
+        1.0 if entry is None else entry.weight,
+        collector,
+        training_stream(collector.tasks_of(settings.env.split), settings),
+        evaluated_tasks(settings, collector.tasks_of, lambda: entry is None and collector.about().scores),
+        Rewards(settings.rewards, settings.rollout),
+    )
 
 
 def shared_out(worlds: Sequence[World], count: int) -> list[int]:
@@ -227,7 +233,7 @@ def play_evaluations(
         every = pooled(played)
         said = {"final": final, **evaluation_row(worlds, played, own)}
         if found := passed(every, own[0].temperature):
-            said |= {"tasks": len({t.task_id for ts in every for t in ts}), **found}
+            said |= {"tasks": tasks_in(every), **found}
         rows.append({"iteration": iteration, "mode": mode, **said})
         episodes += [{"iteration": iteration, "mode": mode, **row} for row in episode_rows(every, own[0])]
     return rows, episodes

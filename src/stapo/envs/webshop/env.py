@@ -65,6 +65,7 @@ class WebShopEnv:
     """
 
     name = "webshop"
+    has_task_score = True
     chat_settings: Mapping[str, Any] = {
         "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
         "max_prompt_tokens": 4096, "max_response_tokens": 512,
