@@ -11,15 +11,17 @@ from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 
 class SamplingParams:
     def __init__(
         self, *, temperature=1.0, top_p=1.0, top_k=0, max_tokens=16, stop_token_ids=None, logprobs=None,
-        detokenize=True, seed=None, prompt_logprobs=None,
+        detokenize=True, seed=None, prompt_logprobs=None, stop=None, skip_special_tokens=True, ignore_eos=False,
     ):  # fmt: skip
-        assert (top_p, top_k, detokenize) == (1.0, 0, False)
+        assert (top_p, top_k, detokenize) == (1.0, 0, bool(stop))
+        assert ignore_eos == bool(stop)
+        self.texts, self.skips = stop or [], skip_special_tokens
         assert {logprobs, prompt_logprobs} == {0, None}
         self.of_prompt = prompt_logprobs is not None
         self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop_token_ids or [], seed
@@ -41,7 +43,8 @@ class LLM:
         torch.manual_seed(0)
         torch.set_num_threads(1)
         assert runner == "generate"
-        assert (load_format, skip_tokenizer_init, generation_config) == ("dummy", True, "vllm")
+        assert (load_format, generation_config) == ("dummy", "vllm")
+        self.tokenizer = None if skip_tokenizer_init else AutoTokenizer.from_pretrained(model)
         assert logprobs_mode == "processed_logprobs"
         assert not trust_remote_code
         with torch.random.fork_rng(devices=[]):
@@ -63,6 +66,7 @@ class LLM:
         assert not self.asleep
         if sampling_params[0].of_prompt:
             return [self._of_prompt(p["prompt_token_ids"]) for p in prompts]
+        assert all(self.tokenizer is not None for s in sampling_params if s.texts)
         self.calls.append("generate")
         pairs = list(zip(prompts, sampling_params, strict=True))
         self.requests += [(p["prompt_token_ids"], s) for p, s in pairs]
@@ -85,7 +89,7 @@ class LLM:
 
     def _one(self, prompt, params):
         generator = torch.Generator().manual_seed(params.seed)
-        ids, logprobs, reason = [], [], "length"
+        ids, logprobs, reason, by = [], [], "length", None
         while len(ids) < params.max_tokens:
             # As with a prefix cache: what is kept stays as it was computed until somebody resets it.
             key = (*prompt, *ids)
@@ -97,9 +101,14 @@ class LLM:
             ids.append(token)
             logprobs.append({token: SimpleNamespace(logprob=float(logp[token]))})
             if token in params.stop:
+                reason, by = "stop", token
+                break
+            said = self.tokenizer.decode(ids, skip_special_tokens=params.skips) if params.texts else ""
+            by = next((text for text in params.texts if text in said), None)
+            if by is not None:
                 reason = "stop"
                 break
-        return SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason)
+        return SimpleNamespace(token_ids=ids, logprobs=logprobs, finish_reason=reason, stop_reason=by)
 
     def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
         assert method == "reload_weights"

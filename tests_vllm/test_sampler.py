@@ -4,6 +4,7 @@
 2. Greedy responses are those of `HFSampler`; a seed gives the same response again.
 3. Moved weights arrive, those of adapters as well; linear weights that do not are found, though vLLM packs them away.
 4. Starting it leaves threads and random numbers alone.
+5. Stop texts end responses with the token that completes them, outside thoughts.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import torch
 from stapo.errors import EngineError
 from stapo.policy import LoraConfig
 from stapo.rollout.config import VllmConfig
+from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
+from stapo.rollout.stopping import StopRule
 from stapo.rollout.vllm import VllmSampler
 from toy_world import TEXTS, small_policy
 
@@ -117,3 +120,31 @@ def test_linear_weights_that_do_not_arrive_are_found(pair, monkeypatch):
         assert_the_policys(policy, sampler)
     monkeypatch.undo()
     assert_the_policys(policy, sampler)
+
+
+class Thinking(PromptEncoder):
+    """Of a template that has opened a thought before each response."""
+
+    held = "<think>\n"
+
+
+@pytest.mark.parametrize("encoder_class", [PromptEncoder, Thinking])
+def test_texts_end_responses_outside_thoughts(encoder_class):
+    policy = small_policy(initializer_range=0.1, hidden_size=64, architecture="qwen3")
+    policy.model.eval()
+    rule = StopRule(("e", "go"), encoder_class(policy.tokenizer))
+    sampler = VllmSampler(policy, 200, LIMIT, VllmConfig(), rule)
+    try:
+        prompts, streams = asked(policy, 12)
+        samples = sampler.sample(prompts, streams, 1.0)
+        for prompt, sample in zip(prompts, samples, strict=True):
+            assert sample.logprobs == pytest.approx(logprobs(policy, prompt, sample.ids, 1.0), abs=1e-4)
+            assert rule.cut(sample) == sample
+            at_text = rule.complete(sample.ids)
+            assert sample.ended == (at_text or sample.ids[-1] in policy.eos_ids)
+            assert at_text or len(sample.ids) == LIMIT or sample.ids[-1] in policy.eos_ids
+        assert any(rule.complete(s.ids) for s in samples) == (encoder_class is PromptEncoder)
+        texts = [policy.tokenizer.decode(s.ids[:-1], skip_special_tokens=True) for s in samples]
+        assert any("e" in text for text in texts) == (encoder_class is Thinking)
+    finally:
+        sampler.close()

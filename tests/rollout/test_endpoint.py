@@ -26,7 +26,7 @@ from stapo.rollout.endpoint import EndpointSampler, read_answer
 from stapo.rollout.episode import Episode
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
-from stapo.rollout.text_codec import END, THOUGHT_APART, TextCodec, spell, unspell
+from stapo.rollout.text_codec import END, THOUGHT_APART, TextCodec, spell, told_of_server, unspell
 from stapo.rollout.types import StopReason, Trajectory
 from stapo.server_errors import pause_asked
 from toy_world import ToyEnv, small_policy
@@ -546,6 +546,118 @@ def test_an_empty_thought_that_the_servers_template_writes_is_read_with_the_resp
 
 
 # What fails.
+
+
+# Where a response ends.
+
+STOP = ("</action>",)
+
+
+def trimming(field, said, thought=None):
+    """A server that ends at stop texts, leaves them out, and says in `field` which one it was; or says nothing."""
+
+    def behave(connection, number, body):
+        end = min((at for text in body.get("stop", ()) if (at := said.find(text)) >= 0), default=-1)
+        choice = {"message": {"content": said if end < 0 else said[:end]}, "finish_reason": "stop"}
+        if thought is not None:
+            whole = f"{thought}</think>{said}"
+            end = min((at for text in body.get("stop", ()) if (at := whole.find(text)) >= 0), default=len(whole))
+            before, _, after = whole[:end].partition("</think>")
+            choice["message"] = {"content": after, "reasoning_content": before}
+            end = end if end < len(whole) else -1
+        if field:
+            choice[field] = None if end < 0 else body["stop"][0]
+        connection.sendall(http("200 OK", json.dumps({"choices": [choice]}).encode()))
+
+    return behave
+
+
+def texts(samples):
+    return [unspell(s.ids) for s in samples]
+
+
+@pytest.mark.parametrize("field", ["stop_reason", "matched_stop"])
+def test_stop_texts_are_sent_and_what_the_server_leaves_out_is_put_back(serve, field):
+    server = serve(trimming(field, "<think>a</think><action>go</action> and on"))
+    asked = sampler(server, stop=STOP)
+    assert texts(ask(asked, "one", "two")) == ["<think>a</think><action>go</action>"] * 2
+    assert [b["stop"] for b in server.bodies] == [list(STOP)] * 2
+    assert asked.counts == {"answered": 2}
+    own = serve(trimming(field, "<action>go"))
+    (ended,) = ask(sampler(own, stop=STOP), "one")
+    assert (unspell(ended.ids), ended.ended) == ("<action>go", True)
+
+
+def test_without_stop_texts_none_are_sent(serve):
+    server = serve(trimming("", "go</action>"))
+    assert texts(ask(sampler(server), "one")) == ["go</action>"]
+    assert "stop" not in server.bodies[0]
+
+
+@pytest.mark.parametrize(
+    "said, thought, opened",
+    [
+        ("<think>no <action>a</action></think><action>go</action>", None, False),
+        ("no <action>a</action></think><action>go</action>", None, True),
+        ("<action>go</action>", "no <action>a</action> yes", False),
+    ],
+)
+def test_a_stop_text_within_a_thought_ends_nothing(serve, said, thought, opened):
+    server = serve(trimming("stop_reason", said, thought))
+    asked = sampler(server, stop=STOP)
+    asked.opens_thought = opened
+    (text,) = texts(ask(asked, "one"))
+    assert text.endswith("</think><action>go</action>")
+    assert ["stop" in b for b in server.bodies] == [True, False]
+    assert asked.counts == {"answered": 2, "asked_again": 1}
+
+
+def test_a_server_that_does_not_say_which_text_it_was_is_asked_without(serve):
+    server = serve(trimming("", "<action>go</action> and on"))
+    asked = sampler(server, stop=STOP)
+    assert texts(ask(asked, "one")) == ["<action>go</action> and on"]
+    assert texts(ask(asked, "two")) == ["<action>go</action> and on"]
+    assert ["stop" in b for b in server.bodies] == [True, False, False]
+
+
+def test_a_server_that_takes_no_stop_texts_is_asked_without(serve):
+    def behave(connection, number, body):
+        refusal = error("400 Bad Request", "Unsupported parameter: 'stop' is not supported with this model.")
+        connection.sendall(refusal if "stop" in body else ok("<action>go</action> on"))
+
+    server = serve(behave)
+    asked = sampler(server, stop=STOP)
+    assert texts(ask(asked, "one")) == texts(ask(asked, "two")) == ["<action>go</action> on"]
+    assert ["stop" in b for b in server.bodies] == [True, False, False]
+
+
+def test_an_episode_has_what_the_stop_text_completes(serve):
+    agent = AgentConfig(prompt="compact", response="tagged", stop=STOP, max_prompt_tokens=400, max_response_tokens=60)
+    server = serve(trimming("stop_reason", "<action>look</action> and on"))
+    (t,) = Collector(ToyEnv, TextCodec(), sampler(server, stop=STOP), agent).collect(["toy/train/red"], 1, 0.0, (0,))
+    assert [(s.response, s.action, s.valid, s.truncated) for s in t.steps] == [
+        ("<action>look</action>", "look", True, False)
+    ] * 3
+
+
+@pytest.mark.parametrize(
+    "template, thinks, opens, said",
+    [
+        ("", True, None, "is not known here; --tokenizer NAME tells"),
+        ("", False, False, "closes a thought at once"),
+        ("<think>\n", True, True, "opens a thought before each response"),
+        ("<think>\n\n</think>\n\n", True, False, "closes a thought at once"),
+        ("plain", True, False, ""),
+    ],
+)
+def test_what_the_servers_template_opens_is_said_where_it_can_be_known(template, thinks, opens, said):
+    policy = small_policy()
+    begun = "" if template == "plain" else template
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}" + begun
+    codec = TextCodec(policy.tokenizer if template else None, thinks=thinks)
+    assert codec.opens_thought is opens
+    assert said in told_of_server(codec)
+    assert bool(said) == bool(told_of_server(codec))
 
 
 def test_one_failed_request_is_one_trouble(serve):

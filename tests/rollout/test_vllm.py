@@ -7,7 +7,8 @@
 5. Weights that did not arrive, numbers that are not finite, a missing package or GPU: one clear error each.
 6. A training with it ends; its metrics say that sampler and trainer agree, and warn where they do not.
 7. A resumed run pushes the weights of its save.
-8. The beginnings of prompts are cached: the tokens that were read and those that were there are counted, and a model
+8. Stop texts end a response with the token that completes them, outside thoughts.
+9. The beginnings of prompts are cached: the tokens that were read and those that were there are counted, and a model
    that vLLM caches nothing of is named.
 """
 
@@ -31,8 +32,10 @@ from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import LoraConfig, RowTokens, load_policy
 from stapo.progress import listen_to_notes
 from stapo.rollout.config import RolloutConfig, VllmConfig
+from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.kept_keys import KeepsKeys, PromptCounts
 from stapo.rollout.sampler import HFSampler, OwnWeights
+from stapo.rollout.stopping import StopRule
 from stapo.rollout.vllm import VllmSampler, seed_of
 from stapo.run import RunDirectory
 from stapo.training.loop import Trainer
@@ -129,6 +132,48 @@ def test_greedy_and_its_end_are_those_of_transformers():
     assert mine[0].ids[-1] == policy.eos_ids[0]
     for one, other in zip(mine, reference, strict=True):
         assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+
+
+def stopping(policy, encoder, limit=12, texts=("e", "go")):
+    rule = StopRule(texts, encoder)
+    return rule, VllmSampler(policy, 200, limit, VllmConfig(), rule)
+
+
+def test_texts_end_responses_and_the_rest_of_the_numbers_stay(fake):
+    policy = sharp()
+    prompts, streams = asked(policy, 12)
+    free = VllmSampler(policy, 200, 12, VllmConfig()).sample(prompts, streams, 1.0)
+    rule, sampler = stopping(policy, PromptEncoder(policy.tokenizer))
+    stopped = sampler.sample(prompts, streams, 1.0)
+    cut = [rule.cut(sample) for sample in free]
+    assert [(s.ids, s.logprobs, s.ended) for s in stopped] == [(s.ids, s.logprobs, s.ended) for s in cut]
+    early = [s for s, f in zip(stopped, free, strict=True) if len(s.ids) < len(f.ids)]
+    assert early
+    assert all(s.ended and s.ids[-1] not in policy.eos_ids for s in early)
+    assert len(fake.made[1].requests) == 12
+
+
+class Thinking(PromptEncoder):
+    """Of a template that has opened a thought before each response."""
+
+    held = "<think>\n"
+
+
+def test_a_text_within_a_thought_ends_nothing(fake):
+    policy = sharp()
+    prompts, streams = asked(policy, 12)
+    _, sampler = stopping(policy, Thinking(policy.tokenizer))
+    samples = sampler.sample(prompts, streams, 1.0)
+    assert all(s.ended == (s.ids[-1] in policy.eos_ids) for s in samples)
+    assert all(len(s.ids) == 12 for s in samples if not s.ended)
+    assert_scored(policy, prompts, samples, 1.0)
+    asked_again = fake.made[0].requests[12:]
+    assert asked_again, "no text stood in a thought; nothing is shown"
+    for ids, params in asked_again:
+        done = 12 - params.max_tokens
+        assert 0 < done < 12
+        assert any(ids == prompt + s.ids[:done] for prompt, s in zip(prompts, samples, strict=True))
+    assert len({params.seed for _, params in fake.made[0].requests}) == len(fake.made[0].requests)
 
 
 def test_seeds_are_apart():

@@ -263,7 +263,7 @@ def test_several_environments_have_no_score_in_common(toy_model, tmp_path, monke
     monkeypatch.setattr(ENVIRONMENTS, "_objects", {**ENVIRONMENTS._objects, "toy": GradedEnv})
     del given["env"]
     config = from_data(RunConfig, {**given, "envs": {"one": {"name": "toy"}, "two": {"name": "toy"}}})
-    with pytest.raises(ConfigError, match="the evaluations of this run do not measure; expected one of unseen.success"):
+    with pytest.raises(ConfigError, match=r"do not measure; expected one of unseen\.success"):
         train_run(config, tmp_path / "run", ["test"])
 
 

@@ -92,6 +92,14 @@ def test_what_cannot_be_used_is_refused_with_its_place(toy_model, envs, said):
         from_data(RunConfig, settings(toy_model, envs))
 
 
+@pytest.mark.parametrize("own", [{"max_response_tokens": 9}, {"stop": ["."]}])
+def test_what_one_vllm_cannot_do_for_two_is_refused(toy_model, own):
+    envs = {"a": {"name": "toy"}, "b": {"name": "toy", "agent": own}}
+    from_data(RunConfig, settings(toy_model, envs))
+    with pytest.raises(ConfigError, match=rf"agent\.{next(iter(own))} differs between them \(a: .*, b: "):
+        from_data(RunConfig, settings(toy_model, envs, rollout__engine="vllm"))
+
+
 def test_two_environments_of_one_name_are_refused(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("envs:\n  toy: {weight: 1}\n  toy: {weight: 2}\n")

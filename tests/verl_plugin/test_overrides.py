@@ -187,6 +187,9 @@ def test_what_is_different_is_said():
     assert any(line.startswith("eval.greedy") for line in differences(RUN))
     running = replace(RUN, algorithm=get_algorithm("stapo-running"))
     assert any("resumed run forgets them" in line for line in differences(running))
+    stopping = replace(RUN, agent=replace(RUN.agent, stop=("</action>",)))
+    assert [line.startswith("agent.stop") for line in differences(stopping)].count(True) == 1
+    assert not any(line.startswith("agent.stop") for line in differences(RUN))
 
 
 def test_files_are_named_in_full(tmp_path, monkeypatch):

@@ -58,7 +58,7 @@ class AgentConfig:
             ``search[<your query>]``, is free.
         stop: texts that end a response where they are complete, such as ``</action>``; 0 to 16 of them. They stay in
             it, and no end token is added. A thought ends first: inside ``<think>…</think>`` they do nothing. For base
-            models, which go on writing. A sampler that cannot stop there has what comes after cut off.
+            models, which go on writing. What a sampler writes beyond them, because it cannot stop there, is cut off.
         fallback_characters: characters at the end of a `think_action` response without action tags that are played as
             its action; 0 or more. The response counts as invalid. The published protocols: 30 for ALFWorld, 20 for
             WebShop.

@@ -27,7 +27,7 @@ from stapo.rollout.evaluate import evaluate as play_protocol
 from stapo.rollout.record import episode_of, fingerprint, record_lines
 from stapo.rollout.shares import INTERVAL
 from stapo.rollout.templates import utc_now
-from stapo.rollout.text_codec import TextCodec
+from stapo.rollout.text_codec import TextCodec, told_of_server
 from stapo.rollout.types import NOT_THE_POLICYS, Trajectory
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
@@ -397,12 +397,18 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
         key_variable=served.key_variable or KEY_VARIABLE,
         send_seeds=served.send_seeds,
         template_values=config.model.chat_template_kwargs,
+        stop=config.agent.stop,
     )
 
-    def collector(_: Callbacks) -> Collector:
+    def collector(callbacks: Callbacks) -> Collector:
         tokenizer = None if served.tokenizer is None else load_tokenizer(served.tokenizer, config.model)
         thinks = config.model.chat_template_kwargs.get("enable_thinking") is not False
-        return collector_of(config, TextCodec(tokenizer, thinks=thinks), sampler)
+        codec = TextCodec(tokenizer, thinks=thinks)
+        if served.api == "chat":
+            sampler.opens_thought = bool(codec.opens_thought)
+            if told := told_of_server(codec):
+                callbacks.notice(told)
+        return collector_of(config, codec, sampler)
 
     labels = {"settings": source, "model": served.model, "endpoint": sampler.url, "api": served.api, "algorithm": None}
     title = f"{served.model} at {sampler.url} ({served.api}), frozen, settings of {source}"

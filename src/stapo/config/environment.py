@@ -164,12 +164,14 @@ def check_envs(config: HasEnvs) -> EnvConfig:
     if not sum(entry.weight for entry in config.envs.values()):
         raise ConfigError("the weights of envs sum to 0, so there is nothing to train on; give one a weight above 0.")
     worlds = worlds_of(config)
-    lengths = {world.agent.max_response_tokens for world in worlds.values()}
-    if config.rollout.engine == "vllm" and len(lengths) > 1:
-        raise ConfigError(
-            "rollout.engine is 'vllm', which all environments of a run share, but agent.max_response_tokens differs "
-            f"between them ({', '.join(map(str, sorted(lengths)))}). Set it once, in the run's own agent."
-        )
+    for name in ("max_response_tokens", "stop") if config.rollout.engine == "vllm" else ():
+        values = {label: getattr(world.agent, name) for label, world in worlds.items()}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f"{label}: {shown(value)}" for label, value in values.items())
+            raise ConfigError(
+                f"rollout.engine is 'vllm', which all environments of a run share, but agent.{name} differs between "
+                f"them ({found}). Set it once, in the run's own agent."
+            )
     return together
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from stapo.agent.thoughts import thought_length, with_opening_tag
@@ -68,6 +68,8 @@ class Answer:
         ended: the model ended it by itself.
         apart: the thought came apart from the text.
         cut: more came than the limit on its length allows.
+        stop: the stop text that the server ended it at, and has left out; "" for none, None of a server that never
+            says so.
     """
 
     thought: str
@@ -75,6 +77,7 @@ class Answer:
     ended: bool
     apart: bool = False
     cut: bool = False
+    stop: str | None = None
 
     @property
     def text(self) -> str:
@@ -132,7 +135,8 @@ def read_message(
     thought = thought or next(filter(None, (_thought(fields[key]) for key in _THOUGHT_FIELDS)), "")
     why = "content_filter" if not text and _filtered(choice, "content_filter_results") else _reason(reason)
     _check(why, text, refused or fields["refusal"], called or fields["tool_calls"] or fields["function_call"])
-    return _answer(replace_surrogates(text), replace_surrogates(thought), why not in _CUT, most_tokens, cut)
+    found = _answer(replace_surrogates(text), replace_surrogates(thought), why not in _CUT, most_tokens, cut)
+    return replace(found, stop=_stop(choice))
 
 
 def _answer(text: str, thought: str, ended: bool, most_tokens: int | None, cut: bool) -> Answer:
@@ -144,6 +148,14 @@ def _answer(text: str, thought: str, ended: bool, most_tokens: int | None, cut: 
     if length or not thought:
         return Answer(text[:length], text[length:], ended and not cut, False, cut)
     return Answer(f"<think>{thought}</think>", text, ended and not cut, True, cut)
+
+
+def _stop(choice: Mapping[str, Any]) -> str | None:
+    """The stop text that ended a choice: `stop_reason` of vLLM, `matched_stop` of SGLang; a token there is none."""
+    for key in ("stop_reason", "matched_stop"):
+        if key in choice:
+            return choice[key] if isinstance(choice[key], str) else ""
+    return None
 
 
 def _calls(found: Any) -> str:

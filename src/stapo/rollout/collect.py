@@ -12,8 +12,8 @@ from typing import Any
 
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
-from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.bench import About
+from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, about, insist
 from stapo.rollout.config import AnchorKey, LimitsConfig
 from stapo.rollout.constraints import Grammars

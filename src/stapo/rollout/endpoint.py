@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, get_args
 
 from stapo.agent import Prompt
@@ -20,6 +21,7 @@ from stapo.rollout.faults import Boundary
 from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.native_calls import with_tools_told
 from stapo.rollout.sampler import Sample
+from stapo.rollout.stopping import stop_end
 from stapo.rollout.text_codec import END, THOUGHT, THOUGHT_APART, prompt_of, spell
 from stapo.texts import hide_secrets, replace_surrogates
 
@@ -46,11 +48,13 @@ class EndpointSampler:
         key_variable: environment variable with the API key; an empty or missing one sends none.
         send_seeds: give each request a seed of its own (`seed`), for servers that know it.
         template_values: sent to the chat API as `chat_template_kwargs`, where there are any.
+        stop: texts that end a response outside thoughts, sent as `stop`.
 
     Attributes:
         url: base address.
         model: as given.
         api: as given.
+        opens_thought: the server's chat template is known to open a thought before each response.
 
     Raises:
         ConfigError: no such address or API, or no model named.
@@ -68,6 +72,7 @@ class EndpointSampler:
         key_variable: str = KEY_VARIABLE,
         send_seeds: bool = False,
         template_values: Mapping[str, Any] | None = None,
+        stop: Sequence[str] = (),
     ) -> None:
         address = read_address(url, "endpoint")
         if api not in get_args(Api):
@@ -86,6 +91,7 @@ class EndpointSampler:
         self._send_seeds = send_seeds
         self._template_values = dict(template_values or {})
         self._offers_tools = False
+        self._stop, self.opens_thought = list(stop), False
         self._caller = Caller(
             f"endpoint {self.url}",
             options or CallOptions(read_s=300.0, total_s=600.0, connections=16),
@@ -139,7 +145,10 @@ class EndpointSampler:
             EndpointError: it was closed.
         """
         bodies = [self._body(prompt_of(p), s, temperature, limits) for p, s in zip(prompts, streams, strict=True)]
-        return [self._read(answer) for answer in self._ask(bodies)]
+        found = [self._read(answer) for answer in self._ask(bodies, stop=bool(self._stop))]
+        if self._stop:
+            found = self._without_stops_in_thoughts(found, bodies)
+        return [one if isinstance(one, EnvFailure) else _sample(one) for one in found]
 
     def close(self) -> None:
         """Close all connections; more than once is fine."""
@@ -176,23 +185,63 @@ class EndpointSampler:
             body["seed"] = _seed(stream)
         return body
 
-    def _ask(self, bodies: list[dict[str, Any]]) -> list[bytes | CallFailed]:
-        url = f"{self.url}/{_PATHS[self.api]}{self._query}"
-        try:
-            answers = self._caller.each(url, [self._limited(body) for body in bodies])
-            refused = [i for i, a in enumerate(answers) if isinstance(a, CallFailed) and self._wants_newer(a)]
+    def _ask(self, bodies: list[dict[str, Any]], *, stop: bool) -> list[bytes | CallFailed]:
+        answers = self._sent(bodies, stop=stop)
+        for wants, learn in ((self._wants_newer, self._take_newer), (self._wants_no_stop, self._leave_stops_out)):
+            refused = [i for i, a in enumerate(answers) if isinstance(a, CallFailed) and wants(a)]
             if refused:
-                self._limit_name = _NEWER_LIMIT
-                for i, answer in zip(
-                    refused, self._caller.each(url, [self._limited(bodies[i]) for i in refused]), strict=True
-                ):
+                learn()
+                again = self._sent([bodies[i] for i in refused], stop=stop and bool(self._stop))
+                for i, answer in zip(refused, again, strict=True):
                     answers[i] = answer
-        except CallFailed as err:
-            raise EndpointError(str(err), err.kind) from err
         return answers
 
-    def _limited(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {**body, self._limit_name: self._max_new_tokens}
+    def _sent(self, bodies: list[dict[str, Any]], *, stop: bool) -> list[bytes | CallFailed]:
+        more = {self._limit_name: self._max_new_tokens, **({"stop": self._stop} if stop else {})}
+        try:
+            return self._caller.each(
+                f"{self.url}/{_PATHS[self.api]}{self._query}", [{**body, **more} for body in bodies]
+            )
+        except CallFailed as err:
+            raise EndpointError(str(err), err.kind) from err
+
+    def _take_newer(self) -> None:
+        self._limit_name = _NEWER_LIMIT
+
+    def _leave_stops_out(self) -> None:
+        """From here on this server generates to the end, and the episode cuts responses."""
+        self._stop = []
+
+    def _wants_no_stop(self, err: CallFailed) -> bool:
+        """Some models take no stop texts, and some servers no more than four."""
+        return bool(self._stop) and err.kind in ("http_400", "http_422") and "stop" in str(err)
+
+    def _without_stops_in_thoughts(
+        self, found: list[Answer | EnvFailure], bodies: list[dict[str, Any]]
+    ) -> list[Answer | EnvFailure]:
+        """Answers with the stop text that ended them; asked again without any where it stood in a thought.
+
+        A server that does not say which text has ended a response leaves open whether any has: none are sent any more.
+        """
+        found = [one if isinstance(one, EnvFailure) else _with_stop(one) for one in found]
+        silent = [i for i, one in enumerate(found) if isinstance(one, Answer) and self._says_no_stop(one)]
+        again = silent + [i for i, one in enumerate(found) if isinstance(one, Answer) and self._stops_in_thought(one)]
+        if silent:
+            self._leave_stops_out()
+        for i, answer in zip(again, self._ask([bodies[i] for i in again], stop=False) if again else [], strict=True):
+            self._caller.count("asked_again")
+            found[i] = self._read(answer)
+        return found
+
+    def _says_no_stop(self, answer: Answer) -> bool:
+        return answer.stop is None and answer.ended and stop_end(answer.text, self._stop) is None
+
+    def _stops_in_thought(self, answer: Answer) -> bool:
+        if not answer.stop:
+            return False
+        if answer.thought:
+            return answer.apart and not answer.said.removesuffix(answer.stop)
+        return stop_end(("<think>" if self.opens_thought else "") + answer.said, self._stop) is None
 
     def _wants_newer(self, err: CallFailed) -> bool:
         """Some models take the length limit under its newer name alone, and say so."""
@@ -210,7 +259,7 @@ class EndpointSampler:
         cut = len(data) >= self._largest
         return read_message(data, self.api, self._max_new_tokens, cut=cut, tools=self._offers_tools)
 
-    def _read(self, answer: bytes | CallFailed) -> Sample | EnvFailure:
+    def _read(self, answer: bytes | CallFailed) -> Answer | EnvFailure:
         if isinstance(answer, CallFailed):
             return EnvFailure(Boundary.ENDPOINT, str(answer))
         try:
@@ -219,14 +268,25 @@ class EndpointSampler:
             self._caller.count(err.kind)
             return EnvFailure(Boundary.ENDPOINT, hide_secrets(f"{self._caller.who} answered with {err}"))
         self._caller.count("cut" if found.cut else "answered")
-        ids = spell(found.thought)
-        if ids:
-            ids.append(THOUGHT_APART if found.apart else THOUGHT)
-        ids += spell(found.said)
-        if found.ended or not ids:
-            ids.append(END)
-        absent = [float("nan")] * len(ids)
-        return Sample(ids, absent, list(absent), found.ended)
+        return found
+
+
+def _with_stop(answer: Answer) -> Answer:
+    """The answer with the stop text that ended it, which servers leave out."""
+    if not answer.stop or answer.said.endswith(answer.stop):
+        return answer
+    return replace(answer, said=answer.said + answer.stop)
+
+
+def _sample(answer: Answer) -> Sample:
+    ids = spell(answer.thought)
+    if ids:
+        ids.append(THOUGHT_APART if answer.apart else THOUGHT)
+    ids += spell(answer.said)
+    if answer.ended or not ids:
+        ids.append(END)
+    absent = [float("nan")] * len(ids)
+    return Sample(ids, absent, list(absent), answer.ended)
 
 
 def read_answer(data: bytes, api: Api) -> tuple[str, bool]:

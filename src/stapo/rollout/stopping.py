@@ -40,17 +40,20 @@ class StopRule:
     Args:
         stops: the texts.
         encoder: reads responses.
+
+    Attributes:
+        texts: as given.
     """
 
     def __init__(self, stops: Sequence[str], encoder: Encoder) -> None:
-        self._stops = tuple(stops)
+        self.texts = tuple(stops)
         self._encoder = encoder
         self._tail = max(len(stop.encode()) for stop in stops) + _MARGIN
 
     def complete(self, ids: Sequence[int]) -> bool:
         """Whether a response that grows token by token is complete."""
         tail = self._encoder.decode(ids[-self._tail :])
-        return any(stop in tail for stop in self._stops) and self._end(ids) is not None
+        return any(stop in tail for stop in self.texts) and self._end(ids) is not None
 
     def cut(self, sample: Sample) -> Sample:
         """A response without what comes after the token that ends it."""
@@ -70,6 +73,6 @@ class StopRule:
         opening = self._encoder.opening(ids)
 
         def over(count: int) -> bool:
-            return stop_end(opening + self._encoder.decode(ids[:count]), self._stops) is not None
+            return stop_end(opening + self._encoder.decode(ids[:count]), self.texts) is not None
 
         return bisect_left(range(len(ids)), True, key=over) if over(len(ids)) else None

@@ -68,6 +68,18 @@ def _harmless(text: str) -> str:
     return broken_up(text, known_markers(text))
 
 
+def told_of_server(codec: TextCodec) -> str:
+    """What a user should know of how the server's chat template begins responses; "" for nothing."""
+    if codec.opens_thought is None:
+        return (
+            "whether the server's chat template opens a thought is not known here; --tokenizer NAME tells. Where it "
+            "does, a response that is cut off within its thought is read as an answer"
+        )
+    if codec.opens_thought:
+        return "the server's chat template opens a thought before each response: a response begins within it"
+    return "the server's chat template closes a thought at once: responses are read behind it" if codec.closes else ""
+
+
 def _said(turn: Exchange) -> str:
     return turn.said if turn.ids is None else unspell(turn.ids)
 
@@ -80,6 +92,9 @@ class TextCodec:
             template closes a thought at once. Without it a token counts `CHARACTERS_PER_TOKEN` characters.
         thinks: False where the server is told not to let its model think: without a tokenizer, its template is then
             taken to close a thought at once.
+
+    Attributes:
+        opens_thought: the server's chat template opens a thought before each response; None where nobody can know.
     """
 
     def __init__(self, tokenizer: Any | None = None, *, thinks: bool = True) -> None:
@@ -87,6 +102,12 @@ class TextCodec:
         held = ("" if thinks else _EMPTY_THOUGHT) if self._counting is None else self._counting.held
         # A tag that was opened is put back with the thought behind it; a server may also have hidden both.
         self._held = held if "</" in held else ""
+        self.opens_thought = None if self._counting is None and thinks else bool(held) and not self._held
+
+    @property
+    def closes(self) -> bool:
+        """The chat template has an empty thought before each response."""
+        return bool(self._held)
 
     def encode(self, prompt: Prompt | str) -> list[int]:
         """The prompt's characters, with a blank in each marker of a common chat template.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ from stapo.errors import EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.progress import note
 from stapo.rollout.config import VllmConfig
+from stapo.rollout.control import ControlTokens
 from stapo.rollout.faults import Boundary
 from stapo.rollout.kept_keys import PromptCounts
 from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import Sample
+from stapo.rollout.stopping import StopRule
 from stapo.rollout.vllm_engine import reason_of, require_vllm, start_vllm
 from stapo.texts import counted
 
@@ -50,19 +53,29 @@ class VllmSampler:
         max_prompt_tokens: longest prompt.
         max_new_tokens: longest response.
         config: how much of the machine vLLM may take.
+        stop: ends responses at texts; None where text ends none.
 
     Raises:
         ConfigError: `vllm` is not installed, finds nothing to run on, or a setting does not fit to that.
         EngineError: vLLM cannot be started, for lack of memory or because it does not know the model.
     """
 
-    def __init__(self, policy: Policy, max_prompt_tokens: int, max_new_tokens: int, config: VllmConfig) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        max_prompt_tokens: int,
+        max_new_tokens: int,
+        config: VllmConfig,
+        stop: StopRule | None = None,
+    ) -> None:
         self._vllm = require_vllm()
         self.policy = policy
         self.max_new_tokens = max_new_tokens
-        self._sleep = config.sleep
+        self._sleep, self._stop = config.sleep, stop
+        self._skips = not ControlTokens(policy.tokenizer).formats
         self._stale, self._asleep = True, False
-        self._llm: Any = start_vllm(self._vllm, policy, max_prompt_tokens + max_new_tokens, config)
+        longest, reads = max_prompt_tokens + max_new_tokens, stop is not None
+        self._llm: Any = start_vllm(self._vllm, policy, longest, config, reads=reads)
         self._probe = _Probe(policy.model.config.vocab_size, max_prompt_tokens)
         self.counts = PromptCounts()
         if not self._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
@@ -83,13 +96,22 @@ class VllmSampler:
         """
         if self._stale:
             self._push()
-        asked = [self._vllm.TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        params = [self._params(stream, temperature, limits) for stream in streams]
-        answers = self._generate(asked, params)
-        reused = sum(answer.num_cached_tokens or 0 for answer in answers)
-        self.counts.reused += reused
-        self.counts.prefilled += sum(map(len, prompts)) - reused
-        return [self._read(answer.outputs[0]) for answer in answers]
+        rows = [_Row(list(prompt), stream) for prompt, stream in zip(prompts, streams, strict=True)]
+        going = rows
+        while going:
+            asked = [self._vllm.TokensPrompt(prompt_token_ids=row.prompt + row.sample.ids) for row in going]
+            answers = self._generate(asked, [self._params(row, temperature, limits) for row in going])
+            reused = sum(answer.num_cached_tokens or 0 for answer in answers)
+            self.counts.reused += reused
+            self.counts.prefilled += sum(len(row.prompt) + len(row.sample.ids) for row in going) - reused
+            for row, answer in zip(going, answers, strict=True):
+                row.take(self._read(answer.outputs[0]))
+            going = [
+                row
+                for row, answer in zip(going, answers, strict=True)
+                if isinstance(answer.outputs[0].stop_reason, str) and self._goes_on(row)
+            ]
+        return [row.failed or row.sample for row in rows]
 
     def forget(self) -> None:
         """See `KeepsKeys.forget`; vLLM makes room in its cache by itself."""
@@ -106,18 +128,30 @@ class VllmSampler:
         self._llm = None
         gc.collect()
 
-    def _params(self, stream: tuple[int, ...], temperature: float, limits: SamplingLimits) -> Any:
+    def _goes_on(self, row: _Row) -> bool:
+        """Whether a response that vLLM has ended at a stop text goes on: within a thought such a text ends nothing."""
+        if row.failed is not None or self._stop is None or self._stop.complete(row.sample.ids):
+            return False
+        row.sample = replace(row.sample, ended=False)
+        return len(row.sample.ids) < self.max_new_tokens
+
+    def _params(self, row: _Row, temperature: float, limits: SamplingLimits) -> Any:
+        reads: dict[str, Any] = {"detokenize": False}
+        if self._stop is not None:
+            # A response is read without control tokens, unless tags of formats are among them. End tokens are those
+            # of the policy, as without texts.
+            reads = {"stop": list(self._stop.texts), "skip_special_tokens": self._skips, "ignore_eos": True}
         return self._vllm.SamplingParams(
             temperature=temperature,
             top_p=limits.top_p,
             top_k=limits.top_k,
             **({"min_p": limits.min_p} if limits.min_p else {}),
-            max_tokens=self.max_new_tokens,
+            max_tokens=self.max_new_tokens - len(row.sample.ids),
             stop_token_ids=self.policy.eos_ids,
             logprobs=0,  # that of the sampled token, and no others
-            detokenize=False,
+            **reads,
             # Greedy ones as well: without a seed vLLM draws one from numpy's shared generator.
-            seed=seed_of(stream),
+            seed=seed_of(row.name),
         )
 
     def _read(self, answer: Any) -> Sample | EnvFailure:
@@ -165,6 +199,41 @@ class VllmSampler:
         params = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, seed=0)
         said = self._generate([self._vllm.TokensPrompt(prompt_token_ids=ids)], [params])[0].prompt_logprobs
         return [float(at[token].logprob) for token, at in zip(ids[1:], said[1:], strict=True)]
+
+
+@dataclass
+class _Row:
+    """A prompt and its response in the making.
+
+    Attributes:
+        prompt: token ids.
+        stream: name of its random stream.
+        sample: the response so far.
+        parts: how many times vLLM was asked for it.
+        failed: why there is none.
+    """
+
+    prompt: list[int]
+    stream: tuple[int, ...]
+    sample: Sample = field(default_factory=lambda: Sample([], [], [], False))
+    parts: int = 0
+    failed: EnvFailure | None = None
+
+    @property
+    def name(self) -> tuple[int, ...]:
+        """Of the random numbers of its next part: drawn from a seed again, they would be those of the first part."""
+        return (*self.stream, self.parts) if self.parts else self.stream
+
+    def take(self, said: Sample | EnvFailure) -> None:
+        """Add a part."""
+        self.parts += 1
+        if isinstance(said, EnvFailure):
+            self.failed = said
+            return
+        own = self.sample
+        self.sample = Sample(
+            own.ids + said.ids, own.logprobs + said.logprobs, own.entropies + said.entropies, said.ended
+        )
 
 
 class _Probe:

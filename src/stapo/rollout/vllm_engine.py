@@ -67,7 +67,7 @@ def platform_of_vllm() -> Platform:
     )
 
 
-def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig) -> Any:
+def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig, *, reads: bool = False) -> Any:
     """An engine with the shape of the policy's model and weights of its own that mean nothing yet.
 
     The generators of random numbers and the number of threads of this process are left as they are.
@@ -77,6 +77,7 @@ def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig) -> A
         policy: whose model is to be held.
         longest: tokens of a prompt and its response together.
         config: how much vLLM may take.
+        reads: give it the tokenizer, so that it knows responses as text.
 
     Raises:
         ConfigError: a setting that vLLM has not where it runs.
@@ -96,12 +97,14 @@ def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig) -> A
         shape = copy.deepcopy(policy.model.config)
         shape.architectures = [type(policy.model).__name__]  # else vLLM guesses, and takes some for embedding models
         shape.save_pretrained(folder)
+        if reads:
+            policy.tokenizer.save_pretrained(folder)
         try:
             return vllm.LLM(
                 model=folder,
                 runner="generate",
                 load_format="dummy",
-                skip_tokenizer_init=True,
+                skip_tokenizer_init=not reads,
                 generation_config="vllm",
                 trust_remote_code=False,
                 dtype=str(policy.model.dtype).removeprefix("torch."),

@@ -71,8 +71,9 @@ def build_collector(
         )
     encoder, agent = PromptEncoder(policy.tokenizer, clock), config.agent
     sampler: Sampler
+    stop = StopRule(agent.stop, encoder) if agent.stop else None
     if engine == "vllm":
-        sampler = VllmSampler(policy, agent.max_prompt_tokens, agent.max_response_tokens, config.rollout.vllm)
+        sampler = VllmSampler(policy, agent.max_prompt_tokens, agent.max_response_tokens, config.rollout.vllm, stop)
     else:
         sampler = HFSampler(
             policy.model,
@@ -83,7 +84,7 @@ def build_collector(
             int(config.rollout.kept_keys_gib * 2**30),
             agent.grows,
             config.rollout.decode_tokens,
-            StopRule(agent.stop, encoder).complete if agent.stop else None,
+            None if stop is None else stop.complete,
         )
     return collector_of(config, encoder, sampler)
 

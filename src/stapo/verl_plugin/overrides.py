@@ -118,6 +118,11 @@ def differences(config: RunConfig) -> list[str]:
         )
     if config.optim.warmup_iterations:
         said.append("optim.warmup_iterations: verl's warm-up starts at a learning rate of 0")
+    if config.agent.stop:
+        said.append(
+            "agent.stop: verl's rollout servers generate to an end token or to agent.max_response_tokens; what comes "
+            "after a stop text costs time, and is cut off before anything is trained on"
+        )
     if config.algorithm.needs_states:
         said.append(
             f"outlier.metric={config.algorithm.outlier.metric}: the entropies by state are not in verl's checkpoints; "
