@@ -14,9 +14,12 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from markupsafe import Markup
+from matplotlib.figure import Figure
 from report_rows import EVALS, eval_row, metrics_row, step, trajectory
 
 from stapo.errors import RunDirectoryError
+from stapo.html import drawing
 from stapo.report import write_report
 from stapo.run import RunDirectory
 
@@ -291,6 +294,36 @@ def test_a_critic_is_drawn_where_there_was_one(make_run):
     run = make_run(metrics=[metrics_row(i) | {"critic": row} for i, row in enumerate(values, start=1)])
     assert 'id="plot-critic"' in write_report(run).read_text()
     assert 'id="plot-critic"' not in write_report(make_run()).read_text()
+
+
+@pytest.mark.usefixtures("unsaved")
+def test_environments_and_named_rewards_are_drawn_where_there_are_any(make_run, monkeypatch):
+    ids = ('id="plot-environments"', 'id="plot-rewards"')
+    assert not any(i in write_report(make_run()).read_text() for i in ids)
+    part = {"success": 0.5, "valid_actions": 1.0, "entropy": {"mean": 0.3}, "outlier": {"flagged_share": 0.02}}
+    tidy = {"mean": 0.2, "std": 0.1, "advantage_share": 0.3}
+    rewards = {"tidy": tidy, "a.b": {"mean": 1, "advantage_share": None}}
+    rows = [metrics_row(i) | {"envs": {"shop": part, "home": 7}, "rewards": rewards} for i in (1, 2)]
+    assert all(i in write_report(make_run(metrics=rows)).read_text() for i in ids)
+    figures = {}
+
+    def render(key, label, draw, *, panels=1):
+        figures[key] = Figure().subplots(panels, 1, squeeze=False)[:, 0]
+        draw(figures[key][0].figure, list(figures[key]))
+        return Markup("<svg></svg>")
+
+    monkeypatch.setattr(drawing, "render", render)
+    write_report(make_run(metrics=rows))
+    won, *_, flagged = figures["environments"]
+    assert [(ln.get_label(), list(ln.get_ydata())) for ln in won.lines] == [("shop", [0.5, 0.5])]
+    assert [list(ln.get_ydata()) for ln in flagged.lines] == [[0.02, 0.02]]
+    mean, share = figures["rewards"]
+    assert [(ln.get_label(), list(ln.get_ydata())) for ln in mean.lines] == [("a.b", [1, 1]), ("tidy", [0.2, 0.2])]
+    assert [0.3, 0.3] in [list(ln.get_ydata()) for ln in share.lines]
+    many = {f"reward {n:02}": tidy for n in range(14)}
+    assert (
+        "Of 14 names the first 12 are drawn" in page_of(make_run(metrics=[metrics_row(1) | {"rewards": many}])).words()
+    )
 
 
 def test_one_iteration_is_enough_for_every_plot(make_run):

@@ -30,17 +30,18 @@ from stapo.html.drawing import (
     smoothed,
     smoothing_window,
 )  # fmt: skip
-from stapo.report.curves import curves, described
+from stapo.report.curves import MOST_NAMES, curves, curves_of_each, described, left_out, named_line
 from stapo.report.data import Row, RunLog
 
-_MOST_TYPES = 12
 _MODE_STYLE = {"sampled": (ORANGE, "o"), "greedy": (PURPLE, "s")}
 
 
 def outcome_plots(log: RunLog) -> list[Plot]:
     """Success, behavior and shape of the episodes."""
     lines = [curves(log, key) for key in ("behavior", "lengths")]
-    return [success(log), success_by_type(log), *lines, endings(log), curves(log, "signal")]
+    # Most runs have one environment and one reward.
+    several = [plot for key in ("environments", "rewards") if (plot := curves_of_each(log, key)).svg]
+    return [success(log), success_by_type(log), *several, *lines, endings(log), curves(log, "signal")]
 
 
 def outlier_plots(log: RunLog) -> list[Plot]:
@@ -99,19 +100,17 @@ def success_by_type(log: RunLog) -> Plot:
     names = sorted({str(t) for row in log.metrics for t in mapping_at(row, "success_by_type")})
     window = smoothing_window(len(log.metrics))
     smoothing = f", mean over {window} iterations" if window > 1 else ""
-    left_out = f" Of {len(names)} types the first {_MOST_TYPES} are drawn." if len(names) > _MOST_TYPES else ""
-    plot = described("types", smoothing=smoothing, left_out=left_out)
+    plot = described("types", smoothing=smoothing, left_out=left_out(names, "types"))
     by_type = {
         name: np.array([number(mapping_at(row, "success_by_type").get(name)) for row in log.metrics])
-        for name in names[:_MOST_TYPES]
+        for name in names[:MOST_NAMES]
     }
     if not has_any(*by_type.values()):
         return plot
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         for n, (name, values) in enumerate(by_type.items()):
-            dashes = "-" if n < len(COLORS) else "--"
-            line(axes[0], log.iterations, smoothed(values, window), name, color=COLORS[n % len(COLORS)], ls=dashes)
+            named_line(axes[0], log.iterations, smoothed(values, window), name, n)
         percent_axis(axes[0], "episodes won")
         axes[0].set_ylim(bottom=-0.02)
         iteration_axis(axes[0], log.iterations)
