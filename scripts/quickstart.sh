@@ -10,6 +10,7 @@ stapo=${STAPO:-stapo}
 show() {
     echo
     echo "Open $run/report.html in a browser, or: $stapo report $run --open"
+    echo "Look into it:   $stapo view $run"
     echo "Train another:  make quickstart RUN=runs/another    (or: $stapo train tiny-conversation --seed 1)"
 }
 

@@ -76,6 +76,7 @@ MAY_IMPORT = {
     },
     "html": {"texts", "documents", "atomic_io"},
     "report": {"errors", "texts", "documents", "health", "run", "html"},
+    "viewer": {"errors", "documents", "texts", "atomic_io", "health", "run", "html", "report", "serving"},
     "comparison": {"former_names", "errors", "texts", "documents", "atomic_io", "run", "config", "training", "html"},
     "diagnosis": {
         "errors",
@@ -126,6 +127,7 @@ MAY_IMPORT = {
     "recipes": set(),
     "cli": {
         "api",
+        "viewer",
         "serving",
         "former_names",
         "errors",

@@ -139,7 +139,8 @@ def read(cls: type[C], name: str, argv: list[str]) -> tuple[C, list[str]]:
         require_settings(settings, name, options)
     if dashed := [word for word in words if word.startswith("-") and len(word) > 1]:
         raise unknown_option(name, dashed[0], options)
-    if len(words) > (place is not None):
+    many = place is not None and get_origin(hints[place.name]) is tuple
+    if len(words) > (place is not None) and not many:
         takes = "takes no argument" if place is None else "takes at most 1 argument"
         raise ConfigError(f"'stapo {name}' {takes}, found {' '.join(map(repr, words))}. See 'stapo {name} --help'.")
     if place is not None and not words and place.default is MISSING:

@@ -32,6 +32,7 @@ _COMMANDS = {
     "diagnose": "measure the steps of a trained policy: outliers, neglect, bad steps",
     "play": "play a task yourself in the terminal",
     "report": "write the static HTML report of a run",
+    "view": "look into runs in the browser, while they go on and afterwards",
     "track": "send a run to trackers: TensorBoard, W&B, trackio, MLflow",
     "verl": "train on many GPUs by verl, in an environment of its own",
     "serve-retriever": "answer searches over a corpus by HTTP",

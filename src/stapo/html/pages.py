@@ -50,12 +50,12 @@ def replace_page(path: Path, page: str) -> None:
     write_durably(path, page.encode("utf-8", "replace"))
 
 
-def readable(text: Any) -> str:
+def readable(text: Any, longest: int = LONGEST_TEXT) -> str:
     """Text as a page can hold it: control and direction characters become visible, endless text is cut."""
     value = "" if text is None else str(text)
-    cut = len(value) - LONGEST_TEXT
+    cut = len(value) - longest
     if cut > 0:
-        value = f"{value[:LONGEST_TEXT]}… ({counted(cut, 'more character')} in the transcript file)"
+        value = f"{value[:longest]}… ({counted(cut, 'more character')} in the transcript file)"
     return escape_control_chars(value)
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
 from stapo.documents import lookup, number
 from stapo.errors import RunDirectoryError
-from stapo.html.drawing import Floats
 from stapo.run import RunDirectory
 from stapo.run.rows import read_jsonl
 from stapo.texts import without_addresses
+
+if TYPE_CHECKING:  # it would bring matplotlib, which readers of numbers do without
+    from stapo.html.drawing import Floats
 
 Row = dict[str, Any]
 
@@ -66,9 +68,15 @@ class RunLog:
         return default if value is None else value
 
 
-def read_run(run: RunDirectory) -> RunLog:
-    """Read everything the report needs, except the transcripts themselves."""
-    remarks: list[str] = run.remarks()
+def read_run(run: RunDirectory, *, most_rows: int = _PLOTTED_ROWS, checked: bool = True) -> RunLog:
+    """Read everything the report needs, except the transcripts themselves.
+
+    Args:
+        run: the run directory.
+        most_rows: rows of metrics that are kept.
+        checked: compare the files of rows with the hashes in the newest save, which reads all of them.
+    """
+    remarks: list[str] = run.remarks() if checked else []
     try:
         stored = run.config()
         config = without_addresses(stored)
@@ -82,7 +90,7 @@ def read_run(run: RunDirectory) -> RunLog:
     transcripts = run.transcripts()
     if not transcripts:
         remarks.append("No transcript was written, so there are no trajectories to read (log.transcript_every).")
-    step = max(1, -(-len(metrics) // _PLOTTED_ROWS))
+    step = max(1, -(-len(metrics) // most_rows))
     return RunLog(
         name=run.path.resolve().name,
         info=without_addresses(run.info()),

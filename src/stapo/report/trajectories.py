@@ -83,7 +83,7 @@ def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTE
     if not log.transcripts:
         return Selection()
     files = spread(log.transcripts, _MOST_FILES)
-    groups = [g for path in files for g in _groups(path, remarks)]
+    groups = [g for path in files for g in read_groups(path, remarks)]
     for prompts in ("all", "flagged", "none"):
         shown = [Group(g.iteration, g.group, g.members, prompts) for g in groups]
         if sum(map(_size, shown)) <= budget:
@@ -127,7 +127,12 @@ def _note_of_break(step: Row, last: Row) -> str:
     return f"A new sequence begins: {part} written anew."
 
 
-def _groups(path: Path, remarks: list[str]) -> list[Group]:
+def read_groups(path: Path, remarks: list[str]) -> list[Group]:
+    """Task groups of a transcript file, in its order.
+
+    Records of another form are left out, and counted in `remarks`. Every step has an `outlier` that is "high", "low" or
+    None; those of conversations also have `message` and `note`.
+    """
     found: dict[tuple[int, int], list[Row]] = {}
     odd = 0
     for record in readable_rows(path, remarks):

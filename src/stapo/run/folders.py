@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ _TAIL = 1 << 16
 _LARGEST = 1 << 22
 """Bytes of a run.json or config.yaml that is still read; ours have a few thousand."""
 _COMPARISON = "compare.json"
+_LOCKS = Path("/proc/locks")
+_Room = Callable[[Path], tuple[int, float | None]]
 _STATUSES = ("done", "running", "stopped", "failed")
 
 
@@ -55,18 +58,32 @@ class Found:
     bytes: int = 0
 
 
-def find_runs(top: Path) -> list[Found]:
-    """Every run and comparison at or below `top`, by name; links are not followed."""
-    found = []
-    for folder, kind in _folders(top):
-        try:
-            found.append(_run(folder) if kind == "run" else _comparison(folder))
-        except Exception as err:  # whatever a foreign file does to a reader, the others are still listed
-            found.append(Found(folder=folder, kind=kind, reason=_in_short(err)))
+def find_runs(top: Path, *, sized: bool = True) -> list[Found]:
+    """Every run and comparison at or below `top`, by name; links are not followed.
+
+    Args:
+        top: where to look.
+        sized: sum up the files of each; without it, `bytes` is 0 and `changed` tells of rows and run.json alone.
+    """
+    return summed([read_folder(folder, kind, sized=sized) for folder, kind in run_folders(top)])
+
+
+def read_folder(folder: Path, kind: str, *, sized: bool = True) -> Found:
+    """A run or comparison that `run_folders` has named; see `find_runs`."""
+    room = _room if sized else _newest
+    try:
+        return _run(folder, room) if kind == "run" else _comparison(folder, room)
+    except Exception as err:  # whatever a foreign file does to a reader, the others are still listed
+        return Found(folder=folder, kind=kind, reason=_in_short(err))
+
+
+def summed(found: list[Found]) -> list[Found]:
+    """The same, with what comparisons say of their runs."""
     return [_summed(f, found) if f.kind == "comparison" else f for f in found]
 
 
-def _folders(top: Path) -> Iterator[tuple[Path, str]]:
+def run_folders(top: Path) -> Iterator[tuple[Path, str]]:
+    """Folders at or below `top` that are a "run" or a "comparison"; links are not followed."""
     waiting, seen = [(top, 0)], 0
     while waiting and seen < _MOST_FOLDERS:
         folder, depth = waiting.pop()
@@ -84,8 +101,8 @@ def _folders(top: Path) -> Iterator[tuple[Path, str]]:
             waiting += [(path, depth + 1) for path in sorted(inner, reverse=True) if not path.name.startswith(".")]
 
 
-def _run(folder: Path) -> Found:
-    size, changed = _room(folder)
+def _run(folder: Path, room: _Room) -> Found:
+    size, changed = room(folder)
     found = Found(folder=folder, bytes=size, changed=changed)
     try:
         info, config = _mapping(folder / "run.json", parse_json), _mapping(folder / "config.yaml", parse_yaml)
@@ -103,7 +120,7 @@ def _run(folder: Path) -> Found:
         return replace(
             found, reason=f"run.json has status {str(status)[:40]!r}, expected one of {', '.join(_STATUSES)}"
         )
-    if status == "running" and not _is_held(folder):
+    if status == "running" and not is_held(folder):
         status = "killed"
     planned = optim.get("iterations") if isinstance(optim, Mapping) else None
     done = metrics.get("iteration", 0)
@@ -120,10 +137,10 @@ def _run(folder: Path) -> Found:
     )
 
 
-def _comparison(folder: Path) -> Found:
+def _comparison(folder: Path, room: _Room) -> Found:
     plan = _mapping(folder / _COMPARISON, parse_json)
     cells = plan.get("cells")
-    size, changed = _room(folder)
+    size, changed = room(folder)
     return Found(
         folder=folder, kind="comparison", status="", bytes=size, changed=changed,
         planned=len(cells) if isinstance(cells, list) else None,
@@ -177,8 +194,20 @@ def _last_row(path: Path) -> Mapping[str, Any]:
     return {}
 
 
-def _is_held(folder: Path) -> bool:
-    """Whether a process is writing the run; asked without writing anything."""
+def is_held(folder: Path) -> bool:
+    """Whether a process is writing the run; asked without writing anything.
+
+    Where the system lists its locks they are read there: even a shared lock of a moment could be in the way of a
+    trainer that starts at that moment.
+    """
+    try:
+        inode = os.stat(folder / ".lock", follow_symlinks=False).st_ino
+        locks = [line.split() for line in _LOCKS.read_text().splitlines()]
+    except OSError:
+        pass
+    else:
+        # number: FLOCK ADVISORY WRITE pid major:minor:inode start end
+        return any(lock[1] == "FLOCK" and lock[-3].rpartition(":")[2] == str(inode) for lock in locks)
     try:
         descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
@@ -190,6 +219,14 @@ def _is_held(folder: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def _newest(folder: Path) -> tuple[int, float | None]:
+    times = []
+    for name in ("run.json", "metrics.jsonl", "evals.jsonl", "sft.jsonl", _COMPARISON):
+        with suppress(OSError):
+            times.append(os.lstat(folder / name).st_mtime)
+    return 0, max(times, default=None)
 
 
 def _room(folder: Path) -> tuple[int, float | None]:

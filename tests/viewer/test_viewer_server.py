@@ -1,0 +1,240 @@
+"""The server answers this machine's pages, reads the runs that it was given, and nothing else; it writes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from stapo.cli.main import main
+
+SECRET = "not for pages"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.stat().st_ino, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def first_iteration(server):
+    return server.api("run", run="toy")["transcripts"][0]
+
+
+def test_a_run_from_list_to_step(view, runs):
+    server = view(runs)
+    (entry,) = server.api("runs")["runs"]
+    assert (entry["name"], entry["status"], entry["done"]) == ("toy", "done", 2)
+    page = server.api("run", run="toy")
+    assert page["columns"]["iteration"] == [1, 2]
+    assert {f["key"] for f in page["figures"]} >= {"success", "entropy", "seconds"}
+    iteration = server.api("iteration", run="toy", iteration=page["transcripts"][0])
+    group = iteration["groups"][0]
+    member = group["members"][0]
+    place = {"iteration": iteration["iteration"], "group": group["group"], "member": member["member"]}
+    line = json.loads(server.raw(f"/api/record?run=toy&{'&'.join(f'{k}={v}' for k, v in place.items())}")[2])
+    assert [s["action"] for s in line["steps"]] == [s["action"] for s in member["steps"]]
+    step = server.api("step", run="toy", step=1, **place)["step"]
+    assert step["blind_prompt"] == line["steps"][1]["blind_prompt"]
+    assert "prompt" not in member["steps"][1]
+
+
+def test_nothing_is_written(view, runs):
+    before = snapshot(runs)
+    server = view(runs)
+    at = first_iteration(server)
+    for path in ("runs", "run?run=toy", "version?run=toy", f"iteration?run=toy&iteration={at}"):
+        assert server.raw(f"/api/{path}")[0] == 200
+    assert snapshot(runs) == before
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_only_get(view, runs, method):
+    assert view(runs).raw("/api/runs", method)[0] == 405
+
+
+def test_other_sites_are_refused(view, runs):
+    server = view(runs)
+    assert server.raw("/api/runs", Host="evil.example")[0] == 400
+    assert server.raw("/api/runs", Host=f"localhost:{server.port}")[0] == 200
+    assert server.raw("/api/runs", Origin="http://evil.example")[0] == 403
+    assert server.raw("/api/runs", Sec_Fetch_Site="cross-site")[0] == 403
+    assert server.raw("/api/runs", Origin=server.url.rstrip("/"))[0] == 200
+
+
+def test_every_answer_has_the_policy(view, runs):
+    server = view(runs)
+    for path, status in (
+        ("/", 200),
+        ("/static/app.js", 200),
+        ("/api/runs", 200),
+        ("/api/run?run=no", 404),
+        ("/no", 404),
+    ):
+        found, headers, body = server.raw(path)
+        assert found == status
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert b"Traceback" not in body
+    assert b"<script>" not in server.raw("/")[2]
+
+
+OUTSIDE = ["..", "../secret", "toy/..", "toy/../../secret", "/etc", "%2e%2e", "..%2fsecret", "toy/transcripts", "."]
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "{tmp}", "toy\0", "x" * 5000])
+def test_paths_are_not_names(view, runs, tmp_path, name):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "run.json").write_text(SECRET)
+    server = view(runs)
+    for path in ("run", "version"):
+        for given in (name, quote(name, safe="")):
+            status, _, body = server.raw(f"/api/{path}?run={quote(given.replace('{tmp}', str(tmp_path)), safe='')}")
+            assert (status, SECRET in body.decode()) == (404, False)
+
+
+@pytest.mark.parametrize(
+    "path", ["/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py", "/static//etc/passwd"]
+)
+def test_only_built_files_are_served(view, runs, path):
+    status, _, body = view(runs).raw(f"/static/{path}")
+    assert status == 404
+    assert b"import" not in body
+    assert b"root:" not in body
+
+
+@pytest.mark.parametrize(
+    "query", ["", "iteration=", "iteration=-1", "iteration=1e3", "iteration=١", "iteration=" + "9" * 400]
+)
+def test_numbers_are_checked(view, runs, query):
+    status, _, body = view(runs).raw(f"/api/iteration?run=toy&{quote(query, safe='=&')}")
+    assert status == 400
+    assert b"whole number" in body
+
+
+@pytest.mark.parametrize("what", ["transcripts", "metrics.jsonl", "transcripts/iteration-00001.jsonl", "run"])
+def test_links_are_not_followed(view, runs, tmp_path, what):
+    outside = tmp_path / "outside"
+    target = runs / "toy" if what == "run" else runs / "toy" / what
+    target.rename(outside)
+    target.symlink_to(outside)
+    server = view(runs)
+    status, _, body = server.raw("/api/run?run=toy")
+    assert status == 404
+    assert what == "run" or b"symbolic link" in body
+
+
+def test_a_damaged_run_costs_its_own_pages_alone(view, runs, toy_run):
+    broken = runs / "broken"
+    broken.mkdir()
+    (broken / "run.json").write_text("{")
+    (broken / "config.yaml").write_text("a: [")
+    transcript = sorted((runs / "toy" / "transcripts").iterdir())[0]
+    lines = transcript.read_bytes().splitlines(keepends=True)
+    transcript.write_bytes(lines[0] + b'{"iteration": 1, "steps": "odd"}\n' + lines[1][:40])
+    server = view(runs)
+    listed = {entry["name"]: entry["status"] for entry in server.api("runs")["runs"]}
+    assert listed == {"broken": "damaged", "toy": "done"}
+    status, _, body = server.raw("/api/run?run=broken")
+    assert status == 404
+    assert b"cannot be read" in body
+    found = server.api("iteration", run="toy", iteration=first_iteration(server))
+    assert [len(group["members"]) for group in found["groups"]] == [1]
+    assert "another form" in found["remarks"][0]
+
+
+def test_a_running_run_grows_and_is_not_touched(view, runs):
+    from stapo.run import RunDirectory
+
+    run = RunDirectory(runs / "toy")
+    run.write_info({**run.info(), "status": "running"})
+    server = view(runs)
+    with run.lock():
+        before = server.api("version", run="toy")
+        assert before["status"] == "running"
+        row = {**run.rows("metrics")[-1], "iteration": 3}
+        run.append("metrics", row)
+        after = server.api("version", run="toy")
+        assert after["version"] != before["version"]
+        assert server.api("run", run="toy")["columns"]["iteration"] == [1, 2, 3]
+        assert (runs / "toy" / ".lock").read_text() == f"{os.getpid()}\n"
+    assert server.api("version", run="toy")["status"] == "killed"
+
+
+def test_texts_are_shown_and_do_not_act(view, runs):
+    transcript = sorted((runs / "toy" / "transcripts").iterdir())[0]
+    record = json.loads(transcript.read_text().splitlines()[0])
+    record["steps"][0] |= {"observation": "\u202eevil\x1b[31m \ud800 " + "x" * 3_000_000, "entropy": float("nan")}
+    transcript.write_text(json.dumps(record) + "\n")
+    server = view(runs)
+    at = first_iteration(server)
+    step = server.api("iteration", run="toy", iteration=at)["groups"][0]["members"][0]["steps"][0]
+    assert step["observation"].startswith(r"\u{202e}evil\u{1b}[31m \u{d800} xxx")
+    assert step["observation"].endswith("more characters in the transcript file)")
+    assert len(step["observation"]) < 2_000
+    assert step["entropy"] is None
+    place = {"iteration": at, "group": record["group"], "member": record["member"], "step": 0}
+    assert len(server.api("step", run="toy", **place)["step"]["observation"]) < 250_000
+
+
+def test_a_token_is_asked_for(view, runs):
+    server = view(runs, token="sesame")
+    assert server.raw("/")[0] == 200
+    assert server.raw("/api/runs")[0] == 401
+    assert server.raw("/api/runs", Authorization="Bearer wrong")[0] == 401
+    assert server.raw("/api/runs", Authorization="Bearer sesame", Host="anything.example")[0] == 200
+
+
+def test_several_folders_have_names_of_their_own(view, runs, toy_run):
+    names = [entry["name"] for entry in view(runs, toy_run, runs / "toy").api("runs")["runs"]]
+    assert names == ["runs/toy", "run", "toy"]
+
+
+def test_the_command(runs):
+    command = [sys.executable, "-m", "stapo", "view", str(runs), "--no-browser"]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        url = server.stdout.readline().strip()
+        port = int(url.rpartition(":")[2].rstrip("/"))
+        with socket.create_connection(("127.0.0.1", port), timeout=300) as raw:
+            raw.sendall(b"GET /api/runs HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            answer = b"".join(iter(lambda: raw.recv(65536), b""))
+        assert b'"name":"toy"' in answer
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=300) == 130
+        assert "Traceback" not in server.stderr.read()
+    finally:
+        server.kill()
+
+
+@pytest.mark.parametrize(
+    "args, said",
+    [
+        (["no-such-folder"], "'no-such-folder' is not a folder"),
+        (["--host", "0.0.0.0"], "needs a token"),
+        (["--port", "70000"], "expected 0 to 65535"),
+        (["--prot", "1"], "Did you mean '--port'"),
+    ],
+)
+def test_wrong_input(runs, monkeypatch, capsys, args, said):
+    monkeypatch.chdir(runs.parent)
+    assert main(["view", *args, "--no-browser"]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_extra_is_named(runs, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    assert main(["view", str(runs), "--no-browser"]) == 2
+    assert "pip install '.[server]'" in capsys.readouterr().err
