@@ -45,7 +45,8 @@ def main(
         model=model,
         sft={"steps": 0},
         rollout={"groups": tasks, "group_size": k},
-        optim={"iterations": rounds},
+        # Three iterations are no time to warm up or to decay.
+        optim={"iterations": rounds, "warmup_iterations": 0, "schedule": "constant"},
         eval={"at_start": False},
     )
     report(stapo.train(config, folder / "rl"), f"RL, {rounds} iterations", began)
