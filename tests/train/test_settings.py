@@ -19,7 +19,7 @@ from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
 from stapo.rollout.config import RolloutConfig
 from stapo.run import RunDirectory
-from stapo.training.loop import learning_rate_factor
+from stapo.training.optimizer import learning_rate_factor
 from stapo.training.preflight import require_playable
 from stapo.training.tasks import TaskStream, drawn
 

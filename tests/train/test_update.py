@@ -326,7 +326,7 @@ def test_a_fiftieth_of_the_rows_is_measured_for_comparison(played, monkeypatch):
     """R_TA of unflagged rows that the first mini-batch reads anyway: nothing but their blind prompts is run for it."""
     asked, read, original, hidden = [], [], Scorer.full_and_blind_kl, scoring.hidden_states
 
-    def noted(scorer, batch, full, micro_tokens):
+    def noted(scorer, batch, full, micro_tokens, record):
         read.clear()
         asked.append((batch, full, original(scorer, batch, full, micro_tokens), list(read)))
         return asked[-1][2]

@@ -31,6 +31,8 @@ class LogConfig:
             always have one.
         transcript_groups: task groups per transcript; 0 or more. Whole groups are written, so you can compare attempts
             at one task.
+        tokens: whether transcripts hold entropy, log-probability and, where a blind pass ran, KL full to blind of each
+            response token, in half precision; at most 11 bytes per token. It changes no number of the training.
         gradient_ratio_every: iterations between measurements of `update.selective_gradient_ratio`; 0 or more, 0 never
             measures. Each costs a second backward pass through the flagged sequences of the first mini-batch.
         checkpoint_every: iterations between checkpoints to evaluate; 0 or more, 0 keeps only the start and the end.
@@ -51,6 +53,7 @@ class LogConfig:
 
     transcript_every: int = 10
     transcript_groups: int = 2
+    tokens: bool = True
     gradient_ratio_every: int = 1
     checkpoint_every: int = 0
     save_every: int = 1

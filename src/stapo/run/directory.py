@@ -8,6 +8,7 @@
     failures.jsonl          one row per episode that failed for reasons that are not the policy's
     extra-evals.jsonl       results of 'stapo eval --save'; apart, so that curves keep to one protocol
     transcripts/*.jsonl     one trajectory per line, with every number computed for its steps
+    steps.jsonl             one row per transcript: its numbers by columns, and where each trajectory stands
     checkpoints/NAME/       policies to evaluate: safetensors model and its tokenizer
     trackers/               what trackers were sent, and the files of those that keep theirs here
     saves/NNNNNN/           states to resume from: everything that the rest of the run depends on
@@ -57,7 +58,8 @@ FORMAT_VERSION = 1
 BEST = "best"
 """Checkpoint of the policy that `eval.keep_best` has chosen."""
 # Files of rows that belong to the training itself: a resumed run cuts them back to where its save was taken.
-TRAINING_ROWS = ("sft", "metrics", "evals", "eval_episodes", "failures")
+TRAINING_ROWS = ("sft", "metrics", "evals", "eval_episodes", "failures", "steps")
+_DERIVED = ("steps",)  # from transcripts; nothing depends on them, so damage stops no resume
 ROW_FILES = tuple(f"{name}.jsonl" for name in (*TRAINING_ROWS, *former_names.ROWS.values(), "extra-evals"))
 NAMES = (
     LOCK_NAME,
@@ -274,7 +276,7 @@ class RunDirectory:
             SaveError: what the save says of them was changed.
         """
         record = read_record(save)
-        of_training = {self.row_file(name).name for name in TRAINING_ROWS}
+        of_training = {self.row_file(name).name for name in TRAINING_ROWS if name not in _DERIVED}
         own = {name: facts for name, facts in record.items() if (name in of_training) == training}
         return [found.said for found in damages(self.path, own)]
 
@@ -300,7 +302,7 @@ class RunDirectory:
         """None where every file of rows is at least as long as `positions` say, else the first that is not."""
         for name, size in positions.items():
             path = self.row_file(name)
-            if not path.is_file() or path.stat().st_size < size:
+            if name not in _DERIVED and _size(path) < size:
                 return f"'{path}' holds less than was written when the state was saved ({size} bytes)"
         return None
 
@@ -308,7 +310,8 @@ class RunDirectory:
         """Undo what came after a save: rows beyond `positions`, transcripts and checkpoints after `iteration`."""
         for name in TRAINING_ROWS:
             path = self.row_file(name)
-            if path.is_file() and name in positions:
+            # A file that somebody has shortened would be filled up with zeros.
+            if name in positions and _size(path) >= positions[name]:
                 cut_off(path, positions[name])
             else:
                 path.unlink(missing_ok=True)
@@ -436,6 +439,11 @@ def jsonable(value: Any) -> Any:
 
 def _line(row: Mapping[str, Any]) -> bytes:
     return (json.dumps(jsonable(row), ensure_ascii=True, allow_nan=False) + "\n").encode()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    return path.stat().st_size if path.is_file() else -1
 
 
 def _number(name: str) -> int:

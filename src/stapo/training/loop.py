@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from stapo.rollout.vllm import VllmSampler
 from stapo.run import RunDirectory
 from stapo.run.directory import BEST, jsonable
 from stapo.training.batch import RowBatch, rows_of
+from stapo.training.blind_numbers import BlindNumbers
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.critic import CriticLearner
@@ -37,10 +37,11 @@ from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.factories import collector_of
 from stapo.training.metrics import world_metrics
 from stapo.training.mismatch import correction_of
-from stapo.training.optimizer import restore_optimizer
+from stapo.training.optimizer import learning_rate_factor, restore_optimizer
 from stapo.training.randomness import restore_random_state
 from stapo.training.sampling import Sampled, together
-from stapo.training.transcripts import write_raw_transcript, write_transcript
+from stapo.training.transcript_details import Details
+from stapo.training.transcripts import is_due, kept_rows, write_raw_transcript, write_transcript
 from stapo.training.update import Updater
 from stapo.training.worlds import build_batches, open_worlds, play_evaluations, shared_out
 
@@ -318,7 +319,7 @@ class Trainer:
         counts = [sampler.counts for sampler in samplers if isinstance(sampler, KeepsKeys)] or [PromptCounts()]
         counted = [replace(count) for count in counts]
         try:
-            played, batch, update, seconds = self._learn(iteration)
+            played, batch, blind, update, seconds = self._learn(iteration)
         except NonFiniteError as err:
             raise NonFiniteError(f"iteration {iteration}: {err}") from err
         generation, environment = self._times()
@@ -345,7 +346,10 @@ class Trainer:
         self._warn(row["warnings"])
         self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)
-        self._write_transcript(batch, iteration)
+        if is_due(self.config, iteration):
+            log, decode = self.config.log, self.collector.encoder.decode
+            details = Details(blind, self.policy.tokenizer, decode, log.tokens)
+            write_transcript(self.run, batch, iteration, log.transcript_groups, details)
         self.callbacks.update(row)
         return row
 
@@ -356,8 +360,10 @@ class Trainer:
             if warning.partition(":")[0] not in told:
                 self.callbacks.notice(f"early warning, {warning}")
 
-    def _learn(self, iteration: int) -> tuple[dict[str, Sampled], RowBatch, dict[str, Any], dict[str, float]]:
-        """Rollout and update; returns episodes by environment, the rows, metrics of the update, and seconds."""
+    def _learn(
+        self, iteration: int
+    ) -> tuple[dict[str, Sampled], RowBatch, BlindNumbers, dict[str, Any], dict[str, float]]:
+        """Rollout and update: episodes by environment, rows, their blind passes, metrics of the update, seconds."""
         config, critic = self.config, self.critic
         played, failures = self._roll_out(iteration)
         sampled = together(played.values())
@@ -394,6 +400,8 @@ class Trainer:
         if critic is not None:
             critic.set_rate(factor)
             before["values"] = valued - started
+        due = is_due(config, iteration)
+        blind = BlindNumbers(kept_rows(batch, config.log.transcript_groups) if due else ())
         try:
             update, seconds = self.updater.update(
                 batch,
@@ -403,6 +411,7 @@ class Trainer:
                 measure_ratio=bool(config.log.gradient_ratio_every)
                 and (iteration - 1) % config.log.gradient_ratio_every == 0,
                 critic_alone=critic is not None and iteration <= config.algorithm.critic.warmup_iterations,
+                record=blind,
             )
         except NonFiniteError as err:
             path = write_transcript(self.run, batch, iteration, config.rollout.groups)
@@ -412,7 +421,7 @@ class Trainer:
         ended = Counter(f.boundary.value for f in failures if f.outcome is Outcome.LEFT_OUT)
         update["failures"] = dict(sorted(ended.items()))
         update["retried_episodes"] = sum(f.outcome is Outcome.RETRIED for f in failures)
-        return played, batch, {**update, "learning_rate": rate, **extra}, {**before, **seconds}
+        return played, batch, blind, {**update, "learning_rate": rate, **extra}, {**before, **seconds}
 
     def _roll_out(self, iteration: int) -> tuple[dict[str, Sampled], list[Failure]]:
         """Play the groups of an iteration; returns what was played in each environment, and the failures on the way."""
@@ -470,29 +479,6 @@ class Trainer:
             self.run.append("evals", row)
             self.callbacks.evaluation(row)
         return rows
-
-    def _write_transcript(self, batch: RowBatch, iteration: int) -> None:
-        log = self.config.log
-        if not log.transcript_every or not log.transcript_groups:
-            return
-        if iteration in (1, self.config.optim.iterations) or iteration % log.transcript_every == 0:
-            write_transcript(self.run, batch, iteration, log.transcript_groups)
-
-
-def learning_rate_factor(config: RunConfig, iteration: int) -> float:
-    """Factor on the peak learning rate at `iteration` (from 1)."""
-    optim = config.optim
-    if iteration <= optim.warmup_iterations:
-        return iteration / (optim.warmup_iterations + 1)
-    span = max(1, optim.iterations - optim.warmup_iterations)
-    progress = (iteration - 1 - optim.warmup_iterations) / span
-    if optim.schedule == "linear":
-        decay = 1 - progress
-    elif optim.schedule == "cosine":
-        decay = 0.5 * (1 + math.cos(math.pi * progress))
-    else:
-        return 1.0
-    return optim.final_fraction + (1 - optim.final_fraction) * decay
 
 
 def set_threads(count: Threads) -> None:

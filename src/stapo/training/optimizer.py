@@ -1,4 +1,4 @@
-"""AdamW for weights of any dtype: what is added up over many steps is kept in float32."""
+"""AdamW for weights of any dtype: what is added up over many steps is kept in float32; its learning rate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from stapo.config.run_config import RunConfig
 from stapo.errors import SaveError
 
 
@@ -108,3 +109,19 @@ def restore_optimizer(
         weight = parameters[name]
         # Not load_state_dict: it would round the state to the type of the weights. Counts of steps stay on the CPU.
         optimizer.state[weight] = {m: v.to(weight.device) if v.ndim else v for m, v in entries.items()}
+
+
+def learning_rate_factor(config: RunConfig, iteration: int) -> float:
+    """Factor on the peak learning rate at `iteration` (from 1)."""
+    optim = config.optim
+    if iteration <= optim.warmup_iterations:
+        return iteration / (optim.warmup_iterations + 1)
+    span = max(1, optim.iterations - optim.warmup_iterations)
+    progress = (iteration - 1 - optim.warmup_iterations) / span
+    if optim.schedule == "linear":
+        decay = 1 - progress
+    elif optim.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        return 1.0
+    return optim.final_fraction + (1 - optim.final_fraction) * decay

@@ -40,6 +40,7 @@ MAY_CHANGE = (
     "log.transcript_every",
     "log.gradient_ratio_every",
     "log.transcript_groups",
+    "log.tokens",
     "log.checkpoint_every",
     "log.save_every",
     "log.keep_saves",

@@ -24,6 +24,7 @@ from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batche
 from stapo.policy.allowed import FreeTokens
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
+from stapo.training.blind_numbers import BlindNumbers
 
 _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
 
@@ -155,12 +156,19 @@ class Scorer:
         return unflatten_tokens(values_n, scored.mask_bl)
 
     def selective(
-        self, batch: RowBatch, part: Sequence[int], full: tuple[Tensor, Tensor], *, awareness_only: bool = False
+        self,
+        batch: RowBatch,
+        part: Sequence[int],
+        full: tuple[Tensor, Tensor],
+        *,
+        awareness_only: bool = False,
+        record: BlindNumbers | None = None,
     ) -> SelectiveTerms:
         """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
 
         Only the blind prompt is run anew: the full one has just been through the model for the base loss. P_TI is
-        None where its weight is 0, and under `awareness_only`, which saves the reference's pass.
+        None where its weight is 0, and under `awareness_only`, which saves the reference's pass. `record` keeps a copy
+        of the numbers.
         """
         config = replace(self.algorithm.selective, gamma=0.0) if awareness_only else self.algorithm.selective
         hidden_p_nh, targets_n = full
@@ -185,12 +193,13 @@ class Scorer:
             kernel=self.policy.head_kernel,
             masks=token_masks(blind, weight_vh),
         )
-        mask_kl = length_mask([len(r.response_ids) for r in blind], targets_n.device)
+        lengths = [len(r.response_ids) for r in blind]
+        mask_kl = length_mask(lengths, targets_n.device)
 
         def rows(values_n: Tensor) -> Tensor:
             return unflatten_tokens(values_n, mask_kl)
 
-        return selective_terms(
+        terms = selective_terms(
             mask_kl,
             config,
             logp_kl=rows(scores.logp_n),
@@ -199,10 +208,17 @@ class Scorer:
             kl_pq_kl=rows(scores.kl_pq_n),
             kl_qr_kl=None if scores.kl_qr_n is None else rows(scores.kl_qr_n),
         )
+        if record is not None:
+            record.add(part, terms, scores.kl_pq_n, lengths)
+        return terms
 
     @torch.no_grad()
     def full_and_blind_kl(
-        self, batch: RowBatch, full: Mapping[int, tuple[Tensor, Tensor]], micro_tokens: int
+        self,
+        batch: RowBatch,
+        full: Mapping[int, tuple[Tensor, Tensor]],
+        micro_tokens: int,
+        record: BlindNumbers | None = None,
     ) -> float | None:
         """Mean R_TA of rows, as a measurement; None without rows.
 
@@ -210,13 +226,14 @@ class Scorer:
             batch: of the rows.
             full: full-prompt hidden states and response tokens of each row.
             micro_tokens: padded tokens per forward pass.
+            record: keeps a copy of the numbers.
         """
         rows, parts = list(full), list[Tensor]()
         for places in micro_batches([batch.blind(b).length for b in rows], micro_tokens):
             part = [rows[i] for i in places]
             hidden, targets = zip(*(full[b] for b in part), strict=True)
             states = torch.cat(hidden), torch.cat(targets)
-            parts.append(self.selective(batch, part, states, awareness_only=True).r_ta_k)
+            parts.append(self.selective(batch, part, states, awareness_only=True, record=record).r_ta_k)
         return float(torch.cat(parts).mean()) if parts else None
 
 

@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 
 from stapo.agent import added_text
+from stapo.algo import state_key
+from stapo.config.run_config import RunConfig
 from stapo.policy import RowTokens, find_chains
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
+from stapo.run.step_columns import ANCHOR_DIGITS, BatchArrays, spans_of, summary_row
 from stapo.training.batch import RowBatch
+from stapo.training.transcript_details import Details
 
 _COMPUTED = (
     "return",
@@ -30,6 +34,8 @@ _COMPUTED = (
     "anchor_size",
     "tokens",
     "logprob",
+    "r_ta",
+    "p_ti",
 )
 
 
@@ -61,6 +67,8 @@ def _told(number: int, step: Step) -> dict[str, Any]:
         "effect": step.effect,
         "reward": step.reward,
         **({"rewards": step.rewards} if step.rewards else {}),
+        **({"retriever_error": step.retriever_error} if step.retriever_error else {}),
+        "anchor_key": state_key(step.anchor)[:ANCHOR_DIGITS],
     }
 
 
@@ -95,18 +103,43 @@ def _of_trajectory(t: Trajectory, iteration: int) -> dict[str, Any]:
     }
 
 
-def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dict[str, Any]]:
+def kept_groups(batch: RowBatch, groups: int) -> set[int]:
+    """The first `groups` task groups of a batch; of a batch of several environments, so many of each."""
+    if batch.parts:
+        return {group for part in batch.parts.values() for group in kept_groups(part, groups)}
+    return set(list(dict.fromkeys(t.group for t in batch.trajectories))[:groups])
+
+
+def kept_rows(batch: RowBatch, groups: int) -> set[int]:
+    """The rows of those task groups."""
+    kept = kept_groups(batch, groups)
+    return {b for b, group in enumerate(batch.group_b.tolist()) if group in kept}
+
+
+def trajectory_records(
+    batch: RowBatch, iteration: int, groups: int, details: Details | None = None, first: int = 0
+) -> list[dict[str, Any]]:
     """Records of all trajectories of the first `groups` task groups; one record is one line of a transcript file.
 
-    Of a batch of several environments, so many groups of each, with the fences of their environment.
+    Args:
+        batch: of one iteration. Of several environments, so many groups of each are recorded, with the fences of their
+            environment.
+        iteration: its number, from 1.
+        groups: task groups that are recorded.
+        details: what is told beside the batch's own numbers.
+        first: row of `details` that is the batch's first.
     """
-    if batch.parts:
-        return [record for part in batch.parts.values() for record in trajectory_records(part, iteration, groups)]
     records: list[dict[str, Any]] = []
+    if batch.parts:
+        for label, part in batch.parts.items():
+            found = trajectory_records(part, iteration, groups, details, first)
+            records += [record | {"env": label} for record in found]
+            first += len(part)
+        return records
     o, adv = batch.outliers, batch.advantages
     fences = {"q1": o.q1, "q3": o.q3, "lower": o.lower, "upper": o.upper}
     first_row = np.cumsum([0, *(len(t.steps) for t in batch.trajectories)])
-    kept = set(list(dict.fromkeys(t.group for t in batch.trajectories))[:groups])
+    kept = kept_groups(batch, groups)
     for j, t in enumerate(batch.trajectories):
         if t.group not in kept:
             continue
@@ -128,9 +161,13 @@ def trajectory_records(batch: RowBatch, iteration: int, groups: int) -> list[dic
                     "anchor_size": int(o.anchor_size_b[b]),
                     "tokens": len(s.response_ids),
                     "logprob": sum(s.logprobs),
+                    **({} if details is None else details.of_step(s, first + b)),
                 }
             )
-        records.append({**_of_trajectory(t, iteration), "fences": fences, "steps": steps})
+        record = {**_of_trajectory(t, iteration), "fences": fences, "steps": steps}
+        if details is not None:
+            details.add_prompts(record, t)
+        records.append(record)
     return records
 
 
@@ -150,6 +187,34 @@ def write_raw_transcript(run: RunDirectory, trajectories: Sequence[Trajectory], 
     return run.write_rows(f"transcripts/iteration-{iteration:05d}", records)
 
 
-def write_transcript(run: RunDirectory, batch: RowBatch, iteration: int, groups: int) -> Path:
-    """Write `transcripts/iteration-NNNNN.jsonl`, whole or not at all; returns its path."""
-    return run.write_rows(f"transcripts/iteration-{iteration:05d}", trajectory_records(batch, iteration, groups))
+def write_transcript(
+    run: RunDirectory, batch: RowBatch, iteration: int, groups: int, details: Details | None = None
+) -> Path:
+    """Write `transcripts/iteration-NNNNN.jsonl`, whole or not at all, and its row of `steps.jsonl`; returns its path.
+
+    Args:
+        run: where to write.
+        batch: of one iteration.
+        iteration: its number, from 1.
+        groups: task groups that are recorded; of several environments, so many of each.
+        details: what is told beside the batch's own numbers.
+    """
+    records = trajectory_records(batch, iteration, groups, details)
+    path = run.write_rows(f"transcripts/iteration-{iteration:05d}", records)
+    arrays = {label: _arrays(part) for label, part in (batch.parts or {"": batch}).items()}
+    run.append("steps", summary_row(iteration, records, spans_of(path), arrays))
+    return path
+
+
+def _arrays(batch: RowBatch) -> BatchArrays:
+    o = batch.outliers
+    score_b = np.where(o.included_b, o.normalized_b, np.nan).astype(np.float32)
+    return BatchArrays(batch.entropy_b.astype(np.float32), score_b, batch.anchor_b.astype(np.uint32))
+
+
+def is_due(config: RunConfig, iteration: int) -> bool:
+    """Whether an iteration (from 1) leaves a transcript."""
+    log = config.log
+    if not log.transcript_every or not log.transcript_groups:
+        return False
+    return iteration in (1, config.optim.iterations) or iteration % log.transcript_every == 0

@@ -30,6 +30,7 @@ from stapo.policy import Policy, RowTokens, row_batches
 from stapo.policy.sequences import chained
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
+from stapo.training.blind_numbers import BlindNumbers
 from stapo.training.critic import CriticLearner
 from stapo.training.mismatch import mismatch_of
 from stapo.training.optimizer import build_optimizer
@@ -143,6 +144,7 @@ class Updater:
             self.parameters, optim.learning_rate, (optim.beta1, optim.beta2), optim.weight_decay
         )
         self.non_finite_in_a_row = 0
+        self._record: BlindNumbers | None = None
 
     def rescore(self, steps: Sequence[Step], rows: Sequence[RowTokens]) -> dict[str, float]:
         """Give sampled steps the trainer's entropies and old log-probabilities, before the weights move.
@@ -166,6 +168,7 @@ class Updater:
         progress: Callable[[int, int], None] | None = None,
         measure_ratio: bool = True,
         critic_alone: bool = False,
+        record: BlindNumbers | None = None,
     ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run the optimizer steps of one iteration.
 
@@ -176,6 +179,7 @@ class Updater:
             progress: called with (done, all) optimizer steps.
             measure_ratio: measure the size of the selective gradient, in the first mini-batch.
             critic_alone: leave the policy as it is.
+            record: keeps a copy of what blind passes say of single rows.
 
         Returns:
             metrics, and seconds in ``reference`` (log-probs of the reference), ``blind`` (blind passes and selective
@@ -188,6 +192,7 @@ class Updater:
         # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from. Adapters
         # that were asked to drop out do so around the gradient alone, and never while the gap is measured.
         self.policy.model.eval()
+        self._record = record
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         clock, ref_logp = _Clock(), None
@@ -263,7 +268,9 @@ class Updater:
                 self._read(batch, rows, measured)
             log |= measured.gaps()
             compared = time.perf_counter()
-            log["unflagged_kl"] = self.scorer.full_and_blind_kl(batch, measured.full, self.optim.micro_tokens)
+            log["unflagged_kl"] = self.scorer.full_and_blind_kl(
+                batch, measured.full, self.optim.micro_tokens, self._record
+            )
             clock.blind += time.perf_counter() - compared
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
         if not math.isfinite(norm):
@@ -338,7 +345,8 @@ class Updater:
             chosen = [b for b in part if b in flagged]
             if chosen:
                 started = time.perf_counter()
-                terms = self.scorer.selective(batch, chosen, scored.of([b in flagged for b in part]))
+                states = scored.of([b in flagged for b in part])
+                terms = self.scorer.selective(batch, chosen, states, record=self._record)
                 extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
                 _require_finite_loss(extra, part, f"the selective loss at {where}")
                 selective.add(terms, extra)
