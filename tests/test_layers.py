@@ -51,6 +51,7 @@ MAY_IMPORT = {
         "progress",
     },
     "envs": {"agent", "errors", "texts", "documents", "registry", "atomic_io", "stored", "retrieval", "progress"},
+    "adapters": {"agent", "envs", "serving", "errors", "extras", "texts", "documents"},
     "agent": {"errors", "texts", "documents", "registry"},
     "policy": {"errors", "texts", "documents", "memory_model", "atomic_io", "stored", "models", "progress", "agent"},
     "rollout": {"errors", "texts", "documents", "server_errors", "http_client", "envs", "agent", "policy", "progress"},
@@ -126,6 +127,7 @@ MAY_IMPORT = {
     "estimate": {"errors", "texts", "documents", "memory_model"},
     "recipes": set(),
     "cli": {
+        "adapters",
         "api",
         "viewer",
         "serving",

@@ -59,6 +59,8 @@ ALLOWED = {
     ("trackers/sender.py", "os.read"): "the thread that waits for the end of the run; its return sets the alarm",
     ("envs/supervisor.py", "os.read"): "a pipe that does not block",
     ("envs/worker_process.py", "os.read"): "the pipes of the parent do not block",
+    ("adapters/openenv/server.py", "socket.accept"): "of a WebSocket, inside asyncio.timeout",
+    ("verl_plugin/trainer.py", "OmegaConf.select"): "a value of a configuration; it never waits",
     ("serving/calls.py", "answer.result"): "a future of asyncio that is done; it never waits",
     ("serving/calls.py", "self._inbox.get"): "a daemon thread without work; it keeps nothing from ending",
 }

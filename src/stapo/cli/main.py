@@ -35,6 +35,7 @@ _COMMANDS = {
     "view": "look into runs in the browser, while they go on and afterwards",
     "track": "send a run to trackers: TensorBoard, W&B, trackio, MLflow",
     "verl": "train on many GPUs by verl, in an environment of its own",
+    "serve-env": "serve an environment to other programs by the OpenEnv protocol",
     "serve-retriever": "answer searches over a corpus by HTTP",
     "models": "list models that come by name, from packages, and fetch them",
     "envs": "list environments, their options and task counts",

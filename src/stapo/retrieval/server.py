@@ -24,13 +24,12 @@ from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.wire import answer_of
 from stapo.serving.calls import Calls
-from stapo.serving.gate import Gate, Receive, Refusal, drained
-from stapo.serving.server import Limits, is_authorized, need_starlette
+from stapo.serving.gate import Gate, Receive, Refusal
+from stapo.serving.requests import Bodies, check_token, error_headers, leaves_rest
+from stapo.serving.server import Limits, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
-# Bodies that are being received, all together.
-_HELD_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +151,7 @@ class _Service:
         self.retriever = retriever
         self.options = options
         self.searches = Calls(options.threads, options.waiting, options.search_s, ("search", "searches"))
-        self.held = 0
+        self.bodies = Bodies(options.max_body, options.body_s)
 
     async def retrieve(self, request: Any) -> bytes:
         """The body of an answer.
@@ -160,8 +159,8 @@ class _Service:
         Raises:
             Refusal: there is none.
         """
-        self._check_token(request)
-        asked = read_request(await self._body(request), self.options)
+        check_token(request.headers.get("authorization", ""), self.options.token)
+        asked = read_request(await self.bodies.read(request), self.options)
         gone = threading.Event()
         watching = asyncio.ensure_future(_until_gone(request.receive, gone))
         try:
@@ -191,38 +190,6 @@ class _Service:
         text = json.dumps(answer_of(found, scores=asked.scores), ensure_ascii=False)
         return replace_surrogates(text).encode("utf-8")
 
-    def _check_token(self, request: Any) -> None:
-        if self.options.token is None:
-            return
-        sent = request.headers.get("authorization", "")
-        if not is_authorized(sent, self.options.token):
-            raise Refusal(
-                401, "expected the header 'Authorization: Bearer TOKEN' with the token of this server", unread=True
-            )
-
-    async def _body(self, request: Any) -> bytes:
-        data = bytearray()
-        try:
-            async with asyncio.timeout(self.options.body_s):
-                more = True
-                while more:
-                    message = await request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Refusal(400, "the client has left")
-                    more = message.get("more_body", False)
-                    block = message.get("body", b"")
-                    self.held += len(block)
-                    data += block
-                    if len(data) > self.options.max_body:
-                        raise Refusal(413, f"the body has more than {self.options.max_body} bytes", unread=more)
-                    if self.held > max(_HELD_BYTES, 2 * self.options.max_body):
-                        raise Refusal(503, "too many large requests at once; try again", unread=more)
-        except TimeoutError:
-            raise Refusal(408, f"the body did not come within {self.options.body_s:g} s", unread=True) from None
-        finally:
-            self.held -= len(data)
-        return bytes(data)
-
 
 async def _until_gone(receive: Receive, gone: threading.Event) -> None:
     """Set `gone` as soon as the client hangs up."""
@@ -244,18 +211,13 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
     service = _Service(retriever, options)
 
     def refused(status: int, reason: str, *, close: bool = False) -> Any:
-        headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
-        closing = {"Connection": "close"} if close else {}
-        return responses.JSONResponse({"error": reason}, status, headers={**headers, **closing})
+        return responses.JSONResponse({"error": reason}, status, headers=error_headers(status, close=close))
 
     async def retrieve(request: Any) -> Any:
         try:
             return responses.Response(await service.retrieve(request), media_type="application/json")
         except Refusal as refusal:
-            # What is left of the body is read, so that the client gets to hear why.
-            late = refusal.status == 408
-            whole = not refusal.unread or (not late and await drained(request.scope["headers"], request.receive))
-            return refused(refusal.status, refusal.reason, close=not whole)
+            return refused(refusal.status, refusal.reason, close=await leaves_rest(refusal, request))
 
     async def health(request: Any) -> Any:
         return responses.JSONResponse({"status": "ok"})

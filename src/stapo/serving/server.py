@@ -6,6 +6,7 @@ What it answers is an ASGI application of its caller; whom it listens to is deci
 from __future__ import annotations
 
 import asyncio
+import base64
 import hmac
 import math
 import os
@@ -55,7 +56,18 @@ def need_starlette(module: str) -> Any:
 
 
 def is_authorized(header: str, token: str) -> bool:
-    """Whether an Authorization header has the token, compared in a time that tells nothing of it."""
+    """Whether an Authorization header has the token, compared in a time that tells nothing of it.
+
+    As a bearer token, or as the password of any user: an address can hold one (http://user:TOKEN@HOST), and some
+    clients take nothing but an address.
+    """
+    kind, _, sent = header.partition(" ")
+    if kind.lower() == "basic":
+        try:
+            sent = base64.b64decode(sent, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return False
+        return hmac.compare_digest(sent.encode(), token.encode())
     return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
 
 

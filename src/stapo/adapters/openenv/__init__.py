@@ -1,0 +1,1 @@
+"""Any of our environments as a server of the OpenEnv protocol."""

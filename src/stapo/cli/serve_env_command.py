@@ -1,0 +1,103 @@
+"""`stapo serve-env NAME`: an environment behind the OpenEnv protocol."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tyro.conf import Positional
+
+from stapo.cli.command import Command, arg
+from stapo.cli.words import write_line
+
+TOKEN_VARIABLE = "STAPO_ENV_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeEnv(Command):
+    """Serve an environment to other programs by the OpenEnv protocol: sessions over /ws, and plain requests.
+
+    An action has one field, command. A client chooses its episode by task_id, or by seed and split. Ctrl-C or SIGTERM
+    stops the server after the current calls.
+
+    Attributes:
+        name: environment; 'stapo envs' lists them.
+        host: address to listen on (default: 127.0.0.1). Any other than this machine's own needs a token.
+        port: port to listen on (default: 8000); 0 takes a free one.
+        token: token that clients have to send, as a bearer token or as the password in their address.
+            $STAPO_ENV_TOKEN is safer: the list of processes does not show it.
+        split: split that tasks are drawn from where a client names none (default: the first).
+        seed: draw the same tasks every time where a client names neither a task nor a seed; 0 or more.
+        max_sessions: sessions at once (default: 256).
+        idle_seconds: seconds after which a session without a message ends (default: 600).
+        call_seconds: seconds that a call of the environment may take (default: 60).
+        threads: calls of environments at a time (default: 1). More help environments that wait for others, such as a
+            search server; the environment has to stand it.
+        max_message: maximum number of bytes of a message (default: 1048576).
+    """
+
+    EXAMPLES = """
+stapo serve-env alfworld --port 8000
+stapo serve-env sokoban --split heldout --env.boxes 2
+"""
+    PASSES = ("env.",)
+
+    name: Positional[str] = arg("NAME", needs="an environment; 'stapo envs' lists them")
+    host: str = arg("ADDRESS", "127.0.0.1", needs="an address")
+    port: int = arg("N", 8000, least=0)
+    token: str | None = arg("TOKEN", None, needs="a text")
+    split: str | None = arg("NAME", None, needs="the name of a split")
+    seed: int | None = arg("N", None, least=0, expects="a whole number of at least 0")
+    max_sessions: int | None = arg("N", None)
+    idle_seconds: float | None = arg("SECONDS", None)
+    call_seconds: float | None = arg("SECONDS", None)
+    threads: int | None = arg("N", None)
+    max_message: int | None = arg("N", None)
+
+    def run(self, settings: list[str], argv: list[str]) -> int:
+        """Run the command; returns the exit code."""
+        from stapo.adapters.openenv.server import EnvServerOptions, create_app
+        from stapo.cli.arguments import own_env_options
+        from stapo.cli.envs_command import summary
+        from stapo.envs.registry import ENVIRONMENTS, make
+        from stapo.errors import unknown_name
+        from stapo.http_client import checked_key, key_from
+        from stapo.serving.server import listen, serve
+
+        own, _ = own_env_options(settings, self.name, "serve-env")
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("max_sessions", "threads", "max_message")}
+        given |= {"idle_s": self.idle_seconds, "call_s": self.call_seconds, "split": self.split, "seed": self.seed}
+        token = checked_key(self.token, "--token") or key_from(TOKEN_VARIABLE)
+        options = EnvServerOptions(token=token, **{name: value for name, value in given.items() if value is not None})
+        about = summary(ENVIRONMENTS.get(self.name))
+        listening = listen(self.host, self.port, token=options.token)
+        try:
+            # What can be wrong with its options is said here, and not to the first client.
+            first = make(self.name, **own)
+            splits = list(first.splits)
+            first.close()
+            if self.split is not None and self.split not in splits:
+                raise unknown_name("split", self.split, splits)
+            app = create_app(partial(make, self.name, **own), self.name, about, options)
+        except BaseException:
+            listening.close()
+            raise
+        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+        address, number = listening.getsockname()[:2]
+        place = f"[{address}]" if ":" in address else address
+        signum = serve(
+            app,
+            listening,
+            options.limits,
+            lambda: write_line(f"{self.name} plays on ws://{place}:{number}/ws", flush=True),
+        )
+        if signum is None:
+            return 0
+        print("stopped", file=sys.stderr)
+        return 128 + signum
+
+
+COMMAND = ServeEnv
