@@ -6,6 +6,7 @@ import http.client
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -106,3 +107,16 @@ def page(chromium: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert said == []
+
+
+@pytest.fixture
+def until() -> Any:
+    """Waits until an expression is true in the page; Playwright's own way is an eval, which the policy forbids."""
+
+    def wait(page: Any, expression: str) -> None:
+        end = time.monotonic() + WAIT_MS / 1000
+        while not page.evaluate(expression):
+            assert time.monotonic() < end, expression
+            page.wait_for_timeout(50)
+
+    return wait

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
+
+import pytest
 
 from stapo.run import RunDirectory
+
+CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
 
 
 def test_from_the_list_to_a_step(view, runs, page):
@@ -23,18 +29,18 @@ def test_from_the_list_to_a_step(view, runs, page):
     iteration = server.api("iteration", run="toy", iteration=2)
     assert groups.count() == len(iteration["groups"])
     groups.first.get_by_role("link").first.click()
-    members = page.locator(".member")
+    members = page.locator(".aligned thead th")
     members.first.wait_for()
-    assert members.count() == len(iteration["groups"][0]["members"])
-    members.nth(1).locator("a.act").nth(2).click()
-    page.get_by_role("heading", name="Step 2").wait_for()
     group = iteration["groups"][0]
-    place = {"iteration": 2, "group": group["group"], "member": group["members"][1]["member"], "step": 2}
-    step = server.api("step", run="toy", **place)["step"]
-    page.get_by_role("heading", name="trajectory-blind prompt").wait_for()
-    shown = page.locator("pre.text").all_inner_texts()
-    assert step["blind_prompt"].strip() in [text.strip() for text in shown]
-    assert step["prompt"].strip() in [text.strip() for text in shown]
+    assert members.count() == 1 + len(group["members"])
+    member = group["members"][1]["member"]
+    page.locator(f'.aligned a.act[href$="/m/{member}/s/2"]').click()
+    page.get_by_role("heading", name="Step 2").wait_for()
+    place = {"iteration": 2, "group": group["group"], "member": member, "step": 2}
+    scored = server.api("step", run="toy", **place)["step"]["scored"]
+    page.get_by_label("side by side").check()
+    shown = page.locator(".even pre.text").all_text_contents()
+    assert shown == [scored["full"], scored["blind"]]
 
 
 def test_a_deep_link_opens_a_step(view, runs, page):
@@ -94,12 +100,43 @@ def test_the_token_comes_with_the_address(view, runs, page):
     assert "sesame" not in page.url
 
 
-def test_a_narrow_page_fits(view, runs, page):
+def every_page(server):
+    group = server.api("iteration", run="toy", iteration=1)["groups"][0]
+    steps = group["members"][0]["steps"]
+    place = f"#/run/toy/it/1/g/{group['group']}"
+    own = ("", "/it/1", "/steps", "/steps?flag=any", "/whatif/1", "/diagnosis", "/settings")
+    inside = ("", f"/m/{group['members'][0]['member']}/s/0", f"/a/{steps[0]['anchor_group']}")
+    return ["#/", "#/overlay/toy/other", *(f"#/run/toy{path}" for path in own), *(place + path for path in inside)]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_fits_400_pixels_and_has_contrast(view, runs, page, until, scheme):
+    shutil.copytree(runs / "toy", runs / "other")
     server = view(runs)
     page.set_viewport_size({"width": 400, "height": 800})
-    group = server.api("iteration", run="toy", iteration=1)["groups"][0]
-    place = f"it/1/g/{group['group']}"
-    for path in ("", "/it/1", f"/{place}", f"/{place}/m/0/s/0", "/settings"):
-        page.goto(f"{server.url}#/run/toy{path}")
-        page.locator("main").wait_for()
-        page.wait_for_function("document.documentElement.scrollWidth <= 400")
+    page.emulate_media(color_scheme=scheme)
+    for path in every_page(server):
+        page.goto(server.url + path)
+        until(page, "document.querySelector('main :is(table, pre, figure, .group, .none)')")
+        until(page, "document.documentElement.scrollWidth <= 400")
+        assert page.evaluate(CONTRAST) == [], path
+
+
+def test_every_page_works_from_the_keyboard(view, runs, page, until):
+    """A curve opens its iteration with arrow keys and Enter; what scrolls can be reached; what is used has a name."""
+    server = view(runs)
+    page.goto(f"{server.url}#/run/toy")
+    chart = page.locator("#plot-success svg").first
+    chart.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/it/1")
+    for path in every_page(server):
+        page.goto(server.url + path.replace("/other", "/toy"))
+        until(page, "document.querySelector('main :is(table, pre, figure, .group, .none)')")
+        scrolling = "[...document.querySelectorAll('#app :is(.list, .aligned, pre.text)')]"
+        assert page.evaluate(f"{scrolling}.filter(e => e.tabIndex < 0).length") == 0, path
+        unnamed = "[...document.querySelectorAll('#app :is(a, button, input, select, [role=img], [role=region])')]"
+        named = "e.ariaLabel || e.textContent.trim() || e.labels?.length"
+        assert page.evaluate(f"{unnamed}.filter(e => !({named})).map(e => e.outerHTML)") == [], path

@@ -37,6 +37,10 @@ export async function getText(path: string, query: Query): Promise<string> {
   return (await ask(path, query)).text();
 }
 
+export async function getBytes(path: string, query: Query): Promise<ArrayBuffer> {
+  return (await ask(path, query)).arrayBuffer();
+}
+
 export interface Loaded<T> {
   data: T | null;
   error: string;

@@ -25,6 +25,8 @@ interface Props {
   series: Series[];
   points?: Evaluation[];
   opened?: Opened;
+  /** What the places on the x axis are called. */
+  unit?: string;
 }
 
 const WIDTH = 460;
@@ -50,7 +52,7 @@ function nearest(sorted: number[], at: number): number | null {
   return best;
 }
 
-export function Chart({ title, label, scale, zero, series, points = [], opened }: Props) {
+export function Chart({ title, label, scale, zero, series, points = [], opened, unit = "iteration" }: Props) {
   const [cursor, setCursor] = useState<number | null>(null);
   const { x, y, paths } = useMemo(() => {
     const xs = series.flatMap((line) => line.x).concat(points.map((point) => point.iteration));
@@ -108,7 +110,7 @@ export function Chart({ title, label, scale, zero, series, points = [], opened }
       <svg
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
         role={opened ? "button" : "img"}
-        tabIndex={opened ? 0 : undefined}
+        tabindex={opened ? 0 : undefined}
         aria-label={`${title}: ${label}. ${opened ? "Left and right move over the iterations, Enter opens one." : ""}`}
         class={target === null ? "" : "open"}
         onMouseMove={follow}
@@ -153,7 +155,7 @@ export function Chart({ title, label, scale, zero, series, points = [], opened }
           <span key={mode}><i class={`swatch round ${mode === "greedy" ? "purple" : "orange"}`} />evaluation, {mode}</span>
         ))}
         <span class="soft" aria-live="polite">
-          {cursor === null ? "" : `iteration ${cursor}${target === null ? "" : target === cursor ? ", click for its rollouts" : `, click for the rollouts of ${target}`}`}
+          {cursor === null ? "" : `${unit} ${cursor}${target === null ? "" : target === cursor ? ", click for its rollouts" : `, click for the rollouts of ${target}`}`}
         </span>
       </p>
     </div>

@@ -2,16 +2,19 @@
 
 const DASH = "–";
 
+/** Whether this is a number; files of others may hold anything where a number belongs. */
+const known = (value: unknown): value is number => typeof value === "number";
+
 export function num(value: number | null | undefined, digits = 3): string {
-  return value == null ? DASH : String(Number(value.toPrecision(digits)));
+  return !known(value) ? DASH : String(Number(value.toPrecision(digits)));
 }
 
 export function signed(value: number | null | undefined): string {
-  return value == null ? DASH : value === 0 ? "0" : `${value > 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
+  return !known(value) ? DASH : value === 0 ? "0" : `${value > 0 ? "+" : "−"}${Math.abs(value).toFixed(2)}`;
 }
 
 export function percent(value: number | null | undefined): string {
-  return value == null ? DASH : `${(100 * value).toFixed(1)} %`;
+  return !known(value) ? DASH : `${(100 * value).toFixed(1)} %`;
 }
 
 const UNITS: [number, string][] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
@@ -25,4 +28,4 @@ export function counted(count: number, noun: string): string {
   return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-export const words = (text: string | null | undefined) => (text ?? "").replaceAll("_", " ");
+export const words = (text: string | null | undefined) => String(text ?? "").replaceAll("_", " ");

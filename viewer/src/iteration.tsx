@@ -2,7 +2,7 @@
 import { useState } from "preact/hooks";
 import { counted } from "./format";
 import { Key, Notes, Strip, outcome } from "./parts";
-import { toGroup, toIteration } from "./route";
+import { toGroup, toIteration, toSteps, toWhatIf } from "./route";
 import type { Group, Iteration, RunPage } from "./types";
 
 export function IterationNav({ page, iteration, to }: { page: RunPage; iteration: number; to?: (iteration: number) => string }) {
@@ -46,6 +46,7 @@ export function IterationView({ page, data }: { page: RunPage; data: Iteration }
   return (
     <>
       <IterationNav page={page} iteration={data.iteration} />
+      <p class="bar"><a href={toSteps(page.name, `it=${data.iteration}..${data.iteration}`)}>filter its steps</a> <a href={toWhatIf(page.name, data.iteration)}>what if the fences were elsewhere?</a></p>
       <Notes title="Missing" texts={data.remarks} />
       <p class="soft small">Training episodes. All members of a task group start in the same state, so their differences are the policy's own. Point at a cell to mark all steps in that situation.</p>
       <Key />

@@ -1,15 +1,22 @@
 // The pages of `stapo view`. Text of models and environments only ever becomes text nodes: nothing here writes HTML.
 import { render } from "preact";
-import { useEffect } from "preact/hooks";
+import type { ComponentChildren } from "preact";
+import { useEffect, useErrorBoundary } from "preact/hooks";
 import { useGet, useVersion } from "./api";
+import { AnchorView } from "./anchor";
 import { GroupView } from "./group";
 import { IterationView } from "./iteration";
+import { Keys } from "./keys";
+import { Overlay } from "./overlay";
 import { Failure } from "./parts";
-import { type Route, toRun, useRoute } from "./route";
+import { type Route, toIteration, toRun, toSteps, useRoute } from "./route";
 import { Overview, Settings } from "./run";
+import { ComparisonView, DiagnosisView } from "./results";
 import { Runs } from "./runs";
 import { StepView } from "./step";
+import { StepsView } from "./steps";
 import type { Iteration, RunPage } from "./types";
+import { WhatIf } from "./whatif_view";
 
 function Rollouts({ page, route }: { page: RunPage; route: Route }) {
   const query = { run: page.name, iteration: route.iteration };
@@ -19,7 +26,8 @@ function Rollouts({ page, route }: { page: RunPage; route: Route }) {
   const group = data.groups.find((one) => one.group === route.group);
   if (!group) return <Failure error={`Iteration ${route.iteration} has no rollouts of group ${route.group}.`} />;
   if (route.page === "group") return <GroupView page={page} iteration={route.iteration} group={group} />;
-  return <StepView page={page} iteration={route.iteration} group={group} member={route.member} step={route.step} />;
+  if (route.page === "anchor") return <AnchorView page={page} iteration={route.iteration} group={group} anchor={route.anchor} />;
+  return <StepView page={page} iteration={route.iteration} group={group} member={route.member} step={route.step} query={route.query} />;
 }
 
 function Run({ route }: { route: Route }) {
@@ -39,21 +47,39 @@ function Run({ route }: { route: Route }) {
       <p class="soft">{name} <span class={`status ${status}`}>{status}</span></p>
       <nav class="tabs" aria-label="Run">
         {tab("Overview", toRun(name), route.page === "run")}
-        {newest !== undefined && tab("Rollouts", `${toRun(name)}/it/${newest}`, ["iteration", "group", "step"].includes(route.page))}
+        {newest !== undefined && tab("Rollouts", toIteration(name, newest), ["iteration", "group", "step", "anchor", "whatif"].includes(route.page))}
+        {newest !== undefined && tab("Steps", toSteps(name), route.page === "steps")}
+        {tab("Diagnosis", `${toRun(name)}/diagnosis`, route.page === "diagnosis")}
         {tab("Settings", `${toRun(name)}/settings`, route.page === "settings")}
       </nav>
       <Failure error={error} />
-      {route.page === "run" ? <Overview page={page} /> : route.page === "settings" ? <Settings page={page} /> : <Rollouts page={page} route={route} />}
+      {route.page === "run" ? <Overview page={page} />
+        : route.page === "settings" ? <Settings page={page} />
+        : route.page === "steps" ? <StepsView page={page} query={route.query} />
+        : route.page === "diagnosis" ? <DiagnosisView run={name} />
+        : route.page === "whatif" ? <WhatIf page={page} iteration={route.iteration} />
+        : <Rollouts page={page} route={route} />}
     </main>
   );
+}
+
+/** A page that meets data of another form says so; the rest of the viewer goes on. */
+function Guarded({ children }: { children: ComponentChildren }) {
+  const [error] = useErrorBoundary();
+  return error ? <main><Failure error={`This page cannot show what the run holds: ${(error as Error).message}. Files that other programs have changed may be of another form.`} /></main> : <>{children}</>;
 }
 
 function App() {
   const route = useRoute();
   return (
     <>
-      <header class="top"><a href="#/">stapo view</a></header>
-      {route.page === "runs" || route.page === "overlay" ? <Runs /> : <Run key={route.runs[0]} route={route} />}
+      <header class="top"><a href="#/">stapo view</a><Keys /></header>
+      <Guarded key={JSON.stringify([route.page, route.runs])}>
+      {route.page === "runs" ? <Runs />
+        : route.page === "overlay" ? <Overlay key={route.runs.join("/")} names={route.runs} />
+        : route.page === "comparison" ? <ComparisonView key={route.runs[0]} name={route.runs[0] ?? ""} />
+        : <Run key={route.runs[0]} route={route} />}
+      </Guarded>
     </>
   );
 }

@@ -1,6 +1,6 @@
 // Small pieces that several pages share.
 import type { ComponentChildren } from "preact";
-import { signed } from "./format";
+import { signed, words } from "./format";
 import { toStep } from "./route";
 import type { Fences, Group, Member, Step } from "./types";
 
@@ -19,7 +19,7 @@ export function Notes({ title, texts }: { title: string; texts: string[] }) {
 }
 
 export function outcome(member: Member): string {
-  return member.won ? "won" : (member.stop_reason || "lost").replaceAll("_", " ");
+  return member.won ? "won" : words(member.stop_reason) || "lost";
 }
 
 export function Badges({ step }: { step: Step }) {

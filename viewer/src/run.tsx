@@ -1,7 +1,8 @@
 // One run: words, curves, table, settings.
-import { useMemo } from "preact/hooks";
+import { useMemo, useState } from "preact/hooks";
+import { get } from "./api";
 import { Chart, type Opened, type Series } from "./chart";
-import { Facts, Failure, Notes } from "./parts";
+import { Facts, Notes } from "./parts";
 import { go, toIteration } from "./route";
 import type { Figure, RunPage } from "./types";
 
@@ -27,6 +28,35 @@ function FigureCard({ page, figure, opened }: { page: RunPage; figure: Figure; o
   );
 }
 
+function Sft({ page }: { page: RunPage }) {
+  const series = useMemo((): Series[] => [{ label: "loss", color: "teal", dashed: false, x: page.sft.map(([step]) => step), y: page.sft.map(([, loss]) => loss) }], [page]);
+  return (
+    <details class="spaced">
+      <summary>SFT before RL</summary>
+      <figure class="box half"><h3>SFT loss over optimizer steps</h3><Chart title="SFT" label="cross-entropy (nats per token)" scale="" series={series} unit="step" /></figure>
+    </details>
+  );
+}
+
+/** Whether the files are still what the run has written; reads all of them, so only when asked for. */
+function Checks({ run }: { run: string }) {
+  const [found, setFound] = useState<string[] | null>(null);
+  const [note, setNote] = useState("");
+  const check = () => {
+    setNote("Reading all files …");
+    get<{ remarks: string[] }>("checks", { run }).then((answer) => {
+      setFound(answer.remarks);
+      setNote("");
+    }, (error: Error) => setNote(error.message));
+  };
+  return (
+    <>
+      <p class="bar"><button onClick={check}>Check the files</button> <span role="status">{note || (found?.length === 0 ? "All rows are as they were when the newest save was written." : "")}</span></p>
+      <Notes title="Changed" texts={found ?? []} />
+    </>
+  );
+}
+
 export function Overview({ page }: { page: RunPage }) {
   const opened = useMemo(
     () => ({ iterations: page.transcripts, open: (iteration: number) => go(toIteration(page.name, iteration)) }),
@@ -45,6 +75,7 @@ export function Overview({ page }: { page: RunPage }) {
           <a href={toIteration(page.name, page.transcripts.at(-1) ?? 0)}>the newest, {page.transcripts.at(-1)}</a>.
         </p>
       )}
+      {page.sft.length > 0 && <Sft page={page} />}
       {sections.map((section) => (
         <section key={section}>
           <h2>{section}</h2>
@@ -81,10 +112,9 @@ export function Settings({ page }: { page: RunPage }) {
     <>
       <h2>Facts</h2>
       <div class="box"><Facts pairs={page.facts} /></div>
+      <Checks run={page.name} />
       <h2>config.yaml</h2>
       <pre class="box config" tabIndex={0}>{page.config || "There is no config.yaml."}</pre>
     </>
   );
 }
-
-export { Failure };

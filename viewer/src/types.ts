@@ -95,9 +95,22 @@ export interface Step {
   retriever_error?: string;
 }
 
+export interface Token {
+  text: string;
+  entropy: number | null;
+  logprob: number | null;
+  kl: number | null;
+}
+
 export interface FullStep extends Step {
+  /** The two prompts as people read them. */
   prompt: string;
   blind_prompt: string;
+  /** The same exactly as the model scored them; null in runs of earlier versions. */
+  scored: { full: string; blind: string } | null;
+  tokens_of_response: Token[];
+  play: string;
+  remarks: string[];
   admissible?: string[];
   continues?: boolean;
   note?: string;

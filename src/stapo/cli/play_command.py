@@ -7,13 +7,16 @@ import random
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Annotated
 
+import tyro
 from rich.columns import Columns
 from rich.console import Console
 from tyro.conf import Positional
 
 from stapo.cli.arguments import own_env_options
 from stapo.cli.command import Command, arg
+from stapo.cli.play_from import Recorded, recorded
 from stapo.cli.watch import Watched, as_lines, introduce, target_of
 from stapo.cli.words import foreign, say
 from stapo.envs.offers import is_template, offers
@@ -36,10 +39,12 @@ class Game:
         env: what is played.
         order: task ids in the order in which `next` visits them; the first one comes first.
         console: where text goes.
+        begun: an episode whose actions are repeated first; `restart` leaves them out.
     """
 
-    def __init__(self, env: Env, order: list[str], console: Console) -> None:
+    def __init__(self, env: Env, order: list[str], console: Console, begun: Recorded | None = None) -> None:
         self.env = env
+        self.begun = begun
         self.order = order
         self.console = console
         self.number = 0
@@ -52,6 +57,8 @@ class Game:
         """Play until the player leaves or the input ends."""
         with suppress(_Leave):
             self.start()
+            if self.begun is not None:
+                self._repeat(self.begun)
             while True:
                 self.answer(self._read())
 
@@ -62,6 +69,17 @@ class Game:
         self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
         introduce(self.console, self.env.name, self.env.task_type(task), task, first)
         say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
+
+    def _repeat(self, begun: Recorded) -> None:
+        """Do what the recorded episode did, and say so where the environment did not answer as it did then."""
+        seen = begun.seen if not begun.actions else ""
+        for action in begun.actions:
+            say(self.console, foreign(f"> {action}"), "cyan")
+            seen = self._act(action)
+            if self.done:
+                break
+        if seen != begun.seen:
+            say(self.console, "The environment answered otherwise than in the recorded episode.", "yellow")
 
     def answer(self, text: str) -> None:
         """Do what one line of input asks for."""
@@ -98,7 +116,8 @@ class Game:
         say(self.console, f"There is no command {text}; ? lists 1 to {len(self.admissible)}. No turn was used.")
         return None
 
-    def _act(self, action: str) -> None:
+    def _act(self, action: str) -> str:
+        """Do it; returns what the environment says."""
         result = self.env.step(action)
         self.steps += 1
         self.reward += result.reward
@@ -106,6 +125,7 @@ class Game:
         say(self.console, foreign(as_lines(result.text)))
         if self.done:
             self._finish(result)
+        return result.text
 
     def _finish(self, result: StepResult) -> None:
         from stapo.documents import number
@@ -227,6 +247,8 @@ class Play(Command):
             folder, such as smollm2-135m. Enter shows the next step.
         settings: preset or file with the prompts of a pretrained model; a run has its own. The default is a preset for
             small pretrained models.
+        from_: begin inside a recorded episode of this run: its environment, its task, and the actions before --at.
+        at: the step to begin at, as iteration/group/member/step; 'stapo view' prints it for every step.
         temperature: temperature of the agent's sampling; 0 or more, 0 is greedy (default: 1).
     """
 
@@ -235,6 +257,7 @@ stapo play
 stapo play webshop --seed 3
 stapo play --agent smollm2-135m
 stapo play --agent runs/quickstart --split heldout --temperature 0
+stapo play --from runs/quickstart --at 1/0/3/4
 """
 
     NOTES = """
@@ -255,6 +278,8 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
     seed: int | None = arg("N", None, least=0, expects="a whole number of at least 0")
     agent: str | None = arg("WHO", None, needs="a run folder, or the name or folder of a model")
     settings: str | None = arg("PRESET", None, needs="a preset or a YAML file")
+    from_: Annotated[str | None, tyro.conf.arg(name="from")] = arg("RUN", None, needs="a run folder")
+    at: str | None = arg("PLACE", None, needs="a place: iteration/group/member/step")
     temperature: float | None = arg("T", None, needs="a number", least=0, expects="a number of 0 (greedy) or more")
 
     def run(self, settings: list[str], argv: list[str]) -> int:
@@ -264,6 +289,8 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
         for name in ("settings", "temperature"):
             if getattr(self, name) is not None:
                 raise ConfigError(f"--{name} is for --agent WHO, which is not given.")
+        if self.from_ is not None or self.at is not None:
+            return self._from(self.from_)
         name = self.env or "alfworld"
         env = make(name, **own_env_options(settings, name, "play")[0])
         try:
@@ -273,6 +300,19 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
             Game(env, order, Console()).play()
         finally:
             env.close()
+        return 0
+
+    def _from(self, run: str | None) -> int:
+        """Go on with a recorded episode."""
+        given = [name for name in ("env", "task", "split", "seed") if getattr(self, name) is not None]
+        if run is None or given:
+            found = f"--at is for --from RUN{'' if run is None else f', which brings its own {given[0]}'}"
+            raise ConfigError(f"{found}. Example: stapo play --from runs/quickstart --at 1/0/3/4.")
+        begun = recorded(run, self.at)
+        try:
+            Game(begun.env, task_order(begun.env, begun.task, None, 0), Console(), begun).play()
+        finally:
+            begun.env.close()
         return 0
 
     def _watch(self, settings: list[str]) -> int:

@@ -17,7 +17,7 @@ from stapo.diagnosis.page import render_page
 from stapo.diagnosis.protocol import DiagnosisSpec
 from stapo.diagnosis.ranking import estimate
 from stapo.diagnosis.records import step_records, worst_cases
-from stapo.diagnosis.tables import Table, comparison_table
+from stapo.diagnosis.tables import Table, comparison_table, tables
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean, writing
 from stapo.html.pages import replace_page
 from stapo.policy import load_policy
@@ -137,6 +137,8 @@ def diagnose(
     documents = [document for *_, document in found]
     comparison = comparison_table(documents) if len(found) > 1 else None
     for subject, measured, _, document in found:
+        # For readers that know nothing of diagnoses, such as the viewer.
+        document["tables"] = [asdict(table) for table in (*tables(document), *([comparison] if comparison else []))]
         _write(subject, measured, document, comparison)
     return [dict(jsonable(document)) for document in documents]
 

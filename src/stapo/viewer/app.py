@@ -16,6 +16,8 @@ from stapo.serving.gate import Gate
 from stapo.serving.server import is_authorized, need_starlette
 from stapo.viewer.catalog import Catalog
 from stapo.viewer.pages import Pages
+from stapo.viewer.results import Results
+from stapo.viewer.tables import Tables
 from stapo.viewer.wire import cleaned, encoded
 
 _LOG = logging.getLogger("stapo.viewer")
@@ -48,7 +50,8 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
     """
     starlette, responses = need_starlette("applications"), need_starlette("responses")
     routing, middleware = need_starlette("routing"), need_starlette("middleware")
-    pages, built = Pages(catalog), _built_files()
+    pages, tables, results = Pages(catalog), Tables(catalog), Results(catalog)
+    built = _built_files()
 
     def answer(body: bytes, kind: str = "application/json", status: int = 200) -> Any:
         return responses.Response(body, status, headers=_HEADERS, media_type=kind)
@@ -56,13 +59,13 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
     def refused(status: int, reason: str) -> Any:
         return answer(encoded({"error": cleaned(reason)}), status=status)
 
-    def api(path: str, find: Callable[[Any], bytes]) -> Any:
+    def api(path: str, find: Callable[[Any], bytes], kind: str = "application/json") -> Any:
         # Starlette runs functions that are not coroutines in threads, so a slow file blocks nobody.
         def endpoint(request: Any) -> Any:
             if token is not None and not is_authorized(request.headers.get("authorization", ""), token):
                 return refused(401, "the token is missing or wrong; open the whole address that 'stapo view' printed")
             try:
-                return answer(find(request.query_params))
+                return answer(find(request.query_params), kind)
             except _Asked as err:
                 return refused(400, str(err))
             except (StapoError, OSError) as err:
@@ -90,9 +93,16 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
             routing.Route("/static/{name}", file, methods=["GET"]),
             api("runs", lambda q: encoded(pages.runs())),
             api("run", lambda q: encoded(pages.run(_name(q)))),
+            api("checks", lambda q: encoded(pages.checks(_name(q)))),
             api("version", lambda q: encoded(pages.version(_name(q)))),
             api("iteration", lambda q: encoded(pages.iteration(_name(q), _number(q, "iteration")))),
             api("step", lambda q: encoded(pages.step(_name(q), *(_number(q, key) for key in (*place, "step"))))),
+            api("table_state", lambda q: encoded(tables.state(_name(q)))),
+            api("table", lambda q: tables.packed(_name(q), _number(q, "first")), "application/octet-stream"),
+            api("search", lambda q: encoded(tables.search(_name(q), q.get("text", "")))),
+            api("batch", lambda q: encoded(tables.batch(_name(q), _number(q, "iteration")))),
+            api("comparison", lambda q: encoded(results.comparison(_name(q)))),
+            api("diagnoses", lambda q: encoded(results.diagnoses(_name(q)))),
             api("record", lambda q: pages.record(_name(q), *(_number(q, key) for key in place))),
         ],
         # Without a token only names of this machine are served: a page that has its own name point here gets nothing.

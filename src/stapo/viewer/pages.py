@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from stapo.report.data import Row, RunLog, is_counted, read_run, readable_rows
 from stapo.report.summary import comparisons, facts, losses, sentences, success_table, title
 from stapo.report.trajectories import Group, read_groups
 from stapo.run import RunDirectory
+from stapo.run.per_token import decode_per_token
+from stapo.run.scored_prompts import scored_prompts
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.figures import figures
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned
@@ -54,6 +57,10 @@ class Pages:
         version = _version(run)
         return self._runs.get(name, version, lambda: _run_page(name, run, version))
 
+    def checks(self, name: str) -> dict[str, Any]:
+        """Files of rows that are not what the run has written; this reads all of them."""
+        return {"remarks": cleaned(self._catalog.run(name).remarks())}
+
     def iteration(self, name: str, iteration: int) -> dict[str, Any]:
         """The rollouts of an iteration, without prompts."""
         groups, remarks = self._read_groups(name, iteration)
@@ -72,8 +79,9 @@ class Pages:
         groups, _ = self._read_groups(name, iteration)
         for record in (m for g in groups if g.group == group for m in g.members if m["member"] == member):
             if 0 <= step < len(record["steps"]):
-                found = {**record["steps"][step], "prompt": whole_prompt(record["steps"], step)}
-                return {"step": cleaned(found, LONGEST_PROMPT)}
+                at = ["--at", f"{iteration}/{group}/{member}/{step}"]
+                play = shlex.join(["stapo", "play", "--from", str(self._catalog.run(name).path), *at])
+                return {"step": cleaned({**_step(record, step), "play": play}, LONGEST_PROMPT)}
         raise RunDirectoryError(f"iteration {iteration} has no step {step} of group {group}, member {member}.")
 
     def record(self, name: str, iteration: int, group: int, member: int) -> bytes:
@@ -213,3 +221,30 @@ def _placed(line: bytes) -> tuple[int, int] | None:
         return None
     group, member = record.get("group") or 0, record.get("member") or 0
     return (group, member) if is_counted(group) and is_counted(member) else None
+
+
+def _step(record: Row, number: int) -> Row:
+    """A step with its prompts as they were scored and its tokens; what cannot be read of these is a remark."""
+    found = {**record["steps"][number], "prompt": whole_prompt(record["steps"], number)}
+    found |= {"scored": None, "tokens_of_response": [], "remarks": []}
+    try:
+        scored = scored_prompts(record, number)
+        found["scored"] = None if scored is None else scored._asdict()
+        found["tokens_of_response"] = _tokens(found)
+    except RunDirectoryError as err:
+        found["remarks"] = [str(err)]
+    found.pop("per_token", None)
+    return found
+
+
+def _tokens(step: Row) -> list[Row]:
+    """The tokens of a response with their numbers; [] where the transcript does not hold them."""
+    numbers = decode_per_token(step)
+    if "characters" not in numbers:
+        return []
+    text, end, found = str(step.get("response") or ""), 0, []
+    for place, count in enumerate(numbers["characters"].tolist()):
+        start, end = end, end + count
+        each = {name: float(numbers[name][place]) if name in numbers else None for name in ("entropy", "logprob", "kl")}
+        found.append({"text": text[start:end], **each})
+    return found

@@ -1,0 +1,95 @@
+"""All recorded steps of a run as columns for the browser, and what is looked up by their rows."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from stapo.run.packed_columns import packed
+from stapo.run.step_table import StepTable
+from stapo.viewer.catalog import Catalog
+from stapo.viewer.wire import cleaned
+
+_MOST_TABLES = 3  # of 15 MB for 100,000 steps
+_AT_A_TIME = 40  # transcripts that are read whole before a page hears how far it is
+_LONGEST = 400  # characters of a text of a column
+
+
+class _Held:
+    """A table that one request at a time may use."""
+
+    def __init__(self, table: StepTable) -> None:
+        self.table = table
+        self.lock = threading.Lock()
+
+
+class Tables:
+    """Keeps the tables of the runs that were looked at last.
+
+    Args:
+        catalog: the runs that may be looked at.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Read what is new; says how many steps there are, and what is still to be read."""
+        with self._table(name) as table:
+            table.refresh(_AT_A_TIME)
+            return {
+                "generation": table.generation,
+                "rows": table.rows,
+                "pending": table.pending,
+                "remarks": cleaned(table.remarks),
+            }
+
+    def packed(self, name: str, first: int) -> bytes:
+        """The steps from row `first` on; see `stapo.run.packed_columns`."""
+        with self._table(name) as table:
+            return packed(table, first, lambda text: str(cleaned(text, _LONGEST)))
+
+    def search(self, name: str, text: str) -> dict[str, Any]:
+        """Rows whose observation, action or response holds a text, and whether there may be more."""
+        with self._table(name) as table:
+            found = table.search(text)
+            return {"rows": found.rows, "cut": found.cut}
+
+    def batch(self, name: str, iteration: int) -> dict[str, Any]:
+        """Entropy, score and anchor group of all rows of an iteration, by environment."""
+        with self._table(name) as table:
+            table.refresh(_AT_A_TIME)
+            batches = table.batch(iteration)
+        return {
+            "batches": {
+                str(cleaned(label)): {
+                    "entropy": _numbers(batch.entropy_b.tolist()),
+                    "score": _numbers(batch.score_b.tolist()),
+                    "anchor": batch.anchor_b.tolist(),
+                }
+                for label, batch in batches.items()
+            }
+        }
+
+    @contextmanager
+    def _table(self, name: str) -> Iterator[StepTable]:
+        path = self._catalog.run(name).path
+        with self._lock:
+            held = self._held.get(name)
+            if held is None or held.table.path != path:
+                held = self._held[name] = _Held(StepTable(path))
+            self._held.move_to_end(name)
+            while len(self._held) > _MOST_TABLES:
+                self._held.popitem(last=False)
+        with held.lock:
+            yield held.table
+
+
+def _numbers(values: list[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
