@@ -384,14 +384,12 @@ class StepTable:
         return np.array(values, "<f4")  # None becomes NaN
 
     def _coded(self, name: str, values: list[Any]) -> Column:
-        codes, texts, found = self._codes[name], self.texts[name], []
-        for value in values:
-            code = codes.get(value or "")
-            if code is None:
-                code = codes[value] = len(texts)
+        codes, texts = self._codes[name], self.texts[name]
+        for value in dict.fromkeys(values):
+            if value and value not in codes:
+                codes[value] = len(texts)
                 texts.append(value)
-            found.append(code)
-        return np.array(found, "<u4")
+        return np.array([codes.get(value, 0) for value in values], "<u4")
 
 
 def _types() -> dict[str, str]:
