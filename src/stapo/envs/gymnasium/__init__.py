@@ -1,0 +1,1 @@
+"""Environments of Gymnasium whose observations are texts, or can be shown as such."""

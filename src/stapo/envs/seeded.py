@@ -1,0 +1,68 @@
+"""Tasks that are numbers: ids by split and number, for environments whose episodes come from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+
+from stapo.errors import unknown_name
+
+
+@lru_cache(maxsize=32)
+def _ids(split: str, number: int) -> tuple[str, ...]:
+    return tuple(f"{split}/{index:06d}" for index in range(number))
+
+
+class SeededTasks:
+    """Ids such as ``train/000017``.
+
+    Args:
+        numbers: split -> how many tasks it has, train first; a split without any is left out.
+    """
+
+    def __init__(self, numbers: Mapping[str, int]) -> None:
+        self._numbers = {split: number for split, number in numbers.items() if number}
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return tuple(self._numbers)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """All ids, sorted."""
+        return sorted(task for split in self._numbers for task in self.tasks_of(split))
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted ids of one split. Raises UnknownNameError for a split that does not exist."""
+        if split not in self._numbers:
+            raise unknown_name("split", split, self._numbers)
+        return _ids(split, self._numbers[split])
+
+    def place_of(self, task_id: str) -> tuple[str, int]:
+        """Split and number of a task. Raises UnknownNameError for an id that does not exist."""
+        split, _, digits = task_id.partition("/")
+        number = int(digits) if len(digits) == 6 and digits.isascii() and digits.isdigit() else -1
+        if not 0 <= number < self._numbers.get(split, 0):
+            raise unknown_name("task", task_id, (self.tasks_of(known)[0] for known in self._numbers))
+        return split, number
+
+
+class HasSeededTasks:
+    """The part of an environment that says which tasks there are."""
+
+    _tasks: SeededTasks
+
+    @property
+    def tasks(self) -> Sequence[str]:
+        """All task ids, sorted."""
+        return self._tasks.tasks
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """Names of the splits, train first."""
+        return self._tasks.splits
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted task ids of one split. Raises UnknownNameError for a split that does not exist."""
+        return self._tasks.tasks_of(split)
