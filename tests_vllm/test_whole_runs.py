@@ -1,10 +1,19 @@
-"""`stapo train --rollout.engine vllm` with vLLM itself: to its end, killed and resumed, and refused in one line."""
+"""Whole commands with vLLM itself: `stapo train --rollout.engine vllm`, `eval` and `diagnose` with `--engine vllm`.
+
+1. A training ends, agrees with its trainer, and leaves no process.
+2. Evaluations and diagnoses of it are those of transformers, as far as nothing is drawn.
+3. Killed between two saves, while weights are copied, and while vLLM generates, it leaves no process, and resumes.
+4. What cannot be is one line.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -12,7 +21,7 @@ import pytest
 from stapo.run import RunDirectory
 
 WAIT = 600
-
+MARK = "STAPO_TEST_MARK"  # in the environment of a process and of all that it starts
 
 RUN = [
     "tiny", "--quiet", "--rollout.engine", "vllm", "--agent.prompt", "conversation", "--agent.max_prompt_tokens", "800",
@@ -20,59 +29,136 @@ RUN = [
     "--rollout.group_size", "4", "--optim.iterations", "2", "--optim.mini_batch", "64", "--eval.episodes", "4",
     "--eval.every", "0", "--eval.no-greedy", "--log.transcript_every", "0", "--algorithm.outlier.select", "all",
 ]  # fmt: skip
+KILLED = ["--optim.iterations", "40", "--log.save_every", "1", "--log.save_seconds", "0.01"]
 
 
-def stapo(*words: object) -> subprocess.CompletedProcess[str]:
+def stapo(*words: object, mark: str = "none") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stapo", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=WAIT, check=False, env={**os.environ, MARK: mark}
+    )
 
 
-def processes_with(marker: object) -> list[str]:
+def processes_of(mark: str) -> list[str]:
+    """Command lines of the processes that were started under a mark and still run."""
     found = []
     for folder in Path("/proc").iterdir():
         try:
-            words = (folder / "cmdline").read_bytes().decode(errors="replace")
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
         except OSError:
             continue
-        if str(marker) in words:
-            found.append(words)
-    return found
+    return [words for words in found if words]
 
 
-@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
-def test_a_training_ends_and_agrees_with_the_trainer(tmp_path, rank):
-    out = tmp_path / "run"
-    done = stapo("train", *RUN, "--out", out, "--model.lora.rank", rank)
-    assert done.returncode == 0, done.stderr
-    rows = RunDirectory.open(out).rows("metrics")
-    assert len(rows) == 2
+def assert_healthy(rows):
     for row in rows:
         assert row["update"]["logprob_gap_mean"] < 1e-4
+        assert row["mismatch"]["k3_kl"] < 1e-6
         assert row["entropy"]["mean"] > 0
         assert row["seconds"]["entropies"] > 0
         assert not any(text.startswith("sampler-gap") for text in row["warnings"])
         assert row["prefill"]["reused"] > 0
-    assert not processes_with(out)
 
 
-def test_a_killed_run_resumes_and_leaves_no_process(tmp_path):
-    out = tmp_path / "run"
-    more = ["--optim.iterations", "40", "--log.save_every", "1", "--log.save_seconds", "0.01"]
-    command = [sys.executable, "-m", "stapo", "train", *RUN, *more, "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        end = time.monotonic() + WAIT
-        while time.monotonic() < end and running.poll() is None and not list((out / "saves").glob("*/state.json")):
-            time.sleep(0.2)
-        assert running.poll() is None
-        running.kill()
-    assert not processes_with(out)
+# -- 1 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[0, 4], ids=["full", "lora"])
+def trained(request, tmp_path_factory):
+    out, mark = tmp_path_factory.mktemp("trained") / "run", uuid.uuid4().hex
+    done = stapo("train", *RUN, "--out", out, "--model.lora.rank", request.param, mark=mark)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "vllm" not in done.stdout.lower()
+    assert not processes_of(mark)
+    return out
+
+
+def test_a_training_ends_and_agrees_with_the_trainer(trained):
+    rows = RunDirectory.open(trained).rows("metrics")
+    assert len(rows) == 2
+    assert_healthy(rows)
+
+
+# -- 2 -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_greedy_evaluation_is_that_of_transformers(trained):
+    mark = uuid.uuid4().hex
+    found = []
+    for more in (["--engine", "vllm"], []):
+        done = stapo("eval", trained, "--greedy", "--episodes", 6, "--json", *more, mark=mark)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    assert found[0].pop("engine") == "vllm"
+    assert found[0] == found[1]
+    assert not processes_of(mark)
+
+
+def test_a_diagnosis(trained, tmp_path):
+    out = tmp_path / "diagnosis"
+    done = stapo("diagnose", trained, "--tasks", 2, "--group-size", 3, "--engine", "vllm", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    (document,) = json.loads(done.stdout)["diagnoses"]
+    assert document["protocol"]["engine"] == "vllm"
+    rows = [json.loads(line) for line in (out / "final" / "steps.jsonl").read_text().splitlines()]
+    assert len(rows) > 6
+    assert all(row["entropy"] > 0 for row in rows)
+
+
+# -- 3 -----------------------------------------------------------------------------------------------------------------
+
+
+def wait_for(there, running):
+    end = time.monotonic() + WAIT
+    while time.monotonic() < end and running.poll() is None and not there():
+        time.sleep(0.05)
+    assert running.poll() is None, "it ended before"
+    assert there()
+
+
+def resumes(out):
+    """A run that was killed: one more iteration than it had rows of, without a gap, and healthy."""
     reached = len(RunDirectory.open(out).rows("metrics"))
-    done = stapo("resume", out, "--quiet", "--iterations", reached + 1)
+    mark = uuid.uuid4().hex
+    done = stapo("resume", out, "--quiet", "--iterations", reached + 1, mark=mark)
     assert done.returncode == 0, done.stderr
     rows = RunDirectory.open(out).rows("metrics")
     assert [row["iteration"] for row in rows] == list(range(1, reached + 2))
-    assert all(row["update"]["logprob_gap_mean"] < 1e-4 for row in rows)
-    assert not processes_with(out)
+    assert_healthy(rows)
+    assert not processes_of(mark)
+    return reached
+
+
+def test_killed_between_saves(tmp_path):
+    out, mark = tmp_path / "run", uuid.uuid4().hex
+    command = [sys.executable, "-m", "stapo", "train", *RUN, *KILLED, "--out", str(out)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, MARK: mark}}
+    with subprocess.Popen(command, **quiet) as running:
+        wait_for(lambda: list((out / "saves").glob("*/state.json")), running)
+        running.kill()
+    assert not processes_of(mark)
+    resumes(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["push", "generate"])
+def test_killed_in_the_middle(tmp_path, place):
+    out, mark, marker = tmp_path / "run", uuid.uuid4().hex, tmp_path / "there"
+    script = str(Path(__file__).with_name("stop_at.py"))
+    command = [sys.executable, script, place, str(marker), "train", *RUN, *KILLED, "--out", str(out)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, MARK: mark}}
+    with subprocess.Popen(command, **quiet) as running:
+        wait_for(marker.exists, running)
+        running.kill()
+    assert not marker.with_suffix(".past").exists()
+    assert not processes_of(mark)
+    # Iteration 1 was done and saved; the second had begun, and nothing of it is left.
+    assert resumes(out) == 1
+
+
+# -- 4 -----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,12 @@
 8. Stop texts end a response with the token that completes them, outside thoughts.
 9. The beginnings of prompts are cached: the tokens that were read and those that were there are counted, and a model
    that vLLM caches nothing of is named.
+9. `stapo eval` and `stapo diagnose` generate with it where asked; greedy episodes and all measures are as without it.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
@@ -27,9 +29,10 @@ import fake_vllm
 from stapo.cli.main import main
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
+from stapo.diagnosis import run as diagnosing
 from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
-from stapo.policy import LoraConfig, RowTokens, load_policy
+from stapo.policy import LoraConfig, ModelConfig, RowTokens, load_policy
 from stapo.progress import listen_to_notes
 from stapo.rollout.config import RolloutConfig, VllmConfig
 from stapo.rollout.encoding import PromptEncoder
@@ -53,7 +56,7 @@ def platform(request):
 def fake(monkeypatch, platform):
     for name in (
         "VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_NO_USAGE_STATS", "VLLM_LOGGING_LEVEL", "VLLM_CPU_OMP_THREADS_BIND",
-        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_CPU_KVCACHE_SPACE", "VLLM_LOGGING_STREAM",
     ):  # fmt: skip
         monkeypatch.setenv(name, "")
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
@@ -434,3 +437,74 @@ def test_a_model_without_a_prefix_cache_is_named(fake, monkeypatch, caches):
     both(sharp())
     assert len(notes) == (not caches)
     assert all("caches no prefixes of Qwen" in note for note in notes)
+
+
+# -- 9 -----------------------------------------------------------------------------------------------------------------
+
+
+def evaluated(capsys, *words):
+    assert main(["eval", *map(str, words), "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_evaluation(toy_run, capsys, fake):
+    plain = evaluated(capsys, toy_run, "--greedy")
+    assert not fake.made
+    found = evaluated(capsys, toy_run, "--greedy", "--engine", "vllm")
+    assert len(fake.made) == 1
+    assert found.pop("engine") == "vllm"
+    assert found == plain
+    sampled = evaluated(capsys, toy_run, "--engine", "vllm", "--seeds", 0, 1)
+    assert sampled["success_by_seed"] != plain["success_by_seed"]
+
+
+def test_a_frozen_model_is_evaluated(toy_run, capsys, fake):
+    settings, model = toy_run / "config.yaml", toy_run / "checkpoints" / "final"
+    plain = evaluated(capsys, settings, "--model", model, "--greedy")
+    found = evaluated(capsys, settings, "--model", model, "--greedy", "--engine", "vllm")
+    assert found.pop("engine") == "vllm"
+    assert found == plain
+    assert len(fake.made) == 1
+
+
+def test_a_diagnosis(toy_run, tmp_path, capsys, fake, monkeypatch):
+    """Its entropies are the model's, step by step."""
+    seen, measure = [], diagnosing.measure
+    monkeypatch.setattr(diagnosing, "measure", lambda *given: seen.append(measure(*given)) or seen[-1])
+    out = tmp_path / "diagnosis"
+    asked = ["diagnose", str(toy_run), "--tasks", "3", "--group-size", "3", "--out", str(out), "--engine", "vllm"]
+    assert main(asked) == 0, capsys.readouterr().err
+    assert len(fake.made) == 1
+    assert json.loads((out / "final" / "diagnosis.json").read_text())["protocol"]["engine"] == "vllm"
+    steps = seen[0].batch.steps
+    policy = load_policy(str(toy_run / "checkpoints" / "final"), ModelConfig(device="cpu"))
+    assert len(steps) == 27
+    for step in steps[::4]:
+        logp = distributions(policy, step.prompt_ids, step.response_ids)
+        assert step.entropies == pytest.approx((-(logp.exp() * logp).sum(-1)).tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--engine", "vlm"], "rollout.engine is 'vlm', expected one of transformers, vllm. Did you mean 'vllm'?"),
+        (["--engine", "vllm", "--agent.decode", "constrained"], "the engine is 'vllm', and agent.decode is 'constrain"),
+        (
+            ["--engine", "vllm", "--temperature", "2.5"],
+            "the sampling temperature is 2.5, and vLLM samples at 2 at most",
+        ),
+        (
+            ["--engine", "vllm", "--endpoint", "http://127.0.0.1:9/v1", "--model", "m"],
+            "the engine is 'vllm', but the model is behind a server, which generates.",
+        ),
+    ],
+)
+def test_what_cannot_be_evaluated(toy_run, capsys, words, said):
+    assert main(["eval", str(toy_run), *words]) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_without_the_package(toy_run, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    assert main(["eval", str(toy_run), "--engine", "vllm"]) == 2
+    assert "needs the package 'vllm'" in " ".join(capsys.readouterr().err.split())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.api.runs import Run, left_as_found
-from stapo.api.settings import with_changes
+from stapo.api.settings import with_changes, with_engine
 from stapo.config.environment import world_of
 from stapo.diagnosis import (
     DiagnosisTarget,
@@ -46,6 +46,7 @@ def diagnose(
     *,
     checkpoints: Sequence[str] = ("final",),
     environment: str | None = None,
+    engine: str = "transformers",
     split: str | None = None,
     tasks: int | None = None,
     group_size: int | None = None,
@@ -61,6 +62,7 @@ def diagnose(
         against: further runs in the same environment; differences are taken to `run`.
         checkpoints: of each run.
         environment: which one, where the runs have several.
+        engine: what generates, `transformers` or `vllm`; everything is measured by the model itself.
         split: tasks to play; None is eval.split of the run.
         tasks: how many of them, evenly thinned; None is 32, or all where there are fewer.
         group_size: trajectories per task; None is rollout.group_size of the run.
@@ -78,7 +80,7 @@ def diagnose(
     others = [against] if isinstance(against, Run | str | os.PathLike) else [*(against or ())]
     runs = [found if isinstance(found, Run) else Run(found) for found in (run, *others)]
     worlds = [world_of(found.config, environment) for found in runs]
-    configs = [with_changes(worlds[0], env), *worlds[1:]]
+    configs = [with_engine(with_changes(worlds[0], env), engine), *worlds[1:]]
     first, names = configs[0], tuple(dict.fromkeys(checkpoints))
     for found, config in zip(runs[1:], worlds[1:], strict=True):
         require_same_world(first, config, found.path)

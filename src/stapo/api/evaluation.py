@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.api.runs import Run, left_as_found
-from stapo.api.settings import Source, settings_of, with_changes
+from stapo.api.settings import Source, settings_of, with_changes, with_engine
 from stapo.config.environment import world_of
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
@@ -204,6 +204,7 @@ def evaluate(
     temperature: float | None = None,
     checkpoint: str | None = None,
     environment: str | None = None,
+    engine: str = "transformers",
     env: Mapping[str, Any] | None = None,
     agent: Mapping[str, Any] | None = None,
     callbacks: Sequence[Callback] = (),
@@ -224,6 +225,7 @@ def evaluate(
         temperature: of the sampling, 0 is greedy; None is eval.temperature of the settings.
         checkpoint: of a run: `start`, `final` (the default) or one in between.
         environment: which one, where the settings have several.
+        engine: what generates, `transformers` or `vllm`; a server is its own engine.
         env: options of the environment that are changed.
         agent: settings of prompts, memory and response format that are changed.
         callbacks: `on_stage` tells how far it is.
@@ -238,7 +240,7 @@ def evaluate(
     """
     before, build = _target_of(target, config, checkpoint)
     before = world_of(before, environment)
-    changed = with_changes(before, env, agent)
+    changed = with_engine(with_changes(before, env, agent), require_own_engine(engine, isinstance(target, Endpoint)))
     found = labelled(build(changed), before)
     if save and found.run is None:
         raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
@@ -284,6 +286,22 @@ def run_of(target: str | os.PathLike[str]) -> tuple[Run, str | None] | None:
     if path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file():
         return Run(path.parents[1]), path.name
     return (Run(path), None) if (path / "run.json").exists() else None
+
+
+def require_own_engine(engine: str, served: bool) -> str:
+    """The engine, where there is one to choose.
+
+    Raises:
+        ConfigError: a server's model is played, and it generates by itself.
+    """
+    if served and engine != "transformers":
+        raise ConfigError(f"the engine is '{engine}', but the model is behind a server, which generates. Leave it out.")
+    return engine
+
+
+def _engine(config: RunConfig) -> dict[str, str]:
+    """A label of the engine where it is not the usual one."""
+    return {} if config.rollout.engine == "transformers" else {"engine": config.rollout.engine}
 
 
 def labelled(target: EvalTarget, before: RunConfig) -> EvalTarget:
@@ -364,12 +382,15 @@ def play(
 
 def saved_policy(run: RunDirectory, config: RunConfig, checkpoint: str) -> EvalTarget:
     """A checkpoint of a run."""
-    labels = {"run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name}
+    labels = {
+        "run": str(run.path), "checkpoint": checkpoint, "algorithm": config.algorithm.name, **_engine(config),
+    }  # fmt: skip
     title = f"{run.path}, checkpoint {checkpoint} ({config.algorithm.name})"
 
     def collector(_: Callbacks) -> Collector:
         set_threads(threads_here(run, config))
-        return build_collector(config, load_policy(str(run.checkpoint(checkpoint)), config.model), clock=run.started)
+        policy = load_policy(str(run.checkpoint(checkpoint)), config.model)
+        return build_collector(config, policy, config.rollout.engine, run.started)
 
     return EvalTarget(config, labels, title, partial(require_checkpoint, run, checkpoint), collector, run=run)
 
@@ -381,7 +402,7 @@ def frozen_model(source: str, config: RunConfig, model: str | None) -> EvalTarge
         raise ConfigError(
             f"'{source}' names no pretrained model; say which with --model FOLDER, or with --endpoint URL --model NAME."
         )
-    labels = {"settings": source, "model": path, "algorithm": None}
+    labels = {"settings": source, "model": path, "algorithm": None, **_engine(config)}
     title = f"{path}, frozen, settings of {source}"
     return EvalTarget(config, labels, title, partial(check_prompted, path, config), partial(_frozen, config, path))
 
@@ -423,4 +444,4 @@ def _frozen(config: RunConfig, path: str, callbacks: Callbacks) -> Collector:
     policy = load_policy(path, settled.config.model)
     for told in told_of_template(settled.config.agent, PromptEncoder(policy.tokenizer)):
         callbacks.notice(told)
-    return build_collector(settled.config, policy, clock=utc_now)
+    return build_collector(settled.config, policy, settled.config.rollout.engine, utc_now)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
 from stapo.config import presets
@@ -13,6 +14,8 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.documents import shown
 from stapo.errors import ConfigError
+from stapo.rollout.config import Engine
+from stapo.rollout.vllm_engine import require_vllm
 
 Source = RunConfig | str | os.PathLike[str] | Mapping[str, Any]
 """What settings are made from."""
@@ -63,6 +66,23 @@ def _loaded(
     if trains:
         require_own_rates(source, {**flattened(chosen), **flat}, config)
     return config
+
+
+def with_engine(config: RunConfig, engine: str) -> RunConfig:
+    """The settings with what generates replaced, for playing without training.
+
+    Raises:
+        ConfigError: no such engine, it cannot decode as the settings ask, or its package is missing.
+    """
+    if engine == "vllm" and config.agent.constrained:
+        raise ConfigError(
+            "the engine is 'vllm', and agent.decode is 'constrained': vLLM cannot be told at each token which ones are "
+            "allowed. Leave the engine out, or evaluate with agent.decode 'free'."
+        )
+    changed = replace(config, rollout=replace(config.rollout, engine=cast(Engine, engine)))
+    if engine == "vllm":
+        require_vllm()
+    return changed
 
 
 def nested(overrides: Mapping[str, Any]) -> dict[str, Any]:

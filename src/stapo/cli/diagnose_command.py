@@ -36,6 +36,7 @@ class Diagnose(Command):
         against: the same checkpoints of other runs in the same environment, side by side. Tasks, seeds and settings are
             those of RUN.
         environment: which one, where the run has several.
+        engine: what generates: transformers (default) or vllm. All measures are the model's own.
         split: tasks to play (default: eval.split of the run).
         tasks: tasks to play, evenly spaced; 1 or more (default: 32, or all if there are fewer). The paper used 128.
         group_size: episodes per task; 1 or more (default: rollout.group_size of the run). The paper used 8.
@@ -62,6 +63,7 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
     checkpoints: tuple[str, ...] = arg("A B", (), needs="names, such as start final")
     against: tuple[str, ...] = arg("RUN2 ...", (), needs="run directories")
     environment: str | None = arg("NAME", None, needs="the name of an environment of the run")
+    engine: str = arg("NAME", "transformers", needs="transformers or vllm")
     split: str | None = arg("NAME", None, needs="the name of a split")
     tasks: int | None = arg("T", None, needs="a number", expects="a whole number", least=0)
     group_size: int | None = arg("N", None, expects="a whole number", least=0)
@@ -84,6 +86,7 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
                 self.against,
                 checkpoints=[*filter(None, [self.checkpoint]), *self.checkpoints] or ("final",),
                 environment=self.environment,
+                engine=self.engine,
                 split=self.split,
                 tasks=self.tasks,
                 group_size=self.group_size,

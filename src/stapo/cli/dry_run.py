@@ -281,6 +281,7 @@ def workload(config: RunConfig, seen: Episodes) -> Workload:
         critic=algorithm.needs_critic,
         all_trained=config.sft.steps > 0,
         vllm_share=config.rollout.vllm.gpu_memory if vllm else 0.0,
+        corrected=config.rollout.correction != "none",
         sft_tokens=seen.longest * config.sft.batch_size if config.sft.steps else 0,
         step_seconds=seen.step_seconds,
         kept_bytes=config.rollout.kept_keys_gib * GIB if grows or reading else 0.0,

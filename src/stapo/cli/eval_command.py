@@ -48,6 +48,7 @@ class Eval(Command):
         greedy: take the most probable token, the same as --temperature 0. All seeds would play alike, so only one is
             played.
         checkpoint: start (before RL), final (the default) or one in between, such as iteration-00010.
+        engine: what generates: transformers (default) or vllm.
         model: folder of a frozen model (default: model.path of the settings). With --endpoint it is the name that the
             server knows the model by.
         endpoint: address of an OpenAI-compatible server to use instead, such as http://127.0.0.1:8000/v1.
@@ -91,6 +92,7 @@ for other tasks of the same kind (docs/evaluate.md).
     temperature: float | None = arg("T", None, needs="a number", least=0, expects="a number of 0 (greedy) or more")
     greedy: bool = False
     checkpoint: str | None = arg("NAME", None, needs="a name, such as final or start")
+    engine: str = arg("NAME", "transformers", needs="transformers or vllm")
     model: str | None = arg("FOLDER", None, needs="a folder or a name")
     endpoint: str | None = arg("URL", None, needs="an address, such as http://127.0.0.1:8000/v1")
     api: str | None = arg("NAME", None)
@@ -156,7 +158,15 @@ for other tasks of the same kind (docs/evaluate.md).
 
     def _target(self, settings: list[str]) -> EvalTarget:
         """Find out what is to be evaluated; nothing is loaded or asked yet."""
-        from stapo.api.evaluation import Endpoint, frozen_model, labelled, saved_policy, served_model
+        from stapo.api.evaluation import (
+            Endpoint,
+            frozen_model,
+            labelled,
+            require_own_engine,
+            saved_policy,
+            served_model,
+        )
+        from stapo.api.settings import with_engine
         from stapo.cli.arguments import own_env_options, parse_settings
 
         before, run = self._settings()
@@ -165,6 +175,7 @@ for other tasks of the same kind (docs/evaluate.md).
         config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
         if of_agent:
             config = parse_settings(config, of_agent, "eval")
+        config = with_engine(config, require_own_engine(self.engine, self.endpoint is not None))
         if self.endpoint is not None and self.model is not None:
             given = {n: getattr(self, n) for n in _SERVED if getattr(self, n) is not None}
             endpoint = Endpoint(url=self.endpoint, model=self.model, send_seeds=self.send_seeds, **given)

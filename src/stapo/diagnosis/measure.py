@@ -18,9 +18,10 @@ from stapo.policy import Policy
 from stapo.rollout import Trajectory, drop_failed
 from stapo.rollout.templates import Clock, utc_now
 from stapo.texts import counted
-from stapo.training.batch import RowBatch, build_batch
+from stapo.training.batch import RowBatch, build_batch, rows_of
 from stapo.training.factories import env_factory
 from stapo.training.loop import build_collector
+from stapo.training.scoring import Scorer
 
 Stage = Callable[[str, int, int], None]
 """Called with the name of a stage, how much is done, and how much there is."""
@@ -89,7 +90,11 @@ def measure(
         raise ConfigError(
             f"no first prompt fits into agent.max_prompt_tokens ({own.agent.max_prompt_tokens}), so no step was played."
         )
-    batch = build_batch(kept, protocol.algorithm)
+    rows, chains = rows_of(kept)
+    if config.rollout.engine == "vllm":  # which knows no entropies
+        scorer = Scorer(policy, None, protocol.algorithm, protocol.temperature)
+        scorer.rescore([s for t in kept for s in t.steps], rows, own.optim.micro_tokens)
+    batch = build_batch(kept, protocol.algorithm, chains=chains)
     judgment = judge_steps(env_factory(config), kept, lambda done, total: tell("judging", done, total))
     attribution = attribute(
         policy, batch.steps, protocol.temperature, own.optim.micro_tokens,
@@ -134,7 +139,7 @@ def suspicion(batch: RowBatch, attribution: Attribution, protocol: DiagnosisSpec
 
 
 def _play(policy: Policy, config: RunConfig, protocol: DiagnosisSpec, tell: Stage, clock: Clock) -> list[Trajectory]:
-    collector = build_collector(config, policy, clock=clock)
+    collector = build_collector(config, policy, config.rollout.engine, clock)
     assert collector.blind_mask == BOTH
     collector.masks = SINGLE
     at_once = max(1, config.eval.batch // protocol.group_size)

@@ -162,6 +162,7 @@ def _document(
             "group_size": protocol.group_size,
             "temperature": protocol.temperature,
             "seed": protocol.seed,
+            "engine": config.rollout.engine,
             "resamples": protocol.resamples,
             "anchor": config.rollout.anchor,
             "reward_scale": config.rollout.reward_scale,

@@ -50,6 +50,7 @@ class Workload:
         critic: a critic of the same size is trained.
         all_trained: all weights are trained at some time, adapters or not (in SFT).
         vllm_share: of the device's memory that vLLM takes for itself; 0 generates with transformers.
+        corrected: a correction asks for the trainer's own old log-probabilities.
         sft_tokens: of the largest batch of SFT, which is one forward pass; 0 without SFT.
         step_seconds: of the environment, for a step.
         kept_bytes: of keys and values that may be kept between turns; 0 where prompts do not grow by appending.
@@ -81,6 +82,7 @@ class Workload:
     critic: bool
     all_trained: bool = False
     vllm_share: float = 0.0
+    corrected: bool = False
     sft_tokens: int = 0
     step_seconds: float = 0.0
     kept_bytes: float = 0.0
@@ -273,7 +275,7 @@ def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
         "generation": prefill + rows / together * (w.decoded or w.response) * step,
         "environment": rows * w.step_seconds,
         # The sampler records them as it draws; vLLM knows no entropies, which take a pass of the trainer.
-        "old log-probs": forward if w.vllm_share else 0.0,
+        "old log-probs": forward if w.vllm_share or w.corrected else 0.0,
         "reference": forward * w.epochs if w.scored_by_reference and w.reference != "none" else 0.0,
         "update": train * forward,
         "blind passes": (train + w.epochs) * blind if w.blind else 0.0,

@@ -14,6 +14,9 @@ Engine = Literal["transformers", "vllm"]
 AtLimit = Literal["keep", "zero", "mask"]
 RolloutCorrection = Literal["none", "token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
+MAX_TEMPERATURE = 2.0
+"""The highest temperature that vLLM samples at."""
+
 MOST_PROCESSES = 4096
 """Worker processes or threads that one machine may be asked for."""
 
@@ -162,5 +165,7 @@ class RolloutConfig:
                     f"rollout.{name} is '{getattr(self, name)}', expected one of {', '.join(values)}."
                     + did_you_mean(str(getattr(self, name)), values)
                 )
-        if self.engine == "vllm" and self.temperature > 2:
-            raise ConfigError(f"rollout.temperature is {self.temperature}, and vLLM samples at 2 at most.")
+        if self.engine == "vllm" and self.temperature > MAX_TEMPERATURE:
+            raise ConfigError(
+                f"rollout.temperature is {self.temperature}, and vLLM samples at {MAX_TEMPERATURE:g} at most."
+            )

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from stapo.envs.guard import EnvFailure
-from stapo.errors import EngineError, NonFiniteError
+from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.progress import note
-from stapo.rollout.config import VllmConfig
+from stapo.rollout.config import MAX_TEMPERATURE, VllmConfig
 from stapo.rollout.control import ControlTokens
 from stapo.rollout.faults import Boundary
 from stapo.rollout.kept_keys import PromptCounts
@@ -91,9 +91,14 @@ class VllmSampler:
         """Answer each prompt; see `stapo.rollout.sampler.Sampler.sample`. Entropies are NaN.
 
         Raises:
+            ConfigError: the temperature is higher than vLLM's highest.
             EngineError: the weights did not arrive, or vLLM failed.
             NonFiniteError: a log-probability is not finite.
         """
+        if temperature > MAX_TEMPERATURE:
+            raise ConfigError(
+                f"the sampling temperature is {temperature:g}, and vLLM samples at {MAX_TEMPERATURE:g} at most."
+            )
         if self._stale:
             self._push()
         rows = [_Row(list(prompt), stream) for prompt, stream in zip(prompts, streams, strict=True)]
