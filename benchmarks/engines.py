@@ -8,7 +8,8 @@ of its own, so that other work on the machine falls on both. CPU seconds are tho
 
 With --gaps it plays episodes of `smollm2/alfworld-tiny` instead, commands decoded freely, and compares what the sampler
 recorded with the trainer's own pass, as a training does; then with a pass that has a fault: another temperature, the
-first tokens of the prompt missing, weights from before an optimizer step. A limit of health belongs between the two.
+first tokens of the prompt missing, weights from before an optimizer step. The --episodes of a task end after --steps.
+
 A --model that is a folder, such as a checkpoint of `stapo train tiny`, plays `tiny` instead.
 """
 
@@ -28,6 +29,9 @@ from typing import Any
 
 import numpy as np
 
+RATE = 3e-5
+"""The learning rate of the preset."""
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -36,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--engines", nargs="+", default=["vllm", "stapo"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[1, 16, 64])
-    for name, value in (("prompt", 256), ("new", 32), ("turns", 3), ("threads", 1)):
+    for name, value in (("prompt", 256), ("new", 32), ("turns", 3), ("threads", 1), ("episodes", 4), ("steps", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--gaps", action="store_true")
     return parser.parse_args()
@@ -99,23 +103,23 @@ def speed(policy: Any, dtype: str, args: argparse.Namespace) -> None:
 
 def gaps(config: Any, policy: Any, dtype: str, args: argparse.Namespace) -> None:
     """Gaps between what was recorded and what the trainer computes, right and wrong."""
-    from stapo.policy import RowTokens
     from stapo.rollout.sampler import OwnWeights
+    from stapo.training.batch import rows_of
     from stapo.training.factories import env_factory
     from stapo.training.loop import build_collector
     from stapo.training.scoring import Scorer
 
     env = env_factory(config)()
-    tasks = list(env.tasks_of(config.env.split))[:4]
+    tasks = list(env.tasks_of(config.env.split))[:1]
     env.close()
     scorer = Scorer(policy, None, config.algorithm, 1.0)
     for name in args.engines:
         collector = build_collector(config, policy, "vllm" if name == "vllm" else "transformers")
         if isinstance(collector.sampler, OwnWeights):
             collector.sampler.weights_will_move()
-        steps = [s for t in collector.collect(tasks, 4, 1.0, (0, 1)) for s in t.steps]
+        played = collector.collect(tasks, args.episodes, 1.0, (0, 1))
         collector.close()
-        rows = [RowTokens(s.prompt_ids, s.response_ids) for s in steps]
+        steps, rows = [s for t in played for s in t.steps], rows_of(played)[0]
         cut = [replace(row, prompt_ids=row.prompt_ids[8:]) for row in rows]
         found = {
             "as it should be": gap(steps, scorer, rows),
@@ -123,9 +127,8 @@ def gaps(config: Any, policy: Any, dtype: str, args: argparse.Namespace) -> None
             "fault: temperature 0.7": gap(steps, replace(scorer, temperature=0.7), rows),
             "fault: the first 8 tokens of prompts missing": gap(steps, scorer, cut),
         }
-        for rate in (1e-6, 3e-5):
-            with moved(policy.model, rate):
-                found[f"fault: weights one step of {rate:g} ahead"] = gap(steps, scorer, rows)
+        with moved(policy.model, RATE):
+            found[f"fault: weights one step of {RATE:g} ahead"] = gap(steps, scorer, rows)
         for what, gap_n in found.items():
             print(
                 f"{dtype:9} {name:6} {what:45} mean {gap_n.mean():.2g}, most {gap_n.max():.2g}, {gap_n.size:,} tokens",
@@ -169,7 +172,11 @@ def main() -> int:
     built = Path(args.model).is_dir()
     source = "tiny" if built else "smollm2/alfworld-tiny"
     for dtype in args.dtypes:
-        changes = {"agent": {"decode": "free"}, "model": {"path": args.model, "dtype": dtype, "device": "cpu"}}
+        changes = {
+            "agent": {"decode": "free"},
+            "env": {"options": {"max_steps": args.steps}},
+            "model": {"path": args.model, "dtype": dtype, "device": "cpu"},
+        }
         config = load_config(source, base=changes)
         policy = load_policy(args.model, config.model)
         weights = sum(p.numel() for p in policy.model.parameters())

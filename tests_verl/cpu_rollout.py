@@ -24,8 +24,9 @@ from stapo.verl_plugin.engine import register_engine
 class Server:
     """Answers one prompt at a time, and keeps the weights that it was last given."""
 
-    def __init__(self, folder: str, limit: int) -> None:
+    def __init__(self, folder: str, limit: int, number: int) -> None:
         torch.set_num_threads(1)
+        self.number = number
         self.policy = load_policy(folder, ModelConfig(device="cpu"))
         self.sampler = HFSampler(self.policy.model, self.policy.eos_ids, self.policy.tokenizer.pad_token_id, limit)
         self.asked, self.version, self.lock = 0, None, asyncio.Lock()
@@ -33,7 +34,7 @@ class Server:
     async def generate(self, prompt_ids, sampling_params, request_id, **others):
         async with self.lock:
             self.asked += 1
-            stream = (7, self.asked)
+            stream = (7, self.number, self.asked)
             given = [list(prompt_ids)], [stream], float(sampling_params["temperature"])
             (sample,) = await asyncio.to_thread(self.sampler.sample, *given)
         said = {"global_steps": self.version}
@@ -46,7 +47,7 @@ class Server:
                 moved += float((weight - named[name]).abs().sum())
                 weight.copy_(named[name])
         self.version = version
-        print(f"server: weights of step {version} moved by {moved:.6g}", flush=True)
+        print(f"server {self.number}: weights of step {version} moved by {moved:.6g}", flush=True)
 
     async def nothing(self, *args, **others):
         pass
@@ -60,14 +61,14 @@ class Replica(RolloutReplica):
         server = (
             ray.remote(Server)
             .options(name=name, max_concurrency=1000, num_cpus=0)
-            .remote(str(self.model_config.path), self.config.response_length)
+            .remote(str(self.model_config.path), self.config.response_length, self.replica_rank)
         )
         await server.clear_kv_cache.remote()
         self.servers, self._server_handle, self._server_address = [server], server, f"{name}:0"
 
 
 class Adapter(BaseRollout):
-    """In the training process: sends its weights to the server."""
+    """In the training process of each rank, which has a server of its own: sends it the weights."""
 
     async def resume(self, tags):
         pass
@@ -77,8 +78,7 @@ class Adapter(BaseRollout):
 
     async def update_weights(self, weights, global_steps=None, wire_format="named_tensors", **others):
         named = {name: weight.detach().cpu().float().clone() for name, weight in weights}
-        if os.environ["RANK"] == "0":
-            await ray.get_actor("hf_server_0_0").set_weights.remote(named, global_steps)
+        await ray.get_actor(f"hf_server_{os.environ['RANK']}_0").set_weights.remote(named, global_steps)
 
 
 def install() -> None:

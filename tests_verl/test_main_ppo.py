@@ -1,29 +1,32 @@
-"""`main_ppo` from start to end on CPU, with conversations: one row per episode, two iterations and validations.
+"""`stapo verl` from start to end on CPU, with conversations: one row per episode, STAPO with flagged steps, corrected.
 
-The rollout servers are `cpu_rollout`'s; everything else is verl's and the plugin's.
+The rollout servers are `cpu_rollout`'s, one for each rank; everything else is verl's and the plugin's: command line,
+`main_ppo`, Ray, agent loops, transfer queue, FSDP2 under gloo, saves.
+
+1. Two iterations and validations, by one rank and by two.
+2. Killed behind a save, it leaves no process, and the same command resumes there.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+import time
+import uuid
 from pathlib import Path
 
 import pytest
+import yaml
 
-from stapo.config.run_config import RunConfig
-from stapo.config.schema import from_data
-from stapo.verl_plugin.overrides import Machines, verl_overrides
+from marked_processes import marked, processes_of
+from stapo.config.schema import to_data
 from test_engine import policy_of, with_flags
 from toy_world import toy_settings
 
-SECONDS = 900
+SECONDS = 1200
 ON_CPU = [
     "actor_rollout_ref.rollout.name=hf",
-    "actor_rollout_ref.rollout.tensor_model_parallel_size=1",
     "actor_rollout_ref.rollout.agent.num_workers=1",
     "actor_rollout_ref.model.use_remove_padding=False",
     "actor_rollout_ref.model.enable_gradient_checkpointing=False",
@@ -34,36 +37,59 @@ ON_CPU = [
     "trainer.device=cpu",
     "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
     "ray_kwargs.ray_init.num_cpus=24",
-    "+ray_kwargs.ray_init.num_gpus=1",
     "+ray_kwargs.ray_init.include_dashboard=False",
 ]
+COMMAND = "import sys, toy_plugin; from stapo.cli.main import main; sys.exit(main(sys.argv[1:]))"
 
 
-@pytest.fixture(scope="module")
-def log(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("fit")
-    policy_of(0).save(folder / "policy")
-    settings = toy_settings(
-        folder / "policy", agent__prompt="conversation", optim__mini_batch=8, eval__greedy=False,
-        rollout__correction="token_mask",
-    )  # fmt: skip
-    run = replace(from_data(RunConfig, settings), algorithm=with_flags(6, "stapo"))
-    run = replace(run, model=replace(run.model, dtype="float32"))
-    theirs = [*verl_overrides(run, Machines(1, 1), "fit", str(folder / "out")), *ON_CPU]
-    modules = "cpu_platform,cpu_rollout,toy_plugin"
-    with (folder / "log").open("w") as out:
-        code = subprocess.run(
-            [sys.executable, "-m", "verl.trainer.main_ppo", *theirs],
-            env={**os.environ, "VERL_USE_EXTERNAL_MODULES": modules},
-            cwd=folder,
-            stdout=out,
-            stderr=out,
-            timeout=SECONDS,
-            check=False,
-        ).returncode
-    said = Path(folder / "log").read_text()
-    assert code == 0, said[-6000:]
-    return said
+class Started:
+    """A `stapo verl` that runs.
+
+    Args:
+        folder: for the settings, the model, its log and verl's saves; one that was used already is gone on with.
+        ranks: GPUs that verl believes to have.
+        changes: settings of the run.
+    """
+
+    def __init__(self, folder: Path, ranks: int = 1, **changes: object) -> None:
+        self.folder, self.ranks, self.mark = folder, ranks, uuid.uuid4().hex
+        if not (folder / "policy").exists():
+            policy_of(0).save(folder / "policy")
+        settings = toy_settings(
+            folder / "policy", agent__prompt="conversation", model__dtype="float32", optim__mini_batch=8,
+            eval__greedy=False, rollout__correction="token_mask", **changes,
+        )  # fmt: skip
+        settings["algorithm"] = to_data(with_flags(6, "stapo"))
+        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+        self.log = folder / f"{self.mark}.log"
+        words = ["verl", "run.yaml", "--gpus-per-node", str(ranks), "--out", "out", *ON_CPU]
+        with self.log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", COMMAND, *words, f"+ray_kwargs.ray_init.num_gpus={ranks}"],
+                env={**marked(self.mark), "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_rollout,toy_plugin"},
+                cwd=folder,
+                stdout=out,
+                stderr=out,
+            )
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def finish(self) -> str:
+        """Wait for its end; returns what it said."""
+        try:
+            code = self.process.wait(timeout=SECONDS)
+        finally:
+            self.process.kill()
+        assert code == 0, self.said()[-6000:]
+        assert not processes_of(self.mark, patience=60)
+        return self.said()
+
+    def wait_for(self, path: Path) -> None:
+        end = time.monotonic() + SECONDS
+        while not path.exists() and self.process.poll() is None and time.monotonic() < end:
+            time.sleep(0.2)
+        assert path.exists(), self.said()[-6000:]
 
 
 def metrics_of(log: str, step: int) -> dict[str, float]:
@@ -72,29 +98,73 @@ def metrics_of(log: str, step: int) -> dict[str, float]:
     return {key: float(re.sub(r"np\.\w+\(|\)", "", value)) for key, value in pairs}
 
 
-def test_iterations_with_one_row_per_episode(log):
+def assert_healthy(found: dict[str, float]) -> None:
+    # Two groups of four, three steps each.
+    assert (found["stapo/rows"], found["stapo/sequences/count"]) == (24, 8)
+    assert found["stapo/sequences/tokens"] < found["stapo/sequences/row_tokens"]
+    # The one optimizer step is taken at the policy that sampled.
+    assert found["actor/stapo/ratio"] == pytest.approx(1, abs=1e-5)
+    assert found["actor/stapo/old_kl"] == pytest.approx(0, abs=1e-6)
+    assert found["training/rollout_probs_diff_max"] < 1e-4
+    # Corrected, and there is nothing to correct.
+    assert found["stapo/mismatch/k3_kl"] == pytest.approx(0, abs=1e-6)
+    assert (found["stapo/mismatch/truncated"], found["stapo/mismatch/ess"]) == (0, pytest.approx(1, abs=1e-6))
+    assert found["actor/grad_norm"] > 0
+    # Steps were flagged, and their blind prompts read.
+    assert found["stapo/outlier/acted_on"] > 0
+    assert found["actor/stapo/r_ta"] > 0
+
+
+# -- 1 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["one rank", "two ranks"])
+def started(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Started, str]:
+    run = Started(tmp_path_factory.mktemp("fit"), request.param)
+    return run, run.finish()
+
+
+def test_iterations_with_one_row_per_episode(started):
     for step in (1, 2):
-        found = metrics_of(log, step)
-        # Two groups of four, three steps each.
-        assert (found["stapo/rows"], found["stapo/sequences/count"]) == (24, 8)
-        assert found["stapo/sequences/tokens"] < found["stapo/sequences/row_tokens"]
-        # The one optimizer step is taken at the policy that sampled.
-        assert found["actor/stapo/ratio"] == pytest.approx(1, abs=1e-5)
-        assert found["actor/stapo/old_kl"] == pytest.approx(0, abs=1e-6)
-        assert found["training/rollout_probs_diff_max"] < 1e-4
-        # Corrected, and there is nothing to correct.
-        assert found["stapo/mismatch/k3_kl"] == pytest.approx(0, abs=1e-6)
-        assert (found["stapo/mismatch/truncated"], found["stapo/mismatch/ess"]) == (0, pytest.approx(1, abs=1e-6))
-        assert found["actor/grad_norm"] > 0
-        assert found["stapo/outlier/acted_on"] > 0
-        assert found["actor/stapo/r_ta"] > 0
+        assert_healthy(metrics_of(started[1], step))
 
 
-def test_weights_reach_the_servers(log):
-    moved = dict(re.findall(r"server: weights of step (\d) moved by ([\d.e-]+)", log))
-    assert float(moved["1"]) > 0
-    assert float(moved["2"]) > 0
+def test_weights_reach_the_servers(started):
+    run, log = started
+    moved = re.findall(r"server (\d): weights of step (\d) moved by ([\d.e-]+)", log)
+    for step in ("1", "2"):
+        found = {server: float(size) for server, at, size in moved if at == step}
+        assert set(found) == set("01"[: run.ranks])
+        assert len(set(found.values())) == 1
+        assert min(found.values()) > 0
 
 
-def test_validations(log):
-    assert len(re.findall(r"val-aux/toy/won/mean@1:", log)) >= 2
+def test_validations(started):
+    assert len(re.findall(r"val-aux/toy/won/mean@1:", started[1])) >= 2
+
+
+def test_every_rank_saves_its_share(started):
+    run, _ = started
+    saved = {path.name for path in (run.folder / "out" / "global_step_2" / "actor").glob("*.pt")}
+    for part in ("model", "optim", "extra_state"):
+        assert {f"{part}_world_size_{run.ranks}_rank_{rank}.pt" for rank in range(run.ranks)} <= saved
+
+
+# -- 2 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed_it_resumes(tmp_path):
+    run = Started(tmp_path, optim__iterations=50, log__checkpoint_every=1)
+    latest = tmp_path / "out" / "latest_checkpointed_iteration.txt"
+    run.wait_for(latest)
+    run.process.kill()
+    run.process.wait(timeout=60)
+    assert not processes_of(run.mark, patience=120)
+    reached = int(latest.read_text())
+    log = Started(tmp_path, optim__iterations=reached + 1, log__checkpoint_every=1).finish()
+    assert [int(step) for step in re.findall(r"step:(\d+) - ", log) if int(step) > 0] == [reached + 1]
+    assert_healthy(metrics_of(log, reached + 1))
+    # What the server was given first is not the start, but what was saved.
+    (first, *_) = re.findall(rf"server 0: weights of step {reached} moved by ([\d.e-]+)", log)
+    assert float(first) > 0

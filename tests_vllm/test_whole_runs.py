@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from marked_processes import marked, processes_of
 from stapo.run import RunDirectory
 
 WAIT = 600
-MARK = "STAPO_TEST_MARK"  # in the environment of a process and of all that it starts
 
 RUN = [
     "tiny", "--quiet", "--rollout.engine", "vllm", "--agent.prompt", "conversation", "--agent.max_prompt_tokens", "800",
@@ -34,21 +33,7 @@ KILLED = ["--optim.iterations", "40", "--log.save_every", "1", "--log.save_secon
 
 def stapo(*words: object, mark: str = "none") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "stapo", *map(str, words)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=WAIT, check=False, env={**os.environ, MARK: mark}
-    )
-
-
-def processes_of(mark: str) -> list[str]:
-    """Command lines of the processes that were started under a mark and still run."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_bytes().decode(errors="replace"))
-        except OSError:
-            continue
-    return [words for words in found if words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False, env=marked(mark))
 
 
 def assert_healthy(rows):
@@ -134,7 +119,7 @@ def resumes(out):
 def test_killed_between_saves(tmp_path):
     out, mark = tmp_path / "run", uuid.uuid4().hex
     command = [sys.executable, "-m", "stapo", "train", *RUN, *KILLED, "--out", str(out)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, MARK: mark}}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": marked(mark)}
     with subprocess.Popen(command, **quiet) as running:
         wait_for(lambda: list((out / "saves").glob("*/state.json")), running)
         running.kill()
@@ -148,7 +133,7 @@ def test_killed_in_the_middle(tmp_path, place):
     out, mark, marker = tmp_path / "run", uuid.uuid4().hex, tmp_path / "there"
     script = str(Path(__file__).with_name("stop_at.py"))
     command = [sys.executable, script, place, str(marker), "train", *RUN, *KILLED, "--out", str(out)]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, MARK: mark}}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": marked(mark)}
     with subprocess.Popen(command, **quiet) as running:
         wait_for(marker.exists, running)
         running.kill()

@@ -72,10 +72,17 @@ def test_groups_without_a_difference(make_run):
 
 
 @pytest.mark.parametrize(
-    "dtype, gap, said", [("float32", 0.01, True), ("bfloat16", 0.1, False), ("bfloat16", 1.0, True)]
+    "dtype, path, gap, said",
+    [
+        ("float32", None, 0.01, True),
+        ("bfloat16", None, 0.1, False),
+        ("bfloat16", None, 1.0, True),
+        ("bfloat16", "smollm2-135m", 1.0, False),
+        ("bfloat16", "smollm2-135m", 3.0, True),
+    ],
 )
-def test_sampler_and_trainer_disagree(make_run, config, dtype, gap, said):
-    config["model"]["dtype"] = dtype
+def test_sampler_and_trainer_disagree(make_run, config, dtype, path, gap, said):
+    config["model"] |= {"dtype": dtype, "path": path}
     rows = [changed(1), changed(2, update__logprob_gap=gap)]
     text = found(make_run(metrics=rows, config=config))
     assert ("(iteration 2)" in text) is said

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stapo.health import GAP_LIMITS, SIGNALS, WINDOW, early_warnings
+from stapo.health import SIGNALS, WINDOW, early_warnings, gap_limit
 
 HEALTHY = {
     "entropy.mean": 0.35,
@@ -337,6 +337,22 @@ def test_a_gap_that_is_there_from_the_start_is_told_at_once():
 
 def test_what_is_rounding_depends_on_the_type_of_the_weights():
     rows = [row(1, **HEALTHY | {"update.logprob_gap_mean": 0.02})]
-    assert early_warnings(rows, gap_limit=GAP_LIMITS["bfloat16"]) == []
-    (text,) = early_warnings(rows, gap_limit=GAP_LIMITS["float32"])
+    assert early_warnings(rows, gap_limit=gap_limit("bfloat16", 10**6)) == []
+    (text,) = early_warnings(rows, gap_limit=gap_limit("float32", 10**6))
     assert "differ by 0.02 nats per token on average, and up to 0.001 is rounding" in text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weights", "healthy", "faulty"),
+    [
+        ("float32", 400_000, 3e-6, 0.01),
+        ("float32", 135_000_000, 6e-6, 0.01),
+        ("bfloat16", 400_000, 0.01, 0.1),
+        ("bfloat16", 135_000_000, 0.052, 0.3),
+    ],
+)
+def test_healthy_models_are_below_the_limit_of_their_size(dtype, weights, healthy, faulty):
+    """As measured (docs/results/engines.md); what is a fault in a small model is rounding in a pretrained one."""
+    usual = gap_limit(dtype, weights)
+    assert early_warnings([row(1, **HEALTHY | {"update.logprob_gap_mean": healthy})], gap_limit=usual) == []
+    assert len(early_warnings([row(1, **HEALTHY | {"update.logprob_gap_mean": faulty})], gap_limit=usual)) == 1

@@ -15,7 +15,7 @@ import torch
 from stapo.config.environment import longest_tokens
 from stapo.config.run_config import RunConfig, Threads
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError, SaveError
-from stapo.health import GAP_LIMITS, WINDOW, early_warnings
+from stapo.health import WINDOW, early_warnings, gap_limit
 from stapo.policy import Policy, base_of, copy_of
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import Engine
@@ -340,9 +340,8 @@ class Trainer:
         }
         # As it will be read back: a resumed run has to be warned of the same things.
         row = dict(jsonable(row))
-        row["warnings"] = early_warnings(
-            [*self._recent, row], gap_limit=GAP_LIMITS[str(self.policy.model.dtype).removeprefix("torch.")]
-        )
+        usual = gap_limit(str(self.policy.model.dtype).removeprefix("torch."), self.policy.parameter_count)
+        row["warnings"] = early_warnings([*self._recent, row], gap_limit=usual)
         self._warn(row["warnings"])
         self._recent = [*self._recent, row][-WINDOW:]
         self.run.append("metrics", row)
