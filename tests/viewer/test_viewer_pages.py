@@ -85,6 +85,20 @@ def test_hostile_text_is_text(view, runs, page):
         assert "owned" not in page.title()
 
 
+def test_a_step_that_did_not_fit_on_the_page_opens(view, runs, page, monkeypatch):
+    from stapo.viewer import rollouts
+
+    monkeypatch.setattr(rollouts, "_MOST_STEPS", 4)
+    server = view(runs)
+    record = json.loads(RunDirectory(runs / "toy").transcripts()[0].read_text().splitlines()[-1])
+    page.goto(f"{server.url}#/run/toy/it/1/g/{record['group']}/m/{record['member']}/s/1")
+    page.get_by_role("heading", name="Step 1").wait_for()
+    page.get_by_role("link", name=record["goal"]).wait_for()
+    page.get_by_text(f"step 2 of {len(record['steps'])}").wait_for()
+    page.keyboard.press("n")
+    page.wait_for_url("**/s/2")
+
+
 def test_a_wrong_address_says_so(view, runs, page):
     server = view(runs)
     page.goto(f"{server.url}#/run/nope")

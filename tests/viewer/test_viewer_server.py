@@ -189,6 +189,24 @@ def test_texts_are_shown_and_do_not_act(view, runs):
     assert len(server.api("step", run="toy", **place)["step"]["observation"]) < 250_000
 
 
+def test_more_steps_than_fit_on_a_page(view, runs):
+    transcript = sorted((runs / "toy" / "transcripts").iterdir())[0]
+    first = json.loads(transcript.read_text().splitlines()[0])
+    step = {key: first["steps"][0][key] for key in ("action", "observation", "response", "prompt", "blind_prompt")}
+    long = {**first, "group": 0, "steps": [step | {"step": k, "action": f"act {k}"} for k in range(30_000)]}
+    other = {**first, "group": 1, "steps": [step | {"step": 0}]}
+    transcript.write_text(f"{json.dumps(long)}\n{json.dumps(other)}\n")
+    server = view(runs)
+    at = first_iteration(server)
+    found = server.api("iteration", run="toy", iteration=at)
+    assert [(len(m["steps"]), m["length"]) for g in found["groups"] for m in g["members"]] == [(20_000, 30_000)]
+    assert "10,001 steps did not fit" in found["remarks"][0]
+    place = {"iteration": at, "member": first["member"]}
+    assert server.api("step", run="toy", group=0, step=25_000, **place)["step"]["action"] == "act 25000"
+    answer = server.api("step", run="toy", group=1, step=0, **place)
+    assert (answer["group"]["goal"], answer["member"]["length"]) == (first["goal"], 1)
+
+
 def test_a_token_is_asked_for(view, runs):
     server = view(runs, token="sesame")
     assert server.raw("/")[0] == 200
@@ -200,6 +218,18 @@ def test_a_token_is_asked_for(view, runs):
 def test_several_folders_have_names_of_their_own(view, runs, toy_run):
     names = [entry["name"] for entry in view(runs, toy_run, runs / "toy").api("runs")["runs"]]
     assert names == ["runs/toy", "run", "toy"]
+
+
+def test_hundreds_of_runs_are_listed(view, toy_run, tmp_path):
+    for number in range(300):
+        folder = tmp_path / "many" / f"run-{number:03d}"
+        folder.mkdir(parents=True)
+        for name in ("run.json", "metrics.jsonl", "evals.jsonl"):
+            (folder / name).write_bytes((toy_run / name).read_bytes())
+        (folder / "config.yaml").write_text("algorithm: {name: stapo}\noptim: {iterations: 2}\n")
+    listed = view(tmp_path / "many").api("runs")["runs"]
+    assert [entry["name"] for entry in listed] == [f"run-{number:03d}" for number in range(300)]
+    assert {(entry["status"], entry["done"], entry["planned"]) for entry in listed} == {("done", 2, 2)}
 
 
 def test_the_command(runs):

@@ -150,14 +150,14 @@ def test_prompts_are_compared_and_rebuild_both(view, runs, page):
     assert any(name == "DEL" for name, _ in parts)
 
 
-def test_a_step_is_copied_and_a_selection_exported(view, runs, page, tmp_path):
+def test_a_step_is_copied_and_a_selection_exported(view, runs, page):
     record = view_group(records(runs))[0]
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     server = view(runs)
     page.goto(f"{server.url}#/run/toy/it/1/g/{record['group']}/m/{record['member']}/s/1")
     page.get_by_text("Play from here").wait_for()
     page.keyboard.press("c")
-    page.get_by_text("copied").wait_for()
+    page.get_by_text("copied", exact=True).wait_for()
     copied = json.loads(page.evaluate("navigator.clipboard.readText()"))
     assert copied["action"] == record["steps"][1]["action"]
     assert copied["task_id"] == record["task_id"]
@@ -189,6 +189,10 @@ def test_two_runs_over_each_other(view, runs, page):
     assert "0.123" in row.inner_text()
     assert page.locator("tbody tr").count() == 1
     assert page.locator("#overlay-success .line").count() == 2
+    chart = page.locator("#overlay-success svg")
+    box = chart.bounding_box()
+    chart.click(position={"x": box["width"] - 20, "y": box["height"] / 2})
+    page.wait_for_url("**/it/2")
 
 
 def test_flags_for_other_settings_agree_with_the_library(view, runs, page, table):

@@ -29,11 +29,14 @@ export function common(a: (number | null)[], b: (number | null)[]): [number, num
   return pairs;
 }
 
+/** Steps of a member that are aligned; the time grows with the square of this. */
+export const MOST_ALIGNED = 400;
+
 /** Put the members into rows one after the other, each where most of its states are there already. */
 export function align(members: Member[]): Row[] {
   let rows: Row[] = [];
   members.forEach((member, m) => {
-    const anchors = member.steps.map((step) => step.anchor_group);
+    const anchors = member.steps.slice(0, MOST_ALIGNED).map((step) => step.anchor_group);
     const merged: Row[] = [];
     let [i, j] = [0, 0];
     const alone = (place: number): Row => ({ anchor: anchors[place] ?? null, steps: members.map((_, k) => (k === m ? place : null)) });

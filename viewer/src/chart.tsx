@@ -14,7 +14,8 @@ export interface Series {
 export interface Opened {
   /** Iterations that can be opened. */
   iterations: number[];
-  open: (iteration: number) => void;
+  /** `series` is the place of the line that was nearest to the pointer. */
+  open: (iteration: number, series: number) => void;
 }
 
 interface Props {
@@ -46,7 +47,7 @@ function extent(values: number[]): [number, number] {
   return low <= high ? [low, high] : [0, 1];
 }
 
-function nearest(sorted: number[], at: number): number | null {
+export function nearest(sorted: number[], at: number): number | null {
   let best: number | null = null;
   for (const value of sorted) if (best === null || Math.abs(value - at) < Math.abs(best - at)) best = value;
   return best;
@@ -94,12 +95,19 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
     const box = (event.currentTarget as SVGElement).getBoundingClientRect();
     setCursor(nearest(all, x.invert(((event.clientX - box.left) / box.width) * WIDTH)));
   };
+  /** The line that is nearest to a place in the drawing, in the iteration under the cursor. */
+  const lineAt = (event: MouseEvent): number => {
+    const box = (event.currentTarget as SVGElement).getBoundingClientRect();
+    const height = ((event.clientY - box.top) / box.height) * HEIGHT;
+    const gaps = shown.map((value) => (value === null || (scale === "log" && value <= 0) ? Infinity : Math.abs(y(value) - height)));
+    return Math.max(0, gaps.indexOf(Math.min(...gaps)));
+  };
   const target = cursor === null || !opened ? null : nearest(opened.iterations, cursor);
   const keys = (event: KeyboardEvent) => {
     const at = cursor === null ? all.length : all.indexOf(cursor);
     if (event.key === "ArrowLeft") setCursor(all[Math.max(0, at - 1)] ?? null);
     else if (event.key === "ArrowRight") setCursor(all[Math.min(all.length - 1, at + 1)] ?? null);
-    else if (event.key === "Enter" && target !== null) opened?.open(target);
+    else if (event.key === "Enter" && target !== null) opened?.open(target, 0);
     else return;
     event.preventDefault();
   };
@@ -116,7 +124,7 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
         onMouseMove={follow}
         onMouseLeave={() => setCursor(null)}
         onKeyDown={keys}
-        onClick={() => target !== null && opened?.open(target)}
+        onClick={(event) => target !== null && opened?.open(target, lineAt(event))}
       >
         {yTicks.map((value) => (
           <g key={value}>

@@ -1,6 +1,6 @@
 // The members of a group side by side, a row per visit of a state: where siblings part, and who won from there.
 import { useMemo, useState } from "preact/hooks";
-import { align, partings } from "./align";
+import { align, MOST_ALIGNED, partings } from "./align";
 import { counted, signed } from "./format";
 import { IterationNav } from "./iteration";
 import { Badges, outcome } from "./parts";
@@ -48,6 +48,7 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
       <SameTask page={page} iteration={iteration} group={group} />
       <p class="bar">
         <span class="small soft">A row is a visit of one state, a column a member. Members in the same row stood in the same situation; where they did different things, they part.</span>
+        {group.members.some((member) => member.length > MOST_ALIGNED) && <b>The first {MOST_ALIGNED} steps of each member are shown.</b>}
         <label><input type="checkbox" checked={shared} onChange={(event) => setShared(event.currentTarget.checked)} /> only states that several visited</label>
       </p>
       <div class="aligned" tabIndex={0} role="region" aria-label="members side by side">
@@ -58,7 +59,7 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
               {group.members.map((member) => (
                 <th scope="col" key={member.member}>
                   {member.member}: <span class={member.won ? "yes" : "no"}>{outcome(member)}</span>
-                  <div class="soft">{counted(member.steps.length, "step")}, score {member.score ?? "–"}</div>
+                  <div class="soft">{counted(member.length, "step")}, score {member.score ?? "–"}</div>
                 </th>
               ))}
             </tr>

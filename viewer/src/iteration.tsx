@@ -33,7 +33,7 @@ export function GroupCard({ run, iteration, group }: { run: string; iteration: n
       <div class="strip">
         {group.members.map((member) => (
           <>
-            <span class="who">{member.member} <span class={member.won ? "yes" : "no"}>{outcome(member)}</span>, {counted(member.steps.length, "step")}</span>
+            <span class="who">{member.member} <span class={member.won ? "yes" : "no"}>{outcome(member)}</span>, {counted(member.length, "step")}</span>
             <Strip run={run} iteration={iteration} group={group} member={member} marked={marked} onMark={setMarked} />
           </>
         ))}

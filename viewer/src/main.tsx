@@ -15,15 +15,19 @@ import { ComparisonView, DiagnosisView } from "./results";
 import { Runs } from "./runs";
 import { StepView } from "./step";
 import { StepsView } from "./steps";
-import type { Iteration, RunPage } from "./types";
+import type { Group, Iteration, RunPage } from "./types";
 import { WhatIf } from "./whatif_view";
+
+/** A group that did not fit on the page of its iteration. */
+const NOBODY: Group = { group: 0, goal: "", task_id: "", task_type: "", fences: null, members: [] };
 
 function Rollouts({ page, route }: { page: RunPage; route: Route }) {
   const query = { run: page.name, iteration: route.iteration };
   const { data, error } = useGet<Iteration>("iteration", query, page.version);
   if (!data) return <Failure error={error} />;
   if (route.page === "iteration") return <IterationView page={page} data={data} />;
-  const group = data.groups.find((one) => one.group === route.group);
+  const listed = data.groups.find((one) => one.group === route.group);
+  const group = listed ?? (route.page === "step" ? { ...NOBODY, group: route.group } : undefined);
   if (!group) return <Failure error={`Iteration ${route.iteration} has no rollouts of group ${route.group}.`} />;
   if (route.page === "group") return <GroupView page={page} iteration={route.iteration} group={group} />;
   if (route.page === "anchor") return <AnchorView page={page} iteration={route.iteration} group={group} anchor={route.anchor} />;

@@ -1,9 +1,9 @@
 // Two to four runs over each other: their curves, and how their settings differ.
 import { useMemo, useState } from "preact/hooks";
-import { Chart, type Series } from "./chart";
+import { Chart, nearest, type Series } from "./chart";
 import { useGet } from "./api";
 import { Failure } from "./parts";
-import { toRun } from "./route";
+import { go, toIteration, toRun } from "./route";
 import type { RunPage } from "./types";
 
 const COLORS = ["blue", "orange", "green", "purple"];
@@ -45,6 +45,12 @@ function Overlaid({ pages }: { pages: RunPage[] }) {
     })),
     [panels, pages, weight],
   );
+  const iterations = useMemo(() => [...new Set(pages.flatMap((page) => page.transcripts))].sort((a, b) => a - b), [pages]);
+  const openRun = (name: string | undefined, iteration: number) => {
+    const page = pages.find((one) => one.name === name);
+    const own = page && nearest(page.transcripts, iteration);
+    if (page && own != null) go(toIteration(page.name, own));
+  };
   const sections = [...new Set(panels.map((panel) => panel.section))];
   return (
     <>
@@ -65,7 +71,7 @@ function Overlaid({ pages }: { pages: RunPage[] }) {
             {panels.map((panel, i) => panel.section === section && (
               <figure class="box" key={panel.path} id={`overlay-${panel.path}`}>
                 <h3>{panel.title}: {panel.label}</h3>
-                <Chart title={panel.title} label={panel.label} scale={panel.scale} series={series[i] ?? []} />
+                <Chart title={panel.title} label={panel.label} scale={panel.scale} series={series[i] ?? []} opened={{ iterations, open: (iteration, line) => openRun(series[i]?.[line]?.label, iteration) }} />
               </figure>
             ))}
           </div>

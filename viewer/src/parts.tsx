@@ -65,12 +65,19 @@ interface StripProps {
   onMark?: (anchor: number | null) => void;
 }
 
-/** The steps of a member as cells. */
+const MOST_CELLS = 300;
+
+/** The steps of a member as cells; of a long episode those around the chosen step. */
 export function Strip({ run, iteration, group, member, chosen, marked, onMark }: StripProps) {
+  const first = Math.max(0, Math.min((chosen ?? 0) - MOST_CELLS / 2, member.steps.length - MOST_CELLS));
+  const shown = member.steps.slice(first, first + MOST_CELLS);
+  const after = member.length - first - shown.length;
   return (
     <div class="cells">
-      {member.steps.map((step, i) => {
-        const last = member.won && i === member.steps.length - 1;
+      {first > 0 && <span class="soft small">{first} before</span>}
+      {shown.map((step, k) => {
+        const i = first + k;
+        const last = member.won && i === member.length - 1;
         const kind = step.valid === false ? "x" : step.effect === false ? "idle" : "";
         const sign = step.outlier === "high" ? "▲" : step.outlier === "low" ? "▼" : last ? "★" : step.valid === false ? "×" : "";
         return (
@@ -88,6 +95,7 @@ export function Strip({ run, iteration, group, member, chosen, marked, onMark }:
           </a>
         );
       })}
+      {after > 0 && <span class="soft small">{after} more</span>}
     </div>
   );
 }

@@ -15,7 +15,7 @@ export function Runs() {
   const [chosen, setChosen] = useState<string[]>([]);
   const { data, error } = useGet<{ runs: RunEntry[] }>("runs", {}, again);
   usePoll(() => setAgain((n) => n + 1), []);
-  if (!data) return <Failure error={error} />;
+  if (!data) return <main><h1>Runs</h1><Failure error={error} />{!error && <p class="soft" role="status">Reading the run folders …</p>}</main>;
   const wanted = data.runs.filter((run) =>
     [run.name, run.status, run.preset, run.algorithm, run.environment].some((part) => part.toLowerCase().includes(text.toLowerCase())),
   );

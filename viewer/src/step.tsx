@@ -111,12 +111,16 @@ function Prompts({ full }: { full: FullStep }) {
   );
 }
 
+const THOUGHT = /<(think|thinking|thought|reasoning)>([\s\S]*?)<\/\1>/;
+
 function Said({ full, brief }: { full: FullStep | undefined; brief: Step }) {
+  const thought = THOUGHT.exec(full?.response ?? brief.response ?? "")?.[2]?.trim();
   return (
     <section class="box">
       <h3>Step {brief.step} <Badges step={brief} /></h3>
       {full?.note && <p class="small soft">{full.note}</p>}
       <h4>observation</h4><pre class="text" dir="auto" tabIndex={0}>{full?.observation ?? brief.observation}</pre>
+      {thought && <><h4>reasoning</h4><pre class="text" dir="auto" tabIndex={0}>{thought}</pre></>}
       <h4>response</h4>
       {full && full.tokens_of_response.length > 0 ? <TokenHeat tokens={full.tokens_of_response} /> : <pre class="text" dir="auto" tabIndex={0}>{full?.response ?? brief.response}</pre>}
       <h4>action</h4><p class="act" dir="auto">&gt; {brief.action || "(none)"}</p>
@@ -129,19 +133,20 @@ function Said({ full, brief }: { full: FullStep | undefined; brief: Step }) {
 
 export function StepView({ query, ...place }: Place & { query: URLSearchParams }) {
   const { page, iteration, group, member, step } = place;
-  const mine = group.members.find((one) => one.member === member);
-  const brief = mine?.steps[step];
-  const { data, error } = useGet<{ step: FullStep }>("step", { run: page.name, iteration, group: group.group, member, step });
-  const ways = useWays(place, mine?.steps.length ?? 0, query);
+  const { data, error } = useGet<{ step: FullStep; group: Group; member: Member }>("step", { run: page.name, iteration, group: group.group, member, step });
+  // What did not fit on the page of the iteration comes with the step itself.
+  const mine = group.members.find((one) => one.member === member) ?? data?.member;
+  const brief = mine?.steps[step] ?? data?.step;
+  const ways = useWays(place, mine?.length ?? 0, query);
   const [copied, setCopied] = useState("");
-  if (!mine || !brief) return <Failure error={`Group ${group.group} has no step ${step} of member ${member}.`} />;
+  if (!mine || !brief) return <Failure error={error} />;
   const full = data?.step;
   const others = group.members.flatMap((one) => one.steps).filter((one) => one.anchor_group === brief.anchor_group && one !== brief);
   const copy = () => copyStep(page.name, { iteration, group: group.group, member }, step).then(() => setCopied("copied"), (err: Error) => setCopied(err.message));
   return (
     <>
       <IterationNav page={page} iteration={iteration} />
-      <h2 dir="auto"><a href={toGroup(page.name, iteration, group.group)}>{group.goal || `group ${group.group}`}</a></h2>
+      <h2 dir="auto"><a href={toGroup(page.name, iteration, group.group)}>{group.goal || data?.group.goal || `group ${group.group}`}</a></h2>
       <Siblings {...place} mine={mine} anchor={brief.anchor_group} />
       <p class="bar">
         {ways.before ? <a href={ways.before} data-key="p">← previous</a> : <span class="soft">← previous</span>}
@@ -153,7 +158,7 @@ export function StepView({ query, ...place }: Place & { query: URLSearchParams }
       </p>
       <div class="two">
         <Said full={full} brief={brief} />
-        <Numbers page={page} iteration={iteration} group={group} step={brief} others={others} />
+        <Numbers page={page} iteration={iteration} group={group.fences ? group : (data?.group ?? group)} step={brief} others={others} />
       </div>
       <Failure error={error} />
       <Notes title="Missing" texts={full?.remarks ?? []} />

@@ -129,6 +129,8 @@ export interface Member {
   score: number | null;
   task_score: number | null;
   stop_reason: string;
+  /** Of the whole episode; `steps` may have fewer where an iteration does not fit on a page. */
+  length: number;
   steps: Step[];
 }
 

@@ -68,8 +68,9 @@ stapo view runs/gigpo runs/stapo --port 8080 --no-browser
         def ready() -> None:
             write_line(f"{url}{'' if token is None else '#token=TOKEN'}", flush=True)
             print("Ctrl-C stops the server", file=sys.stderr)
-            if not self.no_browser and _has_browser():
-                webbrowser.open(url if token is None else f"{url}#token={token}")
+            # With a token the list of processes would show it as a part of the browser's address.
+            if token is None and not self.no_browser and _has_browser():
+                webbrowser.open(url)
 
         signum = serve(app, listening, Limits(), ready)
         return 0 if signum is None else 128 + signum

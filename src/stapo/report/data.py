@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import yaml
 from stapo.documents import lookup, number
 from stapo.errors import RunDirectoryError
 from stapo.run import RunDirectory
-from stapo.run.rows import read_jsonl
+from stapo.run.rows import rows_behind
 from stapo.texts import without_addresses
 
 if TYPE_CHECKING:  # it would bring matplotlib, which readers of numbers do without
@@ -113,15 +114,21 @@ def is_counted(value: Any) -> bool:
 
 def readable_rows(path: Path, remarks: list[str]) -> list[Row]:
     """Rows of a JSON-lines file up to the first broken one, which is added to `remarks`."""
-    rows: list[Row] = []
+    return [row for _, row in placed_rows(path, remarks)]
+
+
+def placed_rows(path: Path, remarks: list[str]) -> Iterator[tuple[int, Row]]:
+    """The same one after the other, each with the byte at which it begins."""
     if not path.is_file():
-        return rows
+        return
+    start = 0
     try:
-        rows.extend(row for row in read_jsonl(path) if isinstance(row, dict))
+        for row, end in rows_behind(path, start):
+            yield start, row
+            start = end
     except RunDirectoryError as err:
         reason = str(err).replace(f"'{path}'", "").strip()
         remarks.append(f"{path.name} is damaged ({reason}); what precedes the damage is shown.")
-    return rows
 
 
 def _text(path: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stapo.documents import lookup, number
 from stapo.html.pages import LONGEST_TEXT
-from stapo.report.data import Row, RunLog, is_counted, readable_rows
+from stapo.report.data import Row, RunLog, is_counted, placed_rows
 from stapo.texts import counted
 
 PAGE_BYTES = 3_800_000  # of trajectories; with plots and tables the page stays under 5 MB
@@ -128,25 +129,38 @@ def _note_of_break(step: Row, last: Row) -> str:
 
 
 def read_groups(path: Path, remarks: list[str]) -> list[Group]:
-    """Task groups of a transcript file, in its order.
+    """Task groups of a transcript file, in its order; see `read_trajectories`."""
+    found: dict[tuple[int, int], list[Row]] = {}
+    for _, record in read_trajectories(path, remarks):
+        found.setdefault((record["iteration"], record["group"]), []).append(record)
+    return [Group(iteration, group, members) for (iteration, group), members in found.items()]
 
-    Records of another form are left out, and counted in `remarks`. Every step has an `outlier` that is "high", "low" or
+
+def read_trajectories(path: Path, remarks: list[str]) -> Iterator[tuple[int, Row]]:
+    """Records of a transcript file, each with the byte at which its line begins.
+
+    Those of another form are left out, and counted in `remarks`. Every step has an `outlier` that is "high", "low" or
     None; those of conversations also have `message` and `note`.
     """
-    found: dict[tuple[int, int], list[Row]] = {}
     odd = 0
-    for record in readable_rows(path, remarks):
-        steps = record.get("steps")
-        if isinstance(steps, list) and all(isinstance(step, dict) for step in steps) and _is_placed(record):
-            flags = ({"outlier": flag if (flag := step.get("outlier")) in ("high", "low") else None} for step in steps)
-            record["steps"] = [step | flag for step, flag in zip(steps, flags, strict=True)]
-            _as_turns(record)
-            found.setdefault((record["iteration"], record["group"]), []).append(record)
+    for start, record in placed_rows(path, remarks):
+        if shaped(record):
+            yield start, record
         else:
             odd += 1
     if odd:
         remarks.append(f"{path.name} holds {counted(odd, 'record')} of another form, not shown here.")
-    return [Group(iteration, group, members) for (iteration, group), members in found.items()]
+
+
+def shaped(record: Row) -> bool:
+    """Bring a record of a transcript into the form that `read_trajectories` describes; false where it is none."""
+    steps = record.get("steps")
+    if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not _is_placed(record):
+        return False
+    flags = ({"outlier": flag if (flag := step.get("outlier")) in ("high", "low") else None} for step in steps)
+    record["steps"] = [step | flag for step, flag in zip(steps, flags, strict=True)]
+    _as_turns(record)
+    return True
 
 
 def _is_placed(record: Row) -> bool:

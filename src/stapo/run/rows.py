@@ -89,7 +89,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     Raises:
         RunDirectoryError: a line that is not JSON; file and line are named.
     """
-    return (row for row, _ in _rows_behind(path, 0))
+    return (row for row, _ in rows_behind(path, 0))
 
 
 def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
@@ -102,11 +102,11 @@ def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
         return [], start
     if path.stat().st_size < start:
         raise RunDirectoryError(f"'{path}' was cut back while it was read: the run was resumed.")
-    found = list(_rows_behind(path, start))
+    found = list(rows_behind(path, start))
     return [row for row, _ in found], found[-1][1] if found else start
 
 
-def _rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
+def rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows behind the byte `start`, each with the byte behind it; lines are counted from there."""
     with reading(f"'{path}'", RunDirectoryError):
         file = open_to_read(path)

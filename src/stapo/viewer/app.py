@@ -11,12 +11,14 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
+from stapo.atomic_io import reason_of
 from stapo.errors import ConfigError, StapoError
 from stapo.serving.gate import Gate
 from stapo.serving.server import is_authorized, need_starlette
 from stapo.viewer.catalog import Catalog
 from stapo.viewer.pages import Pages
 from stapo.viewer.results import Results
+from stapo.viewer.rollouts import Rollouts
 from stapo.viewer.tables import Tables
 from stapo.viewer.wire import cleaned, encoded
 
@@ -50,7 +52,7 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
     """
     starlette, responses = need_starlette("applications"), need_starlette("responses")
     routing, middleware = need_starlette("routing"), need_starlette("middleware")
-    pages, tables, results = Pages(catalog), Tables(catalog), Results(catalog)
+    pages, rollouts, tables, results = Pages(catalog), Rollouts(catalog), Tables(catalog), Results(catalog)
     built = _built_files()
 
     def answer(body: bytes, kind: str = "application/json", status: int = 200) -> Any:
@@ -68,8 +70,10 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
                 return answer(find(request.query_params), kind)
             except _Asked as err:
                 return refused(400, str(err))
-            except (StapoError, OSError) as err:
+            except StapoError as err:
                 return refused(404, str(err))
+            except OSError as err:
+                return refused(404, f"a file of the run cannot be read: {reason_of(err)}.")
 
         return routing.Route(f"/api/{path}", endpoint, methods=["GET"])
 
@@ -95,15 +99,15 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
             api("run", lambda q: encoded(pages.run(_name(q)))),
             api("checks", lambda q: encoded(pages.checks(_name(q)))),
             api("version", lambda q: encoded(pages.version(_name(q)))),
-            api("iteration", lambda q: encoded(pages.iteration(_name(q), _number(q, "iteration")))),
-            api("step", lambda q: encoded(pages.step(_name(q), *(_number(q, key) for key in (*place, "step"))))),
+            api("iteration", lambda q: rollouts.iteration(_name(q), _number(q, "iteration"))),
+            api("step", lambda q: encoded(rollouts.step(_name(q), *(_number(q, key) for key in (*place, "step"))))),
             api("table_state", lambda q: encoded(tables.state(_name(q)))),
             api("table", lambda q: tables.packed(_name(q), _number(q, "first")), "application/octet-stream"),
             api("search", lambda q: encoded(tables.search(_name(q), q.get("text", "")))),
             api("batch", lambda q: encoded(tables.batch(_name(q), _number(q, "iteration")))),
             api("comparison", lambda q: encoded(results.comparison(_name(q)))),
             api("diagnoses", lambda q: encoded(results.diagnoses(_name(q)))),
-            api("record", lambda q: pages.record(_name(q), *(_number(q, key) for key in place))),
+            api("record", lambda q: rollouts.record(_name(q), *(_number(q, key) for key in place))),
         ],
         # Without a token only names of this machine are served: a page that has its own name point here gets nothing.
         middleware=[middleware.Middleware(Gate, local_names_only=token is None)],
