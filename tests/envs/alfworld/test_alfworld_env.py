@@ -162,6 +162,8 @@ def test_closing_ends_the_episode_and_not_the_environment(env):
         ({"task_types": "1, pick"}, "names 'pick', which is not a family"),
         ({"demonstrator_memory": -1}, "demonstrator_memory must be a whole number of at least 0, found -1"),
         ({"demonstrator_habit": 1.0}, "demonstrator_habit must be a number from 0 to below 1, found 1.0"),
+        ({"demonstrator_forgets": 2}, "demonstrator_forgets must be a number from 0 to 1, found 2"),
+        ({"demonstrator_forgets": 0.5, "demonstrator_habit": 0.5}, "expected one of them"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):

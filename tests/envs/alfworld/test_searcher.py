@@ -105,6 +105,31 @@ def test_habits_prefer_what_is_offered_first():
     assert abs(habitual[1] - 0.25) < 0.07
 
 
+def test_one_that_forgets_goes_anywhere_and_says_so_and_else_goes_through_the_places_in_order():
+    env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_forgets=0.5)
+    lost, orderly, again = 0, 0, 0
+    for task in list(env.tasks_of("train"))[::40]:
+        env.reset(task)
+        player, searched = env.demonstrator(random.Random(task)), set()
+        while (action := player.action()) is not None:
+            assert (action, player.thought()) == (player.action(), player.thought())
+            places = [c for c in env.state.admissible() if c.startswith("go to ")]
+            if "I forgot where I looked" in player.thought():
+                lost += 1
+                again += action[6:] in searched
+                assert action in places
+            elif player.thought().startswith("I need") and action in places:
+                orderly += 1
+                assert action == next(c for c in places if c[6:] not in player.seen)
+            out = env.step(action)
+            player.played(action, out.info["effect"])
+            searched = set(player.looked)
+            if out.done:
+                break
+    assert 0.4 < lost / (lost + orderly) < 0.6
+    assert again > 0.1 * lost
+
+
 def test_its_thoughts_name_the_thing_and_no_place_that_it_has_not_seen():
     """'I need the mug. I looked in desk 1.': what it wants and remembers. A hidden place is never given away."""
     env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_memory=1)

@@ -44,13 +44,26 @@ class Demonstrator:
             again, and teaches a policy to search without heeding what it did before.
         habit: 0 looks anywhere next, all places equally likely; above 0 it prefers places early in the list of offered
             commands, each by this share less likely than the one before it.
+        forgets: share of the choices of a place, 0 to 1, at which it remembers nothing, says so, and takes any place;
+            at the others it takes the first that it has not looked into, in the order of the offered commands. Above 0
+            its mistakes are the steps at which it is uncertain. Leave `habit` at 0 then.
     """
 
-    def __init__(self, env: PlayedGame, rng: random.Random, memory: int | None = None, habit: float = 0.0) -> None:
+    def __init__(
+        self,
+        env: PlayedGame,
+        rng: random.Random,
+        memory: int | None = None,
+        habit: float = 0.0,
+        forgets: float = 0.0,
+    ) -> None:
         self.env = env
         self.rng = rng
         self.memory = memory
         self.habit = habit
+        self.forgets = forgets
+        self._choice: str | None = None
+        self._lost = False
         self.here: str | None = None
         self.looked: list[str] = []
         self.why = ""
@@ -74,14 +87,27 @@ class Demonstrator:
         if self.here is not None and f"open {self.here}" in offered and self.here not in self.seen:
             return f"open {self.here}"
         unseen = [c for c in offered if c.startswith("go to ") and c[6:] not in self.seen]
+        if self.forgets:
+            return self._forgetful(wanted, offered, unseen) or plan[0]
         if not unseen:
             return plan[0]
         if not self.habit:
             return self.rng.choice(unseen)
         return self.rng.choices(unseen, [(1.0 - self.habit) ** place for place in range(len(unseen))])[0]
 
+    def _forgetful(self, wanted: str, offered: list[str], unseen: list[str]) -> str | None:
+        """Any place where it has forgotten all, else the first that it has not looked into; drawn once a step."""
+        if self._choice is None:
+            self._lost = self.rng.random() < self.forgets
+            places = [c for c in offered if c.startswith("go to ")] if self._lost else unseen[:1]
+            self._choice = self.rng.choice(places) if places else ""
+        if self._lost:
+            self.why = f"I need the {wanted}. I forgot where I looked."
+        return self._choice or None
+
     def played(self, command: str, effect: bool) -> None:
         """Note what a command revealed."""
+        self._choice = None
         if not effect:
             return
         if command.startswith("go to "):

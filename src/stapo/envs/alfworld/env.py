@@ -37,6 +37,8 @@ class AlfworldEnv:
             shows every task, and searches like one who forgets where they have been.
         demonstrator_habit: from 0 to below 1; above 0 the demonstrator looks first, and again, into the same few
             places. See `stapo.envs.alfworld.demonstrator.Demonstrator`.
+        demonstrator_forgets: from 0 to 1; share of its choices of a place at which the demonstrator has forgotten where
+            it looked, says so in its thought, and goes anywhere.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -60,13 +62,18 @@ class AlfworldEnv:
         task_types: str | int | Sequence[str | int] | None = None,
         demonstrator_memory: int | None = None,
         demonstrator_habit: float = 0.0,
+        demonstrator_forgets: float = 0.0,
     ) -> None:
         self.max_steps = whole("max_steps", max_steps, 1)
         if demonstrator_memory is not None:
             whole("demonstrator_memory", demonstrator_memory, 0)
         if not isinstance(demonstrator_habit, int | float) or not 0 <= demonstrator_habit < 1:
             raise ConfigError(f"demonstrator_habit must be a number from 0 to below 1, found {demonstrator_habit!r}.")
-        self._demonstrator_memory, self._demonstrator_habit = demonstrator_memory, float(demonstrator_habit)
+        if not isinstance(demonstrator_forgets, int | float) or not 0 <= demonstrator_forgets <= 1:
+            raise ConfigError(f"demonstrator_forgets must be a number from 0 to 1, found {demonstrator_forgets!r}.")
+        if demonstrator_habit and demonstrator_forgets:
+            raise ConfigError("demonstrator_habit and demonstrator_forgets are both above 0; expected one of them.")
+        self._demonstrator = demonstrator_memory, float(demonstrator_habit), float(demonstrator_forgets)
         self._grammar = grammar_named(grammar)
         self._source = open_source(games, scenes=scenes, games_per_type=games_per_type)
         if task_types is not None:
@@ -213,7 +220,7 @@ class AlfworldEnv:
 
     def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
-        return Demonstrator(self, rng, self._demonstrator_memory, self._demonstrator_habit)
+        return Demonstrator(self, rng, *self._demonstrator)
 
     def validate(self, split: str | None = None) -> dict[str, str]:
         """Try every game: compile it and look for a plan; about 2 ms each.

@@ -1,0 +1,104 @@
+"""Which steps the readings of eq. 2 and 3 flag on one set of episodes, and whether these steps are bad.
+
+    python benchmarks/selective_readings.py RUN [CHECKPOINT [TASKS [GROUP]]]
+
+Nothing is trained. The policy of a checkpoint plays tasks of the training split, and the environment's judge says which
+steps were bad. Printed are the area under the ROC curve of bad steps for the entropy H and for H minus the mean of its
+anchor group, the divergence between full and blind prompt on bad and on good steps, and for each reading the share of
+steps flagged, how many on either side, and how much more often flagged steps are bad than others, and how much lower
+their step advantage is. Intervals: 95 %, bootstrap over tasks.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from stapo.algo import OutlierConfig, get_algorithm, select_outliers
+from stapo.algo.groups import group_statistics
+from stapo.config.run_config import RunConfig
+from stapo.config.schema import from_data
+from stapo.diagnosis.judging import judge_steps
+from stapo.diagnosis.ranking import Estimate, auc_replicates, estimate, mean_replicates, resamples
+from stapo.diagnosis.scoring import attribute
+from stapo.policy import load_policy
+from stapo.rollout.evaluate import pick_tasks
+from stapo.run import RunDirectory
+from stapo.training.batch import build_batch
+from stapo.training.factories import env_factory
+from stapo.training.loop import build_collector
+
+READINGS: dict[str, dict[str, Any]] = {
+    "eq. 2 and 3": {},
+    "min_std .01": {"min_std": 0.01},
+    "min_std .05": {"min_std": 0.05},
+    "min_std .05, high side": {"min_std": 0.05, "sides": "high"},
+    "singletons at 0": {"singleton": "zero"},
+    "singletons left out": {"singleton": "exclude"},
+    "both, min_std .05": {"singleton": "exclude", "min_std": 0.05},
+    "plain entropy": {"metric": "shannon"},
+    "leave-one-out": {"metric": "leave-one-out"},
+    "median-mad": {"metric": "median-mad"},
+}
+
+
+def main() -> None:
+    """Play, judge and print."""
+    run = RunDirectory.open(sys.argv[1])
+    checkpoint = sys.argv[2] if len(sys.argv) > 2 else "start"
+    tasks, group = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((3, 48), (4, 8)))
+    config = from_data(RunConfig, run.config())
+    config = replace(config, algorithm=get_algorithm("stapo"))
+    policy = load_policy(str(run.checkpoint(checkpoint)), config.model)
+    collector = build_collector(config, policy, clock=run.started)
+    collector.masks = ("goal", "history")
+    chosen = pick_tasks(collector.tasks_of(config.env.split), tasks)
+    played = collector.collect(chosen, group, config.rollout.temperature, (config.seed, 31))
+    collector.close()
+    batch = build_batch(played, config.algorithm)
+    faults = [found for each in judge_steps(env_factory(config), played).faults for found in each]
+    bad = np.array([bool(found) for found in faults])
+    known = np.isfinite(batch.entropy_b) & np.array([found is not None for found in faults])
+    kl_b = attribute(policy, batch.steps, config.rollout.temperature, config.optim.micro_tokens).kl_b
+    stats = group_statistics(np.where(known, batch.entropy_b, 0.0), batch.anchor_b, weight_b=known)
+    compared = known & (stats.size_b > 1)
+    drawn = resamples(tasks, 1000, 0)
+
+    def area(score_b: np.ndarray, rows: np.ndarray) -> str:
+        return _with(estimate(*auc_replicates(score_b[rows], bad[rows], batch.group_b[rows], drawn)))
+
+    def difference(value_b: np.ndarray, rows: np.ndarray) -> str:
+        if not (rows & known).any():
+            return "-"
+        (one, ones), (two, twos) = (
+            mean_replicates(value_b, r, batch.group_b, drawn) for r in (rows & known, known & ~rows)
+        )
+        return _with(estimate(one - two, ones - twos))
+
+    inside_b = batch.entropy_b - stats.mean_b
+    close = (stats.std_b[compared] < 0.01).mean()
+    print(
+        f"{len(played)} episodes of {tasks} tasks, {len(batch)} steps, success {np.mean([t.won for t in played]):.3f}"
+    )
+    print(f"tokens a response: {np.mean([len(s.response_ids) for s in batch.steps]):.1f}")
+    print(f"bad steps: {bad[known].mean():.3f}")
+    print(f"area of bad steps: H {area(batch.entropy_b, known)}, inside groups {area(inside_b, compared)}")
+    print(f"KL full to blind: bad {np.nanmean(kl_b[bad & known]):.3f}, good {np.nanmean(kl_b[~bad & known]):.3f}")
+    print(f"std(H) of a row's group: median {np.median(stats.std_b[compared]):.3f}; below .01: {close:.2f}")
+    print("| reading | flagged | high : low | bad, minus others | A_S, minus others |\n|---|---|---|---|---|")
+    for name, changes in READINGS.items():
+        out = select_outliers(batch.entropy_b, batch.anchor_b, known, replace(OutlierConfig(), **changes))
+        found = (difference(np.asarray(v, np.float64), out.mask_b) for v in (bad, batch.advantages.step_b))
+        sides = f"{int(out.high_b.sum())} : {int(out.low_b.sum())}"
+        print(f"| {name} | {out.flagged / max(1, known.sum()):.1%} | {sides} | {' | '.join(found)} |")
+
+
+def _with(found: Estimate) -> str:
+    return f"{found.value:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+
+if __name__ == "__main__":
+    main()
