@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ READINGS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     """Play, judge and print."""
-    run = RunDirectory.open(sys.argv[1])
+    run = RunDirectory.open(Path(sys.argv[1]))
     checkpoint = sys.argv[2] if len(sys.argv) > 2 else "start"
     tasks, group = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((3, 48), (4, 8)))
     config = from_data(RunConfig, run.config())

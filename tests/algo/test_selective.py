@@ -121,7 +121,7 @@ class TestTerms:
             kl_qr_kl=kl_qr,
         )
         torch.testing.assert_close(out.r_ta_k, torch.tensor([6.0, 0.5]))
-        torch.testing.assert_close(out.p_ti_k, torch.tensor([2.0, 10.0]))
+        torch.testing.assert_close(out.p_ti_k, torch.tensor([2.0, 12.0]))
         assert mean_stats([out.stats])["r_ta_capped"] == pytest.approx(1 / 3)
         assert mean_stats([out.stats])["p_ti_capped"] == pytest.approx(1 / 3)
         summed = selective_terms(

@@ -7,7 +7,9 @@ Where the table leaves room:
   mass, and on G2PO, as its code has it.
 - "8 x 8 (others 16 x 8)" and "300 (others 150)" go by family: STAPO's ablations, controls and variants run as it does.
 - alpha and gamma are for STAPO's family; an ablation without one of them stays without it. beta is for all.
-- Success 10 (or 1): 10, as in the baselines' code.
+- Success 10 (or 1): 1, as in the paper's text; 10 is the baselines' code.
+- What the text does not say is as in the baselines' code: statistics of episodes over step rows with their
+  penalties, the return itself where there is nothing to compare with. Similar texts: the text says greedy maximum.
 """
 
 from __future__ import annotations
@@ -34,12 +36,12 @@ MODELS = {
 TABLE = {  # environment: column of the table
     "alfworld": {
         "prompt": 2048, "response": 512, "steps": 50, "groups": (16, 16), "N": 8, "iterations": (150, 150),
-        "mini_batch": 256, "success": 10.0, "invalid": 0.1, "train_t": 1.0, "eval_t": 0.4, "history": 2, "weight": 0.01,
+        "mini_batch": 256, "success": 1.0, "invalid": 0.1, "train_t": 1.0, "eval_t": 0.4, "history": 2, "weight": 0.01,
         "anchor": "exact", "split": "valid_seen",
     },
     "webshop": {
         "prompt": 4096, "response": 512, "steps": 15, "groups": (8, 16), "N": 8, "iterations": (300, 150),
-        "mini_batch": 64, "success": 10.0, "invalid": 0.1, "train_t": 1.0, "eval_t": 0.4, "history": 2, "weight": 0.01,
+        "mini_batch": 64, "success": 1.0, "invalid": 0.1, "train_t": 1.0, "eval_t": 0.4, "history": 2, "weight": 0.01,
         "anchor": "exact", "split": "eval",
     },
     "search": {
@@ -76,17 +78,20 @@ def test_every_line_of_the_table(preset, algorithm):
         expected = (row["weight"], 0.0)
     if algorithm == "stapo-penalty-only":
         expected = (0.0, row["weight"])
+    if algorithm == "stapo-raised-penalty":
+        expected = (row["weight"], 10 * row["weight"])
     assert (config.algorithm.selective.alpha, config.algorithm.selective.gamma) == expected
     assert advantage.anchor == row["anchor"]
     assert advantage.similarity_threshold == 0.9
     without = (name == "webshop" and algorithm.startswith(("gigpo", "g2po"))) or algorithm == "dr-grpo"
     assert advantage.advantage_norm == ("none" if without else "std")
     assert (config.eval.split, config.eval.episodes) == (row["split"], 0)
-    # Known traps: an entropy bonus left on, statistics over steps, another clip or fence.
+    assert (advantage.lone, advantage.similarity_fit) == ("return", "best" if name == "search" else "first")
+    # Known traps: an entropy bonus left on, another clip or fence.
     loss = config.algorithm.loss
     assert (loss.entropy_coef, advantage.episode_stats, config.algorithm.outlier.lam, advantage.omega) == (
         0.0,
-        "trajectory",
+        "step",
         1.5,
         1.0,
     )
@@ -105,6 +110,9 @@ def test_what_an_algorithm_is_stays_what_it_is():
                 anchor=own.advantage.anchor,
                 invalid_penalty=own.advantage.invalid_penalty,
                 advantage_norm=own.advantage.advantage_norm,
+                episode_stats=own.advantage.episode_stats,
+                lone=own.advantage.lone,
+                similarity_fit=own.advantage.similarity_fit,
             )
             selective = replace(found.selective, alpha=own.selective.alpha, gamma=own.selective.gamma)
             loss = replace(found.loss, beta=own.loss.beta)

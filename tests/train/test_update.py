@@ -162,7 +162,7 @@ def _flag_every_third(batch):
 
 
 @pytest.mark.parametrize("aggregation", ["token", "step", "trajectory", "sequence-sum-norm"])
-@pytest.mark.parametrize("norm", ["flagged", "all"])
+@pytest.mark.parametrize("norm", ["flagged", "all", "masked_mean"])
 def test_micro_batches_do_not_change_the_gradient(played, aggregation, norm):
     loss = replace(STAPO.loss, aggregation=aggregation, constant_length=6, entropy_coef=0.01, beta=0.1)
     selective = SelectiveConfig(alpha=0.5, gamma=0.5, norm=norm)
@@ -270,6 +270,80 @@ def test_the_gradient_of_awareness_can_be_limited_to_a_side(played, side):
     }  # fmt: skip
     assert torch.allclose(grads["both"], grads["full_only"] + grads["blind_only"], atol=1e-6)
     assert float(grads[side].norm()) > 1e-4
+
+
+OTHER = {"architecture": "qwen3", "initializer_range": 0.2}
+
+
+def selective_update(played, reference=None, **settings):
+    algorithm = plain(replace(ALL_ROWS, selective=SelectiveConfig(alpha=1, gamma=0, **settings)))
+    return update(played, algorithm, change=no_advantage, reference=reference)
+
+
+def test_what_bounds_r_ta_takes_its_gradient(played):
+    """Below its bound a row has the gradient it had; beyond it, none."""
+    free, capped = (selective_update(played, **given) for given in ({}, {"bound": "cap", "bound_at": 1e-4}))
+    r_ta = free[1]["update"]["r_ta"]
+    assert float(free[2].norm()) > 1e-3 > float(capped[2].norm()) / 10
+    assert capped[1]["update"]["r_ta"] <= 1e-4 < r_ta
+    assert capped[1]["update"]["r_ta_capped"] > 0.5
+    loose = selective_update(played, bound="cap", bound_at=9.0)
+    assert torch.equal(loose[2], free[2])
+    # Against itself a policy is at its target, and a margin lets it be raised.
+    at_target = selective_update(played, bound="target", bound_at=1e-6)
+    assert at_target[1]["update"]["r_ta"] == pytest.approx(r_ta, rel=1e-4)
+    assert torch.allclose(at_target[2], free[2], atol=1e-6)
+    other = small_policy(9, **OTHER).model
+    beyond = selective_update(played, other, bound="target", bound_at=1e-6)
+    assert 0 < beyond[1]["update"]["r_ta"] < r_ta
+    js = selective_update(played, bound="js")
+    assert 0 < js[1]["update"]["r_ta"] < math.log(2)
+    support = selective_update(played, other, support="reference", support_min=0.01)
+    assert support[1]["update"]["r_ta"] != pytest.approx(r_ta, rel=1e-3)
+
+
+def test_only_steps_that_paid_are_asked_for_r_ta(played):
+    def advantages(batch):
+        total_b = np.where(np.arange(len(batch)) < 5, 0.5, -0.5).astype(np.float32)
+        return replace(batch, advantages=replace(batch.advantages, total_b=total_b))
+
+    def gradient(gate, rows=None):
+        def change(batch):
+            batch = advantages(batch)
+            return batch if rows is None else replace(batch, flag_b=np.isin(np.arange(len(batch)), rows))
+
+        selective = SelectiveConfig(alpha=1, gamma=0, norm="all", gate=gate)
+        return update(played, plain(replace(ALL_ROWS, selective=selective)), change=change)[2]
+
+    without = gradient("none", [])
+    assert torch.allclose(gradient("positive") - without, gradient("none", range(5)) - without, atol=1e-6)
+    assert not torch.allclose(gradient("none"), gradient("positive"), atol=1e-4)
+
+
+def test_a_bonus_is_a_constant_on_the_advantage(played):
+    """The gradient is that of GiGPO under advantages that are larger by alpha times R_TA, and P_TI's on top."""
+    policy, trajectories = fresh(played)
+    selective = SelectiveConfig(alpha=0.5, gamma=0.3, gate="bonus")
+    algorithm = plain(replace(ALL_ROWS, selective=selective))
+    batch = build_batch(trajectories, algorithm)
+    rows = np.flatnonzero(batch.flag_b)
+    r_ta = updater_of(policy, algorithm).scorer.awareness(batch, rows.tolist(), 700).numpy()
+    assert len(r_ta) == len(rows) > 10
+    assert (r_ta > 0).all()
+    one_by_one = [updater_of(policy, algorithm).scorer.awareness(batch, [b], 700).item() for b in rows[:5]]
+    assert r_ta[:5] == pytest.approx(one_by_one, rel=1e-4)
+
+    def raised(batch):
+        total_b = batch.advantages.total_b.copy()
+        total_b[rows] += 0.5 * r_ta
+        return replace(batch, advantages=replace(batch.advantages, total_b=total_b))
+
+    _, metrics, found = update(played, algorithm)
+    by_hand = plain(replace(ALL_ROWS, selective=replace(selective, alpha=0.0, gate="none")))
+    _, _, expected = update(played, by_hand, change=raised)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert metrics["update"]["r_ta"] == pytest.approx(r_ta.mean(), rel=1e-4)
+    assert not torch.allclose(found, update(played, by_hand)[2], atol=1e-4)
 
 
 def test_only_flagged_rows_are_acted_on(played):

@@ -20,6 +20,7 @@ from stapo.policy import ModelConfig
 from stapo.rollout.config import LimitsConfig, RolloutConfig
 from stapo.verl_plugin import launch
 from stapo.verl_plugin.hydra import literal
+from stapo.verl_plugin.objective import Totals, shares_of_none
 from stapo.verl_plugin.overrides import Machines, differences, verl_overrides
 
 STAPO = get_algorithm("stapo")
@@ -98,6 +99,19 @@ def test_what_hydra_cannot_say(value):
         *(
             ({"algorithm": replace(STAPO, loss=replace(STAPO.loss, **{name: value}))}, f"loss.{name} is '{value}'")
             for name, value in (("kl", "full"), ("truncated", "mask"), ("reference_every", 5))
+        ),
+        *(
+            (
+                {"algorithm": replace(STAPO, selective=replace(STAPO.selective, **{name: value}))},
+                f"selective.{name} is '{value}'",
+            )
+            for name, value in (
+                ("norm", "masked_mean"),
+                ("bound", "target"),
+                ("support", "reference"),
+                ("gate", "positive"),
+                ("gate", "bonus"),
+            )
         ),
         ({"optim": replace(RUN.optim, schedule="linear")}, "constant and cosine"),
         ({"optim": replace(RUN.optim, mini_batch=250)}, r"GPUs \(8\), for instance --optim.mini_batch 248 or 256"),
@@ -187,6 +201,8 @@ def test_what_is_different_is_said():
     assert any(line.startswith("eval.greedy") for line in differences(RUN))
     running = replace(RUN, algorithm=get_algorithm("stapo-running"))
     assert any("resumed run forgets them" in line for line in differences(running))
+    assert shares_of_none(RUN.algorithm, Totals(9.0, 3.0, 0.0)) == {}
+    assert shares_of_none(RUN.algorithm, Totals(9.0, 3.0, 1.0)) == {"selective_loss": 0.0, "r_ta": 0.0, "p_ti": 0.0}
     stopping = replace(RUN, agent=replace(RUN.agent, stop=("</action>",)))
     assert [line.startswith("agent.stop") for line in differences(stopping)].count(True) == 1
     assert not any(line.startswith("agent.stop") for line in differences(RUN))

@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from stapo.algo.rewards import cost_rewards as cost_rewards
     from stapo.algo.rewards import reward_advantages as reward_advantages
     from stapo.algo.selective import SelectiveTerms as SelectiveTerms
+    from stapo.algo.selective import masked_mean_weights as masked_mean_weights
     from stapo.algo.selective import selective_divisor as selective_divisor
     from stapo.algo.selective import selective_loss as selective_loss
     from stapo.algo.selective import selective_terms as selective_terms
@@ -126,7 +127,8 @@ _NAMES = {
     "registries": "ADVANTAGE_ESTIMATORS POLICY_LOSSES STEP_CREDITS STEP_SCORES",
     "returns": "episode_returns step_returns",
     "rewards": "RewardAdvantages cost_rewards reward_advantages",
-    "selective": "SelectiveTerms selective_divisor selective_loss selective_terms token_kl unflatten_tokens",
+    "selective": "SelectiveTerms masked_mean_weights selective_divisor selective_loss selective_terms token_kl "
+    "unflatten_tokens",
     "step_scores": "EntropyScores ScoreRows StateEntropies StepScore entropy_scores normalized_entropy state_key",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

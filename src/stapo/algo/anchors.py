@@ -15,9 +15,11 @@ import numpy.typing as npt
 from rapidfuzz.distance import Indel
 from rapidfuzz.process import cdist
 
-from stapo.algo.config import AdvantageConfig
+from stapo.algo.config import AdvantageConfig, SimilarityFit
 
 IntArray = npt.NDArray[np.int64]
+
+_SLAB = 256  # texts that are compared with all founders at once
 
 
 def exact_groups(group_b: npt.ArrayLike, keys: Sequence[Hashable]) -> IntArray:
@@ -38,11 +40,14 @@ def exact_groups(group_b: npt.ArrayLike, keys: Sequence[Hashable]) -> IntArray:
     return np.fromiter(map(ids.__getitem__, zip(groups, keys, strict=True)), np.int64, len(groups))
 
 
-def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: float = 0.9) -> IntArray:
+def similarity_groups(
+    group_b: npt.ArrayLike, texts: Sequence[str], threshold: float = 0.9, *, fit: SimilarityFit = "first"
+) -> IntArray:
     """Group rows of a task greedily by text similarity; every row lands in exactly one group.
 
-    A text joins the first group of its task, in order of creation, whose first member is at least
-    `threshold` similar, and founds a group otherwise. Similarity is 2 * LCS / (len a + len b)
+    A text joins a group of its task whose first member is at least `threshold` similar, and founds a
+    group where there is none. Of several it joins the one that was founded first, or the one whose
+    first member is most similar (`fit`). Similarity is 2 * LCS / (len a + len b)
     (normalized Indel). The field's code uses difflib's ratio, the same formula with matching blocks
     in the place of the longest common subsequence; ours is never below it, symmetric, and fast
     enough for whole batches.
@@ -51,6 +56,7 @@ def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: f
         group_b: (B,) task of each row, integers or strings.
         texts: B observations.
         threshold: in [0, 1].
+        fit: ``first`` or ``best``; of equally similar ones the first.
 
     Returns:
         (B,) int64 anchor ids 0, 1, … in first-seen order.
@@ -67,7 +73,9 @@ def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: f
         by_task[groups[row]].append(text_id)
     founder = np.empty(len(first_row), dtype=np.int64)
     for members in by_task.values():
-        founder[members] = _greedy([texts[first_row[m]] for m in members], members, threshold)
+        own = [texts[first_row[m]] for m in members]
+        founders = _greedy(own, members, threshold)
+        founder[members] = founders if fit == "first" else _nearest(own, members, founders)
     # A founder is the earliest text of its group, so ranking founders is ranking groups by first
     # sight.
     _, anchor = np.unique(founder[distinct], return_inverse=True)
@@ -77,7 +85,7 @@ def similarity_groups(group_b: npt.ArrayLike, texts: Sequence[str], threshold: f
 def anchor_groups(group_b: npt.ArrayLike, keys: Sequence[str], config: AdvantageConfig) -> IntArray:
     """Group rows as `config.anchor` says: `exact_groups` or `similarity_groups`."""
     if config.anchor == "similarity":
-        return similarity_groups(group_b, keys, config.similarity_threshold)
+        return similarity_groups(group_b, keys, config.similarity_threshold, fit=config.similarity_fit)
     return exact_groups(group_b, keys)
 
 
@@ -115,7 +123,8 @@ def _greedy(texts: list[str], ids: list[int], threshold: float) -> list[int]:
             [texts[head]],
             [texts[i] for i in free],
             scorer=Indel.normalized_similarity,
-            score_cutoff=max(threshold - 1e-9, 0.0),
+            # rapidfuzz rounds its cutoff: closer to the threshold it drops scores that are exactly at it.
+            score_cutoff=max(threshold - 1e-6, 0.0),
             dtype=np.float64,
         )[0]
         joins = score >= threshold - 1e-9
@@ -125,3 +134,27 @@ def _greedy(texts: list[str], ids: list[int], threshold: float) -> list[int]:
                 founder[i] = ids[head]
         free = [i for i, joined in zip(free, joins.tolist(), strict=True) if not joined]
     return founder
+
+
+def _nearest(texts: list[str], ids: list[int], founders: list[int]) -> list[int]:
+    """Return for each text the id of the most similar founder before it, or its own.
+
+    Whether a text founds a group does not depend on which group the others join, so founders are those
+    of `_greedy`. One that was founded later had not been there to be joined.
+    """
+    place = {text_id: at for at, text_id in enumerate(ids)}
+    first = sorted(place[text_id] for text_id in set(founders))
+    joined = [at for at, text_id in enumerate(ids) if founders[at] != text_id]
+    nearest = list(ids)
+    for start in range(0, len(joined), _SLAB):
+        slab = joined[start : start + _SLAB]
+        score = cdist(
+            [texts[at] for at in slab],
+            [texts[at] for at in first],
+            scorer=Indel.normalized_similarity,
+            dtype=np.float64,
+        )
+        score[np.asarray(first)[None, :] > np.asarray(slab)[:, None]] = -1.0
+        for at, best in zip(slab, score.argmax(axis=1).tolist(), strict=True):
+            nearest[at] = ids[first[best]]
+    return nearest

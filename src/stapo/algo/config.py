@@ -16,6 +16,15 @@ from typing import Literal, get_args
 from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.algo.groups import AdvantageNorm as AdvantageNorm
 from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_CREDITS, STEP_SCORES
+from stapo.algo.selective_config import BlindMask as BlindMask
+from stapo.algo.selective_config import Bound as Bound
+from stapo.algo.selective_config import Gate as Gate
+from stapo.algo.selective_config import KlEstimator as KlEstimator
+from stapo.algo.selective_config import SelectiveConfig as SelectiveConfig
+from stapo.algo.selective_config import SelectiveNorm as SelectiveNorm
+from stapo.algo.selective_config import Support as Support
+from stapo.algo.selective_config import TaGrad as TaGrad
+from stapo.algo.selective_config import TokenAggregation as TokenAggregation
 from stapo.errors import ConfigError
 from stapo.registry import trait
 
@@ -29,15 +38,17 @@ Sides = Literal["both", "high", "low"]
 Singleton = Literal["raw", "zero", "exclude"]
 Select = Literal["iqr", "random", "all", "none"]
 TokenSet = Literal["response", "action", "think"]
-KlEstimator = Literal["full", "k3", "k2k1"]
-TaGrad = Literal["both", "full_only", "blind_only"]
-SelectiveNorm = Literal["flagged", "all"]
-TokenAggregation = Literal["mean", "sum"]
-BlindMask = Literal["goal_history", "goal", "history", "none"]
+SimilarityFit = Literal["first", "best"]
+Lone = Literal["zero", "return"]
+LevelWeights = Literal["paper", "code"]
 Ratio = Literal["token", "sequence"]
 ReferenceKl = Literal["k1", "k2", "k3", "full"]
 Truncated = Literal["keep", "mask"]
 Aggregation = Literal["token", "step", "trajectory", "sequence-sum-norm"]
+
+ROUNDING = {"float32": 0.0, "bfloat16": 2e-3, "float16": 2e-3}
+"""Nats by which the entropy of a step moves with the rows beside it, by dtype (benchmarks/entropy_rounding.py). That of
+float32, about 1e-7, is below `OutlierConfig.eps`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,8 @@ class AdvantageConfig:
             weighted mean over those that saw the same last 1, 2, … observations (``history``, HGPO).
         history_depth: earlier observations that must agree at HGPO's finest level (K); 0 or more.
         length_alpha: exponent of HGPO's level weights, (k + 1)^length_alpha; -100 to 100.
+        level_weights: HGPO's levels as its paper has them, or as its published code: (k + 2)^length_alpha, and no
+            weight for a level whose advantage is 0.
         omega: weight of the step advantage; 0 or more.
         potential_weight: weight of PGPO's potential differences where no attempt succeeds (beta); 0 or more.
         potential_power: exponent alpha in PGPO's weight * (1 - success rate of the task)^alpha; 0 to 100.
@@ -66,8 +79,12 @@ class AdvantageConfig:
         equal_mass: what has equal weight in the policy loss: each step, or each trajectory, whatever its length
             (BATON's trajectory mass normalization).
         discount: discount of the step return, per step, 0 to 1.
-        episode_stats: take the mean and standard deviation of ``grpo`` over the group's trajectories, or over its step
-            rows (long episodes weigh more).
+        episode_stats: take the mean and standard deviation of ``grpo`` over the group's trajectories, without
+            penalties, or over its step rows, with them (long episodes weigh more; the baselines' code). Over
+            trajectories a group whose attempts all scored the same has no advantage, and a penalty in its returns
+            counts nothing.
+        lone: advantage under ``grpo`` where there is nothing to compare with, one trajectory or, over step rows, one
+            row: 0, or the return itself (baselines' code).
         advantage_norm: divide by the standard deviation, or center only (GiGPO's WebShop setting).
         invalid_penalty: penalty subtracted for a step whose action was invalid, in units of returns; 0 or more.
         invalid_penalty_on: put the penalty into the returns before normalizing (baselines' code), or flat on the
@@ -77,6 +94,8 @@ class AdvantageConfig:
         ddof: degrees of freedom of the standard deviation, 0 to 1: 1 for the sample's, 0 for the population's.
         anchor: how observations are matched into anchor groups: ``exact`` by equality, ``similarity`` by likeness to a
             group's first member.
+        similarity_fit: which group of those that are similar enough a text joins: the ``first`` that was founded
+            (baselines' code), or the ``best``, whose first member is most similar (the paper's greedy maximum).
         similarity_threshold: least similarity to a group's first member, 0 to 1; used by ``anchor=similarity``.
     """
 
@@ -86,6 +105,7 @@ class AdvantageConfig:
     step_groups: StepGroups = "anchor"
     history_depth: int = 2
     length_alpha: float = 1.0
+    level_weights: LevelWeights = "paper"
     omega: float = 1.0
     potential_weight: float = 1.0
     potential_power: float = 2.0
@@ -94,6 +114,7 @@ class AdvantageConfig:
     equal_mass: EqualMass = "step"
     discount: float = 0.95
     episode_stats: EpisodeStats = "trajectory"
+    lone: Lone = "zero"
     advantage_norm: AdvantageNorm = "std"
     invalid_penalty: float = 0.1
     invalid_penalty_on: PenaltyOn = "return"
@@ -101,6 +122,7 @@ class AdvantageConfig:
     eps: float = 1e-6
     ddof: int = 1
     anchor: AnchorKind = "exact"
+    similarity_fit: SimilarityFit = "first"
     similarity_threshold: float = 0.9
 
     def __post_init__(self) -> None:
@@ -117,7 +139,9 @@ class AdvantageConfig:
         check_number("advantage.distance_discount", self.distance_discount, low=0, high=1)
         check_choice("advantage.equal_mass", self.equal_mass, get_args(EqualMass))
         check_number("advantage.discount", self.discount, low=0, high=1)
+        check_choice("advantage.level_weights", self.level_weights, get_args(LevelWeights))
         check_choice("advantage.episode_stats", self.episode_stats, get_args(EpisodeStats))
+        check_choice("advantage.lone", self.lone, get_args(Lone))
         check_choice("advantage.advantage_norm", self.advantage_norm, get_args(AdvantageNorm))
         check_number("advantage.invalid_penalty", self.invalid_penalty, low=0)
         check_choice("advantage.invalid_penalty_on", self.invalid_penalty_on, get_args(PenaltyOn))
@@ -125,6 +149,7 @@ class AdvantageConfig:
         check_number("advantage.eps", self.eps, low=0)
         check_integer("advantage.ddof", self.ddof, low=0, high=1)
         check_choice("advantage.anchor", self.anchor, get_args(AnchorKind))
+        check_choice("advantage.similarity_fit", self.similarity_fit, get_args(SimilarityFit))
         check_number("advantage.similarity_threshold", self.similarity_threshold, low=0, high=1)
         if self.episode == "none" and not self.step_advantage:
             raise ConfigError(
@@ -182,8 +207,11 @@ class OutlierConfig:
         tokens: response tokens whose entropy counts: all of them, those of the action or those of the thought.
         max_fraction: maximum share of rows flagged, those farthest outside first; above 0, at most 1, or null for no
             bound.
-        std_floor: standard deviation, in nats, below which an anchor group scores 0; 0 or more. Only for
-            ``normalized``.
+        min_std: standard deviation, in nats, below which the rows of an anchor group are left out of fences and flags;
+            0 or more, or null for the rounding of the run's dtype: 0 in float32, where `eps` is above it, 0.002 in
+            bfloat16. Only for ``normalized``. Groups whose entropies hardly differ otherwise have large scores.
+        std_floor: standard deviation, in nats, below which an anchor group that is not left out scores 0; 0 or more.
+            Only for ``normalized``. It guards a division; `min_std` leaves groups out.
         eps: nats added to the standard deviation before dividing; 0 or more.
         min_spread: lower bound, in nats, of a standard deviation; above 0. For the metrics beyond the paper, whose
             scores have no bound.
@@ -202,6 +230,7 @@ class OutlierConfig:
     singleton: Singleton = "raw"
     tokens: TokenSet = "response"
     max_fraction: float | None = None
+    min_std: float | None = None
     std_floor: float = 1e-8
     eps: float = 1e-6
     min_spread: float = 0.01
@@ -220,53 +249,14 @@ class OutlierConfig:
         check_choice("outlier.tokens", self.tokens, get_args(TokenSet))
         if self.max_fraction is not None:
             check_number("outlier.max_fraction", self.max_fraction, low=0, high=1, open_low=True)
+        if self.min_std is not None:
+            check_number("outlier.min_std", self.min_std, low=0)
         check_number("outlier.std_floor", self.std_floor, low=0)
         check_number("outlier.eps", self.eps, low=0)
         check_number("outlier.min_spread", self.min_spread, low=0, open_low=True)
         check_number("outlier.shrinkage", self.shrinkage, low=0)
         check_number("outlier.running_decay", self.running_decay, low=0, high=1)
         check_integer("outlier.running_states", self.running_states, low=1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SelectiveConfig:
-    """The loss on flagged steps (STAPO eq. 4, 5 and 10).
-
-    Attributes:
-        alpha: weight of the trajectory-awareness term R_TA; 0 or more.
-        gamma: weight of the trajectory-independence penalty P_TI; 0 or more.
-        kl_estimator: how divergences are estimated: ``full`` sums over the vocabulary, ``k3`` and ``k2k1`` use the
-            sampled token alone.
-        ta_grad: sides of R_TA that receive its gradient.
-        norm: divide by the flagged rows, or by all rows (eq. 8 to the letter, about 100 times weaker).
-        token_aggregation: mean or sum over the tokens of a row.
-        kl_cap: nats up to which a token's divergence counts; above 0.
-        blind_mask: what the trajectory-blind prompt leaves out; the caller renders it.
-        log_ratio_clamp: bound, in nats, on the log ratios that the sampled estimators exponentiate; above 0, at most
-            80.
-    """
-
-    alpha: float = 0.01
-    gamma: float = 0.01
-    kl_estimator: KlEstimator = "full"
-    ta_grad: TaGrad = "both"
-    norm: SelectiveNorm = "flagged"
-    token_aggregation: TokenAggregation = "mean"
-    kl_cap: float = 10.0
-    blind_mask: BlindMask = "goal_history"
-    log_ratio_clamp: float = 20.0
-
-    def __post_init__(self) -> None:
-        check_number("selective.alpha", self.alpha, low=0)
-        check_number("selective.gamma", self.gamma, low=0)
-        check_choice("selective.kl_estimator", self.kl_estimator, get_args(KlEstimator))
-        check_choice("selective.ta_grad", self.ta_grad, get_args(TaGrad))
-        check_choice("selective.norm", self.norm, get_args(SelectiveNorm))
-        check_choice("selective.token_aggregation", self.token_aggregation, get_args(TokenAggregation))
-        check_number("selective.kl_cap", self.kl_cap, low=0, open_low=True)
-        check_choice("selective.blind_mask", self.blind_mask, get_args(BlindMask))
-        # exp(80) still fits in fp32; a larger clamp could overflow.
-        check_number("selective.log_ratio_clamp", self.log_ratio_clamp, low=0, high=80, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,15 +442,20 @@ class AlgorithmConfig:
         s = self.selective
         return self.outlier.select != "none" and s.blind_mask != "none" and (s.alpha > 0 or s.gamma > 0)
 
-    def resolved(self, response_limit: int) -> AlgorithmConfig:
-        """Fill in what a run decides: the divisor of ``sequence-sum-norm``, where none is given.
+    def resolved(self, response_limit: int, dtype: str = "float32") -> AlgorithmConfig:
+        """Fill in what a run decides where nothing is given: the divisor of ``sequence-sum-norm``, `outlier.min_std`.
 
         Args:
             response_limit: tokens of a response at most.
+            dtype: of the weights that entropies are computed with.
         """
-        if self.loss.aggregation != "sequence-sum-norm" or self.loss.constant_length is not None:
-            return self
-        return replace(self, loss=replace(self.loss, constant_length=response_limit))
+        found = self
+        if self.loss.aggregation == "sequence-sum-norm" and self.loss.constant_length is None:
+            found = replace(found, loss=replace(self.loss, constant_length=response_limit))
+        rounding = ROUNDING.get(dtype, 0.0)
+        if self.outlier.min_std is None and rounding:
+            found = replace(found, outlier=replace(self.outlier, min_std=rounding))
+        return found
 
     @property
     def needs_blind_reference(self) -> bool:
@@ -470,4 +465,5 @@ class AlgorithmConfig:
     @property
     def needs_reference(self) -> bool:
         """Whether a reference policy is needed at all."""
-        return self.loss.beta > 0 or self.needs_blind_reference
+        compared = self.selective_on and self.selective.compares_reference
+        return self.loss.beta > 0 or self.needs_blind_reference or compared

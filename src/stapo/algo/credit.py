@@ -143,7 +143,8 @@ def episode_advantages(
 
     Under ``episode_stats=trajectory`` mean and standard deviation run over the group's trajectory returns
     without penalties; under ``step`` they run over its rows, penalties included. The row's own
-    return carries its penalty in both.
+    return carries its penalty in both. Where all returns are equal the advantage is 0, whatever the
+    penalties: under ``trajectory`` a group of failures is not told which of its rows were invalid.
 
     Args:
         reward_b: (B,) reward of each step.
@@ -164,6 +165,8 @@ def episode_advantages(
     else:
         stats = group_statistics(penalized, group_b, weight_b=real, ddof=config.ddof)
     z = standardize(penalized, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
+    if config.lone == "return":
+        z = np.where(stats.size_b == 1, penalized, z)
     return float32(z * real)
 
 

@@ -8,6 +8,7 @@ softmax runs in fp32 whatever the dtype of the states; logits have to be finite.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -42,9 +43,11 @@ class FlaggedScores:
     Attributes:
         logp_n: log p of the response token, with gradient.
         logq_n: log q of it, with gradient.
-        kl_pq_n: exact KL(p || q), with gradient as `ta_grad` allows.
+        kl_pq_n: exact KL(p || q), or what `divergence` says, with gradient as `ta_grad` allows.
         logr_n: log r of it, a constant; None without r.
         kl_qr_n: exact KL(q || r), with gradient into q; None without r.
+        kl_rr_n: exact divergence of the reference on the full prompt from r, a constant; None without
+            both.
     """
 
     logp_n: Tensor
@@ -52,6 +55,7 @@ class FlaggedScores:
     kl_pq_n: Tensor
     logr_n: Tensor | None = None
     kl_qr_n: Tensor | None = None
+    kl_rr_n: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,7 @@ def two_context_kl(
     ) -> list[Tensor]:
         log_p = _log_probs(hidden_p, weight, bias, temperature, mask)
         log_q = _log_probs(hidden_q, weight_q, bias_q, temperature, mask)
-        return [_limited_kl(log_p, log_q, ta_grad)]
+        return [_limited(_kl, log_p, log_q, ta_grad)]
 
     heads = [
         weight_vh,
@@ -193,6 +197,9 @@ def flagged_scores(
     ta_grad: TaGrad = "both",
     kernel: HeadKernel = "eager",
     masks: TokenMasks | None = None,
+    hidden_rp_nh: Tensor | None = None,
+    divergence: Literal["kl", "js"] = "kl",
+    support_min: float = 0.0,
 ) -> FlaggedScores:
     """All that flagged rows need, from one pass over the head: log p, log q, KL(p||q), KL(q||r).
 
@@ -212,12 +219,20 @@ def flagged_scores(
         ta_grad: sides that receive the gradient of KL(p||q).
         kernel: "compiled" fuses the operations of a chunk; alters results by fp32 rounding at most.
         masks: tokens that each position may take, the target among them; None for the whole vocabulary.
+        hidden_rp_nh: (N, H_r) the reference's hidden states on the full prompt, a constant; given
+            together with `hidden_r_nh`.
+        divergence: of p from q: ``kl``, or ``js`` for the Jensen-Shannon divergence, at most log 2.
+        support_min: where above 0, p is rescaled to the tokens that have at least this probability
+            under the reference on the full prompt.
 
     Raises:
-        ValueError: shapes do not fit, or temperature or chunk is not above 0.
+        ValueError: shapes do not fit, temperature or chunk is not above 0, or `support_min` is given
+            without `hidden_rp_nh`.
         ConfigError: the kernel cannot be compiled here.
     """
     _check(hidden_p_nh, weight_vh, targets_n, temperature, chunk, masks)
+    if (support_min > 0 and hidden_rp_nh is None) or (hidden_rp_nh is not None and hidden_r_nh is None):
+        raise ValueError("the reference's states on one of the prompts are missing; pass hidden_r_nh and hidden_rp_nh.")
     _same_shape("hidden_q_nh", hidden_q_nh, hidden_p_nh)
     weight_r, bias_r = (weight_vh, bias_v) if weight_r_vh is None else (weight_r_vh, bias_r_v)
     if hidden_r_nh is not None:
@@ -232,6 +247,7 @@ def flagged_scores(
         hidden_q: Tensor,
         targets: Tensor,
         hidden_r: Tensor | None,
+        hidden_rp: Tensor | None,
         mask: _Mask,
         weight: Tensor,
         bias: Tensor | None,
@@ -240,11 +256,21 @@ def flagged_scores(
     ) -> list[Tensor]:
         log_p = _log_probs(hidden_p, weight, bias, temperature, mask)
         log_q = _log_probs(hidden_q, weight, bias, temperature, mask)
-        out = [_at(log_p, targets, mask), _at(log_q, targets, mask), _limited_kl(log_p, log_q, ta_grad)]
+        of = _js if divergence == "js" else _kl
+        out = [_at(log_p, targets, mask), _at(log_q, targets, mask), _limited(of, log_p, log_q, ta_grad)]
         if hidden_r is not None:
             with torch.no_grad():
                 log_r = _log_probs(hidden_r, weight_r, bias_r, temperature, mask)
             out += [_at(log_r, targets, mask), _kl(log_q, log_r)]
+            if hidden_rp is not None:
+                with torch.no_grad():
+                    log_rp = _log_probs(hidden_rp, weight_r, bias_r, temperature, mask)
+                    out.append(_kl(log_rp, log_r))
+                if support_min > 0:
+                    # The reference's likeliest token stays where none has so much.
+                    kept = (log_rp >= math.log(support_min)) | (log_rp == log_rp.amax(dim=-1, keepdim=True))
+                    held = torch.log_softmax(log_p.masked_fill(~kept, _NEVER), dim=-1)
+                    out[2] = _limited(of, held, log_q, ta_grad)
         return out
 
     rows = [
@@ -252,9 +278,11 @@ def flagged_scores(
         hidden_q_nh,
         targets_n,
         None if hidden_r_nh is None else hidden_r_nh.detach(),
+        None if hidden_rp_nh is None else hidden_rp_nh.detach(),
     ]
     fixed = [weight_vh, bias_v, weight_r, bias_r]
-    parts = _masked_chunks(run, chunk, rows, masks, fixed, 3 if hidden_r_nh is None else 5, kernel)
+    outputs = 3 if hidden_r_nh is None else 5 if hidden_rp_nh is None else 6
+    parts = _masked_chunks(run, chunk, rows, masks, fixed, outputs, kernel)
     return FlaggedScores(*parts)
 
 
@@ -304,8 +332,13 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
 
 
-def _limited_kl(log_p: Tensor, log_q: Tensor, ta_grad: TaGrad) -> Tensor:
-    return _kl(
+def _js(log_p: Tensor, log_q: Tensor) -> Tensor:
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return 0.5 * (_kl(log_p, log_m) + _kl(log_q, log_m))
+
+
+def _limited(of: Callable[[Tensor, Tensor], Tensor], log_p: Tensor, log_q: Tensor, ta_grad: TaGrad) -> Tensor:
+    return of(
         log_p.detach() if ta_grad == "blind_only" else log_p,
         log_q.detach() if ta_grad == "full_only" else log_q,
     )

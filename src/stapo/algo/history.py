@@ -71,12 +71,14 @@ def history_advantages(
     """Weighted mean over levels of the step return against its group of that level.
 
     sum_k w_k A_k with w_k proportional to (k + 1)^length_alpha. A level counts for a row only if the
-    row's group there has two rows or more; the weights of the levels that count sum to 1.
+    row's group there has two rows or more; the weights of the levels that count sum to 1. The
+    published code has (k + 2)^length_alpha, and a level with A_k = 0 does not count
+    (``level_weights=code``).
 
     Args:
         return_b: (B,) discounted return from each step on.
         levels: group ids per level, from `history_groups`.
-        config: `ddof`, `eps`, `std_floor`, `advantage_norm` and `length_alpha`.
+        config: `ddof`, `eps`, `std_floor`, `advantage_norm`, `length_alpha` and `level_weights`.
         weight_b: (B,) 0 on padding rows; None if there are none.
 
     Returns:
@@ -92,7 +94,9 @@ def history_advantages(
         present = real & (level_b >= 0)
         stats = group_statistics(value, level_b, weight_b=present, ddof=config.ddof)
         z = standardize(value, stats, eps=config.eps, norm=config.advantage_norm, std_floor=config.std_floor)
-        weight = np.where(present & (stats.size_b > 1), (k + 1.0) ** config.length_alpha, 0.0)
+        as_coded = config.level_weights == "code"
+        counts = present & (stats.size_b > 1) & ((z != 0) | (not as_coded))
+        weight = np.where(counts, (k + 1.0 + as_coded) ** config.length_alpha, 0.0)
         total += weight * z
         weights += weight
     return float32(total / np.where(weights > 0, weights, 1.0))

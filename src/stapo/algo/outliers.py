@@ -35,8 +35,8 @@ class Outliers:
         mask_b: the flagged rows, M_b of eq. 3.
         normalized_b: float32 score that was held against the fences (eq. 2, or what
             `OutlierConfig.metric` says).
-        included_b: rows that had a score: of weight above 0, and not a singleton under
-            ``singleton=exclude``.
+        included_b: rows that had a score: of weight above 0, not in a group below `min_std`, and
+            not a singleton under ``singleton=exclude``.
         high_b: flagged rows above the upper fence.
         low_b: flagged rows below the lower fence.
         anchor_size_b: int64, rows in the row's anchor group.
@@ -144,7 +144,9 @@ def select_outliers(
     elif not used.any():
         reason = "no row has weight and response tokens"
     elif config.select in ("iqr", "random") and not included:
-        reason = f"every anchor group is smaller than n_min {config.n_min}, and those are excluded"
+        reason = (
+            f"every anchor group is smaller than n_min {config.n_min}, or its entropies differ by less than min_std"
+        )
     elif config.select in ("iqr", "random") and iqr < MIN_IQR:
         reason = f"the interquartile range {iqr:.3g} is below {MIN_IQR:g}"
     if reason is not None:

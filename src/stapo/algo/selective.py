@@ -10,10 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stapo.algo.config import SelectiveConfig
+from stapo.algo.groups import FloatArray, float32
 from stapo.algo.loss import Stats, k3
 
 
@@ -24,8 +27,10 @@ class SelectiveTerms:
     Attributes:
         r_ta_k: (K,) R_b, to be maximized.
         p_ti_k: (K,) P_b, to be minimized; None if nothing about r was given.
-        stats: sums over the flagged rows' tokens: ``tokens``, ``r_ta_capped``, ``p_ti_capped``,
-            ``log_ratio_clamped`` (log ratios of R_TA beyond the clamp); see `mean_stats`.
+        stats: sums over the flagged rows' tokens: ``tokens``, ``r_ta_capped`` (those beyond the
+            cap, and all of a row beyond its bound), ``p_ti_capped`` (those of P_TI beyond the cap of
+            R_TA; they count in full), ``log_ratio_clamped`` (log ratios of R_TA beyond the clamp);
+            see `mean_stats`.
     """
 
     r_ta_k: Tensor
@@ -97,8 +102,11 @@ def selective_terms(
     logr_kl: Tensor | None = None,
     kl_pq_kl: Tensor | None = None,
     kl_qr_kl: Tensor | None = None,
+    kl_rr_kl: Tensor | None = None,
 ) -> SelectiveTerms:
-    """R_b and P_b of each flagged row: its tokens' capped divergences, averaged (or summed).
+    """R_b and P_b of each flagged row: its tokens' divergences, averaged (or summed).
+
+    Those of R_b are capped, and R_b itself is bounded as `config.bound` says.
 
     Gradients run through p and q in R_TA, as `config.ta_grad` allows, and through q in P_TI; r is a
     constant. The sampled estimators see that to themselves. Under ``full`` the divergences come
@@ -112,9 +120,11 @@ def selective_terms(
         logr_kl: (K, L) those under r; for P_TI with a sampled estimator.
         kl_pq_kl: (K, L) exact KL(p || q); for ``full``.
         kl_qr_kl: (K, L) exact KL(q || r); for P_TI with ``full``.
+        kl_rr_kl: (K, L) exact divergence of the reference on the full prompt from r; for
+            ``bound=target``.
 
     Raises:
-        ValueError: what `config.kl_estimator` or a weight above 0 needs is missing.
+        ValueError: what `config.kl_estimator`, `config.bound` or a weight above 0 needs is missing.
     """
     mask = mask_kl != 0
     # Masked before any exponential: a NaN in padding would survive a product with 0 in backward.
@@ -149,22 +159,57 @@ def selective_terms(
         }
         if independence is not None:
             stats["p_ti_capped"] = (mask & (independence > config.kl_cap)).sum()
-    return SelectiveTerms(
-        _reduce_rows(awareness, mask, config),
-        None if independence is None else _reduce_rows(independence, mask, config),
-        stats,
-    )
+    r_ta_k = _reduce_rows(awareness.clamp(max=config.kl_cap), mask, config)
+    if config.bound in ("cap", "target"):
+        limit_k = _limit(mask, config, kl_rr_kl)
+        with torch.no_grad():
+            beyond = (r_ta_k > limit_k).unsqueeze(1) & mask & (awareness <= config.kl_cap)
+            stats["r_ta_capped"] = stats["r_ta_capped"] + beyond.sum()
+        r_ta_k = torch.minimum(r_ta_k, limit_k)
+    return SelectiveTerms(r_ta_k, None if independence is None else _reduce_rows(independence, mask, config), stats)
+
+
+def _limit(mask: Tensor, config: SelectiveConfig, kl_rr_kl: Tensor | None) -> Tensor:
+    """(K,) what R_b counts up to: `bound_at` nats a token, above those of the reference under ``target``."""
+    at = torch.full(mask.shape, config.bound_at, dtype=torch.float32, device=mask.device)
+    if config.bound == "target":
+        if kl_rr_kl is None:
+            raise ValueError("kl_rr_kl is None with selective.bound 'target'; pass the reference's own divergence.")
+        at = at + kl_rr_kl.detach()
+    return _reduce_rows(at, mask, config)
 
 
 def selective_divisor(config: SelectiveConfig, *, flagged: float, rows: float) -> float:
-    """Return Z of the selective loss, at least 1.
+    """Return Z of the selective loss, at least 1; 1 under ``masked_mean``, where rows have weights of their own.
 
     Args:
         config: `norm` decides.
         flagged: flagged rows of the mini-batch, over all ranks.
         rows: rows with tokens of the mini-batch, over all ranks.
     """
-    return max(1.0, float(flagged if config.norm == "flagged" else rows))
+    return 1.0 if config.norm == "masked_mean" else max(1.0, float(flagged if config.norm == "flagged" else rows))
+
+
+def masked_mean_weights(config: SelectiveConfig, flag_b: npt.ArrayLike, tokens_b: npt.ArrayLike) -> FloatArray:
+    """Weight of each row of a mini-batch under ``norm=masked_mean``.
+
+    Every `mean_rows` rows have a mean over the tokens of their flagged rows, and weigh by their number
+    among all rows. The weights of a mini-batch sum to the share of its rows that have a flagged one beside
+    them; under ``flagged`` they would sum to 1.
+
+    Args:
+        config: `mean_rows`.
+        flag_b: (B,) the flagged rows, in the order of the mini-batch.
+        tokens_b: (B,) response tokens of each row.
+
+    Returns:
+        (B,) float32, 0 on rows that are not flagged.
+    """
+    flagged_tokens = np.where(np.asarray(flag_b, dtype=bool), np.asarray(tokens_b, dtype=np.float64), 0.0)
+    part = np.arange(flagged_tokens.shape[0]) // config.mean_rows
+    tokens, rows = np.bincount(part, weights=flagged_tokens), np.bincount(part)
+    share = rows / max(1, flagged_tokens.shape[0]) / np.maximum(tokens, 1)
+    return float32(flagged_tokens * share[part])
 
 
 def selective_loss(
@@ -174,6 +219,7 @@ def selective_loss(
     z: float,
     *,
     weight_k: Tensor | None = None,
+    gain_k: Tensor | None = None,
 ) -> Tensor:
     """This micro-batch's share of -(1/Z) * sum_k (alpha * R_k - gamma * P_k), eq. 10 negated.
 
@@ -186,7 +232,9 @@ def selective_loss(
         config: alpha and gamma.
         z: divisor of the whole mini-batch (`selective_divisor`).
         weight_k: (K,) 0 on dummy rows, which some engines need so that all ranks run the same
-            number of passes; None if there are none. Dummy rows keep their graph and add exactly 0.
+            number of passes, and those of ``masked_mean`` on others; None for 1. Dummy rows keep
+            their graph and add exactly 0.
+        gain_k: (K,) weights of R_k alone, as `config.gate` has them; None for 1.
 
     Raises:
         ValueError: gamma is above 0 and `p_ti_k` is None.
@@ -200,15 +248,15 @@ def selective_loss(
     def total(term_k: Tensor) -> Tensor:
         return (term_k if weight_k is None else term_k * weight_k).sum()
 
-    if config.alpha > 0:
-        loss = loss - config.alpha * total(r_ta_k) / z
+    if config.alpha > 0 and config.gate != "bonus":
+        loss = loss - config.alpha * total(r_ta_k if gain_k is None else r_ta_k * gain_k) / z
     if config.gamma > 0 and p_ti_k is not None:
         loss = loss + config.gamma * total(p_ti_k) / z
     return loss
 
 
 def _reduce_rows(kl_kl: Tensor, mask: Tensor, config: SelectiveConfig) -> Tensor:
-    sum_k = torch.where(mask, kl_kl, 0.0).clamp(max=config.kl_cap).sum(dim=1)
+    sum_k = torch.where(mask, kl_kl, 0.0).sum(dim=1)
     if config.token_aggregation == "sum":
         return sum_k
     return sum_k / mask.sum(dim=1).clamp(min=1)

@@ -158,8 +158,8 @@ def normalized_entropy(
         config: settings of this step.
 
     Returns:
-        (B,) float64 scores, 0 where there is none; (B,) rows that have a score; (B,) rows in the
-        anchor group.
+        (B,) float64 scores, 0 where there is none; (B,) rows that have a score, without those of groups whose
+        standard deviation is below `min_std`; (B,) rows in the anchor group.
 
     Raises:
         ValueError: lengths differ.
@@ -171,7 +171,9 @@ def normalized_entropy(
     size = stats.size_b * used
     z = standardize(entropy, stats, eps=config.eps, norm="std", std_floor=config.std_floor)
     score, scored = _small_groups(z, entropy, used, size < config.n_min, config)
-    return score, scored, size
+    # Left out, not scored 0: scores of 0 would draw the quartiles together until every other row is an outlier.
+    scored = scored & ((size < config.n_min) | (stats.std_b >= (config.min_std or 0.0)))
+    return score * scored, scored, size
 
 
 def _small_groups(

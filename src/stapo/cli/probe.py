@@ -169,7 +169,7 @@ class _Probe:
             # Advantages that are not 0, as those of a group that neither wins nor loses whole.
             t.won, t.steps[-1].reward = t.member % 2 == 0, float(t.member % 2 == 0)
         rows, chains = rows_of(trajectories, merge=config.optim.merge)
-        algorithm = config.algorithm.resolved(config.agent.max_response_tokens)
+        algorithm = config.algorithm.resolved(config.agent.max_response_tokens, config.model.dtype)
         policy.attach(config.model.lora, config.seed)
         reference = copy_of(policy, on_cpu=True) if algorithm.needs_reference and policy.adapter is None else None
         batch = build_batch(trajectories, algorithm, seed=(0, 3, 1), chains=chains)

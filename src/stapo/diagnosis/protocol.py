@@ -132,6 +132,7 @@ def measuring(trained: AlgorithmConfig) -> tuple[AlgorithmConfig, list[str]]:
         eps=own.eps,
         ddof=own.ddof,
         anchor=own.anchor,
+        similarity_fit=own.similarity_fit,
         similarity_threshold=own.similarity_threshold,
     )
     selective = replace(stapo.selective, blind_mask=BOTH)

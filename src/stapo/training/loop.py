@@ -127,7 +127,7 @@ class Trainer:
             self.reference = copy_of(self.policy, on_cpu=config.model.reference == "cpu")
         if self.reference is not None:
             self.reference.requires_grad_(False).eval()
-        self.algorithm = algorithm = config.algorithm.resolved(longest_tokens(config)[1])
+        self.algorithm = algorithm = config.algorithm.resolved(longest_tokens(config)[1], config.model.dtype)
         self.critic = CriticLearner(self.policy, algorithm.critic, config.optim) if algorithm.needs_critic else None
         self.updater = Updater(
             self.policy,

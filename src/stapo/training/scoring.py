@@ -167,16 +167,21 @@ class Scorer:
         """R_TA and P_TI of the rows `part`, whose full-prompt hidden states and response tokens are `full`.
 
         Only the blind prompt is run anew: the full one has just been through the model for the base loss. P_TI is
-        None where its weight is 0, and under `awareness_only`, which saves the reference's pass. `record` keeps a copy
-        of the numbers.
+        None where its weight is 0, and under `awareness_only`, which saves the reference's passes: R_TA is then the
+        divergence itself, whatever bounds it in the loss. `record` keeps a copy of the numbers.
         """
-        config = replace(self.algorithm.selective, gamma=0.0) if awareness_only else self.algorithm.selective
+        config = self.algorithm.selective
+        if awareness_only:
+            config = replace(config, gamma=0.0, bound="none", support="all")
         hidden_p_nh, targets_n = full
         blind, pad = [batch.blind(b) for b in part], self.policy.tokenizer.pad_token_id
         hidden_q_nh, _, _ = hidden_states(self.policy.model, blind, pad)
-        hidden_r_nh = weight_r_vh = bias_r_v = None
-        if config.gamma > 0 and (self.reference is not None or self.policy.adapter is not None):
+        hidden_r_nh = weight_r_vh = bias_r_v = hidden_rp_nh = None
+        wanted = config.gamma > 0 or config.compares_reference
+        if wanted and (self.reference is not None or self.policy.adapter is not None):
             hidden_r_nh, weight_r_vh, bias_r_v = self._reference_states(blind, hidden_q_nh.device)
+            if config.compares_reference:
+                hidden_rp_nh = self._reference_states([batch.full(b) for b in part], hidden_q_nh.device)[0]
         weight_vh, bias_v = head_of(self.policy.model)
         scores = flagged_scores(
             hidden_p_nh,
@@ -192,6 +197,9 @@ class Scorer:
             ta_grad=config.ta_grad,
             kernel=self.policy.head_kernel,
             masks=token_masks(blind, weight_vh),
+            hidden_rp_nh=hidden_rp_nh,
+            divergence="js" if config.bound == "js" else "kl",
+            support_min=config.support_min if config.support == "reference" else 0.0,
         )
         lengths = [len(r.response_ids) for r in blind]
         mask_kl = length_mask(lengths, targets_n.device)
@@ -207,10 +215,23 @@ class Scorer:
             logr_kl=None if scores.logr_n is None else rows(scores.logr_n),
             kl_pq_kl=rows(scores.kl_pq_n),
             kl_qr_kl=None if scores.kl_qr_n is None else rows(scores.kl_qr_n),
+            kl_rr_kl=None if scores.kl_rr_n is None else rows(scores.kl_rr_n),
         )
         if record is not None:
             record.add(part, terms, scores.kl_pq_n, lengths)
         return terms
+
+    @torch.no_grad()
+    def awareness(self, batch: RowBatch, rows: Sequence[int], micro_tokens: int) -> Tensor:
+        """R_TA of `rows` under the policy as it is, as the loss counts it, on the CPU."""
+        parts = list[Tensor]()
+        for places in row_batches([batch.full(b) for b in rows], micro_tokens):
+            part = [rows[i] for i in places]
+            scored = self.score(self.policy.model, [batch.full(b) for b in part], entropy=False)
+            r_ta_k = self.selective(batch, part, (scored.hidden_nh, scored.targets_n)).r_ta_k.cpu()
+            parts.append(torch.stack([torch.as_tensor(places, dtype=r_ta_k.dtype), r_ta_k]))
+        found = torch.cat(parts, dim=1) if parts else torch.zeros(2, 0)
+        return found[1][found[0].argsort()]
 
     @torch.no_grad()
     def full_and_blind_kl(

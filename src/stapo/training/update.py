@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from stapo.algo import (
     SelectiveTerms,
     base_loss,
     correction_weights,
+    masked_mean_weights,
     mean_stats,
     selective_divisor,
     selective_loss,
@@ -196,6 +197,8 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         clock, ref_logp = _Clock(), None
+        if self.algorithm.selective_on and self.algorithm.selective.gate == "bonus" and not critic_alone:
+            batch = self._with_bonus(batch)
         if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl != "full" and not critic_alone:
             started = time.perf_counter()
             ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
@@ -224,6 +227,14 @@ class Updater:
         seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
         unflagged_kl = logs[0].pop("unflagged_kl", None) if logs else None
         return {"update": {**_merge(logs), "skipped_steps": skipped}, "unflagged_kl": unflagged_kl}, seconds
+
+    def _with_bonus(self, batch: RowBatch) -> RowBatch:
+        """The batch with alpha times R_TA on the advantages of flagged rows, as the policy stands: a constant."""
+        rows = np.flatnonzero(batch.flag_b)
+        total_b = batch.advantages.total_b.copy()
+        r_ta_k = self.scorer.awareness(batch, rows.tolist(), self.optim.micro_tokens)
+        total_b[rows] += self.algorithm.selective.alpha * r_ta_k.numpy()
+        return replace(batch, advantages=replace(batch.advantages, total_b=total_b))
 
     def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
         rng, size = np.random.default_rng(list(seed)), self.optim.mini_batch
@@ -308,6 +319,7 @@ class Updater:
         selective = _SelectiveLog()
         flagged = {b for b in rows if batch.flag_b[b]} if self.algorithm.selective_on else set()
         z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
+        weights = self._row_weights(batch, rows, flagged)
         totals = self._denominators(batch, rows)
         active = [i for i, b in enumerate(rows) if b in flagged or self._has_base_gradient(batch, b)]
         loss, stats = 0.0, []
@@ -347,10 +359,14 @@ class Updater:
                 started = time.perf_counter()
                 states = scored.of([b in flagged for b in part])
                 terms = self.scorer.selective(batch, chosen, states, record=self._record)
-                extra = selective_loss(terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z)
+                extra = selective_loss(
+                    terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z,
+                    weight_k=None if weights is None else terms.r_ta_k.new_tensor([weights[b] for b in chosen]),
+                    gain_k=self._gains(batch, chosen, terms.r_ta_k),
+                )  # fmt: skip
                 _require_finite_loss(extra, part, f"the selective loss at {where}")
                 selective.add(terms, extra)
-                if apart:
+                if apart and extra.requires_grad:
                     # Apart, so that its size can be compared; the graph is that of the flagged rows alone.
                     grads: list[Tensor | None] = list(
                         torch.autograd.grad(extra, self.parameters, retain_graph=True, allow_unused=True)
@@ -367,6 +383,20 @@ class Updater:
                 measured.add(part, scored, sampled_bl)
         ratio = self._add_measured(extra_grads) if apart and flagged else None
         return {"loss": loss, **mean_stats(stats), **selective.summary(), "selective_gradient_ratio": ratio}
+
+    def _row_weights(self, batch: RowBatch, rows: list[int], flagged: set[int]) -> dict[int, float] | None:
+        """Weights of the flagged rows under ``norm=masked_mean``, which do not depend on micro-batches."""
+        if self.algorithm.selective.norm != "masked_mean":
+            return None
+        tokens_b = [len(batch.steps[b].response_ids) for b in rows]
+        weight_b = masked_mean_weights(self.algorithm.selective, [b in flagged for b in rows], tokens_b)
+        return dict(zip(rows, weight_b.tolist(), strict=True))
+
+    def _gains(self, batch: RowBatch, chosen: list[int], like: Tensor) -> Tensor | None:
+        """Whether each flagged row is asked for R_TA, where not all are."""
+        if self.algorithm.selective.gate != "positive":
+            return None
+        return like.new_tensor((batch.advantages.total_b[chosen] > 0).astype(np.float32))
 
     @torch.no_grad()
     def _read(self, batch: RowBatch, rows: list[int], measured: _Measured) -> None:

@@ -111,6 +111,7 @@ class ScoringHead:
                 bias_v=bias_v,
                 bias_r_v=None if reference is None else reference.bias_v,
                 ta_grad=self.selective.ta_grad,
+                divergence="js" if self.selective.bound == "js" else "kl",
             )
             parts |= {"p": scores.logp_n, "q": scores.logq_n, "pq": scores.kl_pq_n}
             if scores.logr_n is not None and scores.kl_qr_n is not None:

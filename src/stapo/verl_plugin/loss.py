@@ -14,9 +14,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 from stapo.algo import AlgorithmConfig, Correction
 from stapo.errors import EngineError, NonFiniteError
 from stapo.verl_plugin.fields import SCORES, TOTALS
-from stapo.verl_plugin.objective import Totals, rows_objective
-
-_SELECTIVE = ("selective_loss", "r_ta", "p_ti")
+from stapo.verl_plugin.objective import Totals, rows_objective, shares_of_none
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,6 @@ class StapoLoss:
                 "optim.learning_rate, or look for log-probabilities that differ between rollout and training."
             )
         ranks = int(data["dp_size"])
-        logged = dict.fromkeys(_SELECTIVE, 0.0) if self.algorithm.selective_on else {}
-        logged |= share.logged
+        logged = shares_of_none(self.algorithm, totals) | share.logged
         metrics = {f"stapo/{name}": Metric(AggregationType.SUM, value * ranks) for name, value in logged.items()}
         return share.loss * ranks, metrics

@@ -61,6 +61,16 @@ class Objective:
     logged: dict[str, float]
 
 
+def shares_of_none(algorithm: AlgorithmConfig, totals: Totals) -> dict[str, float]:
+    """What a micro-batch without flagged steps logs of the selective terms.
+
+    0 where others of its mini-batch have some; nothing where none has: a mean over nothing is no 0.
+    """
+    if not algorithm.selective_on or not totals.flagged:
+        return {}
+    return dict.fromkeys(("selective_loss", "r_ta", "p_ti"), 0.0)
+
+
 def objective(
     algorithm: AlgorithmConfig,
     totals: Totals,

@@ -184,6 +184,18 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
                 f"algorithm.loss.{setting} is '{value}', which verl's trainer does not do; expected "
                 f"{' or '.join(map(str, carried))}. Or use 'stapo train'."
             )
+    terms: dict[str, tuple[str, tuple[str, ...]]] = {
+        "norm": (algorithm.selective.norm, ("flagged", "all")),
+        "bound": (algorithm.selective.bound, ("none", "cap", "js")),
+        "support": (algorithm.selective.support, ("all",)),
+        "gate": (algorithm.selective.gate, ("none",)),
+    }
+    for name, (chosen, known) in terms.items():
+        if algorithm.selective_on and chosen not in known:
+            raise ConfigError(
+                f"algorithm.selective.{name} is '{chosen}': verl's workers see the flagged steps of one micro-batch "
+                f"and the reference on blind prompts alone; expected {' or '.join(known)}. Or use 'stapo train'."
+            )
     if config.sft.steps:
         raise ConfigError(
             f"sft.steps is {config.sft.steps}, and verl does RL alone. Make the start with 'stapo "

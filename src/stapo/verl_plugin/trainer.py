@@ -60,7 +60,8 @@ class StapoTrainer(PPOTrainerSync):
     @property
     def algorithm(self) -> AlgorithmConfig:
         """Which math."""
-        return self.stapo.algorithm.resolved(self.stapo.agent.max_response_tokens)
+        run = self.stapo
+        return run.algorithm.resolved(run.agent.max_response_tokens, run.model.dtype)
 
     def on_init_end(self) -> None:
         """Give the workers our loss; see verl."""

@@ -59,6 +59,11 @@ ABLATIONS: tuple[AlgorithmConfig, ...] = (
         selective=SelectiveConfig(gamma=0.0),
     ),
     variant(
+        "stapo-raised-penalty",
+        "STAPO with ten times the trajectory-independence penalty (table 3, which does not say how much).",
+        selective=SelectiveConfig(gamma=0.1),
+    ),
+    variant(
         "stapo-penalty-only",
         "Its mirror: STAPO without the trajectory-awareness term, alpha = 0.",
         paper=_OURS,
