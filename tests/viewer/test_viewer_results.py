@@ -54,16 +54,16 @@ def test_results_of_another_form_cost_their_page_alone(view, runs, comparison, p
 
 
 def test_a_diagnosis_opens(view, runs, page):
-    folder = runs / "toy" / "diagnosis" / "final"
-    folder.mkdir(parents=True)
-    table = {"title": "Outliers", "head": ["", "all"], "rows": [["KL <b>", "0.5"]], "note": "few"}
-    document = {"label": "toy final", "remarks": ["One run."], "steps": 3, "episodes": 1, "protocol": {"sentence": "x"}}
-    (folder / "diagnosis.json").write_text(json.dumps(document | {"tables": [table]}))
-    (folder.parent / "broken").mkdir()
-    (folder.parent / "broken" / "diagnosis.json").write_text("[")
+    assert main(["diagnose", str(runs / "toy")]) == 0
+    folder = runs / "toy" / "diagnosis"
+    document = json.loads((folder / "final" / "diagnosis.json").read_text())
+    (folder / "broken").mkdir()
+    (folder / "broken" / "diagnosis.json").write_text("[")
     page.goto(f"{view(runs).url}#/run/toy/diagnosis")
-    page.get_by_role("cell", name="KL <b>").wait_for()
-    page.get_by_text("One run.").wait_for()
+    for table in document["tables"]:
+        page.get_by_role("heading", name=table["title"]).wait_for()
+    shown = page.locator("tbody td").all_text_contents()
+    assert shown == [cell for table in document["tables"] for row in table["rows"] for cell in row]
     page.get_by_text("broken/diagnosis.json' cannot be read").wait_for()
 
 

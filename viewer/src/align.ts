@@ -39,8 +39,17 @@ export function align(members: Member[]): Row[] {
     const anchors = member.steps.slice(0, MOST_ALIGNED).map((step) => step.anchor_group);
     const merged: Row[] = [];
     let [i, j] = [0, 0];
-    const alone = (place: number): Row => ({ anchor: anchors[place] ?? null, steps: members.map((_, k) => (k === m ? place : null)) });
-    for (const [row, place] of [...common(rows.map((one) => one.anchor), anchors), [rows.length, anchors.length]] as [number, number][]) {
+    const alone = (place: number): Row => ({
+      anchor: anchors[place] ?? null,
+      steps: members.map((_, k) => (k === m ? place : null)),
+    });
+    for (const [row, place] of [
+      ...common(
+        rows.map((one) => one.anchor),
+        anchors,
+      ),
+      [rows.length, anchors.length],
+    ] as [number, number][]) {
       while (i < row) merged.push(rows[i++]!);
       while (j < place) merged.push(alone(j++));
       const shared = rows[row];

@@ -26,13 +26,25 @@ interface Seen {
 }
 
 /** The same state over the iterations, whatever the task group. */
-function OverIterations({ page, iteration, visit, group }: { page: RunPage; iteration: number; visit: Visit; group: Group }) {
+function OverIterations({
+  page,
+  iteration,
+  visit,
+  group,
+}: {
+  page: RunPage;
+  iteration: number;
+  visit: Visit;
+  group: Group;
+}) {
   const { table } = useTable(page.name, page.version);
   const seen = useMemo(() => {
     const here = table?.find(iteration, group.group, visit.member.member, visit.place) ?? -1;
     const key = table?.at("anchor_key", here) ?? NaN;
     if (!table || Number.isNaN(key)) return [];
-    const [keys, iterations, won, entropy, returned] = ["anchor_key", "iteration", "won", "entropy", "return"].map((name) => table.column(name)) as [Numbers, Numbers, Numbers, Numbers, Numbers];
+    const [keys, iterations, won, entropy, returned] = ["anchor_key", "iteration", "won", "entropy", "return"].map(
+      (name) => table.column(name),
+    ) as [Numbers, Numbers, Numbers, Numbers, Numbers];
     const found = new Map<number, Seen>();
     for (let row = 0; row < table.rows; row++) {
       if (keys[row] !== key) continue;
@@ -52,14 +64,44 @@ function OverIterations({ page, iteration, visit, group }: { page: RunPage; iter
     <section class="box wide spaced">
       <h3>The same state in {seen.length} iterations</h3>
       <table>
-        <thead><tr><th class="r">iteration</th><th class="r">visits</th><th class="r">won</th><th class="r">mean return</th><th class="r">mean H</th></tr></thead>
-        <tbody>{seen.map((one) => <tr key={one.iteration}><td class="r"><a href={toIteration(page.name, one.iteration)}>{one.iteration}</a></td><td class="r">{one.visits}</td><td class="r">{one.won}</td><td class="r">{shown(one.returned / one.visits)}</td><td class="r">{shown(one.entropy / one.visits)}</td></tr>)}</tbody>
+        <thead>
+          <tr>
+            <th class="r">iteration</th>
+            <th class="r">visits</th>
+            <th class="r">won</th>
+            <th class="r">mean return</th>
+            <th class="r">mean H</th>
+          </tr>
+        </thead>
+        <tbody>
+          {seen.map((one) => (
+            <tr key={one.iteration}>
+              <td class="r">
+                <a href={toIteration(page.name, one.iteration)}>{one.iteration}</a>
+              </td>
+              <td class="r">{one.visits}</td>
+              <td class="r">{one.won}</td>
+              <td class="r">{shown(one.returned / one.visits)}</td>
+              <td class="r">{shown(one.entropy / one.visits)}</td>
+            </tr>
+          ))}
+        </tbody>
       </table>
     </section>
   );
 }
 
-export function AnchorView({ page, iteration, group, anchor }: { page: RunPage; iteration: number; group: Group; anchor: number }) {
+export function AnchorView({
+  page,
+  iteration,
+  group,
+  anchor,
+}: {
+  page: RunPage;
+  iteration: number;
+  group: Group;
+  anchor: number;
+}) {
   const visits: Visit[] = group.members.flatMap((member) =>
     member.steps.flatMap((step, place) => (step.anchor_group === anchor ? [{ member, place, step }] : [])),
   );
@@ -69,21 +111,57 @@ export function AnchorView({ page, iteration, group, anchor }: { page: RunPage; 
   const entropies = visits.map((visit) => visit.step.normalized_entropy).filter((value) => value !== null);
   return (
     <>
-      <h2>State {anchor}: {counted(visits.length, "visit")}</h2>
-      <p class="small soft">Iteration {iteration}, <a href={toGroup(page.name, iteration, group.group)} dir="auto">{group.goal}</a></p>
-      <section class="box"><h4>what was seen</h4><pre class="text" dir="auto" tabIndex={0}>{first.step.observation}</pre></section>
+      <h2>
+        State {anchor}: {counted(visits.length, "visit")}
+      </h2>
+      <p class="small soft">
+        Iteration {iteration},{" "}
+        <a href={toGroup(page.name, iteration, group.group)} dir="auto">
+          {group.goal}
+        </a>
+      </p>
+      <section class="box">
+        <h4>what was seen</h4>
+        <pre class="text" dir="auto" tabIndex={0}>
+          {first.step.observation}
+        </pre>
+      </section>
       <section class="box spaced">
         <h3>H_n of all visits, with the fences</h3>
-        <EntropyBar step={{ ...first.step, normalized_entropy: null, outlier: null }} fences={group.fences} others={entropies} />
-        <p class="small soft">H {num(Math.min(...visits.map((visit) => visit.step.entropy ?? Infinity)))} to {num(Math.max(...visits.map((visit) => visit.step.entropy ?? -Infinity)))} nats, mean {num(mean(visits.map((visit) => visit.step.entropy)))}</p>
+        <EntropyBar
+          step={{ ...first.step, normalized_entropy: null, outlier: null }}
+          fences={group.fences}
+          others={entropies}
+        />
+        <p class="small soft">
+          H {num(Math.min(...visits.map((visit) => visit.step.entropy ?? Infinity)))} to{" "}
+          {num(Math.max(...visits.map((visit) => visit.step.entropy ?? -Infinity)))} nats, mean{" "}
+          {num(mean(visits.map((visit) => visit.step.entropy)))}
+        </p>
       </section>
       <section class="box wide spaced">
         <h3>Actions taken here</h3>
         <table>
-          <thead><tr><th>action</th><th class="r">visits</th><th class="r">won</th><th class="r">mean return</th><th class="r">mean A</th></tr></thead>
+          <thead>
+            <tr>
+              <th>action</th>
+              <th class="r">visits</th>
+              <th class="r">won</th>
+              <th class="r">mean return</th>
+              <th class="r">mean A</th>
+            </tr>
+          </thead>
           <tbody>
             {actions.map(([action, some]) => (
-              <tr key={action}><td class="act" dir="auto">{action || "(no action)"}</td><td class="r">{some.length}</td><td class="r">{some.filter((visit) => visit.member.won).length}</td><td class="r">{num(mean(some.map((visit) => visit.step.return)))}</td><td class="r">{signed(mean(some.map((visit) => visit.step.advantage)))}</td></tr>
+              <tr key={action}>
+                <td class="act" dir="auto">
+                  {action || "(no action)"}
+                </td>
+                <td class="r">{some.length}</td>
+                <td class="r">{some.filter((visit) => visit.member.won).length}</td>
+                <td class="r">{num(mean(some.map((visit) => visit.step.return)))}</td>
+                <td class="r">{signed(mean(some.map((visit) => visit.step.advantage)))}</td>
+              </tr>
             ))}
           </tbody>
         </table>
@@ -92,13 +170,32 @@ export function AnchorView({ page, iteration, group, anchor }: { page: RunPage; 
       <section class="box wide spaced">
         <h3>Visits</h3>
         <table>
-          <thead><tr><th>member</th><th>step</th><th class="r">return</th><th class="r">A_S</th><th class="r">H</th><th class="r">H_n</th></tr></thead>
+          <thead>
+            <tr>
+              <th>member</th>
+              <th>step</th>
+              <th class="r">return</th>
+              <th class="r">A_S</th>
+              <th class="r">H</th>
+              <th class="r">H_n</th>
+            </tr>
+          </thead>
           <tbody>
             {visits.map(({ member, place, step }) => (
               <tr key={`${member.member}-${place}`}>
-                <td>{member.member} <span class={member.won ? "yes" : "no"}>{outcome(member)}</span></td>
-                <td><a dir="auto" href={toStep(page.name, iteration, group.group, member.member, place)}>{step.step}: {step.action || "(no action)"}</a>{step.outlier && <span class={`tag ${step.outlier}`}>{step.outlier}</span>}</td>
-                <td class="r">{num(step.return)}</td><td class="r">{signed(step.step_advantage)}</td><td class="r">{num(step.entropy)}</td><td class="r">{signed(step.normalized_entropy)}</td>
+                <td>
+                  {member.member} <span class={member.won ? "yes" : "no"}>{outcome(member)}</span>
+                </td>
+                <td>
+                  <a dir="auto" href={toStep(page.name, iteration, group.group, member.member, place)}>
+                    {step.step}: {step.action || "(no action)"}
+                  </a>
+                  {step.outlier && <span class={`tag ${step.outlier}`}>{step.outlier}</span>}
+                </td>
+                <td class="r">{num(step.return)}</td>
+                <td class="r">{signed(step.step_advantage)}</td>
+                <td class="r">{num(step.entropy)}</td>
+                <td class="r">{signed(step.normalized_entropy)}</td>
               </tr>
             ))}
           </tbody>

@@ -54,7 +54,8 @@ export function useGet<T>(path: string, query: Query, again: unknown = 0): Loade
     let wanted = true;
     get<T>(path, query).then(
       (data) => wanted && setState({ key, data, error: "" }),
-      (error: Error) => wanted && setState((old) => ({ key, data: old.key === key ? old.data : null, error: error.message })),
+      (error: Error) =>
+        wanted && setState((old) => ({ key, data: old.key === key ? old.data : null, error: error.message })),
     );
     return () => {
       wanted = false;

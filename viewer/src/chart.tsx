@@ -85,7 +85,8 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
     return { x, y, paths };
   }, [series, points, scale, zero]);
 
-  const tick = (value: number) => (scale === "percent" || scale === "whole" ? `${+(100 * value).toPrecision(3)} %` : `${+value.toPrecision(6)}`);
+  const tick = (value: number) =>
+    scale === "percent" || scale === "whole" ? `${+(100 * value).toPrecision(3)} %` : `${+value.toPrecision(6)}`;
   const yTicks = scale === "log" ? y.ticks(4).filter((_, i, all) => i % Math.ceil(all.length / 5) === 0) : y.ticks(4);
   const xTicks = x.ticks(6).filter(Number.isInteger);
   const shown = cursor === null ? [] : series.map((line) => line.y[line.x.indexOf(cursor)] ?? null);
@@ -99,7 +100,9 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
   const lineAt = (event: MouseEvent): number => {
     const box = (event.currentTarget as SVGElement).getBoundingClientRect();
     const height = ((event.clientY - box.top) / box.height) * HEIGHT;
-    const gaps = shown.map((value) => (value === null || (scale === "log" && value <= 0) ? Infinity : Math.abs(y(value) - height)));
+    const gaps = shown.map((value) =>
+      value === null || (scale === "log" && value <= 0) ? Infinity : Math.abs(y(value) - height),
+    );
     return Math.max(0, gaps.indexOf(Math.min(...gaps)));
   };
   const target = cursor === null || !opened ? null : nearest(opened.iterations, cursor);
@@ -129,26 +132,50 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
         {yTicks.map((value) => (
           <g key={value}>
             <line class="grid" x1={LEFT} x2={WIDTH - RIGHT} y1={y(value)} y2={y(value)} />
-            <text class="tick" x={LEFT - 6} y={y(value) + 3.5} text-anchor="end">{tick(value)}</text>
+            <text class="tick" x={LEFT - 6} y={y(value) + 3.5} text-anchor="end">
+              {tick(value)}
+            </text>
           </g>
         ))}
         {xTicks.map((value) => (
-          <text key={value} class="tick" x={x(value)} y={HEIGHT - 8} text-anchor="middle">{value}</text>
+          <text key={value} class="tick" x={x(value)} y={HEIGHT - 8} text-anchor="middle">
+            {value}
+          </text>
         ))}
         {paths.map((path, i) => (
           <path key={i} class={`line ${series[i]?.color}${series[i]?.dashed ? " dashed" : ""}`} d={path} />
         ))}
-        {few && series.map((line, k) => line.y.map((value, i) => value !== null && (scale !== "log" || value > 0) && (
-          <circle key={`${k}-${i}`} class={`dot ${line.color}`} cx={x(line.x[i] ?? 0)} cy={y(value)} r="2.6" />
-        )))}
-        {points.map((point, i) => point.success !== null && (
-          <g key={i} class={`eval ${point.mode === "greedy" ? "purple" : "orange"}`}>
-            {point.success_standard_error !== null && (
-              <line x1={x(point.iteration)} x2={x(point.iteration)} y1={y(Math.max(0, point.success - point.success_standard_error))} y2={y(Math.min(1, point.success + point.success_standard_error))} />
-            )}
-            <circle class={point.final === false ? "hollow" : ""} cx={x(point.iteration)} cy={y(point.success)} r="4" />
-          </g>
-        ))}
+        {few &&
+          series.map((line, k) =>
+            line.y.map(
+              (value, i) =>
+                value !== null &&
+                (scale !== "log" || value > 0) && (
+                  <circle key={`${k}-${i}`} class={`dot ${line.color}`} cx={x(line.x[i] ?? 0)} cy={y(value)} r="2.6" />
+                ),
+            ),
+          )}
+        {points.map(
+          (point, i) =>
+            point.success !== null && (
+              <g key={i} class={`eval ${point.mode === "greedy" ? "purple" : "orange"}`}>
+                {point.success_standard_error !== null && (
+                  <line
+                    x1={x(point.iteration)}
+                    x2={x(point.iteration)}
+                    y1={y(Math.max(0, point.success - point.success_standard_error))}
+                    y2={y(Math.min(1, point.success + point.success_standard_error))}
+                  />
+                )}
+                <circle
+                  class={point.final === false ? "hollow" : ""}
+                  cx={x(point.iteration)}
+                  cy={y(point.success)}
+                  r="4"
+                />
+              </g>
+            ),
+        )}
         {cursor !== null && <line class="cursor" x1={x(cursor)} x2={x(cursor)} y1={TOP} y2={HEIGHT - BOTTOM} />}
       </svg>
       <p class="legend">
@@ -160,10 +187,15 @@ export function Chart({ title, label, scale, zero, series, points = [], opened, 
           </span>
         ))}
         {[...new Set(points.map((point) => point.mode))].map((mode) => (
-          <span key={mode}><i class={`swatch round ${mode === "greedy" ? "purple" : "orange"}`} />evaluation, {mode}</span>
+          <span key={mode}>
+            <i class={`swatch round ${mode === "greedy" ? "purple" : "orange"}`} />
+            evaluation, {mode}
+          </span>
         ))}
         <span class="soft" aria-live="polite">
-          {cursor === null ? "" : `${unit} ${cursor}${target === null ? "" : target === cursor ? ", click for its rollouts" : `, click for the rollouts of ${target}`}`}
+          {cursor === null
+            ? ""
+            : `${unit} ${cursor}${target === null ? "" : target === cursor ? ", click for its rollouts" : `, click for the rollouts of ${target}`}`}
         </span>
       </p>
     </div>

@@ -12,7 +12,11 @@ const lines = (text: string) => text.split("\n").length;
 /** Lines that differ, and within a line that was replaced by one line, the words that do. */
 export function changes(full: string, blind: string): Change[] {
   const found = diffLines(full, blind, { timeout: LIMIT_MS });
-  if (!found) return [{ value: full, removed: true, added: false }, { value: blind, removed: false, added: true }];
+  if (!found)
+    return [
+      { value: full, removed: true, added: false },
+      { value: blind, removed: false, added: true },
+    ];
   const fine: Change[] = [];
   for (let i = 0; i < found.length; i++) {
     const [one, next] = [found[i]!, found[i + 1]];
@@ -28,7 +32,9 @@ export function PromptDiff({ full, blind }: { full: string; blind: string }) {
   const parts = useMemo(() => changes(full, blind), [full, blind]);
   return (
     <pre class="text diff" dir="auto" tabIndex={0}>
-      {parts.map((part, i) => (part.removed ? <del key={i}>{part.value}</del> : part.added ? <ins key={i}>{part.value}</ins> : part.value))}
+      {parts.map((part, i) =>
+        part.removed ? <del key={i}>{part.value}</del> : part.added ? <ins key={i}>{part.value}</ins> : part.value,
+      )}
     </pre>
   );
 }

@@ -13,13 +13,22 @@ function stepOf(line: string, step: number): Json {
   return { ...trajectory, ...steps[step] };
 }
 
-export async function copyStep(run: string, place: { iteration: number; group: number; member: number }, step: number): Promise<void> {
+export async function copyStep(
+  run: string,
+  place: { iteration: number; group: number; member: number },
+  step: number,
+): Promise<void> {
   const line = await getText("record", { run, ...place });
   await navigator.clipboard.writeText(JSON.stringify(stepOf(line, step), null, 1));
 }
 
 /** Offer the steps for download, a line each; every trajectory is asked for once. */
-export async function exportSteps(run: string, table: StepTable, rows: Uint32Array, say: (note: string) => void): Promise<void> {
+export async function exportSteps(
+  run: string,
+  table: StepTable,
+  rows: Uint32Array,
+  say: (note: string) => void,
+): Promise<void> {
   const chosen = rows.subarray(0, MOST_EXPORTED);
   const records = new Map<number, string>();
   const lines: string[] = [];
@@ -28,7 +37,11 @@ export async function exportSteps(run: string, table: StepTable, rows: Uint32Arr
       const trajectory = table.at("trajectory", row);
       let line = records.get(trajectory);
       if (line === undefined) {
-        const place = { iteration: table.at("iteration", row), group: table.at("group", row), member: table.at("member", row) };
+        const place = {
+          iteration: table.at("iteration", row),
+          group: table.at("group", row),
+          member: table.at("member", row),
+        };
         line = await getText("record", { run, ...place });
         records.set(trajectory, line);
         if (records.size > 200) records.delete(records.keys().next().value as number);

@@ -76,7 +76,17 @@ export function select(table: StepTable, query: URLSearchParams, found: Uint8Arr
   return rows.subarray(0, count);
 }
 
-export const SORTS = ["iteration", "reward", "return", "advantage", "entropy", "normalized_entropy", "tokens", "r_ta", "anchor_size"];
+export const SORTS = [
+  "iteration",
+  "reward",
+  "return",
+  "advantage",
+  "entropy",
+  "normalized_entropy",
+  "tokens",
+  "r_ta",
+  "anchor_size",
+];
 
 /** The rows in the order of a column, "-column" for the largest first; rows without a number come last. */
 export function sorted(table: StepTable, rows: Uint32Array, by: string | null): Uint32Array {
@@ -85,7 +95,9 @@ export function sorted(table: StepTable, rows: Uint32Array, by: string | null): 
   const values = table.column(name);
   const sign = by.startsWith("-") ? -1 : 1;
   const last = (row: number) => (Number.isNaN(values[row]) ? 1 : 0);
-  return rows.slice().sort((a, b) => last(a) - last(b) || sign * ((values[a] as number) - (values[b] as number)) || a - b);
+  return rows
+    .slice()
+    .sort((a, b) => last(a) - last(b) || sign * ((values[a] as number) - (values[b] as number)) || a - b);
 }
 
 export interface Bins {

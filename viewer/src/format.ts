@@ -17,7 +17,12 @@ export function percent(value: number | null | undefined): string {
   return !known(value) ? DASH : `${(100 * value).toFixed(1)} %`;
 }
 
-const UNITS: [number, string][] = [[86400, "d"], [3600, "h"], [60, "min"], [1, "s"]];
+const UNITS: [number, string][] = [
+  [86400, "d"],
+  [3600, "h"],
+  [60, "min"],
+  [1, "s"],
+];
 
 export function age(seconds: number): string {
   const unit = UNITS.find(([length]) => seconds >= length);

@@ -16,16 +16,22 @@ export function SameTask({ page, iteration, group }: { page: RunPage; iteration:
     if (!table || code < 1) return [];
     const [tasks, iterations, groups] = [table.column("task_id"), table.column("iteration"), table.column("group")];
     const found = new Map<number, number>();
-    for (let row = 0; row < table.rows; row++) if (tasks[row] === code && !found.has(iterations[row]!)) found.set(iterations[row]!, groups[row]!);
+    for (let row = 0; row < table.rows; row++)
+      if (tasks[row] === code && !found.has(iterations[row]!)) found.set(iterations[row]!, groups[row]!);
     return [...found].sort((a, b) => a[0] - b[0]);
   }, [table, group.task_id]);
   const at = places.findIndex(([one]) => one === iteration);
-  if (places.length < 2 || at < 0) return <p class="small soft">{table ? "This task was recorded in no other iteration." : ""}</p>;
+  if (places.length < 2 || at < 0)
+    return <p class="small soft">{table ? "This task was recorded in no other iteration." : ""}</p>;
   return (
     <label class="slider">
       this task over {places.length} iterations{" "}
       <input
-        type="range" min="0" max={places.length - 1} value={at} aria-valuetext={`iteration ${iteration}`}
+        type="range"
+        min="0"
+        max={places.length - 1}
+        value={at}
+        aria-valuetext={`iteration ${iteration}`}
         onInput={(event) => {
           const place = places[Number(event.currentTarget.value)];
           if (place) location.hash = toGroup(page.name, place[0], place[1]);
@@ -44,12 +50,22 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
     <>
       <IterationNav page={page} iteration={iteration} />
       <h2 dir="auto">{group.goal}</h2>
-      <p class="small soft">{group.task_type} · {group.task_id}</p>
+      <p class="small soft">
+        {group.task_type} · {group.task_id}
+      </p>
       <SameTask page={page} iteration={iteration} group={group} />
       <p class="bar">
-        <span class="small soft">A row is a visit of one state, a column a member. Members in the same row stood in the same situation; where they did different things, they part.</span>
-        {group.members.some((member) => member.length > MOST_ALIGNED) && <b>The first {MOST_ALIGNED} steps of each member are shown.</b>}
-        <label><input type="checkbox" checked={shared} onChange={(event) => setShared(event.currentTarget.checked)} /> only states that several visited</label>
+        <span class="small soft">
+          A row is a visit of one state, a column a member. Members in the same row stood in the same situation; where
+          they did different things, they part.
+        </span>
+        {group.members.some((member) => member.length > MOST_ALIGNED) && (
+          <b>The first {MOST_ALIGNED} steps of each member are shown.</b>
+        )}
+        <label>
+          <input type="checkbox" checked={shared} onChange={(event) => setShared(event.currentTarget.checked)} /> only
+          states that several visited
+        </label>
       </p>
       <div class="aligned" tabIndex={0} role="region" aria-label="members side by side">
         <table>
@@ -59,7 +75,9 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
               {group.members.map((member) => (
                 <th scope="col" key={member.member}>
                   {member.member}: <span class={member.won ? "yes" : "no"}>{outcome(member)}</span>
-                  <div class="soft">{counted(member.length, "step")}, score {member.score ?? "–"}</div>
+                  <div class="soft">
+                    {counted(member.length, "step")}, score {member.score ?? "–"}
+                  </div>
                 </th>
               ))}
             </tr>
@@ -68,14 +86,29 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
             {shown.map((row, r) => {
               const ways = partings(group, row);
               const visitors = row.steps.filter((step) => step !== null).length;
-              const first = group.members.flatMap((member, m) => (row.steps[m] === null ? [] : [member.steps[row.steps[m]!]]))[0];
+              const first = group.members.flatMap((member, m) =>
+                row.steps[m] === null ? [] : [member.steps[row.steps[m]!]],
+              )[0];
               return (
                 <tr key={r} class={visitors > 1 && ways.length > 1 ? "parting" : visitors > 1 ? "shared" : ""}>
                   <th scope="row">
-                    {row.anchor !== null && <a href={toAnchor(page.name, iteration, group.group, row.anchor)}>state {row.anchor}</a>}
-                    <p class="obs seen" dir="auto">{first?.observation}</p>
+                    {row.anchor !== null && (
+                      <a href={toAnchor(page.name, iteration, group.group, row.anchor)}>state {row.anchor}</a>
+                    )}
+                    <p class="obs seen" dir="auto">
+                      {first?.observation}
+                    </p>
                     {visitors > 1 && ways.length > 1 && (
-                      <ul class="ways">{ways.map((way) => <li key={way.action}><b>{way.won}/{way.members.length} won</b> <span dir="auto">{way.action || "(no action)"}</span></li>)}</ul>
+                      <ul class="ways">
+                        {ways.map((way) => (
+                          <li key={way.action}>
+                            <b>
+                              {way.won}/{way.members.length} won
+                            </b>{" "}
+                            <span dir="auto">{way.action || "(no action)"}</span>
+                          </li>
+                        ))}
+                      </ul>
                     )}
                   </th>
                   {group.members.map((member, m) => {
@@ -85,8 +118,16 @@ export function GroupView({ page, iteration, group }: { page: RunPage; iteration
                       <td key={member.member} class={step ? `here ${step.outlier ?? ""}` : ""}>
                         {step && place != null && (
                           <>
-                            <a class="act" dir="auto" href={toStep(page.name, iteration, group.group, member.member, place)}>&gt; {step.action || "(no action)"}</a>
-                            <div class="soft">{step.step} · A {signed(step.advantage)} · H_n {signed(step.normalized_entropy)}</div>
+                            <a
+                              class="act"
+                              dir="auto"
+                              href={toStep(page.name, iteration, group.group, member.member, place)}
+                            >
+                              &gt; {step.action || "(no action)"}
+                            </a>
+                            <div class="soft">
+                              {step.step} · A {signed(step.advantage)} · H_n {signed(step.normalized_entropy)}
+                            </div>
                             <Badges step={step} />
                           </>
                         )}

@@ -34,7 +34,14 @@ export function Histogram({ label, bins, range, onRange }: Props) {
   const field = (side: 0 | 1) => (range && Number.isFinite(range[side]) ? String(range[side]) : "");
   return (
     <div class="hist">
-      <h4>{label} {range && <button class="link" onClick={() => onRange(null)}>all</button>}</h4>
+      <h4>
+        {label}{" "}
+        {range && (
+          <button class="link" onClick={() => onRange(null)}>
+            all
+          </button>
+        )}
+      </h4>
       <svg
         ref={svg}
         viewBox={`0 0 ${WIDTH} ${HEIGHT}`}
@@ -47,7 +54,12 @@ export function Histogram({ label, bins, range, onRange }: Props) {
         }}
         onPointerMove={(event) => drag && setDrag([drag[0], value(event)])}
         onPointerUp={() => {
-          if (drag) onRange(Math.abs(drag[1] - drag[0]) < (bins.high - bins.low) / (2 * BINS) ? null : [+from.toPrecision(4), +to.toPrecision(4)]);
+          if (drag)
+            onRange(
+              Math.abs(drag[1] - drag[0]) < (bins.high - bins.low) / (2 * BINS)
+                ? null
+                : [+from.toPrecision(4), +to.toPrecision(4)],
+            );
           setDrag(null);
         }}
       >
@@ -55,13 +67,40 @@ export function Histogram({ label, bins, range, onRange }: Props) {
           const left = bins.low + (i * (bins.high - bins.low)) / BINS;
           const right = left + (bins.high - bins.low) / BINS;
           const height = count ? Math.max(2, HEIGHT * Math.sqrt(count / most)) : 0;
-          return <rect key={i} class={right >= from && left <= to ? "in" : "out"} x={(WIDTH * i) / BINS + 0.5} width={WIDTH / BINS - 1} y={HEIGHT - height} height={height}><title>{count} steps, {num(left)} to {num(right)}</title></rect>;
+          return (
+            <rect
+              key={i}
+              class={right >= from && left <= to ? "in" : "out"}
+              x={(WIDTH * i) / BINS + 0.5}
+              width={WIDTH / BINS - 1}
+              y={HEIGHT - height}
+              height={height}
+            >
+              <title>
+                {count} steps, {num(left)} to {num(right)}
+              </title>
+            </rect>
+          );
         })}
         {shown && <rect class="range" x={x(from)} width={Math.max(1, x(to) - x(from))} y="0" height={HEIGHT} />}
       </svg>
       <p class="ends small">
-        <input type="text" inputMode="decimal" aria-label={`${label} from`} placeholder={num(bins.low)} value={field(0)} onChange={(event) => edge(event.currentTarget.value, 0)} />
-        <input type="text" inputMode="decimal" aria-label={`${label} to`} placeholder={num(bins.high)} value={field(1)} onChange={(event) => edge(event.currentTarget.value, 1)} />
+        <input
+          type="text"
+          inputMode="decimal"
+          aria-label={`${label} from`}
+          placeholder={num(bins.low)}
+          value={field(0)}
+          onChange={(event) => edge(event.currentTarget.value, 0)}
+        />
+        <input
+          type="text"
+          inputMode="decimal"
+          aria-label={`${label} to`}
+          placeholder={num(bins.high)}
+          value={field(1)}
+          onChange={(event) => edge(event.currentTarget.value, 1)}
+        />
       </p>
     </div>
   );

@@ -28,7 +28,9 @@ export function Keys() {
         const { runs } = parse(location.hash);
         if (!document.querySelector(`[${mark}]`) && runs[0]) {
           go(`${toRun(runs[0])}/steps`);
-          const wait = new MutationObserver(() => document.querySelector(`[${mark}]`) && (wait.disconnect(), focus(mark)));
+          const wait = new MutationObserver(
+            () => document.querySelector(`[${mark}]`) && (wait.disconnect(), focus(mark)),
+          );
           wait.observe(document.body, { childList: true, subtree: true });
           setTimeout(() => wait.disconnect(), 10_000);
         } else focus(mark);
@@ -40,11 +42,22 @@ export function Keys() {
   }, []);
   return (
     <>
-      <button class="link" aria-label="keyboard" onClick={() => help.current?.showModal()}>?</button>
+      <button class="link" aria-label="keyboard" onClick={() => help.current?.showModal()}>
+        ?
+      </button>
       <dialog ref={help} aria-label="Keyboard">
         <h3>Keyboard</h3>
-        <dl class="facts">{HELP.map(([key, what]) => [<dt key={key}><kbd>{key}</kbd></dt>, <dd key={what}>{what}</dd>])}</dl>
-        <form method="dialog"><button>Close</button></form>
+        <dl class="facts">
+          {HELP.map(([key, what]) => [
+            <dt key={key}>
+              <kbd>{key}</kbd>
+            </dt>,
+            <dd key={what}>{what}</dd>,
+          ])}
+        </dl>
+        <form method="dialog">
+          <button>Close</button>
+        </form>
       </dialog>
     </>
   );

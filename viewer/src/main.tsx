@@ -30,8 +30,18 @@ function Rollouts({ page, route }: { page: RunPage; route: Route }) {
   const group = listed ?? (route.page === "step" ? { ...NOBODY, group: route.group } : undefined);
   if (!group) return <Failure error={`Iteration ${route.iteration} has no rollouts of group ${route.group}.`} />;
   if (route.page === "group") return <GroupView page={page} iteration={route.iteration} group={group} />;
-  if (route.page === "anchor") return <AnchorView page={page} iteration={route.iteration} group={group} anchor={route.anchor} />;
-  return <StepView page={page} iteration={route.iteration} group={group} member={route.member} step={route.step} query={route.query} />;
+  if (route.page === "anchor")
+    return <AnchorView page={page} iteration={route.iteration} group={group} anchor={route.anchor} />;
+  return (
+    <StepView
+      page={page}
+      iteration={route.iteration}
+      group={group}
+      member={route.member}
+      step={route.step}
+      query={route.query}
+    />
+  );
 }
 
 function Run({ route }: { route: Route }) {
@@ -41,28 +51,53 @@ function Run({ route }: { route: Route }) {
   useEffect(() => {
     document.title = `${name} · stapo view`;
   }, [name]);
-  if (!page) return <main><h1>{name}</h1><Failure error={error} />{!error && <p class="soft">Reading …</p>}</main>;
+  if (!page)
+    return (
+      <main>
+        <h1>{name}</h1>
+        <Failure error={error} />
+        {!error && <p class="soft">Reading …</p>}
+      </main>
+    );
   const status = live.status || page.status;
-  const tab = (label: string, href: string, current: boolean) => <a href={href} aria-current={current ? "page" : undefined}>{label}</a>;
+  const tab = (label: string, href: string, current: boolean) => (
+    <a href={href} aria-current={current ? "page" : undefined}>
+      {label}
+    </a>
+  );
   const newest = page.transcripts.at(-1);
   return (
     <main>
       <h1>{page.title}</h1>
-      <p class="soft">{name} <span class={`status ${status}`}>{status}</span></p>
+      <p class="soft">
+        {name} <span class={`status ${status}`}>{status}</span>
+      </p>
       <nav class="tabs" aria-label="Run">
         {tab("Overview", toRun(name), route.page === "run")}
-        {newest !== undefined && tab("Rollouts", toIteration(name, newest), ["iteration", "group", "step", "anchor", "whatif"].includes(route.page))}
+        {newest !== undefined &&
+          tab(
+            "Rollouts",
+            toIteration(name, newest),
+            ["iteration", "group", "step", "anchor", "whatif"].includes(route.page),
+          )}
         {newest !== undefined && tab("Steps", toSteps(name), route.page === "steps")}
         {tab("Diagnosis", `${toRun(name)}/diagnosis`, route.page === "diagnosis")}
         {tab("Settings", `${toRun(name)}/settings`, route.page === "settings")}
       </nav>
       <Failure error={error} />
-      {route.page === "run" ? <Overview page={page} />
-        : route.page === "settings" ? <Settings page={page} />
-        : route.page === "steps" ? <StepsView page={page} query={route.query} />
-        : route.page === "diagnosis" ? <DiagnosisView run={name} />
-        : route.page === "whatif" ? <WhatIf page={page} iteration={route.iteration} />
-        : <Rollouts page={page} route={route} />}
+      {route.page === "run" ? (
+        <Overview page={page} />
+      ) : route.page === "settings" ? (
+        <Settings page={page} />
+      ) : route.page === "steps" ? (
+        <StepsView page={page} query={route.query} />
+      ) : route.page === "diagnosis" ? (
+        <DiagnosisView run={name} />
+      ) : route.page === "whatif" ? (
+        <WhatIf page={page} iteration={route.iteration} />
+      ) : (
+        <Rollouts page={page} route={route} />
+      )}
     </main>
   );
 }
@@ -70,19 +105,35 @@ function Run({ route }: { route: Route }) {
 /** A page that meets data of another form says so; the rest of the viewer goes on. */
 function Guarded({ children }: { children: ComponentChildren }) {
   const [error] = useErrorBoundary();
-  return error ? <main><Failure error={`This page cannot show what the run holds: ${(error as Error).message}. Files that other programs have changed may be of another form.`} /></main> : <>{children}</>;
+  return error ? (
+    <main>
+      <Failure
+        error={`This page cannot show what the run holds: ${(error as Error).message}. Files that other programs have changed may be of another form.`}
+      />
+    </main>
+  ) : (
+    <>{children}</>
+  );
 }
 
 function App() {
   const route = useRoute();
   return (
     <>
-      <header class="top"><a href="#/">stapo view</a><Keys /></header>
+      <header class="top">
+        <a href="#/">stapo view</a>
+        <Keys />
+      </header>
       <Guarded key={JSON.stringify([route.page, route.runs])}>
-      {route.page === "runs" ? <Runs />
-        : route.page === "overlay" ? <Overlay key={route.runs.join("/")} names={route.runs} />
-        : route.page === "comparison" ? <ComparisonView key={route.runs[0]} name={route.runs[0] ?? ""} />
-        : <Run key={route.runs[0]} route={route} />}
+        {route.page === "runs" ? (
+          <Runs />
+        ) : route.page === "overlay" ? (
+          <Overlay key={route.runs.join("/")} names={route.runs} />
+        ) : route.page === "comparison" ? (
+          <ComparisonView key={route.runs[0]} name={route.runs[0] ?? ""} />
+        ) : (
+          <Run key={route.runs[0]} route={route} />
+        )}
       </Guarded>
     </>
   );

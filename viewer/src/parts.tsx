@@ -5,7 +5,11 @@ import { toStep } from "./route";
 import type { Fences, Group, Member, Step } from "./types";
 
 export function Failure({ error }: { error: string }) {
-  return error ? <p class="box failure" role="alert">{error}</p> : null;
+  return error ? (
+    <p class="box failure" role="alert">
+      {error}
+    </p>
+  ) : null;
 }
 
 export function Notes({ title, texts }: { title: string; texts: string[] }) {
@@ -13,7 +17,11 @@ export function Notes({ title, texts }: { title: string; texts: string[] }) {
   return (
     <div class="box signs">
       <h3>{title}</h3>
-      <ul>{texts.map((text, i) => <li key={i}>{text}</li>)}</ul>
+      <ul>
+        {texts.map((text, i) => (
+          <li key={i}>{text}</li>
+        ))}
+      </ul>
     </div>
   );
 }
@@ -28,7 +36,11 @@ export function Badges({ step }: { step: Step }) {
       {step.valid === false && <span class="tag no">invalid{step.problem && `: ${step.problem}`}</span>}
       {step.repeated && <span class="tag">repeated</span>}
       {step.effect === false && <span class="tag">no effect</span>}
-      {step.outlier && <span class={`tag ${step.outlier}`}>{step.outlier}-entropy outlier{step.acted_on ? "" : ", not acted on"}</span>}
+      {step.outlier && (
+        <span class={`tag ${step.outlier}`}>
+          {step.outlier}-entropy outlier{step.acted_on ? "" : ", not acted on"}
+        </span>
+      )}
       {step.retriever_error && <span class="tag no">search failed: {step.retriever_error}</span>}
     </>
   );
@@ -44,12 +56,19 @@ export function EntropyBar({ step, fences, others = [] }: { step: Step; fences: 
   const high = fences?.upper == null ? 100 : place(fences.upper);
   const at = step.normalized_entropy;
   return (
-    <svg class={`ebar ${step.outlier ?? ""}`} viewBox="0 0 200 18" role="img" aria-label={`H_n ${signed(at)}, fences ${signed(fences?.lower)} and ${signed(fences?.upper)}`}>
+    <svg
+      class={`ebar ${step.outlier ?? ""}`}
+      viewBox="0 0 200 18"
+      role="img"
+      aria-label={`H_n ${signed(at)}, fences ${signed(fences?.lower)} and ${signed(fences?.upper)}`}
+    >
       <rect class="all" x="0" y="5" width="200" height="8" rx="3" />
       <rect class="inside" x={2 * low} y="5" width={2 * (high - low)} height="8" />
       {fences?.lower != null && <line class="fence" x1={2 * low} x2={2 * low} y1="1" y2="17" />}
       {fences?.upper != null && <line class="fence" x1={2 * high} x2={2 * high} y1="1" y2="17" />}
-      {others.map((value, i) => <circle key={i} class="other" cx={2 * place(value)} cy="9" r="2.2" />)}
+      {others.map((value, i) => (
+        <circle key={i} class="other" cx={2 * place(value)} cy="9" r="2.2" />
+      ))}
       {at !== null && <circle class="here" cx={2 * place(at)} cy="9" r="4.5" />}
     </svg>
   );
@@ -79,7 +98,8 @@ export function Strip({ run, iteration, group, member, chosen, marked, onMark }:
         const i = first + k;
         const last = member.won && i === member.length - 1;
         const kind = step.valid === false ? "x" : step.effect === false ? "idle" : "";
-        const sign = step.outlier === "high" ? "▲" : step.outlier === "low" ? "▼" : last ? "★" : step.valid === false ? "×" : "";
+        const sign =
+          step.outlier === "high" ? "▲" : step.outlier === "low" ? "▼" : last ? "★" : step.valid === false ? "×" : "";
         return (
           <a
             key={i}
@@ -103,12 +123,37 @@ export function Strip({ run, iteration, group, member, chosen, marked, onMark }:
 export function Key() {
   return (
     <p class="key">
-      <span><i class="c" /> valid</span><span><i class="c idle" /> no effect</span><span><i class="c x">×</i> invalid</span>
-      <span><i class="c high">▲</i> high-entropy outlier</span><span><i class="c low">▼</i> low-entropy outlier</span><span><i class="c win">★</i> solved</span>
+      <span>
+        <i class="c" /> valid
+      </span>
+      <span>
+        <i class="c idle" /> no effect
+      </span>
+      <span>
+        <i class="c x">×</i> invalid
+      </span>
+      <span>
+        <i class="c high">▲</i> high-entropy outlier
+      </span>
+      <span>
+        <i class="c low">▼</i> low-entropy outlier
+      </span>
+      <span>
+        <i class="c win">★</i> solved
+      </span>
     </p>
   );
 }
 
 export function Facts({ pairs }: { pairs: [string, ComponentChildren][] }) {
-  return <dl class="facts">{pairs.map(([name, value]) => <><dt key={name}>{name}</dt><dd>{value}</dd></>)}</dl>;
+  return (
+    <dl class="facts">
+      {pairs.map(([name, value]) => (
+        <>
+          <dt key={name}>{name}</dt>
+          <dd>{value}</dd>
+        </>
+      ))}
+    </dl>
+  );
 }

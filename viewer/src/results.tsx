@@ -48,11 +48,18 @@ interface Comparison {
   runs: Record<string, string>;
 }
 
-const points = (value: number | null | undefined) => (value == null ? "–" : `${value > 0 ? "+" : ""}${(100 * value).toFixed(1)}`);
+const points = (value: number | null | undefined) =>
+  value == null ? "–" : `${value > 0 ? "+" : ""}${(100 * value).toFixed(1)}`;
 
 export function ComparisonView({ name }: { name: string }) {
   const { data, error } = useGet<Comparison>("comparison", { run: name });
-  if (!data) return <main><h1>{name}</h1><Failure error={error} /></main>;
+  if (!data)
+    return (
+      <main>
+        <h1>{name}</h1>
+        <Failure error={error} />
+      </main>
+    );
   const { results, runs } = data;
   const modes = Object.keys(results.protocols ?? {});
   const variants = results.variants ?? [];
@@ -60,18 +67,42 @@ export function ComparisonView({ name }: { name: string }) {
   return (
     <main>
       <h1>{variants.map((variant) => variant.label).join(", ")}</h1>
-      <p class="soft">comparison {name}: {counted(variants.length, "variant")}, {counted(results.seeds.length, "seed")}. {!results.complete && "Some runs are not finished."} {firsts.length > 1 && <a href={toOverlay(firsts)}>Overlay the first run of each</a>}</p>
+      <p class="soft">
+        comparison {name}: {counted(variants.length, "variant")}, {counted(results.seeds.length, "seed")}.{" "}
+        {!results.complete && "Some runs are not finished."}{" "}
+        {firsts.length > 1 && <a href={toOverlay(firsts)}>Overlay the first run of each</a>}
+      </p>
       <Notes title="To know before reading on" texts={results.remarks} />
       {modes.map((mode) => (
         <section key={mode}>
           <h2>Success after RL, {mode}</h2>
           <div class="box wide">
             <table>
-              <thead><tr><th>variant</th><th class="r">start</th><th class="r">end</th><th class="r">± sd over seeds</th><th class="r">minus {results.baseline}, points</th><th class="r">95 % interval</th><th class="r">seeds</th></tr></thead>
+              <thead>
+                <tr>
+                  <th>variant</th>
+                  <th class="r">start</th>
+                  <th class="r">end</th>
+                  <th class="r">± sd over seeds</th>
+                  <th class="r">minus {results.baseline}, points</th>
+                  <th class="r">95 % interval</th>
+                  <th class="r">seeds</th>
+                </tr>
+              </thead>
               <tbody>
                 {variants.map((variant) => {
                   const gap = variant.difference[mode];
-                  return <tr key={variant.label}><td>{variant.label}</td><td class="r">{percent(variant.start[mode]?.mean)}</td><td class="r">{percent(variant.final[mode]?.mean)}</td><td class="r">{percent(variant.final[mode]?.sd)}</td><td class="r">{points(gap?.mean)}</td><td class="r">{gap ? `${points(gap.low)} to ${points(gap.high)}` : "–"}</td><td class="r">{variant.final[mode]?.n ?? 0}</td></tr>;
+                  return (
+                    <tr key={variant.label}>
+                      <td>{variant.label}</td>
+                      <td class="r">{percent(variant.start[mode]?.mean)}</td>
+                      <td class="r">{percent(variant.final[mode]?.mean)}</td>
+                      <td class="r">{percent(variant.final[mode]?.sd)}</td>
+                      <td class="r">{points(gap?.mean)}</td>
+                      <td class="r">{gap ? `${points(gap.low)} to ${points(gap.high)}` : "–"}</td>
+                      <td class="r">{variant.final[mode]?.n ?? 0}</td>
+                    </tr>
+                  );
                 })}
               </tbody>
             </table>
@@ -79,17 +110,43 @@ export function ComparisonView({ name }: { name: string }) {
           </div>
         </section>
       ))}
-      <p class="small soft">{results.pairing} {results.interval}</p>
+      <p class="small soft">
+        {results.pairing} {results.interval}
+      </p>
       <h2>Runs</h2>
       <div class="box wide">
         <table>
-          <thead><tr><th>run</th><th>status</th>{modes.map((mode) => <th class="r" key={mode}>end, {mode}</th>)}</tr></thead>
+          <thead>
+            <tr>
+              <th>run</th>
+              <th>status</th>
+              {modes.map((mode) => (
+                <th class="r" key={mode}>
+                  end, {mode}
+                </th>
+              ))}
+            </tr>
+          </thead>
           <tbody>
-            {variants.flatMap((variant) => variant.runs.map((run) => {
-              const known = runs[run.folder];
-              const label = `${variant.label}, seed ${run.seed}`;
-              return <tr key={label}><td>{known ? <a href={toRun(known)}>{label}</a> : label}</td><td><span class={`status ${run.status}`}>{run.status}</span> {run.error}</td>{modes.map((mode) => <td class="r" key={mode}>{percent(run.final[mode]?.success)}</td>)}</tr>;
-            }))}
+            {variants.flatMap((variant) =>
+              variant.runs.map((run) => {
+                const known = runs[run.folder];
+                const label = `${variant.label}, seed ${run.seed}`;
+                return (
+                  <tr key={label}>
+                    <td>{known ? <a href={toRun(known)}>{label}</a> : label}</td>
+                    <td>
+                      <span class={`status ${run.status}`}>{run.status}</span> {run.error}
+                    </td>
+                    {modes.map((mode) => (
+                      <td class="r" key={mode}>
+                        {percent(run.final[mode]?.success)}
+                      </td>
+                    ))}
+                  </tr>
+                );
+              }),
+            )}
           </tbody>
         </table>
       </div>
@@ -120,19 +177,50 @@ export function DiagnosisView({ run }: { run: string }) {
   return (
     <>
       <Notes title="Missing" texts={data.remarks} />
-      {found.length === 0 && <p class="none">This run was not diagnosed yet: 'stapo diagnose' measures outliers, use of goal and history, and bad steps.</p>}
+      {found.length === 0 && (
+        <p class="none">
+          This run was not diagnosed yet: 'stapo diagnose' measures outliers, use of goal and history, and bad steps.
+        </p>
+      )}
       {found.map(([checkpoint, one]) => (
         <section key={checkpoint}>
-          <h2>{checkpoint}: {one.label}</h2>
-          <p>{one.protocol?.sentence}. {counted(one.steps, "step")} in {counted(one.episodes, "episode")}.</p>
+          <h2>
+            {checkpoint}: {one.label}
+          </h2>
+          <p>
+            {one.protocol?.sentence}. {counted(one.steps, "step")} in {counted(one.episodes, "episode")}.
+          </p>
           <Notes title="To know before reading on" texts={one.remarks ?? []} />
-          {!one.tables && <p class="none">An earlier version wrote it without tables; its page is diagnosis/{checkpoint}/diagnosis.html in the run folder.</p>}
+          {!one.tables && (
+            <p class="none">
+              An earlier version wrote it without tables; its page is diagnosis/{checkpoint}/diagnosis.html in the run
+              folder.
+            </p>
+          )}
           {one.tables?.map((table) => (
             <div class="box wide spaced" key={table.title}>
               <h3>{table.title}</h3>
               <table>
-                <thead><tr>{table.head.map((cell, i) => <th key={i} class={i ? "r" : ""}>{cell}</th>)}</tr></thead>
-                <tbody>{table.rows.map((row, r) => <tr key={r}>{row.map((cell, i) => <td key={i} class={i ? "r" : ""}>{cell}</td>)}</tr>)}</tbody>
+                <thead>
+                  <tr>
+                    {table.head.map((cell, i) => (
+                      <th key={i} class={i ? "r" : ""}>
+                        {cell}
+                      </th>
+                    ))}
+                  </tr>
+                </thead>
+                <tbody>
+                  {table.rows.map((row, r) => (
+                    <tr key={r}>
+                      {row.map((cell, i) => (
+                        <td key={i} class={i ? "r" : ""}>
+                          {cell}
+                        </td>
+                      ))}
+                    </tr>
+                  ))}
+                </tbody>
               </table>
               {table.note && <p class="small soft">{table.note}</p>}
             </div>

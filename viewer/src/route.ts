@@ -2,7 +2,19 @@
 import { useEffect, useState } from "preact/hooks";
 
 export interface Route {
-  page: "runs" | "run" | "settings" | "steps" | "iteration" | "group" | "step" | "overlay" | "anchor" | "whatif" | "diagnosis" | "comparison";
+  page:
+    | "runs"
+    | "run"
+    | "settings"
+    | "steps"
+    | "iteration"
+    | "group"
+    | "step"
+    | "overlay"
+    | "anchor"
+    | "whatif"
+    | "diagnosis"
+    | "comparison";
   runs: string[];
   iteration: number;
   group: number;
@@ -14,7 +26,14 @@ export interface Route {
 }
 
 const START: Route = {
-  page: "runs", runs: [], iteration: 0, group: 0, member: 0, step: 0, anchor: 0, query: new URLSearchParams(),
+  page: "runs",
+  runs: [],
+  iteration: 0,
+  group: 0,
+  member: 0,
+  step: 0,
+  anchor: 0,
+  query: new URLSearchParams(),
 };
 
 export function parse(hash: string): Route {

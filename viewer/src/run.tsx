@@ -18,22 +18,51 @@ function FigureCard({ page, figure, opened }: { page: RunPage; figure: Figure; o
     <figure class="box" id={`plot-${figure.key}`}>
       <h3>{figure.title}</h3>
       {figure.panels.map((panel, i) => (
-        <Chart key={panel.label} title={figure.title} {...panel} series={series[i] ?? []} points={points} opened={opened} />
+        <Chart
+          key={panel.label}
+          title={figure.title}
+          {...panel}
+          series={series[i] ?? []}
+          points={points}
+          opened={opened}
+        />
       ))}
       <details>
         <summary class="soft small">how to read it</summary>
-        <figcaption class="small soft"><p>{figure.shows}</p><p><b>Look for</b> {figure.look_for}</p><p><b>Bad sign</b> {figure.bad_sign}</p></figcaption>
+        <figcaption class="small soft">
+          <p>{figure.shows}</p>
+          <p>
+            <b>Look for</b> {figure.look_for}
+          </p>
+          <p>
+            <b>Bad sign</b> {figure.bad_sign}
+          </p>
+        </figcaption>
       </details>
     </figure>
   );
 }
 
 function Sft({ page }: { page: RunPage }) {
-  const series = useMemo((): Series[] => [{ label: "loss", color: "teal", dashed: false, x: page.sft.map(([step]) => step), y: page.sft.map(([, loss]) => loss) }], [page]);
+  const series = useMemo(
+    (): Series[] => [
+      {
+        label: "loss",
+        color: "teal",
+        dashed: false,
+        x: page.sft.map(([step]) => step),
+        y: page.sft.map(([, loss]) => loss),
+      },
+    ],
+    [page],
+  );
   return (
     <details class="spaced">
       <summary>SFT before RL</summary>
-      <figure class="box half"><h3>SFT loss over optimizer steps</h3><Chart title="SFT" label="cross-entropy (nats per token)" scale="" series={series} unit="step" /></figure>
+      <figure class="box half">
+        <h3>SFT loss over optimizer steps</h3>
+        <Chart title="SFT" label="cross-entropy (nats per token)" scale="" series={series} unit="step" />
+      </figure>
     </details>
   );
 }
@@ -44,14 +73,22 @@ function Checks({ run }: { run: string }) {
   const [note, setNote] = useState("");
   const check = () => {
     setNote("Reading all files …");
-    get<{ remarks: string[] }>("checks", { run }).then((answer) => {
-      setFound(answer.remarks);
-      setNote("");
-    }, (error: Error) => setNote(error.message));
+    get<{ remarks: string[] }>("checks", { run }).then(
+      (answer) => {
+        setFound(answer.remarks);
+        setNote("");
+      },
+      (error: Error) => setNote(error.message),
+    );
   };
   return (
     <>
-      <p class="bar"><button onClick={check}>Check the files</button> <span role="status">{note || (found?.length === 0 ? "All rows are as they were when the newest save was written." : "")}</span></p>
+      <p class="bar">
+        <button onClick={check}>Check the files</button>{" "}
+        <span role="status">
+          {note || (found?.length === 0 ? "All rows are as they were when the newest save was written." : "")}
+        </span>
+      </p>
       <Notes title="Changed" texts={found ?? []} />
     </>
   );
@@ -80,9 +117,11 @@ export function Overview({ page }: { page: RunPage }) {
         <section key={section}>
           <h2>{section}</h2>
           <div class="plots">
-            {page.figures.filter((figure) => figure.section === section).map((figure) => (
-              <FigureCard key={figure.key} page={page} figure={figure} opened={opened} />
-            ))}
+            {page.figures
+              .filter((figure) => figure.section === section)
+              .map((figure) => (
+                <FigureCard key={figure.key} page={page} figure={figure} opened={opened} />
+              ))}
           </div>
         </section>
       ))}
@@ -92,11 +131,31 @@ export function Overview({ page }: { page: RunPage }) {
           <div class="box wide">
             <table>
               <thead>
-                <tr><th>task type</th><th class="r">episodes</th>{page.modes.map((mode) => ["before", "after", "change"].map((when) => <th class="r" key={mode + when}>{mode}, {when}</th>))}</tr>
+                <tr>
+                  <th>task type</th>
+                  <th class="r">episodes</th>
+                  {page.modes.map((mode) =>
+                    ["before", "after", "change"].map((when) => (
+                      <th class="r" key={mode + when}>
+                        {mode}, {when}
+                      </th>
+                    )),
+                  )}
+                </tr>
               </thead>
               <tbody>
                 {page.table.map((row) => (
-                  <tr key={row.label}><td>{row.label}</td><td class="r">{row.episodes}</td>{row.cells.map((cells) => cells.map((cell, i) => <td class="r" key={i}>{cell}</td>))}</tr>
+                  <tr key={row.label}>
+                    <td>{row.label}</td>
+                    <td class="r">{row.episodes}</td>
+                    {row.cells.map((cells) =>
+                      cells.map((cell, i) => (
+                        <td class="r" key={i}>
+                          {cell}
+                        </td>
+                      )),
+                    )}
+                  </tr>
                 ))}
               </tbody>
             </table>
@@ -111,10 +170,14 @@ export function Settings({ page }: { page: RunPage }) {
   return (
     <>
       <h2>Facts</h2>
-      <div class="box"><Facts pairs={page.facts} /></div>
+      <div class="box">
+        <Facts pairs={page.facts} />
+      </div>
       <Checks run={page.name} />
       <h2>config.yaml</h2>
-      <pre class="box config" tabIndex={0}>{page.config || "There is no config.yaml."}</pre>
+      <pre class="box config" tabIndex={0}>
+        {page.config || "There is no config.yaml."}
+      </pre>
     </>
   );
 }

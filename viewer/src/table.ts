@@ -5,7 +5,12 @@ import { get, getBytes } from "./api";
 export type Numbers = Float32Array | Float64Array | Int8Array | Uint8Array | Uint16Array | Uint32Array;
 
 const TYPES = {
-  f32: Float32Array, f64: Float64Array, i8: Int8Array, u8: Uint8Array, u16: Uint16Array, u32: Uint32Array,
+  f32: Float32Array,
+  f64: Float64Array,
+  i8: Int8Array,
+  u8: Uint8Array,
+  u16: Uint16Array,
+  u32: Uint32Array,
 } as const;
 
 interface Header {
@@ -85,7 +90,13 @@ const tables = new Map<string, StepTable>();
 
 /** The table of a run, read on as the run goes on. `version` is what changes when there is something new. */
 export function useTable(run: string, version: string, wanted = true): Loading {
-  const [state, setState] = useState<Loading & { run: string }>({ run: "", table: null, pending: 0, remarks: [], error: "" });
+  const [state, setState] = useState<Loading & { run: string }>({
+    run: "",
+    table: null,
+    pending: 0,
+    remarks: [],
+    error: "",
+  });
   useEffect(() => {
     if (!wanted) return;
     let alive = true;

@@ -86,19 +86,22 @@ export interface Flags {
 }
 
 export function flags(score: ArrayLike<number>, settings: OutlierSettings): Flags {
-  const known = Float64Array.from(score).filter((value) => !Number.isNaN(value)).sort();
+  const known = Float64Array.from(score)
+    .filter((value) => !Number.isNaN(value))
+    .sort();
   const sides = new Int8Array(score.length);
   const none = { lower: NaN, upper: NaN, sides, high: 0, low: 0, scored: known.length };
   if (known.length === 0) return { ...none, reason: "no step has a score" };
   const [q1, q3] = [quantile(known, 0.25), quantile(known, 0.75)];
   const iqr = q3 - q1;
   const [lower, upper] = [q1 - settings.lam * iqr, q3 + settings.lam * iqr];
-  if (iqr < MIN_IQR) return { ...none, lower, upper, reason: `the interquartile range ${iqr.toPrecision(3)} is below ${MIN_IQR}` };
+  if (iqr < MIN_IQR)
+    return { ...none, lower, upper, reason: `the interquartile range ${iqr.toPrecision(3)} is below ${MIN_IQR}` };
   let [high, low] = [0, 0];
   for (let row = 0; row < score.length; row++) {
     const value = score[row]!;
-    if (value > upper + MARGIN && settings.sides !== "low") (sides[row] = 1), high++;
-    else if (value < lower - MARGIN && settings.sides !== "high") (sides[row] = -1), low++;
+    if (value > upper + MARGIN && settings.sides !== "low") ((sides[row] = 1), high++);
+    else if (value < lower - MARGIN && settings.sides !== "high") ((sides[row] = -1), low++);
   }
   return { lower, upper, sides, high, low, scored: known.length, reason: "" };
 }
