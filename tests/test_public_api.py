@@ -92,6 +92,7 @@ def test_errors_are_standard_errors_too():
         "CorpusError": ValueError,
         "IndexFileError": OSError,
         "RetrieverError": ConnectionError,
+        "EnvServerError": ConnectionError,
         "EndpointError": ConnectionError,
         "DeadlineError": TimeoutError,
         "FailureLimitError": RuntimeError,

@@ -1,14 +1,25 @@
-"""OpenEnv's generic client on our server."""
+"""OpenEnv's generic client on our server, and our environment on a server of OpenEnv's package."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import socket
+import threading
 
 import pytest
 
+import stapo
+from stapo.envs.registry import make
+from stapo.errors import EnvServerError
+
 pytest.importorskip("openenv.core", reason="openenv-core is in an environment of its own: make test-ecosystem")
+import uvicorn
 from openenv.core import GenericEnvClient
+from openenv.core.env_server import Action, Environment, Observation, State, create_fastapi_app
+
+from toy_world import small_policy, toy_settings
 
 
 async def played(address, seed, least, command_of):
@@ -58,3 +69,78 @@ def test_a_group_plays_the_same_task(served):
         return await asyncio.gather(*(played(address, 3, 1, lambda rng, seen: "nothing") for _ in range(8)))
 
     assert asyncio.run(group()) == [(15, 0, [-0.1] * 15)] * 8
+
+
+# -- a server of theirs, and our environment around it -----------------------------------------------------------------
+
+
+class Guess(Action):
+    guess: str
+
+
+class Hint(Observation):
+    text: str
+    admissible: list[str]
+
+
+class Guessing(Environment):
+    """Find the number that the seed has chosen."""
+
+    SUPPORTS_CONCURRENT_SESSIONS = True
+
+    def __init__(self):
+        super().__init__()
+        self.secret, self.steps = 0, 0
+
+    def reset(self, seed=None, episode_id=None, **more):
+        self.secret, self.steps = random.Random(seed).randrange(5), 0
+        return Hint(text="Which number?", admissible=[str(number) for number in range(5)])
+
+    def step(self, action, timeout_s=None, **more):
+        self.steps += 1
+        won = action.guess.strip() == str(self.secret)
+        text = "That is it." if won else f"Not {action.guess[:20]}."
+        return Hint(text=text, admissible=[str(number) for number in range(5)], reward=float(won), done=won)
+
+    @property
+    def state(self):
+        return State(step_count=self.steps)
+
+
+@pytest.fixture
+def theirs():
+    """The address of a server made with OpenEnv's package."""
+    app = create_fastapi_app(Guessing, Guess, Hint, max_concurrent_envs=64)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="websockets-sansio"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(60)
+
+
+def test_their_server_under_our_protocol(theirs):
+    options = {"url": theirs, "action_field": "guess", "goal": "Find the number.", "max_steps": 6}
+    assert "same actions, same episode" in stapo.check_env(make("openenv", **options))
+    env = make("openenv", **options)
+    first = env.reset("train/000003")
+    assert (first.text, first.goal) == ("Which number?", "Find the number.")
+    assert first.admissible == ["0", "1", "2", "3", "4"]
+    won = [env.reset("train/000003") and env.step(str(number)).won for number in range(5)]
+    assert sum(won) == 1
+    wrong = make("openenv", url=theirs, action_field="gess")
+    wrong.reset("train/000000")
+    with pytest.raises(EnvServerError, match="VALIDATION_ERROR"):
+        wrong.step("1")
+
+
+def test_a_run_trains_on_their_server(theirs, tmp_path):
+    small_policy().save(tmp_path / "model")
+    changes = {"optim__iterations": 2, "eval__episodes": 4, "agent__history_length": 0, "rollout__group_size": 8}
+    options = {"url": theirs, "action_field": "guess", "goal": "Find the number.", "max_steps": 4}
+    settings = {**toy_settings(tmp_path / "model", **changes), "env": {"name": "openenv", "options": options}}
+    stapo.train(settings, tmp_path / "run")
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["iteration"] for row in rows] == [1, 2]
+    assert not (tmp_path / "run" / "failures.jsonl").exists() or not (tmp_path / "run" / "failures.jsonl").read_text()

@@ -84,6 +84,22 @@ class RetrieverError(StapoError, ConnectionError):
         return type(self), (str(self), self.kind)
 
 
+class EnvServerError(StapoError, ConnectionError):
+    """A server that plays an environment could not be reached, or answered with something else than the protocol says.
+
+    Attributes:
+        kind: what went wrong, in one word: "refused", "timeout", "http_401" and the like, "closed", "malformed",
+            "too_large", or a code of the server's in lower case, such as "capacity_reached".
+    """
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[EnvServerError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)
+
+
 class EndpointError(StapoError, ConnectionError):
     """A model's server that cannot be reached or lets nobody in.
 

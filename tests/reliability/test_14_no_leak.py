@@ -39,7 +39,7 @@ ENVIRONMENTS_HERE: dict[str, dict] = {
 }
 """Every environment of this package, with options that make it small."""
 
-AROUND_OTHERS = {"gymnasium"}
+AROUND_OTHERS = {"gymnasium", "openenv"}
 """Those around environments of other packages; `make test-ecosystem` plays them."""
 
 CYCLES, PATIENCE = 1_000, 20.0

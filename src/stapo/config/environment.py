@@ -52,7 +52,8 @@ class EnvConfig:
             if held:
                 raise ConfigError(
                     f"{path} holds {held}, and settings are written down; expected it without. A token for a retrieval "
-                    "server goes into the environment variable STAPO_RETRIEVER_TOKEN."
+                    "server goes into the environment variable STAPO_RETRIEVER_TOKEN, one for an environment's server "
+                    "into STAPO_OPENENV_TOKEN."
                 )
 
 

@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
-from stapo.errors import ConfigError, GameFileError, RetrieverError, UnknownNameError
+from stapo.errors import ConfigError, EnvServerError, GameFileError, RetrieverError, UnknownNameError
 
 T = TypeVar("T")
 
 SETTINGS_ERRORS = (ConfigError, UnknownNameError, GameFileError)
 """Raised by a constructor, these say that no environment can be built with these options, now or later."""
+
+_OTHERS = {RetrieverError: "retriever", EnvServerError: "server"}
+"""Errors with which an environment says that the failure is not its own."""
 
 _FLAGS = ("truncated", "effect")
 _FLAG = (bool, type(None))
@@ -49,7 +52,7 @@ class EnvFailure:
     """A call that failed.
 
     Attributes:
-        boundary: whose failure it is: "environment", "retriever" or "reward".
+        boundary: whose failure it is: "environment", "retriever", "server" or "reward".
         error: what was called and what happened.
         detail: the end of the stack trace, or the last that a worker wrote; "" where there is neither.
     """
@@ -130,7 +133,7 @@ def state_of(env: Env) -> Any:
 
 def raised(err: BaseException, call: str) -> EnvFailure:
     """The value for an exception."""
-    boundary = "retriever" if isinstance(err, RetrieverError) else "environment"
+    boundary = next((name for kind, name in _OTHERS.items() if isinstance(err, kind)), "environment")
     said = _shown(lambda: str(err), "(its text cannot be shown)")
     detail = _shown(lambda: "".join(traceback.format_exception(err))[-_DETAIL:], "")
     return EnvFailure(boundary, f"{call} raised {type(err).__name__}" + (f": {said}" if said else ""), detail)

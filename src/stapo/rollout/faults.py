@@ -23,6 +23,8 @@ class Boundary(StrEnum):
     """Decoding or reading a response raised."""
     RETRIEVER = "retriever"
     """A retriever that the environment asks could not be reached, and the environment said so by `RetrieverError`."""
+    SERVER = "server"
+    """A server that plays the environment could not be reached, refused, or answered with something else."""
     ENDPOINT = "endpoint"
     """The server that a frozen model is asked on could not be reached, refused, or answered with something else."""
     REWARD = "reward"

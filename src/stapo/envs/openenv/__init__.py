@@ -1,0 +1,1 @@
+"""Environments behind servers of the OpenEnv protocol."""

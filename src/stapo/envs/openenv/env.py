@@ -1,0 +1,138 @@
+"""An environment behind a server of the OpenEnv protocol, under our protocol: one session for each instance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stapo.documents import number, shown
+from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, Seen, texts_of
+from stapo.envs.openenv.session import ServerSession
+from stapo.errors import ConfigError, EnvServerError
+from stapo.http_client import key_from
+from stapo.progress import note
+
+TOKEN_VARIABLE = "STAPO_OPENENV_TOKEN"
+
+
+class OpenEnvEnv(ForeignEnv):
+    """Environments behind servers of the OpenEnv protocol, one episode at a time.
+
+    Args:
+        url: address of the server, http://HOST:PORT. A token goes into $STAPO_OPENENV_TOKEN.
+        goal: task sentence where observations have none.
+        text_field: field of observations that is shown; None takes text, and all of the observation as JSON where
+            there is none.
+        goal_field: field of observations with the task sentence.
+        action_field: field of actions that takes the command.
+        admissible_field: field of observations that lists the commands that work now.
+        won_field: field of observations that says whether the task is solved; without it, an end with a reward above 0
+            counts as won. `effect` and `task_score` are taken from their `info`, where our own servers have them.
+        reset: further fields that an episode is asked for with, as a mapping, such as {split: train}.
+        heldout_reset: the same for tasks of the split heldout; None takes those of train.
+        tasks: tasks of the split train; their seeds are 0, 1, 2 and so on.
+        heldout: tasks of the split heldout; their seeds begin at 1,000,000,000.
+        max_steps: actions after which an episode ends.
+        seconds: that the server may take for one answer.
+        max_message: bytes of an answer at most.
+
+    Raises:
+        ConfigError: an option that cannot be used.
+    """
+
+    name = "openenv"
+
+    def __init__(
+        self,
+        url: str,
+        goal: str = "Get as much reward as possible.",
+        text_field: str | None = None,
+        goal_field: str = "goal",
+        action_field: str = "command",
+        admissible_field: str = "admissible",
+        won_field: str = "won",
+        reset: Mapping[str, Any] | None = None,
+        heldout_reset: Mapping[str, Any] | None = None,
+        tasks: int = 1_000,
+        heldout: int = 100,
+        max_steps: int = 50,
+        seconds: float = 60.0,
+        max_message: int = 16 << 20,
+    ) -> None:
+        super().__init__("openenv", goal, tasks, heldout, max_steps)
+        for option, value in (("seconds", seconds), ("max_message", max_message)):
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ConfigError(f"{option} is {value!r}, expected a number above 0.")
+        for option, given in (("reset", reset), ("heldout_reset", heldout_reset)):
+            if given is not None and not isinstance(given, Mapping):
+                raise ConfigError(f"{option} is {shown(given)}, expected a mapping of fields.")
+        self._session = ServerSession(str(url), key_from(TOKEN_VARIABLE), float(seconds), int(max_message))
+        self._text_field, self._goal_field, self._action_field = text_field, goal_field, action_field
+        self._admissible_field, self._won_field = admissible_field, won_field
+        self._train = dict(reset or {})
+        self._heldout = self._train if heldout_reset is None else dict(heldout_reset)
+        for text in self.notes:
+            note(text)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What this environment cannot promise."""
+        return (
+            f"episodes are played by the server {self._session.name}: they repeat, and a resumed run has the same "
+            "numbers, only as far as it honors seeds.",
+        )
+
+    def close(self) -> None:
+        """End the session; the environment can be reset again."""
+        self._session.close()
+        self._goal = None
+
+    def _begin(self, seed: int) -> Seen:
+        more = self._heldout if seed >= FIRST_HELDOUT_SEED else self._train
+        return self._seen(self._session.ask("reset", {"seed": seed, **more}))
+
+    def _act(self, action: str) -> Seen:
+        return self._seen(self._session.ask("step", {self._action_field: action}))
+
+    def _seen(self, data: Mapping[str, Any]) -> Seen:
+        observation: Mapping[str, Any] = data["observation"]
+        reward, done = data.get("reward"), data.get("done", False)
+        if reward is not None and (not isinstance(reward, int | float) or not math.isfinite(reward)):
+            raise self._malformed(f"the reward {shown(reward)}, expected a finite number or null")
+        if not isinstance(done, bool):
+            raise self._malformed(f"done {shown(done)}, expected true or false")
+        facts = observation.get("info")
+        facts = facts if isinstance(facts, dict) else {}
+        effect, score = facts.get("effect"), number(facts.get("task_score"))
+        goal, won = observation.get(self._goal_field), observation.get(self._won_field)
+        return Seen(
+            text=self._text(observation),
+            admissible=texts_of(observation.get(self._admissible_field)),
+            goal=goal if isinstance(goal, str) and goal.strip() else None,
+            reward=float(reward or 0.0),
+            done=done,
+            truncated=done and observation.get("truncated") is True,
+            won=won if isinstance(won, bool) else None,
+            effect=effect if isinstance(effect, bool) else True,
+            info={"task_score": score} if 0 <= score <= 1 else {},
+        )
+
+    def _text(self, observation: Mapping[str, Any]) -> str:
+        field = self._text_field or "text"
+        text = observation.get(field)
+        if isinstance(text, str):
+            return text
+        if self._text_field is not None:
+            fields = ", ".join(map(str, observation)) or "none"
+            fields = ", ".join(map(str, observation)) or "none"
+            raise self._malformed(
+                f"no text in the field '{field}' of its observation; its fields are {fields}, and --env.text_field "
+                "names another one"
+            )
+        return json.dumps(observation, ensure_ascii=False)
+
+    def _malformed(self, found: str) -> EnvServerError:
+        self._session.close()
+        return EnvServerError(f"the environment's server {self._session.name} answered with {found}.", "malformed")
