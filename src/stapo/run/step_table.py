@@ -113,8 +113,8 @@ class StepTable:
         found = list(self._said.values())
         if self._computed:
             found.append(
-                f"{counted(len(self._computed), 'transcript')} had no row in steps.jsonl and was read whole, which is "
-                "slower; runs of earlier versions have none."
+                f"{counted(len(self._computed), 'transcript')} without a row in steps.jsonl took longer to read; "
+                "runs of earlier versions have no such rows."
             )
         return found
 

@@ -24,6 +24,7 @@ from stapo.texts import counted
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
 
+_MOST_TOKENS = 4_000  # of a response that are told one by one
 _SHORT = 1_000  # characters of a text where many steps are shown
 _MOST_STEPS = 20_000  # of an iteration on one page
 _TRANSCRIPT = re.compile(r"iteration-(\d{1,9})\.jsonl")
@@ -177,8 +178,11 @@ def _tokens(step: Row) -> list[Row]:
     if "characters" not in numbers:
         return []
     text, end, found = str(step.get("response") or ""), 0, []
-    for place, count in enumerate(numbers["characters"].tolist()):
+    for place, count in enumerate(numbers["characters"][:_MOST_TOKENS].tolist()):
         start, end = end, end + count
         each = {name: float(numbers[name][place]) if name in numbers else None for name in ("entropy", "logprob", "kl")}
         found.append({"text": text[start:end], **each})
+    if len(numbers["characters"]) > _MOST_TOKENS:
+        found.append({"text": text[end:], "entropy": None, "logprob": None, "kl": None})
+        step["remarks"] = [*step["remarks"], f"The first {_MOST_TOKENS:,} tokens of the response are colored."]
     return found
