@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -220,16 +221,47 @@ def test_several_folders_have_names_of_their_own(view, runs, toy_run):
     assert names == ["runs/toy", "run", "toy"]
 
 
-def test_hundreds_of_runs_are_listed(view, toy_run, tmp_path):
+@pytest.fixture
+def many(toy_run, tmp_path):
+    """A folder of 300 runs."""
     for number in range(300):
         folder = tmp_path / "many" / f"run-{number:03d}"
         folder.mkdir(parents=True)
         for name in ("run.json", "metrics.jsonl", "evals.jsonl"):
             (folder / name).write_bytes((toy_run / name).read_bytes())
         (folder / "config.yaml").write_text("algorithm: {name: stapo}\noptim: {iterations: 2}\n")
-    listed = view(tmp_path / "many").api("runs")["runs"]
+    return tmp_path / "many"
+
+
+def test_hundreds_of_runs_are_listed(view, many):
+    server = view(many)
+    # A list takes a second at most; runs that are not read by then follow with the next one.
+    while any(entry["status"] == "reading" for entry in server.api("runs")["runs"]):
+        time.sleep(1)
+    listed = server.api("runs")["runs"]
     assert [entry["name"] for entry in listed] == [f"run-{number:03d}" for number in range(300)]
     assert {(entry["status"], entry["done"], entry["planned"]) for entry in listed} == {("done", 2, 2)}
+
+
+def test_a_long_list_comes_in_parts(many):
+    from stapo.viewer.catalog import Catalog
+
+    now = 0.0
+
+    def clock():
+        nonlocal now
+        now += 0.01
+        return now
+
+    catalog = Catalog([many], clock)
+    statuses = []
+    for _ in range(4):
+        statuses.append([entry.found.status for entry in catalog.entries()])
+        now += 10
+    read = [sum(status == "done" for status in one) for one in statuses]
+    assert 0 < read[0] < read[1]
+    assert read[-1] == 300
+    assert all(len(one) == 300 for one in statuses)
 
 
 def test_the_command(runs):

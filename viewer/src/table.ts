@@ -86,7 +86,15 @@ export interface Loading {
   error: string;
 }
 
+const MOST_TABLES = 3;
 const tables = new Map<string, StepTable>();
+
+/** Keep the tables of the runs that were looked at last; one of 100,000 steps has 16 MB. */
+function keep(run: string, table: StepTable): void {
+  tables.delete(run);
+  tables.set(run, table);
+  for (const name of tables.keys()) if (tables.size > MOST_TABLES) tables.delete(name);
+}
 
 /** The table of a run, read on as the run goes on. `version` is what changes when there is something new. */
 export function useTable(run: string, version: string, wanted = true): Loading {
@@ -107,7 +115,7 @@ export function useTable(run: string, version: string, wanted = true): Loading {
         if (!table || table.generation !== found.generation || table.rows !== found.rows) {
           const first = table?.generation === found.generation && table.rows <= found.rows ? table.rows : 0;
           table = unpack(await getBytes("table", { run, first, generation: found.generation }), table);
-          tables.set(run, table);
+          keep(run, table);
         }
         if (!alive) return;
         setState({ run, table, pending: found.pending, remarks: found.remarks, error: "" });

@@ -22,7 +22,7 @@ const HEIGHT = 100;
 function Scores({ score, own, chosen }: { score: ArrayLike<number>; own: Flags; chosen: Flags }) {
   const bars = useMemo(() => {
     const known = Array.from(score).filter((value) => !Number.isNaN(value));
-    const most = Math.max(1, ...known.map(Math.abs)) * 1.02;
+    const most = known.reduce((far, value) => Math.max(far, Math.abs(value)), 1) * 1.02;
     const counts = new Uint32Array(BARS);
     for (const value of known) counts[Math.min(BARS - 1, Math.floor(((value + most) / (2 * most)) * BARS))]!++;
     return { most, counts, highest: Math.max(1, ...counts) };

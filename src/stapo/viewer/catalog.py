@@ -20,8 +20,10 @@ from stapo.run.folders import Found, is_held, read_folder, run_folders, summed
 T = TypeVar("T")
 
 _MOST_RUNS = 20_000
-_FRESH_S = 2.0
-"""Seconds that a list of runs is used again; every open page asks for it."""
+_FRESH_S = 1.5
+"""Seconds that a list of runs is used again; every open page asks for it, every two seconds."""
+_READING_S = 1.0
+"""Seconds that runs are read for one answer. Those behind are listed as "reading" and follow with the next ones."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,19 @@ class Catalog:
         found = self.entry(name).found
         return self._read_again(found.folder, found.kind).status
 
-    def _read_again(self, folder: Path, kind: str) -> Found:
+    def _read_again(self, folder: Path, kind: str, until: float = float("inf")) -> Found:
         files = (folder / name for name in ("run.json", "config.yaml", "compare.json", "metrics.jsonl", "evals.jsonl"))
         state = (*state_of(*files), is_held(folder))
+        if not self._found.has(folder, state) and self._clock() > until:
+            return Found(folder=folder, kind=kind, status="reading")
         return self._found.get(folder, state, lambda: read_folder(folder, kind, sized=False))
 
     def _read(self) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
+        until = self._clock() + _READING_S
         for top in self._tops:
             whole = top.resolve()
-            for found in summed([self._read_again(folder, kind) for folder, kind in run_folders(top)]):
+            for found in summed([self._read_again(folder, kind, until) for folder, kind in run_folders(top)]):
                 below = found.folder.resolve().relative_to(whole).as_posix()
                 # The folder that was asked for need not be told when it is the only one.
                 name = whole.name if below == "." else below if len(self._tops) == 1 else f"{whole.name}/{below}"
@@ -113,6 +118,12 @@ class Kept(Generic[T]):
         self._most = most
         self._kept: OrderedDict[Any, tuple[Any, T]] = OrderedDict()
         self._lock = threading.Lock()
+
+    def has(self, key: Any, state: Any) -> bool:
+        """Whether `get` would not have to read."""
+        with self._lock:
+            known = self._kept.get(key)
+            return known is not None and known[0] == state
 
     def get(self, key: Any, state: Any, read: Callable[[], T]) -> T:
         """The result for `key`, read anew when `state` is another one than before."""

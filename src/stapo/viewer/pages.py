@@ -82,7 +82,7 @@ def _settings(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _version(run: RunDirectory) -> str:
-    files = (run.path / "run.json", *(run.row_file(name) for name in ("metrics", "evals", "sft")))
+    files = (run.path / "run.json", *(run.row_file(name) for name in ("metrics", "evals", "sft", "steps")))
     return "-".join(":".join(map(str, state or ())) for state in state_of(*files, run.path / "transcripts"))
 
 
