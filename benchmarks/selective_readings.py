@@ -1,12 +1,13 @@
 """Which steps the readings of eq. 2 and 3 flag on one set of episodes, and whether these steps are bad.
 
-    python benchmarks/selective_readings.py RUN [CHECKPOINT [TASKS [GROUP]]]
+    python benchmarks/selective_readings.py RUN [CHECKPOINT [TASKS [GROUP [FAULTS]]]]
 
 Nothing is trained. The policy of a checkpoint plays tasks of the training split, and the environment's judge says which
-steps were bad. Printed are the area under the ROC curve of bad steps for the entropy H and for H minus the mean of its
-anchor group, the divergence between full and blind prompt on bad and on good steps, and for each reading the share of
-steps flagged, how many on either side, and how much more often flagged steps are bad than others, and how much lower
-their step advantage is. Intervals: 95 %, bootstrap over tasks.
+steps were bad: those with any fault, or with one of FAULTS (such as revisit,repeated,invalid). Printed are the area
+under the ROC curve of bad steps for the entropy H and for H minus the mean of its anchor group, the divergence between
+full and blind prompt on bad and on good steps, and for each reading the share of steps flagged, how many on either
+side, and how much more often flagged steps are bad than others, and how much lower their step advantage is. Intervals:
+95 %, bootstrap over tasks.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def main() -> None:
     collector.close()
     batch = build_batch(played, config.algorithm)
     faults = [found for each in judge_steps(env_factory(config), played).faults for found in each]
-    bad = np.array([bool(found) for found in faults])
+    wanted = set(sys.argv[5].split(",")) if len(sys.argv) > 5 else None
+    bad = np.array([bool(found if wanted is None else wanted & (found or frozenset())) for found in faults])
     known = np.isfinite(batch.entropy_b) & np.array([found is not None for found in faults])
     kl_b = attribute(policy, batch.steps, config.rollout.temperature, config.optim.micro_tokens).kl_b
     stats = group_statistics(np.where(known, batch.entropy_b, 0.0), batch.anchor_b, weight_b=known)
