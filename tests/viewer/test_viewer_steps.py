@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from stapo.run.rows import read_jsonl
@@ -205,13 +206,16 @@ def test_flags_for_other_settings_agree_with_the_library(view, runs, page, table
     page.goto(f"{view(runs).url}#/run/toy/whatif/2")
     page.get_by_text("H_n computed here agrees").wait_for()
     known = ~(batch.entropy_b != batch.entropy_b)
-    for lam, sides, floor in ((0.5, "both", own.std_floor), (0.25, "high", own.std_floor), (0.5, "low", 0.05)):
+    groups = [batch.entropy_b[batch.anchor_b == anchor] for anchor in np.unique(batch.anchor_b)]
+    half = round(float(np.median([group.std(ddof=1) for group in groups if len(group) > 1])), 3)
+    for lam, sides, floor in ((0.5, "both", 0.0), (0.25, "high", 0.0), (0.25, "low", half)):
         page.get_by_label("lambda").fill(str(lam))
         page.get_by_label("side").select_option(sides)
         page.get_by_label("minimum spread").fill(str(floor))
-        config = OutlierConfig(lam=lam, sides=sides, std_floor=floor, n_min=own.n_min, singleton=own.singleton)
+        config = OutlierConfig(lam=lam, sides=sides, min_std=floor, n_min=own.n_min, singleton=own.singleton)
         entropy = [float(value) if here else 0.0 for value, here in zip(batch.entropy_b, known, strict=True)]
         found = select_outliers(entropy, batch.anchor_b, known, config)
+        assert (found.included < known.sum()) == (floor > 0)
         row = page.locator("tr", has_text="chosen here")
         row.locator(f'[data-high="{int(found.high_b.sum())}"]').wait_for()
         row.locator(f'[data-low="{int(found.low_b.sum())}"]').wait_for()

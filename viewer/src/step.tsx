@@ -93,9 +93,7 @@ function Numbers({ page, iteration, group, step, others }: Measured) {
       <EntropyBar step={step} fences={group.fences} others={entropies} />
       <p class="small">
         {reason(step, group.fences, others.length)}{" "}
-        {step.outlier &&
-          !step.acted_on &&
-          "The selective terms do not act on it: its blind prompt equals the full one."}
+        {step.outlier && !step.acted_on && "The selective terms do not act on it."}
       </p>
       <Facts
         pairs={[

@@ -13,11 +13,14 @@ export interface OutlierSettings {
   ddof: number;
   n_min: number;
   singleton: "raw" | "zero" | "exclude";
+  min_std: number;
   std_floor: number;
   eps: number;
   max_fraction: number | null;
 }
 
+/** What `min_std: null` means; see src/stapo/algo/config.py. */
+const ROUNDING: Record<string, number> = { bfloat16: 2e-3, float16: 2e-3 };
 const MARGIN = 1e-6;
 const MIN_IQR = 1e-6;
 
@@ -26,6 +29,7 @@ export function settingsOf(pairs: [string, string][]): OutlierSettings {
   const text = (name: string, other: string) => found.get(`algorithm.outlier.${name}`) ?? other;
   const number = (name: string, other: number) => Number(text(name, String(other)));
   const most = text("max_fraction", "null");
+  const floor = text("min_std", "0");
   return {
     metric: text("metric", "normalized"),
     lam: number("lam", 1.5),
@@ -33,6 +37,7 @@ export function settingsOf(pairs: [string, string][]): OutlierSettings {
     ddof: number("ddof", 1),
     n_min: number("n_min", 2),
     singleton: text("singleton", "raw") as OutlierSettings["singleton"],
+    min_std: floor === "null" ? (ROUNDING[found.get("model.dtype") ?? ""] ?? 0) : Number(floor),
     std_floor: number("std_floor", 1e-8),
     eps: number("eps", 1e-6),
     max_fraction: most === "null" ? null : Number(most),
@@ -56,11 +61,12 @@ export function normalized(batch: Batch, settings: OutlierSettings): Float64Arra
     const mean = rows.reduce((sum, row) => sum + batch.entropy[row]!, 0) / n;
     const squares = rows.reduce((sum, row) => sum + (batch.entropy[row]! - mean) ** 2, 0);
     const std = n > settings.ddof ? Math.sqrt(squares / (n - settings.ddof)) : 0;
+    const left = !small && std < settings.min_std;
     const usable = n > 1 && std > 0 && std >= settings.std_floor;
     for (const row of rows) {
       const entropy = batch.entropy[row]!;
       if (small) score[row] = settings.singleton === "raw" ? entropy : settings.singleton === "zero" ? 0 : NaN;
-      else score[row] = usable ? (entropy - mean) / (std + settings.eps) : 0;
+      else if (!left) score[row] = usable ? (entropy - mean) / (std + settings.eps) : 0;
     }
   }
   return score;

@@ -64,7 +64,7 @@ function Scores({ score, own, chosen }: { score: ArrayLike<number>; own: Flags; 
 function Panel({ label, batch, own }: { label: string; batch: Batch; own: OutlierSettings }) {
   const [lam, setLam] = useState(own.lam);
   const [sides, setSides] = useState(own.sides);
-  const [floor, setFloor] = useState(own.std_floor);
+  const [floor, setFloor] = useState(own.min_std);
   const isNormalized = own.metric === "normalized";
   const gap = useMemo(() => {
     if (!isNormalized) return 0;
@@ -80,7 +80,7 @@ function Panel({ label, batch, own }: { label: string; batch: Batch; own: Outlie
   }, [batch, own]);
   const before = useMemo(() => flags(batch.score, own), [batch, own]);
   const score = useMemo(
-    () => (isNormalized && floor !== own.std_floor ? normalized(batch, { ...own, std_floor: floor }) : batch.score),
+    () => (isNormalized && floor !== own.min_std ? normalized(batch, { ...own, min_std: floor }) : batch.score),
     [batch, own, floor],
   );
   const after = useMemo(() => flags(score, { ...own, lam, sides }), [score, own, lam, sides]);
