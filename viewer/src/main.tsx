@@ -1,7 +1,7 @@
 // The pages of `stapo view`. Text of models and environments only ever becomes text nodes: nothing here writes HTML.
 import { render } from "preact";
 import type { ComponentChildren } from "preact";
-import { useEffect, useErrorBoundary } from "preact/hooks";
+import { useEffect, useErrorBoundary, useState } from "preact/hooks";
 import { useGet, useVersion } from "./api";
 import { AnchorView } from "./anchor";
 import { GroupView } from "./group";
@@ -15,6 +15,7 @@ import { ComparisonView, DiagnosisView } from "./results";
 import { Runs } from "./runs";
 import { StepView } from "./step";
 import { StepsView } from "./steps";
+import { useTable } from "./table";
 import type { Group, Iteration, RunPage } from "./types";
 import { WhatIf } from "./whatif_view";
 
@@ -47,7 +48,13 @@ function Rollouts({ page, route }: { page: RunPage; route: Route }) {
 function Run({ route }: { route: Route }) {
   const name = route.runs[0] ?? "";
   const live = useVersion(name);
-  const { data: page, error } = useGet<RunPage>("run", { run: name }, live.version);
+  const [known, setKnown] = useState("");
+  const { data: page, error } = useGet<RunPage>("run", { run: name }, known);
+  useEffect(() => {
+    if (live.version && live.version !== page?.version && (page || error)) setKnown(live.version);
+  }, [live.version, page, error]);
+  // The columns are on their way while the run is still being read.
+  useTable(name, page?.version ?? "", route.page === "steps");
   useEffect(() => {
     document.title = `${name} · stapo view`;
   }, [name]);

@@ -86,6 +86,7 @@ export interface Loading {
   error: string;
 }
 
+const turns = new Map<string, Promise<void>>();
 const MOST_TABLES = 3;
 const tables = new Map<string, StepTable>();
 
@@ -109,7 +110,7 @@ export function useTable(run: string, version: string, wanted = true): Loading {
     if (!wanted) return;
     let alive = true;
     const read = async () => {
-      for (;;) {
+      while (alive) {
         const found = await get<State>("table_state", { run });
         let table = tables.get(run) ?? null;
         if (!table || table.generation !== found.generation || table.rows !== found.rows) {
@@ -122,7 +123,14 @@ export function useTable(run: string, version: string, wanted = true): Loading {
         if (!found.pending) return;
       }
     };
-    read().catch((error: Error) => alive && setState((old) => ({ ...old, run, error: error.message })));
+    // One after the other: two that begin at once would both fetch everything.
+    const turn = (turns.get(run) ?? Promise.resolve()).then(read);
+    turns.set(
+      run,
+      turn.catch((error: Error) => {
+        if (alive) setState((old) => ({ ...old, run, error: error.message }));
+      }),
+    );
     return () => {
       alive = false;
     };
