@@ -39,6 +39,7 @@ _COMMANDS = {
     "serve-retriever": "answer searches over a corpus by HTTP",
     "models": "list models that come by name, from packages, and fetch them",
     "envs": "list environments, their options and task counts",
+    "check-env": "check an environment: our protocol, rewards, seeds, isolation, oracle",
     "algorithms": "list algorithms with their papers",
     "plugins": "list everything that is chosen by name, with the package that brings it",
     "runs": "list the runs in a folder: how far they are, how they ended",

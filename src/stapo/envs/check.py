@@ -44,12 +44,25 @@ def check_env(env: Env) -> list[str]:
     Raises:
         EnvError: at least one violation; the message lists all of them.
     """
-    passed: list[str] = []
-    problems: list[str] = []
+    found = violations(env)
+    problems = [f"{name}: {problem}" for name, those in found.items() for problem in those]
+    if problems:
+        lines = "".join(f"\n- {problem}" for problem in problems)
+        raise EnvError(f"environment '{getattr(env, 'name', type(env).__name__)}' breaks the protocol:{lines}")
+    return list(found)
+
+
+def violations(env: Env) -> dict[str, list[str]]:
+    """What breaks the protocol, by check; nothing where a check is passed.
+
+    Args:
+        env: a fresh environment, not reset yet. It is closed afterwards.
+    """
+    every: dict[str, list[str]] = {}
     for name, check in _CHECKS.items():
         if not isinstance(env, _OPTIONAL.get(name, object)):
             continue
-        found: list[str] = []
+        found = every[name] = []
         try:
             # A broken environment would repeat one complaint for every task.
             found += dict.fromkeys(islice(check(env), 20))
@@ -58,13 +71,7 @@ def check_env(env: Env) -> list[str]:
                 f"found {type(err).__name__}: {err}; expected no exception here. "
                 "Run the call by hand to see where it comes from."
             )
-        problems += [f"{name}: {problem}" for problem in found]
-        if not found:
-            passed.append(name)
-    if problems:
-        lines = "".join(f"\n- {problem}" for problem in problems)
-        raise EnvError(f"environment '{getattr(env, 'name', type(env).__name__)}' breaks the protocol:{lines}")
-    return passed
+    return every
 
 
 def _raises(expected: type[Exception], call: Callable[[], Any]) -> str | None:

@@ -1,0 +1,294 @@
+"""A report on an environment: our protocol, and what OpenEnv's RFC 008 asks of one, as far as it applies to text.
+
+Each check is a row with what was measured. The oracle is the environment's expert, or else its demonstrator; checks
+that need one are skipped where there is none. Names of checks are those of the RFC.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from stapo.envs.check import violations
+from stapo.envs.guard import close_quietly
+from stapo.envs.offers import is_template
+from stapo.envs.protocol import Env, Expert, HasDemonstrator, Observation, StepResult
+from stapo.errors import ConfigError
+
+Status = Literal["pass", "fail", "skip", "error"]
+
+_MOST_STEPS = 200
+_RETURN_MARGIN = 1e-9
+
+
+@dataclass(frozen=True)
+class CheckRow:
+    """What one check has found.
+
+    Attributes:
+        check_id: name of the check.
+        status: "error" where the check itself could not be done.
+        measured: numbers.
+        evidence: what was seen, in a sentence.
+        remediation: what to do; "" where nothing is wrong.
+    """
+
+    check_id: str
+    status: Status
+    measured: dict[str, Any] = field(default_factory=dict)
+    evidence: str = ""
+    remediation: str = ""
+
+
+@dataclass(frozen=True)
+class Played:
+    """An episode.
+
+    Attributes:
+        seen: all that was seen, the first observation first.
+        rewards: of its steps.
+        won: the task was solved.
+    """
+
+    seen: list[Observation | StepResult]
+    rewards: list[float]
+    won: bool
+
+    @property
+    def total(self) -> float:
+        """Sum of the rewards."""
+        return sum(self.rewards)
+
+
+def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
+    """Check an environment.
+
+    Args:
+        build: makes one; several are needed.
+        tasks: how many tasks are played, spread over all of them.
+    """
+    first = build()
+    every = list(first.tasks)
+    number = max(1, min(tasks, len(every)))
+    sample = [every[place * (len(every) - 1) // max(1, number - 1)] for place in range(number)]
+    rows = [
+        CheckRow(
+            f"protocol.{name.replace(' ', '_').replace(',', '')}",
+            "fail" if found else "pass",
+            evidence=found[0] if found else "",
+            remediation="stapo.check_env lists everything that was found, with what to do." if found else "",
+        )
+        for name, found in violations(first).items()
+    ]
+    for name, check in _CHECKS.items():
+        try:
+            rows.append(check(name, build, sample))
+        except Exception as err:
+            rows.append(
+                CheckRow(
+                    name, "error", {}, f"{type(err).__name__}: {err}", "Run the episode by hand with 'stapo play'."
+                )
+            )
+    return rows
+
+
+def exit_code(rows: Sequence[CheckRow]) -> int:
+    """0 where nothing is wrong, 1 where a check fails, 3 where one could not be done."""
+    statuses = {row.status for row in rows}
+    return 3 if "error" in statuses else 1 if "fail" in statuses else 0
+
+
+def _random_action(rng: random.Random, seen: Observation | StepResult) -> str:
+    offered = [command for command in seen.admissible or () if not is_template(command)]
+    return rng.choice(offered) if offered else f"look {rng.randrange(10)}"
+
+
+def _episode(env: Env, first: Observation, choose: Callable[[Observation | StepResult], str | None]) -> Played:
+    """Play on from a first observation, until the end or until nothing is chosen."""
+    seen: list[Observation | StepResult] = [first]
+    rewards, won = [], False
+    for _ in range(min(env.max_steps, _MOST_STEPS)):
+        action = choose(seen[-1])
+        if action is None:
+            break
+        out = env.step(action)
+        seen.append(out)
+        rewards.append(float(out.reward))
+        won = out.won
+        if out.done:
+            break
+    return Played(seen, rewards, won)
+
+
+def _at_random(env: Env, task: str) -> Played:
+    rng = random.Random(task)
+    return _episode(env, env.reset(task), lambda seen: _random_action(rng, seen))
+
+
+def _by_the_oracle(env: Env, task: str) -> Played | None:
+    """The episode of the expert, or else of the demonstrator; None where there is neither for this task."""
+    first = env.reset(task)
+    plan = env.expert_plan() if isinstance(env, Expert) else None
+    if plan is not None:
+        moves = iter(plan)
+        return _episode(env, first, lambda seen: next(moves, None))
+    if not isinstance(env, HasDemonstrator):
+        return None
+    try:
+        player = env.demonstrator(random.Random(0))
+    except ConfigError:
+        return None
+    last = ""
+
+    def choose(seen: Observation | StepResult) -> str | None:
+        nonlocal last
+        if isinstance(seen, StepResult):
+            player.played(last, bool(seen.info.get("effect", True)))
+        action = player.action()
+        last = action or ""
+        return action
+
+    return _episode(env, first, choose)
+
+
+def _reward_well_formed(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    env = build()
+    rewards = [reward for task in sample for reward in _at_random(env, task).rewards]
+    close_quietly(env)
+    wrong = [reward for reward in rewards if not math.isfinite(reward)]
+    measured = {"steps": len(rewards), "least": min(rewards, default=0.0), "most": max(rewards, default=0.0)}
+    if wrong:
+        return CheckRow(name, "fail", {"steps": len(rewards)}, f"the reward {wrong[0]}", "Return a finite number.")
+    return CheckRow(name, "pass", measured)
+
+
+def _seed_control(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    """Other tasks begin otherwise, and the same task in the same way."""
+    env = build()
+    starts = {task: env.reset(task) for task in sample}
+    again = {task: env.reset(task) for task in reversed(sample)}
+    close_quietly(env)
+    changed = [task for task in sample if starts[task] != again[task]]
+    different = len({(start.text, start.goal) for start in starts.values()})
+    measured = {"tasks": len(starts), "different_starts": different}
+    if changed:
+        said = f"'{changed[0]}' began in two ways"
+        return CheckRow(name, "fail", measured, said, "Derive all chance from the task id.")
+    if len(starts) > 1 and different == 1:
+        return CheckRow(name, "fail", measured, "all tasks begin alike", "Let the task id choose the episode.")
+    return CheckRow(name, "pass", measured)
+
+
+def _episode_determinism(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    """The same actions in two fresh environments."""
+    one, other = build(), build()
+    stories = [(_at_random(one, task).seen, _at_random(other, task).seen) for task in sample]
+    close_quietly(one)
+    close_quietly(other)
+    differ = [task for task, (a, b) in zip(sample, stories, strict=True) if a != b]
+    measured = {"episodes": len(sample), "steps": sum(len(a) - 1 for a, _ in stories)}
+    if differ:
+        said = f"'{differ[0]}' went otherwise in a second environment for the same actions"
+        return CheckRow(name, "fail", measured, said, "Derive all chance from the task id, not from time or process.")
+    return CheckRow(name, "pass", measured)
+
+
+def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    """Environments that play in turn see what each sees alone."""
+    alone = build()
+    expected = {task: _at_random(alone, task).seen for task in sample}
+    close_quietly(alone)
+    envs = {task: build() for task in sample}
+    rngs = {task: random.Random(task) for task in sample}
+    seen: dict[str, list[Observation | StepResult]] = {task: [env.reset(task)] for task, env in envs.items()}
+    for step in range(max(len(story) for story in expected.values()) - 1):
+        for task, env in envs.items():
+            last = seen[task][-1]
+            if len(seen[task]) == step + 1 and step + 1 < len(expected[task]) and not getattr(last, "done", False):
+                seen[task].append(env.step(_random_action(rngs[task], last)))
+    for env in envs.values():
+        close_quietly(env)
+    differ = [task for task in sample if seen[task] != expected[task]]
+    measured = {"environments": len(envs)}
+    if differ:
+        said = f"'{differ[0]}' went otherwise while other environments played"
+        return CheckRow(name, "fail", measured, said, "Keep what an episode changes in its own instance.")
+    return CheckRow(name, "pass", measured)
+
+
+def _oracle_max(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    env = build()
+    played = {task: _by_the_oracle(env, task) for task in sample}
+    close_quietly(env)
+    known = {task: episode for task, episode in played.items() if episode is not None}
+    if not known:
+        return CheckRow(name, "skip", {}, "no expert and no demonstrator")
+    lost = [task for task, episode in known.items() if not episode.won]
+    mean_return = sum(episode.total for episode in known.values()) / len(known)
+    measured = {"tasks": len(known), "won": len(known) - len(lost), "mean_return": mean_return}
+    if lost:
+        said = f"the oracle did not win '{lost[0]}'"
+        return CheckRow(name, "fail", measured, said, "See whether it can be won at all.")
+    return CheckRow(name, "pass", measured)
+
+
+def _floor_gap(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    """Random actions earn less than the oracle."""
+    env = build()
+    pairs = [(_at_random(env, task), _by_the_oracle(env, task)) for task in sample]
+    close_quietly(env)
+    known = [(floor.total, best.total) for floor, best in pairs if best is not None]
+    if not known:
+        return CheckRow(name, "skip", {}, "no expert and no demonstrator")
+    floor, best = (sum(pair[side] for pair in known) / len(known) for side in (0, 1))
+    measured = {"tasks": len(known), "random_return": floor, "oracle_return": best}
+    if best <= floor + _RETURN_MARGIN:
+        said = "random actions earn as much as the oracle"
+        return CheckRow(name, "fail", measured, said, "Let the reward tell a solved task from an unsolved one.")
+    return CheckRow(name, "pass", measured)
+
+
+def _no_solution_leakage(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+    """The commands of the expert's plan, in its order, stand in what is seen first: in its text or its list."""
+    env = build()
+    if not isinstance(env, Expert):
+        return CheckRow(name, "skip", {}, "no expert")
+    looked, told = 0, []
+    for task in sample:
+        first = env.reset(task)
+        plan = env.expert_plan() or []
+        # Two commands may follow one another in a text by chance.
+        if len(plan) > 2:
+            looked += 1
+            told += [task] if _in_order(plan, first.text) else []
+    close_quietly(env)
+    if told:
+        said = f"the first observation of '{told[0]}' has the whole plan"
+        return CheckRow(name, "fail", {"tasks": looked}, said, "Take the solution out of the text.")
+    if not looked:
+        return CheckRow(name, "skip", {"tasks": 0}, "plans of one or two commands")
+    return CheckRow(name, "pass", {"tasks": looked})
+
+
+def _in_order(commands: Sequence[str], text: str) -> bool:
+    place = 0
+    for command in commands:
+        place = text.find(command, place)
+        if place < 0:
+            return False
+        place += len(command)
+    return True
+
+
+_CHECKS: dict[str, Callable[[str, Callable[[], Env], Sequence[str]], CheckRow]] = {
+    "runtime.reward_well_formed": _reward_well_formed,
+    "runtime.seed_control": _seed_control,
+    "runtime.episode_determinism": _episode_determinism,
+    "runtime.episode_isolation": _episode_isolation,
+    "semantic.oracle_max": _oracle_max,
+    "semantic.floor_gap": _floor_gap,
+    "semantic.no_solution_leakage": _no_solution_leakage,
+}
