@@ -270,7 +270,7 @@ def contents(run: RunDirectory) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(run.path.rglob("*.safetensors")):
         found[str(path.relative_to(run.path))] = path.read_bytes()
-    for name in ("sft", "metrics", "evals", "failures"):
+    for name in ("sft", "metrics", "evals", "failures", "steps"):
         found[name] = without_clock(run.rows(name))
     for path in run.transcripts():
         found[path.name] = path.read_bytes()
