@@ -330,6 +330,13 @@ def test_what_does_not_go_where_it_runs_is_named():
         both(sharp(), config=VllmConfig(sleep=True))
 
 
+def test_it_is_named_before_anything_is_trained(tmp_path, toy_model, capsys):
+    (tmp_path / "v.yaml").write_text(yaml.safe_dump(toy_settings(toy_model, **SETTINGS, rollout__vllm={"sleep": True})))
+    assert main(["train", str(tmp_path / "v.yaml"), "--quiet", "--out", str(tmp_path / "run")]) == 2
+    assert "sleep frees a GPU" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_engine_that_does_not_start(monkeypatch):
     def broken(**settings):
         raise ValueError("Free memory is less than desired.\n")

@@ -68,6 +68,18 @@ def platform_of_vllm() -> Platform:
     )
 
 
+def require_settings(config: VllmConfig) -> Platform:
+    """What vLLM runs on, where it has these settings; known before anything is trained.
+
+    Raises:
+        ConfigError: it has not.
+    """
+    platform = platform_of_vllm()
+    if platform == "cpu" and config.sleep:
+        raise ConfigError("rollout.vllm.sleep frees a GPU, and vLLM runs on a CPU here. Leave rollout.vllm.sleep off.")
+    return platform
+
+
 def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig, *, reads: bool = False) -> Any:
     """An engine with the shape of the policy's model and weights of its own that mean nothing yet.
 
@@ -84,9 +96,7 @@ def start_vllm(vllm: Any, policy: Policy, longest: int, config: VllmConfig, *, r
         ConfigError: a setting that vLLM has not where it runs.
         EngineError: vLLM cannot be started, for lack of memory or because it does not know the model.
     """
-    platform = platform_of_vllm()
-    if platform == "cpu" and config.sleep:
-        raise ConfigError("rollout.vllm.sleep frees a GPU, and vLLM runs on a CPU here. Leave rollout.vllm.sleep off.")
+    platform = require_settings(config)
     where: dict[str, Any] = {"gpu_memory_utilization": config.gpu_memory, "enforce_eager": config.enforce_eager}
     if platform == "cpu":
         os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.cpu_cache_gib)

@@ -14,7 +14,7 @@ from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
 from stapo.rollout.faults import Attempts
-from stapo.rollout.vllm_engine import require_vllm
+from stapo.rollout.vllm_engine import require_settings, require_vllm
 from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
 from stapo.training.evaluations import evaluated_tasks, protocols
@@ -53,6 +53,7 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
         require_peft()
     if config.rollout.engine == "vllm":
         require_vllm()
+        require_settings(config.rollout.vllm)
     for own in worlds_of(config).values():
         reward_functions(own.rewards)
     if config.model.path is not None and not there:
