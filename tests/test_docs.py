@@ -51,7 +51,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for path in PAGES:
         for body in blocks(path, "bash"):
-            for line in body.splitlines():
+            for line in re.sub(r"\\\n\s*", "", body).splitlines():
                 line = re.sub(r"\s[#>].*", "", line).strip().removeprefix(".venv/bin/")
                 if line.startswith("stapo "):
                     found.append((name_of(path), line))
