@@ -38,25 +38,26 @@ def kill_inside_a_save(pid, folder, delay):
     raise AssertionError("no save was begun within 60 s")
 
 
-def dies_behind_a_row(iteration):
-    """Kill this process once the metrics of an iteration are written, before they are saved."""
+def dies_behind_a_row(rows, iteration):
+    """Kill this process once a row of an iteration is written, before it is saved."""
     append = RunDirectory.append
 
     def append_then_die(self, name, row):
         append(self, name, row)
-        if name == "metrics" and row["iteration"] == iteration:
+        if name == rows and row["iteration"] == iteration:
             os.kill(os.getpid(), signal.SIGKILL)
 
     RunDirectory.append = append_then_die
 
 
-def test_killed_between_a_row_and_its_save(tmp_path):
+@pytest.mark.parametrize("rows", ["metrics", "steps"])
+def test_killed_between_a_row_and_its_save(tmp_path, rows):
     data = settings(optim__iterations=3, sft__steps=8)
     expected = contents(train(tmp_path, data, name="undisturbed"))
     source, log, folder = write_settings(tmp_path, data), tmp_path / "log", tmp_path / "run"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
-    assert wait(start(argv, log, lambda: dies_behind_a_row(2))) == -signal.SIGKILL
-    assert [row["iteration"] for row in RunDirectory(folder).rows("metrics")] == [1, 2]
+    assert wait(start(argv, log, lambda: dies_behind_a_row(rows, 2))) == -signal.SIGKILL
+    assert [row["iteration"] for row in RunDirectory(folder).rows(rows)] == [1, 2]
     assert wait(start(argv, log)) == 0, log.read_text()[-2000:]
     assert_same(expected, contents(RunDirectory(folder)))
 
