@@ -82,6 +82,32 @@ def test_the_batch_does_not_matter(collector):
     assert told[-1] == (16, 16)
 
 
+@pytest.mark.parametrize(("episodes_kept", "sizes"), [(9, [9, 9, 6]), (2, [8, 8, 8]), (64, [24])])
+def test_no_more_are_played_together_than_keys_are_kept_of_on_a_cpu(episodes_kept, sizes):
+    policy = small_policy(architecture="qwen3", initializer_range=0.3)
+    shape = policy.model.config
+    of_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * shape.head_dim * 4
+    asked = []
+
+    def played(growing):
+        budget = episodes_kept * 305 * of_token
+        sampler = HFSampler(policy.model, policy.eos_ids, policy.tokenizer.pad_token_id, 5, 16_384, budget, growing)
+        agent = AgentConfig(
+            prompt="compact", response="action", history_length=1, max_prompt_tokens=300, max_response_tokens=5
+        )
+        one = Collector(ToyEnv, PromptEncoder(policy.tokenizer), sampler, agent)
+        collect = one.collect
+        one.collect = lambda tasks, *args, **named: asked.append(len(tasks)) or collect(tasks, *args, **named)
+        asked.clear()
+        return responses(evaluate(one, TASKS, EvalProtocol("heldout", 24, 1.0, (0,))))
+
+    kept = played(True)
+    assert asked == sizes
+    plain = played(False)
+    assert asked == [24]
+    assert kept == plain
+
+
 def test_attempts_at_a_task_are_members_of_its_group(collector):
     protocol = EvalProtocol("heldout", 4, 1.0, (0, 1), attempts=3)
     told = []

@@ -31,7 +31,7 @@ from stapo.progress import listen_to_notes
 from stapo.rollout.collect import Collector
 from stapo.rollout.config import RolloutConfig
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.kept_keys import KeptKeys, sub_batches
+from stapo.rollout.kept_keys import KeptKeys, key_bytes, sub_batches
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
 from stapo.training.loop import build_collector
@@ -321,6 +321,8 @@ def test_bytes_are_those_of_the_tensors():
     answer = sampler.sample([list(range(3, 20))], [(1, 0, 0, 0)], 1.0)[0]
     tokens = 17 + len(answer.ids) - 1
     assert sampler._kept.nbytes == tokens * 2 * 2 * 2 * 8 * 4  # layers, keys and values, heads of eight numbers
+    assert key_bytes(sampler.model.config, 4) == 2 * 2 * 2 * 8 * 4
+    assert key_bytes(object(), 4) is None
 
 
 # -- 6 -----------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,13 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
+from stapo.rollout.kept_keys import KeepsKeys
 from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.shares import Share, doubled, pass_share
 from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, marker_counts, mean_task_score
 from stapo.texts import counted
+
+_FEWEST = 8  # episodes played together, even where they do not find room
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +79,12 @@ def evaluate(
         collector: environments and policy.
         tasks: sorted task ids of the split.
         protocol: what is played.
-        batch: episodes played together.
+        batch: episodes played together, at most: fewer where their keys and values would not be kept between turns.
         progress: called with (finished, all) episodes.
     """
     chosen = pick_tasks(pick_tasks(tasks, min(protocol.tasks, len(tasks))), protocol.episodes)
     each, results = protocol.attempts, []
-    total, at_once = len(chosen) * each * len(protocol.seeds), max(1, batch // each)
+    total, at_once = len(chosen) * each * len(protocol.seeds), max(1, _together(collector, batch) // each)
     for number, seed in enumerate(protocol.seeds):
         played: list[Trajectory] = []
         for start in range(0, len(chosen), at_once):
@@ -97,6 +100,15 @@ def evaluate(
             )
         results.append(played)
     return results
+
+
+def _together(collector: Collector, batch: int) -> int:
+    """Episodes that are played together."""
+    if not isinstance(collector.sampler, KeepsKeys):
+        return batch
+    agent = collector.agent
+    room = collector.sampler.room(agent.max_prompt_tokens + agent.max_response_tokens)
+    return batch if room is None else min(batch, max(_FEWEST, room))
 
 
 def summarize(played: Sequence[Sequence[Trajectory]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from stapo.progress import note
 from stapo.rollout.batch_cache import Layers
@@ -49,6 +49,10 @@ class KeepsKeys(Protocol):
     @property
     def counts(self) -> PromptCounts:
         """What has been spent on prompts so far."""
+        ...
+
+    def room(self, tokens: int) -> int | None:
+        """Episodes of so many tokens that should be played together; None where more never cost anything."""
         ...
 
     def forget(self) -> None:
@@ -164,6 +168,20 @@ class KeptKeys:
             f"this model's cache ({kinds}) is not one of keys and values of all tokens, so nothing is kept between "
             "turns: each prompt is read from its start (rollout.kept_keys_gib)"
         )
+
+
+def key_bytes(config: Any, itemsize: int) -> int | None:
+    """Bytes of keys and values of one token in all layers; None for a model whose settings do not tell.
+
+    Args:
+        config: of a transformers model.
+        itemsize: bytes of one number.
+    """
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
+    shared = getattr(text, "num_key_value_heads", None) or heads
+    width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
+    return 2 * layers * shared * width * itemsize if layers and shared and width else None
 
 
 def sub_batches(new: Sequence[int], budget: int, device: str) -> list[list[int]]:

@@ -21,7 +21,7 @@ from stapo.policy.scoring import head_of
 from stapo.rollout.batch_cache import Layers
 from stapo.rollout.decoding import Decoder, Row, cache_kinds, has_plain_cache
 from stapo.rollout.drawing import Drawer
-from stapo.rollout.kept_keys import KeptKeys, PromptCounts, sub_batches
+from stapo.rollout.kept_keys import KeptKeys, PromptCounts, key_bytes, sub_batches
 from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.trie import Grammar
 
@@ -119,6 +119,13 @@ class HFSampler:
     def counts(self) -> PromptCounts:
         """See `KeepsKeys.counts`."""
         return self._kept.counts
+
+    def room(self, tokens: int) -> int | None:
+        """See `KeepsKeys.room`: on a CPU, a prompt that is read again costs more than a larger batch saves."""
+        if self.model.device.type != "cpu" or not self._kept.growing:
+            return None
+        each = key_bytes(self.model.config, self.model.dtype.itemsize)
+        return None if each is None else self._kept.budget // (tokens * each)
 
     def forget(self) -> None:
         """See `KeepsKeys.forget`."""

@@ -118,6 +118,10 @@ class VllmSampler:
             ]
         return [row.failed or row.sample for row in rows]
 
+    def room(self, tokens: int) -> int | None:
+        """See `KeepsKeys.room`; vLLM queues what has no room."""
+        return None
+
     def forget(self) -> None:
         """See `KeepsKeys.forget`; vLLM makes room in its cache by itself."""
 
