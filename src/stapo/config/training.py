@@ -160,8 +160,8 @@ class EvalConfig:
         greedy: evaluate with temperature 0 as well.
         at_start: evaluate the policy before RL as well. Turn it off where that evaluation is known: runs of `stapo
             compare` that start from one policy need it once.
-        batch: episodes of an evaluation played together, at most; 1 or more. On a CPU, fewer where `rollout.kept_keys_gib`
-            does not hold the keys of as many.
+        batch: episodes of an evaluation played together, at most; 1 or more. On a CPU, fewer where
+            `rollout.kept_keys_gib` does not hold the keys of as many.
         sets: evaluations by name, each with `split`, `tasks`, `episodes`, `temperature`, `top_p`, `top_k` and `min_p`.
             Where there are any, they are played at the start, every `every` iterations and at the end, in place of
             `episodes`, `quick_episodes`, `temperature` and `greedy`.
