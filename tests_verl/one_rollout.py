@@ -122,6 +122,7 @@ def one_run(folder: Path, name: str) -> None:
 
     trainer = StapoTrainer.__new__(StapoTrainer)  # without workers and servers, which need GPUs
     trainer.stapo, trainer.stapo_states, trainer.global_steps = run, {}, 1
+    trainer.config = OmegaConf.create({"actor_rollout_ref": {"rollout": {"calculate_log_probs": True}}})
     metrics: dict = {}
     trainer._compute_advantage(batch, metrics)
 
