@@ -145,7 +145,7 @@ class Case:
         updater = Updater(policy, self.reference.model, algorithm, OptimConfig(mini_batch=1000), 1.0)
         reference = updater.scorer.reference_logp(batch, 4096)
         updater.optimizer.zero_grad()
-        log = updater._backward(batch, self.rows[number], reference, _Clock(), "here", False)
+        log = updater._backward(batch, self.rows[number], reference, _Clock(), "here", False, None)
         return {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}, log
 
     def verl(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:

@@ -185,7 +185,7 @@ def test_update_by_two_ranks(whole):
     updater = Updater(policy, policy_of(1).model, whole.run.algorithm, OptimConfig(mini_batch=1000), 1.0)
     reference = updater.scorer.reference_logp(batch, 4096)
     updater.optimizer.zero_grad()
-    updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False)
+    updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False, None)
     wanted = {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
     assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) <= GRADIENT_LIMIT
     assert max(float(g.abs().max()) for g in wanted.values()) > 100 * GRADIENT_LIMIT
