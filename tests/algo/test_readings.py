@@ -286,6 +286,11 @@ def test_a_masked_mean_over_every_four_rows():
     assert loss.item() == pytest.approx(-0.1 * (0.6 + 0.4) + 0.2 * 0.4)
 
 
+def test_a_masked_mean_is_over_tokens_already():
+    with pytest.raises(ConfigError, match=r"'sum' with selective\.norm 'masked_mean'"):
+        SelectiveConfig(norm="masked_mean", token_aggregation="sum")
+
+
 def test_who_is_asked_for_r_ta():
     r, p = torch.tensor([2.0, 4.0], requires_grad=True), torch.tensor([1.0, 3.0])
     gated = selective_loss(

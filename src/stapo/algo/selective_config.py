@@ -30,9 +30,9 @@ class SelectiveConfig:
         ta_grad: sides of R_TA that receive its gradient.
         norm: divide by the flagged rows, or by all rows (eq. 8 to the letter, about 100 times weaker), or take the mean
             over the flagged rows' tokens in every `mean_rows` rows of a mini-batch, and the mean of these
-            (``masked_mean``: what a masked mean per micro-batch does, 2 to 3 times weaker than ``flagged``).
+            (``masked_mean``: what a masked mean per micro-batch does, 2 to 5 times weaker than ``flagged``).
         mean_rows: rows that ``masked_mean`` takes one mean over; 1 or more.
-        token_aggregation: mean or sum over the tokens of a row.
+        token_aggregation: mean or sum over the tokens of a row; ``masked_mean`` has only the mean.
         kl_cap: nats up to which a token's divergence counts in R_TA; above 0. P_TI has no cap: where the blind
             distribution has run furthest, the penalty has to hold it.
         bound: what keeps R_TA from growing for ever. ``none``: `kl_cap` alone. ``cap``: a row counts up to `bound_at`.
@@ -89,6 +89,11 @@ class SelectiveConfig:
                     f"selective.{name} is '{value}', which needs whole distributions, and selective.kl_estimator is "
                     f"'{self.kl_estimator}'; set it to 'full'."
                 )
+        if self.norm == "masked_mean" and self.token_aggregation == "sum":
+            raise ConfigError(
+                "selective.token_aggregation is 'sum' with selective.norm 'masked_mean', which is a mean over tokens; "
+                "set it to 'mean', or choose another norm."
+            )
         if self.bound == "target" and self.bound_at > self.kl_cap:
             raise ConfigError(f"selective.bound_at is {self.bound_at:g}, above selective.kl_cap ({self.kl_cap:g}).")
 
