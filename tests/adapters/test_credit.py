@@ -60,6 +60,17 @@ def test_outliers_are_flagged_with_the_weights_of_the_terms():
     assert not without[8].flagged
 
 
+@pytest.mark.parametrize("reward, weight", [(1.0, 0.25), (-1.0, 0.0)])
+def test_a_gate_by_credit_leaves_the_penalty(reward, weight):
+    algorithm = get_algorithm("stapo")
+    terms = replace(algorithm.selective, alpha=0.25, gamma=0.5, gate="positive")
+    rows = [row(f"e{n}", entropy=0.5 + 0.01 * (n % 3)) for n in range(8)] + [row("last", reward, entropy=5.0)]
+    last = assign_credit(rows, replace(algorithm, selective=terms))[8]
+    assert (last.flagged, last.trajectory_weight, last.independence_weight) == (True, weight, 0.5)
+    with pytest.raises(ConfigError, match="gate is 'bonus'"):
+        assign_credit(rows, replace(algorithm, selective=replace(terms, gate="bonus")))
+
+
 def test_a_run_of_ours_has_the_same_numbers(toy_run):
     """The rows of a transcript, as another trainer would hand them over."""
     recorded = [

@@ -48,6 +48,8 @@ def test_messages():
     ({"seed": 7, "split": "heldout"}, ResetRequest(seed=7, split="heldout")),
     ({"episode_id": "e", "options": {"task_id": "t"}}, ResetRequest(task_id="t", episode_id="e")),
     ({"options": None}, ResetRequest()),
+    ({"seed": None, "options": {"seed": 7}}, ResetRequest(seed=7)),
+    ({"seed": 8, "options": {"seed": 7}}, ResetRequest(seed=8)),
 ])  # fmt: skip
 def test_resets(data, asked):
     assert read_reset(data) == asked

@@ -54,7 +54,7 @@ class StepCredit:
         step_advantage: its part from the steps of its anchor group; 0 where the algorithm has none.
         normalized_entropy: as compared with the fences; NaN where it has none.
         flagged: the selective terms act on it.
-        trajectory_weight: alpha of R_TA where the step is flagged, else 0.
+        trajectory_weight: alpha of R_TA where the step is flagged and `selective.gate` asks it for R_TA, else 0.
         independence_weight: gamma of P_TI where the step is flagged, else 0.
     """
 
@@ -85,30 +85,32 @@ def assign_credit(
 
     Raises:
         ConfigError: a row lacks a field or has an unknown one, an episode is in two groups, or the algorithm needs more
-            than rows: a critic's values, or entropies of earlier iterations.
+            than rows: a critic's values, entropies of earlier iterations, or R_TA in its advantages (``gate=bonus``).
         NonFiniteError: a reward or entropy is not finite.
     """
     config = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     if config.needs_critic or config.needs_states:
         what = "values of a critic" if config.needs_critic else "entropies of earlier iterations"
         raise ConfigError(f"algorithm '{config.name}' needs {what}, which plain rows do not have; take another one.")
+    if config.selective_on and config.selective.gate == "bonus":
+        raise ConfigError("selective.gate is 'bonus', which needs R_TA for advantages; expected 'none' or 'positive'.")
     read = [_row(row, number) for number, row in enumerate(rows)]
     if not read:
         return []
     trajectories, places = _trajectories(read)
     batch = build_batch(trajectories, config, seed=seed)
-    selective = config.selective if config.selective_on else None
     found: list[StepCredit | None] = [None] * len(read)
     for b, place in enumerate(places):
-        flagged = selective is not None and bool(batch.flag_b[b])
+        flagged = config.selective_on and bool(batch.flag_b[b])
+        asked = flagged and (config.selective.gate == "none" or batch.advantages.total_b[b] > 0)
         found[place] = StepCredit(
             advantage=float(batch.advantages.total_b[b]),
             episode_advantage=float(batch.advantages.episode_b[b]),
             step_advantage=float(batch.advantages.step_b[b]),
             normalized_entropy=float(batch.outliers.normalized_b[b]),
             flagged=flagged,
-            trajectory_weight=selective.alpha if flagged and selective is not None else 0.0,
-            independence_weight=selective.gamma if flagged and selective is not None else 0.0,
+            trajectory_weight=config.selective.alpha if asked else 0.0,
+            independence_weight=config.selective.gamma if flagged else 0.0,
         )
     return [credit for credit in found if credit is not None]
 

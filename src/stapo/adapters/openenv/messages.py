@@ -118,7 +118,7 @@ def read_reset(data: Mapping[str, Any]) -> ResetRequest:
         raise ProtocolError(Code.VALIDATION_ERROR, f"options is {shown(options)}, expected a JSON object.")
     _check_keys(options, _FIELDS, "options of 'reset'")
     _check_keys(data, (*_FIELDS, "options"), "the data of 'reset'")
-    given = {key: value for key, value in {**options, **data}.items() if key != "options" and value is not None}
+    given = {key: part[key] for part in (options, data) for key in _FIELDS if part.get(key) is not None}
     for name in ("task_id", "split", "episode_id"):
         value = given.get(name, "x")
         if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_ID:
