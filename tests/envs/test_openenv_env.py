@@ -136,6 +136,7 @@ def refused(code, message):
     (observed(observation="a room"), "expected {"),
     (observed(reward="much"), "the reward 'much', expected"),
     (observed(reward=float("inf")), "the reward inf, expected"),
+    (observed(reward=10**400), "the reward 1000"),
     (observed(done=1), "done 1, expected true or false"),
     (refused("EXECUTION_ERROR", "no\x1b[2J"), "answered with EXECUTION_ERROR"),
     (refused("CAPACITY_REACHED", "full"), "full. A run needs as many sessions"),

@@ -13,8 +13,10 @@ from stapo.envs.openenv.session import ServerSession
 from stapo.errors import ConfigError, EnvServerError
 from stapo.http_client import key_from
 from stapo.progress import note
+from stapo.texts import escape_control_chars
 
 TOKEN_VARIABLE = "STAPO_OPENENV_TOKEN"
+_FIELDS_SHOWN = 500  # characters of the names of fields in a message
 
 
 class OpenEnvEnv(ForeignEnv):
@@ -98,9 +100,10 @@ class OpenEnvEnv(ForeignEnv):
 
     def _seen(self, data: Mapping[str, Any]) -> Seen:
         observation: Mapping[str, Any] = data["observation"]
-        reward, done = data.get("reward"), data.get("done", False)
-        if reward is not None and (not isinstance(reward, int | float) or not math.isfinite(reward)):
-            raise self._malformed(f"the reward {shown(reward)}, expected a finite number or null")
+        given, done = data.get("reward"), data.get("done", False)
+        reward = 0.0 if given is None else number(given)
+        if not math.isfinite(reward):
+            raise self._malformed(f"the reward {shown(given)}, expected a finite number or null")
         if not isinstance(done, bool):
             raise self._malformed(f"done {shown(done)}, expected true or false")
         facts = observation.get("info")
@@ -111,7 +114,7 @@ class OpenEnvEnv(ForeignEnv):
             text=self._text(observation),
             admissible=texts_of(observation.get(self._admissible_field)),
             goal=goal if isinstance(goal, str) and goal.strip() else None,
-            reward=float(reward or 0.0),
+            reward=reward,
             done=done,
             truncated=done and observation.get("truncated") is True,
             won=won if isinstance(won, bool) else None,
@@ -125,8 +128,7 @@ class OpenEnvEnv(ForeignEnv):
         if isinstance(text, str):
             return text
         if self._text_field is not None:
-            fields = ", ".join(map(str, observation)) or "none"
-            fields = ", ".join(map(str, observation)) or "none"
+            fields = escape_control_chars(", ".join(observation)[:_FIELDS_SHOWN]) or "none"
             raise self._malformed(
                 f"no text in the field '{field}' of its observation; its fields are {fields}, and --env.text_field "
                 "names another one"
