@@ -79,7 +79,7 @@ class Game:
             if self.done:
                 break
         if seen != begun.seen:
-            say(self.console, "The environment answered otherwise than in the recorded episode.", "yellow")
+            say(self.console, "The environment answered differently than in the recorded episode.", "yellow")
 
     def answer(self, text: str) -> None:
         """Do what one line of input asks for."""

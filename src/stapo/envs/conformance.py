@@ -166,7 +166,7 @@ def _reward_well_formed(name: str, build: Callable[[], Env], sample: Sequence[st
 
 
 def _seed_control(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
-    """Other tasks begin otherwise, and the same task in the same way."""
+    """Different tasks begin differently, and the same task always begins alike."""
     env = build()
     starts = {task: env.reset(task) for task in sample}
     again = {task: env.reset(task) for task in reversed(sample)}
@@ -191,7 +191,7 @@ def _episode_determinism(name: str, build: Callable[[], Env], sample: Sequence[s
     differ = [task for task, (a, b) in zip(sample, stories, strict=True) if a != b]
     measured = {"episodes": len(sample), "steps": sum(len(a) - 1 for a, _ in stories)}
     if differ:
-        said = f"'{differ[0]}' went otherwise in a second environment for the same actions"
+        said = f"'{differ[0]}' went differently in a second environment for the same actions"
         return CheckRow(name, "fail", measured, said, "Derive all chance from the task id, not from time or process.")
     return CheckRow(name, "pass", measured)
 
@@ -214,7 +214,7 @@ def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str
     differ = [task for task in sample if seen[task] != expected[task]]
     measured = {"environments": len(envs)}
     if differ:
-        said = f"'{differ[0]}' went otherwise while other environments played"
+        said = f"'{differ[0]}' went differently while other environments played"
         return CheckRow(name, "fail", measured, said, "Keep what an episode changes in its own instance.")
     return CheckRow(name, "pass", measured)
 
@@ -252,7 +252,7 @@ def _floor_gap(name: str, build: Callable[[], Env], sample: Sequence[str]) -> Ch
 
 
 def _no_solution_leakage(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
-    """The commands of the expert's plan, in its order, stand in what is seen first: in its text or its list."""
+    """The commands of the expert's plan, in its order, stand in the text that is seen first."""
     env = build()
     if not isinstance(env, Expert):
         return CheckRow(name, "skip", {}, "no expert")

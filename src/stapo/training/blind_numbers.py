@@ -22,7 +22,8 @@ class BlindNumbers:
         rows: rows of the batch that are recorded; others are passed over.
         r_ta: R_TA of a row, nats per token or per response, as `selective.token_aggregation` says.
         p_ti: P_TI of a row, likewise; absent where the reference was not asked.
-        kl: exact KL(full || blind) at each response token of a row, nats, before any cap; fp16 on the CPU.
+        kl: exact KL(full || blind) at each response token of a row, nats, before any cap; on flagged rows the
+            divergence of `selective.bound` and `selective.support` where these are set. fp16 on the CPU.
     """
 
     rows: Collection[int]

@@ -1,4 +1,4 @@
-"""What an iteration's sampler does otherwise than its trainer, and which correction a run asks for."""
+"""How the sampler of an iteration differs from its trainer, and which correction a run asks for."""
 
 from __future__ import annotations
 
