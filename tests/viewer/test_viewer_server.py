@@ -15,6 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from stapo.cli.main import main
+from stapo.viewer.pages import columns
 
 SECRET = "not for pages"
 
@@ -70,6 +71,33 @@ def test_other_sites_are_refused(view, runs):
     assert server.raw("/api/runs", Origin="http://evil.example")[0] == 403
     assert server.raw("/api/runs", Sec_Fetch_Site="cross-site")[0] == 403
     assert server.raw("/api/runs", Origin=server.url.rstrip("/"))[0] == 200
+
+
+def test_a_link_on_another_site_opens_the_page_and_no_data(view, runs):
+    server = view(runs)
+    followed = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert server.raw("/", **followed)[0] == 200
+    assert server.raw("/api/runs", **followed)[0] == 403
+    assert server.raw("/", **{**followed, "Sec_Fetch_Dest": "iframe"})[0] == 403
+    assert server.raw("/", **followed, Origin="http://evil.example")[0] == 403
+    assert server.raw("/", **followed, Host="evil.example")[0] == 400
+
+
+def test_rows_of_a_generation_that_is_over_come_from_the_first_on(view, runs):
+    server = view(runs)
+    server.api("table_state", run="toy")
+
+    def first_row(generation: int) -> int:
+        body = server.raw(f"/api/table?run=toy&first=3&generation={generation}")[2]
+        return json.loads(body[4 : 4 + int.from_bytes(body[:4], "little")])["first_row"]
+
+    assert (first_row(0), first_row(1)) == (3, 0)
+
+
+def test_rows_with_names_of_their_own_cost_no_more_memory():
+    found = columns([{f"name {i} {k}": k for k in range(1_000)} for i in range(5)])
+    assert len(found) == 2_000
+    assert found["name 1 7"] == [None, 7, None, None, None]
 
 
 def test_every_answer_has_the_policy(view, runs):

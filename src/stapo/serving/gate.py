@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
 
 _CLOSE = (b"connection", b"close")
@@ -43,13 +43,16 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def check_head(method: str, headers: list[tuple[bytes, bytes]], *, local_names_only: bool) -> None:
+def check_head(
+    method: str, headers: list[tuple[bytes, bytes]], *, local_names_only: bool, linked: bool = False
+) -> None:
     """Look at the headers of a request, names in lower case.
 
     Args:
         method: of the request.
         headers: of the request.
         local_names_only: refuse a Host that is not a name of this machine.
+        linked: a page of another origin may hold a link to this address, which somebody follows.
 
     Raises:
         Refusal: it is a web page's, or not clearly one request of JSON.
@@ -65,7 +68,8 @@ def check_head(method: str, headers: list[tuple[bytes, bytes]], *, local_names_o
     origins = found.get("origin", [])
     if any(origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}") for origin in origins):
         raise Refusal(403, "requests of web pages of other origins are not answered")
-    if any(site not in ("same-origin", "none") for site in found.get("sec-fetch-site", [])):
+    followed = linked and method == "GET" and found.get("sec-fetch-dest") == ["document"]
+    if not followed and any(site not in ("same-origin", "none") for site in found.get("sec-fetch-site", [])):
         raise Refusal(403, "requests of web pages of other origins are not answered")
     if method == "POST":
         _check_content(found, from_page=bool(origins) or any(name.startswith("sec-fetch-") for name in found))
@@ -100,11 +104,18 @@ App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
 class Gate:
-    """An ASGI application around another one: refuses what `check_head` refuses, and answers when the server stops."""
+    """An ASGI application around another one: refuses what `check_head` refuses, and answers when the server stops.
 
-    def __init__(self, app: App, *, local_names_only: bool) -> None:
+    Args:
+        app: the other one.
+        local_names_only: see `check_head`.
+        linked: paths of pages that links on pages of other origins may open.
+    """
+
+    def __init__(self, app: App, *, local_names_only: bool, linked: Collection[str] = ()) -> None:
         self.app = app
         self.local_names_only = local_names_only
+        self.linked = linked
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -126,7 +137,8 @@ class Gate:
             await send(message)
 
         try:
-            check_head(scope["method"], scope["headers"], local_names_only=self.local_names_only)
+            linked = scope["path"] in self.linked
+            check_head(scope["method"], scope["headers"], local_names_only=self.local_names_only, linked=linked)
         except Refusal as refusal:
             whole = await drained(scope["headers"], receive)
             await send_refusal(send, refusal, close=not whole)

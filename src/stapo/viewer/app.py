@@ -102,7 +102,11 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
             api("iteration", lambda q: rollouts.iteration(_name(q), _number(q, "iteration"))),
             api("step", lambda q: encoded(rollouts.step(_name(q), *(_number(q, key) for key in (*place, "step"))))),
             api("table_state", lambda q: encoded(tables.state(_name(q)))),
-            api("table", lambda q: tables.packed(_name(q), _number(q, "first")), "application/octet-stream"),
+            api(
+                "table",
+                lambda q: tables.packed(_name(q), _number(q, "first"), _number(q, "generation")),
+                "application/octet-stream",
+            ),
             api("search", lambda q: encoded(tables.search(_name(q), q.get("text", "")))),
             api("batch", lambda q: encoded(tables.batch(_name(q), _number(q, "iteration")))),
             api("comparison", lambda q: encoded(results.comparison(_name(q)))),
@@ -110,7 +114,8 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
             api("record", lambda q: rollouts.record(_name(q), *(_number(q, key) for key in place))),
         ],
         # Without a token only names of this machine are served: a page that has its own name point here gets nothing.
-        middleware=[middleware.Middleware(Gate, local_names_only=token is None)],
+        # The page itself opens from links anywhere; what it shows is asked for by the page alone.
+        middleware=[middleware.Middleware(Gate, local_names_only=token is None, linked=("/",))],
         exception_handlers={404: missing, 405: missing, Exception: failed},
     )
 

@@ -50,9 +50,10 @@ class Tables:
                 "remarks": cleaned(table.remarks),
             }
 
-    def packed(self, name: str, first: int) -> bytes:
-        """The steps from row `first` on; see `stapo.run.packed_columns`."""
+    def packed(self, name: str, first: int, generation: int) -> bytes:
+        """The steps from row `first` of a generation on, all of them if it is over; see `stapo.run.packed_columns`."""
         with self._table(name) as table:
+            first = first if generation == table.generation else 0
             return packed(table, first, lambda text: str(cleaned(text, _LONGEST)))
 
     def search(self, name: str, text: str) -> dict[str, Any]:
