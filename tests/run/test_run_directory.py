@@ -100,6 +100,17 @@ def test_a_broken_line_is_named(run):
         list(read_jsonl(run.path / "metrics.jsonl"))
 
 
+def test_a_row_without_an_end_is_refused_before_it_fills_the_memory(run, monkeypatch):
+    monkeypatch.setattr("stapo.run.rows.MOST_LINE", 1_000)
+    run.append("metrics", {"iteration": 1})
+    with (run.path / "metrics.jsonl").open("ab") as file:
+        file.truncate(1 << 40)
+    rows = read_jsonl(run.path / "metrics.jsonl")
+    assert next(rows) == {"iteration": 1}
+    with pytest.raises(RunDirectoryError, match="line 2 is longer than 1,000 bytes"):
+        next(rows)
+
+
 def test_checkpoints_start_first_final_last(run):
     assert run.checkpoints() == []
     for name in ("final", "iteration-00010", "start", "iteration-00002"):

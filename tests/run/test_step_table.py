@@ -186,6 +186,17 @@ def test_a_damaged_summary_is_passed_over_for_its_transcript(run, damage):
     assert table.rows == len(list(recorded(run)))
 
 
+def test_a_summary_that_is_too_long_is_read_over_once(run, monkeypatch):
+    lines = (run / "steps.jsonl").read_bytes().splitlines(keepends=True)
+    longest = max(map(len, [*lines, *(line for p in run.glob("transcripts/*") for line in p.open("rb"))]))
+    monkeypatch.setattr("stapo.run.step_table.MOST_LINE", longest)
+    (run / "steps.jsonl").write_bytes(lines[0] + b" " * longest + lines[1])
+    table = read(run)
+    assert table.rows == len(list(recorded(run)))
+    assert not table.refresh()
+    assert table.generation == 0
+
+
 def test_a_transcript_that_ends_within_a_line_is_shown_up_to_there(run):
     (run / "steps.jsonl").unlink()
     path = run / "transcripts" / "iteration-00001.jsonl"

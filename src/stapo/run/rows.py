@@ -21,6 +21,8 @@ from stapo.errors import RunDirectoryError, SaveError, reading
 from stapo.run.saves import manifest_of
 
 FILE_NAME = "rows.json"
+MOST_LINE = 1 << 27
+"""Bytes of a row that is still read: a line without an end would fill the memory."""
 _OURS = re.compile(r"(transcripts/)?[\w-]+\.jsonl")
 _LINE_DIGITS = 8  # of the hash of a line: enough to name it; the hash of the whole file decides
 
@@ -107,12 +109,18 @@ def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """Rows behind the byte `start`, each with the byte behind it; lines are counted from there."""
+    """Rows behind the byte `start`, each with the byte behind it; lines are counted from there.
+
+    Raises:
+        RunDirectoryError: a line is not JSON, no object, or longer than `MOST_LINE`; file and line are named.
+    """
     with reading(f"'{path}'", RunDirectoryError):
         file = open_to_read(path)
     with file:
         file.seek(start)
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(lambda: file.readline(MOST_LINE + 1), b""), start=1):
+            if len(line) > MOST_LINE:
+                raise RunDirectoryError(f"'{path}' line {number} is longer than {MOST_LINE:,} bytes.")
             if not line.endswith(b"\n"):
                 return
             start += len(line)

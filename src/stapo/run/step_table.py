@@ -21,7 +21,7 @@ from stapo.atomic_io import oddity, open_to_read
 from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, reading
 from stapo.run.directory import NAMES, require_plain
-from stapo.run.rows import read_new
+from stapo.run.rows import MOST_LINE, read_new
 from stapo.run.step_columns import (
     STEP,
     TRAJECTORY,
@@ -36,9 +36,6 @@ from stapo.texts import counted
 
 MOST_STEPS = 3_000_000
 """Steps that a table holds, half a gigabyte of columns; further iterations are left out."""
-
-MOST_LINE = 1 << 27
-"""Bytes of a line of a transcript or of `steps.jsonl`; longer ones are passed over."""
 
 CODED = {"failure": "text"} | {n: k for n, k in {**TRAJECTORY, **STEP}.items() if k == "text" and n != "outlier"}
 """Columns of texts: each step has the place of its text in `StepTable.texts`."""
@@ -94,7 +91,7 @@ class StepTable:
         self._blocks: dict[str, list[Column]] = {name: [] for name in _types()}
         self._rows = self._trajectories = 0
         self._end = 0  # byte of steps.jsonl behind the last complete row
-        self._last = b""
+        self._last, self._last_start = b"", 0  # the last row that was read, and its byte
         self._places: dict[int, int] = {}  # byte of each iteration's row in steps.jsonl
         self._computed: dict[str, tuple[int, int]] = {}  # size and time of transcripts that were read themselves
         self._done: set[int] = set()
@@ -257,7 +254,7 @@ class StepTable:
         """Whether rows that were read are no longer what the files hold."""
         if self._last:
             try:
-                if self._line_at(self.path / "steps.jsonl", self._end - len(self._last), MOST_LINE) != self._last:
+                if self._line_at(self.path / "steps.jsonl", self._last_start, MOST_LINE) != self._last:
                     return True
             except RunDirectoryError:
                 return True
@@ -283,7 +280,8 @@ class StepTable:
         for number, (span, line) in enumerate(self._lines(path, start), start=1):
             self._end = span.offset + span.bytes
             # Of a line that is too long there is nothing to compare with: the row before it will do.
-            self._last = line if line is not None else self._last
+            if line is not None:
+                self._last, self._last_start = line, span.offset
             where = f"row {number}" if not start else f"the row at byte {span.offset:,}"
             try:
                 row = parse_json(decoded(line)) if line is not None else None

@@ -15,6 +15,7 @@ from stapo.viewer.rollouts import transcripts
 from stapo.viewer.wire import cleaned
 
 _MOST_ROWS = 4_000  # iterations of which a page gets every number
+_MOST_COLUMNS = 2_000  # a row of ours has a few hundred numbers
 _MOST_VALUES = 8  # of a list of numbers: quantiles are drawn, histograms are not
 _LISTED = ("kind", "status", "reason", "preset", "algorithm", "environment", "done", "planned", "success", "changed")
 
@@ -52,11 +53,17 @@ class Pages:
 
 
 def columns(rows: list[Row]) -> dict[str, list[float | None]]:
-    """Numbers of rows by dotted path, a list over rows each; None where a row has none."""
+    """Numbers of rows by dotted path, a list over rows each; None where a row has none.
+
+    The first `_MOST_COLUMNS` paths alone: in a file of others each row may have names of its own.
+    """
     found: dict[str, list[float | None]] = {}
     for place, row in enumerate(rows):
         for path, value in _numbers(row, ""):
-            found.setdefault(path, [None] * len(rows))[place] = value
+            if path not in found and len(found) < _MOST_COLUMNS:
+                found[path] = [None] * len(rows)
+            if path in found:
+                found[path][place] = value
     return found
 
 
