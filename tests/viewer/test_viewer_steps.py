@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+import yaml
 
+from stapo.run import RunDirectory
 from stapo.run.rows import read_jsonl
 from stapo.run.step_table import StepTable
 
@@ -71,9 +74,16 @@ def test_dragging_over_a_histogram_filters(view, runs, page, table):
     page.mouse.move(box["x"] + box["width"] / 2, y, steps=4)
     page.mouse.up()
     page.wait_for_url("**tokens=*")
-    low, high = (float(end) for end in page.url.partition("tokens=")[2].split(".."))
+    low, high = page.url.partition("tokens=")[2].split("..")
+    assert low == ""
     tokens = table.columns["tokens"]
-    becomes(page, int(((tokens >= low) & (tokens <= high)).sum()))
+    becomes(page, int((tokens <= float(high)).sum()))
+    page.mouse.move(box["x"] + box["width"] / 2, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] + 40, y, steps=4)
+    page.mouse.up()
+    page.wait_for_url("**tokens=*..")
+    becomes(page, int((tokens >= float(page.url.partition("tokens=")[2].partition("..")[0])).sum()))
     page.locator(".hist").nth(1).get_by_role("button", name="all").click()
     becomes(page, everything)
 
@@ -96,6 +106,10 @@ def test_the_keyboard_walks_through_a_selection(view, runs, page, until, table):
     page.get_by_text(f"2 of {len(rows)} selected steps").wait_for()
     page.keyboard.press("p")
     page.wait_for_url(place(rows[0]))
+    page.goto(f"{page.url.partition('/it/')[0]}/steps?sort=-entropy")
+    counted(page)
+    page.locator(".list a").nth(1).click()
+    page.get_by_text(f"2 of {table.rows} selected steps").wait_for()
     page.keyboard.press("?")
     page.get_by_role("heading", name="Keyboard").wait_for()
     page.keyboard.press("Escape")
@@ -173,10 +187,6 @@ def test_a_step_is_copied_and_a_selection_exported(view, runs, page):
 
 
 def test_two_runs_over_each_other(view, runs, page):
-    import shutil
-
-    import yaml
-
     shutil.copytree(runs / "toy", runs / "other")
     config = yaml.safe_load((runs / "other" / "config.yaml").read_text())
     config["optim"]["learning_rate"] = 0.123
@@ -190,6 +200,10 @@ def test_two_runs_over_each_other(view, runs, page):
     assert "0.123" in row.inner_text()
     assert page.locator("tbody tr").count() == 1
     assert page.locator("#overlay-success .line").count() == 2
+    before = page.locator("#overlay-success .dot").count()
+    run = RunDirectory(runs / "other")
+    run.append("metrics", {**run.rows("metrics")[-1], "iteration": 3})
+    page.locator("#overlay-success .dot").nth(before).wait_for()
     chart = page.locator("#overlay-success svg")
     box = chart.bounding_box()
     chart.click(position={"x": box["width"] - 20, "y": box["height"] / 2})
@@ -199,7 +213,6 @@ def test_two_runs_over_each_other(view, runs, page):
 def test_flags_for_other_settings_agree_with_the_library(view, runs, page, table):
     from stapo.algo import OutlierConfig, select_outliers
     from stapo.config.run_config import read_run_config
-    from stapo.run import RunDirectory
 
     (batch,) = table.batch(2).values()
     own = read_run_config(RunDirectory(runs / "toy")).algorithm.outlier
@@ -219,6 +232,16 @@ def test_flags_for_other_settings_agree_with_the_library(view, runs, page, table
         row = page.locator("tr", has_text="chosen here")
         row.locator(f'[data-high="{int(found.high_b.sum())}"]').wait_for()
         row.locator(f'[data-low="{int(found.low_b.sum())}"]').wait_for()
+    assert page.get_by_text("its own flags are others").count() == 0
+
+
+def test_what_if_says_that_a_control_flags_otherwise(view, runs, page):
+    path = runs / "toy" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["algorithm"]["outlier"]["select"] = "random"
+    path.write_text(yaml.safe_dump(config))
+    page.goto(f"{view(runs).url}#/run/toy/whatif/2")
+    page.get_by_text("This run has outlier.select 'random'").wait_for()
 
 
 def test_tokens_have_their_numbers(view, runs, page):

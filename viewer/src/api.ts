@@ -1,5 +1,6 @@
 // Requests to the server, and hooks that keep their answers up to date.
 import { useEffect, useState } from "preact/hooks";
+import type { RunPage } from "./types";
 
 /** The token of the address that `stapo view` printed; kept for this tab only. */
 function token(): string | null {
@@ -88,4 +89,15 @@ export function useVersion(run: string): { version: string; status: string } {
   useEffect(look, [run]);
   usePoll(look, [run]);
   return state;
+}
+
+/** A run, asked for again whenever its files have something new. */
+export function useRun(name: string): Loaded<RunPage> & { status: string } {
+  const live = useVersion(name);
+  const [known, setKnown] = useState("");
+  const { data, error } = useGet<RunPage>("run", { run: name }, known);
+  useEffect(() => {
+    if (live.version && live.version !== data?.version && (data || error)) setKnown(live.version);
+  }, [live.version, data, error]);
+  return { data, error, status: live.status || data?.status || "" };
 }

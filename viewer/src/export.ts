@@ -18,6 +18,8 @@ export async function copyStep(
   place: { iteration: number; group: number; member: number },
   step: number,
 ): Promise<void> {
+  if (!navigator.clipboard)
+    throw new Error("The browser lets pages copy only on this machine (127.0.0.1, also through ssh -L) or over HTTPS.");
   const line = await getText("record", { run, ...place });
   await navigator.clipboard.writeText(JSON.stringify(stepOf(line, step), null, 1));
 }

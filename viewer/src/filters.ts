@@ -38,9 +38,9 @@ export function range(query: URLSearchParams, key: string): [number, number] | n
   return Number.isNaN(found[0]) || Number.isNaN(found[1]) ? null : found;
 }
 
-/** Whether a query wants anything in particular. */
+/** Whether a query wants anything in particular, be it only an order. */
 export function isActive(query: URLSearchParams): boolean {
-  return [...query.keys()].some((key) => key !== "sort");
+  return query.toString() !== "";
 }
 
 function tests(table: StepTable, query: URLSearchParams, without: string): Test[] {

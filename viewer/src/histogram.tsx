@@ -26,10 +26,13 @@ export function Histogram({ label, bins, range, onRange }: Props) {
   const x = (at: number) => (WIDTH * (Math.min(bins.high, Math.max(bins.low, at)) - bins.low)) / (bins.high - bins.low);
   const shown = drag ?? range;
   const [from, to] = shown ? [Math.min(...shown), Math.max(...shown)] : [bins.low, bins.high];
+  const choose = (next: [number, number]) =>
+    onRange(Number.isFinite(next[0]) || Number.isFinite(next[1]) ? next : null);
+  const half = (bins.high - bins.low) / (2 * BINS);
   const edge = (text: string, side: 0 | 1) => {
     const next: [number, number] = range ? [...range] : [-Infinity, Infinity];
     next[side] = text === "" ? (side ? Infinity : -Infinity) : Number(text);
-    if (!Number.isNaN(next[side])) onRange(Number.isFinite(next[0]) || Number.isFinite(next[1]) ? next : null);
+    if (!Number.isNaN(next[side])) choose(next);
   };
   const field = (side: 0 | 1) => (range && Number.isFinite(range[side]) ? String(range[side]) : "");
   return (
@@ -54,12 +57,13 @@ export function Histogram({ label, bins, range, onRange }: Props) {
         }}
         onPointerMove={(event) => drag && setDrag([drag[0], value(event)])}
         onPointerUp={() => {
-          if (drag)
-            onRange(
-              Math.abs(drag[1] - drag[0]) < (bins.high - bins.low) / (2 * BINS)
-                ? null
-                : [+from.toPrecision(4), +to.toPrecision(4)],
-            );
+          if (drag && to - from < half) onRange(null);
+          // A range that reaches an end of the scale is open there: rounded, it could exclude what lies on the end.
+          else if (drag)
+            choose([
+              from < bins.low + half ? -Infinity : +from.toPrecision(4),
+              to > bins.high - half ? Infinity : +to.toPrecision(4),
+            ]);
           setDrag(null);
         }}
       >

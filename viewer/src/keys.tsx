@@ -17,7 +17,7 @@ export function Keys() {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
-      const typing = target.matches("input:not([type=checkbox]), select, textarea");
+      const typing = target.matches("input:not([type=checkbox], [type=radio]), select, textarea");
       if (event.key === "Escape" && typing) return target.blur();
       if (typing || event.ctrlKey || event.metaKey || event.altKey || help.current?.open) return;
       const focus = (mark: string) => document.querySelector<HTMLElement>(`[${mark}]`)?.focus();
@@ -25,8 +25,8 @@ export function Keys() {
       else if (event.key === "?") help.current?.showModal();
       else if (event.key === "/" || event.key === "f") {
         const mark = event.key === "/" ? "data-search" : "data-filter";
-        const { runs } = parse(location.hash);
-        if (!document.querySelector(`[${mark}]`) && runs[0]) {
+        const { page, runs } = parse(location.hash);
+        if (!document.querySelector(`[${mark}]`) && runs[0] && page !== "comparison") {
           go(`${toRun(runs[0])}/steps`);
           const wait = new MutationObserver(
             () => document.querySelector(`[${mark}]`) && (wait.disconnect(), focus(mark)),

@@ -1,8 +1,8 @@
 // The pages of `stapo view`. Text of models and environments only ever becomes text nodes: nothing here writes HTML.
 import { render } from "preact";
 import type { ComponentChildren } from "preact";
-import { useEffect, useErrorBoundary, useState } from "preact/hooks";
-import { useGet, useVersion } from "./api";
+import { useEffect, useErrorBoundary } from "preact/hooks";
+import { useGet, useRun } from "./api";
 import { AnchorView } from "./anchor";
 import { GroupView } from "./group";
 import { IterationView } from "./iteration";
@@ -47,12 +47,7 @@ function Rollouts({ page, route }: { page: RunPage; route: Route }) {
 
 function Run({ route }: { route: Route }) {
   const name = route.runs[0] ?? "";
-  const live = useVersion(name);
-  const [known, setKnown] = useState("");
-  const { data: page, error } = useGet<RunPage>("run", { run: name }, known);
-  useEffect(() => {
-    if (live.version && live.version !== page?.version && (page || error)) setKnown(live.version);
-  }, [live.version, page, error]);
+  const { data: page, error, status } = useRun(name);
   // The columns are on their way while the run is still being read.
   useTable(name, page?.version ?? "", route.page === "steps");
   useEffect(() => {
@@ -66,7 +61,6 @@ function Run({ route }: { route: Route }) {
         {!error && <p class="soft">Reading …</p>}
       </main>
     );
-  const status = live.status || page.status;
   const tab = (label: string, href: string, current: boolean) => (
     <a href={href} aria-current={current ? "page" : undefined}>
       {label}

@@ -1,7 +1,7 @@
 // Two to four runs over each other: their curves, and how their settings differ.
 import { useMemo, useState } from "preact/hooks";
 import { Chart, nearest, type Series } from "./chart";
-import { useGet } from "./api";
+import { useRun } from "./api";
 import { Failure } from "./parts";
 import { go, toIteration, toRun } from "./route";
 import type { RunPage } from "./types";
@@ -157,7 +157,7 @@ function Overlaid({ pages }: { pages: RunPage[] }) {
 export function Overlay({ names }: { names: string[] }) {
   const wanted = names.slice(0, MOST_RUNS);
   // One hook per place, so that their number never changes.
-  const loaded = [0, 1, 2, 3].map((i) => useGet<RunPage>("run", { run: wanted[i] ?? wanted[0] ?? "" }));
+  const loaded = [0, 1, 2, 3].map((i) => useRun(wanted[i] ?? wanted[0] ?? ""));
   const mine = loaded.slice(0, wanted.length);
   const pages = useMemo(
     () => mine.flatMap((one) => (one.data ? [one.data] : [])),

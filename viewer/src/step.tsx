@@ -87,6 +87,9 @@ interface Measured {
 
 function Numbers({ page, iteration, group, step, others }: Measured) {
   const entropies = others.map((one) => one.normalized_entropy).filter((value) => value !== null);
+  const isSum = page.settings.some(
+    ([name, value]) => name === "algorithm.selective.token_aggregation" && value === "sum",
+  );
   return (
     <section class="box">
       <h3>Numbers</h3>
@@ -105,7 +108,7 @@ function Numbers({ page, iteration, group, step, others }: Measured) {
           ["A", signed(step.advantage)],
           ["A_E, A_S", `${signed(step.episode_advantage)}, ${signed(step.step_advantage)}`],
           ["reward, return", `${num(step.reward)}, ${num(step.return)}`],
-          ["R_TA, P_TI", `${num(step.r_ta)}, ${num(step.p_ti)} nats per token`],
+          ["R_TA, P_TI", `${num(step.r_ta)}, ${num(step.p_ti)} nats per ${isSum ? "response" : "token"}`],
           ["log-probability", `${num(step.logprob)} nats, ${counted(step.tokens ?? 0, "token")}`],
           ["valid", step.valid === false ? `no${step.problem && `: ${step.problem}`}` : "yes"],
           [

@@ -7,6 +7,7 @@ export interface Batch {
 }
 
 export interface OutlierSettings {
+  select: string;
   metric: string;
   lam: number;
   sides: "both" | "high" | "low";
@@ -31,6 +32,7 @@ export function settingsOf(pairs: [string, string][]): OutlierSettings {
   const most = text("max_fraction", "null");
   const floor = text("min_std", "0");
   return {
+    select: text("select", "iqr"),
     metric: text("metric", "normalized"),
     lam: number("lam", 1.5),
     sides: text("sides", "both") as OutlierSettings["sides"],

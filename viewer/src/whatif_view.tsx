@@ -174,6 +174,12 @@ function Panel({ label, batch, own }: { label: string; batch: Batch; own: Outlie
           ? `No step can be flagged: ${after.reason}.`
           : `${appeared} steps would be flagged that are not, ${gone} would no longer be, of ${after.scored.toLocaleString("en")} with a score.`}
       </p>
+      {own.select !== "iqr" && (
+        <p>
+          This run has outlier.select '{own.select}', so its own flags are others. The table says what 'iqr' flags with
+          its settings.
+        </p>
+      )}
       <p class="small soft">
         All steps of the iteration count, not only those in the transcript.{" "}
         {isNormalized
