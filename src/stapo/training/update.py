@@ -120,8 +120,8 @@ class Updater:
         optim: optimizer and batch sizes.
         temperature: sampling temperature of the rollouts; all log-probabilities are taken at it.
         critic: trained beside the policy, where the algorithm needs one.
-        correction: weights for what the sampler does otherwise; the steps then need `Step.old_logprobs`. None takes the
-            sampler's log-probabilities for those of the old policy.
+        correction: weights for how the sampler differs from the trainer; the steps then need `Step.old_logprobs`. None
+            takes the sampler's log-probabilities for those of the old policy.
     """
 
     def __init__(

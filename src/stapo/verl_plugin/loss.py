@@ -23,7 +23,7 @@ class StapoLoss:
 
     Attributes:
         algorithm: which terms, resolved.
-        correction: weights for what the rollout server does otherwise; None for none.
+        correction: weights for how the rollout server differs from the training engine; None for none.
     """
 
     algorithm: AlgorithmConfig

@@ -146,7 +146,7 @@ def rows_objective(
         logp_bl: (B, L) log-probabilities at response tokens, with gradient; anything between two steps.
         entropy_bl: (B, L) token entropies likewise.
         flagged: scores of the flagged steps; None where there are none.
-        correction: weights for what the rollout server does otherwise than the training engine; None for none.
+        correction: weights for how the rollout server differs from the training engine; None for none.
 
     Raises:
         EngineError: a correction without log-probabilities of the rollout server.
