@@ -140,6 +140,23 @@ def key_from(variable: str) -> str | None:
     return checked_key(os.environ.get(variable), f"the environment variable {variable}")
 
 
+def key_for(address: httpx2.URL, variable: str, host_variable: str) -> str | None:
+    """The key of `key_from`, None where `host_variable` holds another host than that of `address`.
+
+    Args:
+        address: that the key is sent to.
+        variable: environment variable that holds the key.
+        host_variable: environment variable with the host that the key is for, "name" or "name:port"; unset or empty for
+            any.
+
+    Raises:
+        ConfigError: as `key_from`.
+    """
+    meant, name = os.environ.get(host_variable, "").strip().lower(), address.host.lower()
+    port = address.port or (443 if address.scheme == "https" else 80)
+    return key_from(variable) if meant in ("", name, f"{name}:{port}", f"[{name}]:{port}") else None
+
+
 def checked_key(key: str | None, where: str) -> str | None:
     """A key without the blanks around it, None where nothing is left.
 

@@ -223,6 +223,11 @@ def test_nobody_there_and_the_wrong_token(start, monkeypatch):  # noqa: F811
     env = around(server)
     env.reset("train/000001")
     env.close()
+    for host, sent in ((f"127.0.0.1:{server.port}", True), ("other.example", False)):
+        monkeypatch.setenv("STAPO_OPENENV_HOST", host)
+        env = around(server)
+        assert isinstance(begin(env, "train/000001"), EnvFailure) != sent, host
+        env.close()
     with scripted(lambda message: json.dumps(GOOD)) as port:
         pass
     assert "cannot be reached" in failure_of(port).error

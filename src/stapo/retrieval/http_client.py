@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from stapo.errors import ConfigError, RetrieverError
-from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
+from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_for, read_address
 from stapo.retrieval.protocol import Closing, Passage, check_k
 from stapo.retrieval.wire import Shape, read_answer, requests_of
 
@@ -65,8 +64,8 @@ class HttpRetriever(Closing):
         self.options = options or HttpOptions(**settings)
         self._shown = self.url.partition("?")[0]
         token = checked_key(self.options.token, "the option token")
-        if token is None and _is_meant(address, os.environ.get(HOST_VARIABLE, "")):
-            token = key_from(TOKEN_VARIABLE)
+        if token is None:
+            token = key_for(address, TOKEN_VARIABLE, HOST_VARIABLE)
         self._caller = Caller(
             f"retriever {self._shown}",
             self.options,
@@ -108,10 +107,3 @@ class HttpRetriever(Closing):
     def close(self) -> None:
         """Close all connections; more than once is fine. Searches that are under way fail."""
         self._caller.close()
-
-
-def _is_meant(address: Any, host: str) -> bool:
-    """Whether the token is for this address: `host`, "name" or "name:port", says so, or nothing is said."""
-    host = host.strip().lower()
-    port = address.port or (443 if address.scheme == "https" else 80)
-    return host in ("", address.host.lower(), f"{address.host.lower()}:{port}", f"[{address.host.lower()}]:{port}")

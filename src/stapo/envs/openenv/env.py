@@ -11,11 +11,9 @@ from stapo.documents import number, shown
 from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, Seen, texts_of
 from stapo.envs.openenv.session import ServerSession
 from stapo.errors import ConfigError, EnvServerError
-from stapo.http_client import key_from
 from stapo.progress import note
 from stapo.texts import escape_control_chars
 
-TOKEN_VARIABLE = "STAPO_OPENENV_TOKEN"
 _FIELDS_SHOWN = 500  # characters of the names of fields in a message
 
 
@@ -70,7 +68,7 @@ class OpenEnvEnv(ForeignEnv):
         for option, given in (("reset", reset), ("heldout_reset", heldout_reset)):
             if given is not None and not isinstance(given, Mapping):
                 raise ConfigError(f"{option} is {shown(given)}, expected a mapping of fields.")
-        self._session = ServerSession(str(url), key_from(TOKEN_VARIABLE), float(seconds), int(max_message))
+        self._session = ServerSession(str(url), float(seconds), int(max_message))
         self._text_field, self._goal_field, self._action_field = text_field, goal_field, action_field
         self._admissible_field, self._won_field = admissible_field, won_field
         self._train = dict(reset or {})

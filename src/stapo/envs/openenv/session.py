@@ -16,8 +16,11 @@ from typing import Any
 from stapo.documents import parse_json, shown
 from stapo.errors import EnvServerError
 from stapo.extras import need
-from stapo.http_client import read_address
+from stapo.http_client import key_for, read_address
 from stapo.texts import escape_control_chars, replace_surrogates
+
+TOKEN_VARIABLE = "STAPO_OPENENV_TOKEN"
+HOST_VARIABLE = "STAPO_OPENENV_HOST"
 
 _SAID = 500
 _CONNECT_S, _CLOSE_S = 10.0, 2.0
@@ -27,22 +30,24 @@ _LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 class ServerSession:
     """A session, opened with the first message.
 
+    `$STAPO_OPENENV_TOKEN` is sent as a bearer token; where `$STAPO_OPENENV_HOST` is set, to that host alone.
+
     Args:
         url: of the server, http://HOST:PORT; ws:// and https:// as well.
-        token: sent as a bearer token; None for none.
         seconds: that the server may take for an answer.
         most: bytes of an answer.
 
     Raises:
-        ConfigError: this is no address, it holds a secret, or the package websockets is not installed.
+        ConfigError: this is no address, it or the token cannot be used, or the package websockets is not installed.
     """
 
-    def __init__(self, url: str, token: str | None, seconds: float, most: int) -> None:
+    def __init__(self, url: str, seconds: float, most: int) -> None:
         address = read_address(_as_http(url), "environment's server")
         self.name = str(address).rstrip("/")
         self._where = "ws" + self.name.removeprefix("http") + "/ws"
         self._direct = address.host in _LOCAL
-        self._token, self._seconds, self._most = token, seconds, most
+        self._token = key_for(address, TOKEN_VARIABLE, HOST_VARIABLE)
+        self._seconds, self._most = seconds, most
         self._client = need("websockets.sync.client", "websockets", "openenv", "the environment 'openenv'")
         self._errors = need("websockets.exceptions", "websockets", "openenv", "the environment 'openenv'")
         self._entered: Any = None
@@ -108,7 +113,7 @@ class ServerSession:
                 self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         except self._errors.InvalidStatus as err:
             status = err.response.status_code
-            hint = "; the token goes into $STAPO_OPENENV_TOKEN" if status in (401, 403) else ""
+            hint = f"; the token goes into ${TOKEN_VARIABLE}" if status in (401, 403) else ""
             raise self._failed(f"refused the session with status {status}{hint}", f"http_{status}") from None
         except TimeoutError:
             raise self._failed(f"opened no session within {_CONNECT_S:g} s", "timeout") from None
