@@ -113,6 +113,13 @@ def test_each_fault_is_found_by_its_check(kind, failing):
     assert all(row.evidence and row.remediation for row in rows if row.status == "fail")
 
 
+def test_the_oracle_has_all_the_steps_that_the_environment_gives(monkeypatch):
+    monkeypatch.setattr("stapo.envs.conformance._MOST_STEPS", 1)
+    found = {row.check_id: row for row in report(Small, 4)}
+    assert found["semantic.oracle_max"].status == "pass"
+    assert found["runtime.reward_well_formed"].measured["steps"] == 4
+
+
 def test_a_check_that_cannot_be_done_is_an_error():
     rows = report(Broken, 2)
     errors = {row.check_id for row in rows if row.status == "error"}

@@ -20,7 +20,7 @@ from stapo.errors import ConfigError
 
 Status = Literal["pass", "fail", "skip", "error"]
 
-_MOST_STEPS = 200
+_MOST_STEPS = 200  # of an episode at random; the oracle plays to the end
 _RETURN_MARGIN = 1e-9
 
 
@@ -106,11 +106,13 @@ def _random_action(rng: random.Random, seen: Observation | StepResult) -> str:
     return rng.choice(offered) if offered else f"look {rng.randrange(10)}"
 
 
-def _episode(env: Env, first: Observation, choose: Callable[[Observation | StepResult], str | None]) -> Played:
-    """Play on from a first observation, until the end or until nothing is chosen."""
+def _episode(
+    env: Env, first: Observation, choose: Callable[[Observation | StepResult], str | None], most: int
+) -> Played:
+    """Play on from a first observation, until the end, until nothing is chosen, or for at most so many steps."""
     seen: list[Observation | StepResult] = [first]
     rewards, won = [], False
-    for _ in range(min(env.max_steps, _MOST_STEPS)):
+    for _ in range(most):
         action = choose(seen[-1])
         if action is None:
             break
@@ -125,7 +127,7 @@ def _episode(env: Env, first: Observation, choose: Callable[[Observation | StepR
 
 def _at_random(env: Env, task: str) -> Played:
     rng = random.Random(task)
-    return _episode(env, env.reset(task), lambda seen: _random_action(rng, seen))
+    return _episode(env, env.reset(task), lambda seen: _random_action(rng, seen), min(env.max_steps, _MOST_STEPS))
 
 
 def _by_the_oracle(env: Env, task: str) -> Played | None:
@@ -134,7 +136,7 @@ def _by_the_oracle(env: Env, task: str) -> Played | None:
     plan = env.expert_plan() if isinstance(env, Expert) else None
     if plan is not None:
         moves = iter(plan)
-        return _episode(env, first, lambda seen: next(moves, None))
+        return _episode(env, first, lambda seen: next(moves, None), env.max_steps)
     if not isinstance(env, HasDemonstrator):
         return None
     try:
@@ -151,7 +153,7 @@ def _by_the_oracle(env: Env, task: str) -> Played | None:
         last = action or ""
         return action
 
-    return _episode(env, first, choose)
+    return _episode(env, first, choose, env.max_steps)
 
 
 def _reward_well_formed(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
