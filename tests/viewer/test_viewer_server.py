@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import pytest
 
+from stapo import texts
 from stapo.cli.main import main
 from stapo.viewer.pages import columns
 
@@ -81,6 +82,29 @@ def test_a_link_on_another_site_opens_the_page_and_no_data(view, runs):
     assert server.raw("/", **{**followed, "Sec_Fetch_Dest": "iframe"})[0] == 403
     assert server.raw("/", **followed, Origin="http://evil.example")[0] == 403
     assert server.raw("/", **followed, Host="evil.example")[0] == 400
+
+
+def test_a_config_without_an_end_is_a_remark(view, runs):
+    os.truncate(runs / "toy" / "config.yaml", 1 << 40)
+    page = view(runs).api("run", run="toy")
+    assert any("config.yaml cannot be read" in said for said in page["remarks"])
+    assert page["columns"]["iteration"] == [1, 2]
+
+
+def test_a_secret_is_not_shown_token_by_token(view, runs, monkeypatch):
+    server = view(runs)
+    at = first_iteration(server)
+    group = server.api("iteration", run="toy", iteration=at)["groups"][0]
+    place = {"iteration": at, "group": group["group"], "member": group["members"][0]["member"], "step": 0}
+    step = server.api("step", run="toy", **place)["step"]
+    assert len(step["tokens_of_response"]) > 0
+    assert len(step["response"]) >= 4
+    monkeypatch.setattr(texts, "_secrets", texts._Secrets())
+    texts.remember_secret(step["response"])
+    hidden = server.api("step", run="toy", **place)["step"]
+    assert step["response"] not in hidden["response"]
+    assert hidden["tokens_of_response"] == []
+    assert "holds a secret" in hidden["remarks"][0]
 
 
 def test_rows_of_a_generation_that_is_over_come_from_the_first_on(view, runs):

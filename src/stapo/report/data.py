@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # it would bring matplotlib, which readers of numbers do with
 
 Row = dict[str, Any]
 
+_LONGEST_CONFIG = 1 << 18  # bytes; ours have 4,000
 _PLOTTED_ROWS = 800  # more points than pixels only make the page larger
 
 
@@ -133,6 +134,7 @@ def placed_rows(path: Path, remarks: list[str]) -> Iterator[tuple[int, Row]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        with path.open("rb") as file:
+            return file.read(_LONGEST_CONFIG).decode("utf-8", "replace")
     except OSError:
         return ""

@@ -20,7 +20,7 @@ from stapo.report.trajectories import read_trajectories, shaped
 from stapo.run import RunDirectory
 from stapo.run.per_token import decode_per_token
 from stapo.run.scored_prompts import scored_prompts
-from stapo.texts import counted
+from stapo.texts import counted, hide_secrets
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
 
@@ -175,9 +175,13 @@ def _step(record: Row, number: int) -> Row:
 def _tokens(step: Row) -> list[Row]:
     """The tokens of a response with their numbers; [] where the transcript does not hold them."""
     numbers = decode_per_token(step)
+    text, end, found = str(step.get("response") or ""), 0, list[Row]()
+    if hide_secrets(text) != text:
+        # In pieces it would not be recognized.
+        step["remarks"] = [*step["remarks"], "The response holds a secret, which is hidden; so no token is colored."]
+        return []
     if "characters" not in numbers:
         return []
-    text, end, found = str(step.get("response") or ""), 0, []
     for place, count in enumerate(numbers["characters"][:_MOST_TOKENS].tolist()):
         start, end = end, end + count
         each = {name: float(numbers[name][place]) if name in numbers else None for name in ("entropy", "logprob", "kl")}
