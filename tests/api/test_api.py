@@ -16,12 +16,13 @@ SIGNATURES = {
     "load_config": "(source='tiny', *, algorithm=None, **overrides)",
     "train": "(config, out=None, *, callbacks=(), resume=True, fork=None)",
     "evaluate": "(target, *, config=None, split=None, episodes=0, k=1, seeds=None, temperature=None, "
-    "checkpoint=None, environment=None, env=None, agent=None, callbacks=(), save=False, record=None, won=False)",
+    "checkpoint=None, environment=None, engine='transformers', env=None, agent=None, callbacks=(), "
+    "save=False, record=None, won=False)",
     "export": "(source, out, *, won=False, chat=False, demonstrations=False)",
     "compare": "(variants, *, config='tiny', seeds=(0, 1, 2), starts=None, out=None, jobs=None, baseline=None, "
     "callbacks=(), **overrides)",
-    "diagnose": "(run, against=None, *, checkpoints=('final',), environment=None, split=None, tasks=None, "
-    "group_size=None, seed=0, out=None, env=None, callbacks=())",
+    "diagnose": "(run, against=None, *, checkpoints=('final',), environment=None, engine='transformers', split=None, "
+    "tasks=None, group_size=None, seed=0, out=None, env=None, callbacks=())",
     "make": "(name, **options)",
     "check_env": "(env)",
     "Run": "(path)",

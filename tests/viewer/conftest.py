@@ -81,9 +81,9 @@ def runs(toy_run: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A Chromium of this machine, driven by Playwright."""
+    """A Chromium of this machine, driven by Playwright, whose event loop would be in the way of other files' tests."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (the extra dev has it)")
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None:

@@ -14,6 +14,7 @@ from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 from stapo.rollout.types import Step, StopReason, Trajectory
+from stapo.texts import counted
 from stapo.training.batch import build_batch
 
 
@@ -148,8 +149,8 @@ def _trajectories(rows: Sequence[StepRow]) -> tuple[list[Trajectory], list[int]]
         its_groups = {rows[n].group for n in numbers}
         if len(its_groups) > 1:
             raise ConfigError(
-                f"episode {shown(episode)} has rows in {len(its_groups)} groups, expected one; name each episode of "
-                "the batch differently."
+                f"episode {shown(episode)} has rows in {counted(len(its_groups), 'group')}, expected one; "
+                "name each episode of the batch differently."
             )
         found.append((groups[rows[numbers[0]].group], numbers))
     found.sort(key=lambda entry: entry[0])

@@ -69,8 +69,8 @@ class AdvantageConfig:
             weighted mean over those that saw the same last 1, 2, … observations (``history``, HGPO).
         history_depth: earlier observations that must agree at HGPO's finest level (K); 0 or more.
         length_alpha: exponent of HGPO's level weights, (k + 1)^length_alpha; -100 to 100.
-        level_weights: HGPO's levels as its paper has them, or as its published code: (k + 2)^length_alpha, and no
-            weight for a level whose advantage is 0.
+        level_weights: weights of HGPO's levels: those of its paper (`paper`), or of its published code (`code`):
+            (k + 2)^length_alpha, and none for a level whose advantage is 0.
         omega: weight of the step advantage; 0 or more.
         potential_weight: weight of PGPO's potential differences where no attempt succeeds (beta); 0 or more.
         potential_power: exponent alpha in PGPO's weight * (1 - success rate of the task)^alpha; 0 to 100.

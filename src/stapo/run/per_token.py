@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from stapo.documents import shown
 from stapo.errors import RunDirectoryError
+from stapo.texts import counted
 
 _TYPES = {"characters": "<u2", "entropy": "<f2", "logprob": "<f2", "kl": "<f2"}
 
@@ -68,7 +69,7 @@ def decode_per_token(step: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
                 ) from None
             if len(found[name]) != step.get("tokens"):
                 raise RunDirectoryError(
-                    f"per_token.{name} of a step has {len(found[name])} entries, and the step "
-                    f"{shown(step.get('tokens'))} tokens; expected one per token."
+                    f"per_token.{name} of a step has {counted(len(found[name]), 'entry', 'entries')}, "
+                    f"and the step {shown(step.get('tokens'))} tokens; expected one per token."
                 )
     return found

@@ -15,6 +15,7 @@ from stapo.envs.foreign import ForeignEnv, Seen, texts_of
 from stapo.envs.options import one_of
 from stapo.errors import ConfigError
 from stapo.extras import need
+from stapo.texts import counted
 
 _COLORED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0?m", re.DOTALL)
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -143,7 +144,9 @@ def _names_of(env: Any, actions: str | Sequence[str] | None) -> dict[str, int]:
     else:
         names = [part.strip() for part in (actions.split(",") if isinstance(actions, str) else map(str, actions))]
     if len({name.casefold() for name in names}) != int(count):
-        raise ConfigError(f"actions has {len(names)} names, expected {int(count)} different ones: {', '.join(names)}.")
+        raise ConfigError(
+            f"actions has {counted(len(names), 'name')}, expected {int(count)} different ones: {', '.join(names)}."
+        )
     return {name.casefold(): number for number, name in enumerate(names)}
 
 

@@ -40,7 +40,7 @@ class Demonstrator:
             return "Nothing is left to do."
         where = f"The box at {_at(waiting[0], board.size)} has to go to {_at(free[0], board.size)}."
         if len(waiting) > 1:
-            where = f"{len(waiting)} boxes are not on targets yet."
+            where = f"Boxes that are not on targets yet: {len(waiting)}."
         ahead = state.player + board.offsets[move]
         does = f"I push a box {move}." if ahead in state.boxes else f"I go {move} first."
         return f"{where} {does}"
