@@ -67,7 +67,7 @@ def test_what_cannot_be_loaded_is_measured_by_its_shape_and_said(tmp_path, capsy
 def test_runs_take_as_long_as_was_said(preset, tmp_path, monkeypatch):
     """By the time that the thread computes, so that other processes do not matter; caches may differ."""
     given = {
-        "optim.iterations": 2, "rollout.groups": 8, "sft.steps": 100, "sft.episodes": 100, "eval.episodes": 16,
+        "optim.iterations": 3, "rollout.groups": 8, "sft.steps": 100, "sft.episodes": 100, "eval.episodes": 16,
         "eval.greedy": False, "eval.at_start": False,
     }  # fmt: skip
     config = stapo.load_config(preset, **SMALL, **given)
@@ -78,7 +78,8 @@ def test_runs_take_as_long_as_was_said(preset, tmp_path, monkeypatch):
     stages = run_seconds(shape, work, around_of(config, seen), found.speed)
     monkeypatch.setattr(time, "perf_counter", time.thread_time)
     run = stapo.train(config, tmp_path / "run")
-    took = run.metrics[-1]["seconds"]  # the first iteration builds its environments
+    # The first iteration builds its environments; of the others, the one that other processes have disturbed least.
+    took = min((row["seconds"] for row in run.metrics[1:]), key=lambda seconds: seconds["total"])
     assert 0.5 < said["iteration"] / took["total"] < 2
     assert 0.5 < said["generation"] / took["generation"] < 2
     encoded = found.encode_seconds * seen.demonstrated

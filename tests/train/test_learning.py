@@ -17,6 +17,10 @@ from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
 
+BARS = {"stapo-raised-penalty": 0.8}
+"""A penalty ten times STAPO's costs success here, as it does in the paper's table 3 on ALFWorld."""
+
+
 @pytest.mark.parametrize("name", slow_except(ALGORITHMS, "stapo", "ppo"))
 def test_the_toy_world_is_learned(tmp_path, name):
     small_policy(architecture="qwen3", initializer_range=0.2).save(tmp_path / "model")
@@ -32,4 +36,4 @@ def test_the_toy_world_is_learned(tmp_path, name):
     Trainer(config, load_policy(str(tmp_path / "model"), config.model), run).train()
     before, after = (row["success"] for row in run.rows("evals"))
     assert before < 0.8
-    assert after > 0.9
+    assert after > BARS.get(name, 0.9)
