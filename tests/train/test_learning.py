@@ -16,7 +16,6 @@ from stapo.run import RunDirectory
 from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 
-
 BARS = {"stapo-raised-penalty": 0.8}
 """A penalty ten times STAPO's costs success here, as it does in the paper's table 3 on ALFWorld."""
 
