@@ -46,7 +46,7 @@ class Started:
     """A `stapo verl` that runs.
 
     Args:
-        folder: for the settings, the model, its log and verl's saves; one that was used already is gone on with.
+        folder: for the settings, the model, its log and verl's saves; one that was used already is resumed.
         ranks: GPUs that verl believes to have.
         changes: settings of the run.
     """

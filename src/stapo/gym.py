@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.envs.protocol import Env, Observation, StepResult, tasks_in
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.envs.registry import make as make_env
 from stapo.errors import ConfigError, unknown_name
@@ -74,7 +74,7 @@ class TextEnv(_Env):  # type: ignore[misc]
         if render_mode not in (None, "ansi"):
             raise ConfigError(f"render_mode is {render_mode!r}, expected 'ansi' or None.")
         self.env = env
-        self.tasks = env.tasks_of(env.splits[0] if split is None else split)
+        self.tasks = tasks_in(env, split)
         self.render_mode = render_mode
         self.observation_space = AnyText()
         self.action_space = AnyText()

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def kv_bytes(layers: int, kv_heads: int, head_dim: int, itemsize: int) -> int:
+    """Bytes of keys and values of one token in all layers."""
+    return 2 * layers * kv_heads * head_dim * itemsize
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """Numbers of weights.

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.envs.protocol import Env, Observation, StepResult, tasks_in
 from stapo.envs.registry import check_options, make
 from stapo.errors import ConfigError, EnvError, unknown_name
 
@@ -45,7 +45,7 @@ class TextEnvironment:
     def __init__(self, played: _Played) -> None:
         self._played = played
         self._env: Env = make(played.name, **played.options)
-        self._tasks = self._env.tasks_of(self._env.splits[0] if played.split is None else played.split)
+        self._tasks = tasks_in(self._env, played.split)
         self._return = 0.0
         self._over = True
 
@@ -143,7 +143,7 @@ def rows(name: str, *, split: str | None = None, number: int | None = None, **op
     """
     env = make(name, **options)
     try:
-        tasks = list(env.tasks_of(env.splits[0] if split is None else split)[:number])
+        tasks = list(tasks_in(env, split)[:number])
     finally:
         env.close()
     asked = "Do the task by calling the tool `act`, one command at a time.\n\n"

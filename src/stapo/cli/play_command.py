@@ -303,7 +303,7 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
         return 0
 
     def _from(self, run: str | None) -> int:
-        """Go on with a recorded episode."""
+        """Play from a step of a recorded episode."""
         given = [name for name in ("env", "task", "split", "seed") if getattr(self, name) is not None]
         if run is None or given:
             found = f"--at is for --from RUN{'' if run is None else f', which brings its own {given[0]}'}"

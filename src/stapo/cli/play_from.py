@@ -15,6 +15,7 @@ from stapo.envs.registry import make
 from stapo.errors import ConfigError
 from stapo.run import RunDirectory
 from stapo.run.rows import read_jsonl
+from stapo.run.transcript_files import by_iteration, transcript_of
 
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,9})/(\d{1,9})/(\d{1,9})")
 
@@ -52,7 +53,7 @@ def recorded(run_folder: str, place: str | None) -> Recorded:
         raise ConfigError(f"--at is '{place or ''}', expected iteration/group/member/step, such as 10/0/3/4.")
     iteration, group, member, step = map(int, match.groups())
     run = RunDirectory.open(Path(run_folder))
-    path = run.path / "transcripts" / f"iteration-{iteration:05d}.jsonl"
+    path = transcript_of(run.path, iteration)
     if not path.is_file():
         raise ConfigError(f"'{run_folder}' has no transcript of iteration {iteration}. Take one of: {_written(run)}.")
     record = next((r for r in read_jsonl(path) if (r.get("group"), r.get("member")) == (group, member)), None)
@@ -77,5 +78,4 @@ def _environment(run: RunDirectory, record: Mapping[str, Any]) -> Env:
 
 
 def _written(run: RunDirectory) -> str:
-    names = [path.stem.rpartition("-")[2].lstrip("0") for path in run.transcripts()]
-    return ", ".join(names[:10]) or "none"
+    return ", ".join(map(str, list(by_iteration(run.transcripts()))[:10])) or "none"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.serving import serve_until_stopped
 from stapo.cli.words import write_line
 
 TOKEN_VARIABLE = "STAPO_ENV_TOKEN"
@@ -65,7 +64,7 @@ stapo serve-env sokoban --split heldout --env.boxes 2
         from stapo.envs.registry import ENVIRONMENTS, make
         from stapo.errors import unknown_name
         from stapo.http_client import checked_key, key_from
-        from stapo.serving.server import listen, serve
+        from stapo.serving.server import listen
 
         own, _ = own_env_options(settings, self.name, "serve-env")
         given: dict[str, Any] = {name: getattr(self, name) for name in ("max_sessions", "threads", "max_message")}
@@ -85,19 +84,12 @@ stapo serve-env sokoban --split heldout --env.boxes 2
         except BaseException:
             listening.close()
             raise
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        address, number = listening.getsockname()[:2]
-        place = f"[{address}]" if ":" in address else address
-        signum = serve(
+        return serve_until_stopped(
             app,
             listening,
             options.limits,
-            lambda: write_line(f"{self.name} plays on ws://{place}:{number}/ws", flush=True),
+            lambda place: write_line(f"{self.name} plays on ws://{place}/ws", flush=True),
         )
-        if signum is None:
-            return 0
-        print("stopped", file=sys.stderr)
-        return 128 + signum
 
 
 COMMAND = ServeEnv

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.serving import serve_until_stopped
 from stapo.cli.words import write_line
 from stapo.retrieval.opening import RETRIEVERS
 
@@ -65,7 +64,7 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
         from stapo.retrieval.http_client import TOKEN_VARIABLE
         from stapo.retrieval.opening import check_sources, open_retriever
         from stapo.retrieval.server import ServerOptions, create_app
-        from stapo.serving.server import listen, serve
+        from stapo.serving.server import listen
 
         names = ("threads", "max_topk", "max_queries", "max_body", "max_connections")
         limits: dict[str, Any] = {name: getattr(self, name) for name in names} | {"search_s": self.search_seconds}
@@ -82,21 +81,14 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
         except BaseException:
             listening.close()
             raise
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        address, number = listening.getsockname()[:2]
-        place = f"[{address}]" if ":" in address else address
 
-        def ready() -> None:
-            write_line(f"{self.retriever} over {self.corpus} answers on http://{place}:{number}/retrieve", flush=True)
+        def ready(place: str) -> None:
+            write_line(f"{self.retriever} over {self.corpus} answers on http://{place}/retrieve", flush=True)
 
         try:
-            signum = serve(create_app(retriever, options), listening, options.limits, ready)
+            return serve_until_stopped(create_app(retriever, options), listening, options.limits, ready)
         finally:
             retriever.close()
-        if signum is None:
-            return 0
-        print("stopped", file=sys.stderr)
-        return 128 + signum
 
 
 COMMAND = ServeRetriever

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import webbrowser
@@ -12,6 +11,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.serving import serve_until_stopped
 from stapo.cli.words import write_line
 from stapo.errors import ConfigError
 
@@ -47,7 +47,7 @@ stapo view runs/gigpo runs/stapo --port 8080 --no-browser
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
         from stapo.http_client import checked_key, key_from
-        from stapo.serving.server import Limits, listen, serve
+        from stapo.serving.server import Limits, listen
         from stapo.viewer.app import create_app
         from stapo.viewer.catalog import Catalog
 
@@ -61,19 +61,16 @@ stapo view runs/gigpo runs/stapo --port 8080 --no-browser
         token = checked_key(self.token, "--token") or key_from("STAPO_VIEW_TOKEN")
         app = create_app(Catalog(tops), token)
         listening = listen(self.host, self.port, token=token)
-        logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-        address, port = listening.getsockname()[:2]
-        url = f"http://{f'[{address}]' if ':' in address else address}:{port}/"
 
-        def ready() -> None:
+        def ready(place: str) -> None:
+            url = f"http://{place}/"
             write_line(f"{url}{'' if token is None else '#token=TOKEN'}", flush=True)
             print("Ctrl-C stops the server", file=sys.stderr)
             # With a token the list of processes would show it as a part of the browser's address.
             if token is None and not self.no_browser and _has_browser():
                 webbrowser.open(url)
 
-        signum = serve(app, listening, Limits(), ready)
-        return 0 if signum is None else 128 + signum
+        return serve_until_stopped(app, listening, Limits(), ready, last_words=False)
 
 
 def _has_browser() -> bool:

@@ -129,6 +129,11 @@ class Env(Protocol):
         ...
 
 
+def tasks_in(env: Env, split: str | None) -> Sequence[str]:
+    """Sorted task ids of a split; None for the first one. Raises UnknownNameError for a split that does not exist."""
+    return env.tasks_of(env.splits[0] if split is None else split)
+
+
 @runtime_checkable
 class Demonstrator(Protocol):
     """Plays one episode as it is to be imitated, by what an agent could know at each step."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
-from stapo.memory_model import ModelSize, lasting_need
+from stapo.memory_model import ModelSize, kv_bytes, lasting_need
 
 CHUNK = 64
 """Tokens that the chunked head scores at once, at least."""
@@ -191,7 +191,7 @@ def optimizer_step(shape: ModelShape, w: Workload, trained: int) -> float:
 
 def kv_bytes_per_token(shape: ModelShape, bytes_per_number: int) -> int:
     """Bytes of keys and values of one token in all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * bytes_per_number
+    return kv_bytes(shape.layers, shape.kv_heads, shape.head_dim, bytes_per_number)
 
 
 def memory(shape: ModelShape, w: Workload) -> dict[str, float]:

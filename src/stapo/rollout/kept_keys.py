@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from stapo.memory_model import kv_bytes
 from stapo.progress import note
 from stapo.rollout.batch_cache import Layers
 
@@ -181,7 +182,7 @@ def key_bytes(config: Any, itemsize: int) -> int | None:
     layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
     shared = getattr(text, "num_key_value_heads", None) or heads
     width = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else None)
-    return 2 * layers * shared * width * itemsize if layers and shared and width else None
+    return kv_bytes(layers, shared, width, itemsize) if layers and shared and width else None
 
 
 def sub_batches(new: Sequence[int], budget: int, device: str) -> list[list[int]]:

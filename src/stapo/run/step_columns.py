@@ -75,6 +75,7 @@ STEP: Mapping[str, Kind] = {
 
 PLACES: Mapping[str, Kind] = {"steps": "count", "offset": "count", "bytes": "count"}
 _FENCES = ("q1", "q3", "lower", "upper")
+_BATCH_TYPES = {"entropy": "<f4", "score": "<f4", "anchor": "<u4"}  # fields of `BatchArrays`, in their order
 _LARGEST = 2**53
 _LAST_ITERATION = 10**9
 _JSON_TYPES: Mapping[Kind, set[type]] = {
@@ -171,8 +172,8 @@ def _value(value: Any, kind: Kind) -> Any:
 
 
 def _packed(arrays: BatchArrays) -> dict[str, str]:
-    kinds = zip(("entropy", "score", "anchor"), arrays, ("<f4", "<f4", "<u4"), strict=True)
-    return {name: base64.b64encode(array.astype(kind).tobytes()).decode() for name, array, kind in kinds}
+    kinds = zip(_BATCH_TYPES.items(), arrays, strict=True)
+    return {name: base64.b64encode(array.astype(kind).tobytes()).decode() for (name, kind), array in kinds}
 
 
 def batches_of(row: Mapping[str, Any]) -> dict[str, BatchArrays]:
@@ -186,7 +187,7 @@ def batches_of(row: Mapping[str, Any]) -> dict[str, BatchArrays]:
         try:
             arrays = [
                 np.frombuffer(base64.b64decode(packed[name], validate=True), dtype=kind)
-                for name, kind in (("entropy", "<f4"), ("score", "<f4"), ("anchor", "<u4"))
+                for name, kind in _BATCH_TYPES.items()
             ]
         except (TypeError, KeyError, ValueError) as err:
             raise ValueError(f"batch is no arrays in base64 ({type(err).__name__})") from None

@@ -32,6 +32,7 @@ from stapo.run.step_columns import (
     check_summary,
     summary_row,
 )
+from stapo.run.transcript_files import FOLDER, by_iteration, transcript_of
 from stapo.texts import counted
 
 MOST_STEPS = 3_000_000
@@ -40,7 +41,6 @@ MOST_STEPS = 3_000_000
 CODED = {"failure": "text"} | {n: k for n, k in {**TRAJECTORY, **STEP}.items() if k == "text" and n != "outlier"}
 """Columns of texts: each step has the place of its text in `StepTable.texts`."""
 
-_TRANSCRIPT = re.compile(r"iteration-(\d{1,9})\.jsonl")
 _TYPES: Mapping[Kind, str] = {"count": "<u4", "number": "<f4", "flag": "<i1", "text": "<u4", "key": "<f8"}
 _OWN = {"iteration": "<u4", "trajectory": "<u4", "step": "<u4", "offset": "<f8", "bytes": "<u4", "failure": "<u4"}
 _SIDES = {"high": 1, "low": -1}
@@ -148,7 +148,7 @@ class StepTable:
         if not 0 <= row < self._rows:
             raise RunDirectoryError(f"there is no step {row}; the table has {self._rows:,}.")
         at = {name: self.columns[name][row] for name in ("iteration", "offset", "bytes", "group", "member")}
-        path = self._transcript(int(at["iteration"]))
+        path = transcript_of(self.path, int(at["iteration"]))
         record = _parsed(self._line_at(path, int(at["offset"]), int(at["bytes"])))
         same = isinstance(record, dict) and all(
             record.get(name) == int(at[name]) for name in ("iteration", "group", "member")
@@ -194,7 +194,7 @@ class StepTable:
         # Lines without the longest plain piece of the text need not be parsed; JSON writes such pieces as they are.
         piece = max(re.findall(r"[a-z0-9 ]+", wanted), key=len, default="").encode()
         for iteration, places in self._records().items() if wanted else ():
-            for span, line in self._lines(self._transcript(iteration), 0):
+            for span, line in self._lines(transcript_of(self.path, iteration), 0):
                 if time.monotonic() > end:
                     return Found(rows, cut=True)
                 row = places.get(span.offset)
@@ -217,9 +217,6 @@ class StepTable:
         for iteration, offset, row in places:
             found.setdefault(iteration, {})[int(offset)] = row
         return found
-
-    def _transcript(self, iteration: int) -> Path:
-        return self.path / "transcripts" / f"iteration-{iteration:05d}.jsonl"
 
     def _line_at(self, path: Path, offset: int, most: int) -> bytes:
         with reading(f"'{path}'", RunDirectoryError), open_to_read(path) as file:
@@ -258,7 +255,7 @@ class StepTable:
                     return True
             except RunDirectoryError:
                 return True
-        return any(_stamp(self.path / "transcripts" / name) != stamp for name, stamp in self._computed.items())
+        return any(_stamp(self.path / FOLDER / name) != stamp for name, stamp in self._computed.items())
 
     def _read_failures(self) -> None:
         try:
@@ -295,22 +292,22 @@ class StepTable:
                 )
                 continue
             # A transcript that was read between its own end and this row is the same.
-            self._computed.pop(self._transcript(row["iteration"]).name, None)
+            self._computed.pop(transcript_of(self.path, row["iteration"]).name, None)
             self._places[row["iteration"]] = span.offset
             if row["iteration"] not in self._done:
                 self._add(row)
 
     def _read_transcripts(self, most: int | None) -> None:
         """Read transcripts that have no row in steps.jsonl."""
-        folder = self.path / "transcripts"
+        folder = self.path / FOLDER
         if oddity(folder) or not folder.is_dir():
             return
-        names = {int(m[1]): m[0] for p in folder.iterdir() if (m := _TRANSCRIPT.fullmatch(p.name))}
-        missing = sorted(names.keys() - self._done)
+        files = by_iteration(folder.iterdir())
+        missing = sorted(files.keys() - self._done)
         taken = missing if most is None else missing[:most]
         self.pending = len(missing) - len(taken)
         for iteration in taken:
-            path = folder / names[iteration]
+            path = files[iteration]
             stamp = _stamp(path)
             self._add(self._computed_row(path, iteration))
             if stamp is not None:

@@ -18,6 +18,7 @@ from stapo.policy import RowTokens, find_chains
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.run.step_columns import ANCHOR_DIGITS, BatchArrays, spans_of, summary_row
+from stapo.run.transcript_files import row_file_name
 from stapo.training.batch import RowBatch
 from stapo.training.transcript_details import Details
 
@@ -184,7 +185,7 @@ def write_raw_transcript(run: RunDirectory, trajectories: Sequence[Trajectory], 
         ]
         fences = dict.fromkeys(("q1", "q3", "lower", "upper"))
         records.append({**_of_trajectory(t, iteration), "fences": fences, "steps": steps})
-    return run.write_rows(f"transcripts/iteration-{iteration:05d}", records)
+    return run.write_rows(row_file_name(iteration), records)
 
 
 def write_transcript(
@@ -200,7 +201,7 @@ def write_transcript(
         details: what is told beside the batch's own numbers.
     """
     records = trajectory_records(batch, iteration, groups, details)
-    path = run.write_rows(f"transcripts/iteration-{iteration:05d}", records)
+    path = run.write_rows(row_file_name(iteration), records)
     arrays = {label: _arrays(part) for label, part in (batch.parts or {"": batch}).items()}
     run.append("steps", summary_row(iteration, records, spans_of(path), arrays))
     return path

@@ -9,9 +9,9 @@ from stapo.health import closing_checks
 from stapo.report.data import Row, RunLog, read_run, readable_rows
 from stapo.report.summary import comparisons, facts, losses, sentences, success_table, title
 from stapo.run import RunDirectory
+from stapo.run.transcript_files import by_iteration
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.figures import figures
-from stapo.viewer.rollouts import transcripts
 from stapo.viewer.wire import cleaned
 
 _MOST_ROWS = 4_000  # iterations of which a page gets every number
@@ -107,7 +107,7 @@ def _run_page(name: str, run: RunDirectory, version: str) -> dict[str, Any]:
         "config": log.config_text,
         "modes": [c.mode for c in compared],
         "table": [{"label": r.label, "episodes": r.episodes, "cells": r.cells} for r in success_table(compared)],
-        "transcripts": list(transcripts(run)),
+        "transcripts": list(by_iteration(run.transcripts())),
         "evals": list(_evals(log)),
         "sft": [[row.get("step"), row.get("loss")] for row in readable_rows(run.row_file("sft"), [])],
         "figures": figures(log, numbers),

@@ -6,7 +6,6 @@ and the places of its records.
 
 from __future__ import annotations
 
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, reading
 from stapo.report.data import Row
 from stapo.report.trajectories import read_trajectories, shaped
-from stapo.run import RunDirectory
 from stapo.run.per_token import decode_per_token
 from stapo.run.scored_prompts import scored_prompts
+from stapo.run.transcript_files import by_iteration
 from stapo.texts import counted, hide_secrets
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
@@ -27,7 +26,6 @@ from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
 _MOST_TOKENS = 4_000  # of a response that are told one by one
 _SHORT = 1_000  # characters of a text where many steps are shown
 _MOST_STEPS = 20_000  # of an iteration on one page
-_TRANSCRIPT = re.compile(r"iteration-(\d{1,9})\.jsonl")
 _LONG = (
     "prompt", "blind_prompt", "blind_observation", "first_message", "message", "admissible", "per_token", "scored",
 )  # fmt: skip
@@ -90,16 +88,10 @@ class Rollouts:
             return file.readline()
 
     def _transcript(self, name: str, iteration: int) -> tuple[Path, _Read]:
-        path = transcripts(self._catalog.run(name)).get(iteration)
+        path = by_iteration(self._catalog.run(name).transcripts()).get(iteration)
         if path is None:
             raise RunDirectoryError(f"iteration {iteration} of '{name}' has no transcript (log.transcript_every).")
         return path, self._read.get(path, state_of(path), lambda: _all_of(path, iteration))
-
-
-def transcripts(run: RunDirectory) -> dict[int, Path]:
-    """Transcript files by iteration; files of other names are somebody else's."""
-    matches = ((_TRANSCRIPT.fullmatch(path.name), path) for path in run.transcripts())
-    return {int(match[1]): path for match, path in matches if match}
 
 
 def _all_of(path: Path, iteration: int) -> _Read:
