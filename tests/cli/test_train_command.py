@@ -237,3 +237,18 @@ def test_named_rewards_are_set_by_their_names():
     ):
         with pytest.raises(ConfigError, match=said):
             resolve("tiny", None, wrong, "train")
+
+
+def test_values_of_a_chat_template_are_set_by_their_names():
+    words = ["--model.chat-template-kwargs.enable_thinking=false", "--model.chat_template_kwargs.effort", "low"]
+    _, settings = read(Train, "train", ["tiny", "--model.path", "smollm2-135m", *words])
+    config, _ = resolve("tiny", None, settings, "train")
+    assert config.model.chat_template_kwargs == {"enable_thinking": False, "effort": "low"}
+    for wrong, said in (
+        (["--model.chat-template-kwargs", "x"], "--model.chat-template-kwargs holds names"),
+        (["--model.chat_template_kwargs.messages", "x"], "has the name 'messages'; expected one"),
+        (["--model.chat_template.x", "1"], "chat_template.x"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read(Train, "train", ["tiny", *wrong])
+            resolve("tiny", None, wrong, "train")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
-from stapo.cli.command import NAMED, SET_FLAG, by_tyro, require_settings, segments, value_of
+from stapo.cli.command import SET_FLAG, by_tyro, named_setting, require_settings, segments, value_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.documents import parse_yaml
@@ -42,14 +42,14 @@ def resolve(
             "them has for itself under envs in a file, or name a single one with --env.name."
         )
     options, args = ({}, args) if config.envs else take_env_options(args, config.env.name)
-    rewards, args = _take_rewards(args)
+    mappings, args = _take_named(args)
     # Sets have names of the user's own; a default of each lets its settings be given by their dotted names.
     sets: dict[str, Any] = {flag.split(".")[2]: {} for flag, _, _ in segments(args) if SET_FLAG.fullmatch(flag)}
     given = {flag.removeprefix("--").replace("-", "_"): words[0] if words else "" for flag, words, _ in segments(args)}
     given |= {name.replace(".no_", "."): "" for name in given if ".no_" in name}
     chosen = pretrained_settings(source, config, given)
-    if options or chosen or sets or rewards:
-        base = {"env": {**named, "options": options}, "rewards": rewards}
+    if options or chosen or sets or mappings:
+        base = {"env": {**named, "options": options}, **mappings}
         base |= {"eval": {"sets": sets}} if sets else {}
         config = load_config(source, algorithm, base, chosen)
     config = parse_settings(config, args, name)
@@ -92,24 +92,27 @@ def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], li
     return options, rest
 
 
-def _take_rewards(args: list[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Part `--rewards.weights.NAME VALUE` and `--rewards.functions.NAME PATH` from all other words.
+def _take_named(args: list[str]) -> tuple[dict[str, dict[str, dict[str, Any]]], list[str]]:
+    """Part the settings that are mappings, such as `--rewards.weights.NAME VALUE`, from all other words.
+
+    Returns:
+        (section -> setting -> name -> value, the other words).
 
     Raises:
         ConfigError: one without a name or a value.
     """
-    found, rest = dict[str, dict[str, Any]](), list[str]()
+    found, rest = dict[str, dict[str, dict[str, Any]]](), list[str]()
     for flag, words, joined in segments(args):
-        if f"{flag}." in NAMED:
-            raise ConfigError(f"{flag} holds names; expected {flag}.NAME VALUE.")
-        if not flag.startswith(NAMED):
+        if (setting := named_setting(flag)) is None:
             rest += [f"{flag}={words[0]}", *words[1:]] if joined else [flag, *words] if flag else words
-        elif not words:
+            continue
+        section, mapping, name = setting
+        if not name:
+            raise ConfigError(f"{flag} holds names; expected {flag}.NAME VALUE.")
+        if not words:
             raise ConfigError(f"{flag} needs a value.")
-        else:
-            _, setting, name = flag.split(".", 2)
-            found.setdefault(setting, {})[name] = _plain_value(words[0])
-            rest += words[1:]
+        found.setdefault(section, {}).setdefault(mapping, {})[name] = _plain_value(words[0])
+        rest += words[1:]
     return found, rest
 
 

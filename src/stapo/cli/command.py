@@ -21,8 +21,8 @@ T = TypeVar("T")
 C = TypeVar("C", bound="Command")
 _DIGITS = 18
 SET_FLAG = re.compile(r"--eval\.sets\.[A-Za-z0-9_-]+\.[a-z_-]+")
-NAMED = ("--rewards.weights.", "--rewards.functions.")
-"""Beginnings of settings that are mappings, whose keys are names of the user's."""
+_NAMED = (("rewards", "weights"), ("rewards", "functions"), ("model", "chat_template_kwargs"))
+"""Settings that are mappings, whose keys are names of the user's."""
 _NEEDS = {"DIR": "a folder", "NAME": "a name", "N": "a number", "SECONDS": "a number of seconds"}
 
 
@@ -162,9 +162,16 @@ def require_settings(args: list[str], name: str, options: Iterable[str] = ()) ->
     off = ["--{}.no-{}".format(*flag[2:].rsplit(".", 1)) for flag, value in found.items() if isinstance(value, bool)]
     for flag, _, _ in segments(args):
         # tyro knows which sets and environments there are, and says what one has.
-        passed = SET_FLAG.fullmatch(flag) or flag.startswith(("--env.", "--envs.", *NAMED))
+        passed = SET_FLAG.fullmatch(flag) or flag.startswith(("--env.", "--envs.")) or named_setting(flag)
         if flag and _plain(flag) not in found and _plain(flag) not in off and not passed:
             raise unknown_option(name, flag, [*options, *found])
+
+
+def named_setting(flag: str) -> tuple[str, str, str] | None:
+    """Section, setting and name of `--rewards.weights.NAME` and its like; the name is empty where none is given."""
+    section, setting, name = (*flag.removeprefix("--").split(".", 2), "", "")[:3]
+    known = (section, setting.replace("-", "_"))
+    return (*known, name) if known in _NAMED else None
 
 
 def _plain(flag: str) -> str:

@@ -85,9 +85,9 @@ class ModelConfig:
         chat_template: `auto` puts prompts into the chat template of a pretrained model's tokenizer, and refuses one
             without it where the prompts are written for chat models; `none` gives the model the bare prompt; anything
             else is a file with a template in Jinja, which checkpoints then have for their own.
-        chat_template_kwargs: values that the chat template is rendered with, such as ``enable_thinking: false``, given
-            in a file or from Python, not on the command line. They become a part of the template of checkpoints; a
-            server is sent them with each request.
+        chat_template_kwargs: values that the chat template is rendered with, such as ``enable_thinking: false``; on
+            the command line ``--model.chat_template_kwargs.enable_thinking false``. They become a part of the template
+            of checkpoints; a server is sent them with each request.
         hidden_size: width of the small model; 1 or more, a multiple of twice `heads`.
         layers: layers of the small model; 1 or more.
         heads: attention heads per layer of the small model; 1 or more.
