@@ -12,6 +12,9 @@ from typing import Protocol
 
 from stapo.envs.alfworld.engine import State
 
+_ENOUGH_TO_FORGET = 3
+"""Places that one has to have looked into to forget which they were; fewer are one way back, and no doubt."""
+
 
 class PlayedGame(Protocol):
     """What those who look on know of a game in progress."""
@@ -44,9 +47,10 @@ class Demonstrator:
             again, and teaches a policy to search without heeding what it did before.
         habit: 0 looks anywhere next, all places equally likely; above 0 it prefers places early in the list of offered
             commands, each by this share less likely than the one before it.
-        forgets: share of the choices of a place, 0 to 1, at which it remembers nothing, says so, and takes any place;
-            at the others it takes the first that it has not looked into, in the order of the offered commands. Above 0
-            its mistakes are the steps at which it is uncertain. Leave `habit` at 0 then.
+        forgets: share of its choices of a place, 0 to 1, at which it has forgotten where it looked, says so, and goes
+            back to any of the places that it has looked into; possible once these are three. At the others it takes
+            the next place in the order of the offered commands. Above 0 its mistakes are the steps at which it is
+            uncertain. Leave `habit` at 0 then.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class Demonstrator:
         self._lost = False
         self.here: str | None = None
         self.looked: list[str] = []
+        self._furthest = ""
         self.why = ""
 
     @property
@@ -82,25 +87,25 @@ class Demonstrator:
         if where is None or where in self.seen:
             self.why = _known(plan[0], wanted, where)
             return plan[0]
-        self.why = _searching(wanted, [place for place in self.looked if place in self.seen])
+        self.why = f"I need the {wanted}. {self._remembered()}"
         offered = self.env.state.admissible()
         if self.here is not None and f"open {self.here}" in offered and self.here not in self.seen:
             return f"open {self.here}"
         unseen = [c for c in offered if c.startswith("go to ") and c[6:] not in self.seen]
         if self.forgets:
-            return self._forgetful(wanted, offered, unseen) or plan[0]
+            return self._forgetful(wanted, unseen) or plan[0]
         if not unseen:
             return plan[0]
         if not self.habit:
             return self.rng.choice(unseen)
         return self.rng.choices(unseen, [(1.0 - self.habit) ** place for place in range(len(unseen))])[0]
 
-    def _forgetful(self, wanted: str, offered: list[str], unseen: list[str]) -> str | None:
-        """Any place where it has forgotten all, else the first that it has not looked into; drawn once a step."""
+    def _forgetful(self, wanted: str, unseen: list[str]) -> str | None:
+        """Back to any place where it has forgotten all, else to the next in order; drawn once a step."""
         if self._choice is None:
-            self._lost = self.rng.random() < self.forgets
-            places = [c for c in offered if c.startswith("go to ")] if self._lost else unseen[:1]
-            self._choice = self.rng.choice(places) if places else ""
+            again = [place for place in self.looked if place != self.here]
+            self._lost = len(again) >= _ENOUGH_TO_FORGET - 1 and self.rng.random() < self.forgets
+            self._choice = f"go to {self.rng.choice(again)}" if self._lost else next(iter(unseen), "")
         if self._lost:
             self.why = f"I need the {wanted}. I forgot where I looked."
         return self._choice or None
@@ -118,7 +123,16 @@ class Demonstrator:
             self._look(command[5:])
 
     def _look(self, place: str) -> None:
+        if place not in self.looked:
+            self._furthest = place
         self.looked = [p for p in self.looked if p != place] + [place]
+
+    def _remembered(self) -> str:
+        """Where it knows to have looked; one that goes through the places in order names the last of them alone."""
+        places = [place for place in self.looked if place in self.seen]
+        if not places:
+            return "I have looked nowhere yet."
+        return f"I looked up to {self._furthest}." if self.forgets else f"I looked in {', '.join(places)}."
 
     def thought(self) -> str:
         """What it wants and where it remembers to have looked, by what it has seen."""
@@ -140,7 +154,3 @@ def _known(command: str, wanted: str, where: str | None) -> str:
     if not wanted:
         return "I have what I need."
     return f"The {wanted} is here." if command.startswith(("take ", "use ")) else f"I saw the {wanted} in {where}."
-
-
-def _searching(wanted: str, looked: list[str]) -> str:
-    return f"I need the {wanted}. " + (f"I looked in {', '.join(looked)}." if looked else "I have looked nowhere yet.")
