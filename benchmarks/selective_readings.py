@@ -4,7 +4,8 @@
 
 Nothing is trained. The policy of a checkpoint plays tasks of the training split, and the environment's judge says which
 steps were bad: those with any fault, or with one of FAULTS (such as revisit,repeated,invalid). Printed are the area
-under the ROC curve of bad steps for the entropy H and for H minus the mean of its anchor group, the divergence between
+under the ROC curve of bad steps for the entropy H and for H minus the mean of its anchor group, whether eq. 2 can work
+on this task (inside groups high entropy finds bad steps: the interval of the area is above .6), the divergence between
 full and blind prompt on bad and on good steps, and for each reading the share of steps flagged, how many on either
 side, and how much more often flagged steps are bad than others, and how much lower their step advantage is. Intervals:
 95 %, bootstrap over tasks.
@@ -46,6 +47,8 @@ READINGS: dict[str, dict[str, Any]] = {
     "median-mad": {"metric": "median-mad"},
 }
 
+CONDITION = 0.6
+
 
 def main() -> None:
     """Play, judge and print."""
@@ -70,8 +73,8 @@ def main() -> None:
     compared = known & (stats.size_b > 1)
     drawn = resamples(tasks, 1000, 0)
 
-    def area(score_b: np.ndarray, rows: np.ndarray) -> str:
-        return _with(estimate(*auc_replicates(score_b[rows], bad[rows], batch.group_b[rows], drawn)))
+    def area(score_b: np.ndarray, rows: np.ndarray) -> Estimate:
+        return estimate(*auc_replicates(score_b[rows], bad[rows], batch.group_b[rows], drawn))
 
     def difference(value_b: np.ndarray, rows: np.ndarray) -> str:
         if not (rows & known).any():
@@ -81,14 +84,15 @@ def main() -> None:
         )
         return _with(estimate(one - two, ones - twos))
 
-    inside_b = batch.entropy_b - stats.mean_b
+    inside = area(batch.entropy_b - stats.mean_b, compared)
     close = (stats.std_b[compared] < 0.01).mean()
     print(
         f"{len(played)} episodes of {tasks} tasks, {len(batch)} steps, success {np.mean([t.won for t in played]):.3f}"
     )
     print(f"tokens a response: {np.mean([len(s.response_ids) for s in batch.steps]):.1f}")
     print(f"bad steps: {bad[known].mean():.3f}")
-    print(f"area of bad steps: H {area(batch.entropy_b, known)}, inside groups {area(inside_b, compared)}")
+    print(f"area of bad steps: H {_with(area(batch.entropy_b, known))}, inside groups {_with(inside)}")
+    print(f"condition, inside groups above {CONDITION}: {'met' if inside.low > CONDITION else 'not met'}")
     print(f"KL full to blind: bad {np.nanmean(kl_b[bad & known]):.3f}, good {np.nanmean(kl_b[~bad & known]):.3f}")
     print(f"std(H) of a row's group: median {np.median(stats.std_b[compared]):.3f}; below .01: {close:.2f}")
     print("| reading | flagged | high : low | bad, minus others | A_S, minus others |\n|---|---|---|---|---|")

@@ -105,29 +105,33 @@ def test_habits_prefer_what_is_offered_first():
     assert abs(habitual[1] - 0.25) < 0.07
 
 
-def test_one_that_forgets_goes_anywhere_and_says_so_and_else_goes_through_the_places_in_order():
+def test_one_that_forgets_says_so_and_goes_back_and_else_goes_through_the_places_in_order():
+    """Lost: back to a place that it has looked into, all equally likely. Not lost: the next place of the list."""
     env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_forgets=0.5)
-    lost, orderly, again = 0, 0, 0
-    for task in list(env.tasks_of("train"))[::40]:
+    lost, orderly, back = 0, 0, []
+    for task in list(env.tasks_of("train"))[::20]:
         env.reset(task)
-        player, searched = env.demonstrator(random.Random(task)), set()
+        player, order = env.demonstrator(random.Random(task)), []
         while (action := player.action()) is not None:
             assert (action, player.thought()) == (player.action(), player.thought())
             places = [c for c in env.state.admissible() if c.startswith("go to ")]
+            again = [place for place in order if place != player.here]
             if "I forgot where I looked" in player.thought():
                 lost += 1
-                again += action[6:] in searched
-                assert action in places
+                assert len(again) >= 2
+                back.append(again.index(action[6:]) / (len(again) - 1))
             elif player.thought().startswith("I need") and action in places:
-                orderly += 1
-                assert action == next(c for c in places if c[6:] not in player.seen)
+                orderly += len(again) >= 2
+                assert action == next(c for c in places if c[6:] not in order)
+                assert player.thought().endswith(f"I looked up to {order[-1]}." if order else "nowhere yet.")
             out = env.step(action)
             player.played(action, out.info["effect"])
-            searched = set(player.looked)
+            order += [place for place in player.looked if place not in order]
             if out.done:
                 break
+    assert lost > 100
     assert 0.4 < lost / (lost + orderly) < 0.6
-    assert again > 0.1 * lost
+    assert 0.4 < sum(back) / len(back) < 0.6
 
 
 def test_its_thoughts_name_the_thing_and_no_place_that_it_has_not_seen():
