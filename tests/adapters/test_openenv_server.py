@@ -355,15 +355,15 @@ def test_an_environment_that_fails_is_replaced(start):
     Bad.built = 0
     with start(Bad).socket() as socket:
         for command, said in (
-            ("raise", "the environment failed: step('raise') raised ValueError: the world broke. Send 'reset'."),
-            ("nan", "the reward failed: the environment returned the reward nan, expected a finite number"),
-            ("text", "expected a StepResult"),
+            ("raise", "the environment failed; the server's log says why. Send 'reset'."),
+            ("nan", "the reward failed; the server's log says why."),
+            ("text", "the environment failed; the server's log says why."),
         ):
             socket.result("reset", seed=1)
             code, message = socket.error("step", command=command)
             assert code == "EXECUTION_ERROR"
             assert said in message
-            assert "Traceback" not in message
+            assert "world broke" not in message
             assert socket.error("step", command="up")[1] == "no episode has begun; send 'reset' first."
         socket.result("reset", seed=1)
         assert socket.result("step", command="up")["reward"] == -0.1
@@ -388,13 +388,13 @@ def test_an_environment_that_hangs_costs_its_session_alone(start):
 
 def test_an_environment_that_cannot_be_built(start):
     def build():
-        raise RuntimeError("no data here")
+        raise RuntimeError("no data in /home/me")
 
     server = start(build)
     with server.socket() as socket:
         told = socket.receive()["data"]
         assert told == {
-            "message": "the environment could not be built: RuntimeError: no data here", "code": "FACTORY_ERROR",
+            "message": "the environment could not be built; the server's log says why.", "code": "FACTORY_ERROR",
         }  # fmt: skip
     assert server.ask("POST", "/reset", {})[0] == 500
 
@@ -422,6 +422,49 @@ def test_the_command_serves_until_it_is_told_to_stop():
         process.kill()
 
 
+BROKEN = """
+from stapo.cli.main import main
+from stapo.envs.registry import ENVIRONMENTS
+from stapo.envs.sokoban.env import SokobanEnv
+
+class Broken(SokobanEnv):
+    def step(self, action):
+        raise ValueError("the world\\nbroke\\x1b[2J")
+
+ENVIRONMENTS.register("broken", Broken)
+raise SystemExit(main(["serve-env", "broken", "--env.levels", "20", "--port", "0"]))
+"""
+
+
+def test_the_terminal_gets_a_line_and_the_log_file_everything(tmp_path):
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", BROKEN], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "STAPO_LOG_FILE": str(log)},
+    )  # fmt: skip
+    try:
+        address = process.stdout.readline().split("on ws://")[1].strip()
+        with Socket(connect(f"ws://{address}", open_timeout=PATIENCE)) as socket:
+            socket.result("reset", seed=2)
+            assert socket.error("step", command="up")[0] == "EXECUTION_ERROR"
+        process.send_signal(signal.SIGTERM)
+        _, wrote = process.communicate(timeout=PATIENCE)
+    finally:
+        process.kill()
+    line, last = wrote.splitlines()
+    said = "ERROR stapo.serve_env: the environment failed in task 'train/000002': step('up') raised ValueError:"
+    assert line == f"{said} the world broke\\u{{1b}}[2J"
+    assert last == "stopped"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert 'raise ValueError("the world' in log.read_text() or "in step" in log.read_text()
+
+
+def test_a_log_file_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("STAPO_LOG_FILE", str(tmp_path / "nowhere" / "log"))
+    assert main(["serve-env", "sokoban", "--env.levels", "20", "--port", "0"]) == 2
+    assert "$STAPO_LOG_FILE names" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv, said", [
     (["nowhere"], "unknown environment 'nowhere'"),
     (["sokoban", "--env.boxs", "1"], "Did you mean"),
@@ -439,3 +482,7 @@ def test_what_the_command_refuses(argv, said, capsys):
 def test_limits_are_checked():
     with pytest.raises(ConfigError, match="idle_s is 0, expected more than 0"):
         EnvServerOptions(idle_s=0)
+    with pytest.raises(ConfigError, match="call_s is nan, expected more than 0"):
+        EnvServerOptions(call_s=float("nan"))
+    with pytest.raises(ConfigError, match="the token is blank"):
+        EnvServerOptions(token=" ")

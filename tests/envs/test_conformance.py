@@ -128,6 +128,23 @@ def test_a_check_that_cannot_be_done_is_an_error():
     assert "ValueError: no plan today" in next(row.evidence for row in rows if row.status == "error")
 
 
+def test_every_environment_is_closed_also_where_a_check_raises():
+    opened, closed = [], []
+
+    class Counted(Broken):
+        def __init__(self):
+            super().__init__()
+            opened.append(self)
+
+        def close(self):
+            super().close()
+            closed.append(self)
+
+    assert exit_code(report(Counted, 2)) == 3
+    assert len(opened) > 5
+    assert set(map(id, opened)) == set(map(id, closed))
+
+
 def test_the_command(capsys):
     assert main(["check-env", "sokoban", "--env.levels", "20", "--tasks", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -293,7 +293,7 @@ def test_a_run_goes_on_when_an_episode_fails_and_stops_when_the_server_is_gone(s
     stapo.train(data, tmp_path / "run")
     failures = [json.loads(line) for line in (tmp_path / "run" / "failures.jsonl").read_text().splitlines()]
     assert [failure["boundary"] for failure in failures] == ["server"] * 2
-    assert "the world broke" in failures[0]["error"]
+    assert "answered with EXECUTION_ERROR: the environment failed; the server's log says why" in failures[0]["error"]
 
     server.stop()
     source = tmp_path / "gone.yaml"

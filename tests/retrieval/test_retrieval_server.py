@@ -17,9 +17,10 @@ from small_corpus import PASSAGES, Echo, write_corpus
 
 from stapo.cli.main import main
 from stapo.errors import ConfigError
+from stapo.hosts import is_loopback
 from stapo.retrieval import open_retriever
 from stapo.retrieval.server import ServerOptions, create_app, read_request
-from stapo.serving.gate import Refusal, is_loopback
+from stapo.serving.gate import Refusal
 from stapo.serving.server import listen, server_of
 
 pytest.importorskip("starlette")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -70,29 +71,40 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
         build: makes one; several are needed.
         tasks: how many tasks are played, spread over all of them.
     """
-    first = build()
-    every = list(first.tasks)
-    number = max(1, min(tasks, len(every)))
-    sample = [every[place * (len(every) - 1) // max(1, number - 1)] for place in range(number)]
-    rows = [
-        CheckRow(
-            f"protocol.{name.replace(' ', '_').replace(',', '')}",
-            "fail" if found else "pass",
-            evidence=found[0] if found else "",
-            remediation="stapo.check_env lists everything that was found, with what to do." if found else "",
-        )
-        for name, found in violations(first).items()
-    ]
+    rows: list[CheckRow] = []
+    with _closing(build) as made:
+        first = made()
+        every = list(first.tasks)
+        number = max(1, min(tasks, len(every)))
+        sample = [every[place * (len(every) - 1) // max(1, number - 1)] for place in range(number)]
+        for name, found in violations(first).items():
+            check_id = f"protocol.{name.replace(' ', '_').replace(',', '')}"
+            if found:
+                more = "stapo.check_env lists everything that was found, with what to do."
+                rows.append(CheckRow(check_id, "fail", evidence=found[0], remediation=more))
+            else:
+                rows.append(CheckRow(check_id, "pass"))
     for name, check in _CHECKS.items():
         try:
-            rows.append(check(name, build, sample))
+            with _closing(build) as made:
+                rows.append(check(name, made, sample))
         except Exception as err:
-            rows.append(
-                CheckRow(
-                    name, "error", {}, f"{type(err).__name__}: {err}", "Run the episode by hand with 'stapo play'."
-                )
-            )
+            said = f"{type(err).__name__}: {err}"
+            rows.append(CheckRow(name, "error", {}, said, "Run the episode by hand with 'stapo play'."))
     return rows
+
+
+@contextmanager
+def _closing(build: Callable[[], Env]) -> Iterator[Callable[[], Env]]:
+    """Gives what builds environments; they are closed at the end, whatever happened."""
+    with ExitStack() as stack:
+
+        def made() -> Env:
+            env = build()
+            stack.callback(close_quietly, env)
+            return env
+
+        yield made
 
 
 def exit_code(rows: Sequence[CheckRow]) -> int:
@@ -159,7 +171,6 @@ def _by_the_oracle(env: Env, task: str) -> Played | None:
 def _reward_well_formed(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
     env = build()
     rewards = [reward for task in sample for reward in _at_random(env, task).rewards]
-    close_quietly(env)
     wrong = [reward for reward in rewards if not math.isfinite(reward)]
     measured = {"steps": len(rewards), "least": min(rewards, default=0.0), "most": max(rewards, default=0.0)}
     if wrong:
@@ -172,7 +183,6 @@ def _seed_control(name: str, build: Callable[[], Env], sample: Sequence[str]) ->
     env = build()
     starts = {task: env.reset(task) for task in sample}
     again = {task: env.reset(task) for task in reversed(sample)}
-    close_quietly(env)
     changed = [task for task in sample if starts[task] != again[task]]
     different = len({(start.text, start.goal) for start in starts.values()})
     measured = {"tasks": len(starts), "different_starts": different}
@@ -188,8 +198,6 @@ def _episode_determinism(name: str, build: Callable[[], Env], sample: Sequence[s
     """The same actions in two fresh environments."""
     one, other = build(), build()
     stories = [(_at_random(one, task).seen, _at_random(other, task).seen) for task in sample]
-    close_quietly(one)
-    close_quietly(other)
     differ = [task for task, (a, b) in zip(sample, stories, strict=True) if a != b]
     measured = {"episodes": len(sample), "steps": sum(len(a) - 1 for a, _ in stories)}
     if differ:
@@ -202,7 +210,6 @@ def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str
     """Environments that play in turn see what each sees alone."""
     alone = build()
     expected = {task: _at_random(alone, task).seen for task in sample}
-    close_quietly(alone)
     envs = {task: build() for task in sample}
     rngs = {task: random.Random(task) for task in sample}
     seen: dict[str, list[Observation | StepResult]] = {task: [env.reset(task)] for task, env in envs.items()}
@@ -211,8 +218,6 @@ def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str
             last = seen[task][-1]
             if len(seen[task]) == step + 1 and step + 1 < len(expected[task]) and not getattr(last, "done", False):
                 seen[task].append(env.step(_random_action(rngs[task], last)))
-    for env in envs.values():
-        close_quietly(env)
     differ = [task for task in sample if seen[task] != expected[task]]
     measured = {"environments": len(envs)}
     if differ:
@@ -224,7 +229,6 @@ def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str
 def _oracle_max(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
     env = build()
     played = {task: _by_the_oracle(env, task) for task in sample}
-    close_quietly(env)
     known = {task: episode for task, episode in played.items() if episode is not None}
     if not known:
         return CheckRow(name, "skip", {}, "no expert and no demonstrator")
@@ -241,7 +245,6 @@ def _floor_gap(name: str, build: Callable[[], Env], sample: Sequence[str]) -> Ch
     """Random actions earn less than the oracle."""
     env = build()
     pairs = [(_at_random(env, task), _by_the_oracle(env, task)) for task in sample]
-    close_quietly(env)
     known = [(floor.total, best.total) for floor, best in pairs if best is not None]
     if not known:
         return CheckRow(name, "skip", {}, "no expert and no demonstrator")
@@ -266,7 +269,6 @@ def _no_solution_leakage(name: str, build: Callable[[], Env], sample: Sequence[s
         if len(plan) > 2:
             looked += 1
             told += [task] if _in_order(plan, first.text) else []
-    close_quietly(env)
     if told:
         said = f"the first observation of '{told[0]}' has the whole plan"
         return CheckRow(name, "fail", {"tasks": looked}, said, "Take the solution out of the text.")

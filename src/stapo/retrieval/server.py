@@ -11,22 +11,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 from stapo.documents import parse_json
-from stapo.errors import ConfigError, StapoError
+from stapo.errors import StapoError
 from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.wire import answer_of
 from stapo.serving.calls import Calls
 from stapo.serving.gate import Gate, Receive, Refusal
 from stapo.serving.requests import Bodies, check_token, error_headers, leaves_rest
-from stapo.serving.server import Limits, need_starlette
+from stapo.serving.server import Limits, check_options, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
@@ -75,11 +74,7 @@ class ServerOptions:
     stop_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in (one.name for one in fields(self) if one.name != "token"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0.")
-        if self.token is not None and (not self.token.isascii() or not self.token.strip()):
-            raise ConfigError("the token is blank or has characters outside ASCII, which no client could send.")
+        check_options(self)
 
     @property
     def limits(self) -> Limits:

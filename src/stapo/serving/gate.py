@@ -8,10 +8,11 @@ looked at before a request is read.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any
+
+from stapo.hosts import is_loopback
 
 _CLOSE = (b"connection", b"close")
 _MOST_DRAINED, _DRAINING_S = 8 << 20, 5.0
@@ -31,16 +32,6 @@ class Refusal(Exception):
         self.status = status
         self.reason = reason
         self.unread = unread
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def check_head(

@@ -12,15 +12,15 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields
 from types import FrameType
 from typing import Any
 
 from stapo.errors import ConfigError
 from stapo.extras import need
+from stapo.hosts import is_loopback
 from stapo.serving.connections import Deadlines, connection_class, connections_for
-from stapo.serving.gate import is_loopback
 
 # Connections that the system keeps until they are accepted.
 _QUEUE = 1024
@@ -48,6 +48,24 @@ class Limits:
     idle_s: float = 30.0
     stop_s: float = 10.0
     message: int | None = None
+
+
+def check_options(options: Any, free: Collection[str] = ()) -> None:
+    """Check the limits of a server, a dataclass, and its token.
+
+    Args:
+        options: its fields but `token` and the free ones are numbers above 0.
+        free: fields that may be anything.
+
+    Raises:
+        ConfigError: a number that is none, not above 0 or infinite; a token that no client could send.
+    """
+    for name in (one.name for one in fields(options) if one.name not in ("token", *free)):
+        if not 0 < getattr(options, name) < math.inf:
+            raise ConfigError(f"{name} is {getattr(options, name)}, expected more than 0.")
+    token = options.token
+    if token is not None and (not token.isascii() or not token.strip()):
+        raise ConfigError("the token is blank or has characters outside ASCII, which no client could send.")
 
 
 def need_starlette(module: str) -> Any:
@@ -131,6 +149,8 @@ def server_of(app: Any, limits: Limits) -> Any:
         ws_max_size=limits.message or 0,
         # A few bytes may unpack to any number of them.
         ws_per_message_deflate=False,
+        # Its loggers are the caller's to show; its own handlers write stack traces to the terminal.
+        log_config=None,
         log_level="error",
         access_log=False,
         server_header=False,

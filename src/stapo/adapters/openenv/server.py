@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 import secrets
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import stapo
@@ -34,11 +33,10 @@ from stapo.adapters.openenv.messages import (
 )
 from stapo.adapters.openenv.sessions import Session
 from stapo.envs.protocol import Env
-from stapo.errors import ConfigError
 from stapo.serving.calls import Calls
 from stapo.serving.gate import Gate, Refusal, refuse_socket
 from stapo.serving.requests import Bodies, check_token, error_headers, leaves_rest
-from stapo.serving.server import Limits, need_starlette
+from stapo.serving.server import Limits, check_options, need_starlette
 
 T = TypeVar("T")
 
@@ -83,9 +81,7 @@ class EnvServerOptions:
     stop_s: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in (one.name for one in fields(self) if one.name not in ("token", "split", "seed")):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected more than 0.")
+        check_options(self, free=("split", "seed"))
 
     @property
     def limits(self) -> Limits:

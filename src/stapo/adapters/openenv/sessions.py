@@ -14,7 +14,6 @@ from stapo.adapters.openenv.messages import Code, ProtocolError, ResetRequest, f
 from stapo.envs.guard import EnvFailure, advance, close_quietly, start
 from stapo.envs.protocol import Env
 from stapo.errors import did_you_mean
-from stapo.texts import escape_control_chars
 
 _LOG = logging.getLogger("stapo.serve_env")
 
@@ -61,7 +60,7 @@ class Session:
         task = self._task(env, asked)
         begun = start(env, task)
         if isinstance(begun, EnvFailure):
-            raise self._failed(begun)
+            raise self._failed(begun, task)
         self.episode_id, self.task_id = asked.episode_id or uuid.uuid4().hex, task
         seen = begun.observation
         self._goal = seen.goal
@@ -80,7 +79,7 @@ class Session:
         if not isinstance(out, EnvFailure) and not math.isfinite(out.reward):
             out = EnvFailure("reward", f"the environment returned the reward {out.reward}, expected a finite number")
         if isinstance(out, EnvFailure):
-            raise self._failed(out)
+            raise self._failed(out, self.task_id)
         self.steps, self.done = self.steps + 1, out.done
         truncated = bool(out.info.get("truncated"))
         info = facts({key: value for key, value in out.info.items() if key != "truncated"})
@@ -115,7 +114,7 @@ class Session:
             except Exception as err:
                 _LOG.error("the environment could not be built", exc_info=err)
                 raise ProtocolError(
-                    Code.FACTORY_ERROR, f"the environment could not be built: {type(err).__name__}: {err}"
+                    Code.FACTORY_ERROR, "the environment could not be built; the server's log says why."
                 ) from None
         return self._env
 
@@ -144,11 +143,18 @@ class Session:
         observation = {"text": text, "goal": self._goal, "admissible": admissible, "task_id": self.task_id, **told}
         return {"observation": observation, "reward": reward, "done": done}
 
-    def _failed(self, failure: EnvFailure) -> ProtocolError:
-        """What a client is told; the environment is not used again."""
-        _LOG.error("%s\n%s", escape_control_chars(failure.error), failure.detail)
+    def _failed(self, failure: EnvFailure, task: str) -> ProtocolError:
+        """What a client is told: whose failure it is, and no text of the environment's; that stays in the log.
+
+        The environment is not used again.
+        """
+        _LOG.error("the %s failed in task '%s': %s", failure.boundary, task, failure.error)
+        if failure.detail:
+            _LOG.debug("%s", failure.detail)
         self.close()
-        return ProtocolError(Code.EXECUTION_ERROR, f"the {failure.boundary} failed: {failure.error}. Send 'reset'.")
+        return ProtocolError(
+            Code.EXECUTION_ERROR, f"the {failure.boundary} failed; the server's log says why. Send 'reset'."
+        )
 
 
 def _holds(tasks: Sequence[str], task_id: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from stapo.documents import parse_json, shown
 from stapo.errors import EnvServerError
 from stapo.extras import need
+from stapo.hosts import is_loopback
 from stapo.http_client import key_for, read_address
 from stapo.texts import escape_control_chars, replace_surrogates
 
@@ -24,7 +25,6 @@ HOST_VARIABLE = "STAPO_OPENENV_HOST"
 
 _SAID = 500
 _CONNECT_S, _CLOSE_S = 10.0, 2.0
-_LOCAL = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 class ServerSession:
@@ -45,7 +45,7 @@ class ServerSession:
         address = read_address(_as_http(url), "environment's server")
         self.name = str(address).rstrip("/")
         self._where = "ws" + self.name.removeprefix("http") + "/ws"
-        self._direct = address.host in _LOCAL
+        self._direct = is_loopback(address.host)
         self._token = key_for(address, TOKEN_VARIABLE, HOST_VARIABLE)
         self._seconds, self._most = seconds, most
         self._client = need("websockets.sync.client", "websockets", "openenv", "the environment 'openenv'")
