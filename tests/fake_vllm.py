@@ -13,6 +13,8 @@ from typing import ClassVar
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+OUTPUT_KINDS = SimpleNamespace(FINAL_ONLY=object())
+
 
 class SamplingParams:
     def __init__(
@@ -25,6 +27,33 @@ class SamplingParams:
         assert {logprobs, prompt_logprobs} == {0, None}
         self.of_prompt = prompt_logprobs is not None
         self.temperature, self.max_tokens, self.stop, self.seed = temperature, max_tokens, stop_token_ids or [], seed
+
+
+class Engine:
+    """What takes requests while it answers others: a token of each in a step."""
+
+    def __init__(self, llm, vllm_config):
+        self.llm, self.vllm_config, self.steps = llm, vllm_config, 0
+        self.going: dict[str, tuple[SimpleNamespace, int]] = {}
+
+    @torch.no_grad()
+    def add_request(self, request_id, prompt, params):
+        assert not self.llm.asleep
+        assert request_id not in self.going
+        assert params.output_kind is OUTPUT_KINDS.FINAL_ONLY
+        self.llm.requests.append((prompt["prompt_token_ids"], params))
+        answer = self.llm._cached(prompt["prompt_token_ids"], params)
+        answer.request_id, answer.finished = request_id, True
+        self.going[request_id] = answer, len(answer.outputs[0].token_ids)
+
+    def step(self):
+        self.steps += 1
+        self.going = {name: (answer, left - 1) for name, (answer, left) in self.going.items()}
+        return [self.going.pop(name)[0] for name, (_, left) in list(self.going.items()) if left == 0]
+
+    def abort_request(self, request_ids):
+        for name in request_ids:
+            del self.going[name]
 
 
 class LLM:
@@ -58,12 +87,13 @@ class LLM:
         self.deaf: Callable[[str], bool] = lambda name: False
         self.blocks: set[tuple[int, ...]] = set()
         cache_config = SimpleNamespace(enable_prefix_caching=enable_prefix_caching and LLM.caches)
-        self.llm_engine = SimpleNamespace(vllm_config=SimpleNamespace(cache_config=cache_config))
+        self.llm_engine = Engine(self, SimpleNamespace(cache_config=cache_config))
         LLM.made.append(self)
 
     @torch.no_grad()
     def generate(self, prompts, sampling_params, *, use_tqdm):
         assert not self.asleep
+        assert not self.llm_engine.going
         if sampling_params[0].of_prompt:
             return [self._of_prompt(p["prompt_token_ids"]) for p in prompts]
         assert all(self.tokenizer is not None for s in sampling_params if s.texts)
@@ -143,6 +173,12 @@ def module() -> ModuleType:
     fake = ModuleType("vllm")
     fake.LLM, fake.SamplingParams = LLM, SamplingParams
     fake.TokensPrompt = lambda *, prompt_token_ids: {"prompt_token_ids": prompt_token_ids}
+    return fake
+
+
+def sampling_params() -> ModuleType:
+    fake = ModuleType("vllm.sampling_params")
+    fake.RequestOutputKind = OUTPUT_KINDS
     return fake
 
 

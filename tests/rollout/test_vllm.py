@@ -10,7 +10,7 @@
 8. Stop texts end a response with the token that completes them, outside thoughts.
 9. The beginnings of prompts are cached: the tokens that were read and those that were there are counted, and a model
    that vLLM caches nothing of is named.
-9. `stapo eval` and `stapo diagnose` generate with it where asked; greedy episodes and all measures are as without it.
+10. `stapo eval` and `stapo diagnose` generate with it where asked; greedy episodes and all measures are as without it.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def fake(monkeypatch, platform):
         monkeypatch.setenv(name, "")
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
     monkeypatch.setitem(sys.modules, "vllm.platforms", fake_vllm.platforms())
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", fake_vllm.sampling_params())
     monkeypatch.setattr(fake_vllm.LLM, "made", [])
     monkeypatch.setattr(fake_vllm.LLM, "platform", platform)
     return fake_vllm.LLM
@@ -318,6 +319,7 @@ def test_what_is_missing_is_named(monkeypatch, tmp_path, toy_model, capsys):
     monkeypatch.setitem(sys.modules, "vllm", fake_vllm.module())
     monkeypatch.setattr(fake_vllm.LLM, "platform", "")
     monkeypatch.setitem(sys.modules, "vllm.platforms", fake_vllm.platforms())
+    monkeypatch.setitem(sys.modules, "vllm.sampling_params", fake_vllm.sampling_params())
     assert main(argv) != 0
     said = capsys.readouterr().err
     assert "found nothing to run on; expected an NVIDIA GPU" in said

@@ -131,48 +131,46 @@ class Collector:
         ]
         self.pool.grow(len(episodes))
         self._forget()
+        self._play(episodes, temperature, stream, progress or _silent, limits)
+        self._forget()
+        trajectories = [e.trajectory for e in episodes]
+        for t in trajectories:
+            t.task_type = t.task_type or self._task_types.get(t.task_id, _UNKNOWN_TYPE)
+        return trajectories
+
+    def _play(
+        self,
+        episodes: list[Episode],
+        temperature: float,
+        stream: tuple[int, ...],
+        progress: Callable[[int, int], None],
+        limits: SamplingLimits,
+    ) -> None:
+        """Play the episodes to their ends, turn by turn; see `collect`."""
         starting, active = list(range(len(episodes))), list[int]()
         while starting or active:
             started = time.perf_counter()
             again = self._start(episodes, starting)
             waiting = set(again)
             active = sorted(active + [slot for slot in starting if slot not in waiting and not episodes[slot].done])
-            prompted: list[tuple[int, list[int]]] = []
-            for slot in active:
-                ids = episodes[slot].prompt()
-                if ids is None:
-                    self.attempts.went_well()
-                else:
-                    prompted.append((slot, ids))
+            prompted = self._prompts(episodes, active)
             asked = answered = time.perf_counter()
             if prompted:
-                at = [episodes[slot].trajectory for slot, _ in prompted]
                 samples = self.ask(
                     [(episodes[slot], ids) for slot, ids in prompted],
-                    [(*stream, t.group, t.member, len(t.steps)) for t in at],
+                    [stream_of(stream, episodes[slot]) for slot, _ in prompted],
                     temperature,
                     limits,
                 )
                 answered = time.perf_counter()
-                actions: list[tuple[int, str]] = []
-                for (slot, _), sample in zip(prompted, samples, strict=True):
-                    action = sample if isinstance(sample, EnvFailure) else episodes[slot].answer(sample)
-                    if not isinstance(action, EnvFailure):
-                        actions.append((slot, action))
-                    elif self._play_again(episodes, slot, action):
-                        again.append(slot)
-                again += self._step(episodes, actions)
+                answers = [(slot, sample) for (slot, _), sample in zip(prompted, samples, strict=True)]
+                actions, failed = self._actions(episodes, answers)
+                again += failed + self._step(episodes, actions)
             starting, waiting = sorted(again), set(again)
             active = [slot for slot in active if slot not in waiting and not episodes[slot].done]
             self.times.generation += answered - asked
             self.times.environment += (asked - started) + (time.perf_counter() - answered)
-            if progress is not None:
-                progress(len(episodes) - len(active) - len(starting), len(episodes))
-        self._forget()
-        trajectories = [e.trajectory for e in episodes]
-        for t in trajectories:
-            t.task_type = t.task_type or self._task_types.get(t.task_id, _UNKNOWN_TYPE)
-        return trajectories
+            progress(len(episodes) - len(active) - len(starting), len(episodes))
 
     def tasks_of(self, split: str) -> list[str]:
         """Sorted task ids of a split, asked of an environment of the pool.
@@ -239,12 +237,42 @@ class Collector:
             limits=self.limits,
         )
 
+    def _prompts(self, episodes: list[Episode], slots: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """The slots that have a prompt, with it; the others have ended for want of one."""
+        prompted: list[tuple[int, list[int]]] = []
+        for slot in slots:
+            ids = episodes[slot].prompt()
+            if ids is None:
+                self.attempts.went_well()
+            else:
+                prompted.append((slot, ids))
+        return prompted
+
+    def _actions(
+        self, episodes: list[Episode], answers: Sequence[tuple[int, Sample | EnvFailure]]
+    ) -> tuple[list[tuple[int, str]], list[int]]:
+        """The actions that responses hold, and the slots that have to be begun again."""
+        actions: list[tuple[int, str]] = []
+        again: list[int] = []
+        for slot, sample in answers:
+            action = sample if isinstance(sample, EnvFailure) else episodes[slot].answer(sample)
+            if not isinstance(action, EnvFailure):
+                actions.append((slot, action))
+            elif self._play_again(episodes, slot, action):
+                again.append(slot)
+        return actions, again
+
     def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:
         """Begin the episodes of these slots; returns the slots that have to be begun again."""
         if not slots:
             return []
+        return self._started(episodes, slots, self.pool.reset(tasks_of(episodes, slots)))
+
+    def _started(
+        self, episodes: list[Episode], slots: Sequence[int], outs: Sequence[Started | EnvFailure | EpisodeLost]
+    ) -> list[int]:
+        """Take in what became of the starts; returns the slots that have to be begun again."""
         again: list[int] = []
-        outs = self.pool.reset([(slot, episodes[slot].trajectory.task_id) for slot in slots])
         for slot, out in zip(slots, outs, strict=True):
             if isinstance(out, Started):
                 trajectory = episodes[slot].trajectory
@@ -256,8 +284,17 @@ class Collector:
 
     def _step(self, episodes: list[Episode], actions: list[tuple[int, str]]) -> list[int]:
         """Take the actions; returns the slots that have to be begun again."""
+        return self._stepped(episodes, actions, self.pool.step(actions))
+
+    def _stepped(
+        self,
+        episodes: list[Episode],
+        actions: Sequence[tuple[int, str]],
+        outs: Sequence[StepResult | EnvFailure | EpisodeLost],
+    ) -> list[int]:
+        """Take in what became of the actions; returns the slots that have to be begun again."""
         again: list[int] = []
-        for (slot, _), out in zip(actions, self.pool.step(actions), strict=True):
+        for (slot, _), out in zip(actions, outs, strict=True):
             if isinstance(out, StepResult):
                 episodes[slot].observe(out)
                 if episodes[slot].done:
@@ -287,3 +324,18 @@ class Collector:
             fresh = Trajectory(old.task_id, old.task_type, "", old.group, old.member, attempts=attempt)
             episodes[slot] = self.episode(fresh)
         return retried
+
+
+def stream_of(stream: tuple[int, ...], episode: Episode) -> tuple[int, ...]:
+    """Name of the random stream of an episode's next response."""
+    t = episode.trajectory
+    return (*stream, t.group, t.member, len(t.steps))
+
+
+def tasks_of(episodes: list[Episode], slots: Sequence[int]) -> list[tuple[int, str]]:
+    """Slots with the tasks that their episodes play."""
+    return [(slot, episodes[slot].trajectory.task_id) for slot in slots]
+
+
+def _silent(finished: int, total: int) -> None:
+    """No progress is shown."""

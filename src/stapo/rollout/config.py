@@ -30,12 +30,15 @@ class VllmConfig:
         cpu_cache_gib: memory for vLLM's KV cache where it runs on a CPU, in GiB; 1 or more.
         enforce_eager: run without CUDA graphs: starts faster, needs less memory, generates slower. On a CPU always.
         sleep: while weights are updated, put vLLM's copy of them into the CPU's memory and drop its KV cache.
+        continuous: each episode goes on as soon as its own response is there. Otherwise all wait for the longest
+            response of a turn. The numbers change only by rounding.
     """
 
     gpu_memory: float = 0.4
     cpu_cache_gib: int = 1
     enforce_eager: bool = False
     sleep: bool = False
+    continuous: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.gpu_memory < 1:

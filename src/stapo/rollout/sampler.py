@@ -70,6 +70,30 @@ class OwnWeights(Protocol):
         ...
 
 
+@runtime_checkable
+class ContinuousSampler(Protocol):
+    """A sampler that takes prompts while it answers others."""
+
+    def put(
+        self,
+        slot: int,
+        prompt: Sequence[int],
+        stream: tuple[int, ...],
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
+    ) -> None:
+        """Ask for a response, which `advance` will give for this slot; see `Sampler.sample`."""
+        ...
+
+    def advance(self) -> list[tuple[int, Sample | EnvFailure]]:
+        """Generate for a moment, a token of each response or so; returns the responses that it completed."""
+        ...
+
+    def abandon(self) -> None:
+        """Drop every response that is not complete."""
+        ...
+
+
 class HFSampler:
     """Samples from any `AutoModelForCausalLM` whose head is a plain one.
 

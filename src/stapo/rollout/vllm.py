@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from importlib import import_module
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -76,6 +79,9 @@ class VllmSampler:
         self._stale, self._asleep = True, False
         longest, reads = max_prompt_tokens + max_new_tokens, stop is not None
         self._llm: Any = start_vllm(self._vllm, policy, longest, config, reads=reads)
+        self._going: dict[str, _Asked] = {}
+        self._submitted = 0
+        self._at_the_end = import_module("vllm.sampling_params").RequestOutputKind.FINAL_ONLY
         self._probe = _Probe(policy.model.config.vocab_size, max_prompt_tokens)
         self.counts = PromptCounts()
         if not self._llm.llm_engine.vllm_config.cache_config.enable_prefix_caching:
@@ -95,28 +101,56 @@ class VllmSampler:
             EngineError: the weights did not arrive, or vLLM failed.
             NonFiniteError: a log-probability is not finite.
         """
-        if temperature > MAX_TEMPERATURE:
-            raise ConfigError(
-                f"the sampling temperature is {temperature:g}, and vLLM samples at {MAX_TEMPERATURE:g} at most."
-            )
-        if self._stale:
-            self._push()
+        self._prepare(temperature)
         rows = [_Row(list(prompt), stream) for prompt, stream in zip(prompts, streams, strict=True)]
         going = rows
         while going:
-            asked = [self._vllm.TokensPrompt(prompt_token_ids=row.prompt + row.sample.ids) for row in going]
+            asked = [self._tokens(row.prompt + row.sample.ids) for row in going]
             answers = self._generate(asked, [self._params(row, temperature, limits) for row in going])
-            reused = sum(answer.num_cached_tokens or 0 for answer in answers)
-            self.counts.reused += reused
-            self.counts.prefilled += sum(len(row.prompt) + len(row.sample.ids) for row in going) - reused
-            for row, answer in zip(going, answers, strict=True):
-                row.take(self._read(answer.outputs[0]))
-            going = [
-                row
-                for row, answer in zip(going, answers, strict=True)
-                if isinstance(answer.outputs[0].stop_reason, str) and self._goes_on(row)
-            ]
+            going = [row for row, answer in zip(going, answers, strict=True) if self._take(row, answer)]
         return [row.failed or row.sample for row in rows]
+
+    def put(
+        self,
+        slot: int,
+        prompt: Sequence[int],
+        stream: tuple[int, ...],
+        temperature: float,
+        limits: SamplingLimits = NO_LIMITS,
+    ) -> None:
+        """Ask for a response; see `stapo.rollout.sampler.ContinuousSampler.put`.
+
+        Raises:
+            ConfigError: the temperature is higher than vLLM's highest.
+            EngineError: the weights did not arrive, or vLLM failed.
+        """
+        self._prepare(temperature)
+        self._submit(_Asked(slot, _Row(list(prompt), stream), temperature, limits))
+
+    def advance(self) -> list[tuple[int, Sample | EnvFailure]]:
+        """Generate for a moment; see `stapo.rollout.sampler.ContinuousSampler.advance`.
+
+        Raises:
+            EngineError: vLLM failed.
+            NonFiniteError: a log-probability is not finite.
+        """
+        with _generating():
+            answers = [answer for answer in self._llm.llm_engine.step() if answer.finished]
+        complete: list[tuple[int, Sample | EnvFailure]] = []
+        for answer in answers:
+            asked = self._going.pop(answer.request_id)
+            if self._take(asked.row, answer):
+                self._submit(asked)
+            else:
+                complete.append((asked.slot, asked.row.failed or asked.row.sample))
+        return sorted(complete, key=itemgetter(0))
+
+    def abandon(self) -> None:
+        """See `stapo.rollout.sampler.ContinuousSampler.abandon`."""
+        if self._going:
+            with suppress(Exception):  # where vLLM has failed, that error is the one to be told
+                self._llm.llm_engine.abort_request(list(self._going))
+            self._going.clear()
 
     def room(self, tokens: int) -> int | None:
         """See `KeepsKeys.room`; vLLM queues what has no room."""
@@ -136,6 +170,34 @@ class VllmSampler:
         """See `OwnWeights.close`."""
         self._llm = None
         gc.collect()
+
+    def _prepare(self, temperature: float) -> None:
+        if temperature > MAX_TEMPERATURE:
+            raise ConfigError(
+                f"the sampling temperature is {temperature:g}, and vLLM samples at {MAX_TEMPERATURE:g} at most."
+            )
+        if self._stale:
+            self._push()
+
+    def _submit(self, asked: _Asked) -> None:
+        row, name = asked.row, str(self._submitted)
+        self._submitted += 1
+        params = self._params(row, asked.temperature, asked.limits)
+        params.output_kind = self._at_the_end
+        with _generating():
+            self._llm.llm_engine.add_request(name, self._tokens(row.prompt + row.sample.ids), params)
+        self._going[name] = asked
+
+    def _tokens(self, ids: list[int]) -> Any:
+        return self._vllm.TokensPrompt(prompt_token_ids=ids)
+
+    def _take(self, row: _Row, answer: Any) -> bool:
+        """Take in what vLLM answered; returns whether the response goes on."""
+        reused = answer.num_cached_tokens or 0
+        self.counts.reused += reused
+        self.counts.prefilled += len(row.prompt) + len(row.sample.ids) - reused
+        row.take(self._read(answer.outputs[0]))
+        return isinstance(answer.outputs[0].stop_reason, str) and self._goes_on(row)
 
     def _goes_on(self, row: _Row) -> bool:
         """Whether a response that vLLM has ended at a stop text goes on: within a thought such a text ends nothing."""
@@ -175,13 +237,8 @@ class VllmSampler:
         return Sample(ids, logprobs, [math.nan] * len(ids), _ENDED[answer.finish_reason])
 
     def _generate(self, asked: list[Any], params: list[Any]) -> list[Any]:
-        try:
+        with _generating():
             return list(self._llm.generate(asked, params, use_tqdm=False))
-        except Exception as err:  # vLLM raises what it likes
-            raise EngineError(
-                f"vLLM failed while it generated: {reason_of(err)}. What was saved is kept; resume the run, or set "
-                "rollout.engine to 'transformers'."
-            ) from err
 
     @torch.no_grad()
     def _push(self) -> None:
@@ -206,8 +263,19 @@ class VllmSampler:
     def _logprobs_of_probe(self) -> list[float]:
         ids = self._probe.ids
         params = self._vllm.SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False, seed=0)
-        said = self._generate([self._vllm.TokensPrompt(prompt_token_ids=ids)], [params])[0].prompt_logprobs
+        said = self._generate([self._tokens(ids)], [params])[0].prompt_logprobs
         return [float(at[token].logprob) for token, at in zip(ids[1:], said[1:], strict=True)]
+
+
+@contextmanager
+def _generating() -> Iterator[None]:
+    try:
+        yield
+    except Exception as err:  # vLLM raises what it likes
+        raise EngineError(
+            f"vLLM failed while it generated: {reason_of(err)}. What was saved is kept; resume the run, or set "
+            "rollout.engine to 'transformers'."
+        ) from err
 
 
 @dataclass
@@ -243,6 +311,16 @@ class _Row:
         self.sample = Sample(
             own.ids + said.ids, own.logprobs + said.logprobs, own.entropies + said.entropies, said.ended
         )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A response that `put` asked for; see there."""
+
+    slot: int
+    row: _Row
+    temperature: float
+    limits: SamplingLimits
 
 
 class _Probe:

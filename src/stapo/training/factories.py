@@ -12,10 +12,11 @@ from stapo.envs import Env, make
 from stapo.envs.bench import About
 from stapo.envs.pool import about, insist
 from stapo.rollout.collect import Collector
+from stapo.rollout.continuous import ContinuousCollector
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
 from stapo.rollout.pools import build_pool
-from stapo.rollout.sampler import Sampler
+from stapo.rollout.sampler import ContinuousSampler, Sampler
 
 
 def env_factory(config: RunConfig) -> Callable[[], Env]:
@@ -132,7 +133,9 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         UnknownNameError: no environment has the configured name.
         ConfigError: options that the environment does not have.
     """
-    return Collector(
+    vllm = config.rollout.vllm
+    continuous = vllm.continuous and isinstance(sampler, ContinuousSampler)
+    return (ContinuousCollector if continuous else Collector)(
         make_env=env_factory(config),
         encoder=encoder,
         sampler=sampler,
