@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
+from hostile_runs import TEXT, with_hostile_texts
 
 from stapo import texts
 from stapo.cli.main import main
+from stapo.texts import escape_control_chars
 from stapo.viewer.pages import columns
 
 SECRET = "not for pages"
@@ -33,6 +35,12 @@ def first_iteration(server):
     return server.api("run", run="toy")["transcripts"][0]
 
 
+def first_trajectory(server):
+    at = first_iteration(server)
+    group = server.api("iteration", run="toy", iteration=at)["groups"][0]
+    return {"iteration": at, "group": group["group"], "member": group["members"][0]["member"]}
+
+
 def test_a_run_from_list_to_step(view, runs):
     server = view(runs)
     (entry,) = server.api("runs")["runs"]
@@ -44,11 +52,23 @@ def test_a_run_from_list_to_step(view, runs):
     group = iteration["groups"][0]
     member = group["members"][0]
     place = {"iteration": iteration["iteration"], "group": group["group"], "member": member["member"]}
-    line = json.loads(server.raw(f"/api/record?run=toy&{'&'.join(f'{k}={v}' for k, v in place.items())}")[2])
+    line = server.api("record", run="toy", **place)
     assert [s["action"] for s in line["steps"]] == [s["action"] for s in member["steps"]]
     step = server.api("step", run="toy", step=1, **place)["step"]
     assert step["blind_prompt"] == line["steps"][1]["blind_prompt"]
     assert "prompt" not in member["steps"][1]
+
+
+def test_a_record_is_cleaned_as_the_page_of_a_step_is(view, runs):
+    with_hostile_texts(runs / "toy")
+    server = view(runs)
+    place = first_trajectory(server)
+    body = server.raw(f"/api/record?run=toy&{urlencode(place)}")[2].decode()
+    record, shown = json.loads(body), server.api("step", run="toy", step=0, **place)
+    step = record["steps"][0]
+    assert step["response"] == shown["step"]["response"] == escape_control_chars(TEXT)
+    assert record["goal"] == shown["group"]["goal"] == step["admissible"][0] == step["response"]
+    assert not {"\u202e", "\x1b", "\x07"} & set(body + "".join(record["frame"]))
 
 
 def test_nothing_is_written(view, runs):
@@ -93,9 +113,7 @@ def test_a_config_without_an_end_is_a_remark(view, runs):
 
 def test_a_secret_is_not_shown_token_by_token(view, runs, monkeypatch):
     server = view(runs)
-    at = first_iteration(server)
-    group = server.api("iteration", run="toy", iteration=at)["groups"][0]
-    place = {"iteration": at, "group": group["group"], "member": group["members"][0]["member"], "step": 0}
+    place = {**first_trajectory(server), "step": 0}
     step = server.api("step", run="toy", **place)["step"]
     assert len(step["tokens_of_response"]) > 0
     assert len(step["response"]) >= 4

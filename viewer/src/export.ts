@@ -1,4 +1,4 @@
-// Copies for elsewhere: a step as JSON, a selection as JSON lines, both as the transcript has them.
+// Copies for elsewhere: a step as JSON, a selection as JSON lines, with all that the transcript has of them.
 import { getText } from "./api";
 import type { StepTable } from "./table";
 

@@ -111,7 +111,7 @@ def create_app(catalog: Catalog, token: str | None = None) -> Any:
             api("batch", lambda q: encoded(tables.batch(_name(q), _number(q, "iteration")))),
             api("comparison", lambda q: encoded(results.comparison(_name(q)))),
             api("diagnoses", lambda q: encoded(results.diagnoses(_name(q)))),
-            api("record", lambda q: rollouts.record(_name(q), *(_number(q, key) for key in place))),
+            api("record", lambda q: encoded(rollouts.record(_name(q), *(_number(q, key) for key in place)))),
         ],
         # Without a token only names of this machine are served: a page that has its own name point here gets nothing.
         # The page itself opens from links anywhere; what it shows is asked for by the page alone.

@@ -1,4 +1,4 @@
-"""The rollouts of an iteration, a step of them, a record as it is stored.
+"""The rollouts of an iteration, a step of them, a whole record.
 
 A transcript may be large: it is read one record after the other, and what is kept of it are the bytes that a page gets
 and the places of its records.
@@ -61,7 +61,9 @@ class Rollouts:
         Raises:
             RunDirectoryError: there is no such step.
         """
-        record = _parsed(self.record(name, iteration, group, member))
+        record = self._record(name, iteration, group, member)
+        if not shaped(record):
+            raise RunDirectoryError("the transcript was changed while it was read. Open the page again.")
         if not 0 <= step < len(record["steps"]):
             raise RunDirectoryError(f"iteration {iteration} has no step {step} of group {group}, member {member}.")
         at = ["--at", f"{iteration}/{group}/{member}/{step}"]
@@ -73,19 +75,22 @@ class Rollouts:
             "member": {**_about_member(record), "steps": []},
         }
 
-    def record(self, name: str, iteration: int, group: int, member: int) -> bytes:
-        """A trajectory as its line of the transcript has it.
+    def record(self, name: str, iteration: int, group: int, member: int) -> Row:
+        """A trajectory with everything that its line of the transcript has, its texts as pages show them.
 
         Raises:
             RunDirectoryError: there is no such trajectory.
         """
+        return dict(cleaned(self._record(name, iteration, group, member), LONGEST_PROMPT))
+
+    def _record(self, name: str, iteration: int, group: int, member: int) -> Row:
         path, read = self._transcript(name, iteration)
         place = read.places.get((group, member))
         if place is None:
             raise RunDirectoryError(f"iteration {iteration} has no trajectory of group {group}, member {member}.")
         with reading(f"'{path}'", RunDirectoryError), open_to_read(path) as file:
             file.seek(place)
-            return file.readline()
+            return _parsed(file.readline())
 
     def _transcript(self, name: str, iteration: int) -> tuple[Path, _Read]:
         path = by_iteration(self._catalog.run(name).transcripts()).get(iteration)
@@ -134,7 +139,7 @@ def _parsed(line: bytes) -> Row:
         record = parse_json(decoded(line))
     except ValueError as err:
         raise RunDirectoryError(f"the transcript was changed while it was read: {err}. Open the page again.") from err
-    if not isinstance(record, dict) or not shaped(record):
+    if not isinstance(record, dict):
         raise RunDirectoryError("the transcript was changed while it was read. Open the page again.")
     return record
 
