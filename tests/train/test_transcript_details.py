@@ -1,7 +1,8 @@
 """What a transcript tells of single tokens, blind passes and prompts.
 
 1. Each token has the entropy and log-probability that it was sampled with, and its characters of the response.
-2. R_TA, P_TI and the divergence at each token are those of the blind passes, and are there only where one ran.
+2. R_TA, P_TI and the divergence at each token are those of the blind passes, and are there only where one ran; the
+   bonus of ``gate=bonus`` is there where the update added one.
 3. Both prompts come back exactly as they were scored, with any style and chat template.
 4. Recording changes no number of the training, and `log.tokens` decides about the numbers of tokens alone.
 5. They take the bytes that the settings promise.
@@ -127,6 +128,17 @@ def test_rows_without_a_blind_pass_have_none():
         assert step["r_ta"] is None
         assert step["p_ti"] is None
         assert "kl" not in step["per_token"]
+        assert "bonus" not in step
+
+
+def test_a_bonus_is_told_beside_the_advantage():
+    selective = SelectiveConfig(alpha=0.5, kl_cap=1e9, gate="bonus")
+    _, batch, _, records = played(algorithm=replace(ALL_ROWS, selective=selective))
+    told = list(told_rows(batch, records))
+    assert any(step["bonus"] > 0.01 for _, _, step in told)
+    for b, _, step in told:
+        assert step["bonus"] == pytest.approx(0.5 * step["r_ta"], abs=1e-5)
+        assert step["advantage"] == pytest.approx(float(batch.advantages.total_b[b]))
 
 
 def test_only_rows_of_the_transcript_are_recorded(all_flagged):

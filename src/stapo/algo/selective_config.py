@@ -37,7 +37,8 @@ class SelectiveConfig:
             distribution has run furthest, the penalty has to hold it.
         bound: what keeps R_TA from growing for ever. ``none``: `kl_cap` alone. ``cap``: a row counts up to `bound_at`.
             ``target``: a row counts up to the reference's own divergence there plus `bound_at`, and has no gradient
-            beyond. ``js``: the Jensen-Shannon divergence, at most log 2, in place of the KL divergence.
+            beyond; with a sampled `kl_estimator` an estimate is held against that exact divergence, so chance decides
+            near the bound. ``js``: the Jensen-Shannon divergence, at most log 2, in place of the KL divergence.
         bound_at: nats of ``cap`` and ``target``, the mean of a row's tokens; above 0.
         support: tokens over which R_TA sums: all, or those to which the reference gives at least `support_min` under
             the full prompt, with the policy's distribution rescaled to them. Only for ``kl_estimator=full``.

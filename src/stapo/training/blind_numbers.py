@@ -24,12 +24,14 @@ class BlindNumbers:
         p_ti: P_TI of a row, likewise; absent where the reference was not asked.
         kl: exact KL(full || blind) at each response token of a row, nats, before any cap; on flagged rows the
             divergence of `selective.bound` and `selective.support` where these are set. fp16 on the CPU.
+        bonus: what ``selective.gate=bonus`` adds to the advantage of a flagged row.
     """
 
     rows: Collection[int]
     r_ta: dict[int, float] = field(default_factory=dict)
     p_ti: dict[int, float] = field(default_factory=dict)
     kl: dict[int, Tensor] = field(default_factory=dict)
+    bonus: dict[int, float] = field(default_factory=dict)
 
     def add(self, part: Sequence[int], terms: SelectiveTerms, kl_n: Tensor, lengths: Sequence[int]) -> None:
         """Record rows.
@@ -51,3 +53,7 @@ class BlindNumbers:
             self.r_ta[b], self.kl[b] = r_ta[k], kl[k].clone()
             if p_ti is not None:
                 self.p_ti[b] = p_ti[k]
+
+    def add_bonus(self, part: Sequence[int], bonus: Sequence[float]) -> None:
+        """Record what is added to the advantages of the rows `part`."""
+        self.bonus |= {b: value for b, value in zip(part, bonus, strict=True) if b in self.rows}

@@ -34,6 +34,8 @@ class Details:
     def of_step(self, step: Step, b: int) -> dict[str, Any]:
         """Fields of a step, which is row `b` of the update's batch."""
         found: dict[str, Any] = {"r_ta": self.blind.r_ta.get(b), "p_ti": self.blind.p_ti.get(b)}
+        if b in self.blind.bonus:
+            found["bonus"] = self.blind.bonus[b]
         if self.tokens:
             kl = self.blind.kl.get(b)
             found["per_token"] = encode_per_token(

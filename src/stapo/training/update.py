@@ -42,7 +42,12 @@ _PIECE = 2**22  # numbers whose squares exist at once
 
 
 @dataclass
-class _Clock:
+class _Call:
+    """What one call of `Updater.update` works on, and the seconds that its parts took."""
+
+    batch: RowBatch
+    record: BlindNumbers | None
+    ref_logp: list[list[float]] | None = None
     reference: float = 0.0
     update: float = 0.0
     blind: float = 0.0
@@ -145,7 +150,6 @@ class Updater:
             self.parameters, optim.learning_rate, (optim.beta1, optim.beta2), optim.weight_decay
         )
         self.non_finite_in_a_row = 0
-        self._record: BlindNumbers | None = None
 
     def rescore(self, steps: Sequence[Step], rows: Sequence[RowTokens]) -> dict[str, float]:
         """Give sampled steps the trainer's entropies and old log-probabilities, before the weights move.
@@ -180,7 +184,7 @@ class Updater:
             progress: called with (done, all) optimizer steps.
             measure_ratio: measure the size of the selective gradient, in the first mini-batch.
             critic_alone: leave the policy as it is.
-            record: keeps a copy of what blind passes say of single rows.
+            record: keeps a copy of what blind passes say of single rows, and of the bonus on their advantages.
 
         Returns:
             metrics, and seconds in ``reference`` (log-probs of the reference), ``blind`` (blind passes and selective
@@ -193,16 +197,15 @@ class Updater:
         # Not train(): with dropout, log-probabilities would not be those of the policy that was sampled from. Adapters
         # that were asked to drop out do so around the gradient alone, and never while the gap is measured.
         self.policy.model.eval()
-        self._record = record
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        clock, ref_logp = _Clock(), None
         if self.algorithm.selective_on and self.algorithm.selective.gate == "bonus" and not critic_alone:
-            batch = self._with_bonus(batch)
+            batch = self._with_bonus(batch, record)
+        call = _Call(batch, record)
         if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl != "full" and not critic_alone:
             started = time.perf_counter()
-            ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
-            clock.reference = time.perf_counter() - started
+            call.ref_logp = self.scorer.reference_logp(batch, self.optim.micro_tokens)
+            call.reference = time.perf_counter() - started
         order = self._order(batch, seed)
         logs: list[dict[str, Any]] = []
         skipped = 0
@@ -210,10 +213,10 @@ class Updater:
             try:
                 where = f"optimizer step {number}"
                 if critic_alone:
-                    logs.append(self._critic_step(batch, rows, clock, where))
+                    logs.append(self._critic_step(call, rows, where))
                 else:
                     stream = (*seed, 6, number)
-                    log = self._step(batch, rows, ref_logp, clock, where, not logs, measure_ratio, stream)
+                    log = self._step(call, rows, where, not logs, measure_ratio, stream)
                     logs += [log] if log else []
                 self.non_finite_in_a_row = 0
             except NonFiniteError:
@@ -224,16 +227,19 @@ class Updater:
                 self.optimizer.zero_grad(set_to_none=True)
             if progress is not None:
                 progress(number, len(order))
-        seconds = {"reference": clock.reference, "blind": clock.blind, "update": clock.update}
+        seconds = {"reference": call.reference, "blind": call.blind, "update": call.update}
         unflagged_kl = logs[0].pop("unflagged_kl", None) if logs else None
         return {"update": {**_merge(logs), "skipped_steps": skipped}, "unflagged_kl": unflagged_kl}, seconds
 
-    def _with_bonus(self, batch: RowBatch) -> RowBatch:
+    def _with_bonus(self, batch: RowBatch, record: BlindNumbers | None) -> RowBatch:
         """The batch with alpha times R_TA on the advantages of flagged rows, as the policy stands: a constant."""
         rows = np.flatnonzero(batch.flag_b)
         total_b = batch.advantages.total_b.copy()
         r_ta_k = self.scorer.awareness(batch, rows.tolist(), self.optim.micro_tokens)
-        total_b[rows] += self.algorithm.selective.alpha * r_ta_k.numpy()
+        bonus_k = self.algorithm.selective.alpha * r_ta_k.numpy()
+        total_b[rows] += bonus_k
+        if record is not None:
+            record.add_bonus(rows.tolist(), bonus_k.tolist())
         return replace(batch, advantages=replace(batch.advantages, total_b=total_b))
 
     def _order(self, batch: RowBatch, seed: Sequence[int]) -> list[list[int]]:
@@ -253,36 +259,29 @@ class Updater:
         return steps
 
     def _step(
-        self,
-        batch: RowBatch,
-        rows: list[int],
-        ref_logp: list[list[float]] | None,
-        clock: _Clock,
-        where: str,
-        first: bool,
-        measure_ratio: bool,
-        stream: Sequence[int],
+        self, call: _Call, rows: list[int], where: str, first: bool, measure_ratio: bool, stream: Sequence[int]
     ) -> dict[str, Any]:
+        batch = call.batch
         all_rows, rows = rows, [b for b in rows if not batch.masked_b[b]]
         if not rows:
-            return {} if self.critic is None else self._critic_step(batch, all_rows, clock, where)
-        started, blind_before = time.perf_counter(), clock.blind
+            return {} if self.critic is None else self._critic_step(call, all_rows, where)
+        started, blind_before = time.perf_counter(), call.blind
         self.optimizer.zero_grad(set_to_none=True)
         adapter = self.policy.adapter
         noisy = adapter is not None and adapter.drops_out
         measured = _Measured(self._compared(batch, rows, stream)) if first else None
         with nullcontext() if adapter is None else adapter.dropping_out(stream):
             apart, seen = first and measure_ratio, None if noisy else measured
-            log = self._backward(batch, rows, ref_logp, clock, where, apart, seen)
+            log = self._backward(call, rows, where, apart, seen)
         if measured is not None:
             if noisy:
                 self._read(batch, rows, measured)
             log |= measured.gaps()
             compared = time.perf_counter()
             log["unflagged_kl"] = self.scorer.full_and_blind_kl(
-                batch, measured.full, self.optim.micro_tokens, self._record
+                batch, measured.full, self.optim.micro_tokens, call.record
             )
-            clock.blind += time.perf_counter() - compared
+            call.blind += time.perf_counter() - compared
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.grad_clip))
         if not math.isfinite(norm):
             raise NonFiniteError(
@@ -294,28 +293,22 @@ class Updater:
             log |= self.critic.backward(batch, all_rows, where)
             self.critic.optimizer.step()
         self.optimizer.step()
-        clock.update += time.perf_counter() - started - (clock.blind - blind_before)
+        call.update += time.perf_counter() - started - (call.blind - blind_before)
         return log
 
-    def _critic_step(self, batch: RowBatch, rows: list[int], clock: _Clock, where: str) -> dict[str, Any]:
+    def _critic_step(self, call: _Call, rows: list[int], where: str) -> dict[str, Any]:
         started = time.perf_counter()
         assert self.critic is not None, "only a critic can be trained without the policy"
-        log = self.critic.backward(batch, rows, where)
+        log = self.critic.backward(call.batch, rows, where)
         self.critic.optimizer.step()
-        clock.update += time.perf_counter() - started
+        call.update += time.perf_counter() - started
         return log
 
     def _backward(
-        self,
-        batch: RowBatch,
-        rows: list[int],
-        ref_logp: list[list[float]] | None,
-        clock: _Clock,
-        where: str,
-        apart: bool,
-        measured: _Measured | None,
+        self, call: _Call, rows: list[int], where: str, apart: bool, measured: _Measured | None
     ) -> dict[str, Any]:
         """Add the gradient of the whole mini-batch, one micro-batch at a time."""
+        batch, ref_logp = call.batch, call.ref_logp
         selective = _SelectiveLog()
         flagged = {b for b in rows if batch.flag_b[b]} if self.algorithm.selective_on else set()
         z = selective_divisor(self.algorithm.selective, flagged=len(flagged), rows=len(rows))
@@ -339,7 +332,7 @@ class Updater:
             if self.algorithm.loss.beta > 0 and self.algorithm.loss.kl == "full":
                 began = time.perf_counter()
                 ref_kl_bl = self.scorer.exact_reference_kl([batch.full(b) for b in part], scored)
-                clock.reference += time.perf_counter() - began
+                call.reference += time.perf_counter() - began
             out = base_loss(
                 scored.logp_bl,
                 old_bl,
@@ -358,7 +351,7 @@ class Updater:
             if chosen:
                 started = time.perf_counter()
                 states = scored.of([b in flagged for b in part])
-                terms = self.scorer.selective(batch, chosen, states, record=self._record)
+                terms = self.scorer.selective(batch, chosen, states, record=call.record)
                 extra = selective_loss(
                     terms.r_ta_k, terms.p_ti_k, self.algorithm.selective, z,
                     weight_k=None if weights is None else terms.r_ta_k.new_tensor([weights[b] for b in chosen]),
@@ -375,7 +368,7 @@ class Updater:
                         extra_grads[i], grads[i] = _sum(extra_grads[i], grads[i]), None
                 else:
                     total = total + extra
-                clock.blind += time.perf_counter() - started
+                call.blind += time.perf_counter() - started
             total.backward()
             loss += float(out.loss.detach())
             stats.append(out.stats)
