@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import yaml
+from yaml.composer import Composer
 
 MOST_YAML_NODES = 20_000
 """Values in a YAML document once aliases are followed; a configuration has a few hundred."""
@@ -32,6 +33,22 @@ MOST_YAML_NODES = 20_000
 _DEEPEST = 100
 _MEANT_OTHERWISE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9]+)+(\.[0-9_]*)?)")
 """Numbers that YAML 1.1 reads in base 8 or 60."""
+
+
+_Scanned: Any = None
+"""Scans with libyaml, ten times as fast, where PyYAML was built with it; it composes in Python, as libyaml's own
+composer overflows the stack on deep nesting."""
+if yaml.__with_libyaml__:
+
+    class _LibyamlLoader(Composer, yaml.CSafeLoader):
+        def __init__(self, stream: str) -> None:
+            yaml.CSafeLoader.__init__(self, stream)
+            Composer.__init__(self)
+
+    _Scanned = _LibyamlLoader
+
+_READ_OTHERWISE = re.compile(r"[\t?!]")
+"""Characters that libyaml takes in places where PyYAML's own scanner does not."""
 
 
 def read_text(path: Path, most_bytes: int) -> str:
@@ -98,7 +115,7 @@ def parse_yaml(text: str) -> Any:
             `!!int abc`, `010`).
     """
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = _compose(text)
         if root is None:
             return None
         _count_nodes(root)
@@ -124,6 +141,19 @@ def _frozen(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _frozen(item) for key, item in value.items()}
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _compose(text: str) -> yaml.Node | None:
+    """The nodes of a document.
+
+    The verdict of PyYAML's own scanner counts: it reads what libyaml refuses, and what libyaml takes more kindly.
+    """
+    if _Scanned is not None and not _READ_OTHERWISE.search(text):
+        try:
+            return yaml.compose(text, Loader=_Scanned)
+        except (yaml.YAMLError, UnicodeError):
+            pass
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def _construct(root: yaml.Node) -> Any:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from stapo import documents
 from stapo.algo import get_algorithm
 from stapo.cli.main import main
 from stapo.config.presets import describe_presets, load_config, preset_names
@@ -90,6 +92,32 @@ def test_a_file_that_says_nothing_gives_the_defaults(tmp_path, text):
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
     (tmp_path / "c.yaml").write_text("\ufeffseed: 3\n", encoding="utf-8")
     assert load_config(str(tmp_path / "c.yaml")).seed == 3
+
+
+READ_OTHERWISE = [
+    "[" * 100_000, "{a: " * 50_000, "a: &x [*x]", "- &a 1\n- &a 2\n- *a", "a: \ud800", "a: \x07", "a:\tb", "\ta: 1",
+    "!", "! a", "{a?: 1}", "? a\n: b", "? [a]", "[a:b]", "{a:1}", "{a, b: }", "[a,,b]", "%YAML 2.0\n---\na",
+    "--- a\n--- b", "a: 'x\n\n  y'", "\ufeffa: 1", "a: \u2028 b", "a: b: c", "é: 😀", "a: |\n  x\n y",
+    "b: 2\n<<: {a: 1}", "...", "@x", "",
+]  # fmt: skip
+
+
+@pytest.mark.skipif(documents._Scanned is None, reason="PyYAML was built without libyaml")
+def test_a_file_means_the_same_with_and_without_libyaml(monkeypatch):
+    """The faster scanner decides nothing: the other reads what it refuses or takes more kindly."""
+
+    def read(text):
+        try:
+            return repr(documents.parse_yaml(text))
+        except ValueError as err:
+            return str(err)
+
+    texts = [path.read_text() for path in (Path(documents.__file__).parent / "recipes").rglob("*.yaml")]
+    assert len(texts) > 20
+    texts += READ_OTHERWISE
+    fast = [read(text) for text in texts]
+    monkeypatch.setattr(documents, "_Scanned", None)
+    assert fast == [read(text) for text in texts]
 
 
 def test_what_is_no_file(tmp_path):

@@ -63,6 +63,8 @@ def parse_settings(config: RunConfig, args: list[str], name: str) -> RunConfig:
     Raises:
         ConfigError: a setting that does not exist, or a value that does not fit it.
     """
+    if not args:
+        return config
     require_settings(args, name)
     return by_tyro(RunConfig, args, name, config)
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ LONGEST_TEXT = 20_000
 """Characters of one text that a page shows."""
 
 
+@cache
 def page_environment(**filters: Callable[..., str | float]) -> Environment:
     """Templates of all pages, with filters of one page beside those of every page.
 
