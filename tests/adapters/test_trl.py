@@ -67,3 +67,9 @@ def test_the_tools_of_a_model_are_the_public_methods():
 def test_what_cannot_be_built_is_said_at_once(wrong, error, said):
     with pytest.raises(error, match=said.replace("?", r"\?")):
         environment(**wrong)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_number_of_rows_that_is_none_is_said(number):
+    with pytest.raises(ConfigError, match="expected the number of tasks, at least 1"):
+        rows("sokoban", number=number, levels=20)

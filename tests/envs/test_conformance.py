@@ -13,6 +13,7 @@ from stapo.cli.main import main
 from stapo.envs.conformance import exit_code, report
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.envs.sokoban.env import SokobanEnv
+from stapo.errors import EnvServerError
 
 IDS = (
     "runtime.reward_well_formed", "runtime.seed_control", "runtime.episode_determinism", "runtime.episode_isolation",
@@ -126,6 +127,18 @@ def test_a_check_that_cannot_be_done_is_an_error():
     assert errors == {"semantic.oracle_max", "semantic.floor_gap", "semantic.no_solution_leakage"}
     assert exit_code(rows) == 3
     assert "ValueError: no plan today" in next(row.evidence for row in rows if row.status == "error")
+
+
+class Alone(Small):
+    def reset(self, task_id):
+        raise EnvServerError("the environment's server http://127.0.0.1:9 cannot be reached.", "refused")
+
+
+def test_a_server_that_does_not_answer_is_no_fault_of_the_environment(capsys):
+    ENVIRONMENTS.register("alone-sokoban", Alone)
+    assert main(["check-env", "alone-sokoban", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: the environment's server http://127.0.0.1:9 cannot be reached.\n")
 
 
 def test_every_environment_is_closed_also_where_a_check_raises():

@@ -139,8 +139,10 @@ def rows(name: str, *, split: str | None = None, number: int | None = None, **op
         options: of the environment.
 
     Raises:
-        UnknownNameError, ConfigError: no such environment, split or option.
+        UnknownNameError, ConfigError: no such environment, split or option; a number below 1.
     """
+    if number is not None and number < 1:
+        raise ConfigError(f"number is {number}, expected the number of tasks, at least 1, or None for all.")
     env = make(name, **options)
     try:
         tasks = list(tasks_in(env, split)[:number])

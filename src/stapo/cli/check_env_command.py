@@ -19,8 +19,8 @@ _STYLES = {"pass": "green", "skip": "dim", "fail": "red", "error": "bold red"}
 class CheckEnv(Command):
     """Check an environment: our protocol, and rewards, seeds, determinism, isolation, oracle, floor and leaks.
 
-    The exit code is 0 where nothing is wrong, 1 where a check fails, 2 where the environment cannot be built, 3 where a
-    check could not be done.
+    The exit code is 0 where nothing is wrong, 1 where a check fails, 2 where the environment cannot be built or a
+    server that it needs does not answer, 3 where a check could not be done.
 
     Attributes:
         name: environment; 'stapo envs' lists them.
@@ -44,10 +44,12 @@ stapo check-env alfworld --env.scenes tiny --json
         from stapo.envs.conformance import exit_code, report
         from stapo.envs.protocol import HasNotes
         from stapo.envs.registry import make
+        from stapo.progress import note
 
         own, _ = own_env_options(settings, self.name, "check-env")
         env = make(self.name, **own)
-        notes = [str(text) for text in (env.notes if isinstance(env, HasNotes) else ())]
+        for text in env.notes if isinstance(env, HasNotes) else ():
+            note(str(text))
         env.close()
         rows = report(partial(make, self.name, **own), self.tasks)
         if self.json:
@@ -58,8 +60,6 @@ stapo check-env alfworld --env.scenes tiny --json
             measured = ", ".join(f"{key} {value:g}" for key, value in row.measured.items())
             said = " ".join(part for part in (measured, row.evidence, row.remediation) if part)
             say(console, foreign(f"{row.status:5}  {row.check_id}  {said}".rstrip()), _STYLES[row.status])
-        for text in notes:
-            say(console, foreign(f"note: {text}"))
         return exit_code(rows)
 
 

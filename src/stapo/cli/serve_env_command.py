@@ -9,7 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
-from stapo.cli.serving import serve_until_stopped
+from stapo.cli.serving import serve_until_stopped, token_of
 from stapo.cli.words import write_line
 
 TOKEN_VARIABLE = "STAPO_ENV_TOKEN"
@@ -63,13 +63,12 @@ stapo serve-env sokoban --split heldout --env.boxes 2
         from stapo.cli.envs_command import summary
         from stapo.envs.registry import ENVIRONMENTS, make
         from stapo.errors import unknown_name
-        from stapo.http_client import checked_key, key_from
         from stapo.serving.server import listen
 
         own, _ = own_env_options(settings, self.name, "serve-env")
         given: dict[str, Any] = {name: getattr(self, name) for name in ("max_sessions", "threads", "max_message")}
         given |= {"idle_s": self.idle_seconds, "call_s": self.call_seconds, "split": self.split, "seed": self.seed}
-        token = checked_key(self.token, "--token") or key_from(TOKEN_VARIABLE)
+        token = token_of(self.token, TOKEN_VARIABLE)
         options = EnvServerOptions(token=token, **{name: value for name, value in given.items() if value is not None})
         about = summary(ENVIRONMENTS.get(self.name))
         listening = listen(self.host, self.port, token=options.token)

@@ -9,7 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
-from stapo.cli.serving import serve_until_stopped
+from stapo.cli.serving import serve_until_stopped, token_of
 from stapo.cli.words import write_line
 from stapo.retrieval.opening import RETRIEVERS
 
@@ -60,7 +60,6 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        from stapo.http_client import checked_key, key_from
         from stapo.retrieval.http_client import TOKEN_VARIABLE
         from stapo.retrieval.opening import check_sources, open_retriever
         from stapo.retrieval.server import ServerOptions, create_app
@@ -68,7 +67,7 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
 
         names = ("threads", "max_topk", "max_queries", "max_body", "max_connections")
         limits: dict[str, Any] = {name: getattr(self, name) for name in names} | {"search_s": self.search_seconds}
-        token = checked_key(self.token, "--token") or key_from(TOKEN_VARIABLE)
+        token = token_of(self.token, TOKEN_VARIABLE)
         options = ServerOptions(token=token, **{name: limit for name, limit in limits.items() if limit is not None})
         if self.retriever not in RETRIEVERS.names():
             RETRIEVERS.get(self.retriever)

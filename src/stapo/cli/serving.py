@@ -63,6 +63,22 @@ def _log() -> None:
     logging.basicConfig(level=logging.WARNING, handlers=handlers)
 
 
+def token_of(given: str | None, variable: str) -> str | None:
+    """The token that clients have to send: that of `--token`, or else that of an environment variable; None for none.
+
+    Raises:
+        ConfigError: `--token` is blank, or holds what no header can carry. Whoever gives a token wants one.
+    """
+    from stapo.http_client import checked_key, key_from
+
+    if given is None:
+        return key_from(variable)
+    token = checked_key(given, "--token")
+    if token is None:
+        raise ConfigError(f"--token is blank, expected the token that clients send; leave it out to use ${variable}.")
+    return token
+
+
 def serve_until_stopped(
     app: Any, listening: socket.socket, limits: Limits, ready: Callable[[str], None], *, last_words: bool = True
 ) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
-from stapo.cli.serving import serve_until_stopped
+from stapo.cli.serving import serve_until_stopped, token_of
 from stapo.cli.words import write_line
 from stapo.errors import ConfigError
 
@@ -46,7 +46,6 @@ stapo view runs/gigpo runs/stapo --port 8080 --no-browser
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        from stapo.http_client import checked_key, key_from
         from stapo.serving.server import Limits, listen
         from stapo.viewer.app import create_app
         from stapo.viewer.catalog import Catalog
@@ -58,7 +57,7 @@ stapo view runs/gigpo runs/stapo --port 8080 --no-browser
                     f"'{top}' is not a folder. 'stapo view RUNS...' takes runs and folders that hold runs; "
                     "'stapo train' writes to runs."
                 )
-        token = checked_key(self.token, "--token") or key_from("STAPO_VIEW_TOKEN")
+        token = token_of(self.token, "STAPO_VIEW_TOKEN")
         app = create_app(Catalog(tops), token)
         listening = listen(self.host, self.port, token=token)
 

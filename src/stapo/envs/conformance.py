@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stapo.envs.check import violations
-from stapo.envs.guard import close_quietly
+from stapo.envs.guard import attempt, close_quietly
 from stapo.envs.offers import is_template
 from stapo.envs.protocol import Env, Expert, HasDemonstrator, Observation, StepResult
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, EnvServerError, RetrieverError
 
 Status = Literal["pass", "fail", "skip", "error"]
 
@@ -70,9 +70,15 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
     Args:
         build: makes one; several are needed.
         tasks: how many tasks are played, spread over all of them.
+
+    Raises:
+        EnvServerError, RetrieverError: what the environment depends on does not answer, so that nothing could be said
+            of the environment itself.
     """
     rows: list[CheckRow] = []
     with _closing(build) as made:
+        probe = made()
+        attempt(lambda: probe.reset(probe.tasks[0]), str, passing=(EnvServerError, RetrieverError))
         first = made()
         every = list(first.tasks)
         number = max(1, min(tasks, len(every)))
