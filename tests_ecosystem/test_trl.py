@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 trl = pytest.importorskip("trl", reason="trl is in an environment of its own: make test-ecosystem")
 import torch  # noqa: E402
-from datasets import Dataset  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM  # noqa: E402
 
-from stapo.adapters.trl import environment, rows  # noqa: E402
+from stapo.adapters.trl import TextEnvironment  # noqa: E402
 
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
 
 
@@ -49,34 +51,30 @@ def model(tokenizer, tmp_path_factory):
     return str(folder)
 
 
-def test_two_updates(tokenizer, model, tmp_path):
-    played = []
+def test_the_example_makes_two_updates(tokenizer, model, tmp_path, monkeypatch):
+    """With so short completions nothing is won; a second reward gives the model something to learn."""
+    played, reset = [], TextEnvironment.reset
 
-    def counted():
-        env = build()
-        played.append(env)
-        return env
+    def noted(self, task_id=None, **row):
+        played.append((self, task_id))
+        return reset(self, task_id, **row)
 
-    build = environment("alfworld", scenes="tiny", games_per_type=4)
-    data = rows("alfworld", number=4, scenes="tiny", games_per_type=4)
+    monkeypatch.setattr(TextEnvironment, "reset", noted)
+    spec = importlib.util.spec_from_file_location("train_with_trl", EXAMPLES / "train_with_trl.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
     before = list(Qwen3ForCausalLM.from_pretrained(model).parameters())
-    trainer = trl.GRPOTrainer(
-        model=model,
-        args=trl.GRPOConfig(
-            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, num_generations=4,
-            max_completion_length=24, use_cpu=True, report_to="none", logging_steps=1, bf16=False, save_strategy="no",
-            disable_tqdm=True, learning_rate=1e-2, beta=0.01,
-        ),
-        train_dataset=Dataset.from_list(data),
-        processing_class=tokenizer,
-        environment_factory=counted,
+    trainer = example.main(
+        model, str(tmp_path), options={"scenes": "tiny", "games_per_type": 4}, tokenizer=tokenizer,
         reward_funcs=lambda completions, **more: [float(len(str(c))) for c in completions],
+        max_steps=2, per_device_train_batch_size=4, num_generations=4, max_completion_length=24, save_strategy="no",
+        disable_tqdm=True, learning_rate=1e-2, beta=0.01,
     )  # fmt: skip
-    trainer.train()
     assert trainer.state.global_step == 2
     logged = [entry for entry in trainer.state.log_history if "rewards/TextEnvironment/mean" in entry]
     assert [entry["rewards/TextEnvironment/mean"] for entry in logged] == [0.0, 0.0]
     assert any(not torch.equal(now, then) for now, then in zip(trainer.model.parameters(), before, strict=True))
-    assert len(played) == 4
-    # Members of a group play the same task.
-    assert len({env.reset(task_id=data[0]["task_id"]) for env in played}) == 1
+    # Each update is one group: four environments, one task.
+    groups = [played[place : place + 4] for place in range(0, len(played), 4)]
+    assert len(groups) == 2
+    assert all(len({id(env) for env, _ in group}) == 4 and len({task for _, task in group}) == 1 for group in groups)

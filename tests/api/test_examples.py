@@ -32,6 +32,7 @@ def test_every_example_is_run_here():
     assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == [
         "expert_iteration", "own_algorithm", "own_environment", "own_prompt", "rejection_sampling", "sft_from_file",
         "stapo_advantages_elsewhere", "train_from_python",
+        "train_with_trl",  # tests_ecosystem runs it
     ]  # fmt: skip
     assert all(len(p.read_text().splitlines()) <= 130 for p in EXAMPLES.glob("*.py"))
 
