@@ -85,8 +85,8 @@ def noon():
     return datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
-def parts(template, eos="<|im_end|>", ends=()):
-    return TemplateParts.of(tokenizer(template, eos), noon, ends)
+def parts(template, eos="<|im_end|>"):
+    return TemplateParts.of(tokenizer(template, eos), noon)
 
 
 def built(found, *said, system=None):
@@ -103,26 +103,22 @@ def test_chatml():
     assert found.before_user == "<|im_start|>user\n"
     assert found.to_response == "<|im_end|>\n<|im_start|>assistant\n"
     assert found.to_user == "<|im_end|>\n<|im_start|>user\n"
-    assert found.to_user_ended == "\n<|im_start|>user\n"
-    assert found.after == "<|im_end|>\n"
-    assert (found.system, found.default_system, found.rewrites) == ("supported", None, None)
-    assert (found.alternates, found.opens_thought, found.trims) == (False, False, False)
+    assert (found.system, found.rewrites, found.opens_thought) == ("supported", None, False)
 
 
-def test_a_default_system_message_is_named_and_a_given_one_takes_its_place():
-    found = parts(SMOLLM)
-    assert found.default_system == "You are a helpful assistant named Smol."
-    assert found.before_user == f"<|im_start|>system\n{found.default_system}<|im_end|>\n<|im_start|>user\n"
+def test_a_given_system_message_takes_the_place_of_a_default_one():
+    found, default = parts(SMOLLM), "You are a helpful assistant named Smol."
+    assert found.before_user == f"<|im_start|>system\n{default}<|im_end|>\n<|im_start|>user\n"
     assert found.before_system == "<|im_start|>system\n"
     assert found.rewrites is None
 
 
-def test_llama_writes_the_date_of_the_clock_and_trims():
+def test_llama_writes_the_date_of_the_clock():
     found = parts(LLAMA, "<|eot|>")
     assert found.before_system == "<|begin|><|header|>system<|/header|>\n\nToday Date: 01 Mar 2026\n\n"
     assert found.before_user == found.before_system + "<|eot|><|header|>user<|/header|>\n\n"
-    assert found.to_user_ended == "<|header|>user<|/header|>\n\n"
-    assert (found.trims, found.default_system, found.rewrites) == (True, None, None)
+    assert found.to_user == "<|eot|><|header|>user<|/header|>\n\n"
+    assert found.rewrites is None
 
 
 def test_the_clock_is_asked_once():
@@ -132,20 +128,18 @@ def test_the_clock_is_asked_once():
     assert found.rewrites is None
 
 
-def test_gemma_has_no_system_role_and_ends_turns_with_a_token_of_its_own():
+def test_gemma_has_no_system_role():
     found = parts(GEMMA, "<eos>")
     assert (found.system, found.before_system, found.system_to_user) == ("raises", None, "")
-    assert (found.alternates, found.trims, found.rewrites) == (True, True, None)
+    assert found.rewrites is None
     assert found.before_user == "<s><start_of_turn>user\n"
-    assert found.to_user == found.to_user_ended == "<end_of_turn>\n<start_of_turn>user\n"
-    assert parts(GEMMA, "<eos>", ["<end_of_turn>"]).to_user_ended == "\n<start_of_turn>user\n"
+    assert found.to_user == "<end_of_turn>\n<start_of_turn>user\n"
 
 
-def test_mistral_alternates_and_has_its_end_token_between_turns():
+def test_mistral_has_its_end_token_between_turns():
     found = parts(MISTRAL, "</s>")
     assert (found.before_user, found.to_response) == ("<s>[INST] ", " [/INST]")
-    assert (found.to_user, found.to_user_ended, found.after) == ("</s>[INST] ", "[INST] ", "</s>")
-    assert (found.system, found.alternates) == ("raises", True)
+    assert (found.to_user, found.system) == ("</s>[INST] ", "raises")
     assert found.rewrites is None  # the blank before a response is sampled with it
 
 
@@ -166,7 +160,7 @@ def test_deepseek_opens_a_thought_and_ignores_the_system_message():
     found = parts(DEEPSEEK, "<|end|>")
     assert (found.opens_thought, found.system, found.before_system) == (True, "ignored", None)
     assert found.rewrites is not None
-    assert (found.to_response, found.to_user_ended) == ("<|Assistant|><think>\n", "<|User|>")
+    assert (found.to_response, found.to_user) == ("<|Assistant|><think>\n", "<|end|><|User|>")
 
 
 def test_an_opened_thought_that_stays_is_no_rewriting():

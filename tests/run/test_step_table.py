@@ -273,8 +273,6 @@ def test_the_record_of_each_step_is_found(run):
     table = read(run)
     for row, (record, _) in enumerate(recorded(run)):
         assert table.trajectory(row) == record
-        assert table.locate(record["iteration"], record["group"], record["member"]) == row - table.columns["step"][row]
-    assert table.locate(1, 99, 0) is None
     with pytest.raises(RunDirectoryError, match="there is no step"):
         table.trajectory(table.rows)
 

@@ -1,8 +1,8 @@
 """The pieces of a chat template, found by rendering conversations whose contents are known.
 
 A prompt that grows with its episode is put together from them: what the template writes before, between and after the
-messages. What a template does besides is named: no place for a system message, a default one, thoughts of earlier turns
-that disappear. How the pieces become ids is the encoder's business.
+messages. What a template does besides is named: no place for a system message, thoughts of earlier turns that
+disappear. How the pieces become ids is the encoder's business.
 """
 
 from __future__ import annotations
@@ -55,15 +55,10 @@ class TemplateParts:
         to_response: between a user message and the response: the generation prompt.
         to_user: between a response without its end token and the next user message; begins with the mark that ends a
             turn.
-        to_user_ended: the same after a response that has ended with that mark itself.
-        after: after the last response.
         system: what becomes of a system message.
-        default_system: the system message that appears where none is given; None where none does.
-        alternates: user messages and responses have to alternate.
         rewrites: why the next prompt, rendered anew, does not begin with this prompt and its response; None where it
             does.
         opens_thought: the generation prompt ends with the opening tag of a thought.
-        trims: blanks around contents are removed.
     """
 
     before_system: str | None
@@ -71,25 +66,17 @@ class TemplateParts:
     before_user: str
     to_response: str
     to_user: str
-    to_user_ended: str
-    after: str
     system: System
-    default_system: str | None
-    alternates: bool
     rewrites: str | None
     opens_thought: bool
-    trims: bool
 
     @classmethod
-    def of(
-        cls, tokenizer: Any, clock: Clock, ends: Sequence[str] = (), tools: Sequence[Mapping[str, Any]] = ()
-    ) -> TemplateParts:
+    def of(cls, tokenizer: Any, clock: Clock, tools: Sequence[Mapping[str, Any]] = ()) -> TemplateParts:
         """The pieces of a tokenizer's chat template.
 
         Args:
             tokenizer: has a chat template.
             clock: the date for templates that write one; asked once.
-            ends: tokens that end a response, as text, besides the tokenizer's end token.
             tools: schemas of those that the template writes.
 
         Raises:
@@ -107,14 +94,9 @@ class TemplateParts:
             before_user=before_user,
             to_response=to_response,
             to_user=to_user,
-            to_user_ended=_without_mark(to_user, [getattr(tokenizer, "eos_token", None), *ends]),
-            after=_between(template.write(_USER, _REPLY, generation=False), _USER, _REPLY)[-1],
             system=system,
-            default_system=_default_system(before_user, before_system, system_to_user),
-            alternates=template.refuses([_message("user", _USER), _message("user", _NEXT)]),
             rewrites=_rewrites(template, to_response, to_user, opens=opens),
             opens_thought=opens,
-            trims=_trims(template),
         )
 
 
@@ -131,7 +113,7 @@ class _Template:
         self._tokenizer = tokenizer
         self._more: dict[str, Any] = {**date_for(text, clock), **({"tools": list(tools)} if tools else {})}
 
-    def write(self, *said: str, system: str | None = None, generation: bool = True) -> str:
+    def write(self, *said: str, system: str | None = None) -> str:
         """A conversation in which the user and the assistant speak in turns.
 
         Raises:
@@ -140,7 +122,7 @@ class _Template:
         messages = [] if system is None else [_message("system", system)]
         messages += [_message("assistant" if n % 2 else "user", text) for n, text in enumerate(said)]
         try:
-            return self._apply(messages, generation=generation)
+            return self._apply(messages)
         except Exception as err:  # a template can fail in any way
             reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:300].rstrip(".")
             roles = ", ".join(message["role"] for message in messages)
@@ -149,16 +131,14 @@ class _Template:
     def refuses(self, messages: list[dict[str, str]]) -> bool:
         """Whether it fails at these messages."""
         try:
-            self._apply(messages, generation=True)
+            self._apply(messages)
         except Exception:  # in any way
             return True
         return False
 
-    def _apply(self, messages: list[dict[str, str]], *, generation: bool) -> str:
+    def _apply(self, messages: list[dict[str, str]]) -> str:
         return str(
-            self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=generation, tokenize=False, **self._more
-            )
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **self._more)
         )
 
 
@@ -197,19 +177,6 @@ def _system(template: _Template) -> tuple[System, str | None, str]:
     return "supported", before, between
 
 
-def _default_system(before_user: str, before_system: str | None, system_to_user: str) -> str | None:
-    if before_system is None or not (before_user.startswith(before_system) and before_user.endswith(system_to_user)):
-        return None
-    return before_user[len(before_system) : len(before_user) - len(system_to_user)].strip() or None
-
-
-def _without_mark(to_user: str, ends: Sequence[str | None]) -> str:
-    """What comes after the end token of a response, where that is the mark which ends a turn."""
-    begun = to_user.lstrip()
-    marks = [end for end in ends if end and begun.startswith(end)]
-    return begun[len(max(marks, key=len)) :] if marks else to_user
-
-
 def _rewrites(template: _Template, to_response: str, to_user: str, *, opens: bool) -> str | None:
     """Why the rendering of a longer conversation does not begin with that of a shorter one and its response."""
     one, two = template.write(_USER), template.write(_USER, _REPLY, _NEXT)
@@ -233,9 +200,3 @@ def _rewrites(template: _Template, to_response: str, to_user: str, *, opens: boo
     if last != to_response or three != f"{two}{'' if opens else blank}{later}{to_user}{_THIRD}{to_response}":
         return "later turns are written differently"
     return None
-
-
-def _trims(template: _Template) -> bool:
-    user, reply = (f" \n{content} \n" for content in (_USER, _REPLY))
-    text = template.write(user, reply, _NEXT)
-    return user not in text or reply not in text

@@ -176,12 +176,6 @@ class StepTable:
         except (ValueError, AttributeError) as err:
             raise RunDirectoryError(f"'{path}', iteration {iteration}: {err}.") from err
 
-    def locate(self, iteration: int, group: int, member: int) -> int | None:
-        """The row of a trajectory's first step; None where it is not in the table."""
-        at = self.columns
-        places = np.flatnonzero((at["iteration"] == iteration) & (at["group"] == group) & (at["member"] == member))
-        return int(places[0]) if len(places) else None
-
     def search(self, text: str, most: int = 10_000, seconds: float = 5.0) -> Found:
         """Rows whose observation, action or response holds `text`, whatever its case; reads the transcripts.
 

@@ -47,7 +47,6 @@ class World:
 
     Attributes:
         objects: display name of each object; `receptacles` and `locations` likewise.
-        object_ids: PDDL id of each object; `receptacle_ids` likewise.
         object_types: PDDL type of each object ("mugtype"); `receptacle_types` likewise.
         rec_loc: location of each receptacle, or NOWHERE.
         loc_recs: receptacles at each location, ascending.
@@ -59,11 +58,9 @@ class World:
     """
 
     objects: tuple[str, ...]
-    object_ids: tuple[str, ...]
     object_types: tuple[str, ...]
     object_index: dict[str, int]
     receptacles: tuple[str, ...]
-    receptacle_ids: tuple[str, ...]
     receptacle_types: tuple[str, ...]
     receptacle_index: dict[str, int]
     locations: tuple[str, ...]
@@ -172,11 +169,9 @@ def _compile(problem: Problem) -> World:
     in_hand = [objects[o] for _, o in _pairs(problem, "holds") if o in objects]
     return World(
         objects=obj_names,
-        object_ids=tuple(oids),
         object_types=tuple(object_types[o] for o in oids),
         object_index={name: i for i, name in enumerate(obj_names)},
         receptacles=rec_names,
-        receptacle_ids=tuple(rids),
         receptacle_types=rtypes,
         receptacle_index={name: i for i, name in enumerate(rec_names)},
         locations=tuple(names.get(place, place) for place in lids),

@@ -23,9 +23,6 @@ from stapo.envs.webshop.streaming import iter_list
 from stapo.errors import ConfigError, GameFileError
 from stapo.texts import counted
 
-EVALUATION_SETS = ("nq", "triviaqa", "popqa", "hotpotqa", "2wiki", "musique", "bamboogle")
-"""The seven sets that the field reports: three that one look-up answers, four that need several."""
-
 _SET_NAMES = {
     "nq": "nq|natural[_-]?questions",
     "triviaqa": "trivia[_-]?qa",
