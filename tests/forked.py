@@ -1,4 +1,4 @@
-"""Commands and scripts in forked children, which have imported torch already: starting them takes no seconds."""
+"""Commands and scripts in forked children of a parent that has done what each would do for itself once."""
 
 from __future__ import annotations
 
@@ -7,8 +7,29 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
+
+
+@cache
+def warm() -> None:
+    """Import what trains, have transformers build its tables, compile the report, and draw the rooms of small games."""
+    import stapo.training.pipeline  # noqa: F401
+    from stapo.envs import make
+    from stapo.html.pages import page_environment
+    from stapo.report.trajectories import place
+    from toy_world import small_policy
+
+    with TemporaryDirectory() as folder:
+        small_policy(architecture="qwen3").save(Path(folder) / "model")
+    pages = page_environment(place=place)
+    for name in ("report", "layout", "cards", "trajectory", "page.css", "page.js", "chat.css"):
+        pages.get_template(f"{name}.html.jinja" if "." not in name else f"{name}.jinja")
+    env = make("alfworld", scenes="tiny", games_per_type=4, max_steps=5)
+    env.reset(env.tasks_of("train")[0])
+    env.close()
 
 
 def fork(does: Callable[[], int], output: int, **changed: str) -> int:
@@ -19,6 +40,7 @@ def fork(does: Callable[[], int], output: int, **changed: str) -> int:
         output: descriptor of what the child prints.
         changed: variables of its environment.
     """
+    warm()
     if pid := os.fork():
         return pid
     code = 70
@@ -38,7 +60,6 @@ def fork(does: Callable[[], int], output: int, **changed: str) -> int:
 
 def run_script(script: Path, folder: Path) -> tuple[int, str]:
     """Run a script in a folder as `python SCRIPT` would; returns its exit code and what it printed."""
-    import stapo.api.runs  # noqa: F401  # torch, once for all
 
     def does() -> int:
         os.chdir(folder)

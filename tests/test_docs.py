@@ -47,15 +47,15 @@ def blocks(path: Path, language: str) -> list[str]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """(page, command) of every `stapo` call in a bash block; comments and redirections are cut off."""
-    found = []
+    """Every `stapo` call in a bash block, with its first page; comments and redirections are cut off."""
+    found: dict[str, str] = {}
     for path in PAGES:
         for body in blocks(path, "bash"):
             for line in re.sub(r"\\\n\s*", "", body).splitlines():
                 line = re.sub(r"\s[#>].*", "", line).strip().removeprefix(".venv/bin/")
                 if line.startswith("stapo "):
-                    found.append((name_of(path), line))
-    return found
+                    found.setdefault(line, name_of(path))
+    return [(page, line) for line, page in found.items()]
 
 
 COMMANDS = commands()

@@ -13,6 +13,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -230,6 +231,7 @@ def targets(node: ast.AST) -> list[str]:
     return [name for name in names if name == "stapo" or name.startswith("stapo.")]
 
 
+@cache
 def all_imports(path: Path) -> set[str]:
     return {name for node in ast.walk(ast.parse(path.read_text())) for name in targets(node)}
 

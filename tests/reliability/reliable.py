@@ -1,7 +1,7 @@
 """Runs of seconds for the reliability suite: start them, kill them, compare what they leave.
 
-A run here is the real command line on a real environment, in a forked child: the parent has imported torch already, so
-that a child starts at once and many can be killed.
+A run here is the real command line on a real environment, in a forked child: the parent has done already what each
+would do for itself once (`forked.warm`), so that a child starts at once and many can be killed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from forked import warm
 from stapo.algo import ALGORITHMS, get_algorithm
 from stapo.cli.main import main
 from stapo.run import RunDirectory
@@ -179,6 +180,7 @@ def start(argv: list[str], log: Path, before: Callable[[], None] | None = None) 
         log: gets what the child prints.
         before: called in the child first.
     """
+    warm()
     pid = os.fork()
     if pid:
         return pid

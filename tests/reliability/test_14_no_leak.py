@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import closing
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -212,8 +213,9 @@ def parent(fault, then, in_thread=False, world="unruly", **options):
     return process, pids
 
 
-@pytest.mark.parametrize("in_thread", [False, True])
-@pytest.mark.parametrize("state", THEN)
+@pytest.mark.parametrize(
+    "state, in_thread", slow_except(product(THEN, [False, True]), *((s, False) for s in THEN), ("hangs", True))
+)
 def test_workers_end_with_a_parent_that_is_killed(state, in_thread):
     if state == "stopped" and in_thread:
         pytest.skip("only the kernel can end a stopped process, and it needs the main thread")
@@ -226,7 +228,10 @@ def test_workers_end_with_a_parent_that_is_killed(state, in_thread):
         assert gone(pids)
 
 
-@pytest.mark.parametrize("then", ["pass", "sys.exit(3)", "os._exit(0)", "raise ValueError"])
+FORGETS = ["pass", "sys.exit(3)", "os._exit(0)", "raise ValueError"]
+
+
+@pytest.mark.parametrize("then", slow_except(FORGETS, "os._exit(0)", "raise ValueError"))
 def test_workers_end_with_a_parent_that_forgets_them(then):
     process, pids = parent("", then)
     with process:
@@ -256,7 +261,7 @@ ENDS = {
 }
 FAULT_OF = {"exits": "os_exit", "hangs": "hang"}
 WAYS_AND_ENDS = [(way, end) for way in CHILDREN for end in ENDS]
-ENOUGH = [pair for pair in WAYS_AND_ENDS if pair[1] in ("closed", "exits") or pair[0] == "daemon"]
+ENOUGH = [pair for pair in WAYS_AND_ENDS if pair[1] == "exits" or pair[0] == "daemon"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to whom orphans fall")
@@ -274,7 +279,7 @@ def test_what_a_worker_started_ends_with_it(way, end):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux says to whom orphans fall")
-@pytest.mark.parametrize("way", CHILDREN)
+@pytest.mark.parametrize("way", slow_except(CHILDREN, "daemon"))
 def test_what_a_worker_started_ends_with_a_parent_that_is_killed(way):
     process, pids = parent("", "time.sleep(600)", world="parent", way=way)
     with process:

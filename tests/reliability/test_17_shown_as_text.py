@@ -21,7 +21,6 @@ import pytest
 from test_17_malformed_model_output import COUNT, PROBLEMS, joined, outputs
 
 import stapo
-from slow import slow_except
 from stapo.agent import AgentConfig, Prompt, parse_response
 from stapo.algo import get_algorithm
 from stapo.html.pages import readable
@@ -135,14 +134,22 @@ def play(said, response):
     return found
 
 
-@pytest.fixture(scope="module", params=slow_except(PROBLEMS, "think_action"))
-def played(texts, request):
+PLAYED = [("think_action", 2, PARTS), *((name, 0, PARTS) for name in PROBLEMS if name != "think_action")]
+
+
+@pytest.fixture(
+    scope="module", params=[("think_action", 0, 2), *(pytest.param(p, marks=pytest.mark.slow) for p in PLAYED)], ids=str
+)
+def part(texts, request):
+    """What was said and what was played of it, page by page; the first two pages stand for all in a short test."""
+    response, first, end = request.param
     size = COUNT // PARTS
-    return [play(texts[i : i + size], request.param) for i in range(0, COUNT, size)]
+    pages = [texts[i * size : (i + 1) * size] for i in range(first, end)]
+    return [text for page in pages for text in page], [play(page, response) for page in pages]
 
 
-def test_every_step_is_counted_and_invalid_ones_pay(texts, played):
-    said = []
+def test_every_step_is_counted_and_invalid_ones_pay(part):
+    (texts, played), said = part, []
     for part in played:
         batch = build_batch(part, STAPO)
         said += [s.response for s in batch.steps]
@@ -213,7 +220,8 @@ def page_of(part, folder):
 
 
 @pytest.mark.usefixtures("no_plots")
-def test_each_can_be_read_in_a_report(played, tmp_path):
+def test_each_can_be_read_in_a_report(part, tmp_path):
+    _, played = part
     shapes = ["<think>x</think><action>go to desk 1</action>", "look", "<think>x</think><action>look</action>"]
     _, harmless = page_of(play(shapes * 400, "think_action"), tmp_path / "harmless")
     (own,) = harmless.scripts

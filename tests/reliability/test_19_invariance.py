@@ -36,7 +36,7 @@ def test_one_seed_one_run(usual, tmp_path):
     assert_same(usual[1], contents(train(tmp_path, usual[0])))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", slow_except([1, 2], 2))
 def test_workers_change_nothing(usual, tmp_path, workers):
     assert_same(usual[1], contents(train(tmp_path, usual[0], "--rollout.workers", str(workers))))
 
@@ -50,6 +50,7 @@ def test_the_order_of_answers_changes_nothing(toy_model, tmp_path):
     assert_same(found[0], found[2])
 
 
+@pytest.mark.slow  # In the first environment, test 9 stops a run as well.
 def test_the_place_of_a_stop_changes_nothing(usual, tmp_path):
     source, folder, log = write_settings(tmp_path, usual[0]), tmp_path / "run", tmp_path / "log"
     argv = ["train", str(source), "--quiet", "--out", str(folder)]
@@ -107,7 +108,7 @@ def test_seed_and_workers_with_a_critic_and_with_rounds(toy_model, tmp_path, nam
         assert max(row["sampling"]["rounds"] for row in made[0].rows("metrics")) > 1
 
 
-@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("name", slow_except(SPECIAL, "ppo"))
 def test_the_cut_of_batches_with_a_critic_and_with_rounds(toy_model, tmp_path, name):
     data = toy_settings(toy_model, algorithm=SPECIAL[name], optim__learning_rate=1e-3)
     one = train(tmp_path, data, name="one")

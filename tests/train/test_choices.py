@@ -10,6 +10,7 @@ import torch
 import yaml
 
 import stapo
+from slow import slow_except
 from stapo.cli import dry_run
 from stapo.cli.main import main
 from stapo.comparison.cells import Work, in_one_dtype, write_settings
@@ -103,7 +104,7 @@ def test_memory_is_checked_for_the_dtype_that_was_chosen(machine, toy_model, tmp
     assert checked == ["bfloat16", "float32"]
 
 
-@pytest.mark.parametrize("again", ["train", "resume"])
+@pytest.mark.parametrize("again", slow_except(["train", "resume"], "resume"))
 def test_elsewhere_it_goes_on_in_its_dtype_and_says_that_it_is_slow(machine, toy_model, tmp_path, again, capsys):
     machine.cores = 3
     config, first = toy(toy_model), Ear(stop=True)

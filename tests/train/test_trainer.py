@@ -15,6 +15,7 @@ import math
 import pytest
 import torch
 
+from slow import slow_except
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
 from stapo.errors import NonFiniteError
@@ -174,6 +175,7 @@ def test_no_iterations_no_training(toy_model, tmp_path):
 # -- 2 -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # tests/reliability/test_19_invariance.py has it of the whole command.
 def test_one_seed_one_run(toy_model, tmp_path):
     (one, first), (two, second), (_, third) = (
         train(toy_model, tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -263,11 +265,10 @@ def usual(toy_model, tmp_path_factory):
     return train(toy_model, tmp_path_factory.mktemp("usual"), **USUAL)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{"optim__micro_tokens": 300}, {"rollout__batch_tokens": 300}, {"eval__batch": 2}, {"log__transcript_groups": 2}],
-    ids=str,
-)
+CUTS = [{"optim__micro_tokens": 300}, {"rollout__batch_tokens": 300}, {"eval__batch": 2}, {"log__transcript_groups": 2}]
+
+
+@pytest.mark.parametrize("changes", slow_except(CUTS, CUTS[1], CUTS[3]), ids=str)
 def test_settings_that_must_not_change_the_run(toy_model, tmp_path, usual, changes):
     """Sums are added up in another order, so numbers may differ in their last digits; what is said may not."""
     one, first = usual

@@ -173,7 +173,7 @@ PAPER = {name: (256, 8) if "alfworld" in name else (64, 8) if "webshop" in name 
 @pytest.mark.parametrize(
     "gpus", slow_except([[], ["--gpus-per-node", "4"], ["--nodes", "2"]], ["--nodes", "2"]), ids=["8", "4", "2x8"]
 )
-@pytest.mark.parametrize("preset", slow_except(PAPER, "paper/alfworld-1.5b", "paper/webshop-7b"))
+@pytest.mark.parametrize("preset", slow_except(PAPER, "paper/webshop-7b"))
 def test_the_papers_presets_start_as_they_are(preset, gpus, capsys):
     rows, group = PAPER[preset]
     for name in (*ALGORITHMS, "stapo+pgpo"):

@@ -121,6 +121,7 @@ def test_plans_use_the_wording_in_play():
         assert shortest_plan(tiny.play(grammar), tiny.compiled_goal()) == [*steps, last]
 
 
+@pytest.mark.slow  # The small worlds above are held against a search without any bound.
 def test_the_lower_bound_never_hides_a_shorter_plan(shared, monkeypatch):
     """With the bound switched off the search is plain breadth-first; lengths must not change."""
     env = AlfworldEnv(games=shared / "data" / "alfworld")

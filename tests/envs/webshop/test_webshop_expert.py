@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 
+from slow import slow_except
 from stapo.envs.offers import is_template, offers
 from stapo.envs.webshop.demonstrator import Demonstrator
 from stapo.envs.webshop.env import WebShopEnv
@@ -61,7 +62,10 @@ def sample(env, count):
     return random.Random(0).sample(tasks, min(count, len(tasks)))
 
 
-@pytest.mark.parametrize("options", [TINY, {}, {"goals": "human"}, {"catalog_products": 3000, "catalog_seed": 5}])
+SHOPS = [TINY, {}, {"goals": "human"}, {"catalog_products": 3000, "catalog_seed": 5}]
+
+
+@pytest.mark.parametrize("options", slow_except(SHOPS, TINY, {"goals": "human"}))
 def test_every_goal_is_reached(options):
     env = WebShopEnv(**options)
     for task in sample(env, 300):
