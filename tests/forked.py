@@ -58,11 +58,12 @@ def fork(does: Callable[[], int], output: int, **changed: str) -> int:
         os._exit(code)
 
 
-def run_script(script: Path, folder: Path) -> tuple[int, str]:
-    """Run a script in a folder as `python SCRIPT` would; returns its exit code and what it printed."""
+def run_script(script: Path, folder: Path, *argv: str) -> tuple[int, str]:
+    """Run a script in a folder as `python SCRIPT ARGV` would; returns its exit code and what it printed."""
 
     def does() -> int:
         os.chdir(folder)
+        sys.argv = [str(script), *argv]
         runpy.run_path(str(script), run_name="__main__")
         return 0
 

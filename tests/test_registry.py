@@ -11,6 +11,7 @@ import time
 import pytest
 
 import stapo.registry as registry
+from slow import slow_except
 from stapo.algo import ALGORITHMS, presets
 from stapo.cli.main import main
 from stapo.envs.registry import ENVIRONMENTS, make
@@ -214,7 +215,10 @@ PIECES = {
 }
 
 
-@pytest.mark.parametrize("code, said", [("raise RuntimeError('broken')", "RuntimeError: broken"), ("Env = 7", "is 7")])
+BROKEN = [("raise RuntimeError('broken')", "RuntimeError: broken"), ("Env = 7", "is 7")]
+
+
+@pytest.mark.parametrize("code, said", slow_except(BROKEN, BROKEN[0]))
 def test_a_broken_piece_of_any_kind_is_a_row_and_is_refused_before_a_run(site, capsys, tmp_path, code, said):
     kinds = [*PIECES, "algorithms", "environments", "retrievers"]
     site("bad-one", code, "".join(f"[stapo.{kind}]\nbad-one = bad_one_module:Env\n" for kind in kinds))

@@ -14,6 +14,7 @@ import html
 import json
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -29,12 +30,11 @@ from stapo.diagnosis.numbers import summarize
 from stapo.diagnosis.protocol import measuring, stateless_metrics
 from stapo.diagnosis.records import step_records, worst_cases
 from stapo.envs.registry import ENVIRONMENTS
+from stapo.html import drawing
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.rows import read_jsonl
 from toy_world import ToyEnv, toy_settings
-
-pytestmark = pytest.mark.usefixtures("drawn_plots")
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m\u202e \ud800"
 
@@ -101,10 +101,19 @@ def diagnosed(capsys, *argv):
 # -- 1, 2 --------------------------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def drawn(draw):
+    """Plots are drawn here, unlike elsewhere in the suite."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "render", draw)
+        yield
+
+
 @pytest.fixture(scope="module")
-def judged(runs, tmp_path_factory):
+def judged(runs, tmp_path_factory, empty_plots):
     out = tmp_path_factory.mktemp("out") / "judged"
-    assert main(["diagnose", str(runs["judged"]), "--out", str(out)]) == 0
+    with drawn(empty_plots):
+        assert main(["diagnose", str(runs["judged"]), "--out", str(out)]) == 0
     return out / "final"
 
 
@@ -155,9 +164,10 @@ def test_the_numbers_are_those_of_the_rows(judged):
     assert difference[0] == pytest.approx(table["auc"]["normalized"][0] - table["auc"]["shannon"][0])
 
 
-def test_again_is_the_same_and_touches_nothing_else(runs, judged, capsys):
+def test_again_is_the_same_and_touches_nothing_else(runs, judged, capsys, empty_plots):
     before = contents(runs["judged"])
-    diagnosed(capsys, runs["judged"])
+    with drawn(empty_plots):
+        diagnosed(capsys, runs["judged"])
     folder = runs["judged"] / "diagnosis"
     assert contents(folder / "final") == contents(judged)
     (folder / "notes.txt").write_text("mine")

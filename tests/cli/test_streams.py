@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from slow import slow_except
 from stapo.cli.main import main
 
 PATIENCE = 300.0
@@ -39,7 +40,7 @@ def closed_pipe():
     return write
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", slow_except(COMMANDS, "help", "help of a command", "runs"))
 def test_a_reader_that_has_left(name):
     write = closed_pipe()
     done = stapo(COMMANDS[name], python=["-u"], stdout=write, stderr=subprocess.PIPE)
@@ -47,8 +48,11 @@ def test_a_reader_that_has_left(name):
     assert (done.returncode, done.stderr) == (141, b"")
 
 
+FULL = [("help", []), ("help", ["-u"]), ("algorithms", []), ("runs", ["-u"])]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("name, unbuffered", [("help", []), ("help", ["-u"]), ("algorithms", []), ("runs", ["-u"])])
+@pytest.mark.parametrize("name, unbuffered", slow_except(FULL, FULL[0], FULL[3]))
 def test_a_full_device(name, unbuffered):
     with open("/dev/full", "w") as full:
         done = stapo(COMMANDS[name], python=unbuffered, stdout=full, stderr=subprocess.PIPE)
@@ -64,7 +68,7 @@ def test_a_reader_of_errors_that_has_left(buffered):
     assert (done.returncode, done.stdout) == (2, b"")
 
 
-@pytest.mark.parametrize("name", ["help", "algorithms", "envs"])
+@pytest.mark.parametrize("name", slow_except(["help", "algorithms", "envs"], "help"))
 def test_another_encoding(name):
     done = stapo(COMMANDS[name], env={"PYTHONIOENCODING": "ascii", "LANG": "C", "LC_ALL": "C"})
     assert (done.returncode, done.stderr) == (0, b"")

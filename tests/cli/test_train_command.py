@@ -213,10 +213,10 @@ def test_as_a_process_of_its_own(tmp_path):
     shutil.rmtree(out)
 
 
-@pytest.mark.parametrize(
-    "name, preset",
-    [("alfworld", "tiny"), ("search", "search-tiny"), ("sokoban", "sokoban-tiny"), ("webshop", "webshop-tiny")],
-)
+SMALLEST = [("alfworld", "tiny"), ("search", "search-tiny"), ("sokoban", "sokoban-tiny"), ("webshop", "webshop-tiny")]
+
+
+@pytest.mark.parametrize("name, preset", slow_except(SMALLEST, SMALLEST[0], SMALLEST[2]))
 def test_an_environment_stands_for_its_smallest_preset(name, preset, capsys):
     found = resolved(capsys, name)
     assert found == resolved(capsys, preset)

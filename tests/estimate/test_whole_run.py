@@ -161,6 +161,7 @@ def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
     assert "It does NOT fit" in disk(config, SMALL, WORK, replace(AROUND, keep_saves=10**15))[0]
 
 
+@pytest.mark.slow
 def test_this_machine_is_measured_and_comes_first(capsys):
     shape = ModelShape(hidden=64, inner=256, layers=2, heads=2, kv_heads=2, head_dim=32, vocabulary=640, tied=True)
     speed = measured(shape, False, 1, 32, 200, False)

@@ -122,6 +122,7 @@ def test_nothing_but_safetensors_is_asked_for(tmp_path, monkeypatch):
     assert asked["trust_remote_code"] is False
 
 
+@pytest.mark.slow
 def test_a_name_of_the_hub_is_loaded_as_a_folder_is(tmp_path):
     """From the cache, without a network; in a process of its own, since the cache's place is read on import."""
     folder = tmp_path / "hub" / "models--someone--tiny"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from reliable import assert_same, contents, run, settings, train, write_settings
 
+from slow import slow_except
 from stapo.run import RunDirectory
 from stapo.training.resume import MAY_CHANGE
 
@@ -28,7 +29,10 @@ FORBIDDEN = {
 }
 
 
-@pytest.mark.parametrize("flags, said", FORBIDDEN.values(), ids=FORBIDDEN)
+ENOUGH = [FORBIDDEN[name] for name in ("model", "algorithm", "new option", "fewer iterations")]
+
+
+@pytest.mark.parametrize("flags, said", slow_except(FORBIDDEN.values(), *ENOUGH), ids=FORBIDDEN)
 def test_refused_with_the_difference(made, tmp_path, flags, said):
     run_, folder = made
     before = {p: p.read_bytes() for p in run_.path.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -65,29 +69,37 @@ def test_other_tasks_are_refused(tmp_path):
     assert "was saved by a run on other tasks" in (tmp_path / "log").read_text()
 
 
-def test_more_iterations(tmp_path):
+STEADY = settings(optim__schedule="constant", eval__every=0, optim__iterations=2)
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    data = {**STEADY, "optim": {**STEADY["optim"], "iterations": 4}}
+    return contents(train(tmp_path_factory.mktemp("longer"), data))
+
+
+@pytest.mark.parametrize("command", slow_except(["resume", "train"], "resume"))
+def test_more_iterations(longer, tmp_path, command):
     """Extended by either command; what a constant rate does first is what it would have done in the longer run."""
-    steady = settings(optim__schedule="constant", eval__every=0, optim__iterations=2)
-    whole = train(tmp_path, {**steady, "optim": {**steady["optim"], "iterations": 4}}, name="whole")
-    for name, argv in {
-        "resume": ["resume", str(tmp_path / "resume"), "--iterations", "4", "--quiet"],
-        "train": ["train", str(write_settings(tmp_path, steady)), "--optim.iterations", "4", "--quiet", "--out",
-                  str(tmp_path / "train")],
-    }.items():  # fmt: skip
-        part = train(tmp_path, steady, name=name)
-        assert run(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
-        assert "optim.iterations: 2 -> 4" in (tmp_path / "log").read_text()
-        longer, expected = contents(part), contents(whole)
-        for key in ("metrics", "checkpoints/final/model.safetensors", "iteration-00004.jsonl", "sft"):
-            assert longer[key] == expected[key], (name, key)
-        assert part.checkpoints() == ["start", "iteration-00002", "final"]
-        assert [r["iteration"] for r in part.rows("evals") if r["mode"] == "greedy"] == [0, 2, 4]
-        assert part.config()["optim"]["iterations"] == 4
-        assert part.info()["resumed"][-1]["iteration"] == 2
+    part = train(tmp_path, STEADY)
+    source = str(write_settings(tmp_path, STEADY))
+    argv = {
+        "resume": ["resume", str(part.path), "--iterations", "4", "--quiet"],
+        "train": ["train", source, "--optim.iterations", "4", "--quiet", "--out", str(part.path)],
+    }[command]
+    assert run(argv, tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert "optim.iterations: 2 -> 4" in (tmp_path / "log").read_text()
+    found = contents(part)
+    for key in ("metrics", "checkpoints/final/model.safetensors", "iteration-00004.jsonl", "sft"):
+        assert found[key] == longer[key], key
+    assert part.checkpoints() == ["start", "iteration-00002", "final"]
+    assert [r["iteration"] for r in part.rows("evals") if r["mode"] == "greedy"] == [0, 2, 4]
+    assert part.config()["optim"]["iterations"] == 4
+    assert part.info()["resumed"][-1]["iteration"] == 2
 
 
 def test_what_may_change_does(tmp_path):
-    data = settings()
+    data = settings(optim__iterations=1)
     whole = train(tmp_path, data, name="whole")
     part = train(tmp_path, {**data, "log": {**data["log"], "keep_saves": 1}}, name="part", expect=0)
     log = tmp_path / "log"

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_few_hundred_outputs_break_nothing():
+def test_a_few_hundred_outputs_break_nothing(tmp_path):
     """Every kind of output is among them, and so are texts of 100,000 characters."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "try_model_outputs.py", "--count", "500", "--seed", "3"],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()]
+    script = ROOT / "scripts" / "try_model_outputs.py"
+    code, printed = run_script(script, tmp_path, "--count", "500", "--seed", "3")
+    assert code == 0, printed
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in printed.splitlines()]
     assert rows[-1][:5] == ["all", "500", "0", "0", "0"]
     assert len(rows) == 13
     assert ["100,000 characters", "5", "0", "0", "0"] in [row[:5] for row in rows]

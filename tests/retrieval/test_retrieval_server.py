@@ -15,6 +15,7 @@ import time
 import pytest
 from small_corpus import PASSAGES, Echo, write_corpus
 
+from slow import slow_except
 from stapo.cli.main import main
 from stapo.errors import ConfigError
 from stapo.hosts import is_loopback
@@ -248,7 +249,10 @@ def command(corpus, *more, **env):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize("number, code", slow_except(SIGNALS, SIGNALS[1]))
 def test_command_serves_until_a_signal(tmp_path, number, code):
     server = command(write_corpus(tmp_path / "c.jsonl"))
     try:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from tracked import install, rows, send
 
+from slow import slow_except
 from stapo.cli.main import main
 from stapo.errors import UnknownNameError
 from stapo.trackers import TRACKERS
@@ -76,7 +77,7 @@ def test_a_tracker_of_another_package_is_sent_all_once(site, run):
     assert len((run / "lines.txt").read_text().splitlines()) == len(lines)
 
 
-@pytest.mark.parametrize("name", RAISES)
+@pytest.mark.parametrize("name", slow_except(RAISES, "exception", "end", "lines"))
 def test_a_tracker_that_ends_is_told_once(site, run, name, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "key-of-mine-123")
     does, words = RAISES[name]
@@ -93,7 +94,7 @@ def test_a_tracker_that_ends_is_told_once(site, run, name, monkeypatch):
     assert "tracker 'fine': 10 rows sent" in said
 
 
-@pytest.mark.parametrize("method", ["__init__", "open", "log", "close"])
+@pytest.mark.parametrize("method", slow_except(["__init__", "open", "log", "close"], "log", "close"))
 def test_a_tracker_that_hangs_is_given_up(site, run, method):
     # In one of them the interpreter itself is held, in one SIGTERM does nothing.
     does = {

@@ -14,6 +14,7 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
+from slow import slow_except
 from stapo.cli.arguments import resolve
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
@@ -140,7 +141,7 @@ class CutShort(Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("mode", ["unseen", "seen"])
+@pytest.mark.parametrize("mode", slow_except(["unseen", "seen"], "unseen"))
 def test_cut_short_it_chooses_the_same(done, toy_model, tmp_path, mode):
     best = done.info()["best"]["iteration"]
     with pytest.raises(KeyboardInterrupt):

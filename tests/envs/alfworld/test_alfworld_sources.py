@@ -33,6 +33,7 @@ def released(shared, tmp_path_factory):
 # -- recorded games ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_recorded_games_are_complete(shared):
     source = open_source(shared / "data" / "alfworld")
     assert {split: len(source.ids(split)) for split in source.splits()} == {
@@ -76,6 +77,7 @@ def test_the_release_can_be_named_by_either_folder_or_by_its_variable(released, 
     assert open_source("$ALFWORLD_DATA").ids("train") == whole
 
 
+@pytest.mark.slow
 def test_the_tree_and_the_compact_files_hold_the_same_games(released, shared):
     tree, compact = open_source(released), open_source(shared / "data" / "alfworld")
     for split in SPLITS:

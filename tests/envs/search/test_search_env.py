@@ -399,6 +399,7 @@ def test_step_before_reset():
         _ = SearchEnv().question
 
 
+@pytest.mark.slow
 def test_recorded_passages_answer_recorded_questions(shared):
     """BM25 finds the answer among the first three as often as recorded, within the rounding of another BM25."""
     folder = shared / "data" / "searchqa"

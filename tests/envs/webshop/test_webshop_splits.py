@@ -76,6 +76,7 @@ def test_shops_of_the_presets_share_no_instruction(options, sizes):
     assert tuple(len(env.tasks_of(split)) for split in ("train", "valid", "test")) == sizes
 
 
+@pytest.mark.slow  # Of the generated shops, the tests above say it.
 def test_the_thousand_products_share_no_purchase(shared):
     path = shared / "data" / "webshop" / "items_shuffle_1000.json"
     env = WebShopEnv(products=path, goals_per_product=1)
