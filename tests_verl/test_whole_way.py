@@ -27,7 +27,7 @@ from stapo.config.training import OptimConfig
 from stapo.rollout import Trajectory
 from stapo.training.batch import build_batch
 from stapo.training.sampling import differing_groups
-from stapo.training.update import Updater, _Clock
+from stapo.training.update import Updater, _Call
 from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, TRAJECTORY
 from stapo.verl_plugin.rows import VerlRow, trajectories_of
 from test_engine import GRADIENT_LIMIT, policy_of, run_ranks, with_flags
@@ -185,7 +185,7 @@ def test_update_by_two_ranks(whole):
     updater = Updater(policy, policy_of(1).model, whole.run.algorithm, OptimConfig(mini_batch=1000), 1.0)
     reference = updater.scorer.reference_logp(batch, 4096)
     updater.optimizer.zero_grad()
-    updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False, None)
+    updater._backward(_Call(batch, None, reference), list(range(len(batch))), "here", False, None)
     wanted = {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}
     assert max(float((found[name] - wanted[name]).abs().max()) for name in wanted) <= GRADIENT_LIMIT
     assert max(float(g.abs().max()) for g in wanted.values()) > 100 * GRADIENT_LIMIT

@@ -27,7 +27,7 @@ from stapo.training import scoring as scoring_module
 from stapo.training import sft as sft_module
 from stapo.training.batch import build_batch, rows_of
 from stapo.training.critic import CriticLearner
-from stapo.training.update import Updater
+from stapo.training.update import Updater, _Call
 from toy_world import small_policy
 
 OPTIM = OptimConfig(learning_rate=1e-3, mini_batch=9, micro_tokens=120, grad_clip=1e9)
@@ -172,19 +172,13 @@ def test_the_same_gradient(name):
         updater.optimizer.zero_grad(set_to_none=True)
         order = list(range(len(batch)))
         ref = updater.scorer.reference_logp(batch, 90) if algorithm.loss.beta > 0 else None
-        log = updater._backward(batch, order, ref, _clock(), "here", True, None)
+        log = updater._backward(_Call(batch, None, ref), order, "here", True, None)
         grads = torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
         extra = (log.get("selective_loss") or 0.0, log["selective_gradient_ratio"] or 0.0)
         found.append((log["loss"], *extra, grads))
         policy.model.zero_grad(set_to_none=True)
     assert found[0][:3] == pytest.approx(found[1][:3], rel=1e-5, abs=1e-7)
     assert close(found[0][3], found[1][3])
-
-
-def _clock():
-    from stapo.training.update import _Clock
-
-    return _Clock()
 
 
 def test_the_same_values_of_a_critic():
@@ -277,7 +271,7 @@ def test_an_advantage_on_the_wrong_row_is_found():
         policy.model.zero_grad(set_to_none=True)
         changed = replace(batch, advantages=replace(batch.advantages, total_b=moved))
         ref = updater.scorer.reference_logp(changed, 90)
-        updater._backward(changed, list(range(len(batch))), ref, _clock(), "here", False, None)
+        updater._backward(_Call(changed, None, ref), list(range(len(batch))), "here", False, None)
         grads.append(torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]))
     assert not close(grads[0], grads[1], 1e-3)
 

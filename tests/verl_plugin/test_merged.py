@@ -21,7 +21,7 @@ from stapo.algo import Correction
 from stapo.config.training import OptimConfig
 from stapo.errors import EngineError
 from stapo.training.batch import build_batch, rows_of
-from stapo.training.update import Updater, _Clock
+from stapo.training.update import Updater, _Call
 from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, SAMPLED, STEP, TRAJECTORY, TRAJECTORY_STEPS, ragged_rows
 from stapo.verl_plugin.head import CapturingHead, FlaggedSteps, ScoringHead, standing_in
 from stapo.verl_plugin.objective import Totals, own_counts, rows_objective, steps_per_trajectory
@@ -59,7 +59,7 @@ class Case:
         optim = OptimConfig(micro_tokens=200)
         updater = Updater(self.policy, self.reference, algorithm, optim, 1.0, correction=correction)
         reference = updater.scorer.reference_logp(batch, 200)
-        log = updater._backward(batch, list(range(len(batch))), reference, _Clock(), "here", False, None)
+        log = updater._backward(_Call(batch, None, reference), list(range(len(batch))), "here", False, None)
         return log["loss"] + (log.get("selective_loss") or 0.0), gradient(self.policy.model)
 
 
