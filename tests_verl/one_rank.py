@@ -3,8 +3,8 @@
     RANK=r WORLD_SIZE=n MASTER_ADDR=… MASTER_PORT=… python one_rank.py FOLDER
 
 FOLDER holds the models `policy` and `reference`, and `jobs.json`, a list of mini-batches with an algorithm each. Rank 0
-writes for each job `NUMBER.safetensors` (gradients), `NUMBER.json` (metrics) and, where they are asked for,
-`NUMBER.scores.json`.
+writes for each job `NUMBER.safetensors` (gradients), `NUMBER.json` (metrics, and what traveled between the ranks) and,
+where they are asked for, `NUMBER.scores.json`.
 """
 
 from __future__ import annotations
@@ -103,6 +103,27 @@ def infer(model, rows: list[dict], tokens: int) -> dict[str, torch.Tensor]:
     return {name: response_from_nested(output[name], data["response_mask"]) for name in ("log_probs", "entropy")}
 
 
+class Traffic:
+    """Counts what FSDP2 gathers and reduces, in bytes of whole tensors."""
+
+    def __init__(self) -> None:
+        self.bytes = {"gathered": 0, "reduced": 0}
+        gather, reduce = dist.all_gather_single, dist.reduce_scatter_single  # what FSDP2 of torch 2.13 calls
+
+        def counted_gather(*args, **others):
+            self.bytes["gathered"] += (args[0] if args else others["output_tensor"]).nbytes
+            return gather(*args, **others)
+
+        def counted_reduce(*args, **others):
+            self.bytes["reduced"] += (args[1] if args else others["input"]).nbytes
+            return reduce(*args, **others)
+
+        dist.all_gather_single, dist.reduce_scatter_single = counted_gather, counted_reduce
+
+    def since(self, before: dict[str, int]) -> dict[str, int]:
+        return {name: size - before[name] for name, size in self.bytes.items()}
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -110,6 +131,7 @@ def main() -> None:
     register_engine("cpu")
     rank, ranks = dist.get_rank(), dist.get_world_size()
     jobs = json.loads((folder / "jobs.json").read_text())
+    traffic = Traffic()
     reference = engine(folder / "reference", forward_only=True)
     for number, job in enumerate(jobs):
         rows = job["rows"]
@@ -126,7 +148,9 @@ def main() -> None:
         loss = StapoLoss(from_data(AlgorithmConfig, job["algorithm"]))
         with policy.train_mode():
             policy.optimizer_zero_grad()
+            before = dict(traffic.bytes)
             output = policy.forward_backward_batch(data, loss)
+            traveled = traffic.since(before)
             tensors = {
                 name: p.grad.full_tensor().contiguous()
                 for name, p in policy.module.named_parameters()
@@ -138,7 +162,7 @@ def main() -> None:
         if rank == 0:
             save_file({name: t.detach().clone() for name, t in tensors.items()}, folder / f"{number}.safetensors")
             metrics = {key: type(v).aggregate_dp([g[key] for g in gathered]) for key, v in output["metrics"].items()}
-            (folder / f"{number}.json").write_text(json.dumps({**metrics, "grad_norm": float(norm)}))
+            (folder / f"{number}.json").write_text(json.dumps({**metrics, **traveled, "grad_norm": float(norm)}))
     dist.barrier()
     dist.destroy_process_group()
 

@@ -31,13 +31,13 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.sampler import HFSampler
 from stapo.training.batch import build_batch
-from stapo.training.update import Updater, _Clock
+from stapo.training.update import Updater, _Call
 from stapo.verl_plugin.fields import STEP
 from toy_world import TEXTS, ToyEnv
 from verl_rows import verl_columns, verl_rows, with_flags
 
 RANKS = 2
-SECONDS = 240
+SECONDS = 900
 SCORE_LIMIT, GRADIENT_LIMIT = 1e-6, 1e-5
 
 
@@ -67,10 +67,16 @@ AGENTS = {
 }
 
 
-def policy_of(seed: int) -> Policy:
+def policy_of(seed: int, hidden_size: int = 16) -> Policy:
     # A Llama: AutoTokenizer, which verl uses, keeps its tokenizer as it was saved.
     sizes = ModelConfig(
-        architecture="llama", device="cpu", hidden_size=16, layers=2, heads=2, intermediate_size=32, vocab_size=300
+        architecture="llama",
+        device="cpu",
+        hidden_size=hidden_size,
+        layers=2,
+        heads=2,
+        intermediate_size=32,
+        vocab_size=300,
     )
     return build_policy(sizes, TEXTS, 512, seed)
 
@@ -145,7 +151,7 @@ class Case:
         updater = Updater(policy, self.reference.model, algorithm, OptimConfig(mini_batch=1000), 1.0)
         reference = updater.scorer.reference_logp(batch, 4096)
         updater.optimizer.zero_grad()
-        log = updater._backward(batch, self.rows[number], reference, _Clock(), "here", False, None)
+        log = updater._backward(_Call(batch, None, reference), self.rows[number], "here", False, None)
         return {name: p.grad for name, p in policy.model.named_parameters() if p.grad is not None}, log
 
     def verl(self, number: int) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -217,3 +223,19 @@ def test_micro_batches_change_nothing(case):
     names = list(JOBS)
     (one, _), (many, _) = case.verl(names.index("stapo")), case.verl(names.index("micro-batches"))
     assert max(float((one[name] - many[name]).abs().max()) for name in one) <= GRADIENT_LIMIT
+
+
+def test_what_travels_is_what_the_estimate_counts(case):
+    """`stapo.estimate.cluster`: a micro-batch gathers the policy twice, and the reference where it has flagged rows.
+
+    A mini-batch reduces its gradients once.
+    """
+    names = list(JOBS)
+    weights = 4 * sum(p.numel() for p in case.policy.model.parameters())
+    (_, one), (_, many), (_, plain) = (case.verl(names.index(name)) for name in ("stapo", "micro-batches", "gigpo"))
+    for found in (one, many, plain):
+        assert found["reduced"] == pytest.approx(weights, rel=0.01)
+    assert plain["gathered"] == pytest.approx(2 * weights, rel=0.01)
+    assert one["gathered"] == pytest.approx(3 * weights, rel=0.01)
+    assert many["gathered"] / weights == pytest.approx(round(many["gathered"] / weights), abs=0.1)
+    assert many["gathered"] >= 3 * one["gathered"]

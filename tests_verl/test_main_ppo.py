@@ -10,110 +10,11 @@ The rollout servers are `cpu_rollout`'s, one for each rank; everything else is v
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import time
-import uuid
-from pathlib import Path
 
 import pytest
-import yaml
 
-from marked_processes import marked, processes_of
-from stapo.config.schema import to_data
-from test_engine import policy_of, with_flags
-from toy_world import toy_settings
-
-SECONDS = 1200
-ON_CPU = [
-    "actor_rollout_ref.rollout.name=hf",
-    "actor_rollout_ref.rollout.agent.num_workers=1",
-    "actor_rollout_ref.model.use_remove_padding=False",
-    "actor_rollout_ref.model.enable_gradient_checkpointing=False",
-    "+actor_rollout_ref.model.override_config.attn_implementation=sdpa",
-    "actor_rollout_ref.actor.fsdp_config.use_torch_compile=False",
-    "actor_rollout_ref.ref.fsdp_config.use_torch_compile=False",
-    "reward.num_workers=1",
-    "trainer.device=cpu",
-    "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
-    "ray_kwargs.ray_init.num_cpus=24",
-    "+ray_kwargs.ray_init.include_dashboard=False",
-]
-COMMAND = "import sys, toy_plugin; from stapo.cli.main import main; sys.exit(main(sys.argv[1:]))"
-
-
-class Started:
-    """A `stapo verl` that runs.
-
-    Args:
-        folder: for the settings, the model, its log and verl's saves; one that was used already is resumed.
-        ranks: GPUs that verl believes to have.
-        changes: settings of the run.
-    """
-
-    def __init__(self, folder: Path, ranks: int = 1, **changes: object) -> None:
-        self.folder, self.ranks, self.mark = folder, ranks, uuid.uuid4().hex
-        if not (folder / "policy").exists():
-            policy_of(0).save(folder / "policy")
-        settings = toy_settings(
-            folder / "policy", agent__prompt="conversation", model__dtype="float32", optim__mini_batch=8,
-            eval__greedy=False, rollout__correction="token_mask", **changes,
-        )  # fmt: skip
-        settings["algorithm"] = to_data(with_flags(6, "stapo"))
-        (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-        self.log = folder / f"{self.mark}.log"
-        words = ["verl", "run.yaml", "--gpus-per-node", str(ranks), "--out", "out", *ON_CPU]
-        with self.log.open("w") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", COMMAND, *words, f"+ray_kwargs.ray_init.num_gpus={ranks}"],
-                env={**marked(self.mark), "VERL_USE_EXTERNAL_MODULES": "cpu_platform,cpu_rollout,toy_plugin"},
-                cwd=folder,
-                stdout=out,
-                stderr=out,
-            )
-
-    def said(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def finish(self) -> str:
-        """Wait for its end; returns what it said."""
-        try:
-            code = self.process.wait(timeout=SECONDS)
-        finally:
-            self.process.kill()
-        assert code == 0, self.said()[-6000:]
-        assert not processes_of(self.mark, patience=60)
-        return self.said()
-
-    def wait_for(self, path: Path) -> None:
-        end = time.monotonic() + SECONDS
-        while not path.exists() and self.process.poll() is None and time.monotonic() < end:
-            time.sleep(0.2)
-        assert path.exists(), self.said()[-6000:]
-
-
-def metrics_of(log: str, step: int) -> dict[str, float]:
-    (line,) = re.findall(rf"step:{step} - (.*)", log)
-    pairs = (part.rsplit(":", 1) for part in line.split(" - "))
-    return {key: float(re.sub(r"np\.\w+\(|\)", "", value)) for key, value in pairs}
-
-
-def assert_healthy(found: dict[str, float]) -> None:
-    # Two groups of four, three steps each.
-    assert (found["stapo/rows"], found["stapo/sequences/count"]) == (24, 8)
-    assert found["stapo/sequences/tokens"] < found["stapo/sequences/row_tokens"]
-    # The one optimizer step is taken at the policy that sampled.
-    assert found["actor/stapo/ratio"] == pytest.approx(1, abs=1e-5)
-    assert found["actor/stapo/old_kl"] == pytest.approx(0, abs=1e-6)
-    assert found["training/rollout_probs_diff_max"] < 1e-4
-    # Corrected, and there is nothing to correct.
-    assert found["stapo/mismatch/k3_kl"] == pytest.approx(0, abs=1e-6)
-    assert (found["stapo/mismatch/truncated"], found["stapo/mismatch/ess"]) == (0, pytest.approx(1, abs=1e-6))
-    assert found["actor/grad_norm"] > 0
-    # Steps were flagged, and their blind prompts read.
-    assert found["stapo/outlier/acted_on"] > 0
-    assert found["actor/stapo/r_ta"] > 0
-
+from marked_processes import processes_of
+from started import Started, assert_healthy, metrics_of
 
 # -- 1 -----------------------------------------------------------------------------------------------------------------
 

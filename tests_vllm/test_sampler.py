@@ -5,6 +5,7 @@
 3. Moved weights arrive, those of adapters as well; linear weights that do not are found, though vLLM packs them away.
 4. Starting it leaves threads and random numbers alone.
 5. Stop texts end responses with the token that completes them, outside thoughts.
+6. Prompts that come while others are answered get the same responses; those that were dropped leave nothing behind.
 """
 
 from __future__ import annotations
@@ -148,3 +149,27 @@ def test_texts_end_responses_outside_thoughts(encoder_class):
         assert any("e" in text for text in texts) == (encoder_class is Thinking)
     finally:
         sampler.close()
+
+
+def test_prompts_that_come_while_others_are_answered(pair):
+    policy, sampler = pair
+    prompts, streams = asked(policy)
+    expected = sampler.sample(prompts, streams, 1.0)
+    sampler.weights_will_move()  # so the cache of prompts is dropped
+    found, waiting = {}, list(range(len(prompts)))
+    while len(found) < len(prompts):
+        for slot in waiting[:1]:
+            sampler.put(slot, prompts[slot], streams[slot], 1.0)
+        waiting = waiting[1:]
+        found |= dict(sampler.advance())
+    assert [found[slot].ids for slot in sorted(found)] == [sample.ids for sample in expected]
+    for slot, sample in found.items():
+        assert sample.logprobs == pytest.approx(expected[slot].logprobs, abs=1e-4)
+    sampler.put(0, prompts[0], streams[0], 1.0)
+    sampler.abandon()
+    assert [s.ids for s in sampler.sample(prompts, streams, 1.0)] == [s.ids for s in expected]
+    sampler.put(7, prompts[1], streams[1], 1.0)
+    last = []
+    while not last:
+        last = sampler.advance()
+    assert [(slot, sample.ids) for slot, sample in last] == [(7, expected[1].ids)]

@@ -49,10 +49,13 @@ def assert_healthy(rows):
 # -- 1 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[0, 4], ids=["full", "lora"])
+ADAPTERS = ["--model.lora.rank", "4", "--rollout.vllm.continuous"]
+
+
+@pytest.fixture(scope="module", params=[[], ADAPTERS], ids=["full", "lora, without turns"])
 def trained(request, tmp_path_factory):
     out, mark = tmp_path_factory.mktemp("trained") / "run", uuid.uuid4().hex
-    done = stapo("train", *RUN, "--out", out, "--model.lora.rank", request.param, mark=mark)
+    done = stapo("train", *RUN, "--out", out, *request.param, mark=mark)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "vllm" not in done.stdout.lower()

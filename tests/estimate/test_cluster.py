@@ -59,6 +59,9 @@ def test_an_iteration_by_hand():
     # 4 mini-batches of one micro-batch, each with two gathers and a reduction; then 28 x 66 / 4 bytes of the optimizer.
     assert 3 * forward < 4 * (2 * gather + reduce)
     assert parts["update"] == pytest.approx(4 * (2 * gather + reduce) + 4 * 28 * 66 / 4 / 100)
+    # Passes of half the size gather twice as often, and reduce as often.
+    small = iteration_seconds(SHAPE, replace(WORK, micro_tokens=8), TWO, LONGEST)
+    assert small["update"] - parts["update"] == pytest.approx(4 * 2 * gather)
     # 1 % of it, in the same passes; the reference gathers once for each mini-batch's flagged rows.
     assert parts["blind passes"] == pytest.approx(3 * forward / 100 + 4 * gather)
     assert parts["iteration"] == pytest.approx(sum(parts.values()) - parts["iteration"])

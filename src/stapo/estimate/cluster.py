@@ -90,7 +90,8 @@ def iteration_seconds(shape: ModelShape, w: Workload, cluster: Cluster, longest_
     gather = cluster.spread(shape.parameters * w.bytes_per_weight)
     reduce = cluster.spread(shape.parameters * GRADIENT_BYTES)
 
-    # A mini-batch is as slow as the GPU with most rows, and every one of its micro-batches gathers the weights.
+    # A mini-batch is as slow as the GPU with most rows. Each of its micro-batches gathers the weights for forward and
+    # for backward; gradients are reduced once.
     units = w.episodes * w.sequences if w.sequences else rows
     mini_batches = math.ceil(units / w.mini_batch)
     uneven = math.ceil(w.mini_batch / gpus) * gpus / w.mini_batch
@@ -102,7 +103,7 @@ def iteration_seconds(shape: ModelShape, w: Workload, cluster: Cluster, longest_
     scored = max(forward, passes * gather)
     train = 3.0 + (1.0 if w.checkpointing else 0.0)
     stepped = OPTIMIZER_BYTES * shape.parameters / gpus / (device.bandwidth * STREAMING)
-    trained = max(train * forward * uneven, mini_batches * micros * (2 * gather + reduce)) + mini_batches * stepped
+    trained = max(train * forward * uneven, mini_batches * (micros * 2 * gather + reduce)) + mini_batches * stepped
     # The blind prompts are further sequences of the same passes; the reference reads them in passes of its own.
     flagged = mini_batches * min(micros, math.ceil(FLAGGED * w.mini_batch))
     parts = {
