@@ -64,7 +64,10 @@ def run_script(script: Path, folder: Path, *argv: str) -> tuple[int, str]:
     def does() -> int:
         os.chdir(folder)
         sys.argv = [str(script), *argv]
-        runpy.run_path(str(script), run_name="__main__")
+        try:
+            runpy.run_path(str(script), run_name="__main__")
+        except SystemExit as err:
+            return err.code if isinstance(err.code, int) else int(err.code is not None)
         return 0
 
     printed = folder / "printed"
