@@ -79,6 +79,18 @@ def test_links_lead_somewhere(path):
             assert anchor in {slug(h) for h in re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)}, target
 
 
+def test_prose_fits_an_editor():
+    """Results and the changelog are records of their day."""
+    pages = [path for path in PAGES if "results" not in path.parts and path.name != "CHANGELOG.md"]
+    long = []
+    for path in pages:
+        prose = FENCE.sub(lambda block: "\n" * block.group().count("\n"), path.read_text(encoding="utf-8"))
+        lines = enumerate(prose.splitlines(), start=1)
+        long += [f"{name_of(path)}:{number}" for number, line in lines if len(line) > 134 and not line.startswith("|")]
+    assert len(pages) > 20
+    assert long == []
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.html")), ids=name_of)
 def test_links_of_shipped_pages_lead_somewhere(path):
     page = path.read_text(encoding="utf-8")
