@@ -57,10 +57,13 @@ class Started:
         folder: for the settings, the model, its log and verl's saves; one that was used already is resumed.
         ranks: GPUs that verl believes to have.
         server: "hf" or "vllm".
+        stop: written by `stop_in_update`, when the run stays inside its second update.
         changes: settings of the run.
     """
 
-    def __init__(self, folder: Path, ranks: int = 1, server: str = "hf", **changes: object) -> None:
+    def __init__(
+        self, folder: Path, ranks: int = 1, server: str = "hf", stop: Path | None = None, **changes: object
+    ) -> None:
         self.folder, self.ranks, self.mark = folder, ranks, uuid.uuid4().hex
         if not (folder / "policy").exists():
             policy_of(0, hidden_size=64 if server == "vllm" else 16).save(folder / "policy")
@@ -73,10 +76,13 @@ class Started:
         self.log = folder / f"{self.mark}.log"
         words = ["verl", "run.yaml", "--gpus-per-node", str(ranks), "--out", "out", *ON_CPU, *SERVERS[server]]
         words += [f"actor_rollout_ref.rollout.name={server}", f"+ray_kwargs.ray_init.num_gpus={ranks}"]
+        modules = {"VERL_USE_EXTERNAL_MODULES": MODULES}
+        if stop is not None:
+            modules = {"VERL_USE_EXTERNAL_MODULES": f"{MODULES},stop_in_update", "STOP_MARKER": str(stop)}
         with self.log.open("w") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", COMMAND, *words],
-                env={**marked(self.mark), **RAY_ENV, **VLLM_ENV, "VERL_USE_EXTERNAL_MODULES": MODULES},
+                env={**marked(self.mark), **RAY_ENV, **VLLM_ENV, **modules},
                 cwd=folder,
                 stdout=out,
                 stderr=out,
