@@ -170,6 +170,20 @@ def test_unequal_budgets_are_said(tmp_path, capsys):
     assert "stapo: 12 episodes" in write_page(plan, tmp_path, found).read_text()
 
 
+def test_long_labels_are_whole_in_a_line_of_80(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    labels = ("stapo,sampler=uniform", "stapo,sampler=informative")
+    plan = plan_for()
+    write_runs(tmp_path, plan)
+    found = results(plan, tmp_path, {}, "grpo")
+    found["variants"] = [{**variant, "label": label} for variant, label in zip(found["variants"], labels, strict=True)]
+    show({**found, "baseline": labels[0]}, sys.stdout)
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    shown = "".join(row[1].strip() for row in rows)
+    assert shown == "".join(labels) * 2
+    assert "0.125" in " ".join(cell for row in rows for cell in row)
+
+
 def test_nothing_done_yet(tmp_path):
     plan = plan_for()
     found = results(plan, tmp_path, {}, "grpo")

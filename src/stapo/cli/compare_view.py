@@ -18,6 +18,7 @@ from stapo.comparison.jobs import Ended, Job
 from stapo.comparison.results import judged
 from stapo.texts import counted
 
+_WIDTH = 14  # characters of a label that fit beside the numbers in a line of 80
 _LOOK = 1.0  # seconds between looks at what the runs have written
 
 
@@ -100,15 +101,19 @@ class Progress:
 def show(found: dict[str, Any], file: TextIO) -> None:
     """Print the table of a comparison."""
     console = Console(file=file)
-    success = Table("variant", "play", title="success on held-out tasks, after RL")
+    success = Table(title="success on held-out tasks, after RL")
     scores = ("score",) if judged(found) else ()
-    for heading in ("start", "end", "± sd", *scores, f"minus {found['baseline']}", "95 % interval"):
-        success.add_column(foreign(heading), justify="right")
+    # Where a line is too short for all, labels are folded, numbers stay whole.
+    success.add_column("variant", overflow="fold")
+    for heading in ("play", "start", "end", "± sd", *scores):
+        success.add_column(heading, justify="left" if heading == "play" else "right", no_wrap=heading != "play")
+    success.add_column(foreign(f"minus {_in_lines(found['baseline'])}"), justify="right", overflow="fold")
+    success.add_column("95 % interval", justify="right", no_wrap=True)
     cost = Table("variant", title="means per run")
     for heading in ("flagged", "steps", "tokens", "minutes", "runs done"):
         cost.add_column(heading, justify="right")
     for variant in found["variants"]:
-        label, totals, failed = foreign(variant["label"]), variant["totals"], variant["failed"]
+        label, totals, failed = foreign(_in_lines(variant["label"])), variant["totals"], variant["failed"]
         for n, mode in enumerate(found["protocols"]):
             gap, end = variant["difference"].get(mode), variant["final"].get(mode) or {}
             success.add_row(
@@ -147,6 +152,12 @@ def show(found: dict[str, Any], file: TextIO) -> None:
             if part["status"] != "done":
                 reason = f": {part['error']}" if part["error"] else ""
                 say(console, foreign(f"{variant['label']}, seed {part['seed']}: {part['status']}{reason}"), "red")
+
+
+def _in_lines(label: str) -> str:
+    """A label with each of its settings in a line of its own, long ones in two."""
+    parts = label.split(",")
+    return ",\n".join(part if len(part) <= _WIDTH else part.replace("=", "=\n") for part in parts)
 
 
 def _form(value: float | None, form: str) -> str:
