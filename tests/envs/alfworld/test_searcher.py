@@ -106,7 +106,7 @@ def test_habits_prefer_what_is_offered_first():
 
 
 def test_one_that_forgets_says_so_and_goes_back_and_else_goes_through_the_places_in_order():
-    """Lost: back to a place that it has looked into, all equally likely. Not lost: the next place of the list."""
+    """Lost: back to one of three places that it has looked into, all equally likely. Not lost: the next of the list."""
     env = stapo.make("alfworld", scenes="search", max_steps=60, demonstrator_forgets=0.5)
     lost, orderly, back = 0, 0, []
     for task in list(env.tasks_of("train"))[::20]:
@@ -118,6 +118,9 @@ def test_one_that_forgets_says_so_and_goes_back_and_else_goes_through_the_places
             again = [place for place in order if place != player.here]
             if "I forgot where I looked" in player.thought():
                 lost += 1
+                maybe = player.thought().split("Maybe ")[1].removesuffix(".").split(" or ")
+                assert len(set(maybe)) == len(maybe) == min(3, len(again))
+                assert {action[6:]} <= set(maybe) <= set(again)
                 assert len(again) >= 2
                 back.append(again.index(action[6:]) / (len(again) - 1))
             elif player.thought().startswith("I need") and action in places:

@@ -15,6 +15,9 @@ from stapo.envs.alfworld.engine import State
 _ENOUGH_TO_FORGET = 3
 """Places that one has to have looked into to forget which they were; fewer are one way back, and no doubt."""
 
+_MOST_IN_DOUBT = 3
+"""Places that one who has forgotten hesitates between."""
+
 
 class PlayedGame(Protocol):
     """What those who look on know of a game in progress."""
@@ -47,10 +50,10 @@ class Demonstrator:
             again, and teaches a policy to search without heeding what it did before.
         habit: 0 looks anywhere next, all places equally likely; above 0 it prefers places early in the list of offered
             commands, each by this share less likely than the one before it.
-        forgets: share of its choices of a place, 0 to 1, at which it has forgotten where it looked, says so, and goes
-            back to any of the places that it has looked into; possible once these are three. At the others it takes
-            the next place in the order of the offered commands. Above 0 its mistakes are the steps at which it is
-            uncertain. Leave `habit` at 0 then.
+        forgets: share of its choices of a place, 0 to 1, at which it has forgotten where it looked, says so, hesitates
+            between up to three of the places that it has looked into, and goes back to one of them; possible once it
+            has looked into three. At the others it takes the next place in the order of the offered commands. Above 0
+            its mistakes are the steps at which it is uncertain. Leave `habit` at 0 then.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class Demonstrator:
         self.habit = habit
         self.forgets = forgets
         self._choice: str | None = None
-        self._lost = False
+        self._doubt = ""
         self.here: str | None = None
         self.looked: list[str] = []
         self._furthest = ""
@@ -101,13 +104,17 @@ class Demonstrator:
         return self.rng.choices(unseen, [(1.0 - self.habit) ** place for place in range(len(unseen))])[0]
 
     def _forgetful(self, wanted: str, unseen: list[str]) -> str | None:
-        """Back to any place where it has forgotten all, else to the next in order; drawn once a step."""
+        """Back to a place, after some doubt, where it has forgotten all; else to the next in order. Drawn once a step."""
         if self._choice is None:
             again = [place for place in self.looked if place != self.here]
-            self._lost = len(again) >= _ENOUGH_TO_FORGET - 1 and self.rng.random() < self.forgets
-            self._choice = f"go to {self.rng.choice(again)}" if self._lost else next(iter(unseen), "")
-        if self._lost:
-            self.why = f"I need the {wanted}. I forgot where I looked."
+            self._doubt = ""
+            self._choice = next(iter(unseen), "")
+            if len(again) >= _ENOUGH_TO_FORGET - 1 and self.rng.random() < self.forgets:
+                maybe = self.rng.sample(again, min(_MOST_IN_DOUBT, len(again)))
+                self._choice = f"go to {self.rng.choice(maybe)}"
+                self._doubt = f"I forgot where I looked. Maybe {' or '.join(maybe)}."
+        if self._doubt:
+            self.why = f"I need the {wanted}. {self._doubt}"
         return self._choice or None
 
     def played(self, command: str, effect: bool) -> None:

@@ -38,7 +38,7 @@ class AlfworldEnv:
         demonstrator_habit: from 0 to below 1; above 0 the demonstrator looks first, and again, into the same few
             places. See `stapo.envs.alfworld.demonstrator.Demonstrator`.
         demonstrator_forgets: from 0 to 1; share of its choices of a place at which the demonstrator has forgotten where
-            it looked, says so in its thought, and goes back to any place that it has searched.
+            it looked, says so in its thought, hesitates, and goes back to a place that it has searched.
 
     Raises:
         ConfigError: an option that cannot be used.
