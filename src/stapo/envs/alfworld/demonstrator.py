@@ -104,7 +104,7 @@ class Demonstrator:
         return self.rng.choices(unseen, [(1.0 - self.habit) ** place for place in range(len(unseen))])[0]
 
     def _forgetful(self, wanted: str, unseen: list[str]) -> str | None:
-        """Back to a place, after some doubt, where it has forgotten all; else to the next in order. Drawn once a step."""
+        """Back to a place, after some doubt, where it has forgotten all; else to the next. Drawn once a step."""
         if self._choice is None:
             again = [place for place in self.looked if place != self.here]
             self._doubt = ""
