@@ -215,10 +215,10 @@ PIECES = {
 }
 
 
-BROKEN = [("raise RuntimeError('broken')", "RuntimeError: broken"), ("Env = 7", "is 7")]
+BAD_PIECES = [("raise RuntimeError('broken')", "RuntimeError: broken"), ("Env = 7", "is 7")]
 
 
-@pytest.mark.parametrize("code, said", slow_except(BROKEN, BROKEN[0]))
+@pytest.mark.parametrize("code, said", slow_except(BAD_PIECES, BAD_PIECES[0]))
 def test_a_broken_piece_of_any_kind_is_a_row_and_is_refused_before_a_run(site, capsys, tmp_path, code, said):
     kinds = [*PIECES, "algorithms", "environments", "retrievers"]
     site("bad-one", code, "".join(f"[stapo.{kind}]\nbad-one = bad_one_module:Env\n" for kind in kinds))
