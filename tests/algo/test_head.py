@@ -43,8 +43,9 @@ def grads(loss, x, names):
 
 
 def assert_same(got, want):
+    """Up to the order of sums in float32, which depends on how many threads a product gets."""
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(a, b, atol=3e-5, rtol=1e-5)
 
 
 mix = torch.linspace(-1, 2, N)  # uneven weights, so that no two positions are interchangeable
