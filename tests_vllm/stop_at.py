@@ -1,7 +1,7 @@
 """`stapo` that says when it is at a place, for tests that kill it there: `python stop_at.py PLACE MARKER WORDS…`.
 
-PLACE is ``push`` (half of the weights of the second copy are in vLLM; it stays there) or ``generate`` (vLLM answers the
-first prompts behind that copy). MARKER is written when it is there, MARKER.past if it comes by.
+PLACE is ``push`` (half of the weights of the second copy are in vLLM; it stays there) or ``generate`` (vLLM has
+made a step of its answers to the first prompts behind that copy; it stays there). MARKER is written when it is there.
 """
 
 from __future__ import annotations
@@ -33,13 +33,18 @@ def install(place: str, marker: Path) -> None:
             yield pair
 
     def watched_generate(self, asked, params):
-        here = place == "generate" and pushes[0] == 2 and len(asked) > 1 and not marker.exists()
-        if here:
-            marker.touch()
-        answers = generate(self, asked, params)
-        if here:
-            marker.with_suffix(".past").touch()
-        return answers
+        if place == "generate" and pushes[0] == 2 and len(asked) > 1:
+            engine = self._llm.llm_engine
+            step = engine.step
+
+            def first_step():
+                step()
+                assert engine.has_unfinished_requests()
+                marker.touch()
+                time.sleep(FOREVER)
+
+            engine.step = first_step
+        return generate(self, asked, params)
 
     VllmSampler._push, VllmSampler._generate = counted_push, watched_generate
     Policy.plain_weights = half_of_the_weights
