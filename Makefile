@@ -68,7 +68,7 @@ guards: $(READY) ## Remove each guard of the reliability suite in a copy, and se
 viewer: ## Build the pages of 'stapo view' from viewer/ into the package; needs Node 20 or later
 	cd viewer && npm ci --no-audit --no-fund && npm run check && npm run build
 
-test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (3 GB)
+test-verl: $(VERL_READY) ## Run the tests of the plugin for verl, in an environment of its own (4 GB)
 	$(VERL_VENV)/bin/python -m pytest -q -p no:cacheprovider tests_verl $(PYTEST_ARGS)
 
 test-ecosystem: $(ECOSYSTEM_READY) ## Run the tests with OpenEnv, Gymnasium and TRL themselves, in an environment of its own (1.5 GB)
