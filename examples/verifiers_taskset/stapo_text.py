@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Self
 
 import verifiers.v1 as vf
@@ -44,9 +45,8 @@ class StapoTextConfig(vf.TasksetConfig):
     def can_be_built(self) -> Self:
         """What cannot be built is said before anything runs."""
         try:
-            env = stapo.make(self.environment, **self.options)
-            tasks_in(env, self.split)
-            env.close()
+            with closing(stapo.make(self.environment, **self.options)) as env:
+                tasks_in(env, self.split)
         except StapoError as err:
             raise ValueError(str(err)) from None
         return self
@@ -69,15 +69,15 @@ class StapoTextTaskset(vf.Taskset[StapoTextTask, StapoTextConfig]):
     def load(self) -> Iterator[StapoTextTask]:
         """Yield the tasks, each with what is seen first as its prompt."""
         config = self.config
-        env = stapo.make(config.environment, **config.options)
-        tasks = list(tasks_in(env, config.split))
-        random.Random(config.seed).shuffle(tasks)
-        for task_id in tasks:
-            first = env.reset(task_id)
-            goal = "" if first.goal in first.text else f"Your task: {first.goal}\n\n"
-            info = {"environment": config.environment, "options": config.options, "task_id": task_id}
-            data = StapoTextData(name=task_id, prompt=goal + shown(first), system_prompt=SYSTEM_PROMPT, info=info)
-            yield StapoTextTask(data, config.task)
+        with closing(stapo.make(config.environment, **config.options)) as env:
+            tasks = list(tasks_in(env, config.split))
+            random.Random(config.seed).shuffle(tasks)
+            for task_id in tasks:
+                first = env.reset(task_id)
+                goal = "" if first.goal in first.text else f"Your task: {first.goal}\n\n"
+                info = {"environment": config.environment, "options": config.options, "task_id": task_id}
+                data = StapoTextData(name=task_id, prompt=goal + shown(first), system_prompt=SYSTEM_PROMPT, info=info)
+                yield StapoTextTask(data, config.task)
 
 
 class StapoTextEnvConfig(vf.EnvConfig):
@@ -92,10 +92,9 @@ class StapoTextEnv(vf.Env[StapoTextEnvConfig]):
     async def run(self, task: StapoTextTask, agents: Any) -> None:
         """Play an episode, and record its return."""
         info = task.data.info
-        env = stapo.make(info["environment"], **info["options"])
-        env.reset(info["task_id"])
         total, steps, won = 0.0, 0, False
-        try:
+        with closing(stapo.make(info["environment"], **info["options"])) as env:
+            env.reset(info["task_id"])
             async with agents.player.interaction(task) as interaction:
                 segment = await interaction.turn()
                 while not segment.terminated:
@@ -104,8 +103,6 @@ class StapoTextEnv(vf.Env[StapoTextEnvConfig]):
                     if out.done:
                         break
                     segment = await interaction.turn(shown(out))
-        finally:
-            env.close()
         interaction.trace.record_reward("episode_return", total)
         interaction.trace.record_metrics({"won": float(won), "steps": float(steps)})
 

@@ -105,8 +105,9 @@ def show(found: dict[str, Any], file: TextIO) -> None:
     scores = ("score",) if judged(found) else ()
     # Where a line is too short for all, labels are folded, numbers stay whole.
     success.add_column("variant", overflow="fold")
-    for heading in ("play", "start", "end", "± sd", *scores):
-        success.add_column(heading, justify="left" if heading == "play" else "right", no_wrap=heading != "play")
+    success.add_column("play")
+    for heading in ("start", "end", "± sd", *scores):
+        success.add_column(heading, justify="right", no_wrap=True)
     success.add_column(foreign(f"minus {_in_lines(found['baseline'])}"), justify="right", overflow="fold")
     success.add_column("95 % interval", justify="right", no_wrap=True)
     cost = Table("variant", title="means per run")

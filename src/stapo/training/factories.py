@@ -133,8 +133,7 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         UnknownNameError: no environment has the configured name.
         ConfigError: options that the environment does not have.
     """
-    vllm = config.rollout.vllm
-    continuous = vllm.continuous and isinstance(sampler, ContinuousSampler)
+    continuous = config.rollout.vllm.continuous and isinstance(sampler, ContinuousSampler)
     return (ContinuousCollector if continuous else Collector)(
         make_env=env_factory(config),
         encoder=encoder,
