@@ -238,6 +238,18 @@ def test_nothing_is_pushed_into_a_wall_or_another_box(room):
     assert not env.step("right").info["effect"]
 
 
+def test_positions_are_said_below_the_room(room):
+    said = room("######\n#P___#\n#_X__#\n#__X_#\n#OO__#\n######", positions=True)
+    assert said.step("right").text.splitlines()[-1] == (
+        "Player at row 2, column 3. Box at row 3, column 3; row 4, column 4. Target at row 5, column 2; row 5, column 3."
+    )
+    assert said.step("down").text.splitlines()[-1].startswith("Player at row 3, column 3. Box at row 4, column 3;")
+    plain = room(ROOM).reset("train/000000").text
+    assert room(ROOM, positions=True).reset("train/000000").text == plain + (
+        "\nPlayer at row 2, column 2. Box at row 3, column 3. Target at row 5, column 4."
+    )
+
+
 def test_the_limit_ends_an_episode(room):
     env = room(max_steps=3)
     results = [env.step("nonsense") for _ in range(3)]
@@ -279,6 +291,7 @@ def test_tasks():
     ("boxes", 4, "boxes must be a whole number from 1 to 3"),
     ("levels", 0, "levels must be a whole number of at least 1"),
     ("search_depth", True, "search_depth must be a whole number"),
+    ("positions", 1, "positions must be true or false, found 1"),
     ("demonstrator_slips", 1.5, "demonstrator_slips is 1.5, expected a number from 0 to 1"),
 ])  # fmt: skip
 def test_options_are_checked(option, wrong, said):

@@ -117,3 +117,11 @@ class Board:
     def text(self, state: State) -> str:
         """The board as the published environment prints it: blanks and a tab around each symbol."""
         return "\n".join("".join(f" {cell} \t" for cell in row) for row in self.rows(state))
+
+    def positions(self, state: State) -> str:
+        """Row and column of the player, of each box and of each target, counted from 1 at the upper left wall."""
+        size = self.size
+        return " ".join(
+            f"{what} at {'; '.join(f'row {cell // size + 1}, column {cell % size + 1}' for cell in cells)}."
+            for what, cells in (("Player", (state.player,)), ("Box", state.boxes), ("Target", self.targets))
+        )

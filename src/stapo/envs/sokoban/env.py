@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from stapo.envs.options import share, whole
+from stapo.envs.options import share, switch, whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.seeded import HasSeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
@@ -34,6 +34,8 @@ class SokobanEnv(HasSeededTasks):
         max_steps: moves after which an episode ends.
         demonstrator_slips: share of moves, from 0 to 1, in which the demonstrator goes anywhere, though never where the
             room can no longer be solved: SFT that knows the rules, and wanders.
+        positions: whether a line below the room says in rows and columns where player, boxes and targets are, as RAGEN's
+            grid with coordinates does. Small policies read that more easily than a square of symbols.
 
     Raises:
         ConfigError: an option that cannot be used.
@@ -54,6 +56,7 @@ class SokobanEnv(HasSeededTasks):
         levels: int = 10_000,
         max_steps: int = 15,
         demonstrator_slips: float = 0.0,
+        positions: bool = False,
     ) -> None:
         for option, value, least, most in (
             ("size", size, 5, _LARGEST),
@@ -65,6 +68,7 @@ class SokobanEnv(HasSeededTasks):
                 raise ConfigError(f"{option} must be a whole number from {least} to {most:,}, found {value:,}.")
         self.max_steps = whole("max_steps", max_steps, 1)
         self._slips = share("demonstrator_slips", demonstrator_slips)
+        self._positions = switch("positions", positions)
         self._sizes = Sizes(size, boxes, search_depth, levels)
         self._tasks = tasks_with(self._sizes)
         self._task: str | None = None
@@ -82,7 +86,7 @@ class SokobanEnv(HasSeededTasks):
         """Start the episode of a level. Raises UnknownNameError for an id that does not exist."""
         self._level = level = level_of(self._sizes, task_id)
         self._task, self._state, self._steps, self._done = task_id, level.start, 0, False
-        return Observation(text=level.board.text(level.start), goal=GOAL, admissible=sorted(DIRECTIONS))
+        return Observation(text=self._seen(), goal=GOAL, admissible=sorted(DIRECTIONS))
 
     def step(self, action: str) -> StepResult:
         """Move the player; text that does not name one direction moves nothing and uses the step.
@@ -99,7 +103,11 @@ class SokobanEnv(HasSeededTasks):
         truncated = not won and self._steps >= self.max_steps
         self._done = won or truncated
         info = {"truncated": truncated, "effect": after != before}
-        return StepResult(board.text(after), sorted(DIRECTIONS), reward, self._done, won, info)
+        return StepResult(self._seen(), sorted(DIRECTIONS), reward, self._done, won, info)
+
+    def _seen(self) -> str:
+        room = self.board.text(self._state)
+        return f"{room}\n{self.board.positions(self._state)}" if self._positions else room
 
     def close(self) -> None:
         """End the episode; the environment can be reset again."""
