@@ -241,7 +241,8 @@ def test_nothing_is_pushed_into_a_wall_or_another_box(room):
 def test_positions_are_said_below_the_room(room):
     said = room("######\n#P___#\n#_X__#\n#__X_#\n#OO__#\n######", positions=True)
     assert said.step("right").text.splitlines()[-1] == (
-        "Player at row 2, column 3. Box at row 3, column 3; row 4, column 4. Target at row 5, column 2; row 5, column 3."
+        "Player at row 2, column 3. "
+        "Box at row 3, column 3; row 4, column 4. Target at row 5, column 2; row 5, column 3."
     )
     assert said.step("down").text.splitlines()[-1].startswith("Player at row 3, column 3. Box at row 4, column 3;")
     plain = room(ROOM).reset("train/000000").text

@@ -34,8 +34,8 @@ class SokobanEnv(HasSeededTasks):
         max_steps: moves after which an episode ends.
         demonstrator_slips: share of moves, from 0 to 1, in which the demonstrator goes anywhere, though never where the
             room can no longer be solved: SFT that knows the rules, and wanders.
-        positions: whether a line below the room says in rows and columns where player, boxes and targets are, as RAGEN's
-            grid with coordinates does. Small policies read that more easily than a square of symbols.
+        positions: whether a line below the room says in rows and columns where player, boxes and targets are, as in
+            RAGEN's grid with coordinates. Small policies read that more easily than a square of symbols.
 
     Raises:
         ConfigError: an option that cannot be used.
