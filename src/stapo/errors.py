@@ -123,17 +123,23 @@ class FailureLimitError(StapoError, RuntimeError):
     """Too many episodes in a row, or all of an evaluation, failed for reasons that are not the policy's."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string, also for what is no text."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Build the error for a name that is not among `known`, with the closest one and a short list."""
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
+    """Build the error for a name that is not among `known`, with the closest one and a short list.
+
+    A name that is no text is shown as Python writes it, with its type.
+    """
     names = sorted(known)
-    name = escape_control_chars(name if len(name) <= 80 else f"{name[:79]}…")
     shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
+    if not isinstance(name, str):
+        found = f"{escape_control_chars(repr(name)[:80])}, which is {type(name).__name__} and no text"
+        return UnknownNameError(f"unknown {kind} {found}. Known: {shown or 'none'}.")
+    name = escape_control_chars(name if len(name) <= 80 else f"{name[:79]}…")
     return UnknownNameError(f"unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {shown or 'none'}.")
 
 

@@ -6,6 +6,7 @@ registers every environment that is known by name. It needs the package gymnasiu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from stapo.envs.protocol import Env, Observation, StepResult, tasks_in
@@ -86,8 +87,11 @@ class TextEnv(_Env):  # type: ignore[misc]
 
         Raises:
             UnknownNameError: there is no such task, or options that are unknown.
+            ConfigError: options that are no mapping.
         """
         super().reset(seed=seed)
+        if options is not None and not isinstance(options, Mapping):
+            raise ConfigError(f"options is {options!r:.80}, expected a mapping such as {{'task_id': ...}}.")
         given = dict(options or {})
         task = given.pop("task_id", None)
         if given:

@@ -179,6 +179,8 @@ class Registry(Generic[T]):
             ConfigError: the name comes from an installed package that fails to import, whose object is of another
                 kind, or that shares the name with another package.
         """
+        if not isinstance(name, str):
+            raise unknown_name(self.kind, name, self.names())
         if name in self._own:
             return self._own[name]
         if name not in self._objects:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import random
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
+import torch
 
 from stapo.adapters.credit import StepRow, assign_credit
 from stapo.algo import get_algorithm
@@ -106,6 +108,9 @@ def test_a_run_of_ours_has_the_same_numbers(toy_run):
     ([row("a", group="g"), row("a", group="h")], "stapo", "episode 'a' has rows in 2 groups"),
     ([row("a")], "ppo", "needs values of a critic"),
     ([row("a")], "stapo-running", "needs entropies of earlier iterations"),
+    ([row("a")], "stapo-random", "'stapo-random' draws rows by chance; give seed"),
+    ([row("a")], 3, "algorithm is 3, expected a name of 'stapo algorithms'"),
+    (None, "stapo", "rows is None, expected a list of rows"),
 ])  # fmt: skip
 def test_what_cannot_be_used_is_said(rows, algorithm, said):
     with pytest.raises(ConfigError) as caught:
@@ -117,3 +122,53 @@ def test_no_rows_and_no_numbers():
     assert assign_credit([]) == []
     with pytest.raises(NonFiniteError):
         assign_credit([row("a", math.nan)])
+
+
+@pytest.mark.parametrize("field, wrong, expected", [
+    ("reward", "1", "a number"),
+    ("reward", None, "a number"),
+    ("reward", True, "a number"),
+    ("reward", 10**400, "a number"),
+    ("state", 3, "a text"),
+    ("state", ["s"], "a text"),
+    ("entropy", -0.5, "a number of nats, 0 or more, or None"),
+    ("entropy", [1.0], "a number of nats"),
+    ("group", ["g"], "a name"),
+    ("group", math.nan, "a name"),
+    ("episode", None, "a name"),
+    ("episode", ({},), "a name"),
+    ("valid", "yes", "True or False"),
+    ("won", "no", "True or False"),
+    ("won", 2, "True or False"),
+    ("acts", None, "True or False"),
+])  # fmt: skip
+def test_a_value_of_another_type_is_named_with_its_row(field, wrong, expected):
+    """Also in a StepRow, which checks nothing itself."""
+    bad = replace(row("b"), **{field: wrong})
+    for rows in ([row("a"), bad], [asdict(row("a")), {**asdict(row("b")), field: wrong}]):
+        with pytest.raises(ConfigError) as caught:
+            assign_credit(rows, "grpo")
+        assert str(caught.value).startswith(f"row 1: {field} is ")
+        assert f"expected {expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["reward", "entropy"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_is_named_with_its_row(field, wrong):
+    with pytest.raises(NonFiniteError, match=rf"^row 1: {field} is (nan|inf), expected a finite number"):
+        assign_credit([row("a"), replace(row("b"), **{field: wrong})], "stapo")
+
+
+def test_numbers_of_numpy_and_torch_count_as_numbers():
+    plain = [row("a", 1.0, group=0, entropy=0.5), row("b", 0.0, group=0, entropy=0.25)]
+    others = [
+        row("a", np.float32(1.0), group=np.int64(0), entropy=torch.tensor(0.5), valid=np.bool_(True), won=0),
+        row("b", torch.tensor(0), group=0, entropy=np.float64(0.25)),
+    ]
+    assert assign_credit(others, "stapo") == assign_credit(plain, "stapo")
+
+
+@pytest.mark.parametrize("seed", [3, "abc", (-1,), (0.5,), ()])
+def test_a_seed_that_is_none_is_said(seed):
+    with pytest.raises(ConfigError, match="expected whole numbers of 0 or more"):
+        assign_credit([row("a")], "stapo-random", seed=seed)

@@ -63,13 +63,25 @@ def test_the_tools_of_a_model_are_the_public_methods():
     ({"name": "nowhere"}, UnknownNameError, "unknown environment"),
     ({"name": "sokoban", "boxs": 1}, ConfigError, "Did you mean 'boxes'"),
     ({"name": "sokoban", "split": "trian"}, UnknownNameError, "Did you mean 'train'"),
+    ({"name": 3}, UnknownNameError, "unknown environment 3, which is int and no text"),
 ])  # fmt: skip
 def test_what_cannot_be_built_is_said_at_once(wrong, error, said):
     with pytest.raises(error, match=said.replace("?", r"\?")):
         environment(**wrong)
 
 
-@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("number", [0, -1, 1.5, "5", True])
 def test_a_number_of_rows_that_is_none_is_said(number):
-    with pytest.raises(ConfigError, match="expected the number of tasks, at least 1"):
+    with pytest.raises(ConfigError, match="number must be a whole number of at least 1, found"):
         rows("sokoban", number=number, levels=20)
+
+
+@pytest.mark.parametrize("row, error, said", [
+    ({"seed": "3"}, ConfigError, "the row's 'seed' must be a whole number of at least 0, found '3'"),
+    ({"seed": -1}, ConfigError, "found -1"),
+    ({"task_id": 3}, UnknownNameError, "unknown task 3. Known: train/000000 to train/000019"),
+    ({"task_id": "train/000020"}, UnknownNameError, "unknown task 'train/000020'. Known: train/000000 to train/000019"),
+])  # fmt: skip
+def test_a_row_that_names_no_task_is_said(row, error, said):
+    with pytest.raises(error, match=said):
+        environment("sokoban", levels=20)().reset(**row)

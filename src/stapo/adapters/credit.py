@@ -6,13 +6,15 @@ step of one episode.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from operator import index
 from typing import Any
 
 from stapo.algo import AlgorithmConfig, get_algorithm
 from stapo.documents import shown
-from stapo.errors import ConfigError, did_you_mean
+from stapo.errors import ConfigError, NonFiniteError, did_you_mean
 from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import counted
 from stapo.training.batch import build_batch
@@ -26,12 +28,12 @@ class StepRow:
         group: the task group: episodes of one task that are compared with each other.
         episode: the episode. Its rows are in the order of its steps; other episodes may stand in between.
         reward: of this step.
-        state: key of the state before the action, such as the text of the observation; equal keys inside one group form
-            an anchor group.
-        entropy: mean entropy (nats) of the response's tokens; None where it is not known, so that the step is never
-            flagged.
+        state: key of the state before the action, a text such as that of the observation; equal keys inside one group
+            form an anchor group.
+        entropy: mean entropy (nats) of the response's tokens, 0 or more; None where it is not known, so that the step
+            is never flagged.
         valid: the response kept the format.
-        won: the episode was won; the same in all of its rows.
+        won: the episode was won; one of its rows is enough to say so.
         acts: whether the selective terms may act on the step: its prompt differs from the trajectory-blind one.
     """
 
@@ -79,22 +81,27 @@ def assign_credit(
     Args:
         rows: of one batch: `StepRow`, or mappings with its fields.
         algorithm: which math; a name of `stapo algorithms` or a configuration.
-        seed: of what is drawn by chance, such as (seed, 3, iteration); for `stapo-random`.
+        seed: of what is drawn by chance: whole numbers of 0 or more, such as (seed, 3, iteration). Algorithms that
+            draw, such as `stapo-random`, need it.
 
     Returns:
         One for each row, in the order of the rows.
 
     Raises:
-        ConfigError: a row lacks a field or has an unknown one, an episode is in two groups, or the algorithm needs more
-            than rows: a critic's values, entropies of earlier iterations, or R_TA in its advantages (``gate=bonus``).
-        NonFiniteError: a reward or entropy is not finite.
+        ConfigError: a row lacks a field, has an unknown one or a value of another type (the message names row and
+            field), an episode is in two groups, the seed is missing or none, or the algorithm needs more than rows: a
+            critic's values, entropies of earlier iterations, or R_TA in its advantages (``gate=bonus``).
+        NonFiniteError: a reward or entropy is not finite; the message names the row.
     """
-    config = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
+    config = _algorithm(algorithm)
     if config.needs_critic or config.needs_states:
         what = "values of a critic" if config.needs_critic else "entropies of earlier iterations"
         raise ConfigError(f"algorithm '{config.name}' needs {what}, which plain rows do not have; take another one.")
     if config.selective_on and config.selective.gate == "bonus":
         raise ConfigError("selective.gate is 'bonus', which needs R_TA for advantages; expected 'none' or 'positive'.")
+    seed = _seed(seed, needed=config.outlier.select == "random", name=config.name)
+    if not isinstance(rows, Iterable):
+        raise ConfigError(f"rows is {shown(rows)}, expected a list of rows: StepRow, or mappings with its fields.")
     read = [_row(row, number) for number, row in enumerate(rows)]
     if not read:
         return []
@@ -120,9 +127,31 @@ _FIELDS = {f.name: f for f in fields(StepRow)}
 _NEEDED = ("group", "episode", "reward", "state")
 
 
+def _algorithm(given: object) -> AlgorithmConfig:
+    if isinstance(given, AlgorithmConfig):
+        return given
+    if isinstance(given, str):
+        return get_algorithm(given)
+    raise ConfigError(f"algorithm is {shown(given)}, expected a name of 'stapo algorithms' or an AlgorithmConfig.")
+
+
+def _seed(given: Any, *, needed: bool, name: str) -> list[int] | None:
+    if given is None and needed:
+        raise ConfigError(f"algorithm '{name}' draws rows by chance; give seed, such as (seed, 3, iteration).")
+    if given is None:
+        return None
+    try:
+        seed = [index(number) for number in given]
+    except TypeError:
+        seed = [-1]
+    if not seed or min(seed) < 0:
+        raise ConfigError(f"seed is {shown(given)}, expected whole numbers of 0 or more, such as (0, 3, 1).")
+    return seed
+
+
 def _row(row: StepRow | Mapping[str, Any], number: int) -> StepRow:
     if isinstance(row, StepRow):
-        return row
+        return _checked({name: getattr(row, name) for name in _FIELDS}, number)
     if not isinstance(row, Mapping):
         raise ConfigError(f"row {number} is {shown(row)}, expected a StepRow or a mapping with its fields.")
     for key in row:
@@ -134,7 +163,64 @@ def _row(row: StepRow | Mapping[str, Any], number: int) -> StepRow:
     lacking = [name for name in _NEEDED if name not in row]
     if lacking:
         raise ConfigError(f"row {number} has no {', '.join(lacking)}; every row needs {', '.join(_NEEDED)}.")
-    return StepRow(**row)
+    return _checked(row, number)
+
+
+def _checked(row: Mapping[str, Any], number: int) -> StepRow:
+    """A row with plain values: numbers of NumPy and torch become Python's.
+
+    Raises:
+        ConfigError: a value of another type.
+        NonFiniteError: a reward or entropy is not finite.
+    """
+    values = {name: _plain(value) for name, value in row.items()}
+    for name, value in values.items():
+        expected, fits = _EXPECTED[name]
+        if not fits(value):
+            raise ConfigError(f"row {number}: {name} is {shown(value)}, expected {expected}.")
+    for name in ("reward", "entropy"):
+        value = values.get(name)
+        if value is not None and not math.isfinite(value):
+            raise NonFiniteError(f"row {number}: {name} is {value}, expected a finite number.")
+    return StepRow(**values)
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0 else value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 53)
+
+
+def _is_name(value: object) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    # What is not equal to itself (NaN, of a table with gaps) would be a group of its own in every row.
+    return value is not None and bool(value == value)
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool) or (isinstance(value, int) and value in (0, 1))
+
+
+_NAME = ("a name: a text, a number, or a tuple of them", _is_name)
+_FLAG = ("True or False", _is_flag)
+_EXPECTED: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "group": _NAME,
+    "episode": _NAME,
+    "reward": ("a number", _is_number),
+    "state": ("a text, equal for equal states", lambda value: isinstance(value, str)),
+    "entropy": (
+        "a number of nats, 0 or more, or None",
+        lambda value: value is None or (_is_number(value) and not value < 0),  # type: ignore[operator]
+    ),
+    "valid": _FLAG,
+    "won": _FLAG,
+    "acts": _FLAG,
+}
 
 
 def _trajectories(rows: Sequence[StepRow]) -> tuple[list[Trajectory], list[int]]:
@@ -178,7 +264,7 @@ def _step(row: StepRow) -> Step:
         blind_prompt="",
         response="",
         action="",
-        valid=row.valid,
+        valid=bool(row.valid),
         problem="",
         anchor=row.state,
         observation=row.state,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from stapo.envs.options import whole
 from stapo.envs.protocol import Env, Observation, StepResult, tasks_in
 from stapo.envs.registry import check_options, make
 from stapo.errors import ConfigError, EnvError, unknown_name
@@ -61,16 +62,16 @@ class TextEnvironment:
             The task and what is seen.
 
         Raises:
-            ConfigError: the row names neither a task nor a seed.
+            ConfigError: the row names neither a task nor a seed, or a seed that is no whole number of 0 or more.
             UnknownNameError: there is no such task.
         """
+        if task_id is None and seed is None:
+            raise ConfigError(
+                "the row has neither a 'task_id' nor a 'seed', so that members of a group would play different "
+                "tasks; give the data set one of these columns (stapo.adapters.trl.rows)."
+            )
         if task_id is None:
-            if not isinstance(seed, int) or isinstance(seed, bool):
-                raise ConfigError(
-                    "the row has neither a 'task_id' nor a 'seed', so that members of a group would play different "
-                    "tasks; give the data set one of these columns (stapo.adapters.trl.rows)."
-                )
-            task_id = self._tasks[seed % len(self._tasks)]
+            task_id = self._tasks[whole("the row's 'seed'", seed, 0) % len(self._tasks)]
         self._return, self._over = 0.0, False
         first = self._env.reset(task_id)
         goal = "" if first.goal in first.text else f"Your task: {first.goal}\n\n"
@@ -141,8 +142,8 @@ def rows(name: str, *, split: str | None = None, number: int | None = None, **op
     Raises:
         UnknownNameError, ConfigError: no such environment, split or option; a number below 1.
     """
-    if number is not None and number < 1:
-        raise ConfigError(f"number is {number}, expected the number of tasks, at least 1, or None for all.")
+    if number is not None:
+        whole("number", number, 1)
     env = make(name, **options)
     try:
         tasks = list(tasks_in(env, split)[:number])

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 
-from stapo.errors import unknown_name
+from stapo.documents import shown
+from stapo.errors import UnknownNameError, unknown_name
 
 
 @lru_cache(maxsize=32)
@@ -35,16 +36,17 @@ class SeededTasks:
 
     def tasks_of(self, split: str) -> Sequence[str]:
         """Sorted ids of one split. Raises UnknownNameError for a split that does not exist."""
-        if split not in self._numbers:
+        if not isinstance(split, str) or split not in self._numbers:
             raise unknown_name("split", split, self._numbers)
         return _ids(split, self._numbers[split])
 
     def place_of(self, task_id: str) -> tuple[str, int]:
         """Split and number of a task. Raises UnknownNameError for an id that does not exist."""
-        split, _, digits = task_id.partition("/")
+        split, _, digits = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
         number = int(digits) if len(digits) == 6 and digits.isascii() and digits.isdigit() else -1
         if not 0 <= number < self._numbers.get(split, 0):
-            raise unknown_name("task", task_id, (self.tasks_of(known)[0] for known in self._numbers))
+            known = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in map(self.tasks_of, self._numbers))
+            raise UnknownNameError(f"unknown task {shown(task_id)}. Known: {known}.")
         return split, number
 
 

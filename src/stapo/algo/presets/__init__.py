@@ -64,7 +64,7 @@ def get_algorithm(name: str) -> AlgorithmConfig:
         ConfigError: the name comes from an installed package, which holds no such algorithm; or A has no flags, or more
             than flags, or B has flags of its own.
     """
-    if "+" in name and name not in ALGORITHMS and name not in algorithm_names():
+    if isinstance(name, str) and "+" in name and name not in ALGORITHMS and name not in algorithm_names():
         return _composed(name)
     return ALGORITHM_REGISTRY.get(name)
 

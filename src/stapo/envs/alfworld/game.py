@@ -78,7 +78,7 @@ class RecordedGames(Generic[R]):
 
     def ids(self, split: str) -> list[str]:
         """Sorted ids of one split. Raises UnknownNameError."""
-        if split not in self.by_split:
+        if not isinstance(split, str) or split not in self.by_split:
             raise unknown_name("split", split, self.by_split)
         return self.by_split[split]
 
@@ -88,6 +88,6 @@ class RecordedGames(Generic[R]):
 
     def record(self, task_id: str) -> R:
         """What is kept of one game. Raises UnknownNameError."""
-        if task_id not in self.records:
+        if not isinstance(task_id, str) or task_id not in self.records:
             raise unknown_name("task", task_id, self.records)
         return self.records[task_id]

@@ -37,7 +37,7 @@ def playable(source: TaskSource, task_id: str) -> Playable:
     """
     with _LOCK:
         cache = _CACHES.setdefault(source, OrderedDict())
-        known = cache.get(task_id)
+        known = cache.get(task_id) if isinstance(task_id, str) else None
         if known is not None:
             cache.move_to_end(task_id)
             return known

@@ -96,12 +96,12 @@ class QuestionSet:
 
     def of_split(self, split: str) -> list[str]:
         """Sorted ids of one split. Raises UnknownNameError."""
-        if split not in self._by_split:
+        if not isinstance(split, str) or split not in self._by_split:
             raise unknown_name("split", split, self.splits)
         return self._by_split[split]
 
     def question(self, wanted: str) -> Question:
         """The question of an id. Raises UnknownNameError."""
-        if wanted not in self._by_id:
+        if not isinstance(wanted, str) or wanted not in self._by_id:
             raise unknown_name("task", wanted, self.ids)
         return self._by_id[wanted]

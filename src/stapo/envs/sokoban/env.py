@@ -84,6 +84,7 @@ class SokobanEnv(HasSeededTasks):
 
     def reset(self, task_id: str) -> Observation:
         """Start the episode of a level. Raises UnknownNameError for an id that does not exist."""
+        self._tasks.place_of(task_id)
         self._level = level = level_of(self._sizes, task_id)
         self._task, self._state, self._steps, self._done = task_id, level.start, 0, False
         return Observation(text=self._seen(), goal=GOAL, admissible=sorted(DIRECTIONS))

@@ -146,7 +146,7 @@ class WebShopEnv:
     def tasks_of(self, split: str) -> Sequence[str]:
         """Sorted task ids of one split."""
         parts = self._parts()
-        if split not in parts:
+        if not isinstance(split, str) or split not in parts:
             raise unknown_name("split", split, parts)
         return parts[split]
 

@@ -196,7 +196,7 @@ class GoalBook:
         Raises:
             UnknownNameError: there is no such goal.
         """
-        asin, _, digits = task_id.rpartition("/")
+        asin, _, digits = task_id.rpartition("/") if isinstance(task_id, str) else ("", "", "")
         product = self.catalog.find(asin)
         number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) == self.width else -1
         if product is None or not 0 <= number < self.counts[product]:
