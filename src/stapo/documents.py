@@ -235,13 +235,17 @@ def mapping_at(data: Mapping[str, Any], path: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def plain(value: Any) -> Any:
+    """A scalar of NumPy, or an array or tensor of no dimension, as Python's own value; anything else as it is."""
+    return value.item() if hasattr(type(value), "item") and getattr(value, "shape", None) == () else value
+
+
 def number(value: Any) -> float:
     """A float, NaN for whatever is not a number.
 
     Built-in numbers, NumPy's scalars, and arrays and tensors of no dimension all are numbers, of any type.
     """
-    if hasattr(type(value), "item") and getattr(value, "shape", None) == ():
-        value = value.item()
+    value = plain(value)
     try:
         return float(value) if isinstance(value, int | float) else float("nan")
     except OverflowError:  # an integer of hundreds of digits, which JSON may hold

@@ -124,7 +124,7 @@ class FailureLimitError(StapoError, RuntimeError):
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string, also for what is no text."""
+    """Return `` Did you mean 'x'?`` for the closest known name, or an empty string, also for what is not a text."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5) if isinstance(name, str) else []
     return f" Did you mean '{close[0]}'?" if close else ""
 
@@ -132,12 +132,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 def unknown_name(kind: str, name: object, known: Iterable[str]) -> UnknownNameError:
     """Build the error for a name that is not among `known`, with the closest one and a short list.
 
-    A name that is no text is shown as Python writes it, with its type.
+    A name that is not a text is shown as Python writes it, with its type.
     """
     names = sorted(known)
     shown = ", ".join(names[:12]) + (f", … ({len(names)} in all)" if len(names) > 12 else "")
     if not isinstance(name, str):
-        found = f"{escape_control_chars(repr(name)[:80])}, which is {type(name).__name__} and no text"
+        found = f"{escape_control_chars(repr(name)[:80])}, which is {type(name).__name__}, not a text"
         return UnknownNameError(f"unknown {kind} {found}. Known: {shown or 'none'}.")
     name = escape_control_chars(name if len(name) <= 80 else f"{name[:79]}…")
     return UnknownNameError(f"unknown {kind} '{name}'.{did_you_mean(name, names)} Known: {shown or 'none'}.")
@@ -159,3 +159,14 @@ def writing(what: str, remark: str = "", error: type[StapoError] = RunDirectoryE
         yield
     except OSError as err:
         raise error(f"{what} cannot be written: {err.strerror or err}.{remark}") from err
+
+
+@contextmanager
+def files_named() -> Iterator[None]:
+    """A block that works with files that a user has named; what the system says of one is an error of ours."""
+    try:
+        yield
+    except OSError as err:
+        if isinstance(err, StapoError) or err.filename is None:
+            raise
+        raise RunDirectoryError(f"'{err.filename}' cannot be used: {err.strerror or err}.") from err

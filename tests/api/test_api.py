@@ -141,6 +141,7 @@ def test_a_run_is_trained_silently_and_read(run, capfd):
     assert run.checkpoints == ["start", "final"]
     assert run.report.is_file()
     assert stapo.Run.open(run.path).config == run.config
+    assert stapo.Run(run).path == run.path
     policy = run.policy()
     assert policy.model.num_parameters() > 0
     assert policy.tokenizer.decode(policy.tokenizer.encode("go to desk 1")).strip() == "go to desk 1"
@@ -217,6 +218,8 @@ def test_a_run_its_folder_and_its_checkpoint_are_evaluated_alike(run):
     assert one.document == two.document == three.document
     assert 0 <= one.success <= 1
     assert one.success_by_seed == {0: one.success}
+    with pytest.raises(stapo.ConfigError, match="each once"):
+        stapo.evaluate(run, episodes=1, seeds=[0, 0])
     assert (one.document["episodes"], one.task_score, one.error) == (4, None, None)
 
 
@@ -286,7 +289,7 @@ def test_algorithms_and_settings_are_compared(tmp_path):
 @pytest.mark.parametrize(
     "variants, said",
     [
-        ([], "expected a list"),
+        ([], "at least one of each"),
         ("grpo", "expected a list"),
         (["grp"], "Did you mean 'grpo'"),
         (["grpo", "grpo"], "grpo"),

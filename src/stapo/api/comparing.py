@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from stapo.api.arguments import checked
 from stapo.api.runs import RUNS
 from stapo.api.settings import Source, load_config
 from stapo.comparison.cells import Work, in_one_dtype, run_all, work_of, write_settings
@@ -82,6 +83,7 @@ class Watch(Protocol):
         ...
 
 
+@checked(seeds=0, starts=1, jobs=1)
 def compare(
     variants: Sequence[str | RunConfig],
     *,
@@ -118,9 +120,11 @@ def compare(
         StapoError: settings, names or the folder cannot be used.
         KeyboardInterrupt: a signal asked for a stop; every run is saved, and the same call resumes.
     """
-    given = [
-        v if isinstance(v, RunConfig) else load_config(config, algorithm=v, **overrides) for v in _checked(variants)
-    ]
+    if not variants or not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"variants is {shown([*variants])} and seeds {shown([*seeds])}, expected at least one of each, none twice."
+        )
+    given = [v if isinstance(v, RunConfig) else load_config(config, algorithm=v, **overrides) for v in variants]
     base = next((v for v in variants if isinstance(v, RunConfig)), None) or load_config(config, **overrides)
     plan = plan_of(to_data(base), variants_of(given, base), list(seeds), starts, "stapo.compare()")
     folder = default_folder(base.env.name, plan) if out is None else Path(out)
@@ -128,12 +132,6 @@ def compare(
     require_ready(plan, baseline)
     watch = partial(_watching, Callbacks(callbacks))
     return run_plan(plan, folder, jobs or idle_cores(), baseline, watch)
-
-
-def _checked(variants: Sequence[str | RunConfig]) -> Sequence[str | RunConfig]:
-    if isinstance(variants, str) or not variants:
-        raise ConfigError(f"variants is {shown(variants)}, expected a list such as ['grpo', 'stapo'].")
-    return variants
 
 
 def variants_of(configs: Sequence[RunConfig], base: RunConfig) -> list[Variant]:

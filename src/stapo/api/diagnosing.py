@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stapo.api.arguments import checked
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import with_changes, with_engine
 from stapo.config.environment import world_of
@@ -19,6 +20,7 @@ from stapo.diagnosis import (
     require_writable,
 )
 from stapo.diagnosis import diagnose as measure_all
+from stapo.errors import ConfigError
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.factories import env_factory
 
@@ -40,6 +42,7 @@ class Diagnosis:
     document: dict[str, Any]
 
 
+@checked(tasks=1, group_size=1, seed=0)
 def diagnose(
     run: AnyRun,
     against: AnyRun | Sequence[AnyRun] | None = None,
@@ -82,6 +85,8 @@ def diagnose(
     worlds = [world_of(found.config, environment) for found in runs]
     configs = [with_engine(with_changes(worlds[0], env), engine), *worlds[1:]]
     first, names = configs[0], tuple(dict.fromkeys(checkpoints))
+    if not names:
+        raise ConfigError("checkpoints is empty, expected at least one, such as 'final'.")
     for found, config in zip(runs[1:], worlds[1:], strict=True):
         require_same_world(first, config, found.path)
     for found in runs:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
+from stapo.api.arguments import checked, fitting
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import Source, settings_of, with_changes, with_engine
 from stapo.config.environment import world_of
@@ -67,6 +68,10 @@ class Endpoint:
     timeout: float = 600.0
     attempts: int = 4
     send_seeds: bool = False
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            fitting(name, getattr(self, name), hint)
 
     def options(self) -> CallOptions:
         """Limits of a request. The server may think for all of its time before the first byte."""
@@ -193,6 +198,7 @@ class Recorder:
         return len(kept)
 
 
+@checked(episodes=0, k=1, seeds=0, temperature=0)
 def evaluate(
     target: Run | Endpoint | str | os.PathLike[str],
     *,
@@ -326,14 +332,11 @@ def play(
     if recorder is not None:
         require_new(recorder.path)
     seeds = (SEEDS if k == 1 else SEEDS[:1]) if seeds is None else seeds
-    if not seeds or episodes < 0:
-        raise ConfigError(f"episodes is {episodes} and seeds {list(seeds)}, expected 0 or more and at least one seed.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds is {list(seeds)}, expected at least one, each once.")
     temperature = config.eval.temperature if temperature is None else temperature
-    if k < 1 or (k > 1 and temperature == 0):
-        raise ConfigError(
-            f"k is {k} at temperature {temperature:g}: expected 1 or more, and with 2 or more a "
-            "temperature above 0, because greedy attempts at a task are all alike."
-        )
+    if k > 1 and temperature == 0:
+        raise ConfigError(f"k is {k} at temperature 0, expected 1: greedy attempts at a task are all alike.")
     target.check()
     split = split or config.eval.split
     # The tasks come before the model: a typo costs no loading time.

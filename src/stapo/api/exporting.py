@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stapo.api.arguments import checked
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import Source, settings_of
+from stapo.documents import shown
 from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError
 from stapo.rollout.record import RecordedEpisode, episode_of_transcript, fingerprint, record_lines
@@ -17,6 +19,7 @@ from stapo.training.factories import RunEnv
 from stapo.training.recorded import chat_lines, shapes_of
 
 
+@checked()
 def export(
     source: Run | Source,
     out: str | os.PathLike[str],
@@ -52,7 +55,7 @@ def export(
     elif demonstrations:
         config, _ = settings_of(source)
     else:
-        raise ConfigError(f"'{source}' is not a run directory, whose transcripts could be exported.")
+        raise ConfigError(f"{shown(source)} is not a run directory, whose transcripts could be exported.")
     if config.envs:
         raise ConfigError(
             f"the environments of '{source}' are {', '.join(config.envs)}, and a file holds episodes of one; play them "

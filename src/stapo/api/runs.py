@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from stapo.api.arguments import checked
 from stapo.api.pretrained import warning
 from stapo.api.settings import Source, settings_of
 from stapo.config.run_config import RunConfig, read_run_config
@@ -45,6 +46,7 @@ class Run:
         ConfigError: its settings are not those of this version.
     """
 
+    @checked()
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.directory = RunDirectory.open(Path(path))
         self.config: RunConfig = read_run_config(self.directory)
@@ -56,6 +58,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.config.algorithm.name} on {self.config.env.name}, {self.status})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def path(self) -> Path:
@@ -93,6 +98,7 @@ class Run:
         """The HTML report."""
         return self.path / "report.html"
 
+    @checked()
     def policy(self, checkpoint: str = "final") -> Policy:
         """Load a saved policy: `policy.model` is a transformers model, `policy.tokenizer` its tokenizer.
 
@@ -104,6 +110,7 @@ class Run:
         return load_policy(str(self.path / "checkpoints" / checkpoint), self.config.model)
 
 
+@checked()
 def train(
     config: Source,
     out: str | os.PathLike[str] | None = None,
@@ -135,7 +142,7 @@ def train(
     """
     settings, _ = settings_of(config, trains=True)
     if told := warning(settings):
-        warnings.warn(told, stacklevel=2)
+        warnings.warn(told, stacklevel=3)
     name = settings.env.name if fork is None else f"{Path(fork).name}-fork"
     folder = default_folder(name, settings, resume=resume) if out is None else Path(out)
     if not resume:

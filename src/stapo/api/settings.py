@@ -49,9 +49,9 @@ def _loaded(
 ) -> RunConfig:
     if algorithm is not None and not isinstance(algorithm, str):
         algorithm, overrides = None, {**overrides, "algorithm": algorithm}
-    if isinstance(source, RunConfig):
+    if isinstance(source, RunConfig | Mapping):
         source = dict(to_data(source))
-    elif not isinstance(source, Mapping):
+    else:
         if not isinstance(source, str | os.PathLike):
             raise ConfigError(f"source is {shown(source)}, expected a preset, a YAML file, a mapping or settings.")
         source = os.fspath(source)

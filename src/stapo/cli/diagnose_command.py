@@ -65,8 +65,8 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
     environment: str | None = arg("NAME", None, needs="the name of an environment of the run")
     engine: str = arg("NAME", "transformers", needs="transformers or vllm")
     split: str | None = arg("NAME", None, needs="the name of a split")
-    tasks: int | None = arg("T", None, needs="a number", expects="a whole number", least=0)
-    group_size: int | None = arg("N", None, expects="a whole number", least=0)
+    tasks: int | None = arg("T", None, needs="a number", least=1)
+    group_size: int | None = arg("N", None, least=1)
     seed: int = arg("S", 0, needs="a number", expects="a whole number", least=0)
     out: Path | None = arg("DIR", None)
     json: bool = False

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stapo import __version__
 from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
-from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean
+from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean, files_named
 from stapo.former_names import FormerNameWarning, with_present_flags
 from stapo.progress import Listener, listen, listen_to_notes
 
@@ -121,7 +121,7 @@ def _run(args: list[str]) -> int:
         given, settings = read(command, name, args[1:])
         listen(_in_lines())
         listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
-        with _former_names_said():
+        with _former_names_said(), files_named():
             return given.run(settings, args[1:])
     except StapoError as err:
         streams.complain(f"error: {_in_one_line(str(err))}")

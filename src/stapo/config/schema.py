@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import types
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from stapo.algo import AlgorithmConfig, get_algorithm
-from stapo.documents import parse_yaml, read_text, shown
+from stapo.documents import parse_yaml, plain, read_text, shown
 from stapo.errors import ConfigError, did_you_mean
 from stapo.policy import LoraConfig
 
@@ -72,14 +73,17 @@ def from_data(cls: type[T], data: Any, where: str = "", base: T | None = None) -
 
 
 def to_data(value: Any) -> Any:
-    """Turn a dataclass tree into plain dicts, lists and scalars that YAML and JSON can hold."""
+    """Turn a dataclass tree into plain dicts, lists and scalars that YAML and JSON can hold.
+
+    Paths become text, and scalars of NumPy Python's.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_data(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {str(k): to_data(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [to_data(v) for v in value]
-    return value
+    return os.fspath(value) if isinstance(value, os.PathLike) else plain(value)
 
 
 def read_yaml(path: Path) -> Any:

@@ -86,9 +86,6 @@ def make_spec(
     """
     if not offered:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
-    for name, value in (("--tasks", tasks), ("--group-size", group_size)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}, expected at least 1.")
     algorithm, remarks = measuring(config.algorithm)
     if tasks is not None and tasks > len(offered):
         remarks.append(f"The split holds {counted(len(offered), 'task')} only, so {tasks} could not be played.")

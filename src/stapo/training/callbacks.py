@@ -271,6 +271,8 @@ class Callbacks:
     """
 
     def __init__(self, callbacks: Iterable[Callback] = ()) -> None:
+        if not isinstance(callbacks, Iterable):
+            raise ConfigError(f"callbacks is {shown(callbacks)}, expected a list of instances of stapo.Callback.")
         self._listening = list(callbacks)
         self.interrupts = Interrupts(0.0, self.notice)
         given: list[Any] = self._listening
