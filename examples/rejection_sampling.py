@@ -45,7 +45,7 @@ def main(
         model=model,
         sft={"steps": 0},
         rollout={"groups": tasks, "group_size": k},
-        # Three iterations are no time to warm up or to decay.
+        # Three iterations are too few to warm up or to decay.
         optim={"iterations": rounds, "warmup_iterations": 0, "schedule": "constant"},
         eval={"at_start": False},
     )

@@ -136,6 +136,12 @@ def test_table_of_commands_is_complete():
     assert sorted(table) == sorted(_COMMANDS)
 
 
+def test_the_layout_is_that_of_the_source():
+    (layout,) = (body for body in blocks(ROOT / "README.md", "") if body.startswith("src/stapo/"))
+    named = re.findall(r"(?<=[ ,])(\w+)/", layout.partition("docs/")[0])
+    assert sorted(named) == sorted(p.parent.name for p in (ROOT / "src/stapo").glob("*/__init__.py"))
+
+
 def test_table_of_algorithms_is_complete():
     from stapo.algo import ALGORITHMS
 

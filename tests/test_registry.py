@@ -155,6 +155,22 @@ def test_a_name_of_our_own_stays_ours(site, capsys):
     assert "a name of stapo's own" in rows["thief"]["error"].replace("which is ", "")
 
 
+@pytest.mark.parametrize("name", ["../up", "a/b", "two words", "-x", ".hidden", "x" * 101, "a\u202eb"])
+def test_a_name_that_no_command_or_file_could_hold_is_a_row(site, capsys, name):
+    site("odd", "raise RuntimeError", environment("odd", name))
+    with pytest.raises(UnknownNameError):
+        ENVIRONMENTS.get(name)
+    assert main(["envs", "--json"]) == 0
+    assert "cannot be a name" in {row["name"]: row for row in json.loads(capsys.readouterr().out)}["odd"]["error"]
+    with pytest.raises(ConfigError, match="cannot be the name of this environment; expected letters"):
+        ENVIRONMENTS.register(name)
+
+
+def test_a_decorator_without_its_name_is_told():
+    with pytest.raises(ConfigError, match="<class 'int'> cannot be the name"):
+        ENVIRONMENTS.register(int)
+
+
 @pytest.mark.parametrize(
     "points", ["[stapo.environments]\nno equals sign\n", "[stapo.environments]\n = x:y\n", b"\xff\xfe["]
 )

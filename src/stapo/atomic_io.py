@@ -117,7 +117,7 @@ def _replace(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
 
 
 def temporary_of(name: str) -> str | None:
-    """The name of the file that an entry called `name` was to replace; None where it is none of `write_durably`'s."""
+    """The name of the file that an entry called `name` was to replace; None where `write_durably` did not make it."""
     match = _TEMPORARY.fullmatch(name)
     return match[1] if match else None
 

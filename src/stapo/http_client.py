@@ -103,7 +103,7 @@ def read_address(url: str, what: str) -> httpx2.URL:
     """The address that `url` is.
 
     Raises:
-        ConfigError: it is none, or holds a secret; `what` names whose it should be. No secret is in the message.
+        ConfigError: it is not an address, or holds a secret; `what` names whose it is. No secret is in the message.
     """
     secret = secret_in_address(url)
     if secret:
@@ -236,7 +236,7 @@ class Caller:
         purpose: what one request is for, in messages.
         largest: bytes of an answer at most, once it is unpacked.
         cut: hand out the first `largest` bytes of a longer answer, instead of failing.
-        judge: looks at an answer of status 200 and returns why it is none, if so; that is a failure like others.
+        judge: looks at an answer of status 200 and returns why it cannot be used, if so; that is a failure like others.
 
     Attributes:
         counts: failures by kind, retried ones included.

@@ -10,6 +10,7 @@ name is used. Names of this package are never another's.
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ IMPORT_SECONDS = 60.0
 
 OWN = "stapo"
 _SHORT = 300
+_NAME = re.compile(r"\w[\w.+-]{0,99}")  # names stand on command lines, and files are named after them
+_NAMES = "letters, digits, '_', and behind the first of them '-', '.' and '+'; 100 at most"
 
 
 class Entry(NamedTuple):
@@ -102,8 +105,10 @@ class Registry(Generic[T]):
         What was defined anew, as a notebook's cell that is run again does it, takes the place of its former self.
 
         Raises:
-            ConfigError: the name is taken by something else.
+            ConfigError: the name is taken by something else, or cannot be a name.
         """
+        if not _is_name(name):
+            raise ConfigError(f"{shown(name)} cannot be the name of this {self.kind}; expected {_NAMES}.")
 
         def add(value: T) -> T:
             if name in self.own_names() or not _same(self._objects.get(name, value), value):
@@ -121,7 +126,7 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All known names: those of this package, then, sorted, those of others."""
-        found = {e.name for e in _entries(self.group)[0] if e.name} | self._objects.keys()
+        found = {e.name for e in _entries(self.group)[0] if _is_name(e.name)} | self._objects.keys()
         return [*self.own_names(), *sorted(found - set(self.own_names()))]
 
     def loaded(self, name: str) -> T | None:
@@ -133,8 +138,9 @@ class Registry(Generic[T]):
         entries, broken = _entries(self.group)
         for entry in entries:
             own = self._lazy.get(entry.name, "")
-            if not entry.name:
-                broken.append((_package(entry), f"registers '{entry.value}' without a name"))
+            if not _is_name(entry.name):
+                said = f"registers '{entry.value}' as {shown(entry.name)}, which cannot be a name; expected {_NAMES}"
+                broken.append((_package(entry), said))
             elif entry.name in self.own_names() and own != entry.value:
                 broken.append((_package(entry), f"registers '{entry.name}', which is a name of stapo's own"))
         return broken
@@ -207,7 +213,7 @@ class Registry(Generic[T]):
             raise ConfigError(f"{self.kind} '{name}' failed: {type(err).__name__}: {_said(err)}") from err
 
     def _of_package(self, name: str) -> Any:
-        entries = {e.value: e for e in _entries(self.group)[0] if e.name == name and name}
+        entries = {e.value: e for e in _entries(self.group)[0] if e.name == name and _is_name(name)}
         if not entries:
             raise unknown_name(self.kind, name, self.names())
         if len(entries) > 1:
@@ -228,7 +234,7 @@ def imported(what: str, target: str) -> Callable[..., Any]:
     This runs the code of the module: call it where a user asked for it by name, never because a folder says so.
 
     Raises:
-        ConfigError: it cannot be imported, or is no function; `what` says whose it is.
+        ConfigError: it cannot be imported, or is not a function; `what` says whose it is.
     """
     place, _, name = target.rpartition(":")
     what = f"{what} is '{target}'"
@@ -275,6 +281,10 @@ def _listed() -> dict[str, dict[str, str]]:
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read_string(Path(__file__).with_name("entry_points.txt").read_text(encoding="utf-8"))
     return {group: dict(parser[group]) for group in parser.sections()}
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
 
 
 def _said(err: BaseException) -> str:

@@ -63,7 +63,7 @@ def test_the_tools_of_a_model_are_the_public_methods():
     ({"name": "nowhere"}, UnknownNameError, "unknown environment"),
     ({"name": "sokoban", "boxs": 1}, ConfigError, "Did you mean 'boxes'"),
     ({"name": "sokoban", "split": "trian"}, UnknownNameError, "Did you mean 'train'"),
-    ({"name": 3}, UnknownNameError, "unknown environment 3, which is int and no text"),
+    ({"name": 3}, UnknownNameError, "unknown environment 3, which is int, not a text"),
 ])  # fmt: skip
 def test_what_cannot_be_built_is_said_at_once(wrong, error, said):
     with pytest.raises(error, match=said.replace("?", r"\?")):

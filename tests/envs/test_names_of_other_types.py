@@ -33,7 +33,7 @@ def test_tasks_and_splits_that_are_no_texts_are_unknown(name):
 
 @pytest.mark.parametrize("wrong", NO_TEXTS)
 def test_names_in_registries_that_are_no_texts_are_unknown(wrong):
-    with pytest.raises(UnknownNameError, match=f"unknown environment .*which is {type(wrong).__name__} and no text"):
+    with pytest.raises(UnknownNameError, match=f"unknown environment .*which is {type(wrong).__name__}, not a text"):
         make(wrong)
     with pytest.raises(UnknownNameError, match="unknown algorithm"):
         get_algorithm(wrong)

@@ -48,7 +48,7 @@ class CommandShapes:
         names = [tool.name for tool in self.tools if isinstance(tool, Tool)]
         if not isinstance(self.place, str) or len(set(names)) < len(self.tools):
             raise ValueError(
-                f"{self} has a place that is no text, or tools that are no `Tool`s with names of their own."
+                f"{self} has a place that is not a text, or tools that are not `Tool`s with different names."
             )
 
     def link_of(self, command: str) -> str | None:

@@ -94,7 +94,7 @@ class Prompt:
 
 
 def added_text(shown: str, last: str, said: str) -> str | None:
-    """The message that a conversation's prompt adds to the last prompt and its response; None where it is no such.
+    """The message that a conversation's prompt adds to the last prompt and its response; None where it is another.
 
     Args:
         shown: the prompt (`Prompt.shown`).

@@ -166,7 +166,7 @@ def _arguments(tool: Tool, given: Any) -> dict[str, Any]:
 
 
 def _value(text: str, schema: Any) -> Any:
-    """A text as what its schema says; the text itself where it is no such thing."""
+    """A text as what its schema says; the text itself where it does not fit."""
     kind = schema.get("type") if isinstance(schema, Mapping) else None
     kinds = {"integer": int, "number": (int, float), "boolean": bool, "array": list, "object": dict}
     expected = kinds.get(kind) if isinstance(kind, str) else None

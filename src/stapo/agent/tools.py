@@ -30,7 +30,7 @@ class Tool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name) or not isinstance(self.description, str):
-            raise ValueError(f"{self.name!r} is no name of a tool, or its description is no text.")
+            raise ValueError(f"{self.name!r} is not a tool's name, or its description is not a text.")
         required = self.parameters.get("required", []) if isinstance(self.parameters, Mapping) else None
         if not isinstance(required, list | tuple) or not isinstance(self.properties, Mapping):
             raise ValueError(f"the parameters of tool '{self.name}' are not the JSON schema of an object.")

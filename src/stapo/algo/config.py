@@ -1,7 +1,7 @@
 """Every setting of the algorithms, as frozen dataclasses that are checked when they are built.
 
 An `AlgorithmConfig` says how credit is assigned (`AdvantageConfig`) and bent by uncertainty
-(`ModulationConfig`), which steps are singled out (`OutlierConfig`), what is asked of those steps
+(`ModulationConfig`), which steps are singled out (`OutlierConfig`), which terms act on those steps
 (`SelectiveConfig`), what every step is trained with (`PolicyLossConfig`), how a critic is trained
 where there is one (`CriticConfig`) and which groups are trained on (`SamplingConfig`). It does not
 say how to roll out or batch. Defaults are the paper's values (STAPO, arXiv 2607.04963); where the

@@ -30,7 +30,7 @@ class Correction:
         threshold: largest ratio that is left as it is, above 0.
 
     Raises:
-        ValueError: a value that is none of these.
+        ValueError: another value.
     """
 
     level: Level

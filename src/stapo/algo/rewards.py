@@ -87,7 +87,7 @@ def reward_advantages(
     penalized: str = "",
     **more: Any,
 ) -> RewardAdvantages:
-    """Advantages of weighted rewards, and what each of them has to do with the result.
+    """Advantages of weighted rewards, and each one's share of the result.
 
     Args:
         reward_b: name -> (B,) that reward of each step.

@@ -272,7 +272,7 @@ def _target_of(
         return target.config, lambda settings: saved_policy(target.directory, settings, checkpoint or "final")
     text = target.url if isinstance(target, Endpoint) else os.fspath(target)
     if checkpoint is not None:
-        raise ConfigError(f"checkpoint is for a run, and '{text}' is none.")
+        raise ConfigError(f"checkpoint is for a run, and '{text}' is not one.")
     if not isinstance(target, Endpoint) and "://" in text:
         raise ConfigError(f"'{text}' is an address; expected stapo.Endpoint(url=…, model=…), with the model's name.")
     if config is None:

@@ -119,7 +119,7 @@ def _take_named(args: list[str]) -> tuple[dict[str, dict[str, dict[str, Any]]], 
 
 
 def own_env_options(args: list[str], env_name: str, command: str) -> tuple[dict[str, Any], list[str]]:
-    """As `take_env_options` where the environment is named otherwise, so that `--env.name` and `--env.split` are none.
+    """As `take_env_options` where the environment has another name, so `--env.name` and `--env.split` are not options.
 
     Raises:
         UnknownNameError, ConfigError: as there, or one of the two is given.

@@ -183,7 +183,7 @@ for other tasks of the same kind (docs/evaluate.md).
         if run is not None and self.model is None:
             return labelled(saved_policy(run, config, self.checkpoint or "final"), before)
         if self.checkpoint is not None:
-            raise ConfigError(f"--checkpoint is for a run directory, and '{self.source}' is none.")
+            raise ConfigError(f"--checkpoint is for a run directory, and '{self.source}' is not one.")
         return labelled(frozen_model(self.source, config, self.model), before)
 
     def _settings(self) -> tuple[RunConfig, RunDirectory | None]:

@@ -3,7 +3,7 @@
 The model is loaded or built. Demonstrated responses are played in the environment; meanwhile the sampler is timed on
 the prompts, with as many rows as time allows. Of a small model whole steps of SFT and a whole update are timed; of a
 large one forward and backward of a piece of a row, which is what its time goes to. Times are those that this thread
-computes: what other processes take is no property of the machine, and the thread takes part in all that torch's do.
+computes: time that other processes take is not counted, and the thread takes part in all that torch's do.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class _TimedSampler:
 
         eos, self.timed.eos_ids = self.timed.eos_ids, []
         if not self.found:
-            once(places[:1], 2)  # what is compiled or allocated at the first call is no speed
+            once(places[:1], 2)  # what is compiled or allocated at the first call says nothing about speed
             self.timed.forget()
         self.found.append((len(places), *pieces(places)))
         if self.few is None and len(places) > 4:

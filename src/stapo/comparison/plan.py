@@ -335,9 +335,9 @@ def _check_names(plan: Plan) -> None:
                 raise ValueError(f"{path} of '{variant.label}' is {shown(found)} in its settings, not {shown(value)}")
     labels = [variant.label for variant in plan.variants]
     if not labels or len(set(labels)) < len(labels):
-        raise ValueError("its variants are none, or one is there twice")
+        raise ValueError("it has no variant, or one is there twice")
     if plan.baseline is not None and plan.baseline not in labels:
-        raise ValueError(f"its baseline {shown(plan.baseline)} is none of its variants")
+        raise ValueError(f"its baseline {shown(plan.baseline)} is not one of its variants")
     for cell in plan.cells:
         if cell.label not in labels:
             raise ValueError(f"a run belongs to no variant: {cell.label!r:.200}")

@@ -132,7 +132,7 @@ def world_of(config: C, label: str | None) -> C:
         wrong = (
             "say which with environment."
             if label is None
-            else f"'{label}' is none of them.{did_you_mean(label, worlds)}"
+            else f"'{label}' is not one of them.{did_you_mean(label, worlds)}"
         )
         raise ConfigError(f"the environments of this run are {', '.join(worlds)}; {wrong}")
     return worlds[label]

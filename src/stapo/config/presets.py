@@ -64,9 +64,8 @@ def load_config(
 
     Args:
         source: preset name, an environment of this package for its smallest preset, path of a YAML file, or a mapping.
-        algorithm: preset that replaces the configured algorithm. Settings that the file makes otherwise than its own
-            preset does stay as the file says; those that only repeat it go, so that a written-out configuration can
-            change its algorithm.
+        algorithm: preset that replaces the configured algorithm. Settings of the file that differ from its own
+            preset stay; those that only repeat it go, so that a written-out configuration can change its algorithm.
         base: nested keys laid over the file. Options of its environment go where another environment is named.
         chosen: nested keys laid over the file, but under `base`.
 
@@ -101,7 +100,7 @@ def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
         )
     for pattern, settings in chosen.items():
         if not any(fnmatchcase(known, str(pattern)) for known in (*algorithm_names(), name)):
-            get_algorithm(str(pattern))  # one of two parts is none of the names; neither is a typing error
+            get_algorithm(str(pattern))  # a name of two parts is not among the names; neither is a typing error
         if fnmatchcase(name, str(pattern)):
             if isinstance(given, str) and "algorithm" in settings:
                 data["algorithm"] = {"name": given}

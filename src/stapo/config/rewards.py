@@ -58,7 +58,7 @@ class RewardsConfig:
         for name in self.per_step:
             if name not in self.functions:
                 raise ConfigError(
-                    f"rewards.per_step names {shown(name)}, which is none of rewards.functions."
+                    f"rewards.per_step names {shown(name)}, which is not one of rewards.functions."
                     + did_you_mean(str(name)[:80], self.functions)
                 )
 

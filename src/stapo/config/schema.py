@@ -90,7 +90,7 @@ def read_yaml(path: Path) -> Any:
     """Read one YAML file (safe loader).
 
     Raises:
-        ConfigError: missing, no plain file, too large or not YAML; file and line are named.
+        ConfigError: missing, not a plain file, too large or not YAML; file and line are named.
     """
     try:
         found = parse_yaml(read_text(path, MOST_YAML_BYTES))

@@ -25,7 +25,7 @@ class Case:
         row: its row of steps.jsonl.
         goal: the task sentence.
         prompt: the full prompt.
-        first_message: that the conversation in the prompt begins with; "" where the prompt is none.
+        first_message: that the conversation in the prompt begins with; "" where the prompt is not a conversation.
         turns: of the conversation, what was shown and what was said; the step itself is the last.
         blind_prompt: the same without goal and history.
         response: what the policy answered.

@@ -10,14 +10,14 @@ from stapo.errors import ConfigError, did_you_mean
 
 
 def whole(option: str, value: object, least: int) -> int:
-    """A whole number of at least `least`; True and False are none. Raises ConfigError."""
+    """A whole number of at least `least`; True and False do not count. Raises ConfigError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{option} must be a whole number of at least {least}, found {value!r}.")
     return value
 
 
 def share(option: str, value: object) -> float:
-    """A number from 0 to 1; True and False are none. Raises ConfigError."""
+    """A number from 0 to 1; True and False do not count. Raises ConfigError."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ConfigError(f"{option} is {value!r}, expected a number from 0 to 1.")
     return float(value)

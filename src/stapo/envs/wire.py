@@ -67,7 +67,7 @@ def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
     """The value that `pack` packed.
 
     Raises:
-        ValueError: or TypeError, if it is none.
+        ValueError: or TypeError, if it is not one.
     """
     kind, *rest = packed
     if kind == "started":

@@ -77,7 +77,7 @@ def iteration_seconds(shape: ModelShape, w: Workload, cluster: Cluster, longest_
 
     Args:
         shape: of the model.
-        w: what is asked of it.
+        w: its work in an iteration.
         cluster: where.
         longest_steps: steps of the longest episode, which the rollout waits for.
 

@@ -27,7 +27,7 @@ FLAGGED = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """What is asked of a model in an iteration.
+    """The work of a model in an iteration.
 
     Attributes:
         episodes: groups times attempts.

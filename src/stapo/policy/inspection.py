@@ -106,7 +106,7 @@ def check_generation(path: str, folder: Path) -> None:
     """Check what decides about the end of a response.
 
     Raises:
-        ModelError: generation_config.json or config.json names end tokens that are no token ids.
+        ModelError: generation_config.json or config.json names end tokens that are not token ids.
     """
     for name in ("generation_config.json", "config.json"):
         if os.path.lexists(folder / name):
@@ -190,7 +190,7 @@ def _shapes(file: Path) -> list[list[int]]:
     """Shapes of the tensors that the header of a safetensors file describes.
 
     Raises:
-        ModelError: the file is shorter than its header says, or the header is none.
+        ModelError: the file is shorter than its header says, or the header cannot be read.
     """
     try:
         size = file.stat().st_size

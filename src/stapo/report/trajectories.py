@@ -153,7 +153,7 @@ def read_trajectories(path: Path, remarks: list[str]) -> Iterator[tuple[int, Row
 
 
 def shaped(record: Row) -> bool:
-    """Bring a record of a transcript into the form that `read_trajectories` describes; false where it is none."""
+    """Bring a record of a transcript into the form that `read_trajectories` describes; false where it cannot be."""
     steps = record.get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps) or not _is_placed(record):
         return False

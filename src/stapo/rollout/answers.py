@@ -159,7 +159,7 @@ def _stop(choice: Mapping[str, Any]) -> str | None:
 
 
 def _calls(found: Any) -> str:
-    """Calls of tools in the form of `hermes_call`; what is none is left out."""
+    """Calls of tools in the form of `hermes_call`; anything else is left out."""
     called = [call.get("function", call) for call in found if isinstance(call, Mapping)] if type(found) is list else []
     named = [call for call in called if isinstance(call, Mapping) and isinstance(call.get("name"), str)]
     return "\n".join(hermes_call(call["name"], call.get("arguments")) for call in named)
@@ -205,7 +205,7 @@ def _content(found: Any) -> tuple[str, str, Any, bool]:
     """Text, thought, refusal and whether a tool is called, of content in any of its forms.
 
     Raises:
-        Unanswered: it is none of them.
+        Unanswered: it has none of these forms.
     """
     if found is None or isinstance(found, str):
         return found or "", "", None, False

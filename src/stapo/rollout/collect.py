@@ -173,7 +173,7 @@ class Collector:
             progress(len(episodes) - len(active) - len(starting), len(episodes))
 
     def tasks_of(self, split: str) -> list[str]:
-        """Sorted task ids of a split, asked of an environment of the pool.
+        """Sorted task ids of a split, from an environment of the pool.
 
         Raises:
             UnknownNameError: there is no such split.

@@ -44,9 +44,9 @@ class ControlTokens:
 
     Attributes:
         ids: tokens that only a chat template may write.
-        dropped: tokens that are no text of a response.
+        dropped: tokens that do not belong to the text of a response.
         formats: special tokens that are tags of a response format, and therefore text.
-        markers: all added tokens that the text of others must not become, and their ids. Blanks and words are none.
+        markers: all added tokens that the text of others must not become, and their ids; no blanks and no words.
     """
 
     def __init__(self, tokenizer: Any) -> None:

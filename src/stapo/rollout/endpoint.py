@@ -248,7 +248,7 @@ class EndpointSampler:
         return self._limit_name != _NEWER_LIMIT and err.kind == "http_400" and _NEWER_LIMIT in str(err)
 
     def _failure(self, data: bytes) -> CallFailed | None:
-        """Why an answer of status 200 is none, for what may be gone at the next try; the rest is read later."""
+        """Why an answer of status 200 cannot be used, for what may be gone at the next try; the rest is read later."""
         try:
             self._answer(data)
         except Unanswered as err:

@@ -125,7 +125,7 @@ class TextTokenizer:
         ids = {surface: self._tokenizer.token_to_id(name) for surface, name in self._names.items()}
         plain = "The mug is on desk 1."
         if ids != dict(markers) or self.encode(plain, []) != tokenizer.encode(plain, add_special_tokens=False):
-            raise ValueError("the copy of the tokenizer reads otherwise than the tokenizer")
+            raise ValueError("the copy of the tokenizer gives other ids than the tokenizer")
 
     def encode(self, text: str, own: Iterable[Span], *, whole: bool = False) -> list[int]:
         """The ids of a text of which these markers, and no others, are tokens.

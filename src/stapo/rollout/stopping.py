@@ -16,7 +16,7 @@ from stapo.rollout.sampler import Sample
 
 _THINK = re.compile(r"<think>", re.IGNORECASE | re.ASCII)
 _THINK_END = re.compile(r"</think>", re.IGNORECASE | re.ASCII)
-_MARGIN = 8  # a tokenizer may write the first of some tokens otherwise than in the middle of a text
+_MARGIN = 8  # a tokenizer may write a token in another way at the start of a text than inside it
 
 
 def stop_end(text: str, stops: Sequence[str]) -> int | None:

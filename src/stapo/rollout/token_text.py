@@ -21,7 +21,7 @@ def token_characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str])
     single = [decode([i]) for i in ids]
     if "".join(single) == text:
         return [len(piece) for piece in single]
-    # Some tokenizers join pieces otherwise than alone (a blank before a word), and a character may be cut in two: read
+    # Some tokenizers read a joined piece differently (a blank before a word), and a character may be cut in two: read
     # each token behind the ones that finished the last character.
     lengths: list[int] = []
     window = begun = done = 0

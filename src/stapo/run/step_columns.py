@@ -190,7 +190,7 @@ def batches_of(row: Mapping[str, Any]) -> dict[str, BatchArrays]:
                 for name, kind in _BATCH_TYPES.items()
             ]
         except (TypeError, KeyError, ValueError) as err:
-            raise ValueError(f"batch is no arrays in base64 ({type(err).__name__})") from None
+            raise ValueError(f"batch does not hold arrays in base64 ({type(err).__name__})") from None
         if len({len(array) for array in arrays}) != 1:
             raise ValueError("arrays of batch differ in length")
         found[str(label)] = BatchArrays(*arrays)

@@ -70,7 +70,7 @@ class StepTable:
 
     Attributes:
         path: the run directory.
-        texts: texts of each coded column; place 0 is no text.
+        texts: texts of each coded column; place 0 is the absence of text.
         pending: transcripts that are still to be read, because `refresh` was told to stop before them.
         generation: grows when rows that were read became invalid, because the run was resumed from an earlier point.
 
@@ -321,8 +321,8 @@ class StepTable:
             else:
                 self._say(
                     path.name,
-                    f"{path.name}, line at byte {span.offset:,}, is no trajectory of iteration {iteration}: it is "
-                    "damaged, or not of this run. The others are shown.",
+                    f"{path.name}, line at byte {span.offset:,}, is not a trajectory of iteration {iteration}: it is "
+                    "damaged, or belongs to another run. The others are shown.",
                 )
         left = (_stamp(path) or (0, 0))[0] - sum(span.bytes for span in spans)
         if left > 0:

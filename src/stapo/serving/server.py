@@ -58,7 +58,7 @@ def check_options(options: Any, free: Collection[str] = ()) -> None:
         free: fields that may be anything.
 
     Raises:
-        ConfigError: a number that is none, not above 0 or infinite; a token that no client could send.
+        ConfigError: a number that is NaN, infinite, or not above 0; a token that no client could send.
     """
     for name in (one.name for one in fields(options) if one.name not in ("token", *free)):
         if not 0 < getattr(options, name) < math.inf:

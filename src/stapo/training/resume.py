@@ -49,7 +49,7 @@ MAY_CHANGE = (
     "log.grace",
     "log.trackers",
 )
-"""Settings that a continued run may have otherwise than before: its length, and what decides memory, speed and what is
+"""Settings that may change on resume: its length, and what decides memory, speed and what is
 written down. Everything else would make it another run."""
 
 
@@ -288,7 +288,7 @@ def open_or_begin(path: Path, config: RunConfig, command: list[str]) -> RunDirec
         run.cut_back({}, -1)
         for kind in ("saves", "checkpoints", "transcripts"):
             remove_folder(path / kind)
-        # First: without it the folder is none of a run, whatever happens then.
+        # First: without it the folder does not count as a run, whatever happens then.
         (path / "run.json").unlink()
         return RunDirectory.create(path, to_data(config), command)
     return run
@@ -333,7 +333,7 @@ def make_folder(path: Path) -> None:
 def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None:
     """The newest run in `folder` whose name starts with `prefix`, that has these very settings, and that was cut short.
 
-    It is what the same command is meant to resume. A run that another process is writing is none.
+    It is what the same command is meant to resume. A run that another process is writing does not count.
     """
     if not folder.is_dir():
         return None

@@ -26,7 +26,7 @@ def reward_functions(config: RewardsConfig) -> dict[str, Function]:
     """The functions that `rewards.functions` names, imported.
 
     Raises:
-        ConfigError: one cannot be imported, or is no function; the setting is named.
+        ConfigError: one cannot be imported, or is not a function; the setting is named.
     """
     return {name: imported(f"rewards.functions.{name}", target) for name, target in config.functions.items()}
 

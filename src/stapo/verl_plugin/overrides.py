@@ -82,7 +82,7 @@ def verl_overrides(config: RunConfig, machines: Machines, name: str, folder: str
 
 
 def differences(config: RunConfig) -> list[str]:
-    """What of this configuration verl does otherwise than the embedded engine, one line each."""
+    """Where verl differs from the embedded engine under this configuration, one line each."""
     said = [
         "responses are drawn by the rollout servers' own random numbers: a seed repeats the tasks, not the samples",
         "entropies and old log-probabilities come from a forward pass of the training engine, not from sampling",

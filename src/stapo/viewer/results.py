@@ -30,7 +30,7 @@ class Results:
         """The results of a comparison, and under which names its runs are listed here.
 
         Raises:
-            RunDirectoryError: it is no comparison, or has no results yet.
+            RunDirectoryError: it is not a comparison, or has no results yet.
         """
         folder = self._catalog.entry(name).found.folder
         found = _document(folder / "results.json", "'stapo compare' writes it with the first run that ends.")

@@ -73,7 +73,7 @@ def read_object(text: str | bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        ProtocolError: it is none.
+        ProtocolError: it is not one.
     """
     try:
         found = parse_json(text)
@@ -88,7 +88,7 @@ def read_message(text: str) -> tuple[str, dict[str, Any]]:
     """Type and data of a message over a WebSocket.
 
     Raises:
-        ProtocolError: it is none of this protocol.
+        ProtocolError: it is not a message of this protocol.
     """
     message = read_object(text)
     kind = message.get("type")
@@ -143,7 +143,7 @@ def read_command(data: object) -> str:
     closing tag, and a command may stand in action tags.
 
     Raises:
-        ProtocolError: it is no action.
+        ProtocolError: it is not an action.
     """
     if not isinstance(data, dict):
         raise ProtocolError(Code.VALIDATION_ERROR, f"the action is {shown(data)}, expected a JSON object.")

@@ -166,7 +166,7 @@ class _Service:
         return held
 
     async def close(self, name: str) -> None:
-        """End a session; one that has ended already is no error."""
+        """End a session; ending it twice is not an error."""
         held = self.sessions.pop(name, None)
         if held is None:
             return

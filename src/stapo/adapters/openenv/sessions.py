@@ -97,7 +97,7 @@ class Session:
         }
 
     def close(self) -> None:
-        """Close the environment; nothing is asked of the session any more."""
+        """Close the environment; the session cannot be used any more."""
         if self._env is not None:
             close_quietly(self._env)
         self._env = None

@@ -47,7 +47,7 @@ class Demonstrator:
         env: the environment, just reset; never stepped here.
         rng: decides where to look first.
         memory: how many places it remembers to have looked into; None for all. A forgetful one looks into places
-            again, and teaches a policy to search without heeding what it did before.
+            again, and teaches a policy to search without using its history.
         habit: 0 looks anywhere next, all places equally likely; above 0 it prefers places early in the list of offered
             commands, each by this share less likely than the one before it.
         forgets: share of its choices of a place, 0 to 1, at which it has forgotten where it looked, says so, hesitates

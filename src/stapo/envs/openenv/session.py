@@ -38,7 +38,7 @@ class ServerSession:
         most: bytes of an answer.
 
     Raises:
-        ConfigError: this is no address, it or the token cannot be used, or the package websockets is not installed.
+        ConfigError: this is not an address, it or the token cannot be used, or the package websockets is not installed.
     """
 
     def __init__(self, url: str, seconds: float, most: int) -> None:

@@ -68,7 +68,7 @@ class Board:
 
     @cached_property
     def floor(self) -> tuple[int, ...]:
-        """Cells that are no wall."""
+        """Cells without a wall."""
         return tuple(cell for cell, wall in enumerate(self.walls) if not wall)
 
     @cached_property

@@ -49,7 +49,7 @@ class MoveJudge:
         "invalid": "names no direction, or several",
         "blocked": "a wall or a box that cannot be pushed is in the way",
         "repeated": "without effect, and given before in the same state",
-        "corner": "pushes a box into a corner that is no target",
+        "corner": "pushes a box into a corner that is not a target",
         "dead_end": "the level could be solved before this move, and cannot be solved after it",
         "detour": "the shortest way is longer than before the move",
     }

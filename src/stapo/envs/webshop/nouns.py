@@ -24,7 +24,7 @@ SPACY_MODEL = "en_core_web_sm"
 
 @lru_cache(maxsize=65_536)
 def builtin_nouns(title: str) -> tuple[str, ...]:
-    """Lower-case words of two or more characters, with a letter, that are no common small words."""
+    """Lower-case words of two or more characters, with a letter, without common small words."""
     words = (word.lower() for word in _WORD.findall(title))
     return tuple(w for w in words if len(w) > 1 and not w.isdigit() and w not in _NO_NOUNS)
 
