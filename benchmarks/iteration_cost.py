@@ -34,7 +34,7 @@ from stapo.rollout import Trajectory
 from stapo.rollout.sampler import Sample, Sampler
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
-from stapo.training.choices import settle
+from stapo.training.choices import resolve_auto
 from stapo.training.factories import env_factory
 from stapo.training.loop import build_collector, set_threads
 from stapo.training.preparation import prepare_policy
@@ -139,7 +139,7 @@ def update_seconds(config: RunConfig, policy: Policy, rollout: Rollout, repeat: 
 def measure(preset: str, run: Path | None, sft_steps: int, rollouts: int, repeats: int) -> dict[str, object]:
     """Run the whole measurement and return its figures."""
     base = load_config(preset, "stapo") if run is None else read_run_config(RunDirectory.open(run))
-    base = settle(base, None, print).config
+    base = resolve_auto(base, None, print).config
     configs = {name: with_algorithm(base, name) for name in ALGORITHMS}
     set_threads(base.log.threads)
     if run is None:

@@ -22,7 +22,7 @@ from stapo.run import RunDirectory
 _COLORS = {"sampled": "#1f6feb", "greedy": "#d97706", "training": "#8b949e"}
 
 
-def spread(values: list[float]) -> str:
+def mean_std(values: list[float]) -> str:
     """Mean and sample standard deviation over runs."""
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
@@ -51,7 +51,7 @@ def table(runs: list[RunDirectory], starts: list[RunDirectory | None]) -> str:
         columns.append([*cells, sft.get("sft", 0.0), seconds.get("rl", 0.0)])
         numbers = " | ".join(f"{c:.3f}" for c in cells) + f" | {columns[-1][-2]:.0f} | {columns[-1][-1]:.0f}"
         lines.append(f"| {run.path.name} | {run.config()['seed']} | {numbers} |")
-    means = [spread([c[i] for c in columns]) for i in range(2 * len(modes))]
+    means = [mean_std([c[i] for c in columns]) for i in range(2 * len(modes))]
     lines.append(f"| **mean ± sd** | {len(runs)} | " + " | ".join(means) + " | | |")
     return "\n".join(lines)
 

@@ -25,7 +25,7 @@ from statistics import fmean
 from typing import Any
 
 from stapo.comparison.plan import cell_folder, read_plan
-from stapo.comparison.statistics import Pairs, pair, paired_difference, spread
+from stapo.comparison.statistics import Pairs, mean_std, pair, paired_difference
 from stapo.errors import StapoError
 from stapo.run import RunDirectory
 
@@ -101,7 +101,7 @@ def table(folder: Path) -> str:
         if not mine:
             continue
         rows = [row for seed in mine for row in done[variant.label, seed].rows("metrics")[-LAST:]]
-        success = spread([fmean(found.values()) for found in mine.values()])
+        success = mean_std([fmean(found.values()) for found in mine.values()])
         against, by_seed = difference(mine, {s: episodes[BASELINE, s] for s in mine if (BASELINE, s) in done}, level)
         random, _ = difference(mine, {s: episodes[RANDOM, s] for s in mine if (RANDOM, s) in done}, level)
         deviation = "" if success.sd is None else f" ± {success.sd:.3f}"

@@ -36,6 +36,13 @@ def test_the_help_is_one_screen(name, capsys):
     assert shown(capsys, "help", name) == lines
 
 
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_the_help_of_a_number_has_its_range(name):
+    meant = meanings(command_of(name))
+    numbers = [option.name for option in fields(command_of(name)) if re.search(r"\b(int|float)\b", str(option.type))]
+    assert [n for n in numbers if not re.search(r"\d or more|above \d|\d to \d", meant[n])] == []
+
+
 @pytest.mark.parametrize("name", ["train", "compare"])
 def test_it_has_what_people_change_with_value_and_meaning(name, capsys):
     lines = shown(capsys, name, "--help")

@@ -1,11 +1,11 @@
-"""Means, spreads and paired differences: numbers worked by hand, and coverage on simulated experiments."""
+"""Means, standard deviations and paired differences: numbers worked by hand, and coverage on simulated experiments."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from stapo.comparison.statistics import Pairs, pair, paired_difference, spread
+from stapo.comparison.statistics import Pairs, mean_std, pair, paired_difference
 
 
 def pairs(sums, episodes=None):
@@ -13,13 +13,13 @@ def pairs(sums, episodes=None):
     return Pairs(sums, np.ones(len(sums)) if episodes is None else np.array(episodes, dtype=float))
 
 
-def test_spread():
-    found = spread([0.2, 0.4, 0.9])
+def test_mean_and_standard_deviation():
+    found = mean_std([0.2, 0.4, 0.9])
     # mean 0.5; squares of the deviations 0.09 + 0.01 + 0.16 = 0.26, over n - 1 = 2
     assert (found.mean, found.sd, found.n) == (pytest.approx(0.5), pytest.approx(0.13**0.5), 3)
-    assert spread([0.7]).sd is None
+    assert mean_std([0.7]).sd is None
     with pytest.raises(ValueError):
-        spread([])
+        mean_std([])
 
 
 def test_episodes_are_paired_by_task():

@@ -191,11 +191,11 @@ def test_a_small_model_is_as_before_and_nothing_is_said(monkeypatch, toy_model, 
 
 @pytest.mark.parametrize("name", ["tiny", "memory", "webshop-tiny", "search-tiny", "sokoban-tiny"])
 def test_presets_from_scratch_resolve_to_float32_and_one_thread(name, monkeypatch):
-    from stapo.training.choices import settle
+    from stapo.training.choices import resolve_auto
 
     monkeypatch.setattr(hardware, "time_layers", lambda *args: pytest.fail("timed"))
     config, said = load_config(name), []
-    found = settle(config, None, said.append)
+    found = resolve_auto(config, None, said.append)
     assert (found.config.model.dtype, found.config.log.threads, found.threads) == ("float32", 1, 1)
     assert said == []
 

@@ -34,7 +34,7 @@ from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.run.lines import require_new, write_lines
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.choices import settle, threads_here
+from stapo.training.choices import resolve_auto, threads_here
 from stapo.training.factories import collector_of, env_factory
 from stapo.training.loop import build_collector, set_threads
 from stapo.training.preflight import check_prompted
@@ -442,9 +442,9 @@ def served_model(source: str, config: RunConfig, served: Endpoint) -> EvalTarget
 
 
 def _frozen(config: RunConfig, path: str, callbacks: Callbacks) -> Collector:
-    settled = settle(replace(config, model=replace(config.model, path=path)), None, callbacks.notice)
-    set_threads(settled.threads)
-    policy = load_policy(path, settled.config.model)
-    for told in told_of_template(settled.config.agent, PromptEncoder(policy.tokenizer)):
+    resolved = resolve_auto(replace(config, model=replace(config.model, path=path)), None, callbacks.notice)
+    set_threads(resolved.threads)
+    policy = load_policy(path, resolved.config.model)
+    for told in told_of_template(resolved.config.agent, PromptEncoder(policy.tokenizer)):
         callbacks.notice(told)
-    return build_collector(settled.config, policy, settled.config.rollout.engine, utc_now)
+    return build_collector(resolved.config, policy, resolved.config.rollout.engine, utc_now)

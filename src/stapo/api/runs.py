@@ -23,7 +23,7 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.lock import is_locked
 from stapo.texts import counted
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.choices import settle
+from stapo.training.choices import resolve_auto
 from stapo.training.fork import plan_fork
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import Outcome, train_run
@@ -168,15 +168,15 @@ def run_training(
         check_place(folder, config)
         if fork is not None:
             plan_fork(fork, config)  # a mistake costs a second
-        settled = settle(config, folder, callbacks.notice)
-        config = settled.config
+        resolved = resolve_auto(config, folder, callbacks.notice)
+        config = resolved.config
         env = preflight(config, folder, lambda done, total: callbacks.stage("checking games", done, total))
         try:
             callbacks.notice(
                 f"{config.algorithm.name} on {config.env.name}: {counted(config.optim.iterations, 'iteration')} of "
                 f"{config.rollout.groups} x {config.rollout.group_size} episodes, seed {config.seed}, into {folder}"
             )
-            outcome = train_run(config, folder, command, callbacks, env, settled, fork)
+            outcome = train_run(config, folder, command, callbacks, env, resolved, fork)
         finally:
             env.rest()
         write_report(outcome.run)

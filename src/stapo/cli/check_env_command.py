@@ -24,7 +24,7 @@ class CheckEnv(Command):
 
     Attributes:
         name: environment; 'stapo envs' lists them.
-        tasks: tasks that are played, spread over all of them (default: 5).
+        tasks: tasks to play, evenly spaced; 1 or more (default: 5).
         json: print machine-readable JSON: one object for each check.
     """
 

@@ -39,7 +39,7 @@ class Compare(Command):
             most 3. Your own model (--model.path) without SFT is the start of all.
         vary: values of a setting to try, such as algorithm.outlier.lam=1.0,1.5,3.0. Several settings
             give every combination, and those joined by + take each value together.
-        episodes: evaluation episodes at start and end, the same as --eval.episodes.
+        episodes: evaluation episodes at start and end, the same as --eval.episodes; 0 or more.
         jobs: runs at a time, one thread each; 1 or more (default: the idle cores).
         out: folder of the comparison (default: runs/compare-PRESET-DATE).
         baseline: variant that the others are compared with (default: the earlier choice for DIR, otherwise the first).

@@ -97,11 +97,11 @@ def _settled(
     if named is None:
         from stapo.cli.this_machine import config_of
         from stapo.policy.hardware import Subject, time_layers
-        from stapo.training.choices import settle
+        from stapo.training.choices import resolve_auto
 
         timed = partial(time_layers, config_of(shape, shape.layers), config.model.device)
         subject = Subject(shape.parameters, config.model.path is None, timed)
-        return settle(config, out, partial(say, console), subject).config
+        return resolve_auto(config, out, partial(say, console), subject).config
     if config.model.dtype != "auto":
         return config
     large = config.model.path is not None and shape.parameters >= UNTIMED

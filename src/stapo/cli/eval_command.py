@@ -67,7 +67,7 @@ class Eval(Command):
 
     EXAMPLES = """
 stapo eval runs/tiny-stapo-20260101-120000 --greedy --json
-stapo eval runs/alfworld --env.games ../shared/data/alfworld --split valid_unseen --seeds 0 1 2 3
+stapo eval runs/alfworld --env.games $ALFWORLD_DATA --split valid_unseen --seeds 0 1 2 3
 stapo eval runs/alfworld --checkpoint start --split train --episodes 64 --k 16
 stapo eval runs/alfworld --split train --k 4 --record won.jsonl --won
 stapo eval paper/alfworld-1.5b --model FOLDER --env.games DIR

@@ -34,7 +34,8 @@ def help_of(cls: type[Command], name: str, argv: list[str]) -> str:
     paragraphs = (cls.__doc__ or "").partition("Attributes:")[0].strip().split("\n\n")
     for paragraph in paragraphs if full else paragraphs[:1]:
         lines += ["", *textwrap.wrap(" ".join(paragraph.split()), WIDTH)]
-    lines += ["", *_table(list(_options(cls)), full)]
+    if options := list(_options(cls)):
+        lines += ["", *_table(options, full)]
     if "" in cls.PASSES or (full and "agent." in cls.PASSES):
         lines += _settings(cls, argv, full)
     if cls.EXAMPLES:
@@ -43,7 +44,7 @@ def help_of(cls: type[Command], name: str, argv: list[str]) -> str:
     if notes and (full or len(lines) + len(notes) < HEIGHT - 2):
         lines += ["", *notes]
     if not full:
-        lines += ["", f"'stapo {name} --help-all' says everything."]
+        lines += ["", f"'stapo {name} --help-all' explains all of it."]
     return "\n".join(lines)
 
 

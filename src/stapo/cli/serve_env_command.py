@@ -25,17 +25,17 @@ class ServeEnv(Command):
     Attributes:
         name: environment; 'stapo envs' lists them.
         host: address to listen on (default: 127.0.0.1). Any other than this machine's own needs a token.
-        port: port to listen on (default: 8000); 0 takes a free one.
+        port: port to listen on, 0 to 65535 (default: 8000); 0 takes a free one.
         token: token that clients have to send, as a bearer token or as the password in their address.
             $STAPO_ENV_TOKEN is safer: the list of processes does not show it.
         split: split that tasks are drawn from where a client names none (default: the first).
         seed: draw the same tasks every time where a client names neither a task nor a seed; 0 or more.
-        max_sessions: sessions at once (default: 256).
-        idle_seconds: seconds after which a session without a message ends (default: 600).
-        call_seconds: seconds that a call of the environment may take (default: 60).
-        threads: calls of environments at a time (default: 1). More help environments that wait for others, such as a
-            search server; the environment has to stand it.
-        max_message: maximum number of bytes of a message (default: 1048576).
+        max_sessions: sessions at once; 1 or more (default: 256).
+        idle_seconds: seconds after which a session without a message ends; above 0 (default: 600).
+        call_seconds: seconds that a call of the environment may take; above 0 (default: 60).
+        threads: calls of environments at a time; 1 or more (default: 1). More help environments that wait for others,
+            such as a search server; the environment must be safe to call from several threads.
+        max_message: maximum number of bytes of a message; 1 or more (default: 1048576).
     """
 
     EXAMPLES = """

@@ -25,18 +25,18 @@ class ServeRetriever(Command):
         corpus: JSONL file with the keys id and contents per line; contents is a quoted title, a newline and the text.
         retriever: bm25 (default), tantivy for large corpora, dense, or one of another package.
         host: address to listen on (default: 127.0.0.1). Any other than this machine's own needs a token.
-        port: port to listen on (default: 8000); 0 takes a free one.
+        port: port to listen on, 0 to 65535 (default: 8000); 0 takes a free one.
         token: bearer token that clients have to send. $STAPO_RETRIEVER_TOKEN is safer: the list of processes does not
             show it.
         cache: folder for indexes (default: $STAPO_CACHE, or stapo in the user's cache folder).
         embed: model of dense (default: minilm, after 'stapo models fetch minilm'): another name of 'stapo
             models', or folder or name of a model of sentence-transformers.
-        threads: searches at a time (default: 4).
-        max_topk: maximum number of passages per query (default: 100).
-        max_queries: maximum number of queries per request (default: 512).
-        max_body: maximum number of bytes of a request (default: 1048576).
-        max_connections: connections at once (default: 1024, or fewer if the system allows fewer open files).
-        search_seconds: seconds that a search may take (default: 60).
+        threads: searches at a time; 1 or more (default: 4).
+        max_topk: maximum number of passages per query; 1 or more (default: 100).
+        max_queries: maximum number of queries per request; 1 or more (default: 512).
+        max_body: maximum number of bytes of a request; 1 or more (default: 1048576).
+        max_connections: connections at once; 1 or more (default: 1024, or fewer if the system allows fewer open files).
+        search_seconds: seconds that a search may take; above 0 (default: 60).
     """
 
     EXAMPLES = """

@@ -21,16 +21,16 @@ _FOREIGN = re.compile(r"(\+\+?|~)?[A-Za-z_][\w./@-]*(=.*)?", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True)
 class Verl(Command):
-    """RL on many GPUs by verl (Ray, FSDP2, vLLM), with the environments, prompts and losses of 'stapo train'.
+    """RL on many GPUs with verl (Ray, FSDP2, vLLM), with the environments, prompts and losses of 'stapo train'.
 
     Needs verl in a separate Python environment; docs/scaling.md says how to set it up, and what was tried. A word
     key=value is a setting of verl itself, in Hydra's grammar; it wins over ours.
 
     Attributes:
         source: shipped preset ('stapo presets' lists them) or your own YAML file.
-        nodes: machines of the Ray cluster (default: 1).
-        gpus_per_node: GPUs of each machine (default: 8).
-        tensor_parallel: GPUs that a rollout server spreads one copy of the model over (default: 1).
+        nodes: machines of the Ray cluster; 1 or more (default: 1).
+        gpus_per_node: GPUs of each machine; 1 or more (default: 8).
+        tensor_parallel: GPUs per copy of the model in a rollout server; 1 or more (default: 1).
         print: show verl's command and stop; works without verl. --dry-run is the same.
         name: name of the run (default: PRESET-ALGORITHM).
         out: folder for verl's checkpoints (default: runs/verl/NAME).

@@ -26,7 +26,7 @@ class View(Command):
     Attributes:
         runs: runs, or folders that hold runs (default: runs).
         host: address to listen on (default: 127.0.0.1). Any other than this machine's own needs a token.
-        port: port to listen on (default: a free one).
+        port: port to listen on, 0 to 65535 (default: a free one).
         token: what a browser has to send: open the address with '#token=' and the token behind it. $STAPO_VIEW_TOKEN
             is safer: the list of processes does not show it.
         no_browser: print the address and open nothing.

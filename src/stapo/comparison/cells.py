@@ -17,7 +17,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, read_yaml
 from stapo.errors import StapoError, writing
 from stapo.run import RunDirectory
-from stapo.training.choices import settle
+from stapo.training.choices import resolve_auto
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def in_one_dtype(works: Sequence[Work]) -> list[Work]:
         return list(works)
     written = Path(works[0].command[2])
     before = from_data(RunConfig, read_yaml(written) if written.is_file() else settings)
-    dtype = settle(before, None, lambda said: None).config.model.dtype
+    dtype = resolve_auto(before, None, lambda said: None).config.model.dtype
     return [replace(work, settings=with_changes(work.settings, model__dtype=dtype)) for work in works]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from stapo.atomic_io import write_durably
 from stapo.comparison.jobs import Ended
 from stapo.comparison.plan import Cell, Plan, Variant, cell_folder, start_folder
-from stapo.comparison.statistics import LEVEL, RESAMPLES, pair, paired_difference, spread
+from stapo.comparison.statistics import LEVEL, RESAMPLES, mean_std, pair, paired_difference
 from stapo.errors import StapoError, writing
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
@@ -77,8 +77,8 @@ def results(plan: Plan, folder: Path, ended: Mapping[str, Ended], baseline: str)
                 "runs": [runs[cell] for cell in cells],
                 "done": len(done),
                 "failed": sum(runs[cell]["status"] in ("failed", "blocked") for cell in cells),
-                "start": {mode: _start_spread(done, starts, mode) for mode in modes},
-                "final": {mode: _final_spread(done, mode) for mode in modes},
+                "start": {mode: _start_stats(done, starts, mode) for mode in modes},
+                "final": {mode: _final_stats(done, mode) for mode in modes},
                 "totals": _totals(done),
                 "difference": {}
                 if variant.label == baseline
@@ -252,24 +252,25 @@ def _episodes(folder: Path) -> dict[str, list[Row]]:
     return found
 
 
-def _start_spread(done: Sequence[Row], starts: Mapping[int, Row], mode: str) -> Row | None:
+def _start_stats(done: Sequence[Row], starts: Mapping[int, Row], mode: str) -> Row | None:
     values = [starts[int(run["start"])]["final"].get(mode, {}).get("success") for run in done]
     known = [value for value in values if value is not None]
-    return asdict(spread(known)) if known else None
+    return asdict(mean_std(known)) if known else None
 
 
-def _final_spread(done: Sequence[Row], mode: str) -> Row | None:
+def _final_stats(done: Sequence[Row], mode: str) -> Row | None:
     finals = [run["final"][mode] for run in done if mode in run["final"]]
     if not finals:
         return None
     types = sorted({name for final in finals for name in final["by_type"]})
     by_type = {
-        name: asdict(spread([final["by_type"][name] for final in finals if name in final["by_type"]])) for name in types
+        name: asdict(mean_std([final["by_type"][name] for final in finals if name in final["by_type"]]))
+        for name in types
     }
     scores = [score for final in finals if (score := final["task_score"]) is not None]
     return {
-        **asdict(spread([final["success"] for final in finals])),
-        "task_score": asdict(spread(scores)) if scores else None,
+        **asdict(mean_std([final["success"] for final in finals])),
+        "task_score": asdict(mean_std(scores)) if scores else None,
         "by_type": by_type,
     }
 

@@ -1,4 +1,4 @@
-"""Mean, spread and paired differences over seeds and tasks; arrays in, numbers out.
+"""Mean, standard deviation and paired differences over seeds and tasks; arrays in, numbers out.
 
 Two policies that were trained with the same seed play the same evaluation tasks. Their difference is taken task by
 task, so that what makes a task hard for both drops out of it. It still varies for two reasons: another seed would have
@@ -22,8 +22,8 @@ _CHUNK = 2_000_000  # drawn indices held at once
 
 
 @dataclass(frozen=True)
-class Spread:
-    """A mean over seeds with its spread.
+class MeanStd:
+    """A mean over seeds with its standard deviation.
 
     Attributes:
         mean: of the values.
@@ -74,7 +74,7 @@ class Difference:
     pairs: int
 
 
-def spread(values: Sequence[float]) -> Spread:
+def mean_std(values: Sequence[float]) -> MeanStd:
     """Mean and sample standard deviation of at least one value.
 
     Raises:
@@ -83,7 +83,7 @@ def spread(values: Sequence[float]) -> Spread:
     if not values:
         raise ValueError("a mean needs at least one value")
     array = np.asarray(values, dtype=np.float64)
-    return Spread(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
+    return MeanStd(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else None, len(array))
 
 
 def pair(tasks: Sequence[Hashable], first: Sequence[float], second: Sequence[float]) -> Pairs:
@@ -124,7 +124,7 @@ def paired_difference(
     Raises:
         ValueError: there is no seed.
     """
-    by_seed = spread([pairs.mean for pairs in seeds])
+    by_seed = mean_std([pairs.mean for pairs in seeds])
     rng = np.random.default_rng([seed, len(seeds)])
     picked = rng.integers(0, len(seeds), (resamples, len(seeds)))
     total = np.zeros(resamples)

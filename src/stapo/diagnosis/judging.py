@@ -55,16 +55,16 @@ def judge_steps(
         if not isinstance(env, HasJudge):
             return _without_judge(trajectories)
         names: dict[str, str] = dict(GENERIC)
-        judged, troubles = [], Counter[str]()
+        judged, reasons = [], Counter[str]()
         for done, trajectory in enumerate(trajectories, start=1):
-            found, trouble = _replay(env, trajectory, names)
+            found, reason = _replay(env, trajectory, names)
             judged.append(found)
-            if trouble:
-                troubles[trouble] += 1
+            if reason:
+                reasons[reason] += 1
             if progress is not None:
                 progress(done, len(trajectories))
         remarks = [
-            f"{counted(count, 'episode')} could not be judged to their end: {why}." for why, count in troubles.items()
+            f"{counted(count, 'episode')} could not be judged to their end: {why}." for why, count in reasons.items()
         ]
         return Judgment(names, judged, True, remarks)
     finally:

@@ -194,10 +194,10 @@ def about(pool: EnvPool, slot: int, retries: int = 1) -> About:
     return About(*insist(pool, slot, "about", None, retries))
 
 
-def state_error(slot: int, trouble: EnvFailure) -> EnvError:
+def state_error(slot: int, failure: EnvFailure) -> EnvError:
     """The error for a slot whose state could not be taken or given back."""
     return EnvError(
-        f"the state of the environment in slot {slot} could not travel: {trouble.error}. Expected a state_dict() and a "
+        f"the state of the environment in slot {slot} could not travel: {failure.error}. Expected a state_dict() and a "
         "load_state_dict(state) that understand each other. Repair them, or remove both if nothing is carried from one "
         "episode to the next."
     )

@@ -60,7 +60,7 @@ def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
             plain(value.info),
             value.blind_text,
         ]
-    return ["trouble", value.boundary, value.error, value.detail]
+    return ["failure", value.boundary, value.error, value.detail]
 
 
 def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
@@ -78,7 +78,7 @@ def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
         return Started(Observation(*seen), task_type, shapes)
     if kind == "result":
         return StepResult(*rest)
-    if kind == "trouble":
+    if kind == "failure":
         return EnvFailure(*rest)
     raise ValueError(f"unknown kind {kind!r}")
 

@@ -76,14 +76,14 @@ def first_line(error: str) -> str:
     return lines[0][:_LONGEST_ERROR] if lines else "(no message)"
 
 
-def too_many(count: int, limit: int, failure: Failure, trouble: EnvFailure) -> FailureLimitError:
+def too_many(count: int, limit: int, failure: Failure, caused_by: EnvFailure) -> FailureLimitError:
     """The error for `count` failures in a row, of which this is the last."""
-    detail = f"\n{trouble.detail.strip()}" if trouble.detail else ""
+    detail = f"\n{caused_by.detail.strip()}" if caused_by.detail else ""
     return FailureLimitError(
         f"{counted(count, 'episode')} in a row failed for reasons that are not the policy's; expected fewer "
         f"than {limit}. The last one: task '{failure.task_id}', group {failure.group}, member "
         f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
-        f"{trouble.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
+        f"{caused_by.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
     )
 
 

@@ -23,7 +23,7 @@ KEPT = "chosen"
 
 
 @dataclass(frozen=True)
-class Settled:
+class Resolved:
     """Settings without `auto`.
 
     Attributes:
@@ -38,9 +38,9 @@ class Settled:
     threads: Threads
 
 
-def settle(
+def resolve_auto(
     config: RunConfig, out: Path | None, notice: Callable[[str], None], subject: Subject | None = None
-) -> Settled:
+) -> Resolved:
     """Decide what `auto` stands for, or look it up in the run that is in `out`; warn of a dtype that is slow here.
 
     Args:
@@ -65,7 +65,7 @@ def settle(
             with suppress(ModelError):  # the run has the model in its saves; where it came from may be gone
                 subject = subject or hardware.subject_of(config.model)
                 _warn_of_slow(config, subject, threads, notice, "The run keeps it: another dtype is another run.")
-        return Settled(config, chosen, threads)
+        return Resolved(config, chosen, threads)
     subject = subject or hardware.subject_of(config.model)
     dtype, threads, chosen = config.model.dtype, config.log.threads, dict[str, str]()
     if threads == "auto":
@@ -79,7 +79,7 @@ def settle(
         _warn_of_slow(config, subject, threads, notice, "Set model.dtype to float32, or to auto.")
     if chosen:
         notice("chosen for this machine: " + ", ".join(f"{name} {why}" for name, why in chosen.items()))
-    return Settled(_with(config, dtype, threads), chosen, threads)
+    return Resolved(_with(config, dtype, threads), chosen, threads)
 
 
 def threads_here(run: RunDirectory, config: RunConfig) -> Threads:

@@ -17,7 +17,7 @@ from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
 from stapo.training.checkpoint import REFRESHED, read_tensors
-from stapo.training.choices import KEPT, Settled, settle
+from stapo.training.choices import KEPT, Resolved, resolve_auto
 from stapo.training.evaluations import evaluated_tasks
 from stapo.training.factories import RunEnvs
 from stapo.training.fork import plan_fork, require_begun
@@ -59,7 +59,7 @@ def train_run(
     command: list[str],
     callbacks: Callbacks | None = None,
     env: RunEnvs | None = None,
-    settled: Settled | None = None,
+    resolved: Resolved | None = None,
     fork: Path | None = None,
 ) -> Outcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
@@ -73,7 +73,7 @@ def train_run(
         command: how it was asked for.
         callbacks: told what happens; may ask for a stop.
         env: the environments, where somebody has asked them already.
-        settled: the settings without `auto`, where they were decided already; they count instead of `config`.
+        resolved: the settings without `auto`, where they were decided already; they count instead of `config`.
         fork: another run, whose newest save a new run begins with.
 
     Raises:
@@ -86,10 +86,10 @@ def train_run(
         RunInterrupted: SIGTERM, SIGINT or a callback asked for a stop.
     """
     callbacks = callbacks or Callbacks()
-    if settled is None:
-        settled = settle(config, out, callbacks.notice)
-    config = settled.config
-    set_threads(settled.threads)
+    if resolved is None:
+        resolved = resolve_auto(config, out, callbacks.notice)
+    config = resolved.config
+    set_threads(resolved.threads)
     with ExitStack() as stack:
         if env is None:
             env = RunEnvs(config)
@@ -111,8 +111,8 @@ def train_run(
         else:
             callbacks.notice(start.told())
             start.begin(run)
-        if settled.chosen and KEPT not in (info := run.info()):
-            run.write_info({**info, KEPT: settled.chosen})
+        if resolved.chosen and KEPT not in (info := run.info()):
+            run.write_info({**info, KEPT: resolved.chosen})
         stack.enter_context(callbacks.joined_by(TrackerCallback(config.log.trackers, callbacks.notice)))
         return _train(run, config, command, callbacks, env)
 

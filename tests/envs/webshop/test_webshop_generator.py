@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 from stapo.envs.webshop.generator import SIZES, generate_catalog, iter_products
 from stapo.errors import ConfigError
 
-TINY, STANDARD = SIZES["tiny"].wares, SIZES["standard"].wares
+TINY, STANDARD = SIZES["tiny"].templates, SIZES["standard"].templates
 
 BUTTONS = {
     "back to search",
@@ -131,15 +131,15 @@ class TestFormats:
 
 
 class TestWords:
-    @pytest.mark.parametrize("wares", [TINY, STANDARD])
-    def test_an_attribute_is_taken_for_no_other(self, wares):
-        for pool in wares.attributes.values():
+    @pytest.mark.parametrize("templates", [TINY, STANDARD])
+    def test_an_attribute_is_taken_for_no_other(self, templates):
+        for pool in templates.attributes.values():
             for one, two in combinations(pool, 2):
                 assert fuzz.token_set_ratio(one, two) <= 85, (one, two)
 
-    @pytest.mark.parametrize("wares", [TINY, STANDARD])
-    def test_an_option_value_means_one_thing(self, wares):
-        for kind in wares.kinds:
+    @pytest.mark.parametrize("templates", [TINY, STANDARD])
+    def test_an_option_value_means_one_thing(self, templates):
+        for kind in templates.kinds:
             values = [v.lower() for options in kind.options.values() for v in options]
             assert len(values) == len(set(values))
             assert not BUTTONS & set(values)
@@ -152,12 +152,12 @@ class TestWords:
             record = article.product
             text = " ".join((record["name"], *record["small_description"], record["full_description"])).lower()
             told = {a for a in pool[record["category"]] if a in text}
-            assert told == set(article.ware.attributes)
+            assert told == set(article.facts.attributes)
 
 
 class TestDistractors:
     def test_every_way_to_lack_something_occurs(self, articles):
-        lacks = Counter(a.ware.lacks for a in articles)
+        lacks = Counter(a.facts.lacks for a in articles)
         size = SIZES["tiny" if len(articles) == SIZES["tiny"].products else "standard"]
         assert set(lacks) <= {"", *size.lacks}
         assert lacks["attribute"]

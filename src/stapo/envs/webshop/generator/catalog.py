@@ -7,7 +7,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from stapo.envs.draws import Draws
-from stapo.envs.webshop.generator.families import Ware, families
+from stapo.envs.webshop.generator.families import ProductFacts, families
 from stapo.envs.webshop.generator.records import Record, human, product, synthetic
 from stapo.envs.webshop.generator.sizes import Size, size_named
 from stapo.errors import ConfigError
@@ -22,13 +22,13 @@ class Article(NamedTuple):
         product: for items_shuffle.json.
         synthetic: for items_ins_v2.json, under the product's asin.
         human: for items_human_ins.json, under the product's asin; empty where the product is not asked for.
-        ware: the facts behind the words; `ware.lacks` says what a distractor lacks.
+        facts: the facts behind the words; `facts.lacks` says what a distractor lacks.
     """
 
     product: Record
     synthetic: Record
     human: list[Record]
-    ware: Ware
+    facts: ProductFacts
 
 
 def generate_catalog(
@@ -71,11 +71,11 @@ def iter_products(products: int | None = None, seed: int = 0, size: str = "stand
                 f"{name} is {value!r}, expected a whole number from {least} to {MOST_PRODUCTS}. "
                 f"The size '{size}' has {chosen.products} products by itself."
             )
-    wares = (ware for group in families(chosen, seed) for ware in group)
-    for number, ware in enumerate(islice(wares, count)):
+    made = (facts for group in families(chosen, seed) for facts in group)
+    for number, facts in enumerate(islice(made, count)):
         asin = _asin(number, count, seed, chosen)
         draws = Draws(f"webshop words {seed} {number}")
-        yield Article(product(ware, asin, chosen, draws), synthetic(ware, chosen), human(ware, asin, draws), ware)
+        yield Article(product(facts, asin, chosen, draws), synthetic(facts, chosen), human(facts, asin, draws), facts)
 
 
 def _asin(number: int, count: int, seed: int, size: Size) -> str:

@@ -17,7 +17,7 @@ _BEYOND_EVERY_CAP = 6_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ware:
+class ProductFacts:
     """One product, before it is put into words.
 
     Attributes:
@@ -41,7 +41,7 @@ class Ware:
     lacks: str = ""
 
 
-def families(size: Size, seed: int) -> Iterator[list[Ware]]:
+def families(size: Size, seed: int) -> Iterator[list[ProductFacts]]:
     """All families of a shop, one after the other, without end."""
     number = 0
     while True:
@@ -49,15 +49,15 @@ def families(size: Size, seed: int) -> Iterator[list[Ware]]:
         number += 1
 
 
-def family(size: Size, seed: int, number: int) -> list[Ware]:
+def family(size: Size, seed: int, number: int) -> list[ProductFacts]:
     """The family of this number, in the order in which the shop lists it."""
     draws = Draws(f"webshop family {seed} {number}")
-    kinds = size.wares.kinds
+    kinds = size.templates.kinds
     # Kinds take turns, from another start in every shop, so that small shops have all of them.
     kind = kinds[(number + Draws(f"webshop start {seed}").below(len(kinds))) % len(kinds)]
-    pool = size.wares.attributes[kind.category]
+    pool = size.templates.attributes[kind.category]
     attributes = draws.shuffled(pool)[: draws.between(*size.attributes)]
-    first = Ware(
+    first = ProductFacts(
         kind=kind,
         brand=brand(draws, size),
         attributes=tuple(attributes),
@@ -66,17 +66,17 @@ def family(size: Size, seed: int, number: int) -> list[Ware]:
         cents=_price(kind, size, draws),
         asked=True,
     )
-    wares = [first]
+    products = [first]
     members = draws.between(*size.family)
     # Where there is nothing to take away, as with no options, the next way to differ is tried.
     ways = [size.lacks[i % len(size.lacks)] for i in range(4 * members)]
     for way in ways:
-        if len(wares) == members:
+        if len(products) == members:
             break
         other = _distractor(first, way, size, draws)
         if other is not None:
-            wares.append(other)
-    return draws.shuffled(wares)
+            products.append(other)
+    return draws.shuffled(products)
 
 
 def brand(draws: Draws, size: Size) -> str:
@@ -105,12 +105,12 @@ def _price(kind: ProductKind, size: Size, draws: Draws) -> tuple[int, int] | Non
     return low, high
 
 
-def _distractor(first: Ware, way: str, size: Size, draws: Draws) -> Ware | None:
+def _distractor(first: ProductFacts, way: str, size: Size, draws: Draws) -> ProductFacts | None:
     """Like `first`, but without one thing; None where this way is not open."""
     other = replace(first, brand=brand(draws, size), cents=_price(first.kind, size, draws), lacks=way)
     other = replace(other, asked=draws.chance(size.asked))
     if way == "attribute":
-        pool = size.wares.attributes[first.kind.category]
+        pool = size.templates.attributes[first.kind.category]
         lost = draws.choice(first.wanted)
         new = draws.choice([a for a in pool if a not in first.attributes])
 
@@ -131,7 +131,7 @@ def _distractor(first: Ware, way: str, size: Size, draws: Draws) -> Ware | None:
             return None
         low = first.cents[1] + _BEYOND_EVERY_CAP
         return replace(other, cents=(low, low))
-    alike = [k for k in size.wares.kinds if k.category == first.kind.category and k.query != first.kind.query]
+    alike = [k for k in size.templates.kinds if k.category == first.kind.category and k.query != first.kind.query]
     kind = draws.choice(alike)
     return replace(
         other,

@@ -39,7 +39,7 @@ class ProductKind:
 
 
 @dataclass(frozen=True, slots=True)
-class Wares:
+class ProductTemplates:
     """Everything one shop draws from: kinds of products, and the attributes of each department."""
 
     kinds: tuple[ProductKind, ...]
@@ -53,7 +53,7 @@ class Size:
     Products come in families: one product and its distractors, each of which shares its words and lacks one thing.
 
     Attributes:
-        wares: what is sold.
+        templates: what products are made from.
         products: how many there are unless a number is asked for.
         family: fewest and most products of a family.
         lacks: what distractors lack, one each, in turn: `attribute`, `option`, `price` (all is there, but dearer than
@@ -71,7 +71,7 @@ class Size:
         short_ids: ids are three letters and digits in turn, not ten characters.
     """
 
-    wares: Wares
+    templates: ProductTemplates
     products: int
     family: tuple[int, int]
     lacks: tuple[str, ...]
@@ -110,11 +110,11 @@ def _kinds(category: str, of: dict[str, Any]) -> list[ProductKind]:
 
 
 def _size(departments: dict[str, Any], **numbers: Any) -> Size:
-    wares = Wares(
+    templates = ProductTemplates(
         tuple(kind for name, department in departments.items() for kind in _kinds(name, department)),
         {name: _words(department["attributes"]) for name, department in departments.items()},
     )
-    return Size(wares=wares, **numbers)
+    return Size(templates=templates, **numbers)
 
 
 SIZES: dict[str, Size] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
