@@ -60,7 +60,7 @@ def main() -> None:
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
-        address = "http://" + server.stdout.readline().split("on ws://")[1].strip().removesuffix("/ws")
+        address = "http://" + server.stdout.readline().split("on ws://")[1].split()[0].removesuffix("/ws")
         before = time.process_time()
         seconds, clock = asyncio.run(all_sessions(address, options.sessions, options.steps))
         client = time.process_time() - before

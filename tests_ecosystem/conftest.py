@@ -26,7 +26,7 @@ def served():
         command = [sys.executable, "-m", "stapo", "serve-env", *argv, "--port", "0"]
         processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
         line = processes[-1].stdout.readline()
-        return line.split("on ws://")[1].strip().removesuffix("/ws")
+        return line.split("on ws://")[1].split()[0].removesuffix("/ws")
 
     yield serve
     for process in processes:

@@ -12,6 +12,7 @@ from stapo.envs.registry import make
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
 gymnasium = pytest.importorskip("gymnasium")
+from gymnasium import spaces  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 
 import stapo.gym  # noqa: E402
@@ -139,8 +140,43 @@ def test_an_episode_is_the_same_through_gymnasium():
     ({"id": "stapo/sokoban-v0", "actions": "up"}, "this environment takes any text; leave them out"),
     ({"id": "FrozenLake-v1", "goal": " "}, "goal is ' ', expected the task in a sentence"),
     ({"id": "FrozenLake-v1", "tasks": 0}, "tasks must be a whole number of at least 1"),
+    ({"id": "FrozenLake-v1", "kwargs": "x"}, "kwargs is 'x', expected a mapping of options of FrozenLake-v1"),
+    ({"id": "FrozenLake-v1", "kwargs": {3: 4}}, "expected a mapping of options"),
+    ({"id": "FrozenLake-v1", "actions": 4}, "actions is 4, expected their names"),
+    ({"id": "Careless-v0", "text_field": "number"}, "'number' of Careless-v0 is Discrete(3), expected a text"),
 ])  # fmt: skip
 def test_what_cannot_be_played_is_said(options, said):
     with pytest.raises(ConfigError) as caught:
         make("gymnasium", **options)
+    assert said in str(caught.value)
+
+
+class Careless(gymnasium.Env):
+    """Returns something else than it says."""
+
+    observation_space = spaces.Dict({"text": spaces.Text(9), "number": spaces.Discrete(3)})
+    action_space = spaces.Text(9)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return {"text": "a room", "number": 1}, {}
+
+    def step(self, action):
+        seen = {"text": None} if action == "none" else None
+        return ("x", 1) if action == "two" else (seen, 0.0, False, False, {})
+
+
+gymnasium.register("Careless-v0", entry_point=Careless, disable_env_checker=True, order_enforce=False)
+
+
+@pytest.mark.parametrize("action, said", [
+    ("none", "Careless-v0 returned None, expected a text"),
+    ("two", "step() returned ('x', 1), expected (observation, reward, terminated, truncated, info)"),
+    ("other", "Careless-v0 returned None, expected a text"),
+])  # fmt: skip
+def test_what_is_returned_instead_of_a_text_is_said(action, said):
+    env = make("gymnasium", id="Careless-v0", text_field="text")
+    assert env.reset("train/000000").text == "a room"
+    with pytest.raises(EnvError) as caught:
+        env.step(action)
     assert said in str(caught.value)

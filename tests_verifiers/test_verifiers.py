@@ -134,7 +134,7 @@ def test_their_taskset_for_openenv_plays_on_our_server(tmp_path):
     command = [sys.executable, "-m", "stapo", "serve-env", "sokoban", "--env.levels", "40", "--port", "0"]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
-        address = server.stdout.readline().split("on ws://")[1].strip().removesuffix("/ws")
+        address = server.stdout.readline().split("on ws://")[1].split()[0].removesuffix("/ws")
 
         def answer(messages):
             shown = next(message["content"] for message in messages if message["role"] == "user")

@@ -18,6 +18,7 @@ import lzma
 import os
 import re
 import stat
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from importlib.resources import files
@@ -31,6 +32,7 @@ MOST_YAML_NODES = 20_000
 """Values in a YAML document once aliases are followed; a configuration has a few hundred."""
 
 _DEEPEST = 100
+_TOO_MANY_DIGITS = f"not readable: an integer has more than {sys.int_info.default_max_str_digits:,} digits"
 _MEANT_OTHERWISE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9]+)+(\.[0-9_]*)?)")
 """Numbers that YAML 1.1 reads in base 8 or 60."""
 
@@ -84,7 +86,7 @@ def decoded(data: bytes, encoding: Literal["utf-8", "utf-8-sig"] = "utf-8") -> s
 def shown(value: object, most: int = 80) -> str:
     """`repr` of a value from outside for a message: on one line, cut, and never an error of its own."""
     try:
-        text = repr(value)
+        text = " ".join(repr(value).splitlines())
     except Exception as err:  # an integer of 5,000 digits, a value that contains itself too deep
         return f"<{type(value).__name__} that cannot be shown: {type(err).__name__}>"
     return text if len(text) <= most else f"{text[: most - 1]}…"
@@ -94,16 +96,18 @@ def parse_json(text: str | bytes) -> Any:
     """Read one JSON document.
 
     Raises:
-        ValueError: it is not UTF-8, not JSON, or nested too deep to be read.
+        ValueError: it is not UTF-8, not JSON, nested too deep to be read, or has an integer of thousands of digits.
     """
+    # `json` alone would also guess at UTF-16 and UTF-32, which nobody reads behind it.
+    text = decoded(text, "utf-8-sig") if isinstance(text, bytes) else text
     try:
-        # `json` alone would also guess at UTF-16 and UTF-32, which nobody reads behind it.
-        return json.loads(decoded(text, "utf-8-sig") if isinstance(text, bytes) else text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     except json.JSONDecodeError as err:
         raise ValueError(f"not JSON: {err.msg} at line {err.lineno} column {err.colno}") from None
-    # An integer of thousands of digits is a ValueError of Python's own, and says so.
+    except ValueError:
+        raise ValueError(_TOO_MANY_DIGITS) from None
 
 
 def parse_yaml(text: str) -> Any:
@@ -127,6 +131,8 @@ def parse_yaml(text: str) -> Any:
         raise ValueError(f"not YAML: {(err.problem or err.context or 'unreadable')[:200]}{where}") from None
     except yaml.YAMLError as err:
         raise ValueError(f"not YAML: {' '.join(str(err).split())[:200]}") from None
+    except ValueError as err:
+        raise ValueError(_TOO_MANY_DIGITS if "int_max_str_digits" in str(err) else str(err)) from None
     except (TypeError, OverflowError, AttributeError, KeyError, IndexError) as err:
         # The constructors of scalars raise what their conversion raises.
         raise ValueError(f"a value that cannot be read: {err}") from None

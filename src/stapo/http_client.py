@@ -35,6 +35,7 @@ from stapo.texts import (
 
 T = TypeVar("T")
 
+_EXAMPLE = "http://127.0.0.1:8000"
 _GRACE_S = 5.0
 _SAID_BYTES = 64 << 10
 _PATIENCE = ("http_408", "http_425", "http_429")
@@ -116,9 +117,9 @@ def read_address(url: str, what: str) -> httpx2.URL:
     try:
         address = httpx2.URL(url)
     except httpx2.InvalidURL as err:
-        raise ConfigError(f"{what} '{shown}' is not an address ({err}); expected e.g. http://127.0.0.1:8000.") from err
+        raise ConfigError(f"the {what} '{shown}' is not an address ({err}); expected e.g. {_EXAMPLE}.") from err
     if address.scheme not in ("http", "https") or not address.host or not 0 < (address.port or 80) < 65536:
-        raise ConfigError(f"{what} '{shown}' is not an address; expected e.g. http://127.0.0.1:8000.")
+        raise ConfigError(f"the {what} '{shown}' is not an address; expected e.g. {_EXAMPLE}.")
     if address.userinfo or address.fragment:
         part = "user name or password" if address.userinfo else "fragment ('#…')"
         raise ConfigError(f"the address of the {what} has a {part}; expected one without.")

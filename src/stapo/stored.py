@@ -38,7 +38,7 @@ _PAUSE = 0.1
 def default_cache() -> Path:
     """`$STAPO_CACHE`, or `stapo` in the user's cache folder."""
     if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen)
+        return Path(chosen).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "stapo"
 

@@ -258,6 +258,10 @@ def test_capacity(start):
             message = third.receive()
             assert message["data"]["code"] == "CAPACITY_REACHED"
             assert "all 2 sessions are in use" in message["data"]["message"]
+            # A client that sends before it reads sees the close alone.
+            with pytest.raises(websockets.ConnectionClosed) as caught:
+                third.receive()
+            assert (caught.value.rcvd.code, "all 2 sessions are in use" in caught.value.rcvd.reason) == (1013, True)
         status, told = server.ask("POST", "/reset", {})
         assert (status, told["code"]) == (503, "CAPACITY_REACHED")
         second.send("state")
@@ -410,7 +414,7 @@ def test_the_command_serves_until_it_is_told_to_stop():
     try:
         line = process.stdout.readline()
         assert line.startswith("sokoban plays on ws://127.0.0.1:"), process.stderr.read()
-        address = line.split("on ws://")[1].strip()
+        address = line.split("on ws://")[1].split()[0]
         with Socket(connect(f"ws://me:t0@{address}", open_timeout=PATIENCE)) as socket:
             assert socket.result("reset", seed=2)["observation"]["task_id"] == "train/000002"
             process.send_signal(signal.SIGTERM)
@@ -443,7 +447,7 @@ def test_the_terminal_gets_a_line_and_the_log_file_everything(tmp_path):
         env={**os.environ, "STAPO_LOG_FILE": str(log)},
     )  # fmt: skip
     try:
-        address = process.stdout.readline().split("on ws://")[1].strip()
+        address = process.stdout.readline().split("on ws://")[1].split()[0]
         with Socket(connect(f"ws://{address}", open_timeout=PATIENCE)) as socket:
             socket.result("reset", seed=2)
             assert socket.error("step", command="up")[0] == "EXECUTION_ERROR"
@@ -472,7 +476,9 @@ def test_a_log_file_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys
     (["sokoban", "--host", "0.0.0.0"], "can be reached from other machines; that needs a token"),
     (["sokoban", "--split", "trian", "--port", "0"], "Did you mean 'train'?"),
     (["sokoban", "--token", " ", "--port", "0"], "--token is blank, expected the token that clients send"),
-    (["sokoban", "--max-sessions", "0"], "max_sessions is 0, expected more than 0"),
+    (["sokoban", "--max-sessions", "0"], "--max-sessions is '0', expected a whole number of 1 or more"),
+    (["sokoban", "--idle-seconds", "-1"], "--idle-seconds is '-1', expected a number of 0.001 or more"),
+    (["sokoban", "--max-message", "10"], "--max-message is '10', expected a whole number of 1000 or more"),
     ([], "needs an environment"),
 ])  # fmt: skip
 def test_what_the_command_refuses(argv, said, capsys):

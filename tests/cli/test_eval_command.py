@@ -136,6 +136,8 @@ def test_saving_adds_a_row_beside_the_curves(trained, capsys):
     [
         ([], "needs a run directory"),
         (["nowhere"], "run directory 'nowhere' does not exist"),
+        (["smollm2-135m"], "is a model, expected a run directory"),
+        (["mine.gguf"], "stapo eval PRESET --model mine.gguf"),
         (["RUN", "b"], "takes at most 1 argument"),
         (["RUN", "--split", "heldot"], "unknown split 'heldot'. Did you mean 'heldout'?"),
         (["RUN", "--checkpoint", "finl"], "has no checkpoint 'finl'. Did you mean 'final'?"),

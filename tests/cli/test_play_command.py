@@ -83,8 +83,30 @@ class Free:
         pass
 
 
+class Breaking(Corridor):
+    """Fails in the way that its split or the command names."""
+
+    def reset(self, task_id):
+        if task_id.startswith("b"):
+            raise ValueError("no such\nroom")
+        return super().reset(task_id)
+
+    def step(self, action):
+        if action == "exit":
+            raise SystemExit(7)
+        if action == "bad":
+            return "a text"
+        if action == "ours":
+            raise EnvError("the lamp is out.")
+        raise ValueError("the floor\ngave way")
+
+    def expert_plan(self):
+        raise ValueError("no plan")
+
+
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
+    monkeypatch.setitem(ENVIRONMENTS._objects, "breaking", Breaking)
     monkeypatch.setitem(ENVIRONMENTS._objects, "corridor", Corridor)
     monkeypatch.setitem(ENVIRONMENTS._objects, "free", Free)
 
@@ -254,3 +276,26 @@ def test_the_real_environment_through_a_pipe():
     assert "Nothing happens." in done.stdout
     assert "the step limit ended it after 2 steps" in done.stdout
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("typed, argv, said", [
+    ("go on\n", [], "the episode ended in its environment: step('go on') raised ValueError: the floor gave way."),
+    ("exit\n", [], "the episode ended in its environment: step('exit') raised SystemExit: 7."),
+    ("bad\n", [], "the episode ended in its environment: step('bad') returned 'a text', expected a StepResult."),
+    ("ours\n", [], "the lamp is out."),
+    ("", ["--split", "b"], "task 'b/1' could not begin: reset('b/1') raised ValueError: no such room."),
+])  # fmt: skip
+def test_an_environment_that_fails_is_one_line(typed, argv, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    assert main(["play", "breaking", *argv]) == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_an_expert_that_fails_costs_nothing(play):
+    assert "The expert failed: expert_plan() raised ValueError: no plan" in play("/hint\n", "breaking")
+
+
+def test_a_task_that_cannot_begin_hides_no_options(capsys, monkeypatch):
+    monkeypatch.setattr(Breaking, "splits", ("b", "a"))
+    assert main(["envs", "breaking"]) == 2
+    assert "its tasks cannot be listed: task 'b/1' could not begin" in " ".join(capsys.readouterr().out.split())

@@ -129,6 +129,19 @@ def test_a_check_that_cannot_be_done_is_an_error():
     assert "ValueError: no plan today" in next(row.evidence for row in rows if row.status == "error")
 
 
+class Leaving(Small):
+    def step(self, action):
+        raise SystemExit("bye\nbye")
+
+
+def test_an_environment_that_exits_ends_no_check(monkeypatch, capsys):
+    monkeypatch.setitem(ENVIRONMENTS._objects, "leaving-sokoban", Leaving)
+    assert main(["check-env", "leaving-sokoban", "--tasks", "2"]) == 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "error runtime.reward_well_formed SystemExit: bye bye. Run the episode by hand with 'stapo play'." in said
+    assert "fail protocol.step_results found SystemExit" in said
+
+
 class Alone(Small):
     def reset(self, task_id):
         raise EnvServerError("the environment's server http://127.0.0.1:9 cannot be reached.", "refused")

@@ -84,7 +84,15 @@ def test_what_it_cannot_promise_is_said(start):  # noqa: F811
     finally:
         listen_to_notes(lambda text: None)
     assert said == list(env.notes)
-    assert "only as far as it honors seeds" in said[0]
+    assert "Only if it honors seeds" in said[0]
+
+
+def test_the_address_of_the_sessions_is_one_as_well(start):  # noqa: F811
+    server = start()
+    for address in (f"ws://127.0.0.1:{server.port}/ws", f"http://127.0.0.1:{server.port}/"):
+        env = OpenEnvEnv(address, tasks=20, heldout=2)
+        assert env.reset("train/000000").goal
+        env.close()
 
 
 # -- servers that are unwell -------------------------------------------------------------------------------------------
@@ -246,16 +254,26 @@ def test_too_few_sessions(start):  # noqa: F811
     first.reset("train/000000")
     failure = failure_of(server.port)
     assert "answered with CAPACITY_REACHED: all 1 sessions are in use" in failure.error
+    assert ".." not in failure.error
     first.close()
 
 
 @pytest.mark.parametrize("option, value, said", [
     ("seconds", 0, "seconds is 0, expected a number above 0"), ("reset", 3, "reset is 3, expected a mapping of fields"),
-    ("heldout", -1, "heldout must be a whole number of at least 0"), ("max_message", True, "max_message is True"),
+    ("heldout", -1, "heldout must be a whole number of at least 0"), ("max_message", True, "found True"),
+    ("seconds", 10**30, "expected a number above 0, at most 86,400"), ("text_field", 3, "text_field is 3"),
+    ("action_field", None, "action_field is None, expected the name of a field"), ("goal_field", " ", "goal_field is"),
+    ("won_field", [], "won_field is"), ("admissible_field", {}, "admissible_field is"),
 ])  # fmt: skip
 def test_options_are_checked(option, value, said):
     with pytest.raises(ConfigError, match=said):
         OpenEnvEnv("http://127.0.0.1:1", **{option: value})
+
+
+@pytest.mark.parametrize("url", [None, 3, ""])
+def test_an_address_that_is_no_text_is_said(url):
+    with pytest.raises(ConfigError, match=r"^url is .*, expected the address of a server"):
+        OpenEnvEnv(url)
 
 
 # -- runs --------------------------------------------------------------------------------------------------------------

@@ -261,6 +261,22 @@ def test_an_unknown_name_is_answered_with_the_closest(capsys):
     assert "Did you mean 'smollm2-135m'?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argv, said", [
+    (["fetch"], "expected 'stapo models fetch NAME', which needs the name of a model"),
+    (["fech", "minilm"], "expected 'stapo models fetch minilm', found 'fech'"),
+    (["smollm2-135m"], "expected 'stapo models fetch smollm2-135m', found 'smollm2-135m'"),
+    (["fetch", "minilm", "smollm2-135m"], "found 'smollm2-135m'"),
+])  # fmt: skip
+def test_a_command_that_is_none_says_how_to_fetch(argv, said, capsys):
+    assert main(["models", *argv]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_cache_may_be_named_from_the_home_folder(monkeypatch):
+    monkeypatch.setenv("STAPO_CACHE", "~/models-of-mine")
+    assert models_folder() == Path.home() / "models-of-mine" / "models"
+
+
 def test_every_name_of_the_catalog_is_pinned():
     for known in KNOWN.values():
         assert "==" in known.requirement

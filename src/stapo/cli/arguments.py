@@ -11,7 +11,8 @@ from stapo.cli.command import SET_FLAG, by_tyro, named_setting, require_settings
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.documents import parse_yaml
-from stapo.envs.registry import ENVIRONMENTS
+from stapo.envs.option_kinds import takes_mapping
+from stapo.envs.registry import option_parameters
 from stapo.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "--env."
@@ -78,19 +79,26 @@ def take_env_options(args: list[str], env_name: str) -> tuple[dict[str, Any], li
     """
     known, options, rest = env_parameters(env_name), dict[str, Any](), list[str]()
     for flag, words, joined in segments(args):
-        name = flag.removeprefix(ENV_PREFIX).replace("-", "_")
+        name, dot, key = flag.removeprefix(ENV_PREFIX).partition(".")
+        name = name.replace("-", "_")
         if not flag.startswith(ENV_PREFIX) or name in ("name", "split"):
             rest += [f"{flag}={words[0]}", *words[1:]] if joined else [flag, *words] if flag else words
-        elif name not in known:
+            continue
+        if name not in known:
             raise ConfigError(
                 f"environment '{env_name}' has no option '{name}'.{did_you_mean(name, known)} "
                 f"Options: {', '.join(sorted(known))}."
             )
-        elif not words:
+        is_mapping = takes_mapping(known[name])
+        if dot and is_mapping is False:
+            raise ConfigError(f"{flag}: the option '{name}' has no names in it; expected {ENV_PREFIX}{name} VALUE.")
+        if not key and (dot or is_mapping):
+            raise ConfigError(f"{flag} holds names; expected {ENV_PREFIX}{name}.NAME VALUE.")
+        if not words:
             raise ConfigError(f"{flag} needs a value for the option '{name}'.")
-        else:
-            options[name] = _plain_value(words[0])
-            rest += words[1:]
+        value, before = _plain_value(words[0]), options.get(name)
+        options[name] = {**(before if isinstance(before, dict) else {}), key: value} if key else value
+        rest += words[1:]
     return options, rest
 
 
@@ -145,8 +153,4 @@ def _plain_value(text: str) -> Any:
 
 def env_parameters(name: str) -> dict[str, inspect.Parameter]:
     """Options of an environment, from the signature of its class."""
-    try:
-        signature = inspect.signature(ENVIRONMENTS.get(name))
-    except (TypeError, ValueError) as err:
-        raise ConfigError(f"environment '{name}' does not say which options it takes: {err}.") from err
-    return {n: p for n, p in signature.parameters.items() if p.kind is not p.VAR_KEYWORD}
+    return {n: p for n, p in option_parameters(name).items() if p.kind is not p.VAR_KEYWORD}

@@ -58,7 +58,8 @@ stapo check-env alfworld --env.scenes tiny --json
         console = Console()
         for row in rows:
             measured = ", ".join(f"{key} {value:g}" for key, value in row.measured.items())
-            said = " ".join(part for part in (measured, row.evidence, row.remediation) if part)
+            said = "; ".join(part for part in (measured, " ".join(row.evidence.split())) if part)
+            said = f"{said.rstrip('.')}. {row.remediation}" if row.remediation else said
             say(console, foreign(f"{row.status:5}  {row.check_id}  {said}".rstrip()), _STYLES[row.status])
         return exit_code(rows)
 

@@ -147,6 +147,8 @@ def argument_meanings(doc: str) -> dict[str, str]:
 
 def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Splits with their tasks by type, one task as an example, and what is odd about the data."""
+    from stapo.cli.watch import begin
+
     env = make(name, **options)
     try:
         splits: dict[str, Any] = {}
@@ -155,7 +157,7 @@ def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
             types = Counter(env.task_type(task) for task in tasks)
             splits[split] = {"tasks": len(tasks), "by_type": dict(sorted(types.items()))}
         first = next((env.tasks_of(split)[0] for split in env.splits if len(env.tasks_of(split))), None)
-        example = None if first is None else {"task_id": first, "goal": env.reset(first).goal}
+        example = None if first is None else {"task_id": first, "goal": begin(env, first).observation.goal}
         notes = [str(text) for text in (env.notes if isinstance(env, HasNotes) else ())]
         return {"max_steps": env.max_steps, "splits": splits, "example": example, "notes": notes}
     finally:

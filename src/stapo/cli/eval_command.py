@@ -18,6 +18,7 @@ from stapo.config.environment import world_of
 from stapo.config.presets import load_config, preset_names
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.errors import ConfigError, FailureLimitError
+from stapo.models.catalog import KNOWN
 from stapo.run import RunDirectory
 from stapo.texts import counted
 
@@ -189,6 +190,11 @@ for other tasks of the same kind (docs/evaluate.md).
     def _settings(self) -> tuple[RunConfig, RunDirectory | None]:
         """The settings of a run directory; or of a preset or file, which is meant where another model is named."""
         path = Path(self.source)
+        if self.model is None and (self.source in KNOWN or path.suffix == ".gguf"):
+            raise ConfigError(
+                f"'{self.source}' is a model, expected a run directory. To evaluate a model, name the settings that it "
+                f"plays with as well: stapo eval PRESET --model {self.source}."
+            )
         named = self.source in preset_names() or path.is_file() or path.suffix in (".yaml", ".yml")
         if (path / "config.yaml").exists() or not (named or self.model is not None):
             run = RunDirectory.open(path)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say, write_line
+from stapo.errors import ConfigError
 from stapo.models.cache import card_of, kept, models_folder, place_of
 from stapo.models.catalog import KNOWN, Known
 
@@ -46,8 +47,18 @@ what the weights are:
 
     @classmethod
     def own_words(cls, argv: list[str]) -> list[str]:
-        """``fetch NAME`` is a sentence of this command."""
-        return ["--fetch", *argv[1:]] if argv[:1] == ["fetch"] else argv
+        """``fetch NAME`` is a sentence of this command.
+
+        Raises:
+            ConfigError: it does not begin with "fetch", or names nothing.
+        """
+        if not argv or argv[0].startswith("-"):
+            return argv
+        if argv[0] != "fetch" or len(argv) == 1:
+            meant = next((word for word in argv if word in KNOWN), "NAME")
+            found = f"found '{argv[0]}'" if argv[0] != "fetch" else "which needs the name of a model"
+            raise ConfigError(f"expected 'stapo models fetch {meant}', {found}. 'stapo models' lists the names.")
+        return ["--fetch", *argv[1:]]
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""

@@ -17,12 +17,13 @@ from tyro.conf import Positional
 from stapo.cli.arguments import own_env_options
 from stapo.cli.command import Command, arg
 from stapo.cli.play_from import Recorded, recorded
-from stapo.cli.watch import Watched, as_lines, introduce, target_of
+from stapo.cli.watch import Watched, as_lines, begin, introduce, take, target_of
 from stapo.cli.words import foreign, say
+from stapo.envs.guard import EnvFailure, attempt, start
 from stapo.envs.offers import is_template, offers
 from stapo.envs.protocol import Env, Expert, StepResult
 from stapo.envs.registry import make
-from stapo.errors import ConfigError, StapoError, unknown_name
+from stapo.errors import ConfigError, unknown_name
 from stapo.texts import counted
 
 _OWN_WORDS = ("?", "hint", "restart", "next", "quit")
@@ -65,9 +66,10 @@ class Game:
     def start(self) -> None:
         """Begin the current task."""
         task = self.order[self.number % len(self.order)]
-        first = self.env.reset(task)
+        begun = begin(self.env, task)
+        first = begun.observation
         self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
-        introduce(self.console, self.env.name, self.env.task_type(task), task, first)
+        introduce(self.console, self.env.name, begun.task_type, task, first)
         say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
 
     def _repeat(self, begun: Recorded) -> None:
@@ -118,7 +120,7 @@ class Game:
 
     def _act(self, action: str) -> str:
         """Do it; returns what the environment says."""
-        result = self.env.step(action)
+        result = take(self.env, action)
         self.steps += 1
         self.reward += result.reward
         self.admissible, self.done = result.admissible, result.done
@@ -146,14 +148,11 @@ class Game:
 
     def _shortest(self) -> int | None:
         """Length of the expert's plan; the finished episode is given up for it."""
-        if not isinstance(self.env, Expert):
+        env = self.env
+        if not isinstance(env, Expert) or isinstance(start(env, self.order[self.number % len(self.order)]), EnvFailure):
             return None
-        try:
-            self.env.reset(self.order[self.number % len(self.order)])
-            plan = self.env.expert_plan()
-        except StapoError:
-            return None
-        return None if plan is None else len(plan)
+        plan = attempt(env.expert_plan, lambda: "expert_plan()")
+        return None if plan is None or isinstance(plan, EnvFailure) else len(plan)
 
     def _help(self, word: str) -> None:
         if self.done:
@@ -174,7 +173,10 @@ class Game:
         if not isinstance(self.env, Expert):
             say(self.console, "This environment has no expert.")
             return
-        plan = self.env.expert_plan()
+        plan = attempt(self.env.expert_plan, lambda: "expert_plan()")
+        if isinstance(plan, EnvFailure):
+            say(self.console, foreign(f"The expert failed: {plan.error}"), "yellow")
+            return
         text = f"The expert would: {plan[0]}" if plan else "The expert sees no way from here."
         say(self.console, foreign(text))
 

@@ -35,7 +35,7 @@ class ServeEnv(Command):
         call_seconds: seconds that a call of the environment may take; above 0 (default: 60).
         threads: calls of environments at a time; 1 or more (default: 1). More help environments that wait for others,
             such as a search server; the environment must be safe to call from several threads.
-        max_message: maximum number of bytes of a message; 1 or more (default: 1048576).
+        max_message: maximum number of bytes of a message; 1000 or more (default: 1048576).
     """
 
     EXAMPLES = """
@@ -50,11 +50,11 @@ stapo serve-env sokoban --split heldout --env.boxes 2
     token: str | None = arg("TOKEN", None, needs="a text")
     split: str | None = arg("NAME", None, needs="the name of a split")
     seed: int | None = arg("N", None, least=0, expects="a whole number of at least 0")
-    max_sessions: int | None = arg("N", None)
-    idle_seconds: float | None = arg("SECONDS", None)
-    call_seconds: float | None = arg("SECONDS", None)
-    threads: int | None = arg("N", None)
-    max_message: int | None = arg("N", None)
+    max_sessions: int | None = arg("N", None, least=1)
+    idle_seconds: float | None = arg("SECONDS", None, least=0.001)
+    call_seconds: float | None = arg("SECONDS", None, least=0.001)
+    threads: int | None = arg("N", None, least=1)
+    max_message: int | None = arg("N", None, least=1000)
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
@@ -87,7 +87,7 @@ stapo serve-env sokoban --split heldout --env.boxes 2
             app,
             listening,
             options.limits,
-            lambda place: write_line(f"{self.name} plays on ws://{place}/ws", flush=True),
+            lambda place: write_line(f"{self.name} plays on ws://{place}/ws (base_url http://{place})", flush=True),
         )
 
 

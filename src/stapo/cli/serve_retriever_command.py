@@ -51,12 +51,12 @@ curl -s 127.0.0.1:8000/retrieve -H 'Content-Type: application/json' -d '{"query"
     token: str | None = arg("TOKEN", None, needs="a text")
     cache: str | None = arg("DIR", None)
     embed: str | None = arg("MODEL", None, needs="a model")
-    threads: int | None = arg("N", None)
-    max_topk: int | None = arg("N", None)
-    max_queries: int | None = arg("N", None)
-    max_body: int | None = arg("N", None)
-    max_connections: int | None = arg("N", None)
-    search_seconds: float | None = arg("SECONDS", None)
+    threads: int | None = arg("N", None, least=1)
+    max_topk: int | None = arg("N", None, least=1)
+    max_queries: int | None = arg("N", None, least=1)
+    max_body: int | None = arg("N", None, least=1)
+    max_connections: int | None = arg("N", None, least=1)
+    search_seconds: float | None = arg("SECONDS", None, least=0.001)
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""

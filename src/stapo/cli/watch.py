@@ -18,8 +18,8 @@ from stapo.config.environment import world_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, Started, advance, start
-from stapo.envs.protocol import Env, Observation
-from stapo.errors import ConfigError, EnvError
+from stapo.envs.protocol import Env, Observation, StepResult
+from stapo.errors import ConfigError, EnvError, StapoError
 from stapo.texts import counted
 
 if TYPE_CHECKING:
@@ -77,6 +77,36 @@ def introduce(console: Console, env: str, task_type: str, task: str, first: Obse
         say(console, foreign(first.goal), "bold")
 
 
+def begin(env: Env, task: str) -> Started:
+    """Begin a task.
+
+    Raises:
+        EnvError: the environment could not, and did not say so by an error of ours.
+        StapoError: that error.
+    """
+    begun = start(env, task, (StapoError,))
+    if isinstance(begun, EnvFailure):
+        raise EnvError(f"task '{task}' could not begin: {_in_a_line(begun)}.")
+    return begun
+
+
+def take(env: Env, action: str | EnvFailure) -> StepResult:
+    """Take an action.
+
+    Raises:
+        EnvError: the environment failed, or what should have chosen the action did.
+        StapoError: an error of ours that the environment raised.
+    """
+    out = action if isinstance(action, EnvFailure) else advance(env, action, (StapoError,))
+    if isinstance(out, EnvFailure):
+        raise EnvError(f"the episode ended in its {out.boundary}: {_in_a_line(out)}.")
+    return out
+
+
+def _in_a_line(failure: EnvFailure) -> str:
+    return " ".join(failure.error.split()).rstrip(".")
+
+
 def as_lines(page: str) -> str:
     """A page of parts with one part a line."""
     return "\n".join(page.split(PAGE_SEPARATOR))
@@ -112,9 +142,7 @@ class Watched:
         """Show an episode; False where the person leaves it."""
         from stapo.rollout.types import Trajectory
 
-        begun = start(self.env, task)
-        if not isinstance(begun, Started):
-            raise EnvError(f"task '{task}' could not begin: {begun.error}.")
+        begun = begin(self.env, task)
         trajectory = Trajectory(task, begun.task_type, "", 0, number)
         episode = self.collector.episode(trajectory)
         episode.begin(begun.observation, begun.shapes)
@@ -128,9 +156,7 @@ class Watched:
             stream = (self.seed, number, len(trajectory.steps))
             answer = self.collector.ask([(episode, ids)], [stream], self.temperature)[0]
             action = answer if isinstance(answer, EnvFailure) else episode.answer(answer)
-            out = action if isinstance(action, EnvFailure) else advance(self.env, action)
-            if isinstance(out, EnvFailure):
-                raise EnvError(f"the episode ended in its {out.boundary}: {out.error}.")
+            out = take(self.env, action)
             episode.observe(out)
             self._show(trajectory.steps[-1], out.text)
         self._end(trajectory)

@@ -66,7 +66,9 @@ def violations(env: Env) -> dict[str, list[str]]:
         try:
             # A broken environment would repeat one complaint for every task.
             found += dict.fromkeys(islice(check(env), 20))
-        except Exception as err:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:  # an environment that exits as well
             found.append(
                 f"found {type(err).__name__}: {err}; expected no exception here. "
                 "Run the call by hand to see where it comes from."
@@ -80,7 +82,9 @@ def _raises(expected: type[Exception], call: Callable[[], Any]) -> str | None:
         call()
     except expected:
         return None
-    except Exception as err:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as err:
         return f"found {type(err).__name__}"
     return "found no exception"
 

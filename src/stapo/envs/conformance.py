@@ -94,8 +94,10 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
         try:
             with _closing(build) as made:
                 rows.append(check(name, made, sample))
-        except Exception as err:
-            said = f"{type(err).__name__}: {err}"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as err:  # an environment that exits as well
+            said = f"{type(err).__name__}: {' '.join(str(err).split())}".removesuffix(": ")
             rows.append(CheckRow(name, "error", {}, said, "Run the episode by hand with 'stapo play'."))
     return rows
 

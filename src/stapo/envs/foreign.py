@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stapo.envs.options import whole
+from stapo.envs.options import text, whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.seeded import HasSeededTasks, SeededTasks
-from stapo.errors import ConfigError, EnvError
+from stapo.errors import EnvError
 
 FIRST_HELDOUT_SEED = 1_000_000_000
 """Seeds of the split heldout begin here, so that more tasks of train leave them alone."""
@@ -61,12 +61,9 @@ class ForeignEnv(HasSeededTasks):
 
     def __init__(self, source: str, goal: str, tasks: int, heldout: int, max_steps: int) -> None:
         for option, value, least in (("tasks", tasks, 1), ("heldout", heldout, 0)):
-            if whole(option, value, least) > _MOST_TASKS:
-                raise ConfigError(f"{option} is {value:,}, expected at most {_MOST_TASKS:,}.")
-        if not isinstance(goal, str) or not goal.strip():
-            raise ConfigError(f"goal is {goal!r}, expected the task in a sentence.")
+            whole(option, value, least, _MOST_TASKS)
         self.max_steps = whole("max_steps", max_steps, 1)
-        self._source, self._said_goal = source, goal
+        self._source, self._said_goal = source, text("goal", goal, "the task in a sentence")
         self._tasks = SeededTasks({"train": tasks, "heldout": heldout})
         self._goal: str | None = None
         self._steps = 0

@@ -87,8 +87,8 @@ def attempt(
         return raised(err, name())
 
 
-def start(env: Env, task_id: str) -> Started | EnvFailure:
-    """Begin the episode of a task."""
+def start(env: Env, task_id: str, passing: tuple[type[BaseException], ...] = ()) -> Started | EnvFailure:
+    """Begin the episode of a task; `passing` are exceptions that are let through."""
     call = f"reset({short(task_id)})"
 
     def begin() -> Started | EnvFailure:
@@ -101,12 +101,12 @@ def start(env: Env, task_id: str) -> Started | EnvFailure:
         )
         return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type, shapes)
 
-    return attempt(begin, lambda: call)
+    return attempt(begin, lambda: call, passing)
 
 
-def advance(env: Env, action: str) -> StepResult | EnvFailure:
-    """Take one action."""
-    return attempt(lambda: _advanced(env, action), lambda: f"step({short(action)})")
+def advance(env: Env, action: str, passing: tuple[type[BaseException], ...] = ()) -> StepResult | EnvFailure:
+    """Take one action; `passing` are exceptions that are let through."""
+    return attempt(lambda: _advanced(env, action), lambda: f"step({short(action)})", passing)
 
 
 def _advanced(env: Env, action: str) -> StepResult | EnvFailure:

@@ -6,13 +6,36 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 
+MOST = 2**63 - 1
+"""Largest whole number that an option may be: what arrays of numbers hold."""
 
-def whole(option: str, value: object, least: int) -> int:
-    """A whole number of at least `least`; True and False do not count. Raises ConfigError."""
+DAY_S = 86_400.0
+"""Seconds that an option may be at most: clocks and sockets take no more than some years."""
+
+
+def whole(option: str, value: object, least: int, most: int = MOST) -> int:
+    """A whole number from `least` to `most`; True and False do not count. Raises ConfigError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ConfigError(f"{option} must be a whole number of at least {least}, found {value!r}.")
+        raise ConfigError(f"{option} must be a whole number of at least {least}, found {shown(value)}.")
+    if value > most:
+        raise ConfigError(f"{option} must be a whole number from {least} to {most:,}, found {shown(value)}.")
+    return value
+
+
+def positive(option: str, value: object, most: float) -> float:
+    """A number above 0, up to `most`; True and False do not count. Raises ConfigError."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= most:
+        raise ConfigError(f"{option} is {shown(value)}, expected a number above 0, at most {most:,.0f}.")
+    return float(value)
+
+
+def text(option: str, value: object, expected: str) -> str:
+    """A text that is not blank. Raises ConfigError; `expected` says what it should be."""
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{option} is {shown(value)}, expected {expected}.")
     return value
 
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from stapo.documents import shown
+from stapo.envs.option_kinds import options_of, wrong_kind
 from stapo.envs.protocol import Env
-from stapo.errors import ConfigError, did_you_mean
+from stapo.errors import ConfigError, EnvError, StapoError, did_you_mean
 from stapo.registry import Registry
 
 _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
@@ -30,11 +31,13 @@ def make(name: str, **options: Any) -> Env:
 
     Raises:
         UnknownNameError: no environment has this name.
-        ConfigError: an option that the environment does not know or lacks, or a class that is not an environment.
+        ConfigError: an option that the environment does not know, lacks or cannot use, or a class that is not an
+            environment.
+        EnvError: the class comes from another package and failed.
     """
-    check_options(name, options)
+    _check_names(name, options)
     cls = ENVIRONMENTS.get(name)
-    env = cls(**options)
+    env = _built(name, cls, options)
     lacking = [part for part in _EXPECTED if not hasattr(env, part)]
     if lacking:
         raise ConfigError(
@@ -44,18 +47,52 @@ def make(name: str, **options: Any) -> Env:
     return env
 
 
+def _built(name: str, cls: type[Env], options: Mapping[str, Any]) -> Env:
+    """An environment, whose own words on an option that it cannot use come first."""
+    own = name in ENVIRONMENTS.own_names()
+    try:
+        env = cls(**options)
+    except StapoError:
+        raise
+    except Exception as err:
+        if wrong := wrong_kind(cls, options):
+            raise ConfigError(wrong) from err
+        if own:
+            raise
+        raise EnvError(f"environment '{name}' cannot be built: {type(err).__name__}: {err}") from err
+    # What others accept besides what they name is their affair.
+    if own and (wrong := wrong_kind(cls, options)):
+        env.close()
+        raise ConfigError(wrong)
+    return env
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Check the options of an environment by their names; nothing is built.
+    """Check the options of an environment by their names and types; nothing is built.
 
     Raises:
         UnknownNameError, ConfigError: as `make` does.
     """
-    cls = ENVIRONMENTS.get(name)
+    _check_names(name, options)
+    if name in ENVIRONMENTS.own_names() and (wrong := wrong_kind(ENVIRONMENTS.get(name), options)):
+        raise ConfigError(wrong)
+
+
+def option_parameters(name: str) -> dict[str, inspect.Parameter]:
+    """Options of an environment, from the signature of its class.
+
+    Raises:
+        UnknownNameError: no environment has this name.
+        ConfigError: its class does not say which options it takes.
+    """
     try:
-        signature = inspect.signature(cls)
+        return options_of(ENVIRONMENTS.get(name))
     except (TypeError, ValueError) as err:
         raise ConfigError(f"environment '{name}' does not say which options it takes: {err}.") from err
-    parameters = signature.parameters
+
+
+def _check_names(name: str, options: Mapping[str, Any]) -> None:
+    parameters = option_parameters(name)
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for option in options:
             if option not in parameters:

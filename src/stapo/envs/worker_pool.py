@@ -18,7 +18,7 @@ from stapo.envs.bench import OF_AN_EPISODE, Question, describe
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started, short
 from stapo.envs.pool import state_error
 from stapo.envs.protocol import StepResult
-from stapo.envs.registry import ENVIRONMENTS
+from stapo.envs.registry import ENVIRONMENTS, check_options
 from stapo.envs.wire import options_for, target_of, unpack
 from stapo.envs.worker_process import Asked, WorkerProcess
 from stapo.errors import ConfigError, EnvError
@@ -59,6 +59,7 @@ class WorkerPool:
         if workers < 1:
             raise ConfigError(f"found {workers} workers for environment '{name}', expected at least 1.")
         self.name = name
+        check_options(name, options)
         setup = {"target": target_of(name, ENVIRONMENTS.get(name)), "options": options_for(name, options)}
         self._workers = [WorkerProcess(setup, deadline, max(deadline, start_deadline)) for _ in range(workers)]
         self._slots = 0

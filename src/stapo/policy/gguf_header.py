@@ -86,6 +86,8 @@ def read_header(path: Path) -> GgufHeader:
         size = path.stat().st_size
         with path.open("rb") as file:
             return _read(path, _Reader(file, size))
+    except ModelError:
+        raise
     except EOFError:
         raise ModelError(
             f"GGUF file '{path}' is truncated: it ends after {size:,} bytes, within what it says it holds. Download it "

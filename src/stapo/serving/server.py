@@ -100,7 +100,7 @@ def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     if not is_loopback(host) and token is None:
         raise ConfigError(
             f"'{host}' can be reached from other machines; that needs a token, which clients have to send. "
-            "Set one, or bind 127.0.0.1."
+            "Give one with --token, or listen on 127.0.0.1."
         )
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

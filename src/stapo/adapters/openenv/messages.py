@@ -95,7 +95,8 @@ def read_message(text: str) -> tuple[str, dict[str, Any]]:
     if kind == "mcp":
         raise ProtocolError(Code.UNKNOWN_TYPE, "this environment has no MCP tools; send 'reset' and 'step'.")
     if not isinstance(kind, str) or kind not in _TYPES:
-        raise ProtocolError(Code.UNKNOWN_TYPE, f"type is {shown(kind)}, expected one of {', '.join(_TYPES)}.")
+        found = shown(kind) if "type" in message else "missing"
+        raise ProtocolError(Code.UNKNOWN_TYPE, f"type is {found}, expected one of {', '.join(_TYPES)}.")
     _check_keys(message, _TYPES[kind], f"a message '{kind}'")
     data = message.get("data", {})
     if not isinstance(data, dict):

@@ -48,6 +48,7 @@ _STATUS = {
     Code.FACTORY_ERROR: 500,
 }
 _NORMAL, _GOING_AWAY, _TRY_AGAIN = 1000, 1001, 1013
+_LONGEST_CLOSE = 123  # bytes of the reason in a close frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,11 +252,15 @@ class _Service:
         return True
 
     async def end(self, socket: Any, error: ProtocolError | None, code: int) -> None:
-        """Say what is wrong, if anything, and close a socket."""
+        """Say what is wrong, if anything, and close a socket.
+
+        The reason is in the close as well: a client that sends before it reads sees that alone.
+        """
         if error is None or await self.send(socket, write_error(error)):
+            reason = "" if error is None else error.reason.encode()[:_LONGEST_CLOSE].decode(errors="ignore")
             with suppress(TimeoutError, RuntimeError, OSError):
                 async with asyncio.timeout(self.options.write_s):
-                    await socket.close(code)
+                    await socket.close(code, reason)
 
 
 def create_app(build: Callable[[], Env], name: str, about: str, options: EnvServerOptions | None = None) -> Any:

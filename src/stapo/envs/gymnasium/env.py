@@ -12,14 +12,15 @@ from typing import Any
 
 from stapo.documents import shown
 from stapo.envs.foreign import ForeignEnv, Seen, texts_of
-from stapo.envs.options import one_of
-from stapo.errors import ConfigError
+from stapo.envs.options import one_of, text
+from stapo.errors import ConfigError, EnvError
 from stapo.extras import need
 from stapo.texts import counted
 
 _COLORED = re.compile(r"\x1b\[[0-9;]*m(.*?)\x1b\[0?m", re.DOTALL)
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MOST_ACTIONS = 10_000
+_OF_A_STEP = ("observation", "reward", "terminated", "truncated", "info")
 
 
 class GymnasiumEnv(ForeignEnv):
@@ -54,13 +55,19 @@ class GymnasiumEnv(ForeignEnv):
         heldout: int = 100,
         max_steps: int = 100,
     ) -> None:
-        super().__init__(str(id), goal, tasks, heldout, max_steps)
+        name = text("id", id, "the name of an environment of Gymnasium, such as FrozenLake-v1")
+        super().__init__(name, goal, tasks, heldout, max_steps)
+        if kwargs is not None and (not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs)):
+            raise ConfigError(
+                f"kwargs is {shown(kwargs)}, expected a mapping of options of {name}: --env.kwargs.NAME VALUE, or a "
+                "mapping in a file."
+            )
         self._text_field = text_field
-        self._env = _made(id, dict(kwargs or {}), text_field)
+        self._env, self._renders = _made(id, dict(kwargs or {}), text_field)
         self._names = _names_of(self._env, actions)
 
     def _begin(self, seed: int) -> Seen:
-        observation, info = self._env.reset(seed=seed)
+        observation, info = self._parts("reset", self._env.reset(seed=seed), ("observation", "info"))
         return self._seen(observation, info)
 
     def _act(self, action: str) -> Seen:
@@ -72,7 +79,8 @@ class GymnasiumEnv(ForeignEnv):
             played = action if space.contains(action) else None
         if played is None:
             return Seen(self._last, self._offered, effect=False)
-        observation, reward, terminated, truncated, info = self._env.step(played)
+        parts = self._parts("step", self._env.step(played), _OF_A_STEP)
+        observation, reward, terminated, truncated, info = parts
         return self._seen(observation, info, float(reward), bool(terminated), bool(truncated))
 
     def close(self) -> None:
@@ -80,11 +88,21 @@ class GymnasiumEnv(ForeignEnv):
         self._env.close()
         self._goal = None
 
+    def _parts(self, method: str, returned: Any, names: tuple[str, ...]) -> tuple[Any, ...]:
+        if not isinstance(returned, tuple) or len(returned) != len(names):
+            raise EnvError(f"{self._source}: {method}() returned {shown(returned)}, expected ({', '.join(names)}).")
+        return returned
+
     def _seen(
         self, observation: Any, info: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False
     ) -> Seen:
-        found = observation if self._text_field is None else observation[self._text_field]
-        self._last = found if isinstance(found, str) else plain(self._env.render())
+        found = self._env.render() if self._renders else observation
+        if self._text_field is not None:
+            found = observation.get(self._text_field) if isinstance(observation, Mapping) else observation
+        if not isinstance(found, str):
+            what = "rendered" if self._renders else "returned"
+            raise EnvError(f"{self._source} {what} {shown(found)}, expected a text.")
+        self._last = plain(found) if self._renders else found
         facts: Mapping[str, Any] = info if isinstance(info, Mapping) else {}
         offered = texts_of(facts.get("admissible_commands"))
         self._offered = list(self._names) if offered is None and self._names else offered
@@ -100,11 +118,10 @@ class GymnasiumEnv(ForeignEnv):
         )
 
 
-def _made(id: str, kwargs: dict[str, Any], text_field: str | None) -> Any:
-    """The environment, which speaks text."""
+def _made(id: str, kwargs: dict[str, Any], text_field: str | None) -> tuple[Any, bool]:
+    """The environment, which speaks text, and whether the text is its rendering."""
     gymnasium = need("gymnasium", "gymnasium", "gymnasium", "the environment 'gymnasium'")
-    if not isinstance(id, str) or not id:
-        raise ConfigError(f"id is {id!r}, expected the name of an environment of Gymnasium, such as FrozenLake-v1.")
+    renders = False
     try:
         env = gymnasium.make(id, **kwargs)
         space = env.observation_space
@@ -112,10 +129,12 @@ def _made(id: str, kwargs: dict[str, Any], text_field: str | None) -> Any:
             if not isinstance(space, gymnasium.spaces.Dict):
                 raise ConfigError(f"text_field is '{text_field}', but the observations of {id} are {shown(space)}.")
             one_of("text_field", text_field, space)
+            if not isinstance(space[text_field], gymnasium.spaces.Text):
+                raise ConfigError(f"text_field '{text_field}' of {id} is {shown(space[text_field])}, expected a text.")
         elif not isinstance(space, gymnasium.spaces.Text):
             env.close()
             if "ansi" in env.metadata.get("render_modes", ()):
-                env = gymnasium.make(id, **{**kwargs, "render_mode": "ansi"})
+                env, renders = gymnasium.make(id, **{**kwargs, "render_mode": "ansi"}), True
             else:
                 raise ConfigError(
                     f"the observations of {id} are {shown(space)}, and it cannot render text; expected texts, a "
@@ -129,7 +148,7 @@ def _made(id: str, kwargs: dict[str, Any], text_field: str | None) -> Any:
         raise ConfigError(
             f"the actions of {id} are {shown(env.action_space)}; expected texts, or a finite number of them (Discrete)."
         )
-    return env
+    return env, renders
 
 
 def _names_of(env: Any, actions: str | Sequence[str] | None) -> dict[str, int]:
@@ -141,8 +160,10 @@ def _names_of(env: Any, actions: str | Sequence[str] | None) -> dict[str, int]:
         return {}
     if actions is None:
         names = [str(number) for number in range(min(int(count), _MOST_ACTIONS))]
-    else:
+    elif isinstance(actions, str | list | tuple):
         names = [part.strip() for part in (actions.split(",") if isinstance(actions, str) else map(str, actions))]
+    else:
+        raise ConfigError(f"actions is {shown(actions)}, expected their names: a list, or one text with commas.")
     if len({name.casefold() for name in names}) != int(count):
         raise ConfigError(
             f"actions has {counted(len(names), 'name')}, expected {int(count)} different ones: {', '.join(names)}."

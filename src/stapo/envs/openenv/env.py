@@ -10,6 +10,7 @@ from typing import Any
 from stapo.documents import number, shown
 from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, Seen, texts_of
 from stapo.envs.openenv.session import ServerSession
+from stapo.envs.options import DAY_S, positive, text, whole
 from stapo.errors import ConfigError, EnvServerError
 from stapo.progress import note
 from stapo.texts import escape_control_chars
@@ -21,7 +22,8 @@ class OpenEnvEnv(ForeignEnv):
     """Environments behind servers of the OpenEnv protocol, one episode at a time.
 
     Args:
-        url: address of the server, http://HOST:PORT. A token goes into $STAPO_OPENENV_TOKEN.
+        url: address of the server, http://HOST:PORT, or that of its sessions, ws://HOST:PORT/ws. A token goes into
+            $STAPO_OPENENV_TOKEN.
         goal: task sentence where observations have none.
         text_field: field of observations that is shown; None takes text, and all of the observation as JSON where
             there is none.
@@ -62,26 +64,36 @@ class OpenEnvEnv(ForeignEnv):
         max_message: int = 16 << 20,
     ) -> None:
         super().__init__("openenv", goal, tasks, heldout, max_steps)
-        for option, value in (("seconds", seconds), ("max_message", max_message)):
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-                raise ConfigError(f"{option} is {value!r}, expected a number above 0.")
         for option, given in (("reset", reset), ("heldout_reset", heldout_reset)):
             if given is not None and not isinstance(given, Mapping):
-                raise ConfigError(f"{option} is {shown(given)}, expected a mapping of fields.")
-        self._session = ServerSession(str(url), float(seconds), int(max_message))
+                raise ConfigError(
+                    f"{option} is {shown(given)}, expected a mapping of fields: --env.{option}.FIELD VALUE, or a "
+                    "mapping in a file."
+                )
+        for option, name in (
+            ("text_field", "text" if text_field is None else text_field),
+            ("goal_field", goal_field), ("action_field", action_field),
+            ("admissible_field", admissible_field), ("won_field", won_field),
+        ):  # fmt: skip
+            text(option, name, "the name of a field")
+        self._session = ServerSession(
+            text("url", url, "the address of a server, such as http://127.0.0.1:8000"),
+            positive("seconds", seconds, DAY_S),
+            whole("max_message", max_message, 1),
+        )
         self._text_field, self._goal_field, self._action_field = text_field, goal_field, action_field
         self._admissible_field, self._won_field = admissible_field, won_field
         self._train = dict(reset or {})
         self._heldout = self._train if heldout_reset is None else dict(heldout_reset)
-        for text in self.notes:
-            note(text)
+        for remark in self.notes:
+            note(remark)
 
     @property
     def notes(self) -> Sequence[str]:
         """What this environment cannot promise."""
         return (
-            f"episodes are played by the server {self._session.name}: they repeat, and a resumed run has the same "
-            "numbers, only as far as it honors seeds.",
+            f"the server {self._session.name} plays the episodes. Only if it honors seeds do they repeat, and does a "
+            "resumed run have the same numbers.",
         )
 
     def close(self) -> None:
@@ -122,9 +134,9 @@ class OpenEnvEnv(ForeignEnv):
 
     def _text(self, observation: Mapping[str, Any]) -> str:
         field = self._text_field or "text"
-        text = observation.get(field)
-        if isinstance(text, str):
-            return text
+        found = observation.get(field)
+        if isinstance(found, str):
+            return found
         if self._text_field is not None:
             fields = escape_control_chars(", ".join(observation)[:_FIELDS_SHOWN]) or "none"
             raise self._malformed(

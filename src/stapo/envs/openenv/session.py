@@ -33,7 +33,7 @@ class ServerSession:
     `$STAPO_OPENENV_TOKEN` is sent as a bearer token; where `$STAPO_OPENENV_HOST` is set, to that host alone.
 
     Args:
-        url: of the server, http://HOST:PORT; ws:// and https:// as well.
+        url: of the server, http://HOST:PORT, or of its sessions, ws://HOST:PORT/ws; https:// and wss:// as well.
         seconds: that the server may take for an answer.
         most: bytes of an answer.
 
@@ -43,7 +43,7 @@ class ServerSession:
 
     def __init__(self, url: str, seconds: float, most: int) -> None:
         address = read_address(_as_http(url), "environment's server")
-        self.name = str(address).rstrip("/")
+        self.name = str(address).rstrip("/").removesuffix("/ws")
         self._where = "ws" + self.name.removeprefix("http") + "/ws"
         self._direct = is_loopback(address.host)
         self._token = key_for(address, TOKEN_VARIABLE, HOST_VARIABLE)
@@ -113,8 +113,10 @@ class ServerSession:
                 self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, wait)
         except self._errors.InvalidStatus as err:
             status = err.response.status_code
-            hint = f"; the token goes into ${TOKEN_VARIABLE}" if status in (401, 403) else ""
-            raise self._failed(f"refused the session with status {status}{hint}", f"http_{status}") from None
+            token, elsewhere = f"the token goes into ${TOKEN_VARIABLE}", f"it may have no sessions at {self._where}"
+            hint = {401: token, 403: f"{token}, or {elsewhere}", 404: elsewhere}.get(status)
+            said = f"refused the session with status {status}" + (f"; {hint}" if hint else "")
+            raise self._failed(said, f"http_{status}") from None
         except TimeoutError:
             raise self._failed(f"opened no session within {_CONNECT_S:g} s", "timeout") from None
         except (OSError, self._errors.WebSocketException) as err:
@@ -144,7 +146,7 @@ class ServerSession:
         hint = ""
         if code == "CAPACITY_REACHED":
             hint = ". A run needs as many sessions as it plays episodes at once (rollout.groups x rollout.group_size)"
-        return self._failed(f"answered with {code}: {said}{hint}", code.lower())
+        return self._failed(f"answered with {code}: {said.rstrip('.')}{hint}", code.lower())
 
     def _closed(self, err: Any) -> EnvServerError:
         code = getattr(err.rcvd, "code", None) or getattr(err.sent, "code", None)

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from stapo.envs.options import one_of, share, whole
+from stapo.envs.options import DAY_S, one_of, positive, share, whole
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
@@ -15,7 +15,7 @@ from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
-from stapo.errors import ConfigError, EnvError, RetrieverError
+from stapo.errors import EnvError, RetrieverError
 from stapo.progress import note
 from stapo.retrieval.wire import Shape
 
@@ -109,18 +109,12 @@ class SearchEnv:
             note(text)
         if request is not None:
             one_of("request", request, get_args(Shape))
-        if (
-            isinstance(retriever_seconds, bool)
-            or not isinstance(retriever_seconds, int | float)
-            or retriever_seconds <= 0
-        ):
-            raise ConfigError(f"retriever_seconds is {retriever_seconds!r}, expected a number above 0.")
         self._search = open_search(
             questions,
             corpus,
             retriever,
             request=request or self._protocol.request,
-            seconds=float(retriever_seconds),
+            seconds=positive("retriever_seconds", retriever_seconds, DAY_S),
             size=size,
             seed=seed,
         )

@@ -15,7 +15,7 @@ from stapo.envs.sokoban.expert import shortest_plan
 from stapo.envs.sokoban.generator import Level
 from stapo.envs.sokoban.judge import MoveJudge
 from stapo.envs.sokoban.levels import Sizes, distances_of, level_of, tasks_with
-from stapo.errors import ConfigError, EnvError
+from stapo.errors import EnvError
 
 GOAL = "Push every box onto a target."
 STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
@@ -64,8 +64,7 @@ class SokobanEnv(HasSeededTasks):
             ("search_depth", search_depth, 1, 1_000),
             ("levels", levels, 1, _MOST_LEVELS),
         ):
-            if whole(option, value, least) > most:
-                raise ConfigError(f"{option} must be a whole number from {least} to {most:,}, found {value:,}.")
+            whole(option, value, least, most)
         self.max_steps = whole("max_steps", max_steps, 1)
         self._slips = share("demonstrator_slips", demonstrator_slips)
         self._positions = switch("positions", positions)

@@ -104,7 +104,10 @@ class WebShopEnv:
         one_of("goals", goals, get_args(GoalKind))
         one_of("splits", splits, SPLIT_RULES)
         if verl_seed is not None:
-            seed = price_seed = verl_seed
+            seed = price_seed = whole("verl_seed", verl_seed, 0)
+        if catalog_products is not None:
+            whole("catalog_products", catalog_products, 1)
+        whole("catalog_seed", catalog_seed, 0)
         whole("price_seed", price_seed, 0)
         self._seed = whole("seed", seed, 0)
         if goals_per_product is not None:

@@ -15,6 +15,7 @@ from stapo.envs.options import whole
 from stapo.errors import unknown_name
 
 # Six digits, or more without a leading zero: no game has two ids.
+_MOST_GAMES = 100_000
 _ID = re.compile(
     r"generated-(?P<scenes>[a-z]+)/(?P<split>[a-z]+)/(?P<type>[a-z_]+)/(?P<number>[0-9]{6}|[1-9][0-9]{6,17})"
 )
@@ -35,11 +36,11 @@ class GeneratedGames:
             games_per_type: listed games of each task type in each split.
 
         Raises:
-            ConfigError: no such size, or `games_per_type` below 1.
+            ConfigError: no such size, or `games_per_type` below 1 or above 100,000.
         """
         self.size = size_named(scenes)
         self.scenes = scenes
-        self.games_per_type = whole("games_per_type", games_per_type, 1)
+        self.games_per_type = whole("games_per_type", games_per_type, 1, _MOST_GAMES)
 
     def splits(self) -> list[str]:
         """The names of the splits, train first."""
