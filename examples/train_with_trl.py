@@ -62,5 +62,7 @@ def main(
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/train_with_trl.py MODEL [FOLDER]")
     trained = main(*sys.argv[1:3])
     print(f"{trained.state.global_step} updates, in {trained.args.output_dir}")

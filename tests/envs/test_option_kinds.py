@@ -21,7 +21,7 @@ NEEDED = {"gymnasium": {"id": "FrozenLake-v1"}, "openenv": {"url": "http://127.0
 def test_every_option_of_ours_refuses_other_types(name):
     for option in option_parameters(name):
         for wrong in (object(), [object()], 1j):
-            with pytest.raises(ConfigError, match=f"^{option} is .*, expected a"):
+            with pytest.raises(ConfigError, match=f"^{option} is .*, expected "):
                 check_options(name, {**NEEDED.get(name, {}), option: wrong})
 
 

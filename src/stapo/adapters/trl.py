@@ -62,7 +62,7 @@ class TextEnvironment:
             The task and what is seen.
 
         Raises:
-            ConfigError: the row names neither a task nor a seed, or a seed that is no whole number of 0 or more.
+            ConfigError: the row names neither a task nor a seed, or a seed that is not a whole number of 0 or more.
             UnknownNameError: there is no such task.
         """
         if task_id is None and seed is None:

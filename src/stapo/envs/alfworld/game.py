@@ -10,6 +10,9 @@ from stapo.errors import unknown_name
 
 SPLIT_ORDER = ("train", "valid_seen", "valid_unseen", "heldout")
 
+MOST_GAMES = 100_000
+"""Generated games of each family and split at most."""
+
 TaskType = Literal[
     "pick_and_place_simple",
     "look_at_obj_in_light",

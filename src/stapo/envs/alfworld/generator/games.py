@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from stapo.envs.alfworld.game import TASK_TYPES, Game, TaskType
+from stapo.envs.alfworld.game import MOST_GAMES, TASK_TYPES, Game, TaskType
 from stapo.envs.alfworld.generator.goals import draw_goal
 from stapo.envs.alfworld.generator.layouts import SPLITS
 from stapo.envs.alfworld.generator.problem import problem
@@ -15,7 +15,6 @@ from stapo.envs.options import whole
 from stapo.errors import unknown_name
 
 # Six digits, or more without a leading zero: no game has two ids.
-_MOST_GAMES = 100_000
 _ID = re.compile(
     r"generated-(?P<scenes>[a-z]+)/(?P<split>[a-z]+)/(?P<type>[a-z_]+)/(?P<number>[0-9]{6}|[1-9][0-9]{6,17})"
 )
@@ -40,7 +39,7 @@ class GeneratedGames:
         """
         self.size = size_named(scenes)
         self.scenes = scenes
-        self.games_per_type = whole("games_per_type", games_per_type, 1, _MOST_GAMES)
+        self.games_per_type = whole("games_per_type", games_per_type, 1, MOST_GAMES)
 
     def splits(self) -> list[str]:
         """The names of the splits, train first."""
