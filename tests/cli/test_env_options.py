@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stapo.cli.arguments import take_env_options
+from stapo.cli.main import main
 from stapo.errors import ConfigError
 
 
@@ -13,6 +14,11 @@ def test_names_of_a_mapping_are_given_one_by_one():
     assert take_env_options([*given, "--seed", "3"], "gymnasium") == (
         {"kwargs": {"map_name": "8x8", "is-slippery": False}, "max_steps": 9, "id": "X-v0"}, ["--seed", "3"],
     )  # fmt: skip
+
+
+def test_the_table_of_options_shows_which_are_mappings(capsys):
+    assert main(["envs", "openenv", "--env.url", "http://127.0.0.1:1"]) == 2
+    assert "--env.reset.NAME " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given, said", [

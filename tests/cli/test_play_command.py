@@ -291,6 +291,29 @@ def test_an_environment_that_fails_is_one_line(typed, argv, said, monkeypatch, c
     assert capsys.readouterr().err == f"error: {said}\n"
 
 
+class Listless(Corridor):
+    """Cannot say which tasks and splits it has."""
+
+    @property
+    def splits(self):
+        raise ValueError("no\nsplits")
+
+    tasks = splits
+
+
+@pytest.mark.parametrize("command, code, said", [
+    ("play", 2, "error: the environment failed: listing its tasks raised ValueError: no splits."),
+    ("envs", 2, "its tasks cannot be listed: the environment failed: listing its tasks raised ValueError: no splits."),
+    ("serve-env", 2, "error: the environment failed: listing its splits raised ValueError: no splits."),
+    ("check-env", 3, "error runtime.seed_control tasks raised ValueError: no splits. List the tasks, sorted."),
+])  # fmt: skip
+def test_an_environment_that_cannot_list_its_tasks_is_one_line(command, code, said, monkeypatch, capsys):
+    monkeypatch.setitem(ENVIRONMENTS._objects, "listless", Listless)
+    assert main([command, "listless", *(["--port", "0"] if command == "serve-env" else [])]) == code
+    out, err = capsys.readouterr()
+    assert said in " ".join((out + err).split())
+
+
 def test_an_expert_that_fails_costs_nothing(play):
     assert "The expert failed: expert_plan() raised ValueError: no plan" in play("/hint\n", "breaking")
 

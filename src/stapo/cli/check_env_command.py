@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.env_calls import asked
 from stapo.cli.words import foreign, say
 
 _STYLES = {"pass": "green", "skip": "dim", "fail": "red", "error": "bold red"}
@@ -42,15 +43,16 @@ stapo check-env alfworld --env.scenes tiny --json
         """Run the command; returns the exit code."""
         from stapo.cli.arguments import own_env_options
         from stapo.envs.conformance import exit_code, report
+        from stapo.envs.guard import close_quietly
         from stapo.envs.protocol import HasNotes
         from stapo.envs.registry import make
         from stapo.progress import note
 
         own, _ = own_env_options(settings, self.name, "check-env")
         env = make(self.name, **own)
-        for text in env.notes if isinstance(env, HasNotes) else ():
+        for text in asked(lambda: list(env.notes) if isinstance(env, HasNotes) else [], "reading its notes"):
             note(str(text))
-        env.close()
+        close_quietly(env)
         rows = report(partial(make, self.name, **own), self.tasks)
         if self.json:
             print(json.dumps([asdict(row) for row in rows], indent=1))

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.env_calls import asked, begin
 from stapo.cli.words import foreign, say
+from stapo.envs.option_kinds import takes_mapping
 from stapo.envs.protocol import HasNotes
 from stapo.envs.registry import ENVIRONMENTS, make
 from stapo.errors import StapoError
@@ -85,17 +87,17 @@ def _entry(name: str) -> dict[str, Any]:
 
 def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
     facts: dict[str, Any] = {**_entry(name), "options": option_facts(name)}
-    error: StapoError | TypeError | None = None
+    error: StapoError | None = None
     try:
-        facts |= task_facts(name, options)
-    except (StapoError, TypeError) as err:  # TypeError: a required option is missing
+        facts |= asked(lambda: task_facts(name, options), "listing its tasks")
+    except StapoError as err:
         error, facts["error"] = err, f"{err}"
     if as_json:
         print(json.dumps(facts, indent=1))
         return 2 if error else 0
     console = Console()
     say(console, foreign(f"{name}: {facts['summary']}"), "bold")
-    console.print(_option_table(facts["options"]))
+    console.print(_option_table(name, facts["options"]))
     if error is not None:
         say(console, foreign(f"its tasks cannot be listed: {error}"), "red")
         return 2
@@ -147,8 +149,6 @@ def argument_meanings(doc: str) -> dict[str, str]:
 
 def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Splits with their tasks by type, one task as an example, and what is odd about the data."""
-    from stapo.cli.watch import begin
-
     env = make(name, **options)
     try:
         splits: dict[str, Any] = {}
@@ -164,13 +164,18 @@ def task_facts(name: str, options: dict[str, Any]) -> dict[str, Any]:
         env.close()
 
 
-def _option_table(options: list[dict[str, Any]]) -> Table | str:
+def _option_table(name: str, options: list[dict[str, Any]]) -> Table | str:
+    from stapo.cli.arguments import env_parameters
+
     if not options:
         return "no options"
-    table = Table("option", "default", "meaning")
+    parameters = env_parameters(name)
+    # A name that is cut could not be typed.
+    table = Table(Column("option", no_wrap=True), "default", "meaning")
     for option in options:
         default = "required" if option["required"] else str(option["default"])
-        table.add_row(foreign(f"--env.{option['name']}"), foreign(default), foreign(option["meaning"]))
+        flag = f"--env.{option['name']}{'.NAME' if takes_mapping(parameters[option['name']]) else ''}"
+        table.add_row(foreign(flag), foreign(default), foreign(option["meaning"]))
     return table
 
 

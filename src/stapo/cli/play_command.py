@@ -16,8 +16,9 @@ from tyro.conf import Positional
 
 from stapo.cli.arguments import own_env_options
 from stapo.cli.command import Command, arg
+from stapo.cli.env_calls import asked, begin, take
 from stapo.cli.play_from import Recorded, recorded
-from stapo.cli.watch import Watched, as_lines, begin, introduce, take, target_of
+from stapo.cli.watch import Watched, as_lines, introduce, target_of
 from stapo.cli.words import foreign, say
 from stapo.envs.guard import EnvFailure, attempt, start
 from stapo.envs.offers import is_template, offers
@@ -296,7 +297,7 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
         name = self.env or "alfworld"
         env = make(name, **own_env_options(settings, name, "play")[0])
         try:
-            order = task_order(env, self.task, self.split, self.seed)
+            order = asked(lambda: task_order(env, self.task, self.split, self.seed), "listing its tasks")
             with suppress(ImportError):  # arrow keys and history at the prompt, where Python was built with them
                 import readline  # noqa: F401
             Game(env, order, Console()).play()

@@ -9,6 +9,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
+from stapo.cli.env_calls import asked
 from stapo.cli.serving import serve_until_stopped, token_of
 from stapo.cli.words import write_line
 
@@ -61,6 +62,7 @@ stapo serve-env sokoban --split heldout --env.boxes 2
         from stapo.adapters.openenv.server import EnvServerOptions, create_app
         from stapo.cli.arguments import own_env_options
         from stapo.cli.envs_command import summary
+        from stapo.envs.guard import close_quietly
         from stapo.envs.registry import ENVIRONMENTS, make
         from stapo.errors import unknown_name
         from stapo.serving.server import listen
@@ -75,8 +77,8 @@ stapo serve-env sokoban --split heldout --env.boxes 2
         try:
             # What can be wrong with its options is said here, and not to the first client.
             first = make(self.name, **own)
-            splits = list(first.splits)
-            first.close()
+            splits = asked(lambda: list(first.splits), "listing its splits")
+            close_quietly(first)
             if self.split is not None and self.split not in splits:
                 raise unknown_name("split", self.split, splits)
             app = create_app(partial(make, self.name, **own), self.name, about, options)

@@ -13,13 +13,14 @@ from rich.console import Console
 from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.agent.parsing import part_spans
 from stapo.cli.arguments import own_env_options
+from stapo.cli.env_calls import begin, take
 from stapo.cli.words import foreign, say
 from stapo.config.environment import world_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
-from stapo.envs.guard import EnvFailure, Started, advance, start
-from stapo.envs.protocol import Env, Observation, StepResult
-from stapo.errors import ConfigError, EnvError, StapoError
+from stapo.envs.guard import EnvFailure
+from stapo.envs.protocol import Env, Observation
+from stapo.errors import ConfigError
 from stapo.texts import counted
 
 if TYPE_CHECKING:
@@ -75,36 +76,6 @@ def introduce(console: Console, env: str, task_type: str, task: str, first: Obse
     say(console, foreign(as_lines(first.text)))
     if first.goal not in first.text:
         say(console, foreign(first.goal), "bold")
-
-
-def begin(env: Env, task: str) -> Started:
-    """Begin a task.
-
-    Raises:
-        EnvError: the environment could not, and did not say so by an error of ours.
-        StapoError: that error.
-    """
-    begun = start(env, task, (StapoError,))
-    if isinstance(begun, EnvFailure):
-        raise EnvError(f"task '{task}' could not begin: {_in_a_line(begun)}.")
-    return begun
-
-
-def take(env: Env, action: str | EnvFailure) -> StepResult:
-    """Take an action.
-
-    Raises:
-        EnvError: the environment failed, or what should have chosen the action did.
-        StapoError: an error of ours that the environment raised.
-    """
-    out = action if isinstance(action, EnvFailure) else advance(env, action, (StapoError,))
-    if isinstance(out, EnvFailure):
-        raise EnvError(f"the episode ended in its {out.boundary}: {_in_a_line(out)}.")
-    return out
-
-
-def _in_a_line(failure: EnvFailure) -> str:
-    return " ".join(failure.error.split()).rstrip(".")
 
 
 def as_lines(page: str) -> str:

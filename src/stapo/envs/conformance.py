@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from stapo.envs.check import violations
-from stapo.envs.guard import attempt, close_quietly
+from stapo.envs.guard import EnvFailure, attempt, close_quietly
 from stapo.envs.offers import is_template
 from stapo.envs.protocol import Env, Expert, HasDemonstrator, Observation, StepResult
 from stapo.errors import ConfigError, EnvServerError, RetrieverError
@@ -80,9 +80,10 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
         probe = made()
         attempt(lambda: probe.reset(probe.tasks[0]), str, passing=(EnvServerError, RetrieverError))
         first = made()
-        every = list(first.tasks)
-        number = max(1, min(tasks, len(every)))
-        sample = [every[place * (len(every) - 1) // max(1, number - 1)] for place in range(number)]
+        every = attempt(lambda: list(first.tasks), lambda: "tasks")
+        listed = [] if isinstance(every, EnvFailure) else every
+        number = max(1, min(tasks, len(listed)))
+        sample = [listed[place * (len(listed) - 1) // max(1, number - 1)] for place in range(number)] if listed else []
         for name, found in violations(first).items():
             check_id = f"protocol.{name.replace(' ', '_').replace(',', '')}"
             if found:
@@ -90,6 +91,9 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
                 rows.append(CheckRow(check_id, "fail", evidence=found[0], remediation=more))
             else:
                 rows.append(CheckRow(check_id, "pass"))
+    if not sample:
+        said = every.error if isinstance(every, EnvFailure) else "there are no tasks"
+        return rows + [CheckRow(name, "error", {}, said, "List the tasks, sorted.") for name in _CHECKS]
     for name, check in _CHECKS.items():
         try:
             with _closing(build) as made:
