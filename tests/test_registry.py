@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+import stapo
 import stapo.registry as registry
 from slow import slow_except
 from stapo.algo import ALGORITHMS, presets
@@ -38,10 +39,10 @@ BROKEN = {
     "memory": ("raise MemoryError", "MemoryError"),
     "import": ("import no_such_module_at_all", "no_such_module_at_all"),
     "no_attribute": ("", "has no attribute 'Env'"),
-    "number": ("Env = 7", "is 7 and no class"),
-    "function": ("def Env(**options): return None", "no class"),
-    "none": ("Env = None", "is None and no class"),
-    "instance": ("class X: pass\nEnv = X()", "no class"),
+    "number": ("Env = 7", "is 7, not a class"),
+    "function": ("def Env(**options): return None", "not a class"),
+    "none": ("Env = None", "is None, not a class"),
+    "instance": ("class X: pass\nEnv = X()", "not a class"),
     "lazy": ("def __getattr__(name): raise ValueError('lazily')", "ValueError: lazily"),
 }
 
@@ -166,6 +167,21 @@ def test_a_name_that_no_command_or_file_could_hold_is_a_row(site, capsys, name):
         ENVIRONMENTS.register(name)
 
 
+@pytest.mark.parametrize(
+    "register, said",
+    [
+        (lambda: stapo.register_environment("seven", 7), "'seven' is 7, not a class"),
+        (lambda: stapo.register_prompt_style("seven", 7), "'seven' is 7; expected a function"),
+        (lambda: stapo.register_policy_loss("seven", 7), "'seven' is 7; expected a function"),
+        (lambda: stapo.register_tracker("seven", int), "'seven' is not a tracker: it lacks rewinds"),
+        (lambda: stapo.register_algorithm("gigpo"), "'gigpo', expected an AlgorithmConfig"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_when_it_is_registered(register, said):
+    with pytest.raises(ConfigError, match=said):
+        register()
+
+
 def test_a_decorator_without_its_name_is_told():
     with pytest.raises(ConfigError, match="<class 'int'> cannot be the name"):
         ENVIRONMENTS.register(int)
@@ -216,7 +232,7 @@ def test_a_broken_algorithm_is_a_row(site, capsys, monkeypatch, kind):
     monkeypatch.setenv("COLUMNS", "400")
     assert main(["algorithms"]) == 0
     out = capsys.readouterr().out
-    assert said.removesuffix(" and no class") in out or "expected an AlgorithmConfig" in out
+    assert said.removesuffix(", not a class") in out or "expected an AlgorithmConfig" in out
     assert all(name in out for name in ALGORITHMS)
     assert "registers 'stapo'" in out
     assert main(["train", "tiny", "--dry-run", "--algorithm", "bad-algo"]) == 2

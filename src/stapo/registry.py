@@ -105,7 +105,7 @@ class Registry(Generic[T]):
         What was defined anew, as a notebook's cell that is run again does it, takes the place of its former self.
 
         Raises:
-            ConfigError: the name is taken by something else, or cannot be a name.
+            ConfigError: the name is taken by something else or cannot be a name, or `obj` is of another kind.
         """
         if not _is_name(name):
             raise ConfigError(f"{shown(name)} cannot be the name of this {self.kind}; expected {_NAMES}.")
@@ -113,6 +113,8 @@ class Registry(Generic[T]):
         def add(value: T) -> T:
             if name in self.own_names() or not _same(self._objects.get(name, value), value):
                 raise ConfigError(f"{self.kind} '{name}' is registered already; choose another name.")
+            if problem := self._wrong(value, name) if self._wrong else None:
+                raise ConfigError(f"{self.kind} '{name}' is {problem}.")
             self._objects[name] = value
             return value
 

@@ -52,6 +52,8 @@ WRONG = [
     (lambda: stapo.compare(["grpo"], starts=0), "starts is 0"),
     (lambda: stapo.compare(["grpo"], jobs=0), "jobs is 0"),
     (lambda: stapo.export("tiny", 3), "out is 3"),
+    (lambda: stapo.load_config(""), "unknown preset or file ''"),
+    (lambda: stapo.check_env("alfworld"), "expected an environment: stapo.make"),
     (lambda: stapo.make(None), "unknown environment None"),
 ]  # fmt: skip
 

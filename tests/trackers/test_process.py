@@ -244,7 +244,7 @@ def test_a_class_of_this_process_alone_is_told(run, monkeypatch):
     monkeypatch.setattr(TRACKERS, "_objects", {})
 
     class Local:
-        rewinds = False
+        rewinds, open, log, close = False, None, None, None
 
     TRACKERS.register("local", Local)
     said, failed = send(run, "local")

@@ -165,7 +165,8 @@ def _read(source: str, folder: Path, above: tuple[str, ...]) -> list[dict[str, A
     path = folder / Path(source).expanduser()
     if source in preset_names():
         key, data, inside = f"preset '{source}'", parse_yaml(_preset_text(source)), Path()
-    elif path.suffix in _YAML or (not above and os.path.exists(path)):  # Path.exists raises for a name that is too long
+    # Not Path.exists, which raises for a name that is too long.
+    elif path.suffix in _YAML or (source and not above and os.path.exists(path)):
         key, data, inside = f"'{os.path.realpath(path)}'", read_yaml(path), path.parent
     else:
         raise unknown_name("preset or file", source, preset_names())

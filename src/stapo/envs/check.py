@@ -15,6 +15,7 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
+from stapo.documents import shown
 from stapo.envs.protocol import Env, HasJudge, HasTaskScore, Observation, StepResult
 from stapo.errors import EnvError, UnknownNameError
 from stapo.texts import counted
@@ -44,6 +45,8 @@ def check_env(env: Env) -> list[str]:
     Raises:
         EnvError: at least one violation; the message lists all of them.
     """
+    if isinstance(env, type | str):
+        raise EnvError(f"check_env is given {shown(env)}; expected an environment: stapo.make('NAME'), or CLASS().")
     found = violations(env)
     problems = [f"{name}: {problem}" for name, those in found.items() for problem in those]
     if problems:
@@ -186,12 +189,12 @@ def _nothing_given_away(env: Any) -> Problems:
         if not goal:
             continue
         others = [other for name, other in stories.items() if goals[name] != goal]
-        for what, advice, shown in (
+        for what, advice, texts_of in (
             ("an observation", "Give blind_text, the same without the task sentence", _blind_texts),
             ("an offered command", "Offer commands that do not repeat the task sentence", _offered),
         ):
-            told = _tells(goal, shown(story)) or (" " in goal and _tells(goal, shown(blunders[task])))
-            if told and not any(_tells(goal, shown(other)) for other in others):
+            told = _tells(goal, texts_of(story)) or (" " in goal and _tells(goal, texts_of(blunders[task])))
+            if told and not any(_tells(goal, texts_of(other)) for other in others):
                 yield f"found the goal of '{task}' in {what} that blind prompts show; expected no trace. {advice}."
 
 

@@ -16,7 +16,7 @@ _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "r
 
 
 def _no_class(obj: object, name: str) -> str | None:
-    return None if isinstance(obj, type) else f"{shown(obj)} and no class; expected a class that follows stapo.Env"
+    return None if isinstance(obj, type) else f"{shown(obj)}, not a class; expected a class that follows stapo.Env"
 
 
 ENVIRONMENTS: Registry[type[Env]] = Registry("environment", "stapo.environments", _no_class)

@@ -57,7 +57,7 @@ class LimitsConfig:
         seconds: seconds after which an episode ends, by the clock since it began; above 0, or null for no limit. They
             are looked at after each step, include the steps of episodes that are played beside it, and make the numbers
             of a run depend on the machine.
-        reward: what training pays an episode that ended at a limit, be it one of these, the environment's steps or
+        reward: what training pays an episode that ended at a limit: one of these, the environment's step limit or
             `agent.max_prompt_tokens`. `keep` pays what it has earned until then; `zero` pays nothing, and costs stay;
             `mask` also pays what it has earned, for the advantages of its group, and leaves its steps out of the loss.
     """

@@ -68,7 +68,7 @@ class Tracker(Protocol):
 
 def _wrong(obj: object, name: str) -> str | None:
     missing = [name for name in ("rewinds", "open", "log", "close") if not hasattr(obj, name)]
-    return f"no tracker: it lacks {', '.join(missing)}" if missing or not callable(obj) else None
+    return f"not a tracker: it lacks {', '.join(missing)}" if missing or not callable(obj) else None
 
 
 TRACKERS: Registry[type[Tracker]] = Registry("tracker", "stapo.trackers", _wrong)

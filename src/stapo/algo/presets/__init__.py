@@ -44,8 +44,10 @@ def register_algorithm(algorithm: AlgorithmConfig) -> AlgorithmConfig:
     """Make an algorithm known under its name, in this process; returns it.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is taken, or this is not an `AlgorithmConfig`.
     """
+    if not isinstance(algorithm, AlgorithmConfig):
+        raise ConfigError(f"the algorithm is {shown(algorithm)}, expected an AlgorithmConfig.")
     return ALGORITHM_REGISTRY.register(algorithm.name)(algorithm)
 
 
