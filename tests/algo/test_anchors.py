@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Indel
 
-from stapo.algo import AdvantageConfig, anchor_groups, exact_groups, group_sizes, similarity_groups
+from stapo.algo import AdvantageConfig, anchor_groups, exact_groups, similarity_groups
 
 
 def test_exact_ids_are_dense_in_first_seen_order_and_kept_apart_by_task():
@@ -19,12 +19,6 @@ def test_exact_ids_are_dense_in_first_seen_order_and_kept_apart_by_task():
     np.testing.assert_array_equal(got, [0, 1, 2, 0, 2])
     named = exact_groups(["x", "x", "y"], ["k", "k", "k"])
     np.testing.assert_array_equal(named, [0, 0, 1])
-
-
-def test_sizes_leave_padding_out():
-    np.testing.assert_array_equal(group_sizes([3, 3, 9, 3]), [3, 3, 1, 3])
-    np.testing.assert_array_equal(group_sizes([3, 3, 9, 3], [1, 0, 1, 1]), [2, 2, 1, 2])
-    assert group_sizes([]).shape == (0,)
 
 
 def test_similarity_joins_the_first_group_that_fits():

@@ -69,8 +69,11 @@ class TestAggregate:
         ranks = [slice(0, 2), slice(2, 3)]
         total = 0.0
         for r in ranks:
-            mine = LossDenominators.of(self.mask[r], self.traj[r]).with_totals(
-                tokens=whole.tokens, rows=whole.rows, trajectories=whole.trajectories
+            mine = dataclasses.replace(
+                LossDenominators.of(self.mask[r], self.traj[r]),
+                tokens=whole.tokens,
+                rows=whole.rows,
+                trajectories=whole.trajectories,
             )
             total += aggregate(self.values[r], self.mask[r], name, mine, constant_length=4).item()
         expected = aggregate(self.values, self.mask, name, whole, constant_length=4)

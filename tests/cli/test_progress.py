@@ -111,7 +111,7 @@ def test_a_comparison_without_a_terminal_says_how_long_it_will_take(tmp_path, ca
         return Work(Job(name, [], tmp_path / "log", folder), None, 0, iterations, {}, ())
 
     works = [work("start 00", 0), work("grpo", 100), work("stapo", 100)]
-    with Progress(works, tmp_path, quiet=False, clock=clock) as progress:
+    with Progress(works, quiet=False, clock=clock) as progress:
         progress.changed(works[0].job, "started")
         for second in range(0, 1000, 4):
             clock.now = 100.0 + second

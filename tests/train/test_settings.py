@@ -69,7 +69,7 @@ def test_an_algorithm_is_a_name_or_a_name_with_changes():
         ({"agent": {"hidden_commands": "help"}}, "agent.hidden_commands is 'help', expected a list"),
         ({"agent": {"hidden_commands": [1]}}, "agent.hidden_commands is 1, expected str"),
         ({"env": {"options": [1]}}, r"env.options is \[1\], expected a mapping"),
-        ([], "expected a mapping of RunConfig keys"),
+        ([], "expected a mapping with keys such as seed, env, envs"),
     ],
 )
 def test_what_does_not_fit_is_named(data, said):

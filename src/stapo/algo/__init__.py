@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stapo.algo.anchors import anchor_groups as anchor_groups
     from stapo.algo.anchors import exact_groups as exact_groups
-    from stapo.algo.anchors import group_sizes as group_sizes
     from stapo.algo.anchors import similarity_groups as similarity_groups
     from stapo.algo.checks import require_finite as require_finite
     from stapo.algo.config import AdvantageConfig as AdvantageConfig
@@ -104,7 +103,7 @@ if TYPE_CHECKING:
     from stapo.algo.step_scores import state_key as state_key
 
 _NAMES = {
-    "anchors": "anchor_groups exact_groups group_sizes similarity_groups",
+    "anchors": "anchor_groups exact_groups similarity_groups",
     "checks": "require_finite",
     "config": "AdvantageConfig AlgorithmConfig CriticConfig ModulationConfig OutlierConfig PolicyLossConfig "
     "SamplingConfig SelectiveConfig",

@@ -89,16 +89,6 @@ def anchor_groups(group_b: npt.ArrayLike, keys: Sequence[str], config: Advantage
     return exact_groups(group_b, keys)
 
 
-def group_sizes(anchor_b: npt.ArrayLike, weight_b: npt.ArrayLike | None = None) -> IntArray:
-    """Return (B,) for each row the rows of weight above 0 in its group."""
-    anchor = np.asarray(anchor_b)
-    if anchor.size == 0:
-        return np.zeros(0, np.int64)
-    _, code = np.unique(anchor, return_inverse=True)
-    real = np.ones(anchor.shape[0]) if weight_b is None else np.asarray(weight_b) > 0
-    return np.bincount(code, weights=real).astype(np.int64)[code]
-
-
 def _group_list(group_b: npt.ArrayLike, keys: Sequence[Hashable]) -> list[Hashable]:
     groups: list[Hashable] = np.asarray(group_b).tolist()
     if len(groups) != len(keys):

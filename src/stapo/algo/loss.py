@@ -44,7 +44,7 @@ class LossDenominators:
     def of(cls, mask_bl: Tensor, traj_b: Tensor | None = None) -> LossDenominators:
         """Count one rank's mini-batch.
 
-        With several ranks, replace the three totals by their sums over ranks (`with_totals`), and
+        With several ranks, replace the three totals by their sums over ranks, and
         keep all rows of a trajectory on one rank if ``trajectory`` aggregation is used.
 
         Args:
@@ -64,10 +64,6 @@ class LossDenominators:
             trajectories=float((steps > 0).sum()),
             traj_steps_b=steps[code],
         )
-
-    def with_totals(self, *, tokens: float, rows: float, trajectories: float = 0.0) -> LossDenominators:
-        """Return a copy with totals counted over all ranks."""
-        return replace(self, tokens=tokens, rows=rows, trajectories=trajectories)
 
     def take(self, rows: Tensor | slice) -> LossDenominators:
         """Return the divisors for a micro-batch: same totals, per-row counts of the given rows."""

@@ -101,7 +101,7 @@ stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
         if self.dry_run:
             _print_plan(plan, out, jobs)
             return 0
-        found = run_plan(plan, out, jobs, baseline, lambda works: Progress(works, out, quiet=self.quiet))
+        found = run_plan(plan, out, jobs, baseline, lambda works: Progress(works, quiet=self.quiet))
         if self.json:
             print(json.dumps(found.document, indent=1))
         else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from rich import progress as bars
@@ -25,12 +24,9 @@ _LOOK = 1.0  # seconds between looks at what the runs have written
 class Progress:
     """A bar for all starts and runs, and one for each that is going on; lines where there is no terminal."""
 
-    def __init__(
-        self, works: Sequence[Work], out: Path, *, quiet: bool, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, works: Sequence[Work], *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = Console(stderr=True)
         self._works = {work.job.name: work for work in works}
-        self._out = out
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(),

@@ -53,7 +53,9 @@ def from_data(cls: type[T], data: Any, where: str = "", base: T | None = None) -
     if cls is AlgorithmConfig and isinstance(data, str):
         return get_algorithm(data)  # type: ignore[return-value]
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'configuration'} is {shown(data)}, expected a mapping of {cls.__name__} keys.")
+        keys = ", ".join(field.name for field in fields(cls)[:3])  # type: ignore[arg-type]
+        what = where or "configuration"
+        raise ConfigError(f"{what} is {shown(data)}, expected a mapping with keys such as {keys}.")
     if cls is AlgorithmConfig and "name" in data:
         base = get_algorithm(_scalar(str, data["name"], _join(where, "name")))  # type: ignore[assignment]
     hints = get_type_hints(cls)
