@@ -155,3 +155,17 @@ def test_every_public_name_loads_and_an_unknown_one_does_not():
 def test_reading_a_configuration_does_not_import_torch():
     code = "import sys, stapo.algo as a; a.get_algorithm('stapo'); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "call, kind",
+    [
+        (lambda c: stapo.algo.compute_advantages([1.0], [True], [0], [0], [0], [0], None, c), "AdvantageConfig"),
+        (lambda c: stapo.algo.anchor_groups([0], ["a"], c), "AdvantageConfig"),
+        (lambda c: stapo.algo.select_outliers([1.0], [0], None, c), "OutlierConfig"),
+    ],
+)
+@pytest.mark.parametrize("config", ["stapo", None, get_algorithm("stapo")], ids=["name", "none", "algorithm"])
+def test_a_config_of_another_kind_is_one_error(call, kind, config):
+    with pytest.raises(ConfigError, match=f"expected {kind}: a part of get_algorithm"):
+        call(config)

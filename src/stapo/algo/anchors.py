@@ -15,6 +15,7 @@ import numpy.typing as npt
 from rapidfuzz.distance import Indel
 from rapidfuzz.process import cdist
 
+from stapo.algo.checks import require_config
 from stapo.algo.config import AdvantageConfig, SimilarityFit
 
 IntArray = npt.NDArray[np.int64]
@@ -84,6 +85,7 @@ def similarity_groups(
 
 def anchor_groups(group_b: npt.ArrayLike, keys: Sequence[str], config: AdvantageConfig) -> IntArray:
     """Group rows as `config.anchor` says: `exact_groups` or `similarity_groups`."""
+    require_config(config, AdvantageConfig)
     if config.anchor == "similarity":
         return similarity_groups(group_b, keys, config.similarity_threshold, fit=config.similarity_fit)
     return exact_groups(group_b, keys)

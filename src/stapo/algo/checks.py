@@ -55,6 +55,12 @@ def require_length(rows: int, **arrays: npt.ArrayLike) -> None:
             raise ValueError(f"{name} has shape {shape}; expected ({rows},), one entry per row.")
 
 
+def require_config(config: object, kind: type) -> None:
+    """Raise ConfigError unless `config` is of the kind that a function takes, such as the part of an algorithm."""
+    if not isinstance(config, kind):
+        raise ConfigError(f"config is {shown(config)}, expected {kind.__name__}: a part of get_algorithm(NAME).")
+
+
 def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError unless `value` is one of the `allowed` names."""
     if value not in allowed:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from stapo.algo.checks import require_length
+from stapo.algo.checks import require_config, require_length
 from stapo.algo.config import AdvantageConfig, CriticConfig
 from stapo.algo.critic import gae_advantages
 from stapo.algo.groups import (
@@ -263,7 +263,9 @@ def compute_advantages(
         ValueError: lengths differ, a step occurs twice, a trajectory or anchor group spans two
             tasks, or there are no values where the configuration needs them.
         NonFiniteError: a real row's reward or value is NaN or infinite.
+        ConfigError: `config` is something else.
     """
+    require_config(config, AdvantageConfig)
     reward, real = real_values("reward_b", reward_b, weight_b)
     n = reward.shape[0]
     require_length(n, valid_b=valid_b, group_b=group_b, traj_b=traj_b, step_b=step_b, anchor_b=anchor_b)

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from stapo.algo.checks import require_length
+from stapo.algo.checks import require_config, require_length
 from stapo.algo.config import OutlierConfig
 from stapo.algo.groups import (
     BoolArray,
@@ -117,7 +117,9 @@ def entropy_scores(
     Raises:
         ValueError: lengths differ, or ``running`` has no `state_b`.
         NonFiniteError: the entropy of a row in use is NaN or infinite.
+        ConfigError: `config` is something else.
     """
+    require_config(config, OutlierConfig)
     entropy, used = real_values("entropy_b", entropy_b, included_b)
     require_length(entropy.shape[0], anchor_b=anchor_b)
     code = dense_codes(np.asarray(anchor_b))
