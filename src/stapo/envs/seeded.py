@@ -45,7 +45,7 @@ class SeededTasks:
         split, _, digits = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
         number = int(digits) if len(digits) == 6 and digits.isascii() and digits.isdigit() else -1
         if not 0 <= number < self._numbers.get(split, 0):
-            known = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in map(self.tasks_of, self._numbers))
+            known = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in map(self.tasks_of, self._numbers) if ids)
             raise UnknownNameError(f"unknown task {shown(task_id)}. Known: {known}.")
         return split, number
 

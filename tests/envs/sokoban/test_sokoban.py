@@ -16,6 +16,7 @@ from stapo.agent import AgentConfig
 from stapo.agent.memory import Turn
 from stapo.agent.prompts import PromptFields, render_prompt
 from stapo.envs.protocol import Demonstrator, Expert, HasDemonstrator, HasJudge, Thinks
+from stapo.envs.seeded import SeededTasks
 from stapo.envs.sokoban import env as module
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.env import SokobanEnv
@@ -284,6 +285,8 @@ def test_tasks():
     for task in ("train/000025", "train/25", "nowhere/000000", "train/", "train/٣"):
         with pytest.raises(UnknownNameError, match="unknown task"):
             env.reset(task)
+    with pytest.raises(UnknownNameError, match="Known: train/000000 to train/000002"):
+        SeededTasks({"train": 3, "heldout": 0}).place_of("heldout/000000")
 
 
 @pytest.mark.parametrize("option, wrong, said", [
