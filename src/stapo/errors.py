@@ -40,6 +40,10 @@ class EnvError(StapoError, RuntimeError):
     """An environment used outside its protocol (a step before reset, say)."""
 
 
+class EnvBuildError(EnvError):
+    """The class of another package's environment raised where it was built; its exception is the cause."""
+
+
 class ModelError(StapoError, ValueError):
     """A model or tokenizer that cannot be loaded or does not fit."""
 

@@ -294,7 +294,7 @@ def test_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):
             (["--prot", "1", corpus], "Did you mean '--port'"),
             (["--port", "x", corpus], "--port is 'x'"),
             (["--port", "70000", corpus], "port is 70000"),
-            (["--threads", "0", corpus], "threads is 0"),
+            (["--threads", "0", corpus], "--threads is '0', expected a whole number of 1 or more"),
             ([], "needs a corpus"),
             (["--port", "0", str(tmp_path / "none.jsonl")], "No such file"),
             (["--port", "0", "--embed", "x", corpus], "'bm25' has no option 'embed'"),

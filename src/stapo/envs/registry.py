@@ -9,7 +9,7 @@ from typing import Any
 from stapo.documents import shown
 from stapo.envs.option_kinds import options_of, wrong_kind
 from stapo.envs.protocol import Env
-from stapo.errors import ConfigError, EnvError, StapoError, did_you_mean
+from stapo.errors import ConfigError, EnvBuildError, StapoError, did_you_mean
 from stapo.registry import Registry
 
 _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
@@ -33,7 +33,7 @@ def make(name: str, **options: Any) -> Env:
         UnknownNameError: no environment has this name.
         ConfigError: an option that the environment does not know, lacks or cannot use, or a class that is not an
             environment.
-        EnvError: the class comes from another package and failed.
+        EnvBuildError: the class comes from another package and failed.
     """
     _check_names(name, options)
     cls = ENVIRONMENTS.get(name)
@@ -59,7 +59,7 @@ def _built(name: str, cls: type[Env], options: Mapping[str, Any]) -> Env:
             raise ConfigError(wrong) from err
         if own:
             raise
-        raise EnvError(f"environment '{name}' cannot be built: {type(err).__name__}: {err}") from err
+        raise EnvBuildError(f"environment '{name}' cannot be built: {type(err).__name__}: {err}") from err
     # What others accept besides what they name is their affair.
     if own and (wrong := wrong_kind(cls, options)):
         env.close()
