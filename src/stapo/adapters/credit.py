@@ -13,7 +13,7 @@ from operator import index
 from typing import Any
 
 from stapo.algo import AlgorithmConfig, get_algorithm
-from stapo.documents import shown
+from stapo.documents import plain, shown
 from stapo.errors import ConfigError, NonFiniteError, did_you_mean
 from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import counted
@@ -173,7 +173,7 @@ def _checked(row: Mapping[str, Any], number: int) -> StepRow:
         ConfigError: a value of another type.
         NonFiniteError: a reward or entropy is not finite.
     """
-    values = {name: _plain(value) for name, value in row.items()}
+    values = {name: plain(value) for name, value in row.items()}
     for name, value in values.items():
         expected, fits = _EXPECTED[name]
         if not fits(value):
@@ -183,10 +183,6 @@ def _checked(row: Mapping[str, Any], number: int) -> StepRow:
         if value is not None and not math.isfinite(value):
             raise NonFiniteError(f"row {number}: {name} is {value}, expected a finite number.")
     return StepRow(**values)
-
-
-def _plain(value: Any) -> Any:
-    return value.item() if callable(getattr(value, "item", None)) and getattr(value, "ndim", None) == 0 else value
 
 
 def _is_number(value: object) -> bool:
