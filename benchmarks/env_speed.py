@@ -60,7 +60,7 @@ def walk(env: AlfworldEnv, tasks: list[str], steps: int, seed: int) -> float:
 
 def textworld_rate(games: Path | None, tasks: list[str], steps: int) -> float | None:
     """Steps per second of TextWorld after loading one game; None if it is not installed."""
-    from stapo.envs.alfworld.referee import Original, random_actions
+    from textworld_referee import Original, random_actions
 
     try:
         original = Original()

@@ -13,10 +13,10 @@ import argparse
 import sys
 from dataclasses import replace
 
+from cluster import Cluster, iteration_seconds
 from stapo.cli.dry_run import shape_of_run, workload
 from stapo.cli.expected_episodes import half_of_limits
 from stapo.config.presets import load_config
-from stapo.estimate.cluster import Cluster, iteration_seconds
 from stapo.estimate.costs import UTILISATION, Workload, forward_flops
 from stapo.estimate.devices import Device, find_device
 from stapo.estimate.shapes import ModelShape, known_shapes

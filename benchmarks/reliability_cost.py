@@ -24,7 +24,7 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.envs import make
 from stapo.envs.pool import EnvPool, Started
-from stapo.rollout.pools import build_pool
+from stapo.envs.worker_pool import build_pool
 from stapo.run import RunDirectory
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy
@@ -90,7 +90,7 @@ def cost_of_workers(config: RunConfig, turns: int) -> None:
     base = None
     print(f"workers: {slots} episodes of {config.env.name} that act together, {turns} turns")
     for workers in (0, 1, 2):
-        pool = build_pool(config.env.name, config.env.options, replace(config.rollout, workers=workers))
+        pool = build_pool(config.env.name, config.env.options, workers, config.rollout.env_deadline)
         turns_per_second(pool, tasks, slots, 3)  # starts the workers, reads the games
         rate = turns_per_second(pool, tasks, slots, turns)
         pool.close()

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "atomic_io": set(),
     "server_errors": {"texts", "documents"},
     "http_client": {"errors", "texts", "documents", "server_errors"},
+    "type_hints": {"documents"},
     "memory_model": set(),
     "stored": {"errors", "texts", "documents", "atomic_io"},
     "models": {"errors", "texts", "atomic_io", "progress", "stored"},
@@ -65,6 +66,7 @@ MAY_IMPORT = {
         "http_client",
         "retrieval",
         "progress",
+        "type_hints",
     },
     "gym": {"envs", "errors", "extras"},
     "adapters": {
@@ -161,6 +163,7 @@ MAY_IMPORT = {
         "comparison",
         "diagnosis",
         "estimate",
+        "type_hints",
     },
     "estimate": {"errors", "texts", "documents", "memory_model"},
     "recipes": set(),

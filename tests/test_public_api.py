@@ -84,7 +84,6 @@ def test_errors_are_standard_errors_too():
         "UnknownNameError": KeyError,
         "GameFileError": ValueError,
         "EnvError": RuntimeError,
-        "EnvBuildError": RuntimeError,
         "ModelError": ValueError,
         "EngineError": RuntimeError,
         "NonFiniteError": ArithmeticError,

@@ -37,11 +37,7 @@ class GameFileError(StapoError, ValueError):
 
 
 class EnvError(StapoError, RuntimeError):
-    """An environment used outside its protocol (a step before reset, say)."""
-
-
-class EnvBuildError(EnvError):
-    """The class of another package's environment raised where it was built; its exception is the cause."""
+    """An environment used outside its protocol (a step before reset, say), or of another package that failed."""
 
 
 class ModelError(StapoError, ValueError):

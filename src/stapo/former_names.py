@@ -13,15 +13,21 @@ SETTINGS = {
     "warm_start": "sft",
     "env.options.catalogue_products": "env.options.catalog_products",
     "env.options.catalogue_seed": "env.options.catalog_seed",
+    "algorithm.outlier.min_spread": "algorithm.outlier.min_scale",
 }
 """Dotted path of a setting, or of a group of settings, as it was -> as it is."""
 
 FLAGS = {"warm-starts": "starts", "env.catalogue_products": "env.catalog_products"}
 FLAGS |= {"warm-start": "sft", "env.catalogue_seed": "env.catalog_seed"}
+FLAGS |= {"algorithm.outlier.min-spread": "algorithm.outlier.min-scale"}
 """Flags of the command line, and groups of them, without the dashes before them."""
 
 ROWS = {"sft": "warm_start"}
 """Files of rows of a run, without .jsonl, as they are -> as they were; a run keeps what it has."""
+
+
+STARTS = "warm"
+"""Folder of the starts in a comparison, which keeps it."""
 
 
 class FormerNameWarning(FutureWarning):

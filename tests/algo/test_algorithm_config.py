@@ -53,7 +53,7 @@ from stapo.errors import ConfigError, UnknownNameError
         (lambda: ModulationConfig(k=60.0), "modulation.k", "60.0", "[0, 50]"),
         (lambda: AdvantageConfig(history_depth=-1), "advantage.history_depth", "-1", "at least 0"),
         (lambda: AdvantageConfig(step_groups="past"), "advantage.step_groups", "'past'", "'anchor', 'history'"),
-        (lambda: OutlierConfig(min_spread=0.0), "outlier.min_spread", "0.0", "(0"),
+        (lambda: OutlierConfig(min_scale=0.0), "outlier.min_scale", "0.0", "(0"),
         (lambda: OutlierConfig(running_states=0), "outlier.running_states", "0", "at least 1"),
         (lambda: OutlierConfig(running_decay=1.1), "outlier.running_decay", "1.1", "[0, 1]"),
         (lambda: PolicyLossConfig(constant_length=0), "loss.constant_length", "0", "at least 1"),

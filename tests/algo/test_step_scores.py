@@ -106,7 +106,7 @@ class TestShrunken:
 
     def test_without_shrinkage_it_is_eq_2(self):
         entropy, anchor = batch(6)
-        own = score(entropy, anchor, "shrunken", shrinkage=0.0, min_spread=1e-9)
+        own = score(entropy, anchor, "shrunken", shrinkage=0.0, min_scale=1e-9)
         assert own == pytest.approx(score(entropy, anchor, "normalized"), abs=1e-6)
 
 

@@ -134,7 +134,7 @@ def test_conditions_are_equal(whole):
     }
     for seed in (0, 1):
         one, two = runs["grpo", seed], runs["stapo", seed]
-        start = (out / "warm" / f"0{seed}" / "checkpoints" / "final" / "model.safetensors").read_bytes()
+        start = (out / "starts" / f"0{seed}" / "checkpoints" / "final" / "model.safetensors").read_bytes()
         assert (one.checkpoint("start") / "model.safetensors").read_bytes() == start
         assert (two.checkpoint("start") / "model.safetensors").read_bytes() == start
         played = [
@@ -146,9 +146,9 @@ def test_conditions_are_equal(whole):
         assert len(tasks[0]) == 24
         # The start was evaluated once, where it was made.
         assert [row["iteration"] for row in one.rows("evals")] == [3]
-        assert len(RunDirectory.open(out / "warm" / f"0{seed}").rows("evals")) == 1
-    assert (out / "warm/00/checkpoints/final/model.safetensors").read_bytes() != (
-        out / "warm/01/checkpoints/final/model.safetensors"
+        assert len(RunDirectory.open(out / "starts" / f"0{seed}").rows("evals")) == 1
+    assert (out / "starts/00/checkpoints/final/model.safetensors").read_bytes() != (
+        out / "starts/01/checkpoints/final/model.safetensors"
     ).read_bytes()
     assert runs["grpo", 0].config()["algorithm"]["name"] == "grpo"
 
@@ -224,7 +224,7 @@ def test_dry_run(capsys, source, tmp_path, monkeypatch):
     assert "stapo train x/settings/gigpo-seed-5.yaml --quiet --out x/runs/gigpo/seed-5" in out
     # 3 and 5 modulo 2 are both 1
     assert "starts:      1" in out
-    assert "--out x/warm/01" in out
+    assert "--out x/starts/01" in out
     assert list(tmp_path.iterdir()) == []
 
 

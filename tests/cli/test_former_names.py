@@ -19,9 +19,14 @@ OLD = Path(__file__).resolve().parents[1] / "data" / "save-format-1"
 
 def test_groups_and_options_get_their_present_names():
     old = {"warm_start": {"steps": 3}, "env": {"name": "webshop", "options": {"catalogue_seed": 5, "size": "tiny"}}}
+    old["algorithm"] = {"outlier": {"min_spread": 0.1}}
     new, used = with_present_names(old)
-    assert new == {"sft": {"steps": 3}, "env": {"name": "webshop", "options": {"catalog_seed": 5, "size": "tiny"}}}
-    assert used == ["warm_start", "env.options.catalogue_seed"]
+    assert new == {
+        "sft": {"steps": 3},
+        "env": {"name": "webshop", "options": {"catalog_seed": 5, "size": "tiny"}},
+        "algorithm": {"outlier": {"min_scale": 0.1}},
+    }
+    assert used == ["warm_start", "env.options.catalogue_seed", "algorithm.outlier.min_spread"]
     assert "warm_start" in old
     assert "catalogue_seed" in old["env"]["options"]
 
@@ -33,6 +38,7 @@ def test_groups_and_options_get_their_present_names():
         (["--warm_start.steps=5"], ["--sft.steps=5"]),
         (["--warm-starts", "2"], ["--starts", "2"]),
         (["--env.catalogue_seed", "5"], ["--env.catalog_seed", "5"]),
+        (["--algorithm.outlier.min_spread", ".1"], ["--algorithm.outlier.min-scale", ".1"]),
         (["--warm-starter"], ["--warm-starter"]),
     ],
 )

@@ -121,7 +121,7 @@ def test_a_comparison_and_its_runs(tmp_path, capsys):
     top = tmp_path / "compare"
     make_run(top / "runs" / "grpo" / "seed-0")
     make_run(top / "runs" / "stapo" / "seed-0", "stopped", reason="SIGTERM")
-    make_run(top / "warm" / "00")
+    make_run(top / "starts" / "00")
     (top / "compare.json").write_text(json.dumps({"format": 1, "cells": [{}, {}]}))
     assert main(["runs", str(top), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

@@ -78,7 +78,10 @@ def test_odd_files(folder, text):
         read_plan(folder)
 
 
-@pytest.mark.parametrize("name", ["compare.json", "settings", "logs", "runs", "warm", "results.json", ".lock"])
+NAMED = ["compare.json", "settings", "logs", "runs", "starts", "warm", "results.json", ".lock"]
+
+
+@pytest.mark.parametrize("name", NAMED)
 def test_links_and_pipes(folder, tmp_path, name):
     outside = tmp_path / "outside"
     outside.mkdir()

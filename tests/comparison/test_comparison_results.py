@@ -201,7 +201,7 @@ def test_the_page_stands_alone(tmp_path):
     assert "default-src 'none'" in page
     assert "<script" not in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    for shown in ("+37.5", "62.5 %", 'href="runs/stapo/seed-1/report.html"', 'href="warm/00/report.html"'):
+    for shown in ("+37.5", "62.5 %", 'href="runs/stapo/seed-1/report.html"', 'href="starts/00/report.html"'):
         assert shown in page
 
 
@@ -229,7 +229,7 @@ def test_settings_of_starts_and_cells(tmp_path):
     start, cell = plan.start_settings(1), plan.cell_settings(plan.cells[0], tmp_path)
     assert (start["seed"], start["optim"]["iterations"], start["sft"]["steps"]) == (1, 0, 9)
     assert (cell["seed"], cell["optim"]["iterations"], cell["sft"]["steps"]) == (0, 2, 0)
-    assert cell["model"]["path"] == str((tmp_path / "warm/00/checkpoints/final").resolve())
+    assert cell["model"]["path"] == str((tmp_path / "starts/00/checkpoints/final").resolve())
     assert not cell["eval"]["at_start"]
     assert plan.base["model"]["path"] is None
     # Its tokenizer was trained here; a model of the user keeps its chat template.
@@ -243,6 +243,8 @@ def test_a_model_of_the_user_is_used_as_it_is(tmp_path):
     warm = {**BASE["sft"], "steps": 5}
     plan = plan_for(base={**BASE, "model": {**BASE["model"], "path": "mine"}, "sft": warm})
     assert plan.starts == [0, 1]
+    assert plan.cell_settings(plan.cells[-1], tmp_path)["model"]["path"].endswith("starts/01/checkpoints/final")
+    (tmp_path / "warm").mkdir()
     assert plan.cell_settings(plan.cells[-1], tmp_path)["model"]["path"].endswith("warm/01/checkpoints/final")
 
 

@@ -9,8 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from stapo.envs.option_kinds import takes_mapping, wrong_kind
-from stapo.envs.registry import ENVIRONMENTS, check_options, make, option_parameters
+from stapo.envs.registry import ENVIRONMENTS, check_options, make, option_parameters, takes_mapping, wrong_kind
 from stapo.envs.sokoban.env import SokobanEnv
 from stapo.errors import ConfigError, EnvError
 

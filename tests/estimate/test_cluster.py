@@ -7,15 +7,20 @@ each 1,000 operations and 100 bytes a second after the shares that are reached.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
-from stapo.estimate.cluster import LINKED, Cluster, iteration_seconds, rollout_seconds
 from stapo.estimate.costs import STREAMING, UTILISATION, Workload
 from stapo.estimate.devices import Device, find_device
 from stapo.estimate.shapes import ModelShape, known_shapes
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from cluster import LINKED, Cluster, iteration_seconds, rollout_seconds
 
 SHAPE = ModelShape(hidden=2, inner=4, layers=1, heads=1, kv_heads=1, head_dim=2, vocabulary=10, tied=True)
 WORK = Workload(

@@ -33,6 +33,7 @@ from stapo.config.training import SFTConfig
 from stapo.envs import make
 from stapo.envs.pool import LocalPool
 from stapo.envs.registry import ENVIRONMENTS as ENVIRONMENT_REGISTRY
+from stapo.envs.worker_pool import build_pool
 from stapo.errors import ConfigError, FailureLimitError, NonFiniteError
 from stapo.rollout import Boundary, StopReason, drop_failed
 from stapo.rollout.collect import Collector
@@ -40,7 +41,6 @@ from stapo.rollout.config import RolloutConfig
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Attempts
-from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
 from stapo.training.demonstrations import demonstrate
 from stapo.training.preflight import require_playable
@@ -83,7 +83,7 @@ def collector(options=None, say=with_boom, player=None, workers=0, deadline=600.
         encoder=ENCODER,
         sampler=player or Player(say),
         agent=AGENT,
-        pool=build_pool(name, options, rollout),
+        pool=build_pool(name, options, rollout.workers, rollout.env_deadline),
         **{"retries": 0, **settings},
     )
 
@@ -473,7 +473,7 @@ ENVIRONMENT_REGISTRY.register("shown", Shown)
     "workers, fault", slow_except([(0, "raise"), (0, "exit"), (1, "raise"), (1, "os_exit")], (0, "raise"), (0, "exit"))
 )
 def test_a_demonstration_that_fails_is_left_out(workers, fault):
-    pool = build_pool("shown", {"fault": fault}, RolloutConfig(workers=workers))
+    pool = build_pool("shown", {"fault": fault}, workers, RolloutConfig().env_deadline)
     attempts = Attempts(retries=1, limit=4)
     try:
         demos = demonstrate(pool, AGENT, DEMOS, "train", "goal_history", 0, attempts=attempts)

@@ -10,7 +10,7 @@ from report_rows import step, trajectory
 from stapo.html.pages import prompt_lines, readable
 from stapo.report import write_report
 from stapo.report.data import read_run
-from stapo.report.trajectories import Selection, place, select_trajectories, spread
+from stapo.report.trajectories import Selection, evenly_spaced, place, select_trajectories
 from stapo.texts import escape_control_chars
 
 
@@ -62,7 +62,7 @@ def test_many_files_are_thinned_to_both_ends_and_some_between(make_run):
     chosen = choose(run, 10**7)
     assert [g.iteration for g in chosen.groups] == [10, 70, 130, 180, 240, 300]
     assert "of 30 transcript files 6 can be seen" in chosen.note
-    assert spread([], 6) == []
+    assert evenly_spaced([], 6) == []
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -213,8 +213,8 @@ class OutlierConfig:
         std_floor: standard deviation, in nats, below which an anchor group that is not left out scores 0; 0 or more.
             Only for ``normalized``. It guards a division; `min_std` leaves groups out.
         eps: nats added to the standard deviation before dividing; 0 or more.
-        min_spread: lower bound, in nats, of a standard deviation; above 0. For the metrics beyond the paper, whose
-            scores have no bound.
+        min_scale: lower bound, in nats, of the standard deviation or scaled median absolute deviation that scores are
+            divided by; above 0. For the metrics beyond the paper, whose scores have no bound.
         shrinkage: rows k of ``shrunken``: a group of n rows has the weight n / (n + k) against the batch; 0 or more.
         running_decay: share of a state's weight that ``running`` keeps per iteration, 0 to 1. Below 1, old entropies
             fade as the policy changes.
@@ -233,7 +233,7 @@ class OutlierConfig:
     min_std: float | None = None
     std_floor: float = 1e-8
     eps: float = 1e-6
-    min_spread: float = 0.01
+    min_scale: float = 0.01
     shrinkage: float = 5.0
     running_decay: float = 0.9
     running_states: int = 10_000
@@ -253,7 +253,7 @@ class OutlierConfig:
             check_number("outlier.min_std", self.min_std, low=0)
         check_number("outlier.std_floor", self.std_floor, low=0)
         check_number("outlier.eps", self.eps, low=0)
-        check_number("outlier.min_spread", self.min_spread, low=0, open_low=True)
+        check_number("outlier.min_scale", self.min_scale, low=0, open_low=True)
         check_number("outlier.shrinkage", self.shrinkage, low=0)
         check_number("outlier.running_decay", self.running_decay, low=0, high=1)
         check_integer("outlier.running_states", self.running_states, low=1)

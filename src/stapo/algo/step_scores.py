@@ -188,9 +188,9 @@ def _small_groups(
     return score * scored, scored
 
 
-def _in_deviations(distance: DoubleArray, spread: DoubleArray, config: OutlierConfig) -> DoubleArray:
-    """Distance in units of the spread, which counts as at least `min_spread`."""
-    return distance / (np.maximum(spread, config.min_spread) + config.eps)
+def _in_deviations(distance: DoubleArray, scale: DoubleArray, config: OutlierConfig) -> DoubleArray:
+    """Distance in units of the scale (a standard deviation), which counts as at least `min_scale`."""
+    return distance / (np.maximum(scale, config.min_scale) + config.eps)
 
 
 def leave_one_out(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
@@ -204,8 +204,8 @@ def leave_one_out(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     squares = np.bincount(code, weights=deviation**2)[code]
     # Taking x out of n values moves their mean by (x - mean) / (n - 1).
     others = np.maximum(squares - deviation**2 * n / np.maximum(n - 1, 1), 0.0)
-    spread = np.sqrt(others / np.maximum(n - 1 - config.ddof, 1))
-    score = _in_deviations(deviation * n / np.maximum(n - 1, 1), spread, config)
+    scale = np.sqrt(others / np.maximum(n - 1 - config.ddof, 1))
+    score = _in_deviations(deviation * n / np.maximum(n - 1, 1), scale, config)
     # The standard deviation of the others needs one of them more than `ddof`.
     small = size < max(config.n_min, 2 + config.ddof)
     return EntropyScores(*_small_groups(score, entropy, used, small, config), size)
@@ -215,8 +215,8 @@ def median_mad(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     """Distance from the group's median, in its median absolute deviations scaled to a normal standard deviation."""
     entropy, code, used, size = rows.entropy_b, rows.anchor_b, rows.used_b, rows.size_b
     distance = entropy - _group_median(entropy, code, used)
-    spread = MAD_SCALE * _group_median(np.abs(distance), code, used)
-    score = _in_deviations(distance, spread, config)
+    scale = MAD_SCALE * _group_median(np.abs(distance), code, used)
+    score = _in_deviations(distance, scale, config)
     return EntropyScores(*_small_groups(score, entropy, used, size < config.n_min, config), size)
 
 
@@ -277,9 +277,9 @@ def running(rows: ScoreRows, config: OutlierConfig) -> EntropyScores:
     # Pooling two samples: means weigh as their counts, and their distance adds to the squares.
     mean = old[:, 1] + step * count / weight
     squares = old[:, 2] + squares + step**2 * old[:, 0] * count / weight
-    spread = np.sqrt(squares / np.maximum(weight - config.ddof, 1e-9)) * (weight > config.ddof)
+    scale = np.sqrt(squares / np.maximum(weight - config.ddof, 1e-9)) * (weight > config.ddof)
     score, small = np.zeros_like(entropy), np.zeros_like(used)
-    score[places] = _in_deviations(value - mean[code], spread[code], config)
+    score[places] = _in_deviations(value - mean[code], scale[code], config)
     small[places] = weight[code] < config.n_min
     kept |= dict(zip(number, zip(weight.tolist(), mean.tolist(), squares.tolist(), strict=True), strict=True))
     newest = list(kept.items())[-config.running_states :]

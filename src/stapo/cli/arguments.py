@@ -11,8 +11,7 @@ from stapo.cli.command import SET_FLAG, by_tyro, named_setting, require_settings
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.documents import parse_yaml
-from stapo.envs.option_kinds import takes_mapping
-from stapo.envs.registry import option_parameters
+from stapo.envs.registry import option_parameters, takes_mapping
 from stapo.errors import ConfigError, did_you_mean
 
 ENV_PREFIX = "--env."

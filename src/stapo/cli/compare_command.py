@@ -29,7 +29,7 @@ class Compare(Command):
     comparison at any moment, the same command resumes it: finished runs are kept, unfinished ones resume from their
     newest save, and the table is the same. More algorithms or seeds extend a comparison; other settings are refused,
     with the difference. DIR holds report.html, results.json (every number), compare.json (the plan), logs/, settings/,
-    and run folders in warm/ and runs/.
+    and run folders in starts/ and runs/.
 
     Attributes:
         source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny.

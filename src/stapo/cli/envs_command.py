@@ -17,9 +17,8 @@ from tyro.conf import Positional
 from stapo.cli.command import Command, arg
 from stapo.cli.env_calls import asked, begin
 from stapo.cli.words import foreign, say
-from stapo.envs.option_kinds import takes_mapping
 from stapo.envs.protocol import HasNotes
-from stapo.envs.registry import ENVIRONMENTS, make
+from stapo.envs.registry import ENVIRONMENTS, make, takes_mapping
 from stapo.errors import StapoError
 from stapo.progress import listen_to_notes
 from stapo.texts import counted

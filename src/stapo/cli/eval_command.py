@@ -261,8 +261,8 @@ def _show(result: dict[str, Any], title: str) -> None:
 
 
 def _cells(part: dict[str, Any], judged: bool) -> list[str]:
-    spread, score = part["success_std_over_seeds"], part["task_score"]
-    cells = [f"{part['success']:.3f}", "–" if spread is None else f"{spread:.3f}"]
+    deviation, score = part["success_std_over_seeds"], part["task_score"]
+    cells = [f"{part['success']:.3f}", "–" if deviation is None else f"{deviation:.3f}"]
     return [*cells, "–" if score is None else f"{score:.3f}"] if judged else cells
 
 

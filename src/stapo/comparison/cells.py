@@ -78,7 +78,7 @@ def _work(
     cell: Cell | None,
     start: int,
 ) -> Work:
-    stem = f"warm-{start:02d}" if cell is None else f"{cell.label}-seed-{cell.seed}"
+    stem = f"start-{start:02d}" if cell is None else f"{cell.label}-seed-{cell.seed}"
     words = ("train", str(folder / "settings" / f"{stem}.yaml"), "--quiet", "--out", str(run))
     optim = settings["optim"]
     assert isinstance(optim, dict)

@@ -15,12 +15,12 @@ from stapo.config.run_config import RunConfig
 from stapo.config.schema import differing, from_data, to_data
 from stapo.documents import lookup, parse_json, shown
 from stapo.errors import ConfigError, RunDirectoryError, StapoError, writing
-from stapo.former_names import with_present_names
+from stapo.former_names import STARTS, with_present_names
 from stapo.run.directory import require_plain, versions
 
 FILE_NAME = "compare.json"
 FORMAT_VERSION = 1
-NAMES = (".lock", FILE_NAME, "results.json", "report.html", "settings", "logs", "warm", "runs")
+NAMES = (".lock", FILE_NAME, "results.json", "report.html", "settings", "logs", "starts", STARTS, "runs")
 """What there may be in the folder of a comparison."""
 
 MOST_STARTS = 3
@@ -205,7 +205,7 @@ def checkpoint_of(folder: Path, start: int) -> Path:
 
 def start_folder(folder: Path, start: int) -> Path:
     """Run directory of a start."""
-    return folder / "warm" / f"{start:02d}"
+    return folder / (STARTS if (folder / STARTS).is_dir() else "starts") / f"{start:02d}"
 
 
 def cell_folder(folder: Path, cell: Cell) -> Path:

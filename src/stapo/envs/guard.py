@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
-from stapo.errors import ConfigError, EnvBuildError, EnvServerError, GameFileError, RetrieverError, UnknownNameError
+from stapo.errors import ConfigError, EnvServerError, GameFileError, RetrieverError, UnknownNameError
 
 T = TypeVar("T")
 
@@ -132,9 +132,7 @@ def state_of(env: Env) -> Any:
 
 
 def raised(err: BaseException, call: str) -> EnvFailure:
-    """The value for an exception; for that of an environment's class, what it raised itself."""
-    if isinstance(err, EnvBuildError) and err.__cause__ is not None:
-        err = err.__cause__
+    """The value for an exception."""
     boundary = next((name for kind, name in _OTHERS.items() if isinstance(err, kind)), "environment")
     said = _shown(lambda: str(err), "(its text cannot be shown)")
     detail = _shown(lambda: "".join(traceback.format_exception(err))[-_DETAIL:], "")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from stapo.documents import shown
-from stapo.envs.option_kinds import options_of, wrong_kind
 from stapo.envs.protocol import Env
-from stapo.errors import ConfigError, EnvBuildError, StapoError, did_you_mean
+from stapo.errors import ConfigError, EnvError, StapoError, did_you_mean
 from stapo.registry import Registry
+from stapo.type_hints import expected, fitting, takes
 
 _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
 
@@ -33,7 +34,22 @@ def make(name: str, **options: Any) -> Env:
         UnknownNameError: no environment has this name.
         ConfigError: an option that the environment does not know, lacks or cannot use, or a class that is not an
             environment.
-        EnvBuildError: the class comes from another package and failed.
+        EnvError: the class comes from another package and failed.
+    """
+    try:
+        return build(name, options)
+    except StapoError:
+        raise
+    except Exception as err:
+        if name in ENVIRONMENTS.own_names():
+            raise
+        raise EnvError(f"environment '{name}' cannot be built: {type(err).__name__}: {err}") from err
+
+
+def build(name: str, options: Mapping[str, Any]) -> Env:
+    """Build the environment called `name`, as `make` does; what a class of another package raises is left as it is.
+
+    Pools use it: they report the exception itself, as workers do.
     """
     _check_names(name, options)
     cls = ENVIRONMENTS.get(name)
@@ -49,7 +65,6 @@ def make(name: str, **options: Any) -> Env:
 
 def _built(name: str, cls: type[Env], options: Mapping[str, Any]) -> Env:
     """An environment, whose own words on an option that it cannot use come first."""
-    own = name in ENVIRONMENTS.own_names()
     try:
         env = cls(**options)
     except StapoError:
@@ -57,11 +72,9 @@ def _built(name: str, cls: type[Env], options: Mapping[str, Any]) -> Env:
     except Exception as err:
         if wrong := wrong_kind(cls, options):
             raise ConfigError(wrong) from err
-        if own:
-            raise
-        raise EnvBuildError(f"environment '{name}' cannot be built: {type(err).__name__}: {err}") from err
+        raise
     # What others accept besides what they name is their affair.
-    if own and (wrong := wrong_kind(cls, options)):
+    if name in ENVIRONMENTS.own_names() and (wrong := wrong_kind(cls, options)):
         env.close()
         raise ConfigError(wrong)
     return env
@@ -86,16 +99,49 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def option_parameters(name: str) -> dict[str, inspect.Parameter]:
-    """Options of an environment, from the signature of its class.
+    """Options of an environment, from the signature of its class, with their types where its module can say them.
 
     Raises:
         UnknownNameError: no environment has this name.
         ConfigError: its class does not say which options it takes.
     """
     try:
-        return options_of(ENVIRONMENTS.get(name))
+        return _options_of(ENVIRONMENTS.get(name))
     except (TypeError, ValueError) as err:
         raise ConfigError(f"environment '{name}' does not say which options it takes: {err}.") from err
+
+
+def takes_mapping(option: inspect.Parameter) -> bool | None:
+    """Whether an option is a mapping, whose names may be given one by one; None where its type is not known."""
+    if option.annotation is option.empty or isinstance(option.annotation, str):
+        return None
+    return takes(option.annotation, Mapping, dict)
+
+
+def wrong_kind(cls: Any, options: Mapping[str, Any]) -> str:
+    """The first option whose value is not of the type that its class names; "" where there is none.
+
+    What an environment says of its options itself is better: it knows their range. A default is taken to fit.
+    """
+    known = _options_of(cls)
+    for name, value in options.items():
+        option = known.get(name)
+        if option is None or option.annotation is option.empty or value is option.default:
+            continue
+        try:
+            fitting(value, option.annotation)
+        except (TypeError, OverflowError):
+            null = " or null" if takes(option.annotation, NoneType) else ""
+            return f"{name} is {shown(value)}, expected {expected(option.annotation)}{null}."
+    return ""
+
+
+def _options_of(cls: Any) -> dict[str, inspect.Parameter]:
+    try:
+        signature = inspect.signature(cls, eval_str=True)
+    except Exception:  # annotations are code of others, and may name what is imported for type checkers alone
+        signature = inspect.signature(cls)
+    return dict(signature.parameters)
 
 
 def _check_names(name: str, options: Mapping[str, Any]) -> None:

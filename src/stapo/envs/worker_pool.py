@@ -11,14 +11,15 @@ import os
 import selectors
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from stapo import errors
 from stapo.envs.bench import OF_AN_EPISODE, Question, describe
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started, short
-from stapo.envs.pool import state_error
+from stapo.envs.pool import EnvPool, LocalPool, state_error
 from stapo.envs.protocol import StepResult
-from stapo.envs.registry import ENVIRONMENTS, check_options
+from stapo.envs.registry import ENVIRONMENTS, build, check_options
 from stapo.envs.wire import options_for, target_of, unpack
 from stapo.envs.worker_process import Asked, WorkerProcess
 from stapo.errors import ConfigError, EnvError
@@ -26,6 +27,18 @@ from stapo.errors import ConfigError, EnvError
 _START_SECONDS = 60.0
 _CLOSE_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
+
+
+def build_pool(name: str, options: dict[str, Any], workers: int, deadline: float) -> EnvPool:
+    """The pool of an environment: in this process with 0 workers, otherwise a `WorkerPool`, which explains the rest.
+
+    Raises:
+        UnknownNameError: no environment has this name.
+        ConfigError: an environment or options that cannot be handed to a worker.
+    """
+    if workers == 0:
+        return LocalPool(partial(build, name, options), name)
+    return WorkerPool(name, options, workers, deadline)
 
 
 class WorkerPool:

@@ -83,7 +83,7 @@ def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTE
     """
     if not log.transcripts:
         return Selection()
-    files = spread(log.transcripts, _MOST_FILES)
+    files = evenly_spaced(log.transcripts, _MOST_FILES)
     groups = [g for path in files for g in read_groups(path, remarks)]
     for prompts in ("all", "flagged", "none"):
         shown = [Group(g.iteration, g.group, g.members, prompts) for g in groups]
@@ -94,7 +94,7 @@ def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTE
     return Selection(shown, _note(log.transcripts, files, groups, shown))
 
 
-def spread(paths: list[Path], most: int) -> list[Path]:
+def evenly_spaced(paths: list[Path], most: int) -> list[Path]:
     """At most `most` of the paths, evenly spaced, both ends included."""
     if len(paths) <= most:
         return list(paths)

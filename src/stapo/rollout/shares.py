@@ -80,8 +80,8 @@ def pass_share(k: int, tasks: Iterable[tuple[int, int]]) -> Share:
     value = min(1.0, fmean(values))
     flips = float(len(values))
     if 0 < value < 1 and len(values) > 1:
-        most, spread = sum(attempts // k for attempts, _ in tasks), variance(values)
-        flips = max(flips, min(most, flips * value * (1 - value) / spread if spread else math.inf))
+        most, variation = sum(attempts // k for attempts, _ in tasks), variance(values)
+        flips = max(flips, min(most, flips * value * (1 - value) / variation if variation else math.inf))
     return wilson(value, flips)
 
 

@@ -148,7 +148,7 @@ def _comparison(folder: Path, room: _Room) -> Found:
 
 
 def _summed(comparison: Found, found: list[Found]) -> Found:
-    """A comparison with how many of its runs are done; starts (`warm`) are not runs of the plan."""
+    """A comparison with how many of its runs are done; starts are not runs of the plan."""
     if comparison.status == "damaged":
         return comparison
     runs = [f for f in found if (comparison.folder / "runs") in f.folder.parents]

@@ -148,11 +148,11 @@ class _Worker:
                 raised = err
             # The loop may be over by now.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, answer, result, raised)
+                loop.call_soon_threadsafe(_set_result, answer, result, raised)
             del work, answer, loop, item, result, raised
 
 
-def _settle(answer: asyncio.Future[Any], result: Any, raised: BaseException | None) -> None:
+def _set_result(answer: asyncio.Future[Any], result: Any, raised: BaseException | None) -> None:
     if answer.done():
         return
     if raised is None:

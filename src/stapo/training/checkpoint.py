@@ -180,6 +180,8 @@ def read_state(folder: Path) -> RunState:
         raise SaveError(f"'{path}' cannot be read: {err}.") from err
     if isinstance(data, dict) and data.get("format") == 1:
         data = _from_format_1(data)
+    if isinstance(data, dict) and isinstance(data.get("config"), dict):
+        data["config"] = with_present_names(data["config"])[0]
     found = data.get("format") if isinstance(data, dict) else None
     if found != FORMAT:
         raise SaveError(
@@ -199,7 +201,7 @@ def _from_format_1(data: dict[str, Any]) -> dict[str, Any]:
     """SFT was called warm start."""
     data = {name.replace("warm_", "sft_"): value for name, value in data.items()} | {"format": FORMAT}
     data["stage"] = "sft" if data.get("stage") == "warm_start" else data.get("stage")
-    for name in ("rows", "seconds", "config"):
+    for name in ("rows", "seconds"):
         if isinstance(data.get(name), dict):
             data[name] = with_present_names(data[name])[0]
     return data

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from stapo.config.environment import worlds_of
@@ -11,11 +10,11 @@ from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
 from stapo.envs.bench import About
 from stapo.envs.pool import about, insist
+from stapo.envs.worker_pool import build_pool
 from stapo.rollout.collect import Collector
 from stapo.rollout.continuous import ContinuousCollector
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
-from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import ContinuousSampler, Sampler
 
 
@@ -43,11 +42,11 @@ class RunEnv:
     PLAYED = 1
 
     def __init__(self, config: RunConfig) -> None:
-        rollout = replace(config.rollout, workers=min(1, config.rollout.workers))
+        rollout, workers = config.rollout, min(1, config.rollout.workers)
         self.config = config
         self.name = config.env.name
-        self.in_worker = rollout.workers > 0
-        self.pool = build_pool(config.env.name, config.env.options, rollout)
+        self.in_worker = workers > 0
+        self.pool = build_pool(config.env.name, config.env.options, workers, rollout.env_deadline)
         self.attempts = Attempts(rollout.retries, rollout.max_failures)
         self._retries = rollout.retries
 
@@ -143,7 +142,7 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         anchor=config.rollout.anchor,
         reward_scale=config.rollout.reward_scale,
         mark_parts=config.algorithm.outlier.tokens != "response",
-        pool=build_pool(config.env.name, config.env.options, config.rollout),
+        pool=build_pool(config.env.name, config.env.options, config.rollout.workers, config.rollout.env_deadline),
         retries=config.rollout.retries,
         max_failures=config.rollout.max_failures,
         limits=config.rollout.limits,

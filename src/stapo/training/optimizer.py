@@ -61,8 +61,8 @@ class MasterAdamW(torch.optim.Optimizer):
         state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # One array of the weight's size at a time: for an embedding of 150 thousand tokens it takes a gigabyte or two.
         del gradient
-        spread = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**count)).add_(group["eps"])
-        master.addcdiv_(state["exp_avg"], spread, value=-rate / (1 - beta1**count))
+        divisor = state["exp_avg_sq"].sqrt().div_(math.sqrt(1 - beta2**count)).add_(group["eps"])
+        master.addcdiv_(state["exp_avg"], divisor, value=-rate / (1 - beta1**count))
         weight.copy_(master)
 
 

@@ -18,7 +18,7 @@ from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.sampler import Sample
 from stapo.rollout.templates import utc_now
-from stapo.verl_plugin.play import play_episode, shelves
+from stapo.verl_plugin.play import env_caches, play_episode
 from stapo.verl_plugin.rows import PAYLOAD, SentRow, sent_rows
 from stapo.verl_plugin.settings import AGENT, run_config_of
 
@@ -69,13 +69,13 @@ class StapoAgentLoop(AgentLoopBase):
             answers.append(_Answer(output, time.perf_counter() - started))
             return self._sample(run, output)
 
-        shelf = shelves().of(run)
-        pool = shelf.take()
+        cache = env_caches().of(run)
+        pool = cache.take()
         try:
             start = Trajectory(str(row["task_id"]), "", "", position, member)
             played = await play_episode(begin, pool, generate, start, retries=run.rollout.retries)
         finally:
-            shelf.put_back(pool)
+            cache.put_back(pool)
         if played.failure is not None:
             failure = played.failure
             message = (

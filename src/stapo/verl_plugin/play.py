@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import lru_cache
 
 from stapo.config.run_config import RunConfig
 from stapo.envs import StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool
+from stapo.envs.worker_pool import build_pool
 from stapo.rollout import StopReason, Trajectory
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Outcome
-from stapo.rollout.pools import build_pool
 from stapo.rollout.sampler import Sample
 
 Generate = Callable[[list[int]], Awaitable[Sample]]
@@ -115,21 +114,22 @@ async def _attempt(episode: Episode, pool: EnvPool, generate: Generate) -> EnvFa
     return None
 
 
-class Shelves:
-    """One shelf of environments for each configuration that this process plays."""
+class EnvCaches:
+    """A cache of environments for each configuration that this process plays."""
 
     def __init__(self) -> None:
         self._of: dict[int, tuple[RunConfig, EnvCache]] = {}
 
     def of(self, run: RunConfig) -> EnvCache:
-        """The shelf of a configuration; with `rollout.workers` above 0 each environment has a process of its own."""
+        """The cache of a configuration; with `rollout.workers` above 0 each environment has a process of its own."""
         if id(run) not in self._of:
-            rollout = replace(run.rollout, workers=min(1, run.rollout.workers))
-            self._of[id(run)] = run, EnvCache(lambda: build_pool(run.env.name, run.env.options, rollout))
+            name, options, workers = run.env.name, run.env.options, min(1, run.rollout.workers)
+            deadline = run.rollout.env_deadline
+            self._of[id(run)] = run, EnvCache(lambda: build_pool(name, options, workers, deadline))
         return self._of[id(run)][1]
 
 
 @lru_cache(maxsize=1)
-def shelves() -> Shelves:
+def env_caches() -> EnvCaches:
     """Those of this process."""
-    return Shelves()
+    return EnvCaches()

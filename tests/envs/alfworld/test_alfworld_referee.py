@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+from pathlib import Path
 
 import pytest
 from tiny_games import Tiny, kitchen, look_at, put, put_two
 
-from stapo.envs.alfworld import referee
-from stapo.envs.alfworld.referee import Mismatch, Native, Original, compare, random_actions
 from stapo.envs.alfworld.sources import open_source
 from stapo.errors import ConfigError
+
+sys.path.append(str(Path(__file__).resolve().parents[3] / "benchmarks"))
+
+import textworld_referee as referee
+from textworld_referee import Mismatch, Native, Original, compare, random_actions
 
 installed = pytest.mark.skipif(
     importlib.util.find_spec("textworld") is None or importlib.util.find_spec("alfworld") is None,

@@ -1,4 +1,6 @@
-"""Plays a game side by side in TextWorld and natively, and reports where they differ.
+"""Plays games side by side in TextWorld and natively, and reports where they differ.
+
+    python benchmarks/textworld_referee.py [--scenes small] [--games 5] [--steps 50]
 
 The rules and the wording come from the installed `alfworld` package, so this is a check against the
 original engine and not against a copy of it. Needs ``pip install '.[alfworld]'`` (Python 3.11
@@ -7,7 +9,9 @@ or 3.12 and a C++ compiler); about one second per game and 50 ms per step.
 
 from __future__ import annotations
 
+import argparse
 import random
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.resources import files
@@ -15,6 +19,7 @@ from typing import Any, NamedTuple
 
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.game import Game
+from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.envs.alfworld.goals import compile_goal
 from stapo.envs.alfworld.text import grammar_named
 from stapo.envs.alfworld.world import compile_world
@@ -195,3 +200,29 @@ def random_actions(
         state.step(action)
         actions.append(action)
     return actions
+
+
+def main() -> int:
+    """Play random walks through generated games in both engines and print every difference."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenes", default="small", help="size of the generated games")
+    parser.add_argument("--games", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=50, help="actions in each game")
+    options = parser.parse_args()
+    source = GeneratedGames(scenes=options.scenes)
+    try:
+        original = Original()
+    except ConfigError as err:
+        sys.exit(f"error: {err}")
+    differences = 0
+    for seed, name in enumerate(source.ids("heldout")[: options.games]):
+        game = source.load(name)
+        for found in compare(game, random_actions(game, steps=options.steps, seed=seed), original=original):
+            differences += 1
+            print(f"{name}, step {found.step}, '{found.action}', {found.field}: {found.original!r} | {found.native!r}")
+    print(f"{differences} differences")
+    return int(differences > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
