@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import yaml
 
+import stapo
 from stapo.algo import ALGORITHMS, OutlierConfig, get_algorithm
 from stapo.cli.main import main
 from stapo.config.run_config import read_run_config
@@ -263,12 +264,19 @@ def test_every_algorithm(runs, name):
         (get_algorithm("stapo-goal-only"), OutlierConfig(), "a blind prompt without goal"),
     ],
 )
-def test_knobs_of_measuring(trained, expected, said):
+def test_settings_of_measuring(trained, expected, said):
     algorithm, remarks = measuring(trained)
     assert algorithm.outlier == expected
     assert algorithm.selective.blind_mask == "goal_history"
     assert algorithm.advantage.step_advantage
     assert (said in remarks[0]) if said else remarks == []
+
+
+@pytest.mark.parametrize("dtype, min_std", [("bfloat16", 0.002), ("float32", None)])
+@pytest.mark.parametrize("algorithm", ["stapo", "gigpo"])
+def test_groups_within_the_rounding_of_the_dtype_are_left_out_as_in_training(algorithm, dtype, min_std):
+    config = stapo.load_config("tiny", algorithm=algorithm, **{"model.dtype": dtype})
+    assert make_spec(config, ["a", "b"], "heldout").algorithm.outlier.min_std == min_std
 
 
 # -- 5 -----------------------------------------------------------------------------------------------------------------

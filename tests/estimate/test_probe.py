@@ -40,6 +40,21 @@ def test_a_model_that_is_built_is_timed_as_it_will_be_used():
     assert speed.scored * tokens / 20 < speed.sft < 100 * speed.train * tokens
 
 
+def test_responses_that_begin_with_what_is_forced_are_timed_from_their_first_choice():
+    """In WebShop every command begins with the tokens of 'search[' or 'click[', for which the model is not asked."""
+    given = {
+        "env.name": "webshop", "env.options": {"size": "tiny", "catalog_products": 120, "page_size": 4, "max_steps": 6},
+        "agent.response": "action", "agent.decode": "constrained", "sft.episodes": 8, "sft.steps": 1,
+        "eval.split": "test", "agent.hidden_commands": ["click[search]"], "model.tokenizer": "words",
+    }  # fmt: skip
+    config = stapo.load_config("tiny-conversation", **SMALL, **given)
+    seen, found = probed(config)
+    speed = found.speed
+    assert seen.demos
+    assert 0 < speed.read < 10 * speed.scored
+    assert speed.step + speed.answered > 0
+
+
 def test_a_model_without_demonstrations_is_timed_on_prompts_of_the_expected_length(toy_model):
     config = stapo.load_config("tiny", **SMALL, **{"model.path": str(toy_model), "sft.steps": 0})
     seen, found = probed(config)

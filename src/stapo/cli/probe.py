@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -146,8 +148,13 @@ class _Probe:
             )  # fmt: skip
         finally:
             collector.close()
-        turns = sum(len(t.steps) for t in trajectories) - len(trajectories)
-        besides = (starts[-1] - starts[0]) / turns if turns > 0 else self.seen.step_seconds
+        if not timed.found:  # every response was the only one that is allowed
+            timed.sample([row.prompt_ids for row in self.rows], [(0, 0, 0)] * len(self.rows), 1.0)
+        # The median turn: one of them may find the garbage of all imports to collect.
+        answered = [sum(len(t.steps) > turn for t in trajectories) for turn in range(1, len(starts))]
+        spent = [later - before for before, later in pairwise(starts)]
+        each = [seconds / steps for seconds, steps in zip(spent, answered, strict=True) if steps]
+        besides = median(each) if each else self.seen.step_seconds
         return timed.speed(self.read), besides, trajectories
 
     def _sft(self) -> tuple[float, float]:
@@ -189,7 +196,10 @@ class _TimedSampler:
 
     def __init__(self, sampler: Any, rows: Sequence[RowTokens], count: int, more: int, grows: bool) -> None:
         self.timed: HFSampler = sampler
-        self.responses, self.others = [row.response_ids for row in rows], list(dict.fromkeys(rows[0].prompt_ids))
+        self.responses = [row.response_ids for row in rows]
+        # First tokens of copies; a prompt of which only the length is known has one token alone.
+        vocabulary = range(head_of(sampler.model)[0].shape[0])
+        self.others = list(dict.fromkeys([*rows[0].prompt_ids, *vocabulary[: count + 1]]))
         self.count, self.more, self.rng = count, more, np.random.default_rng(0)
         self.grows = grows
         self.spent = 0.0
@@ -204,12 +214,23 @@ class _TimedSampler:
         constraints: Sequence[Grammar | None] | None = None,
     ) -> list[Sample]:
         """Answer as was demonstrated, or at random among what is allowed."""
+        grammars = constraints or [None] * len(prompts)
         if len(self.found) < 2 and len(prompts) > (0 if not self.found else 1):
             began = time.thread_time()
-            self._time(prompts, streams, temperature, constraints)
+            forced = [_forced(grammar) for grammar in grammars]
+            # What has no choice in it takes no pass of the model.
+            chosen = [i for i, count in enumerate(forced) if count is not None]
+            if chosen:
+                self._time(
+                    [prompts[i] for i in chosen],
+                    [streams[i] for i in chosen],
+                    temperature,
+                    None if constraints is None else [constraints[i] for i in chosen],
+                    max(forced[i] or 0 for i in chosen),
+                )
             self.spent += time.thread_time() - began
         answers = list[Sample]()
-        for grammar in constraints or [None] * len(prompts):
+        for grammar in grammars:
             ids = self.responses[self.rng.integers(len(self.responses))] if grammar is None else self._walk(grammar)
             answers.append(Sample(list(ids), [-1.0] * len(ids), [1.0] * len(ids), True))
         return answers
@@ -229,7 +250,9 @@ class _TimedSampler:
         streams: Sequence[tuple[int, ...]],
         temperature: float,
         constraints: Sequence[Grammar | None] | None,
+        forced: int,
     ) -> None:
+        """Time one turn; `forced` is the largest number of tokens that responses begin with without a choice."""
         places = [(copy, i) for copy in range(-(-self.count // len(prompts))) for i in range(len(prompts))][
             : self.count
         ]
@@ -252,12 +275,15 @@ class _TimedSampler:
 
         def pieces(chosen: Sequence[tuple[int, int]]) -> tuple[int, float, float]:
             """Prompt tokens of a turn, seconds to read them, and seconds of one decoding step."""
-            (read, first, _), (again, second, longest) = once(chosen, 1), once(chosen, 1 + self.more)
+            # The first token of a response's own takes the pass that reads the prompt, and what is forced before it.
+            (read, first, _), (again, second, longest) = once(chosen, forced + 1), once(chosen, forced + 1 + self.more)
             share = again / max(1, read)
             if share < 0.5:
-                second = min(second, once(chosen, 1 + self.more)[1])
-            step = max(1e-9, (second - share * first) / max(1.0, longest - share))
-            return read, max(0.0, first - step), step
+                second = min(second, once(chosen, forced + 1 + self.more)[1])
+            own = max(1, longest - forced)
+            step = max(1e-9, (second - share * first) / max(1.0, own - share))
+            # For each token of a response, forced ones among them.
+            return read, max(0.0, first - step), step * own / (own + forced)
 
         eos, self.timed.eos_ids = self.timed.eos_ids, []
         if not self.found:
@@ -283,6 +309,19 @@ class _TimedSampler:
         if self.few is not None:
             answered = max(0.0, (step - self.few[1]) / (rows - self.few[0]))
         return Speed(each, 3 * read, max(0.0, step - rows * answered), answered, turn=turn)
+
+
+def _forced(grammar: Grammar | None) -> int | None:
+    """How many tokens a response begins with that are the only one allowed; None where all are."""
+    if grammar is None:
+        return 0
+    walk, count = grammar.walk(), 0
+    while not walk.complete:
+        if walk.allowed.choice:
+            return count
+        walk.take(walk.allowed.ids[0])
+        count += 1
+    return None
 
 
 class _Enough(Exception):

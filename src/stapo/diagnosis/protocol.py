@@ -87,6 +87,7 @@ def make_spec(
     if not offered:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
     algorithm, remarks = measuring(config.algorithm)
+    algorithm = algorithm.resolved(config.agent.max_response_tokens, config.model.dtype)
     if tasks is not None and tasks > len(offered):
         remarks.append(f"The split holds {counted(len(offered), 'task')} only, so {tasks} could not be played.")
     chosen = pick_tasks(offered, min(tasks or DEFAULT_TASKS, len(offered)))
