@@ -41,6 +41,7 @@ ALGORITHMS = {
     "sequence": with_flags(5, "stapo", aggregation="sequence-sum-norm", constant_length=6),
     "entropy": with_flags(5, "gigpo", entropy_coef=0.1),
 }
+ALGORITHMS["positive"] = replace(ALGORITHMS["stapo"], selective=replace(ALGORITHMS["stapo"].selective, gate="positive"))
 
 
 class Case:
@@ -179,6 +180,7 @@ def test_the_case_is_not_trivial(case):
     batch = build_batch(case.trajectories, ALGORITHMS["stapo"])
     assert batch.chains.sequences < 0.7 * batch.chains.rows
     chain_b, flagged = np.array(batch.chains.chain_b), batch.flag_b
+    assert 0 < (batch.advantages.total_b[flagged] > 0).sum() < flagged.sum()
     # Some chain has several flagged steps, some has one beside others that are not.
     sizes = {chain: (flagged[chain_b == chain].sum(), (chain_b == chain).sum()) for chain in set(chain_b[flagged])}
     assert any(hits > 1 for hits, _ in sizes.values())

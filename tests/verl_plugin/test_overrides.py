@@ -109,7 +109,6 @@ def test_what_hydra_cannot_say(value):
                 ("norm", "masked_mean"),
                 ("bound", "target"),
                 ("support", "reference"),
-                ("gate", "positive"),
                 ("gate", "bonus"),
             )
         ),
@@ -121,6 +120,31 @@ def test_what_hydra_cannot_say(value):
 def test_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         settings(replace(RUN, **changes))
+
+
+@pytest.mark.parametrize(
+    "name, value", [("norm", "all"), ("bound", "cap"), ("bound", "js"), ("gate", "positive"), ("kl_estimator", "k2k1")]
+)
+def test_readings_of_the_terms_are_carried(name, value):
+    run = replace(RUN, algorithm=replace(STAPO, selective=replace(STAPO.selective, **{name: value})))
+    assert f"{name}:{value}" in settings(run)["+data.stapo"]
+
+
+@pytest.mark.parametrize(
+    "dtype, given, carried",
+    [
+        ("bfloat16", None, "0.002"),
+        ("auto", None, "0.002"),  # which is bfloat16 on verl's GPUs
+        ("float32", None, "null"),
+        ("bfloat16", 0.0, "0.0"),
+        ("float32", 0.05, "0.05"),
+    ],
+)
+def test_flags_know_the_rounding_of_the_dtype(dtype, given, carried):
+    """The processes of a run are not told the dtype."""
+    algorithm = replace(STAPO, outlier=replace(STAPO.outlier, min_std=given))
+    run = replace(RUN, model=replace(RUN.model, dtype=dtype), algorithm=algorithm)
+    assert f"min_std:{carried}," in settings(run)["+data.stapo"]
 
 
 def test_gpus_have_to_divide_the_mini_batch():

@@ -26,9 +26,9 @@ from stapo.algo import (
     unflatten_tokens,
 )
 from stapo.errors import EngineError
-from stapo.verl_plugin.fields import BLIND_LENGTHS, SAMPLED, TRAJECTORY_STEPS, flat, padded, whole_numbers
+from stapo.verl_plugin.fields import SAMPLED, TRAJECTORY_STEPS, flat, padded
 from stapo.verl_plugin.head import FlaggedSteps
-from stapo.verl_plugin.steps import Steps
+from stapo.verl_plugin.steps import Steps, flagged_steps
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def objective(
     traj_steps_b: Tensor | None = None,
     weight_bl: Tensor | None = None,
     terms: SelectiveTerms | None = None,
+    gain_k: Tensor | None = None,
 ) -> Objective:
     """Loss of one micro-batch (B steps, K of them flagged).
 
@@ -100,6 +101,7 @@ def objective(
             `trajectory` needs it.
         weight_bl: (B, L) importance weights of the policy loss; None for 1.
         terms: of the flagged steps of this micro-batch; None where there are none.
+        gain_k: (K,) weights of their R_TA, as `selective.gate` has them; None for 1.
     """
     denominators = LossDenominators(totals.tokens, totals.rows, totals.trajectories, traj_steps_b)
     base = base_loss(
@@ -119,7 +121,7 @@ def objective(
     if terms is None:
         return Objective(base.loss, logged)
     z = selective_divisor(algorithm.selective, flagged=totals.flagged, rows=totals.rows)
-    extra = selective_loss(terms.r_ta_k, terms.p_ti_k, algorithm.selective, z)
+    extra = selective_loss(terms.r_ta_k, terms.p_ti_k, algorithm.selective, z, gain_k=gain_k)
     flagged = max(totals.flagged, 1.0)
     logged["selective_loss"] = float(extra.detach())
     logged["r_ta"] = float(terms.r_ta_k.detach().sum()) / flagged
@@ -157,6 +159,9 @@ def rows_objective(
         return steps.cut(padded(data[name]))
 
     old_logp_sl, mask_sl, weight_sl = cut("old_log_probs"), cut("response_mask"), None
+    advantage_s, gain_k = cut("advantages")[:, 0], None
+    if flagged is not None and algorithm.selective.gate == "positive":
+        gain_k = (advantage_s[flagged_steps(data)] > 0).float()
     if correction is not None:
         if SAMPLED not in data:
             raise EngineError(
@@ -174,13 +179,14 @@ def rows_objective(
         totals,
         logp_bl=steps.cut(logp_bl),
         old_logp_bl=old_logp_sl,
-        advantage_b=cut("advantages")[:, 0],
+        advantage_b=advantage_s,
         mask_bl=mask_sl,
         ref_logp_bl=cut("ref_log_prob") if algorithm.loss.beta > 0 else None,
         entropy_bl=None if entropy_bl is None else steps.cut(entropy_bl),
         traj_steps_b=traj_steps_s,
         weight_bl=weight_sl,
         terms=None if flagged is None else _terms(algorithm, flagged),
+        gain_k=gain_k,
     )
 
 
@@ -215,7 +221,7 @@ def own_counts(data: Mapping[str, Any], *, selective: bool) -> tuple[Tensor, Ten
     tokens_s = steps.cut(padded(data["response_mask"])).sum(dim=1).cpu()
     used_b = torch.zeros(data["response_mask"].shape[0], dtype=torch.int64)
     used_b.index_add_(0, torch.tensor(steps.row_s), (tokens_s > 0).long())
-    flags = sum(size > 0 for row in whole_numbers(data[BLIND_LENGTHS]) for size in row) if selective else 0
+    flags = len(flagged_steps(data)) if selective else 0
     return torch.tensor([float(tokens_s.sum()), float(used_b.sum()), float(flags)]), used_b
 
 

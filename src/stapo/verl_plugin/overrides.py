@@ -184,17 +184,18 @@ def _refuse(config: RunConfig, machines: Machines) -> None:
                 f"algorithm.loss.{setting} is '{value}', which verl's trainer does not do; expected "
                 f"{' or '.join(map(str, carried))}. Or use 'stapo train'."
             )
-    terms: dict[str, tuple[str, tuple[str, ...]]] = {
-        "norm": (algorithm.selective.norm, ("flagged", "all")),
-        "bound": (algorithm.selective.bound, ("none", "cap", "js")),
-        "support": (algorithm.selective.support, ("all",)),
-        "gate": (algorithm.selective.gate, ("none",)),
-    }
-    for name, (chosen, known) in terms.items():
-        if algorithm.selective_on and chosen not in known:
+    chosen = algorithm.selective
+    for name, reading, taken, reason in (
+        ("norm", chosen.norm, ("flagged", "all"), "its mean needs all steps of a mini-batch in their order"),
+        ("bound", chosen.bound, ("none", "cap", "js"), "the target needs the reference on full prompts"),
+        ("support", chosen.support, ("all",), "the support needs the reference on full prompts"),
+        ("gate", chosen.gate, ("none", "positive"), "the bonus needs R_TA before advantages are computed"),
+    ):
+        if algorithm.selective_on and reading not in taken:
             raise ConfigError(
-                f"algorithm.selective.{name} is '{chosen}': verl's workers see the flagged steps of one micro-batch "
-                f"and the reference on blind prompts alone; expected {' or '.join(known)}. Or use 'stapo train'."
+                f"algorithm.selective.{name} is '{reading}': {reason}, and verl's workers score the flagged steps of "
+                f"one micro-batch, with the reference on blind prompts alone; expected {' or '.join(taken)}. Or use "
+                "'stapo train'."
             )
     if config.sft.steps:
         raise ConfigError(
@@ -261,8 +262,12 @@ def _data(config: RunConfig) -> dict[str, Any]:
 
 
 def _carried(config: RunConfig) -> dict[str, Any]:
-    """What the processes of a run have to know; texts that explain a preset stay behind."""
-    data = to_data(replace(config, algorithm=replace(config.algorithm, paper="", description="")))
+    """What the processes of a run have to know; texts that explain a preset stay behind.
+
+    The dtype stays behind as well, so what it decides of the algorithm is decided here.
+    """
+    algorithm = config.algorithm.resolved(config.agent.max_response_tokens, _dtype(config))
+    data = to_data(replace(config, algorithm=replace(algorithm, paper="", description="")))
     return {key: value for key, value in data.items() if key not in ("model", "sft", "log")}
 
 

@@ -109,6 +109,12 @@ class Steps:
         return torch.where(place_sl < end_s1, found_sl, 0)
 
 
+def flagged_steps(data: Mapping[str, Any]) -> list[int]:
+    """Places of the steps with a blind prompt among all steps of a batch of verl's, ascending."""
+    sizes = [size for row in whole_numbers(data[BLIND_LENGTHS]) for size in row]
+    return [s for s, size in enumerate(sizes) if size]
+
+
 @dataclass(frozen=True)
 class Micro:
     """One micro-batch: B rows with S steps, and the blind prompts of K of the steps, with their responses.

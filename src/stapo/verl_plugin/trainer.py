@@ -59,9 +59,8 @@ class StapoTrainer(PPOTrainerSync):
 
     @property
     def algorithm(self) -> AlgorithmConfig:
-        """Which math."""
-        run = self.stapo
-        return run.algorithm.resolved(run.agent.max_response_tokens, run.model.dtype)
+        """Which math; 'stapo verl' has decided what the dtype decides of it."""
+        return self.stapo.algorithm.resolved(self.stapo.agent.max_response_tokens)
 
     def on_init_end(self) -> None:
         """Give the workers our loss; see verl."""
