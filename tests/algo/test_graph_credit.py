@@ -97,6 +97,13 @@ def test_graphgpo_by_hand():
     assert centered == pytest.approx([0.5, 1.75, 0.5, -1.75, 0, -1, 0])
 
 
+def test_graphgpo_where_steps_cost_more_than_success_pays():
+    """Success pays 1 and costs 9: the shorter way is the better one all the same."""
+    config, success = AdvantageConfig(step_credit="graphgpo", **HALF), [True] * 2 + [False] * 5
+    found = advantages(config, reward_b=[-1.0, -7, -3, -3, -3, -4, -4], success_b=success)
+    assert found.total_b == pytest.approx(LED, abs=1e-5)
+
+
 def test_graphgpo_knows_ways_that_nobody_took():
     """a b c d solved, a c e failed: a -> c -> d -> solved is shorter than what the winner did."""
     a, b, c, d, e = range(5)

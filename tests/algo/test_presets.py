@@ -148,5 +148,8 @@ class TestTwoParts:
         config = load_config(data)
         assert (config.algorithm.selective.alpha, config.algorithm.selective.gamma) == (0.5, 0.25)
         assert (config.algorithm.advantage.step_credit, config.seed) == ("g2po", load_config("tiny").seed)
-        with pytest.raises(UnknownNameError, match="stapo"):
-            load_config({**data, "per_algorithm": {"stapi": {}}})
+        for unknown in ("stapi", "stapi*+pgpo", "stapo*+pgop", "stapo+pgop"):
+            with pytest.raises(UnknownNameError, match=r"Did you mean '(stapo|pgpo)'"):
+                load_config({**data, "per_algorithm": {unknown: {}}})
+        for pattern, seed in (("stapo*+g2po", 9), ("*+g?po", 9), ("stapo*+pgpo", config.seed)):
+            assert load_config({**data, "per_algorithm": {pattern: {"seed": 9}}}).seed == seed

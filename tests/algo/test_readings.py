@@ -34,6 +34,7 @@ from stapo.algo import (
     selective_divisor,
     selective_loss,
     selective_terms,
+    token_kl,
 )
 from stapo.algo.config import ROUNDING
 from stapo.config.presets import load_config
@@ -103,6 +104,14 @@ def test_scored_0_they_would_close_the_fences():
     assert left_out.included == 8
 
 
+@pytest.mark.parametrize("ddof, kept", [(1, True), (0, False)])
+def test_the_least_difference_is_in_the_standard_deviation_of_eq_2(ddof, kept):
+    """Entropies .30 and .33: .0212 as a sample, .015 as a population."""
+    entropy, anchor = [0.30, 0.33, 0.1, 0.5, 0.9], [0, 0, 1, 1, 1]
+    out = select_outliers(entropy, anchor, None, OutlierConfig(min_std=0.02, ddof=ddof))
+    assert out.included_b.tolist() == [kept, kept, True, True, True]
+
+
 def test_singletons_are_for_their_own_setting():
     out = select_outliers([0.1, 0.5, 0.9, 0.3], [0, 0, 0, 1], None, OutlierConfig(min_std=0.01))
     assert out.included_b.tolist() == [True] * 4
@@ -153,6 +162,13 @@ def test_a_row_counts_up_to_a_cap():
     assert terms(summed, PQ, QR)[0].r_ta_k.tolist() == [2.5, 2.0]
 
 
+@pytest.mark.parametrize("bound", ["cap", "target"])
+def test_a_bound_that_bounds_nothing(bound):
+    with pytest.raises(ConfigError, match=r"bound_at is 2, above selective\.kl_cap \(1\.5\)"):
+        SelectiveConfig(bound=bound, bound_at=2.0, kl_cap=1.5)
+    assert SelectiveConfig(bound="js", bound_at=2.0, kl_cap=1.5).bound_at == 2.0
+
+
 def test_a_row_counts_up_to_what_the_reference_has_and_a_margin():
     config = SelectiveConfig(bound="target", bound_at=0.25)
     own = torch.tensor([[0.5, 1.5], [2.0, 4.0]])
@@ -199,6 +215,22 @@ def test_what_the_reference_holds_possible():
     assert found.kl_rr_n.item() == pytest.approx(own, rel=1e-4)
     with pytest.raises(ValueError, match="reference's states on one of the prompts are missing"):
         flagged_scores(p, q, HEAD, torch.tensor([1]), hidden_r_nh=blind, support_min=1e-3)
+
+
+def test_jensen_shannon_without_zeros():
+    """p = (.8, .2), q = (.4, .6), their mean (.6, .4): half of .8 log 4/3 + .2 log 1/2 + .4 log 2/3 + .6 log 3/2."""
+    p, q = states([0.8, 0.2, 1e-30]), states([0.4, 0.6, 1e-30])
+    found = flagged_scores(p, q, HEAD, torch.tensor([0]), divergence="js").kl_pq_n
+    assert found.item() == pytest.approx(0.0863046, abs=1e-6)
+
+
+def test_a_sampled_token_by_hand():
+    """p(v) = .8, q(v) = .4, so d = log 2: k3 is 1/2 - 1 + d; its slopes are +-1/2, those of k2k1 d and -1."""
+    logp, logq = (torch.tensor([math.log(x)], requires_grad=True) for x in (0.8, 0.4))
+    for estimator, slopes in (("k3", (0.5, -0.5)), ("k2k1", (math.log(2), -1.0))):
+        value = token_kl(logp, logq, estimator)
+        assert value.item() == pytest.approx(math.log(2) - 0.5)
+        assert [g.item() for g in torch.autograd.grad(value, (logp, logq))] == pytest.approx(slopes)
 
 
 @pytest.mark.parametrize("given", [{"bound": "js"}, {"support": "reference"}])

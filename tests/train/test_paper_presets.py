@@ -19,7 +19,7 @@ import json
 import pytest
 import yaml
 
-from stapo.algo import ALGORITHMS, get_algorithm
+from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, get_algorithm
 from stapo.cli.main import main
 from stapo.config.presets import load_config, preset_names
 from stapo.errors import GameFileError, UnknownNameError
@@ -96,6 +96,17 @@ def test_every_line_of_the_table(preset, algorithm):
         1.0,
     )
     assert (loss.clip_low, loss.clip_high) == (own.loss.clip_low, own.loss.clip_high)
+
+
+@pytest.mark.parametrize("preset", MODELS)
+def test_sums_have_the_flags_and_terms_of_the_one_and_the_credit_of_the_other(preset):
+    families = ALGORITHM_FAMILIES["STAPO"] + ALGORITHM_FAMILIES["ablations and controls"]
+    for flags in (preset.name for preset in families):
+        one = load_config(preset, flags).algorithm
+        for credit in ("pgpo", "graphgpo", "g2po"):
+            both = load_config(preset, f"{flags}+{credit}").algorithm
+            assert (both.outlier, both.selective) == (one.outlier, one.selective)
+            assert both.advantage == load_config(preset, credit).algorithm.advantage
 
 
 def test_what_an_algorithm_is_stays_what_it_is():

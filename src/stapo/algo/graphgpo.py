@@ -22,16 +22,17 @@ def graphgpo(rows: CreditRows, config: AdvantageConfig) -> FloatArray:
 
 
 def distance_rewards(rows: CreditRows, config: AdvantageConfig) -> DoubleArray:
-    """Return r * discount^(d(s') + 1), eq. 4, with d from `distances_behind` and the cost of a step 1.
+    """Return |r| * discount^(d(s') + 1), eq. 4, with d from `distances_behind` and the cost of a step 1.
 
-    r is the mean return of the task's successful attempts; without one all rewards are 0.
+    r is the mean return of the task's successful attempts; without one all rewards are 0. Where steps cost more than
+    success pays, r is below 0, and a shorter distance is still the better one.
 
     The result is (B,) float64, in units of returns.
     """
     returns = episode_returns(rows.reward_b, rows.traj_b, weight_b=rows.real_b)
     solved = np.bincount(rows.group_b, weights=rows.success_b)
     paid = np.bincount(rows.group_b, weights=returns * rows.success_b) / np.maximum(solved, 1.0)
-    return np.asarray(paid[rows.group_b] * config.distance_discount ** (distances_behind(rows) + 1.0))
+    return np.asarray(np.abs(paid)[rows.group_b] * config.distance_discount ** (distances_behind(rows) + 1.0))
 
 
 def distances_behind(rows: CreditRows) -> npt.NDArray[np.int64]:

@@ -39,7 +39,7 @@ class SelectiveConfig:
             ``target``: a row counts up to the reference's own divergence there plus `bound_at`, and has no gradient
             beyond; with a sampled `kl_estimator` an estimate is held against that exact divergence, so chance decides
             near the bound. ``js``: the Jensen-Shannon divergence, at most log 2, in place of the KL divergence.
-        bound_at: nats of ``cap`` and ``target``, the mean of a row's tokens; above 0.
+        bound_at: nats of ``cap`` and ``target``, the mean of a row's tokens; above 0, at most `kl_cap`.
         support: tokens over which R_TA sums: all, or those to which the reference gives at least `support_min` under
             the full prompt, with the policy's distribution rescaled to them. Only for ``kl_estimator=full``.
         support_min: probability under the reference, above 0 and below 1, that ``support=reference`` asks for.
@@ -95,8 +95,11 @@ class SelectiveConfig:
                 "selective.token_aggregation is 'sum' with selective.norm 'masked_mean', which is a mean over tokens; "
                 "set it to 'mean', or choose another norm."
             )
-        if self.bound == "target" and self.bound_at > self.kl_cap:
-            raise ConfigError(f"selective.bound_at is {self.bound_at:g}, above selective.kl_cap ({self.kl_cap:g}).")
+        if self.bound in ("cap", "target") and self.bound_at > self.kl_cap:
+            raise ConfigError(
+                f"selective.bound_at is {self.bound_at:g}, above selective.kl_cap ({self.kl_cap:g}), so bound "
+                f"'{self.bound}' would bound nothing; lower bound_at."
+            )
 
     @property
     def compares_reference(self) -> bool:

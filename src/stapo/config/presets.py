@@ -99,13 +99,23 @@ def _for_its_algorithm(data: dict[str, Any], source: str) -> dict[str, Any]:
             f"per_algorithm of '{source}' is {shown(chosen)}, expected names of algorithms with settings."
         )
     for pattern, settings in chosen.items():
-        if not any(fnmatchcase(known, str(pattern)) for known in (*algorithm_names(), name)):
-            get_algorithm(str(pattern))  # a name of two parts is not among the names; neither is a typing error
+        _check_pattern(str(pattern), name)
         if fnmatchcase(name, str(pattern)):
             if isinstance(given, str) and "algorithm" in settings:
                 data["algorithm"] = {"name": given}
             data = merge(data, settings)
     return data
+
+
+def _check_pattern(pattern: str, name: str) -> None:
+    """Raise UnknownNameError unless `pattern` matches `name`, or a known algorithm, or each of its two parts does."""
+
+    def is_known(part: str) -> bool:
+        return any(fnmatchcase(known, part) for known in (*algorithm_names(), name))
+
+    parts = pattern.split("+", 1)
+    if not is_known(pattern) and not (len(parts) == 2 and set("*?[") & set(pattern) and all(map(is_known, parts))):
+        get_algorithm(pattern)  # the sum of two names, or a typing error
 
 
 def preset_names() -> list[str]:
