@@ -33,9 +33,8 @@ from stapo.rollout.sampler import Sample
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
 from stapo.training.batch import RowBatch, build_batch
-from stapo.training.blind_numbers import BlindNumbers
 from stapo.training.metrics import rollout_metrics
-from stapo.training.transcript_details import Details
+from stapo.training.transcript_details import BlindNumbers, Details
 from stapo.training.transcripts import write_transcript
 
 AGENT = AgentConfig(prompt="standard", response="think_action", max_prompt_tokens=8000, max_response_tokens=512)

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from big_run import write_big_run
-from stapo.run.packed_columns import packed
 from stapo.run.step_table import StepTable
+from stapo.viewer.tables import packed
 
 _FILTER = """([label, value]) => new Promise((done) => {
   const choice = [...document.querySelectorAll('.filters label')].find((l) => l.textContent.trim().startsWith(label));

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from forked import ForkedStapo
-from stapo.cli.compare_request import plan_from
+from stapo.cli.compare_command import plan_from
 from stapo.cli.main import main
 from stapo.comparison import jobs
 from stapo.run import RunDirectory
@@ -254,6 +254,17 @@ def test_a_given_model_is_the_start_of_all(capsys, source):
         "--sft.steps", "0", "--optim.learning-rate", "1e-5",
     )  # fmt: skip
     assert "evaluation of the given model: 1" in out
+
+
+def test_several_environments(capsys, tmp_path):
+    small, path = TINY["env"], tmp_path / "both.yaml"
+    both = {"easy": small, "hard": {**small, "weight": 2, "options": {**small["options"], "max_steps": 9}}}
+    path.write_text(yaml.safe_dump({**{key: part for key, part in TINY.items() if key != "env"}, "envs": both}))
+    assert "runs:        2, " in dry(capsys, path, "--algorithms", "grpo", "stapo", "--seeds", "0")
+    both["hard"]["split"] = "none"
+    path.write_text(yaml.safe_dump({"envs": both}))
+    assert main(["compare", str(path), "--algorithms", "grpo", "--seeds", "0", "--dry-run"]) == 2
+    assert "unknown split 'none'" in capsys.readouterr().err
 
 
 def test_help_teaches(capsys):

@@ -18,8 +18,7 @@ from stapo.errors import ConfigError, ModelError
 from stapo.models.cache import card_of, models_folder
 from stapo.models.catalog import KNOWN
 from stapo.policy import ModelConfig, load_policy, source_of
-from stapo.policy.gguf import require
-from stapo.policy.gguf_header import read_header
+from stapo.policy.gguf import read_header, require
 
 pytestmark = pytest.mark.skipif(
     not (find_spec("gguf") and find_spec("accelerate")), reason="the extra 'gguf' is not installed"

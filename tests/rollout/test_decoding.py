@@ -17,7 +17,7 @@ import torch
 from small_models import VOCABULARY, model_of
 
 from stapo.policy.allowed import Allowed, FreeTokens
-from stapo.policy.attention import shared_heads
+from stapo.rollout.batch_cache import shared_heads
 from stapo.rollout.drawing import Drawer, draw
 from stapo.rollout.sampler import HFSampler
 from stapo.rollout.trie import Grammar

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
+from stapo.rollout.config import NO_LIMITS, SamplingLimits
 from stapo.rollout.drawing import draw, within
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import HFSampler
 from toy_world import small_policy
 

@@ -6,7 +6,7 @@ import pytest
 from chat_tokenizers import KINDS
 
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.token_text import token_characters
+from stapo.training.transcript_details import token_characters
 from toy_world import small_policy
 
 SAID = ["go to desk 1", " think  search", "café \u4f60\u597d \U0001f600!", "<think>a</think> b", "\n\n  take", ""]

@@ -22,9 +22,9 @@ import pytest
 from stapo.algo import OutlierConfig, select_outliers
 from stapo.errors import RunDirectoryError
 from stapo.run import RunDirectory
-from stapo.run.packed_columns import packed
 from stapo.run.step_columns import STEP, TRAJECTORY, Span, check_summary, spans_of, summary_row
 from stapo.run.step_table import StepTable
+from stapo.viewer.tables import packed
 
 FLAGS = {True: 1, False: 0, None: -1}
 

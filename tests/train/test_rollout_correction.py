@@ -21,7 +21,7 @@ from stapo.rollout.config import RolloutConfig
 from stapo.rollout.sampler import HFSampler
 from stapo.run import RunDirectory
 from stapo.training.loop import Trainer
-from stapo.training.mismatch import correction_of
+from stapo.training.metrics import correction_of
 from toy_world import toy_settings
 
 MODES = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]

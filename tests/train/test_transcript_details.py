@@ -32,10 +32,9 @@ from stapo.run import RunDirectory
 from stapo.run.per_token import decode_per_token, encode_per_token
 from stapo.run.scored_prompts import scored_prompts
 from stapo.training.batch import build_batch
-from stapo.training.blind_numbers import BlindNumbers
 from stapo.training.callbacks import Callbacks
 from stapo.training.loop import Trainer
-from stapo.training.transcript_details import Details
+from stapo.training.transcript_details import BlindNumbers, Details
 from stapo.training.transcripts import kept_rows, trajectory_records
 from stapo.training.update import Updater
 from toy_world import ToyEnv, small_policy, toy_settings

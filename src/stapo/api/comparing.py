@@ -31,12 +31,12 @@ from stapo.comparison.plan import (
 from stapo.comparison.results import FILE_NAME as RESULTS
 from stapo.comparison.results import write_results
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import differing, to_data
+from stapo.config.schema import differing, from_data, to_data
 from stapo.documents import lookup, parse_json, shown
-from stapo.envs import make
 from stapo.errors import ConfigError, StapoError, unknown_name, writing
 from stapo.run.lock import RunLock, is_locked
 from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.preflight import open_world
 
 SEEDS = (0, 1, 2)
 SHARED = ("algorithm", "optim", "rollout", "tasks")
@@ -206,7 +206,7 @@ def default_folder(name: str, plan: Plan) -> Path:
 
 
 def require_ready(plan: Plan, baseline: str) -> None:
-    """Look up the baseline, the environment and its splits: a typo costs a second, not SFT.
+    """Look up the baseline, the environments and their splits: a typo costs a second, not SFT.
 
     Raises:
         UnknownNameError: no variant is called `baseline`.
@@ -215,13 +215,8 @@ def require_ready(plan: Plan, baseline: str) -> None:
     labels = [v.label for v in plan.variants]
     if baseline not in labels:
         raise unknown_name("variant", baseline, labels)
-    env = make(plan.base["env"]["name"], **plan.base["env"]["options"])
-    try:
-        for key, split in (("env.split", plan.base["env"]["split"]), ("eval.split", plan.base["eval"]["split"])):
-            if not len(env.tasks_of(split)):
-                raise ConfigError(f"split '{split}' of environment '{env.name}' holds no task; choose another: {key}.")
-    finally:
-        env.close()
+    # As of a run that is there: each start checks its demonstrator and games.
+    open_world(from_data(RunConfig, plan.base), there=True).close()
 
 
 def run_plan(

@@ -1,21 +1,34 @@
-"""Entry point: picks the command, turns our errors into one clear line."""
+"""Entry point: picks the command, turns our errors into one clear line.
+
+Standard output and error are taken as they are found: closed, full, a pipe that nobody reads, or one for another
+encoding.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from stapo import __version__
-from stapo.cli import streams
 from stapo.cli.words import guard_secrets, write_line
 from stapo.errors import FailureLimitError, NonFiniteError, SaveError, StapoError, did_you_mean, files_named
 from stapo.former_names import FormerNameWarning, with_present_flags
 from stapo.progress import Listener, listen, listen_to_notes
+from stapo.texts import escape_control_chars
+
+READER_LEFT = 141
+"""Exit code where nobody reads the output any more: 128 and SIGPIPE."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
+NOT_WRITTEN = 1
+"""Exit code where the output could not be written."""
+
 
 if TYPE_CHECKING:
     from stapo.cli.command import Command
@@ -72,7 +85,7 @@ def _in_lines() -> Listener:
         if not lines:
             from stapo.cli.progress import Lines
 
-            lines.append(Lines(streams.complain))
+            lines.append(Lines(complain))
         lines[0].stage(what, done, total)
 
     return say
@@ -85,8 +98,8 @@ def main(argv: list[str] | None = None) -> int:
     SIGTERM, 141 nobody reads the output any more.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    streams.prepare()
-    return streams.guarded(lambda: _run(args))
+    prepare()
+    return guarded(lambda: _run(args))
 
 
 def _run(args: list[str]) -> int:
@@ -101,13 +114,11 @@ def _run(args: list[str]) -> int:
         return 0
     name = args[0]
     if name not in _COMMANDS:
-        streams.complain(
-            f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}."
-        )
+        complain(f"error: unknown command '{name}'.{did_you_mean(name, _COMMANDS)} Commands: {', '.join(_COMMANDS)}.")
         return 2
     args, former = with_present_flags(args)
     for flag, present in former.items():
-        streams.complain(f"warning: {flag} has another name now, {present}; this one will go.")
+        complain(f"warning: {flag} has another name now, {present}; this one will go.")
     from stapo.cli.command import read
     from stapo.cli.help import help_of
 
@@ -120,14 +131,14 @@ def _run(args: list[str]) -> int:
             return 0
         given, settings = read(command, name, args[1:])
         listen(_in_lines())
-        listen_to_notes(lambda text: streams.complain(f"note: {_in_one_line(text)}"))
+        listen_to_notes(lambda text: complain(f"note: {_in_one_line(text)}"))
         with _former_names_said(), files_named():
             return given.run(settings, args[1:])
     except StapoError as err:
-        streams.complain(f"error: {_in_one_line(str(err))}")
+        complain(f"error: {_in_one_line(str(err))}")
         return 1 if isinstance(err, _FAILED_RUN) else 2
     except KeyboardInterrupt as err:
-        streams.complain(f"interrupted: {_in_one_line(str(err))}" if str(err) else "interrupted")
+        complain(f"interrupted: {_in_one_line(str(err))}" if str(err) else "interrupted")
         return int(getattr(err, "exit_code", 130))
 
 
@@ -144,7 +155,7 @@ def _former_names_said() -> Iterator[None]:
                 show(message, category, *where)
             elif str(message) not in said:
                 said.add(str(message))
-                streams.complain(f"warning: {_in_one_line(str(message))}")
+                complain(f"warning: {_in_one_line(str(message))}")
 
         warnings.showwarning = say  # type: ignore[assignment]
         yield
@@ -158,3 +169,55 @@ def _in_one_line(text: str) -> str:
 
 if __name__ == "__main__":
     raise SystemExit(main())
+
+
+def prepare() -> None:
+    """Let every text be printed: what an encoding lacks is spelt out, and what is closed swallows it."""
+    for name in ("stdout", "stderr"):
+        stream: TextIO | None = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (it lives as long as the process)
+        elif hasattr(stream, "reconfigure"):
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors="backslashreplace")
+
+
+def complain(text: str) -> None:
+    """Print to standard error, which may be gone."""
+    with suppress(OSError, ValueError):
+        print(escape_control_chars(text), file=sys.stderr, flush=True)
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """The exit code of a command, once all that it printed is written, or could not be.
+
+    A reader that has seen enough (`| head`) ends the command silently, a disk that is full with one line.
+    """
+    try:
+        try:
+            code = command()
+        except SystemExit as end:
+            if isinstance(end.__context__, BrokenPipeError):  # so rich's tables leave
+                raise end.__context__ from None
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        _discard()
+        return READER_LEFT
+    except OSError as err:
+        if err.filename is not None or err.errno not in _NO_ROOM:  # files have names, and errors of their own
+            raise
+        _discard()
+        complain(f"error: the output cannot be written: {err.strerror or err}.")
+        return NOT_WRITTEN
+
+
+def _discard() -> None:
+    """Nothing more is written to standard output, not even by the interpreter when it ends."""
+    with suppress(OSError, ValueError, AttributeError):
+        number = sys.stdout.fileno()
+        empty = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(empty, number)
+        os.close(empty)

@@ -14,8 +14,7 @@ from stapo.envs.protocol import Env
 from stapo.envs.registry import make
 from stapo.errors import ConfigError
 from stapo.run import RunDirectory
-from stapo.run.rows import read_jsonl
-from stapo.run.transcript_files import by_iteration, transcript_of
+from stapo.run.rows import by_iteration, read_jsonl, transcript_of
 
 _PLACE = re.compile(r"(\d{1,9})/(\d{1,9})/(\d{1,9})/(\d{1,9})")
 

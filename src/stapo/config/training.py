@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from stapo.config.schema import check_least
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
-from stapo.rollout.limits import SamplingLimits
+from stapo.rollout.config import SamplingLimits
 
 Schedule = Literal["constant", "linear", "cosine"]
 Kept = Literal["last", "best"]

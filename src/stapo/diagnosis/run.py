@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -13,13 +14,14 @@ from stapo.atomic_io import oddity, temporary_of, write_durably
 from stapo.config.run_config import RunConfig
 from stapo.diagnosis.measure import Measured, Stage, measure
 from stapo.diagnosis.numbers import Numbers, summarize
-from stapo.diagnosis.page import render_page
+from stapo.diagnosis.plots import plots
 from stapo.diagnosis.protocol import DiagnosisSpec
 from stapo.diagnosis.ranking import estimate
-from stapo.diagnosis.records import step_records, worst_cases
+from stapo.diagnosis.records import Case, step_records, worst_cases
 from stapo.diagnosis.tables import Table, comparison_table, tables
+from stapo.documents import number
 from stapo.errors import ConfigError, RunDirectoryError, did_you_mean, writing
-from stapo.html.pages import replace_page
+from stapo.html.pages import page_environment, replace_page
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable, require_plain, versions
@@ -189,3 +191,39 @@ def _write(subject: DiagnosisTarget, measured: Measured, document: dict[str, Any
         replace_page(subject.folder / "diagnosis.html", page)
         text = json.dumps(jsonable(document), indent=1, allow_nan=False) + "\n"
         write_durably(subject.folder / "diagnosis.json", text.encode())
+
+
+def render_page(document: dict[str, Any], measured: Measured, cases: Sequence[Case], comparison: Table | None) -> str:
+    """The page as text; needs no network, no other file and no script."""
+    return (
+        page_environment(unbroken=_unbroken, signed=_signed)
+        .get_template("diagnosis.html.jinja")
+        .render(
+            document=document,
+            tables=[*([comparison] if comparison else []), *tables(document)],
+            plots=plots(measured, document),
+            cases=cases,
+            facts=_facts(document),
+        )
+    )
+
+
+def _facts(document: dict[str, Any]) -> list[tuple[str, str]]:
+    protocol = document["protocol"]
+    plain = [(key, value) for key, value in protocol.items() if not isinstance(value, dict | list)]
+    plain += [(f"outlier.{key}", value) for key, value in protocol["outlier"].items()]
+    plain += [(f"advantage.{key}", value) for key, value in protocol["advantage"].items()]
+    plain += [(f"version of {key}", value) for key, value in document["versions"].items()]
+    environment = ", ".join(f"{key} {value}" for key, value in document["environment"].items())
+    return [("environment", environment), *((key, str(value)) for key, value in plain)]
+
+
+def _unbroken(text: str) -> str:
+    """A cell that may break before its interval and nowhere inside it."""
+    return text.replace(", ", ",\u00a0").replace(" %", "\u00a0%") if "[" in text else text
+
+
+def _signed(value: Any) -> str:
+    """A score with its sign; 0 is +0.00, since a score of 0 is as much of a number as the others."""
+    x = number(value)
+    return f"{x:+.2f}" if math.isfinite(x) else "–"

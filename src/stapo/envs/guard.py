@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from stapo.documents import plain
 from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
 from stapo.errors import ConfigError, EnvServerError, GameFileError, RetrieverError, UnknownNameError
 
@@ -155,11 +156,6 @@ def _shown(text: Callable[[], str], otherwise: str) -> str:
         return otherwise
 
 
-def scalar(value: Any) -> Any:
-    """Plain number or truth value of a NumPy scalar; everything else as it is."""
-    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
-
-
 def _is_plain(out: Any) -> bool:
     """What well-behaved environments return needs no closer look, and no microseconds."""
     return (
@@ -183,10 +179,10 @@ def _with_plain_numbers(out: Any) -> Any:
         return out
     info: Any = out.info
     if isinstance(info, dict):
-        info = {key: scalar(value) if key in _SCALARS else value for key, value in info.items()}
+        info = {key: plain(value) if key in _SCALARS else value for key, value in info.items()}
         if isinstance(info.get("rewards"), dict):
-            info["rewards"] = {name: scalar(value) for name, value in info["rewards"].items()}
-    return replace(out, reward=scalar(out.reward), done=scalar(out.done), won=scalar(out.won), info=info)
+            info["rewards"] = {name: plain(value) for name, value in info["rewards"].items()}
+    return replace(out, reward=plain(out.reward), done=plain(out.done), won=plain(out.won), info=info)
 
 
 def _unless(fine: bool, what: str, value: object, expected: str) -> str:

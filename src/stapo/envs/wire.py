@@ -10,7 +10,8 @@ import os
 from dataclasses import asdict
 from typing import Any
 
-from stapo.envs.guard import EnvFailure, Started, scalar, short
+from stapo.documents import plain
+from stapo.envs.guard import EnvFailure, Started, short
 from stapo.envs.protocol import CommandShapes, Observation, StepResult, Tool
 from stapo.errors import ConfigError
 
@@ -57,7 +58,7 @@ def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
             value.reward,
             value.done,
             value.won,
-            plain(value.info),
+            jsonable(value.info),
             value.blind_text,
         ]
     return ["failure", value.boundary, value.error, value.detail]
@@ -83,17 +84,17 @@ def unpack(packed: list[Any]) -> Started | StepResult | EnvFailure:
     raise ValueError(f"unknown kind {kind!r}")
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def jsonable(value: Any, depth: int = 0) -> Any:
     """Further facts in JSON's types: NumPy scalars become numbers, keys texts, and what JSON does not know its repr."""
-    value = scalar(value)
+    value = plain(value)
     if value is None or isinstance(value, bool | float | str):
         return value
     if isinstance(value, int) and abs(value) < 1 << 1024:
         return value
     if depth < _DEEPEST and isinstance(value, dict):
-        return {k if isinstance(k, str) else short(k): plain(v, depth + 1) for k, v in value.items()}
+        return {k if isinstance(k, str) else short(k): jsonable(v, depth + 1) for k, v in value.items()}
     if depth < _DEEPEST and isinstance(value, list | tuple):
-        return [plain(v, depth + 1) for v in value]
+        return [jsonable(v, depth + 1) for v in value]
     return short(value)
 
 

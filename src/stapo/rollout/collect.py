@@ -15,13 +15,12 @@ from stapo.envs import Env, StepResult
 from stapo.envs.bench import About
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, about, insist
-from stapo.rollout.config import AnchorKey, LimitsConfig
+from stapo.rollout.config import NO_LIMITS, AnchorKey, LimitsConfig, SamplingLimits
 from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.episode import Episode
 from stapo.rollout.faults import Attempts, Failure, Outcome
 from stapo.rollout.kept_keys import KeepsKeys
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import OwnWeights, Sample, Sampler
 from stapo.rollout.types import StopReason, Trajectory
 

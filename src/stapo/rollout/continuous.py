@@ -14,8 +14,8 @@ from stapo.envs import StepResult
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool
 from stapo.rollout.collect import Collector, stream_of, tasks_of
+from stapo.rollout.config import SamplingLimits
 from stapo.rollout.episode import Episode
-from stapo.rollout.limits import SamplingLimits
 from stapo.rollout.sampler import ContinuousSampler
 
 _Actions = Sequence[tuple[int, str]]

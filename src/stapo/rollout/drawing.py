@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from stapo.policy.allowed import Allowed
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
+from stapo.rollout.config import NO_LIMITS, SamplingLimits
 
 FEWEST_ROWS = 4
 """Rows that are computed together at least, where there are as many: products of fewer are rounded in another way."""

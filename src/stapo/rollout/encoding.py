@@ -14,10 +14,9 @@ from stapo.agent import AgentConfig, ParsedResponse, Piece, Prompt
 from stapo.agent.thoughts import held_thought, opening_of, read_response, without_held
 from stapo.agent.tools import Tool
 from stapo.rollout.control import ControlTokens, MarkerCounts
-from stapo.rollout.conversation import Frame, conversation_ids, frame_of, plain_frame
 from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
 from stapo.rollout.native_calls import native_calls, with_tools_told
-from stapo.rollout.templates import Clock, TemplateParts, date_for, utc_now
+from stapo.rollout.templates import Clock, Frame, TemplateParts, conversation_ids, date_for, plain_frame, utc_now
 from stapo.texts import replace_surrogates
 
 
@@ -180,8 +179,8 @@ class PromptEncoder:
         if self.template is None:
             return plain_frame(self.tokenizer.eos_token)
         if not tools:
-            return frame_of(self.template)
-        return frame_of(TemplateParts.of(self.tokenizer, self._clock, tools=json.loads(tools)))
+            return self.template
+        return TemplateParts.of(self.tokenizer, self._clock, tools=json.loads(tools))
 
     def _conversation(self, prompt: Prompt) -> list[int]:
         parts = [prompt.system, prompt.text, prompt.begun]

@@ -17,8 +17,8 @@ from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EndpointError, did_you_mean
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
+from stapo.rollout.config import NO_LIMITS, SamplingLimits
 from stapo.rollout.faults import Boundary
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.native_calls import with_tools_told
 from stapo.rollout.sampler import Sample
 from stapo.rollout.stopping import stop_end

@@ -11,8 +11,8 @@ from typing import Any
 
 from stapo.agent import AgentConfig
 from stapo.rollout.collect import Collector
+from stapo.rollout.config import NO_LIMITS, SamplingLimits
 from stapo.rollout.kept_keys import KeepsKeys
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.shares import Share, doubled, pass_share
 from stapo.rollout.types import NOT_THE_POLICYS, StopReason, Trajectory, marker_counts, mean_task_score
 from stapo.texts import counted

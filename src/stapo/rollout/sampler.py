@@ -16,13 +16,12 @@ import torch
 
 from stapo.envs.guard import EnvFailure
 from stapo.policy import micro_batches
-from stapo.policy.attention import shared_heads
 from stapo.policy.scoring import head_of
-from stapo.rollout.batch_cache import Layers
+from stapo.rollout.batch_cache import Layers, shared_heads
+from stapo.rollout.config import NO_LIMITS, SamplingLimits
 from stapo.rollout.decoding import Decoder, Row, cache_kinds, has_plain_cache
 from stapo.rollout.drawing import Drawer
 from stapo.rollout.kept_keys import KeptKeys, PromptCounts, key_bytes, sub_batches
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.trie import Grammar
 
 
@@ -47,7 +46,7 @@ class Sampler(Protocol):
         Under `agent.decode=constrained` it is given ``constraints``, a `stapo.rollout.trie.Grammar` of each, by name:
         every response has to follow its own, and the numbers recorded are those of the distribution among the allowed
         tokens. An evaluation that does not draw from all tokens gives ``limits``, a
-        `stapo.rollout.limits.SamplingLimits`, by name.
+        `stapo.rollout.config.SamplingLimits`, by name.
 
         A response that could not be had is a `EnvFailure` in its place, and costs its episode alone.
         """

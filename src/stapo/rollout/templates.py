@@ -2,7 +2,10 @@
 
 A prompt that grows with its episode is put together from them: what the template writes before, between and after the
 messages. What a template does besides is named: no place for a system message, thoughts of earlier turns that
-disappear. How the pieces become ids is the encoder's business.
+disappear.
+
+As token ids, a conversation only ever grows: past pieces are never tokenized again. A response stands in later prompts
+as the ids that were sampled; what the template puts around it, and what the world showed, are encoded piece by piece.
 """
 
 from __future__ import annotations
@@ -12,8 +15,63 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from stapo.agent import Prompt
 from stapo.documents import shown
 from stapo.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What stands between the messages of a conversation; control tokens in it are meant.
+
+    Attributes:
+        before_system: before a system message; None where it has no place of its own, and the first user message begins
+            with it.
+        system_to_user: between a system message and the first user message; "" where there is no place for one.
+        before_user: before the first user message of a conversation without a system message.
+        to_response: between a user message and the response: the generation prompt.
+        to_user: between a response without its end token and the next user message; begins with the mark that ends a
+            turn.
+    """
+
+    before_system: str | None
+    system_to_user: str
+    before_user: str
+    to_response: str
+    to_user: str
+
+
+def plain_frame(end: str) -> Frame:
+    """The frame of models without a chat template: lines, a mark before each response, and `end` behind it."""
+    return Frame("", "\n", "", "\n>", f"{end}\n")
+
+
+def conversation_ids(
+    prompt: Prompt, frame: Frame, piece: Callable[[str], Sequence[int]], response: Callable[[str], Sequence[int]]
+) -> list[int]:
+    """The ids of a conversation whose next part is a response, or what one has begun with.
+
+    Args:
+        prompt: with the foreign texts in it marked.
+        frame: what stands between its messages.
+        piece: ids of a text of the frame, or of a message.
+        response: ids of a response that was not sampled, its end included.
+    """
+    texts = [*(turn.text for turn in prompt.turns), prompt.text]
+    if frame.before_system is None:
+        ids = list(piece(frame.before_user))
+        texts[0] = f"{prompt.system}\n\n{texts[0]}" if prompt.system else texts[0]
+    elif prompt.system:
+        ids = [*piece(frame.before_system), *piece(prompt.system), *piece(frame.system_to_user)]
+    else:
+        ids = list(piece(frame.before_user))
+    after = piece(frame.to_user)
+    for turn, text in zip(prompt.turns, texts, strict=False):
+        said = response(turn.said) if turn.ids is None else turn.ids
+        ids += [*piece(text), *piece(frame.to_response), *said]
+        ids += after[1:] if said and after and said[-1] == after[0] else after
+    return [*ids, *piece(texts[-1]), *piece(frame.to_response)]
+
 
 Clock = Callable[[], datetime]
 """Tells the date and time that prompts are written at."""
@@ -45,27 +103,16 @@ _HELP = "Repair it, or set model.chat_template to 'none' to train on bare prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class TemplateParts:
+class TemplateParts(Frame):
     """What a chat template writes around the messages of a conversation, as text.
 
     Attributes:
-        before_system: before a system message; None where it has no place for one (see `system`).
-        system_to_user: between a system message and the first user message; "" where there is no place for one.
-        before_user: before the first user message of a conversation without a system message.
-        to_response: between a user message and the response: the generation prompt.
-        to_user: between a response without its end token and the next user message; begins with the mark that ends a
-            turn.
         system: what becomes of a system message.
         rewrites: why the next prompt, rendered anew, does not begin with this prompt and its response; None where it
             does.
         opens_thought: the generation prompt ends with the opening tag of a thought.
     """
 
-    before_system: str | None
-    system_to_user: str
-    before_user: str
-    to_response: str
-    to_user: str
     system: System
     rewrites: str | None
     opens_thought: bool

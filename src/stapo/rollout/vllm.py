@@ -26,11 +26,10 @@ from stapo.envs.guard import EnvFailure
 from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.progress import note
-from stapo.rollout.config import MAX_TEMPERATURE, VllmConfig
+from stapo.rollout.config import MAX_TEMPERATURE, NO_LIMITS, SamplingLimits, VllmConfig
 from stapo.rollout.control import ControlTokens
 from stapo.rollout.faults import Boundary
 from stapo.rollout.kept_keys import PromptCounts
-from stapo.rollout.limits import NO_LIMITS, SamplingLimits
 from stapo.rollout.sampler import Sample
 from stapo.rollout.stopping import StopRule
 from stapo.rollout.vllm_engine import reason_of, require_vllm, start_vllm

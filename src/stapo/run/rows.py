@@ -1,4 +1,4 @@
-"""Reading files of rows, and whether they are still what a run has written.
+"""Reading files of rows and naming those of transcripts, and whether they are still what a run has written.
 
 Every save holds `rows.json`: for each file of rows its size, the SHA-256 of all of it, and a short hash of each line,
 so that damage can be named to the line. The hashes grow with the files; nothing is read twice while a run goes on.
@@ -25,6 +25,10 @@ MOST_LINE = 1 << 27
 """Bytes of a row that is still read: a line without an end would fill the memory."""
 _OURS = re.compile(r"(transcripts/)?[\w-]+\.jsonl")
 _LINE_DIGITS = 8  # of the hash of a line: enough to name it; the hash of the whole file decides
+
+
+FOLDER = "transcripts"
+_NAME = re.compile(r"iteration-(\d{1,9})\.jsonl")
 
 
 @dataclass
@@ -197,3 +201,19 @@ def _damage(path: Path, facts: Mapping[str, Any], whole: bool) -> str:
 
 def _digest_of_line(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:_LINE_DIGITS]
+
+
+def row_file_name(iteration: int) -> str:
+    """The name under which `RunDirectory.write_rows` writes the transcript of an iteration."""
+    return f"{FOLDER}/iteration-{iteration:05d}"
+
+
+def transcript_of(run: Path, iteration: int) -> Path:
+    """Where the transcript of an iteration is written, in the folder of a run."""
+    return run / f"{row_file_name(iteration)}.jsonl"
+
+
+def by_iteration(paths: Iterable[Path]) -> dict[int, Path]:
+    """Transcript files by iteration; files of other names are somebody else's."""
+    matches = ((_NAME.fullmatch(path.name), path) for path in paths)
+    return {int(match[1]): path for match, path in matches if match}

@@ -21,7 +21,7 @@ from stapo.atomic_io import oddity, open_to_read
 from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, reading
 from stapo.run.directory import NAMES, require_plain
-from stapo.run.rows import MOST_LINE, read_new
+from stapo.run.rows import FOLDER, MOST_LINE, by_iteration, read_new, transcript_of
 from stapo.run.step_columns import (
     STEP,
     TRAJECTORY,
@@ -32,7 +32,6 @@ from stapo.run.step_columns import (
     check_summary,
     summary_row,
 )
-from stapo.run.transcript_files import FOLDER, by_iteration, transcript_of
 from stapo.texts import counted
 
 MOST_STEPS = 3_000_000

@@ -1,19 +1,24 @@
-"""What an iteration logs about its rollout (method notes section 8)."""
+"""What an iteration logs about its rollout (method notes section 8), and how its sampler differs from the trainer."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 
-from stapo.rollout import StopReason
+from stapo.algo import Correction, mismatch
+from stapo.algo.correction import Beyond, Level
+from stapo.rollout import Step, StopReason
+from stapo.rollout.config import RolloutConfig
 from stapo.rollout.evaluate import passed
 from stapo.rollout.types import OPTIONAL, Trajectory, marker_counts, mean_task_score
 from stapo.training.batch import RowBatch
 from stapo.training.sampling import Sampled, together
+from stapo.training.scoring import length_mask, pad_rows
 
 _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
 
@@ -174,3 +179,20 @@ def _histogram(values: np.ndarray, low: float, high: float, bins: int = 40) -> d
     """Counts in `bins` equal bins of [low, high]; values outside fall into the first and last bin."""
     counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
     return {"low": low, "high": high, "counts": counts.tolist()}
+
+
+def correction_of(rollout: RolloutConfig) -> Correction | None:
+    """The correction that settings ask for; None for none."""
+    if rollout.correction == "none":
+        return None
+    level, _, beyond = rollout.correction.partition("_")
+    return Correction(cast(Level, level), cast(Beyond, beyond), rollout.correction_threshold)
+
+
+def mismatch_of(steps: Sequence[Step], correction: Correction | None) -> dict[str, float]:
+    """Measures of the mismatch over all tokens of rescored `steps`; see `stapo.algo.mismatch`."""
+    mask_bl = length_mask([len(step.response_ids) for step in steps], torch.device("cpu"))
+    old_bl, sampled_bl = (
+        pad_rows([getattr(step, name) for step in steps], mask_bl.float()) for name in ("old_logprobs", "logprobs")
+    )
+    return mismatch(old_bl, sampled_bl, mask_bl, correction)

@@ -12,7 +12,8 @@ from typing import Any
 
 from stapo.algo import cost_rewards
 from stapo.config.rewards import COSTS, ENV, RewardsConfig
-from stapo.envs.guard import EnvFailure, attempt, scalar, short, wrong_reward
+from stapo.documents import plain
+from stapo.envs.guard import EnvFailure, attempt, short, wrong_reward
 from stapo.registry import imported
 from stapo.rollout import Trajectory
 from stapo.rollout.config import RolloutConfig
@@ -107,7 +108,7 @@ class Rewards:
                 value = attempt(call, lambda what=what: what)  # type: ignore[misc]
                 if isinstance(value, EnvFailure):
                     return replace(value, boundary="reward")
-                value = scalar(value)
+                value = plain(value)
                 if wrong := wrong_reward(value):
                     return EnvFailure("reward", f"{what} returned {short(value)}: {wrong}")
                 paid[place][name] = float(value) * self.scale

@@ -24,7 +24,7 @@ from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batche
 from stapo.policy.allowed import FreeTokens
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
-from stapo.training.blind_numbers import BlindNumbers
+from stapo.training.transcript_details import BlindNumbers
 
 _CHUNK_ELEMENTS = 10_000_000  # logits held at once by the chunked head: 40 MB in fp32
 

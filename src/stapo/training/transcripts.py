@@ -17,8 +17,8 @@ from stapo.config.run_config import RunConfig
 from stapo.policy import RowTokens, find_chains
 from stapo.rollout.types import Step, Trajectory
 from stapo.run import RunDirectory
+from stapo.run.rows import row_file_name
 from stapo.run.step_columns import ANCHOR_DIGITS, BatchArrays, spans_of, summary_row
-from stapo.run.transcript_files import row_file_name
 from stapo.training.batch import RowBatch
 from stapo.training.transcript_details import Details
 

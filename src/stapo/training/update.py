@@ -31,11 +31,11 @@ from stapo.policy import Policy, RowTokens, row_batches
 from stapo.policy.sequences import chained
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
-from stapo.training.blind_numbers import BlindNumbers
 from stapo.training.critic import CriticLearner
-from stapo.training.mismatch import mismatch_of
+from stapo.training.metrics import mismatch_of
 from stapo.training.optimizer import build_optimizer
 from stapo.training.scoring import Scored, Scorer, length_mask, pad_rows
+from stapo.training.transcript_details import BlindNumbers
 
 _COMPARED_SHARE, _COMPARED_ROWS = 0.02, 32  # of a batch, at most: unflagged rows whose KL is logged beside the flagged
 _PIECE = 2**22  # numbers whose squares exist at once

@@ -13,8 +13,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, register_trainer
 
 from stapo.algo import AlgorithmConfig
 from stapo.errors import ConfigError
-from stapo.training.metrics import rollout_metrics
-from stapo.training.mismatch import correction_of, mismatch_of
+from stapo.training.metrics import correction_of, mismatch_of, rollout_metrics
 from stapo.verl_plugin.credit import assign_credit, columns
 from stapo.verl_plugin.fields import SAMPLED, lengths, objects
 from stapo.verl_plugin.loss import StapoLoss

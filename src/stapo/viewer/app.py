@@ -16,8 +16,7 @@ from stapo.errors import ConfigError, StapoError
 from stapo.serving.gate import Gate
 from stapo.serving.server import is_authorized, need_starlette
 from stapo.viewer.catalog import Catalog
-from stapo.viewer.pages import Pages
-from stapo.viewer.results import Results
+from stapo.viewer.pages import Pages, Results
 from stapo.viewer.rollouts import Rollouts
 from stapo.viewer.tables import Tables
 from stapo.viewer.wire import cleaned, encoded

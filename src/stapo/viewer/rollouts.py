@@ -17,8 +17,8 @@ from stapo.errors import RunDirectoryError, reading
 from stapo.report.data import Row
 from stapo.report.trajectories import read_trajectories, shaped
 from stapo.run.per_token import decode_per_token
+from stapo.run.rows import by_iteration
 from stapo.run.scored_prompts import scored_prompts
-from stapo.run.transcript_files import by_iteration
 from stapo.texts import counted, hide_secrets
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from stapo.run.packed_columns import packed
 from stapo.run.step_table import StepTable
 from stapo.viewer.catalog import Catalog
 from stapo.viewer.wire import cleaned
@@ -17,6 +18,9 @@ from stapo.viewer.wire import cleaned
 _MOST_TABLES = 3  # of 15 MB for 100,000 steps
 _AT_A_TIME = 40  # transcripts that are read whole before a page hears how far it is
 _LONGEST = 400  # characters of a text of a column
+
+
+_STRIDE = 8
 
 
 class _Held:
@@ -51,7 +55,7 @@ class Tables:
             }
 
     def packed(self, name: str, first: int, generation: int) -> bytes:
-        """The steps from row `first` of a generation on, all of them if it is over; see `stapo.run.packed_columns`."""
+        """The steps from row `first` of a generation on, all of them if it is over; see `packed`."""
         with self._table(name) as table:
             first = first if generation == table.generation else 0
             return packed(table, first, lambda text: str(cleaned(text, _LONGEST)))
@@ -94,3 +98,36 @@ class Tables:
 
 def _numbers(values: list[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
+
+
+def packed(table: StepTable, first_row: int = 0, clean: Callable[[str], str] = str) -> bytes:
+    """The rows of a table from `first_row` on, as bytes that a browser can use without parsing each number.
+
+    Four bytes, the length of the header; the header, JSON, filled up with blanks; then the columns, each at a multiple
+    of eight bytes behind the header. All numbers are little-endian. The header has `generation`, `first_row`, `rows`,
+    `columns` (name, type, offset behind the header) and `texts` (all texts of each coded column).
+
+    Args:
+        table: as it stands; see `StepTable.refresh`.
+        first_row: rows before it are left out; what lies behind the last one gives none.
+        clean: what becomes of each text, which somebody else has written.
+    """
+    offset, described, parts = 0, [], []
+    for name, column in table.columns.items():
+        data = column[max(0, first_row) :].tobytes()
+        kind = f"{column.dtype.kind}{8 * column.dtype.itemsize}"
+        described.append({"name": name, "type": kind, "offset": offset})
+        data += b"\0" * (-len(data) % _STRIDE)
+        offset += len(data)
+        parts.append(data)
+    header = json.dumps(
+        {
+            "generation": table.generation,
+            "first_row": max(0, first_row),
+            "rows": max(0, table.rows - max(0, first_row)),
+            "columns": described,
+            "texts": {name: [clean(text) for text in texts] for name, texts in table.texts.items()},
+        }
+    ).encode()
+    header += b" " * (-(len(header) + 4) % _STRIDE)
+    return b"".join([struct.pack("<I", len(header)), header, *parts])

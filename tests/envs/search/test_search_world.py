@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from stapo.envs.search.world import generate_world
-from stapo.envs.search.world.facts import CHAINS, SIZES
+from stapo.envs.search.world.generate import CHAINS, SIZES
 from stapo.errors import ConfigError
 
 

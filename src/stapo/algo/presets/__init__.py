@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from stapo.algo.config import AlgorithmConfig
-from stapo.algo.presets import baselines, credit, dynamic, selective
+from stapo.algo.presets import baselines, dynamic, selective
 from stapo.documents import shown
 from stapo.errors import ConfigError
 from stapo.registry import Registry
 
 ALGORITHM_FAMILIES: dict[str, tuple[AlgorithmConfig, ...]] = {
     "baselines": baselines.PRESETS,
-    "credit assignment": credit.PRESETS,
+    "credit assignment": baselines.CREDIT,
     "STAPO": selective.PRESETS,
     "dynamic sampling": dynamic.PRESETS,
     "ablations and controls": selective.ABLATIONS,

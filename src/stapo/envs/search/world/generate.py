@@ -3,11 +3,144 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Literal
 
+from stapo.documents import package_data
+from stapo.envs.options import one_of
 from stapo.envs.search.questions import Hop, Question, digest_of
-from stapo.envs.search.world.facts import CHAINS, RELATIONS, Facts, Size, draw_facts, size_named
+
+EntityKind = Literal["person", "company", "town", "river", "trade"]
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A relation that holds between an entity and exactly one other.
+
+    Attributes:
+        name: as it stands in task types.
+        subject: kind of entity that has it.
+        object: kind of entity it leads to.
+        tells: sentences that state it, with {s} and {o}; the first is the plainest.
+        asks: questions for the object, with {s}; the first is the plainest.
+        phrase: words for the object inside a longer question, with {s}.
+        key: the word that a query adds to the name.
+    """
+
+    name: str
+    subject: EntityKind
+    object: EntityKind
+    tells: tuple[str, ...]
+    asks: tuple[str, ...]
+    phrase: str
+    key: str
+
+
+_WORLD = package_data(__package__, "world.yaml")
+RELATIONS = {name: Relation(name, **given) for name, given in _WORLD["relations"].items()}
+CHAINS: tuple[tuple[str, ...], ...] = _WORLD["chains"]
+"""What is asked: relations from the entity in the question to the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much there is in a world.
+
+    Attributes:
+        first_names, family_names: words that names of people are made of; few words make many namesakes.
+        people, companies, towns, rivers, trades: entities of each kind.
+        hops: longest chain of relations in a question.
+        wordings: how many ways of saying a thing are in use.
+        asides: share of people whose passage has a sentence about a namesake.
+        questions: how many questions a chain has at most.
+        heldout: share of the questions of each chain that no training question repeats.
+    """
+
+    first_names: int
+    family_names: int
+    people: int
+    companies: int
+    towns: int
+    rivers: int
+    trades: int
+    hops: int
+    wordings: int
+    asides: float
+    questions: int
+    heldout: float
+
+
+SIZES = {name: Size(**numbers) for name, numbers in _WORLD["sizes"].items()}
+
+
+def size_named(name: str) -> Size:
+    """The size called `name`. Raises ConfigError for one that does not exist."""
+    return SIZES[one_of("size", name, SIZES)]
+
+
+@dataclass
+class Facts:
+    """Entities by kind, and the object of each (entity, relation)."""
+
+    entities: dict[EntityKind, list[str]] = field(default_factory=dict)
+    objects: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def follow(self, start: str, chain: tuple[str, ...]) -> list[str]:
+        """The entities on the way along a chain of relations, the start first."""
+        way = [start]
+        for relation in chain:
+            way.append(self.objects[way[-1], relation])
+        return way
+
+
+def draw_facts(size: Size, rng: random.Random) -> Facts:
+    """Draw a world."""
+    taken: set[str] = set()
+    first = words("first", size.first_names, rng, taken)
+    family = words("family", size.family_names, rng, taken)
+    everyone = [f"{a} {b}" for a in first for b in family]
+    facts = Facts()
+    facts.entities = {
+        "person": rng.sample(everyone, size.people),
+        "company": words("company", size.companies, rng, taken),
+        "town": words("town", size.towns, rng, taken),
+        "river": words("river", size.rivers, rng, taken),
+        "trade": _WORLD["trades"].split()[: size.trades],
+    }
+    for relation in RELATIONS.values():
+        for subject in facts.entities[relation.subject]:
+            facts.objects[subject, relation.name] = rng.choice(facts.entities[relation.object])
+    return facts
+
+
+def words(kind: str, count: int, rng: random.Random, taken: set[str]) -> list[str]:
+    """Draw `count` new names of a kind, shortest syllables first, and add them to `taken`.
+
+    Args:
+        kind: "first", "family", "town", "company" or "river".
+        count: at most some thousands.
+        rng: decides which.
+        taken: names that exist already, lower-case.
+    """
+    found: list[str] = []
+    for word in _endless(kind, rng):
+        if word not in taken:
+            taken.add(word)
+            found.append(word.capitalize())
+        if len(found) == count:
+            break
+    return found
+
+
+def _endless(kind: str, rng: random.Random) -> Iterator[str]:
+    heads, tails, middles = _WORLD["heads"].split(), _WORLD["tails"][kind].split(), _WORLD["middles"]
+    # One middle syllable at a time: small worlds have short names, large ones take as many as they need.
+    for middle in (*middles, *(a + b for a in middles[1:] for b in middles[1:])):
+        layer = [head + middle + tail for head in heads for tail in tails]
+        rng.shuffle(layer)
+        yield from layer
 
 
 @dataclass(frozen=True)

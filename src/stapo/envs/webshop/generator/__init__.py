@@ -1,7 +1,7 @@
 """Shops of our own design: products, attributes, instructions, in WebShop's file formats.
 
 Read in this order: `sizes` (what is sold, how much and how well hidden), `families` (products and their distractors),
-`records` (the words), `catalog` (whole shops).
+`catalog` (the words, and whole shops).
 """
 
 from stapo.envs.webshop.generator.catalog import Article, generate_catalog, iter_products
