@@ -4,8 +4,9 @@
 
 Nothing is trained. The policy of a checkpoint plays tasks of the training split, and the environment's judge says which
 steps were bad: those with any fault, or with one of FAULTS (such as revisit,repeated,invalid). Printed are the area
-under the ROC curve of bad steps for the entropy H and for H minus the mean of its anchor group, whether eq. 2 can work
-on this task (inside groups high entropy finds bad steps: the interval of the area is above .6), the divergence between
+under the ROC curve of bad steps for the entropy H over all steps, and inside anchor groups (the chance that a bad step
+has more entropy than a good one of its own group), whether eq. 2 can work on this task (inside groups high entropy
+finds bad steps: the interval of the area is above .6), the area of H minus the mean of its group, the divergence of
 full and blind prompt on bad and on good steps, and for each reading the share of steps flagged, how many on either
 side, and how much more often flagged steps are bad than others, and how much lower their step advantage is. Intervals:
 95 %, bootstrap over tasks.
@@ -25,7 +26,14 @@ from stapo.algo.groups import group_statistics
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.diagnosis.judging import judge_steps
-from stapo.diagnosis.ranking import Estimate, auc_replicates, estimate, mean_replicates, resamples
+from stapo.diagnosis.ranking import (
+    Estimate,
+    auc_inside_replicates,
+    auc_replicates,
+    estimate,
+    mean_replicates,
+    resamples,
+)
 from stapo.diagnosis.scoring import attribute
 from stapo.policy import load_policy
 from stapo.rollout.evaluate import pick_tasks
@@ -84,7 +92,9 @@ def main() -> None:
         )
         return _with(estimate(one - two, ones - twos))
 
-    inside = area(batch.entropy_b - stats.mean_b, compared)
+    rows = [each[known] for each in (batch.entropy_b, bad, batch.anchor_b, batch.group_b)]
+    inside = estimate(*auc_inside_replicates(*rows, drawn))
+    centered = area(batch.entropy_b - stats.mean_b, compared)
     close = (stats.std_b[compared] < 0.01).mean()
     print(
         f"{len(played)} episodes of {tasks} tasks, {len(batch)} steps, success {np.mean([t.won for t in played]):.3f}"
@@ -93,6 +103,7 @@ def main() -> None:
     print(f"bad steps: {bad[known].mean():.3f}")
     print(f"area of bad steps: H {_with(area(batch.entropy_b, known))}, inside groups {_with(inside)}")
     print(f"condition, inside groups above {CONDITION}: {'met' if inside.low > CONDITION else 'not met'}")
+    print(f"area of H minus the mean of its group: {_with(centered)}")
     print(f"KL full to blind: bad {np.nanmean(kl_b[bad & known]):.3f}, good {np.nanmean(kl_b[~bad & known]):.3f}")
     print(f"std(H) of a row's group: median {np.median(stats.std_b[compared]):.3f}; below .01: {close:.2f}")
     print("| reading | flagged | high : low | bad, minus others | A_S, minus others |\n|---|---|---|---|---|")

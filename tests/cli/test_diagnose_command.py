@@ -159,6 +159,12 @@ def test_the_numbers_are_those_of_the_rows(judged):
     entropy = np.array([r["entropy"] for r in rows])
     pairs = [(a > b) + 0.5 * (a == b) for a in entropy[odd] for b in entropy[good]]
     assert table["auc"]["shannon"][0] == pytest.approx(np.mean(pairs))
+    group = np.array([r["anchor_group"] for r in rows])
+    own = [
+        (entropy[i] > entropy[j]) + 0.5 * (entropy[i] == entropy[j])
+        for i in np.flatnonzero(odd) for j in np.flatnonzero(good) if group[i] == group[j]
+    ]  # fmt: skip
+    assert table["auc_inside_groups"][0] == (pytest.approx(np.mean(own)) if own else None)
     low, high = table["auc"]["shannon"][1:]
     assert low < table["auc"]["shannon"][0] < high
     difference = table["differences"]["normalized - shannon"]

@@ -4,6 +4,7 @@
 2. The curve has one point per distinct score, and its area is the same number.
 3. A resample is the data with whole clusters repeated or left out.
 4. Intervals respect clusters: repeating rows inside a cluster does not narrow them.
+5. Inside groups, a bad row is compared with the good ones of its own group alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stapo.diagnosis.ranking import auc, auc_replicates, estimate, mean_replicates, resamples, roc_curve
+from stapo.diagnosis.ranking import (
+    auc,
+    auc_inside_replicates,
+    auc_replicates,
+    estimate,
+    mean_replicates,
+    resamples,
+    roc_curve,
+)
 
 SCORE = [3.0, 1.0, 2.0, 2.0]
 BAD = [True, False, True, False]
@@ -142,3 +151,48 @@ def test_repeated_rows_do_not_narrow_an_interval():
     often = estimate(*mean_replicates(np.repeat(value, 50), np.ones(600, bool), np.repeat(cluster, 50), counts))
     np.testing.assert_allclose(once, often)
     assert once.high - once.low > 0.3
+
+
+# -- 5 -----------------------------------------------------------------------------------------------------------------
+
+
+def inside(score, bad, group, cluster=None, counts=None):
+    clusters = [0] * len(score) if cluster is None else cluster
+    return auc_inside_replicates(score, bad, group, clusters, np.ones((1, 1), int) if counts is None else counts)
+
+
+def test_area_inside_groups_by_hand():
+    # Group 7: pairs 3 > 1, 2 > 1. Group 9: the tie 5 = 5, and 4 < 5. Group 8 has no good row, and no pair.
+    score, bad = [3.0, 1.0, 2.0, 5.0, 5.0, 4.0, 0.0], [True, False, True, True, False, True, True]
+    value, replicates = inside(score, bad, [7, 7, 7, 9, 9, 9, 8])
+    assert value == pytest.approx((1 + 1 + 0.5 + 0) / 4)
+    assert replicates == pytest.approx([value])
+    assert np.isnan(inside([1.0, 2.0], [True, False], [0, 1])[0])
+    with pytest.raises(ValueError, match="expected finite scores"):
+        inside([np.nan], [True], [0])
+
+
+def test_a_score_less_the_mean_of_its_group_is_another_matter():
+    """Bad rows have the higher score in every group, but half of them are below the mean of theirs."""
+    score = np.array([0.9, 1.0, 1.1, 5.0, 0.1, 0.1, 0.1, 0.12])
+    bad = np.array([False, True, True, True, False, False, False, True])
+    group = np.repeat([0, 1], 4)
+    assert inside(score, bad, group)[0] == 1.0
+    means = np.array([score[group == g].mean() for g in (0, 1)])
+    assert auc(score - means[group], bad) < 0.7
+
+
+def test_area_inside_groups_of_a_resample_is_that_of_repeated_clusters():
+    random = np.random.Generator(np.random.Philox(3))
+    group = random.integers(0, 12, 90)
+    cluster = group // 3
+    score, bad = random.normal(size=90).round(1), random.random(90) < 0.4
+    counts = resamples(4, 30, 0)
+    value, replicates = inside(score, bad, group, cluster, counts)
+    pairs = [(score[i], score[j], cluster[i]) for i in range(90) for j in range(90)
+             if group[i] == group[j] and bad[i] and not bad[j]]  # fmt: skip
+    wins = np.array([(a > b) + (a == b) / 2 for a, b, _ in pairs])
+    assert value == pytest.approx(wins.mean())
+    for found, count in zip(replicates, counts, strict=True):
+        weight = count[[c for *_, c in pairs]]
+        assert found == pytest.approx((wins * weight).sum() / weight.sum())

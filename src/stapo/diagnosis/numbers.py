@@ -14,6 +14,7 @@ from stapo.diagnosis.ranking import (
     Counts,
     Estimate,
     Floats,
+    auc_inside_replicates,
     auc_replicates,
     estimate,
     mean_replicates,
@@ -128,9 +129,11 @@ def _faults(measured: Measured, mean: Callable[[np.ndarray, np.ndarray], tuple[f
 def _ranking(measured: Measured, counts_rc: Counts) -> dict[str, Any]:
     """Area under the ROC curve of every score for every fault; bad steps with it against steps without any fault.
 
-    Only steps that have all scores take part, so that scores are compared on the same steps.
+    Only steps that have all scores take part, so that scores are compared on the same steps. Inside anchor groups all
+    steps with an entropy do; eq. 2 does not change their order there.
     """
-    any_b, table = measured.has_fault(), {}
+    any_b, table, batch = measured.has_fault(), {}, measured.batch
+    finite_b = measured.judged_b & np.isfinite(batch.entropy_b)
     usable_b = measured.judged_b & np.all([np.isfinite(s) for s in measured.score_b.values()], axis=0)
     for name in (ANY, *measured.judgment.names):
         bad_b = any_b if name == ANY else measured.has_fault(name)
@@ -142,10 +145,19 @@ def _ranking(measured: Measured, counts_rc: Counts) -> dict[str, Any]:
         }
         known = {a for a in areas if a in stateless_metrics()} - {"normalized", "shannon"}
         pairs = [*PAIRS, *((metric, "normalized") for metric in areas if metric in known)]
+        inside_b = finite_b & (bad_b | ~any_b)
+        inside = auc_inside_replicates(
+            batch.entropy_b[inside_b],
+            bad_b[inside_b],
+            batch.anchor_b[inside_b],
+            measured.cluster_b[inside_b],
+            counts_rc,
+        )
         table[name] = {
             "bad": int(bad.sum()),
             "good": int((~bad).sum()),
             "auc": {score: estimate(*area) for score, area in areas.items()},
+            "auc_inside_groups": estimate(*inside),
             "differences": {f"{a} - {b}": _difference(areas[a], areas[b]) for a, b in pairs},
         }
         if min(bad.sum(), (~bad).sum()) < _FEW:

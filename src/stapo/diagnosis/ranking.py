@@ -104,6 +104,41 @@ def auc_replicates(
     return _ratio(wins.sum(), pairs.sum()), _ratios(((c @ wins) * c).sum(1), ((c @ pairs) * c).sum(1))
 
 
+def auc_inside_replicates(
+    score_b: npt.ArrayLike, bad_b: npt.ArrayLike, group_b: npt.ArrayLike, cluster_b: npt.ArrayLike, counts_rc: Counts
+) -> tuple[float, Floats]:
+    """The chance that a bad row scores above a good row of its own group, ties counted half.
+
+    All such pairs count alike, whatever their group. A score less the mean of its group is not ranked by this: where
+    most rows of a group are bad, half of these are below its mean, and are compared with good rows of other groups.
+
+    Args:
+        score_b: (B,) scores.
+        bad_b: (B,) bad rows.
+        group_b: (B,) group of each row, any numbers.
+        cluster_b: (B,) cluster of each row, 0 … C-1; the rows of a group have one.
+        counts_rc: (R, C) as `resamples` returns.
+
+    Returns:
+        of the data and of each resample; NaN where no group has both kinds of rows.
+
+    Raises:
+        ValueError: lengths differ, or a score is not finite.
+    """
+    score, bad = _checked(score_b, bad_b)
+    _, group, size = np.unique(np.asarray(group_b), return_inverse=True, return_counts=True)
+    order = np.lexsort((score, group))
+    wins_c, pairs_c = np.zeros(counts_rc.shape[1]), np.zeros(counts_rc.shape[1])
+    for rows in np.split(order, np.cumsum(size)[:-1]):
+        good, hits = score[rows[~bad[rows]]], score[rows[bad[rows]]]
+        if len(good) and len(hits):
+            cluster = int(np.asarray(cluster_b)[rows[0]])
+            wins_c[cluster] += (np.searchsorted(good, hits, "left") + np.searchsorted(good, hits, "right")).sum() / 2
+            pairs_c[cluster] += len(good) * len(hits)
+    c = counts_rc.astype(np.float64)
+    return _ratio(wins_c.sum(), pairs_c.sum()), _ratios(c @ wins_c, c @ pairs_c)
+
+
 def mean_replicates(
     value_b: npt.ArrayLike, rows_b: npt.ArrayLike, cluster_b: npt.ArrayLike, counts_rc: Counts
 ) -> tuple[float, Floats]:

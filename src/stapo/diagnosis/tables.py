@@ -103,13 +103,15 @@ def ranking_table(document: dict[str, Any]) -> Table:
     pairs = [p for p in next(iter(ranking.values()))["differences"] if p in named[:1] or p not in named]
     head = [f"{name}{' (few)' if t.get('few') else ''}, {t['bad']}/{t['good']}" for name, t in ranking.items()]
     rows = [[score, *(value(t["auc"][score]) for t in ranking.values())] for score in scores]
+    rows.append(["entropy, inside groups", *(value(t["auc_inside_groups"]) for t in ranking.values())])
     rows += [[pair, *(value(t["differences"][pair], signed=True) for t in ranking.values())] for pair in pairs]
     return Table(
         "Finding bad steps: area under the ROC curve",
         ["score", *head],
         rows,
         "Columns: fault, bad/good steps. 0.5 is chance; the last rows are differences of areas on the same steps, "
-        "resampled together. low-kl ranks by a low divergence of full from blind answers.",
+        "resampled together. low-kl ranks by a low divergence of full from blind answers. Inside groups a bad step is "
+        "compared with the good ones of its own anchor group alone; above 0.5, flags can find bad steps.",
     )
 
 
