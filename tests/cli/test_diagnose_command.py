@@ -219,7 +219,14 @@ def test_side_by_side(runs, tmp_path, capsys):
 def test_the_tables_for_people(runs, tmp_path, capsys):
     assert main(["diagnose", str(runs["judged"]), "--tasks", "2", "--out", str(tmp_path / "a")]) == 0
     out, err = capsys.readouterr()
-    for shown in ("Outliers against the other steps", "Bad steps", "area under the ROC curve", "diagnosis.html", "odd"):
+    for shown in (
+        "Outliers against the other steps",
+        "Outliers by side",
+        "Bad steps",
+        "area under the ROC curve",
+        "diagnosis.html",
+        "odd",
+    ):
         assert shown in out
     assert err == ""
     argv = ["diagnose", str(runs["toy"]), "--checkpoints", "start", "final", "--out", str(tmp_path / "b")]

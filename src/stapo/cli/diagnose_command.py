@@ -103,7 +103,7 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
 
 
 def _show(found: list[Diagnosis]) -> None:
-    from stapo.diagnosis.tables import comparison_table, fault_table, outlier_table, ranking_table
+    from stapo.diagnosis.tables import comparison_table, tables
 
     console = Console()
     if not console.is_terminal:
@@ -115,7 +115,7 @@ def _show(found: list[Diagnosis]) -> None:
         for remark in document["remarks"]:
             say(console, foreign(f"note: {remark}"), "dim")
         if len(documents) == 1:
-            for table in (outlier_table(document), fault_table(document), ranking_table(document)):
+            for table in tables(document):
                 _print(console, table)
         say(console, foreign(f"page: {diagnosis.path / 'diagnosis.html'}"))
     if len(documents) > 1:

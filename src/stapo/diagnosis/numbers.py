@@ -57,11 +57,13 @@ def summarize(measured: Measured, seed: int, count: int) -> Numbers:
         return mean_replicates(value_b, rows_b & np.isfinite(value_b), measured.cluster_b, counts_rc)
 
     def split(value_b: np.ndarray) -> dict[str, Estimate]:
-        """Means over all rows, over flagged ones and over the others, with the difference of the latter two."""
+        """Means over all rows, over flagged ones and those of each side, over the others; difference to the others."""
         inside, outside = mean(value_b, flag_b), mean(value_b, ~flag_b)
         return {
             "all": estimate(*mean(value_b, all_b)),
             "flagged": estimate(*inside),
+            "high": estimate(*mean(value_b, batch.outliers.high_b)),
+            "low": estimate(*mean(value_b, batch.outliers.low_b)),
             "unflagged": estimate(*outside),
             "difference": _difference(inside, outside),
         }
@@ -102,7 +104,8 @@ def _task_of(measured: Measured, trajectory: int) -> int:
 
 def _faults(measured: Measured, mean: Callable[[np.ndarray, np.ndarray], tuple[float, Floats]]) -> dict[str, Any]:
     """How often each fault happens, among flagged steps and others, and what goal and history do there."""
-    flag_b, judged_b, any_b = measured.batch.outliers.mask_b, measured.judged_b, measured.has_fault()
+    outliers, judged_b, any_b = measured.batch.outliers, measured.judged_b, measured.has_fault()
+    flag_b = outliers.mask_b
     kl_b, both_b = measured.attribution.kl_b, measured.attribution.drop_b["goal_history"]
     table: dict[str, Any] = {}
     for name in (ANY, *measured.judgment.names):
@@ -116,6 +119,8 @@ def _faults(measured: Measured, mean: Callable[[np.ndarray, np.ndarray], tuple[f
             "steps": int(bad_b.sum()),
             "share": estimate(*mean(share, judged_b)),
             "share_of_flagged": estimate(*flagged),
+            "share_of_high": estimate(*mean(share, judged_b & outliers.high_b)),
+            "share_of_low": estimate(*mean(share, judged_b & outliers.low_b)),
             "share_of_unflagged": estimate(*unflagged),
             "share_difference": _difference(flagged, unflagged),
             "kl": estimate(*mean(kl_b, bad_b)),

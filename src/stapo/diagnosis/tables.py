@@ -34,7 +34,7 @@ class Table:
 
 def tables(document: dict[str, Any]) -> list[Table]:
     """The tables of one policy."""
-    return [outlier_table(document), fault_table(document), ranking_table(document)]
+    return [outlier_table(document), side_table(document), fault_table(document), ranking_table(document)]
 
 
 def outlier_table(document: dict[str, Any]) -> Table:
@@ -60,6 +60,22 @@ def outlier_table(document: dict[str, Any]) -> Table:
         f"{outlier['high_share']:.2%} high, {outlier['low_share']:.2%} low; fences "
         f"{number(outlier['lower_fence'])} and {number(outlier['upper_fence'])}.{because} Brackets: 95 % intervals, "
         "tasks resampled.",
+    )
+
+
+def side_table(document: dict[str, Any]) -> Table:
+    """What outliers of each side are like: the uncertain and the certain ones."""
+    sides, bad = ("high", "low", "unflagged"), document["faults"][ANY]
+    rows = [
+        ["KL of full against blind (nats per token)", *(value(document["kl"][k]) for k in sides)],
+        ["step advantage, where a situation is shared", *(value(document["step_advantage"][k]) for k in sides)],
+        ["share of bad steps", *(share(bad[f"share_of_{k}"]) for k in sides)],
+    ]
+    return Table(
+        "Outliers by side",
+        ["", "high", "low", "others"],
+        rows,
+        "High: unusually uncertain for its situation. Low: unusually certain, as a habit is.",
     )
 
 
