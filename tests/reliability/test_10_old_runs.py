@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from stapo.cli.main import main
+from stapo.former_names import with_present_names
 from stapo.run import RunDirectory
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "run-of-before-sft"
@@ -76,4 +77,8 @@ def test_its_policy_is_evaluated(resumed, capsys):
 
 def test_its_policy_is_diagnosed(resumed, capsys):
     found = printed(capsys, "diagnose", resumed, "--tasks", 2)
-    same(found["diagnoses"], EXPECTED["diagnosis"]["diagnoses"])
+    expected = EXPECTED["diagnosis"]["diagnoses"]
+    for diagnosis in expected:
+        settings, _ = with_present_names({"algorithm": {"outlier": diagnosis["protocol"]["outlier"]}})
+        diagnosis["protocol"]["outlier"] = settings["algorithm"]["outlier"]
+    same(found["diagnoses"], expected)
