@@ -472,7 +472,7 @@ def test_a_log_file_that_cannot_be_written_is_said(tmp_path, monkeypatch, capsys
 @pytest.mark.parametrize("argv, said", [
     (["nowhere"], "unknown environment 'nowhere'"),
     (["sokoban", "--env.boxs", "1"], "Did you mean"),
-    (["sokoban", "--env.boxes", "9"], "boxes must be a whole number from 1 to 3"),
+    (["sokoban", "--env.boxes", "9"], "boxes is 9, expected a whole number from 1 to 3"),
     (["sokoban", "--host", "0.0.0.0"], "can be reached from other machines; that needs a token"),
     (["sokoban", "--split", "trian", "--port", "0"], "Did you mean 'train'?"),
     (["sokoban", "--token", " ", "--port", "0"], "--token is blank, expected the token that clients send"),

@@ -133,5 +133,7 @@ class TestFallback:
         assert parse_response("look", "think_action", 20).action == "look"
 
     def test_a_negative_number_is_named(self):
-        with pytest.raises(ConfigError, match=r"agent\.fallback_characters is -1, expected at least 0"):
+        with pytest.raises(
+            ConfigError, match=r"agent\.fallback_characters is -1, expected a whole number of 0 or more"
+        ):
             AgentConfig(fallback_characters=-1)

@@ -71,7 +71,7 @@ YAML = {
     "wrong type": ("optim: {iterations: 1.5}", "optim.iterations is 1.5, expected int."),
     "not a number": ("optim: {learning_rate: fast}", "optim.learning_rate is 'fast', expected float."),
     "NaN": ("eval: {temperature: .nan}", "eval.temperature is nan"),
-    "out of range": ("rollout: {groups: 0}", "rollout.groups is 0, expected at least 1."),
+    "out of range": ("rollout: {groups: 0}", "rollout.groups is 0, expected a whole number of 1 or more."),
     "choice": ("agent: {prompt: compakt}", "Did you mean 'compact'?"),
     "nothing for a group": ("optim:", "optim is None, expected a mapping"),
     "two settings that do not fit": (
@@ -109,7 +109,7 @@ def test_yaml_that_is_not_text(place, capsys):
         (["--env.name", "alfword"], "Did you mean 'alfworld'?"),
         (["--env.gams", "x"], "Did you mean 'games'?"),
         (["--env.games", "nowhere"], "games path 'nowhere' does not exist"),
-        (["--env.max_steps", "none"], "max_steps must be a whole number of at least 1"),
+        (["--env.max_steps", "none"], "max_steps is 'none', expected a whole number of 1 or more"),
         (["--env.split", "trian"], "unknown split 'trian'. Did you mean 'train'?"),
         (["--eval.split", "holdout"], "Did you mean 'heldout'?"),
         (["--out"], "needs a folder"),
@@ -124,7 +124,7 @@ def test_command_line(place, capsys, argv, said):
     [
         (["--optim.iteratons", "3"], "--optim.iterations"),
         (["--optim.iterations", "x"], "is 'x', expected a whole number"),
-        (["--optim.iterations", "-1"], "expected at least 0"),
+        (["--optim.iterations", "-1"], "expected a whole number of 0 or more"),
         (["--algorithm.outlier.select", "foo"], "expected one of iqr, random, all, none"),
         (["tiny", "extra"], "'stapo train' takes at most 1 argument, found 'tiny' 'extra'"),
         (["--quite"], "'stapo train' has no option '--quite'. Did you mean '--quiet'?"),

@@ -306,7 +306,7 @@ GOOD = ("--algorithms", "grpo")
         ((*GOOD, "--seed", "1"), "Did you mean '--seeds'?"),
         ((*GOOD, "--env.split", "tarin"), "unknown split 'tarin'"),
         ((*GOOD, "--env.gamse", "x"), "has no option 'gamse'. Did you mean 'games'?"),
-        ((*GOOD, "--optim.epochs", "0"), "optim.epochs is 0, expected at least 1"),
+        ((*GOOD, "--optim.epochs", "0"), "optim.epochs is 0, expected a whole number of 1 or more"),
         (("tinny", *GOOD), "unknown preset or file 'tinny'. Did you mean 'tiny'?"),
         ((*GOOD, "--baseline", "gipgo"), "unknown variant 'gipgo'"),
     ],

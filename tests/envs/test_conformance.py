@@ -179,6 +179,6 @@ def test_the_command(capsys):
     assert main(["check-env", "sokoban", "--env.levels", "20", "--tasks", "2"]) == 0
     assert "pass   semantic.oracle_max" in capsys.readouterr().out
     assert main(["check-env", "sokoban", "--env.boxes", "9"]) == 2
-    assert "boxes must be a whole number from 1 to 3" in capsys.readouterr().err
+    assert "boxes is 9, expected a whole number from 1 to 3" in capsys.readouterr().err
     ENVIRONMENTS.register("telling-sokoban", Telling)
     assert main(["check-env", "telling-sokoban", "--json"]) == 1

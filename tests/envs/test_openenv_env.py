@@ -260,7 +260,8 @@ def test_too_few_sessions(start):  # noqa: F811
 
 @pytest.mark.parametrize("option, value, said", [
     ("seconds", 0, "seconds is 0, expected a number above 0"), ("reset", 3, "reset is 3, expected a mapping of fields"),
-    ("heldout", -1, "heldout must be a whole number of at least 0"), ("max_message", True, "found True"),
+    ("heldout", -1, "heldout is -1, expected a whole number from 0 to"),
+    ("max_message", True, "max_message is True"),
     ("seconds", 10**30, "expected a number above 0, at most 86,400"), ("text_field", 3, "text_field is 3"),
     ("action_field", None, "action_field is None, expected the name of a field"), ("goal_field", " ", "goal_field is"),
     ("won_field", [], "won_field is"), ("admissible_field", {}, "admissible_field is"),

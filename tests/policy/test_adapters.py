@@ -160,7 +160,7 @@ def test_without_peft_it_says_what_to_install(monkeypatch):
     [
         ({"rank": -1}, "rank is -1"),
         ({"rank": 2, "alpha": 0.0}, "alpha is 0.0"),
-        ({"rank": 2, "dropout": 1.0}, "dropout is 1.0, expected a share from 0 to below 1"),
+        ({"rank": 2, "dropout": 1.0}, "dropout is 1.0, expected a number from 0 to below 1"),
         ({"dropout": 0.1}, "rank is 0, so there is no adapter"),
         ({"target_modules": ("q_proj",)}, "rank is 0, so there is no adapter"),
     ],

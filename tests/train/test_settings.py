@@ -212,7 +212,7 @@ def test_some_tasks_are_drawn_by_the_seed():
 def test_more_tasks_than_there_are():
     with pytest.raises(ConfigError, match=r"rollout\.tasks is 9, but the training split holds 8 tasks"):
         drawn(list("abcdefgh"), 9, 0)
-    with pytest.raises(ConfigError, match=r"rollout\.tasks is -1, expected at least 0"):
+    with pytest.raises(ConfigError, match=r"rollout\.tasks is -1, expected a whole number of 0 or more"):
         RolloutConfig(tasks=-1)
 
 

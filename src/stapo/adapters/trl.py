@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from stapo.envs.options import whole
+from stapo.checks import check_integer
 from stapo.envs.protocol import Env, Observation, StepResult, tasks_in
 from stapo.envs.registry import check_options, make
 from stapo.errors import ConfigError, EnvError, unknown_name
@@ -71,7 +71,7 @@ class TextEnvironment:
                 "tasks; give the data set one of these columns (stapo.adapters.trl.rows)."
             )
         if task_id is None:
-            task_id = self._tasks[whole("the row's 'seed'", seed, 0) % len(self._tasks)]
+            task_id = self._tasks[check_integer("the row's 'seed'", seed, 0) % len(self._tasks)]
         self._return, self._over = 0.0, False
         first = self._env.reset(task_id)
         goal = "" if first.goal in first.text else f"Your task: {first.goal}\n\n"
@@ -143,7 +143,7 @@ def rows(name: str, *, split: str | None = None, number: int | None = None, **op
         UnknownNameError, ConfigError: no such environment, split or option; a number below 1.
     """
     if number is not None:
-        whole("number", number, 1)
+        check_integer("number", number, 1)
     env = make(name, **options)
     try:
         tasks = list(tasks_in(env, split)[:number])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from stapo.agent.registries import PROMPT_STYLES, RESPONSE_FORMATS
-from stapo.errors import ConfigError, did_you_mean
+from stapo.checks import check_choices, check_least
+from stapo.errors import ConfigError
 from stapo.registry import trait
 
 ListCommands = Literal["auto", "every_turn", "once", "never"]
@@ -166,16 +167,7 @@ class AgentConfig:
         RESPONSE_FORMATS.check("agent.response", self.response)
         if self.blind_prompt is not None:
             PROMPT_STYLES.check("agent.blind_prompt", self.blind_prompt)
-        for name, known in (
-            ("list_commands", ListCommands),
-            ("earlier_thoughts", EarlierThoughts),
-            ("decode", Decode),
-        ):
-            if getattr(self, name) not in get_args(known):
-                raise ConfigError(
-                    f"agent.{name} is '{getattr(self, name)}', expected one of {', '.join(get_args(known))}."
-                    + did_you_mean(str(getattr(self, name)), get_args(known))
-                )
+        check_choices(self, "agent", list_commands=ListCommands, earlier_thoughts=EarlierThoughts, decode=Decode)
         if self.constrained and not self.whole_command:
             raise ConfigError(
                 f"agent.decode is 'constrained', but a response of the format '{self.response}' is more than a "
@@ -191,25 +183,14 @@ class AgentConfig:
                 f"agent.response is '{self.response}', whose numbers are those of the listed commands, but "
                 f"agent.list_commands is '{self.list_commands}'. Set it to every_turn, or use another response format."
             )
-        for name, least in (
-            ("history_length", 0),
-            ("command_history", 0),
-            ("fallback_characters", 0),
-            ("max_observation_characters", 1),
-            ("max_commands", 1),
-            ("max_prompt_tokens", 8),
-            ("max_response_tokens", 1),
-        ):
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"agent.{name} is {value}, expected at least {least}.")
+        check_least(self, "agent", history_length=0, command_history=0, fallback_characters=0)
+        check_least(
+            self, "agent", max_observation_characters=1, max_commands=1, max_prompt_tokens=8, max_response_tokens=1
+        )
         if self.mark_goal_words and not trait(PROMPT_STYLES.get(self.prompt), "marks", True):
             raise ConfigError(
                 f"agent.mark_goal_words is true, but prompts of the style '{self.prompt}' have no marks. Set it to "
                 "false, or use a style that has them, such as standard."
             )
-        if self.max_prompt_characters is not None and self.max_prompt_characters < 1:
-            raise ConfigError(
-                f"agent.max_prompt_characters is {self.max_prompt_characters}, expected at least 1, "
-                "or null for no bound."
-            )
+        if self.max_prompt_characters is not None:
+            check_least(self, "agent", max_prompt_characters=1)

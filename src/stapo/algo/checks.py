@@ -1,8 +1,7 @@
-"""Checks shared by the algorithm modules: finite arrays, equal lengths, configuration values."""
+"""Checks shared by the algorithm modules: finite arrays, equal lengths, the right part of an algorithm."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -59,48 +58,3 @@ def require_config(config: object, kind: type) -> None:
     """Raise ConfigError unless `config` is of the kind that a function takes, such as the part of an algorithm."""
     if not isinstance(config, kind):
         raise ConfigError(f"config is {shown(config)}, expected {kind.__name__}: a part of get_algorithm(NAME).")
-
-
-def check_choice(field: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Raise ConfigError unless `value` is one of the `allowed` names."""
-    if value not in allowed:
-        known = ", ".join(repr(a) for a in allowed)
-        raise ConfigError(f"{field} is {shown(value)}; expected one of {known}.")
-
-
-def check_number(
-    field: str,
-    value: object,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> None:
-    """Raise ConfigError unless `value` is a finite number between `low` and `high`."""
-    left, right = ("(" if open_low else "["), (")" if open_high else "]")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        try:
-            x = float(value)
-        except OverflowError:
-            x = math.inf
-        above = x > low if open_low else x >= low
-        below = x < high if open_high else x <= high
-        if math.isfinite(x) and above and below:
-            return
-    raise ConfigError(f"{field} is {shown(value)}; expected a finite number in {left}{low:g}, {high:g}{right}.")
-
-
-def check_integer(field: str, value: object, *, low: int, high: int | None = None) -> None:
-    """Raise ConfigError unless `value` is an integer of at least `low` (and at most `high`)."""
-    ok = isinstance(value, int) and not isinstance(value, bool)
-    if ok and value >= low and (high is None or value <= high):  # type: ignore[operator]
-        return
-    upper = "" if high is None else f" and at most {high}"
-    raise ConfigError(f"{field} is {shown(value)}; expected an integer of at least {low}{upper}.")
-
-
-def check_flag(field: str, value: object) -> None:
-    """Raise ConfigError unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise ConfigError(f"{field} is {shown(value)}; expected true or false.")

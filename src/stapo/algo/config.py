@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
-from stapo.algo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.algo.groups import AdvantageNorm as AdvantageNorm
 from stapo.algo.registries import ADVANTAGE_ESTIMATORS, POLICY_LOSSES, STEP_CREDITS, STEP_SCORES
 from stapo.algo.selective_config import BlindMask as BlindMask
@@ -25,6 +24,7 @@ from stapo.algo.selective_config import SelectiveNorm as SelectiveNorm
 from stapo.algo.selective_config import Support as Support
 from stapo.algo.selective_config import TaGrad as TaGrad
 from stapo.algo.selective_config import TokenAggregation as TokenAggregation
+from stapo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.errors import ConfigError
 from stapo.registry import trait
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from stapo.algo.checks import check_choice, check_integer, check_number
+from stapo.checks import check_choice, check_integer, check_number
 from stapo.errors import ConfigError
 
 KlEstimator = Literal["full", "k3", "k2k1"]

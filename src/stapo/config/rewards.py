@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 from typing import get_args
 
-from stapo.algo.checks import check_choice, check_number
 from stapo.algo.rewards import RewardNorm
+from stapo.checks import check_choice, check_number
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 

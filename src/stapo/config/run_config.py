@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
 from stapo.agent import AgentConfig
 from stapo.algo import AlgorithmConfig, get_algorithm
+from stapo.checks import check_choices, check_integer, check_least, check_numbers
 from stapo.config.environment import EnvConfig, MixedEnvConfig, check_envs, texts_in
 from stapo.config.rewards import RewardsConfig
-from stapo.config.schema import check_least, check_values, from_data
+from stapo.config.schema import check_values, from_data
 from stapo.config.training import EvalConfig, OptimConfig, SFTConfig, TasksConfig
 from stapo.errors import ConfigError, UnknownNameError
 from stapo.policy import ModelConfig
@@ -69,11 +69,8 @@ class LogConfig:
         check_least(self, "log", save_every=1, keep_saves=1)
         if self.threads != "auto" and not (isinstance(self.threads, int) and 0 <= self.threads <= MOST_PROCESSES):
             raise ConfigError(f"log.threads is {self.threads!r}, expected auto, or 0 to {MOST_PROCESSES:,}.")
-        for name in ("save_seconds", "grace"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"log.{name} is {getattr(self, name)}, expected a number of 0 or more.")
-        if self.on_save_error not in get_args(OnSaveError):
-            raise ConfigError(f"log.on_save_error is '{self.on_save_error}', expected 'stop' or 'continue'.")
+        check_numbers(self, "log", "save_seconds", "grace", low=0)
+        check_choices(self, "log", on_save_error=OnSaveError)
         if not all(self.trackers):
             raise ConfigError("log.trackers holds an empty name, expected names such as tensorboard.")
 
@@ -123,8 +120,7 @@ class RunConfig:
                     "STAPO_RETRIEVER_TOKEN."
                 )
         check_values(self)
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}, expected 0 or more.")
+        check_integer("seed", self.seed, 0)
         self._check_group_size()
         if self.model.reference == "none" and self.algorithm.needs_reference:
             raise ConfigError(

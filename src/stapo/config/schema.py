@@ -171,17 +171,6 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where} is {shown(value)}, expected {getattr(hint, '__name__', hint)}.")
 
 
-def check_least(config: Any, group: str, **least: int) -> None:
-    """Check that whole numbers of a group of settings are not too small.
-
-    Raises:
-        ConfigError: one is smaller.
-    """
-    for name, smallest in least.items():
-        if getattr(config, name) < smallest:
-            raise ConfigError(f"{group}.{name} is {getattr(config, name)}, expected at least {smallest}.")
-
-
 def check_values(config: Any, where: str = "") -> None:
     """Check every value in a tree of settings.
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from stapo.config.schema import check_least
+from stapo.checks import check_choices, check_least, check_number, check_numbers
 from stapo.documents import shown
 from stapo.errors import ConfigError, did_you_mean
 from stapo.rollout.config import SamplingLimits
@@ -59,21 +58,13 @@ class OptimConfig:
     beta2: float = 0.999
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(Schedule):
-            raise ConfigError(f"optim.schedule is '{self.schedule}', expected one of {', '.join(get_args(Schedule))}.")
+        check_choices(self, "optim", schedule=Schedule)
         check_least(self, "optim", iterations=0, warmup_iterations=0, mini_batch=1, epochs=1, skip_non_finite=0)
-        if not 0 < self.learning_rate <= 1:
-            raise ConfigError(f"optim.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
-        for name in ("micro_tokens", "grad_clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"optim.{name} is {getattr(self, name)}, expected a number above 0.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"optim.weight_decay is {self.weight_decay}, expected a number of 0 or more.")
-        if not 0 <= self.final_fraction <= 1:
-            raise ConfigError(f"optim.final_fraction is {self.final_fraction}, expected a share from 0 to 1.")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"optim.{name} is {getattr(self, name)}, expected a number from 0 to below 1.")
+        check_numbers(self, "optim", "learning_rate", low=0, high=1, open_low=True)
+        check_numbers(self, "optim", "micro_tokens", "grad_clip", low=0, open_low=True)
+        check_numbers(self, "optim", "weight_decay", low=0)
+        check_numbers(self, "optim", "final_fraction", low=0, high=1)
+        check_numbers(self, "optim", "beta1", "beta2", low=0, high=1, open_high=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +101,11 @@ class EvalSet:
         Raises:
             ConfigError: one is out of its range.
         """
-        check_least(self, f"eval.sets.{name}", tasks=0, episodes=0, top_k=0)
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"eval.sets.{name}.temperature is {self.temperature}, expected 0 (greedy) or more.")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"eval.sets.{name}.top_p is {self.top_p}, expected a number above 0, at most 1.")
-        if not 0 <= self.min_p <= 1:
-            raise ConfigError(f"eval.sets.{name}.min_p is {self.min_p}, expected a share from 0 to 1.")
+        group = f"eval.sets.{name}"
+        check_least(self, group, tasks=0, episodes=0, top_k=0)
+        check_numbers(self, group, "temperature", low=0)
+        check_numbers(self, group, "top_p", low=0, high=1, open_low=True)
+        check_numbers(self, group, "min_p", low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,11 +128,8 @@ class TasksConfig:
     floor: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.sampler not in get_args(TaskSampler):
-            raise ConfigError(f"tasks.sampler is '{self.sampler}', expected one of {', '.join(get_args(TaskSampler))}.")
-        for name in ("decay", "floor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"tasks.{name} is {getattr(self, name)}, expected a share from 0 to 1.")
+        check_choices(self, "tasks", sampler=TaskSampler)
+        check_numbers(self, "tasks", "decay", "floor", low=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +188,7 @@ class EvalConfig:
         if not self.split:
             raise ConfigError("eval.split is empty, expected a split of the environment.")
         check_least(self, "eval", episodes=0, every=0, quick_episodes=1, batch=1)
-        if not 0 <= self.temperature < math.inf:
-            raise ConfigError(f"eval.temperature is {self.temperature}, expected 0 (greedy) or more.")
+        check_numbers(self, "eval", "temperature", low=0)
         for name, played in self.sets.items():
             if not _SET_NAME.fullmatch(name):
                 raise ConfigError(
@@ -214,8 +199,8 @@ class EvalConfig:
 
     def _check_choice(self) -> None:
         check_least(self, "eval", patience=0)
-        if self.stop_at is not None and not 0 <= self.stop_at <= 1:
-            raise ConfigError(f"eval.stop_at is {self.stop_at}, expected a share from 0 to 1, or null.")
+        if self.stop_at is not None:
+            check_number("eval.stop_at", self.stop_at, 0, 1, null=True)
         if not self.keep_best:
             if self.stop_at is not None or self.patience:
                 what = "patience" if self.stop_at is None else "stop_at"
@@ -290,15 +275,10 @@ class SFTConfig:
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"sft.{name} is {getattr(self, name)}, expected a share from 0 to 1.")
+        shares = ("stop_at", "scarce_fraction", "wander", "blind_fraction", "curriculum")
+        check_numbers(self, "sft", *shares, low=0, high=1)
         check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0, micro_tokens=0)
-        check_least(self, "sft", probe_k=1)
-        if self.keep not in get_args(Kept):
-            raise ConfigError(f"sft.keep is '{self.keep}', expected one of {', '.join(get_args(Kept))}.")
-        check_least(self, "sft", probe_every=1, probe_episodes=1, episodes=1, batch_size=1)
-        if not 0 < self.learning_rate <= 1:
-            raise ConfigError(f"sft.learning_rate is {self.learning_rate}, expected a number above 0, at most 1.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"sft.weight_decay is {self.weight_decay}, expected a number of 0 or more.")
+        check_least(self, "sft", probe_every=1, probe_episodes=1, probe_k=1, episodes=1, batch_size=1)
+        check_choices(self, "sft", keep=Kept)
+        check_numbers(self, "sft", "learning_rate", low=0, high=1, open_low=True)
+        check_numbers(self, "sft", "weight_decay", low=0)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stapo.envs.options import text, whole
+from stapo.checks import check_integer, check_text
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.seeded import HasSeededTasks, SeededTasks
 from stapo.errors import EnvError
@@ -61,9 +61,9 @@ class ForeignEnv(HasSeededTasks):
 
     def __init__(self, source: str, goal: str, tasks: int, heldout: int, max_steps: int) -> None:
         for option, value, least in (("tasks", tasks, 1), ("heldout", heldout, 0)):
-            whole(option, value, least, _MOST_TASKS)
-        self.max_steps = whole("max_steps", max_steps, 1)
-        self._source, self._said_goal = source, text("goal", goal, "the task in a sentence")
+            check_integer(option, value, least, _MOST_TASKS)
+        self.max_steps = check_integer("max_steps", max_steps, 1)
+        self._source, self._said_goal = source, check_text("goal", goal, "the task in a sentence")
         self._tasks = SeededTasks({"train": tasks, "heldout": heldout})
         self._goal: str | None = None
         self._steps = 0

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from stapo.checks import check_choices, check_integer, check_least, check_number, check_numbers
 from stapo.documents import shown
-from stapo.errors import ConfigError, did_you_mean
+from stapo.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16"]
 Architecture = Literal["qwen2", "qwen3", "llama"]
@@ -47,12 +47,10 @@ class LoraConfig:
     target_modules: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank <= 65_536:
-            raise ConfigError(f"model.lora.rank is {self.rank}, expected 0 (train all weights) to 65,536.")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise ConfigError(f"model.lora.alpha is {self.alpha}, expected a number above 0, or null.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"model.lora.dropout is {self.dropout}, expected a share from 0 to below 1.")
+        check_integer("model.lora.rank", self.rank, 0, 65_536)
+        if self.alpha is not None:
+            check_number("model.lora.alpha", self.alpha, 0, open_low=True, null=True)
+        check_number("model.lora.dropout", self.dropout, 0, 1, open_high=True)
         if not self.rank and (self.alpha is not None or self.dropout or self.target_modules):
             raise ConfigError(
                 "model.lora.rank is 0, so there is no adapter, but alpha, dropout or target_modules is set. Give a "
@@ -119,18 +117,8 @@ class ModelConfig:
     initializer_range: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("architecture", Architecture),
-            ("tokenizer", Tokenization),
-            ("dtype", DType),
-            ("reference", ReferencePlace),
-            ("head_kernel", HeadKernel),
-        ):
-            value, known = getattr(self, name), get_args(choices)
-            if value not in known:
-                raise ConfigError(
-                    f"model.{name} is '{value}', expected one of {', '.join(known)}.{did_you_mean(str(value), known)}"
-                )
+        check_choices(self, "model", architecture=Architecture, tokenizer=Tokenization, dtype=DType)
+        check_choices(self, "model", reference=ReferencePlace, head_kernel=HeadKernel)
         if self.lora.rank and self.reference in ("device", "cpu"):
             raise ConfigError(
                 f"model.reference is '{self.reference}', but with model.lora the reference is the model with its "
@@ -148,19 +136,14 @@ class ModelConfig:
             raise ConfigError("model.path is empty; expected a folder or a hub name, or null for a small model.")
         if not _DEVICE.fullmatch(self.device):
             raise ConfigError(f"model.device is {shown(self.device)}, expected auto, cpu, cuda or the like of cuda:1.")
-        for name in ("hidden_size", "layers", "heads", "intermediate_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}, expected at least 1.")
+        # Of the tokens of a tokenizer, bytes come first.
+        check_least(self, "model", hidden_size=1, layers=1, heads=1, intermediate_size=1, vocab_size=300)
         if self.hidden_size % (2 * self.heads):
             raise ConfigError(
                 f"model.hidden_size is {self.hidden_size} with {self.heads} heads; expected a multiple of "
                 f"{2 * self.heads}, so that each head has an even width."
             )
-        for name in ("rope_theta", "initializer_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"model.{name} is {getattr(self, name)}, expected a number above 0.")
-        if self.vocab_size < 300:
-            raise ConfigError(f"model.vocab_size is {self.vocab_size}, expected at least 300 (bytes come first).")
+        check_numbers(self, "model", "rope_theta", "initializer_range", low=0, open_low=True)
         if self.path is None and self.weights > MOST_WEIGHTS:
             raise ConfigError(
                 f"model.layers {self.layers:,}, model.hidden_size {self.hidden_size:,}, model.intermediate_size "

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-from stapo.errors import ConfigError, RetrieverError
+from stapo.checks import check_choice, check_integer
+from stapo.errors import RetrieverError
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_for, read_address
 from stapo.retrieval.protocol import Closing, Passage, check_k
 from stapo.retrieval.wire import Shape, read_answer, requests_of
@@ -33,10 +34,8 @@ class HttpOptions(CallOptions):
     answer_bytes: int = 8 << 20
 
     def __post_init__(self) -> None:
-        if self.answer_bytes < 1:
-            raise ConfigError(f"answer_bytes is {self.answer_bytes}, expected at least 1.")
-        if self.shape not in get_args(Shape):
-            raise ConfigError(f"shape is {self.shape!r}, expected one of {', '.join(get_args(Shape))}.")
+        check_integer("answer_bytes", self.answer_bytes, 1)
+        check_choice("shape", self.shape, get_args(Shape))
         CallOptions.__post_init__(self)
 
 

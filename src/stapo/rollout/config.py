@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Literal
 
-from stapo.errors import ConfigError, did_you_mean
+from stapo.checks import check_choices, check_integer, check_least, check_number, check_numbers
+from stapo.errors import ConfigError
 from stapo.rollout.types import OnFailure
 
 
@@ -67,10 +67,8 @@ class VllmConfig:
     continuous: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.gpu_memory < 1:
-            raise ConfigError(f"rollout.vllm.gpu_memory is {self.gpu_memory}, expected a share between 0 and 1.")
-        if self.cpu_cache_gib < 1:
-            raise ConfigError(f"rollout.vllm.cpu_cache_gib is {self.cpu_cache_gib}, expected at least 1.")
+        check_numbers(self, "rollout.vllm", "gpu_memory", low=0, high=1, open_low=True, open_high=True)
+        check_numbers(self, "rollout.vllm", "cpu_cache_gib", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,14 +91,11 @@ class LimitsConfig:
     reward: AtLimit = "keep"
 
     def __post_init__(self) -> None:
-        if self.tokens is not None and self.tokens < 1:
-            raise ConfigError(f"rollout.limits.tokens is {self.tokens}, expected at least 1, or null.")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ConfigError(f"rollout.limits.seconds is {self.seconds}, expected a number above 0, or null.")
-        if self.reward not in get_args(AtLimit):
-            raise ConfigError(
-                f"rollout.limits.reward is '{self.reward}', expected one of {', '.join(get_args(AtLimit))}."
-            )
+        if self.tokens is not None:
+            check_integer("rollout.limits.tokens", self.tokens, 1)
+        if self.seconds is not None:
+            check_number("rollout.limits.seconds", self.seconds, 0, open_low=True, null=True)
+        check_choices(self, "rollout.limits", reward=AtLimit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,30 +165,15 @@ class RolloutConfig:
     correction_threshold: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in ("groups", "group_size", "batch_tokens", "decode_tokens", "max_failures"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 1.")
-        for name in ("tasks", "workers", "retries"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected at least 0.")
-        if self.workers > MOST_PROCESSES:
-            raise ConfigError(f"rollout.workers is {self.workers}, expected at most {MOST_PROCESSES:,}.")
-        if not 0 <= self.kept_keys_gib < math.inf:
-            raise ConfigError(f"rollout.kept_keys_gib is {self.kept_keys_gib}, expected a number of at least 0.")
-        for name in ("temperature", "reward_scale", "env_deadline", "correction_threshold"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"rollout.{name} is {getattr(self, name)}, expected a number above 0.")
-        for name, values in (
-            ("anchor", get_args(AnchorKey)),
-            ("on_failure", get_args(OnFailure)),
-            ("engine", get_args(Engine)),
-            ("correction", get_args(RolloutCorrection)),
-        ):
-            if getattr(self, name) not in values:
-                raise ConfigError(
-                    f"rollout.{name} is '{getattr(self, name)}', expected one of {', '.join(values)}."
-                    + did_you_mean(str(getattr(self, name)), values)
-                )
+        check_least(self, "rollout", groups=1, group_size=1, batch_tokens=1, decode_tokens=1, max_failures=1)
+        check_least(self, "rollout", tasks=0, retries=0)
+        check_integer("rollout.workers", self.workers, 0, MOST_PROCESSES)
+        check_numbers(self, "rollout", "kept_keys_gib", low=0)
+        above = ("temperature", "reward_scale", "env_deadline", "correction_threshold")
+        check_numbers(self, "rollout", *above, low=0, open_low=True)
+        check_choices(
+            self, "rollout", anchor=AnchorKey, on_failure=OnFailure, engine=Engine, correction=RolloutCorrection
+        )
         if self.engine == "vllm" and self.temperature > MAX_TEMPERATURE:
             raise ConfigError(
                 f"rollout.temperature is {self.temperature}, and vLLM samples at {MAX_TEMPERATURE:g} at most."

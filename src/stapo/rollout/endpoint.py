@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from stapo.agent import Prompt
+from stapo.checks import check_choice
 from stapo.envs.guard import EnvFailure
-from stapo.errors import ConfigError, EndpointError, did_you_mean
+from stapo.errors import ConfigError, EndpointError
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_from, read_address
 from stapo.rollout.answers import CHARACTERS_OF_A_TOKEN, Answer, Api, Unanswered, read_message
 from stapo.rollout.config import NO_LIMITS, SamplingLimits
@@ -75,9 +76,7 @@ class EndpointSampler:
         stop: Sequence[str] = (),
     ) -> None:
         address = read_address(url, "endpoint")
-        if api not in get_args(Api):
-            known = get_args(Api)
-            raise ConfigError(f"api is '{api}', expected one of {', '.join(known)}.{did_you_mean(str(api), known)}")
+        check_choice("api", api, get_args(Api))
         if not model:
             raise ConfigError("the endpoint's model has no name; expected the one that the server knows it by.")
         self.url = str(address.copy_with(query=None)).rstrip("/")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from stapo.checks import user_path
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.documents import package_data
-from stapo.envs.options import user_path
 from stapo.errors import ConfigError
 from stapo.policy import source_of
 from stapo.rollout.config import LimitsConfig

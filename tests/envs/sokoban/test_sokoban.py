@@ -290,12 +290,12 @@ def test_tasks():
 
 
 @pytest.mark.parametrize("option, wrong, said", [
-    ("size", 4, "size must be a whole number of at least 5, found 4"),
-    ("size", 11, "size must be a whole number from 5 to 10, found 11"),
-    ("boxes", 4, "boxes must be a whole number from 1 to 3"),
-    ("levels", 0, "levels must be a whole number of at least 1"),
-    ("search_depth", True, "search_depth must be a whole number"),
-    ("positions", 1, "positions must be true or false, found 1"),
+    ("size", 4, "size is 4, expected a whole number from 5 to 10"),
+    ("size", 11, "size is 11, expected a whole number from 5 to 10"),
+    ("boxes", 4, "boxes is 4, expected a whole number from 1 to 3"),
+    ("levels", 0, "levels is 0, expected a whole number from 1 to"),
+    ("search_depth", True, "search_depth is True, expected a whole number"),
+    ("positions", 1, "positions is 1, expected true or false"),
     ("demonstrator_slips", 1.5, "demonstrator_slips is 1.5, expected a number from 0 to 1"),
 ])  # fmt: skip
 def test_options_are_checked(option, wrong, said):

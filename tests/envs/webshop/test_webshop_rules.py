@@ -417,10 +417,10 @@ def test_a_query_can_mislead_the_back_button(env):
         ({"goals": "humans"}, "Did you mean 'human'"),
         ({"observation": "rich"}, "observation is 'rich'"),
         ({"splits": "verl"}, "splits is 'verl'"),
-        ({"max_steps": 0}, "max_steps must be a whole number of at least 1"),
-        ({"seed": "x"}, "seed must be"),
+        ({"max_steps": 0}, "max_steps is 0, expected a whole number of 1 or more"),
+        ({"seed": "x"}, "seed is 'x'"),
         ({"attributes": "x"}, "belong to products"),
-        ({"show_attrs": 1}, "show_attrs must be true or false"),
+        ({"show_attrs": 1}, "show_attrs is 1, expected true or false"),
         ({"noun_extractor": "nltk"}, "noun_extractor is 'nltk'"),
     ],
 )

@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stapo.checks import check_integer, check_number
 from stapo.envs.alfworld.demonstrator import Demonstrator
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
@@ -15,7 +16,6 @@ from stapo.envs.alfworld.judge import PlanJudge
 from stapo.envs.alfworld.playable import Playable, playable
 from stapo.envs.alfworld.sources import TypedSource, chosen_types, notes_on, open_source, ordered_splits, types_named
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
-from stapo.envs.options import whole
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
 from stapo.progress import note
@@ -64,13 +64,11 @@ class AlfworldEnv:
         demonstrator_habit: float = 0.0,
         demonstrator_forgets: float = 0.0,
     ) -> None:
-        self.max_steps = whole("max_steps", max_steps, 1)
+        self.max_steps = check_integer("max_steps", max_steps, 1)
         if demonstrator_memory is not None:
-            whole("demonstrator_memory", demonstrator_memory, 0)
-        if not isinstance(demonstrator_habit, int | float) or not 0 <= demonstrator_habit < 1:
-            raise ConfigError(f"demonstrator_habit must be a number from 0 to below 1, found {demonstrator_habit!r}.")
-        if not isinstance(demonstrator_forgets, int | float) or not 0 <= demonstrator_forgets <= 1:
-            raise ConfigError(f"demonstrator_forgets must be a number from 0 to 1, found {demonstrator_forgets!r}.")
+            check_integer("demonstrator_memory", demonstrator_memory, 0)
+        check_number("demonstrator_habit", demonstrator_habit, 0, 1, open_high=True)
+        check_number("demonstrator_forgets", demonstrator_forgets, 0, 1)
         if demonstrator_habit and demonstrator_forgets:
             raise ConfigError("demonstrator_habit and demonstrator_forgets are both above 0; expected one of them.")
         self._demonstrator = demonstrator_memory, float(demonstrator_habit), float(demonstrator_forgets)

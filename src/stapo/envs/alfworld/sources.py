@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from stapo.checks import check_integer, user_path
 from stapo.envs.alfworld.game import MOST_GAMES, SPLIT_ORDER, TASK_TYPES, Game, TaskType
-from stapo.envs.options import user_path, whole
 from stapo.envs.overlap import in_common
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 from stapo.texts import counted
@@ -215,7 +215,7 @@ def _open_path(path: Path) -> TaskSource:
 
 
 def _generated(scenes: str, games_per_type: int) -> TaskSource:
-    whole("games_per_type", games_per_type, 1, MOST_GAMES)
+    check_integer("games_per_type", games_per_type, 1, MOST_GAMES)
     # Imported on demand: users of recorded games never pay for the generator.
     module = importlib.import_module("stapo.envs.alfworld.generator")
     source: TaskSource = module.GeneratedGames(scenes=scenes, games_per_type=games_per_type)

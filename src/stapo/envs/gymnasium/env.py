@@ -10,9 +10,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stapo.checks import check_choice, check_text
 from stapo.documents import shown
 from stapo.envs.foreign import ForeignEnv, Seen, texts_of
-from stapo.envs.options import one_of, text
 from stapo.errors import ConfigError, EnvError
 from stapo.extras import need
 from stapo.texts import counted
@@ -55,7 +55,7 @@ class GymnasiumEnv(ForeignEnv):
         heldout: int = 100,
         max_steps: int = 100,
     ) -> None:
-        name = text("id", id, "the name of an environment of Gymnasium, such as FrozenLake-v1")
+        name = check_text("id", id, "the name of an environment of Gymnasium, such as FrozenLake-v1")
         super().__init__(name, goal, tasks, heldout, max_steps)
         if kwargs is not None and (not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs)):
             raise ConfigError(
@@ -128,7 +128,7 @@ def _made(id: str, kwargs: dict[str, Any], text_field: str | None) -> tuple[Any,
         if text_field is not None:
             if not isinstance(space, gymnasium.spaces.Dict):
                 raise ConfigError(f"text_field is '{text_field}', but the observations of {id} are {shown(space)}.")
-            one_of("text_field", text_field, space)
+            check_choice("text_field", text_field, space)
             if not isinstance(space[text_field], gymnasium.spaces.Text):
                 raise ConfigError(f"text_field '{text_field}' of {id} is {shown(space[text_field])}, expected a text.")
         elif not isinstance(space, gymnasium.spaces.Text):

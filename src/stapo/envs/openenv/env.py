@@ -7,10 +7,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stapo.checks import DAY_S, check_integer, check_number, check_text
 from stapo.documents import number, shown
 from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, Seen, texts_of
 from stapo.envs.openenv.session import ServerSession
-from stapo.envs.options import DAY_S, positive, text, whole
 from stapo.errors import ConfigError, EnvServerError
 from stapo.progress import note
 from stapo.texts import escape_control_chars
@@ -75,11 +75,11 @@ class OpenEnvEnv(ForeignEnv):
             ("goal_field", goal_field), ("action_field", action_field),
             ("admissible_field", admissible_field), ("won_field", won_field),
         ):  # fmt: skip
-            text(option, name, "the name of a field")
+            check_text(option, name, "the name of a field")
         self._session = ServerSession(
-            text("url", url, "the address of a server, such as http://127.0.0.1:8000"),
-            positive("seconds", seconds, DAY_S),
-            whole("max_message", max_message, 1),
+            check_text("url", url, "the address of a server, such as http://127.0.0.1:8000"),
+            check_number("seconds", seconds, 0, DAY_S, open_low=True),
+            check_integer("max_message", max_message, 1),
         )
         self._text_field, self._goal_field, self._action_field = text_field, goal_field, action_field
         self._admissible_field, self._won_field = admissible_field, won_field

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from stapo.envs.options import DAY_S, one_of, positive, share, whole
+from stapo.checks import DAY_S, check_choice, check_integer, check_number
 from stapo.envs.protocol import Observation, StepResult
 from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
@@ -93,28 +93,30 @@ class SearchEnv:
         size: str = "tiny",
         seed: int = 0,
     ) -> None:
-        self._protocol = PROTOCOLS[one_of("protocol", protocol, PROTOCOLS)]
-        self.max_steps = self._protocol.max_steps if max_steps is None else whole("max_steps", max_steps, 1)
-        self._topk = whole("topk", topk, 1)
-        limit = self._protocol.result_tokens if result_tokens is None else whole("result_tokens", result_tokens, 0)
+        self._protocol = PROTOCOLS[check_choice("protocol", protocol, PROTOCOLS)]
+        self.max_steps = self._protocol.max_steps if max_steps is None else check_integer("max_steps", max_steps, 1)
+        self._topk = check_integer("topk", topk, 1)
+        limit = (
+            self._protocol.result_tokens if result_tokens is None else check_integer("result_tokens", result_tokens, 0)
+        )
         self._token_limit = limit or None
-        self._character_limit = whole("result_characters", result_characters, 0) or None
-        self._haste = share("demonstrator_haste", demonstrator_haste)
-        self._reward = one_of("reward", reward, REWARDS)
-        self._scores_transcript = one_of("format_scored", format_scored, FORMAT_SCORED) == "transcript"
+        self._character_limit = check_integer("result_characters", result_characters, 0) or None
+        self._haste = check_number("demonstrator_haste", demonstrator_haste, 0, 1)
+        self._reward = check_choice("reward", reward, REWARDS)
+        self._scores_transcript = check_choice("format_scored", format_scored, FORMAT_SCORED) == "transcript"
         scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
-        self._scores = {part: share(f"{part}_score", score) for part, score in scores.items()}
+        self._scores = {part: check_number(f"{part}_score", score, 0, 1) for part, score in scores.items()}
         self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
         for text in self.notes:
             note(text)
         if request is not None:
-            one_of("request", request, get_args(Shape))
+            check_choice("request", request, get_args(Shape))
         self._search = open_search(
             questions,
             corpus,
             retriever,
             request=request or self._protocol.request,
-            seconds=positive("retriever_seconds", retriever_seconds, DAY_S),
+            seconds=check_number("retriever_seconds", retriever_seconds, 0, DAY_S, open_low=True),
             size=size,
             seed=seed,
         )

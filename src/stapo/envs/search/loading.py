@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from stapo.checks import user_path
 from stapo.documents import compression_of, parse_json, read_lines
-from stapo.envs.options import user_path
 from stapo.envs.overlap import in_common, plain_text
 from stapo.envs.search.questions import Question, QuestionSet, digest_of
 from stapo.envs.search.rows import golds_of, question_of, said_source, said_split

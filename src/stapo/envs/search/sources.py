@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from stapo.envs.options import user_path
+from stapo.checks import check_number, user_path
 from stapo.envs.overlap import plain_text
 from stapo.envs.search.loading import overlap_notes, read_questions
 from stapo.envs.search.questions import QuestionSet, digest_of
@@ -35,12 +35,11 @@ def open_questions(questions: Paths, *, heldout: float, size: str, seed: int) ->
         ConfigError: an option that cannot be used.
         GameFileError: questions that cannot be read.
     """
-    if isinstance(heldout, bool) or not isinstance(heldout, int | float) or not 0 <= heldout < 1:
-        raise ConfigError(f"heldout must be a share from 0 to below 1, found {heldout!r}.")
+    heldout = check_number("heldout", heldout, 0, 1, open_high=True)
     if questions is None:
         return _generated_questions(size, seed)
     paths = tuple(_paths(questions))
-    return _read(paths, _stamps(paths), float(heldout))
+    return _read(paths, _stamps(paths), heldout)
 
 
 def open_search(

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from stapo.envs.options import share, switch, whole
+from stapo.checks import check_flag, check_integer, check_number
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.seeded import HasSeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
@@ -64,10 +64,10 @@ class SokobanEnv(HasSeededTasks):
             ("search_depth", search_depth, 1, 1_000),
             ("levels", levels, 1, _MOST_LEVELS),
         ):
-            whole(option, value, least, most)
-        self.max_steps = whole("max_steps", max_steps, 1)
-        self._slips = share("demonstrator_slips", demonstrator_slips)
-        self._positions = switch("positions", positions)
+            check_integer(option, value, least, most)
+        self.max_steps = check_integer("max_steps", max_steps, 1)
+        self._slips = check_number("demonstrator_slips", demonstrator_slips, 0, 1)
+        self._positions = check_flag("positions", positions)
         self._sizes = Sizes(size, boxes, search_depth, levels)
         self._tasks = tasks_with(self._sizes)
         self._task: str | None = None

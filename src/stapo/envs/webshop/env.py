@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.agent.pages import PAGE_SEPARATOR
-from stapo.envs.options import one_of, share, switch, whole
+from stapo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
 from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
@@ -101,25 +101,25 @@ class WebShopEnv:
         offered_queries: bool = False,
         reward: str = "success",
     ) -> None:
-        one_of("goals", goals, get_args(GoalKind))
-        one_of("splits", splits, SPLIT_RULES)
+        check_choice("goals", goals, get_args(GoalKind))
+        check_choice("splits", splits, SPLIT_RULES)
         if verl_seed is not None:
-            seed = price_seed = whole("verl_seed", verl_seed, 0)
+            seed = price_seed = check_integer("verl_seed", verl_seed, 0)
         if catalog_products is not None:
-            whole("catalog_products", catalog_products, 1)
-        whole("catalog_seed", catalog_seed, 0)
-        whole("price_seed", price_seed, 0)
-        self._seed = whole("seed", seed, 0)
+            check_integer("catalog_products", catalog_products, 1)
+        check_integer("catalog_seed", catalog_seed, 0)
+        check_integer("price_seed", price_seed, 0)
+        self._seed = check_integer("seed", seed, 0)
         if goals_per_product is not None:
-            whole("goals_per_product", goals_per_product, 1)
+            check_integer("goals_per_product", goals_per_product, 1)
         self._most_goals = goals_per_product
-        self._haste = share("demonstrator_haste", demonstrator_haste)
-        self._offers_queries = switch("offered_queries", offered_queries)
-        self._graded = one_of("reward", reward, ("success", "score")) == "score"
-        self.max_steps = whole("max_steps", max_steps, 1)
-        self.page_size = whole("page_size", page_size, 1)
-        self.show_attrs = switch("show_attrs", show_attrs)
-        self.observation = one_of("observation", observation, OBSERVATIONS)
+        self._haste = check_number("demonstrator_haste", demonstrator_haste, 0, 1)
+        self._offers_queries = check_flag("offered_queries", offered_queries)
+        self._graded = check_choice("reward", reward, ("success", "score")) == "score"
+        self.max_steps = check_integer("max_steps", max_steps, 1)
+        self.page_size = check_integer("page_size", page_size, 1)
+        self.show_attrs = check_flag("show_attrs", show_attrs)
+        self.observation = check_choice("observation", observation, OBSERVATIONS)
         self._nouns = extractor(noun_extractor)
         source: Source
         if products is None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from stapo.envs.options import one_of
+from stapo.checks import check_choice
 from stapo.errors import ConfigError
 from stapo.retrieval.analyzer import SMALL_WORDS
 
@@ -58,4 +58,4 @@ def noun_extractor(name: str) -> Callable[[str], tuple[str, ...]]:
     Raises:
         ConfigError: there is none, or it is not installed.
     """
-    return EXTRACTORS[one_of("noun_extractor", name, EXTRACTORS)]()
+    return EXTRACTORS[check_choice("noun_extractor", name, EXTRACTORS)]()

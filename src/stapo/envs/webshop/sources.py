@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from stapo.checks import user_path
 from stapo.envs import draws
-from stapo.envs.options import user_path
 from stapo.envs.webshop import generator
 from stapo.envs.webshop.cache import file_digest
 from stapo.envs.webshop.product import Product, is_skipped, read_product

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from textwrap import indent
 
+from stapo.checks import check_integer
 from stapo.envs.alfworld.game import MOST_GAMES, TASK_TYPES, Game, TaskType
 from stapo.envs.alfworld.generator.goals import TREATMENT, GoalTemplate, draw_goal
 from stapo.envs.alfworld.generator.household import BASIN_OF
@@ -13,7 +14,6 @@ from stapo.envs.alfworld.generator.layouts import SPLITS, Family, Receptacle
 from stapo.envs.alfworld.generator.scenes import Thing, furnish
 from stapo.envs.alfworld.generator.sizes import size_named
 from stapo.envs.draws import Draws
-from stapo.envs.options import whole
 from stapo.errors import unknown_name
 
 # Six digits, or more without a leading zero: no game has two ids.
@@ -53,7 +53,7 @@ class GeneratedGames:
         """
         self.size = size_named(scenes)
         self.scenes = scenes
-        self.games_per_type = whole("games_per_type", games_per_type, 1, MOST_GAMES)
+        self.games_per_type = check_integer("games_per_type", games_per_type, 1, MOST_GAMES)
 
     def splits(self) -> list[str]:
         """The names of the splits, train first."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from stapo.checks import check_choice
 from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.options import one_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,4 +82,4 @@ def size_named(name: str) -> Size:
     Raises:
         ConfigError: there is no such size.
     """
-    return SIZES[one_of("scenes", name, SIZES)]
+    return SIZES[check_choice("scenes", name, SIZES)]

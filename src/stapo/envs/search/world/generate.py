@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal
 
+from stapo.checks import check_choice
 from stapo.documents import package_data
-from stapo.envs.options import one_of
 from stapo.envs.search.questions import Hop, Question, digest_of
 
 EntityKind = Literal["person", "company", "town", "river", "trade"]
@@ -77,7 +77,7 @@ SIZES = {name: Size(**numbers) for name, numbers in _WORLD["sizes"].items()}
 
 def size_named(name: str) -> Size:
     """The size called `name`. Raises ConfigError for one that does not exist."""
-    return SIZES[one_of("size", name, SIZES)]
+    return SIZES[check_choice("size", name, SIZES)]
 
 
 @dataclass

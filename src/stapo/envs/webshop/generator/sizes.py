@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from stapo.checks import check_choice
 from stapo.documents import package_data
-from stapo.envs.options import one_of
 
 Options = dict[str, tuple[str, ...]]
 
@@ -126,4 +126,4 @@ def size_named(name: str) -> Size:
     Raises:
         ConfigError: there is no such size.
     """
-    return SIZES[one_of("size", name, SIZES)]
+    return SIZES[check_choice("size", name, SIZES)]
