@@ -53,7 +53,7 @@ _RATE = re.compile(r"rate[_ -]?limit|too many requests|throttl|requests per|toke
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ErrorReply:
     """Why a server did not answer.
 
     Attributes:
@@ -100,7 +100,7 @@ def reason_in(data: bytes) -> str:
     return one_line(_words(found, 0))
 
 
-def refusal_in(document: Any) -> Refusal | None:
+def refusal_in(document: Any) -> ErrorReply | None:
     """The refusal that stands in the place of an answer, or beside it; None for what may be an answer."""
     if isinstance(document, list) and len(document) == 1:
         document = document[0]
@@ -121,7 +121,7 @@ def refusal_in(document: Any) -> Refusal | None:
     return None
 
 
-def refusal_of(error: Any, beside: Mapping[str, Any] | None = None) -> Refusal:
+def refusal_of(error: Any, beside: Mapping[str, Any] | None = None) -> ErrorReply:
     """Read what stands under ``error``.
 
     Args:
@@ -148,7 +148,7 @@ def refusal_of(error: Any, beside: Mapping[str, Any] | None = None) -> Refusal:
     else:
         passes = rate or bool(_PASSING.search(said)) or not _LASTING.search(said)
         passes = passes and not quota
-    return Refusal(one_line(reason or " ".join(names)), "rate_limit" if rate else "provider_error", passes)
+    return ErrorReply(one_line(reason or " ".join(names)), "rate_limit" if rate else "provider_error", passes)
 
 
 def one_line(text: str) -> str:

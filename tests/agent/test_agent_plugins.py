@@ -21,9 +21,9 @@ from stapo.agent import (
     render_prompt,
     write_response,
 )
-from stapo.envs.bench import Bench
 from stapo.envs.guard import EnvFailure, Started
 from stapo.envs.protocol import NO_SHAPES
+from stapo.envs.slot import EnvSlot
 from stapo.envs.webshop.env import WebShopEnv
 from stapo.envs.wire import dump, load, pack, unpack
 from stapo.errors import ConfigError
@@ -160,18 +160,18 @@ class Shaped(ToyEnv):
 
 
 def test_shapes_come_with_the_first_observation_and_pass_the_wire():
-    begun = Bench(Shaped).reset("toy/train/red")
+    begun = EnvSlot(Shaped).reset("toy/train/red")
     assert isinstance(begun, Started)
     assert begun.shapes == WebShopEnv.command_shapes
     assert unpack(load(dump(pack(begun)))) == begun
-    assert Bench(ToyEnv).reset("toy/train/red").shapes is NO_SHAPES
+    assert EnvSlot(ToyEnv).reset("toy/train/red").shapes is NO_SHAPES
 
 
 def test_shapes_of_another_type_cost_the_episode():
     class Odd(ToyEnv):
         command_shapes = ("go to ",)
 
-    failed = Bench(Odd).reset("toy/train/red")
+    failed = EnvSlot(Odd).reset("toy/train/red")
     assert isinstance(failed, EnvFailure)
     assert "command_shapes ('go to ',), expected CommandShapes" in failed.error
 

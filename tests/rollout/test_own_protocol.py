@@ -19,7 +19,7 @@ import pytest
 
 from stapo.agent import PROMPT_STYLES, RESPONSE_FORMATS, AgentConfig, CommandShapes, PromptFields, Turn, render_prompt
 from stapo.envs import Tool
-from stapo.envs.bench import Bench
+from stapo.envs.slot import EnvSlot
 from stapo.envs.wire import dump, load, pack, unpack
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import ModelConfig, load_policy, load_tokenizer
@@ -174,7 +174,7 @@ def test_what_cannot_be_read_is_told_in_front_of_the_next_observation():
 
 
 def test_tools_pass_the_wire_and_the_codec_of_servers():
-    begun = Bench(Files).reset("toy/train/red")
+    begun = EnvSlot(Files).reset("toy/train/red")
     assert unpack(load(dump(pack(begun)))) == begun
     fields = PromptFields("g", 0, 0, (), "a", "a", None, shapes=Files.command_shapes)
     prompt = render_prompt(fields, AgentConfig(response="tool_call"))

@@ -247,7 +247,7 @@ def evaluate(
     before, build = _target_of(target, config, checkpoint)
     before = world_of(before, environment)
     changed = with_engine(with_changes(before, env, agent), require_own_engine(engine, isinstance(target, Endpoint)))
-    found = labelled(build(changed), before)
+    found = labeled(build(changed), before)
     if save and found.run is None:
         raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
     recorder = None if record is None else Recorder(Path(record), won)
@@ -310,7 +310,7 @@ def _engine(config: RunConfig) -> dict[str, str]:
     return {} if config.rollout.engine == "transformers" else {"engine": config.rollout.engine}
 
 
-def labelled(target: EvalTarget, before: RunConfig) -> EvalTarget:
+def labeled(target: EvalTarget, before: RunConfig) -> EvalTarget:
     """The target, with the settings of its agent that are not those of `before` among its labels."""
     old, new = to_data(before.agent), to_data(target.config.agent)
     changed = {key: value for key, value in new.items() if value != old.get(key)}

@@ -26,7 +26,7 @@ from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.choices import resolve_auto
 from stapo.training.fork import plan_fork
 from stapo.training.interrupt import RunInterrupted
-from stapo.training.pipeline import Outcome, train_run
+from stapo.training.pipeline import TrainingOutcome, train_run
 from stapo.training.preflight import preflight
 from stapo.training.randomness import random_state, restore_random_state
 from stapo.training.resume import check_place, unfinished_twin
@@ -157,7 +157,7 @@ def train(
 
 def run_training(
     config: RunConfig, folder: Path, command: list[str], callbacks: Callbacks, fork: Path | None = None
-) -> Outcome:
+) -> TrainingOutcome:
     """Check everything, do the run or what is left of it, and write its report; `fork` is a run to begin from.
 
     Raises:

@@ -162,7 +162,7 @@ for other tasks of the same kind (docs/evaluate.md).
         from stapo.api.evaluation import (
             Endpoint,
             frozen_model,
-            labelled,
+            labeled,
             require_own_engine,
             saved_policy,
             served_model,
@@ -180,12 +180,12 @@ for other tasks of the same kind (docs/evaluate.md).
         if self.endpoint is not None and self.model is not None:
             given = {n: getattr(self, n) for n in _SERVED if getattr(self, n) is not None}
             endpoint = Endpoint(url=self.endpoint, model=self.model, send_seeds=self.send_seeds, **given)
-            return labelled(served_model(self.source, config, endpoint), before)
+            return labeled(served_model(self.source, config, endpoint), before)
         if run is not None and self.model is None:
-            return labelled(saved_policy(run, config, self.checkpoint or "final"), before)
+            return labeled(saved_policy(run, config, self.checkpoint or "final"), before)
         if self.checkpoint is not None:
             raise ConfigError(f"--checkpoint is for a run directory, and '{self.source}' is not one.")
-        return labelled(frozen_model(self.source, config, self.model), before)
+        return labeled(frozen_model(self.source, config, self.model), before)
 
     def _settings(self) -> tuple[RunConfig, RunDirectory | None]:
         """The settings of a run directory; or of a preset or file, which is meant where another model is named."""

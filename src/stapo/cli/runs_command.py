@@ -18,7 +18,7 @@ from tyro.conf import Positional
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say, write_line
 from stapo.errors import ConfigError
-from stapo.run.folders import Found, find_runs
+from stapo.run.folders import RunSummary, find_runs
 
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -54,7 +54,7 @@ status:
 
     def run(self, settings: list[str], argv: list[str]) -> int:
         """Run the command; returns the exit code."""
-        folder, found = Path(self.folder or "runs"), list[Found]()
+        folder, found = Path(self.folder or "runs"), list[RunSummary]()
         if folder.is_dir():
             found = find_runs(folder)
         elif self.folder or folder.exists():
@@ -70,13 +70,13 @@ status:
         return 0
 
 
-def _entry(found: Found) -> dict[str, Any]:
+def _entry(found: RunSummary) -> dict[str, Any]:
     ended = None if found.changed is None else datetime.fromtimestamp(found.changed, UTC).isoformat(timespec="seconds")
     fields = ("kind", "status", "reason", "preset", "algorithm", "environment", "done", "planned", "success", "bytes")
     return {"folder": str(found.folder), **{name: getattr(found, name) for name in fields}, "changed": ended}
 
 
-def _show(found: list[Found]) -> None:
+def _show(found: list[RunSummary]) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)

@@ -1,7 +1,7 @@
 """Calls into environments that may raise, exit or return garbage.
 
 What goes wrong becomes a value with a name: `EnvFailure`. That holds for every exception, those that are no `Exception`
-included: a cancelled task, an exit, classes of the environment's own. `KeyboardInterrupt` alone passes, since it is how
+included: a canceled task, an exit, classes of the environment's own. `KeyboardInterrupt` alone passes, since it is how
 a user stops a run. Values are checked where they enter the package, so that nothing behind this line has to doubt them.
 """
 

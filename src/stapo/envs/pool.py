@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from stapo.envs.ambient import kept
-from stapo.envs.bench import About, Bench, Question
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.protocol import Env, StepResult
+from stapo.envs.slot import About, EnvSlot, Question
 from stapo.errors import EnvError
 
 
@@ -104,40 +104,40 @@ class LocalPool:
     def __init__(self, make_env: Callable[[], Env], name: str = "") -> None:
         self.make_env = make_env
         self.name = name or getattr(make_env, "__name__", "of a test")
-        self._benches: list[Bench] = []
+        self._slots: list[EnvSlot] = []
 
     def grow(self, count: int) -> None:
         """Offer at least `count` slots; see `EnvPool.grow`."""
-        self._benches += [Bench(self.make_env) for _ in range(count - len(self._benches))]
+        self._slots += [EnvSlot(self.make_env) for _ in range(count - len(self._slots))]
 
     def reset(self, requests: Sequence[tuple[int, str]]) -> list[Started | EnvFailure | EpisodeLost]:
         """Start episodes; see `EnvPool.reset`."""
         with kept(self.name):
-            return [self._benches[slot].reset(task_id) for slot, task_id in requests]
+            return [self._slots[slot].reset(task_id) for slot, task_id in requests]
 
     def step(self, requests: Sequence[tuple[int, str]]) -> list[StepResult | EnvFailure | EpisodeLost]:
         """Take one action per slot; see `EnvPool.step`."""
-        benches = self._benches
+        slots = self._slots
         with kept(self.name):
             return [
-                EpisodeLost("the slot was not reset") if benches[slot].env is None else benches[slot].step(action)
+                EpisodeLost("the slot was not reset") if slots[slot].env is None else slots[slot].step(action)
                 for slot, action in requests
             ]
 
     def ask(self, slot: int, question: Question, argument: Any = None) -> Any | EnvFailure | EpisodeLost:
         """Ask an environment something; see `EnvPool.ask`."""
         with kept(self.name):
-            return self._benches[slot].ask(question, argument)
+            return self._slots[slot].ask(question, argument)
 
     def discard(self, slot: int) -> None:
         """Throw the environment of a slot away; see `EnvPool.discard`."""
         with kept(self.name):
-            self._benches[slot].drop()
+            self._slots[slot].drop()
 
     def state(self) -> list[Any]:
         """What the environments carry; see `EnvPool.state`."""
         with kept(self.name):
-            states = [bench.state() for bench in self._benches]
+            states = [one.state() for one in self._slots]
         for slot, state in enumerate(states):
             if isinstance(state, EnvFailure):
                 raise state_error(slot, state)
@@ -150,15 +150,15 @@ class LocalPool:
             if state is None:
                 continue
             with kept(self.name):
-                wrong = self._benches[slot].restore(state)
+                wrong = self._slots[slot].restore(state)
             if wrong is not None:
                 raise state_error(slot, wrong)
 
     def close(self) -> None:
         """Close every environment; see `EnvPool.close`."""
         with kept(self.name):
-            while self._benches:
-                self._benches.pop(0).drop()
+            while self._slots:
+                self._slots.pop(0).drop()
 
 
 def insist(pool: EnvPool, slot: int, question: Question, argument: Any = None, retries: int = 1) -> Any:

@@ -11,8 +11,8 @@ import threading
 from importlib import import_module
 from typing import Any, BinaryIO
 
-from stapo.envs.bench import Bench
 from stapo.envs.guard import SETTINGS_ERRORS, EnvFailure, raised
+from stapo.envs.slot import EnvSlot
 from stapo.envs.wire import dump, load, pack
 
 
@@ -30,7 +30,7 @@ class Worker:
         for part in name.split("."):
             found = getattr(found, part)
         self.make_env = lambda: found(**options)
-        self.benches: dict[int, Bench] = {}
+        self.slots: dict[int, EnvSlot] = {}
 
     def answer(self, slot: int, operation: str, argument: Any, fresh: bool) -> list[Any]:
         """Do what was asked for; returns the packed answer.
@@ -38,26 +38,26 @@ class Worker:
         Raises:
             ConfigError: or another settings error, if no environment can be built, or it says so itself.
         """
-        bench = self.benches.setdefault(slot, Bench(self.make_env))
+        played = self.slots.setdefault(slot, EnvSlot(self.make_env))
         if fresh:
-            bench.drop()
+            played.drop()
         if operation == "reset":
-            return pack(bench.reset(argument))
+            return pack(played.reset(argument))
         if operation == "step":
-            return pack(bench.step(argument))
+            return pack(played.step(argument))
         if operation == "state":
-            out = bench.state()
+            out = played.state()
         elif operation == "restore":
-            out = bench.restore(argument)
+            out = played.restore(argument)
         else:
             question, argument = argument
-            out = bench.ask(question, argument)
+            out = played.ask(question, argument)
         return pack(out) if isinstance(out, EnvFailure) else ["answer", out]
 
     def close(self) -> None:
         """Close every environment."""
-        for bench in self.benches.values():
-            bench.drop()
+        for played in self.slots.values():
+            played.drop()
 
 
 def work(lifeline: int) -> None:

@@ -15,11 +15,11 @@ from functools import partial
 from typing import Any
 
 from stapo import errors
-from stapo.envs.bench import OF_AN_EPISODE, Question, describe
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started, short
 from stapo.envs.pool import EnvPool, LocalPool, state_error
 from stapo.envs.protocol import StepResult
 from stapo.envs.registry import ENVIRONMENTS, build, check_options
+from stapo.envs.slot import OF_AN_EPISODE, Question, describe
 from stapo.envs.wire import options_for, target_of, unpack
 from stapo.envs.worker_process import Asked, WorkerProcess
 from stapo.errors import ConfigError, EnvError
@@ -129,7 +129,7 @@ class WorkerPool:
         ]
         states: list[Any] = [None] * self._slots
         for request, state in zip(asked, self._exchange(asked), strict=True):
-            states[request.slot] = self._travelled(request.slot, state)
+            states[request.slot] = self._traveled(request.slot, state)
         return states
 
     def restore(self, states: Sequence[Any]) -> None:
@@ -142,7 +142,7 @@ class WorkerPool:
         ]
         self._stale -= {request.slot for request in asked}
         for request, out in zip(asked, self._exchange(asked), strict=True):
-            self._travelled(request.slot, out)
+            self._traveled(request.slot, out)
 
     def close(self) -> None:
         """Let the workers close their environments and exit, and end those that do not within five seconds.
@@ -274,7 +274,7 @@ class WorkerPool:
                         worker.listen()
 
     @staticmethod
-    def _travelled(slot: int, out: Any) -> Any:
+    def _traveled(slot: int, out: Any) -> Any:
         if isinstance(out, EnvFailure):
             raise state_error(slot, out)
         if isinstance(out, EpisodeLost):

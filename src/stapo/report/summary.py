@@ -22,7 +22,7 @@ _STATUS = {
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BeforeAfter:
     """Evaluations of one mode before and after RL.
 
     Attributes:
@@ -65,7 +65,7 @@ class TableRow:
     cells: list[tuple[str, str, str]]
 
 
-def comparisons(log: RunLog) -> list[Comparison]:
+def comparisons(log: RunLog) -> list[BeforeAfter]:
     """Start and end of every evaluation mode, in the order in which they were run.
 
     The end is the last full evaluation by the protocol of the start, and by another one only where there is none.
@@ -74,15 +74,15 @@ def comparisons(log: RunLog) -> list[Comparison]:
     for mode in dict.fromkeys(str(row["mode"]) for row in log.evals):
         rows = [r for r in log.evals if r["mode"] == mode and r.get("final", True)]
         if rows and rows[0].get("iteration") != 0:
-            found.append(Comparison(mode, {}, rows[-1]))
+            found.append(BeforeAfter(mode, {}, rows[-1]))
         elif rows:
             same = [r for r in rows[1:] if r.get("protocol") == rows[0].get("protocol")]
             ends = same or rows[1:]
-            found.append(Comparison(mode, rows[0], ends[-1] if ends else None))
+            found.append(BeforeAfter(mode, rows[0], ends[-1] if ends else None))
     return found
 
 
-def losses(compared: list[Comparison]) -> list[str]:
+def losses(compared: list[BeforeAfter]) -> list[str]:
     """Sentences about evaluations that got worse by more than noise."""
     return [
         f"Evaluation in {c.mode} play got worse by {c.errors:.1f} standard errors."
@@ -91,7 +91,7 @@ def losses(compared: list[Comparison]) -> list[str]:
     ]
 
 
-def success_table(compared: list[Comparison]) -> list[TableRow]:
+def success_table(compared: list[BeforeAfter]) -> list[TableRow]:
     """Success before and after, over all tasks and by task type; the mean score where tasks are judged by degrees."""
     if not compared:
         return []
@@ -108,7 +108,7 @@ def title(log: RunLog) -> str:
     return f"{log.setting('algorithm.name', 'a run')} on {log.setting('env.name', 'an unknown environment')}"
 
 
-def sentences(log: RunLog, compared: list[Comparison]) -> list[str]:
+def sentences(log: RunLog, compared: list[BeforeAfter]) -> list[str]:
     """The summary paragraph, sentence by sentence."""
     get = log.setting
     planned = get("optim.iterations")
@@ -185,7 +185,7 @@ def percent(value: Any) -> str:
     return f"{100 * share:.1f}{_NARROW}%" if math.isfinite(share) else "–"
 
 
-def _outcome(c: Comparison, log: RunLog) -> str:
+def _outcome(c: BeforeAfter, log: RunLog) -> str:
     before = _with_error(c.start)
     if c.end is None:
         text = f"Success in {c.mode} play was {before} before RL; the evaluation after RL is missing"
@@ -204,7 +204,7 @@ def _outcome(c: Comparison, log: RunLog) -> str:
     return f"{text}, {'a gain' if c.change > 0 else 'a loss'} of {c.errors:.1f} standard errors."
 
 
-def _cells(c: Comparison, task_type: str | None) -> tuple[str, str, str]:
+def _cells(c: BeforeAfter, task_type: str | None) -> tuple[str, str, str]:
     start, end = _part(c.start, task_type), _part(c.end or {}, task_type)
     change = number(end.get("success")) - number(start.get("success"))
     if not math.isfinite(change):
@@ -212,7 +212,7 @@ def _cells(c: Comparison, task_type: str | None) -> tuple[str, str, str]:
     return _with_error(start), _with_error(end), f"{100 * change:+.1f}" if abs(change) >= 5e-4 else "0.0"
 
 
-def _scores(c: Comparison) -> tuple[str, str, str]:
+def _scores(c: BeforeAfter) -> tuple[str, str, str]:
     start, end = number(c.start.get("task_score")), number((c.end or {}).get("task_score"))
     change = end - start
     return percent(start), percent(end), f"{100 * change:+.1f}" if math.isfinite(change) else "–"
@@ -228,7 +228,7 @@ def _with_error(row: Row) -> str:
     return f"{100 * p:.1f}{_NARROW}±{_NARROW}{percent(error)}"
 
 
-def _episodes(compared: list[Comparison], task_type: str | None) -> str:
+def _episodes(compared: list[BeforeAfter], task_type: str | None) -> str:
     return str(_part(compared[0].start or compared[0].end or {}, task_type).get("episodes", "–"))
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from stapo.agent.thoughts import thought_length, with_opening_tag
 from stapo.documents import parse_json
 from stapo.rollout.native_calls import hermes_call
-from stapo.server_errors import Refusal, one_line, refusal_in, refusal_of
+from stapo.server_errors import ErrorReply, one_line, refusal_in, refusal_of
 from stapo.texts import replace_surrogates
 
 Api = Literal["chat", "completions"]
@@ -182,7 +182,7 @@ def _check(why: str, text: str, refused: Any, called: Any) -> None:
         raise Unanswered(f"finish_reason '{one_line(why)}' and no text.", "provider_error")
 
 
-def _raise(refusal: Refusal | None) -> None:
+def _raise(refusal: ErrorReply | None) -> None:
     if refusal is not None:
         said = f" It says: {refusal.reason}" if refusal.reason else " It gives no reason."
         raise Unanswered(f"status 200 and an error inside.{said}", refusal.kind, refusal.passes)

@@ -12,9 +12,9 @@ from typing import Any
 
 from stapo.agent import AgentConfig, BlindMask
 from stapo.envs import Env, StepResult
-from stapo.envs.bench import About
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import EnvPool, LocalPool, about, insist
+from stapo.envs.slot import About
 from stapo.rollout.config import NO_LIMITS, AnchorKey, LimitsConfig, SamplingLimits
 from stapo.rollout.constraints import Grammars
 from stapo.rollout.encoding import Encoder

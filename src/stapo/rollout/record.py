@@ -90,7 +90,7 @@ def episode_of_transcript(row: Mapping[str, Any], where: str) -> RecordedEpisode
         )
     names = {"blind": "blind_observation", "imitate": "valid"}
     kept = [{f.name: s.get(names.get(f.name, f.name)) for f in fields(RecordedStep)} for s in steps]
-    return _episode({**row, "task": row.get("task_id"), "steps": kept}, where)
+    return read_episode({**row, "task": row.get("task_id"), "steps": kept}, where)
 
 
 def fingerprint(agent: AgentConfig, env: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,10 +149,6 @@ def read_episode(row: Mapping[str, Any], where: str) -> RecordedEpisode:
     Raises:
         ConfigError: it lacks something, or something in it has another type; it is named.
     """
-    return _episode(row, where)
-
-
-def _episode(row: Mapping[str, Any], where: str) -> RecordedEpisode:
     steps = _take(row, "steps", list, where)
     found = [_step(step, f"{where}, steps[{i}]") for i, step in enumerate(steps)]
     return RecordedEpisode(

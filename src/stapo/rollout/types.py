@@ -74,7 +74,7 @@ class Step:
         masked: tokens of further prompts, by what they leave out; empty where none were asked for.
         cut_texts: how many of goal, observation and list of commands were too long for the prompt to show whole.
         foreign_markers: how many control tokens others have spelled out in what the prompt shows.
-        broken_markers: how many of these were broken up with a blank, as all are towards a server.
+        broken_markers: how many of these were broken up with a blank, as all are for a server.
         forgotten_turns: turns that a conversation lost before this step because its prompt was too long.
         allowed: per sampled token, those it could have been; None where all of the vocabulary could.
         blind_observation: the observation without any trace of the goal.

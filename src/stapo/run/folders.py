@@ -26,7 +26,7 @@ _STATUSES = ("done", "running", "stopped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class RunSummary:
     """A run, or a comparison of runs.
 
     Attributes:
@@ -58,7 +58,7 @@ class Found:
     bytes: int = 0
 
 
-def find_runs(top: Path, *, sized: bool = True) -> list[Found]:
+def find_runs(top: Path, *, sized: bool = True) -> list[RunSummary]:
     """Every run and comparison at or below `top`, by name; links are not followed.
 
     Args:
@@ -68,16 +68,16 @@ def find_runs(top: Path, *, sized: bool = True) -> list[Found]:
     return summed([read_folder(folder, kind, sized=sized) for folder, kind in run_folders(top)])
 
 
-def read_folder(folder: Path, kind: str, *, sized: bool = True) -> Found:
+def read_folder(folder: Path, kind: str, *, sized: bool = True) -> RunSummary:
     """A run or comparison that `run_folders` has named; see `find_runs`."""
     room = _room if sized else _newest
     try:
         return _run(folder, room) if kind == "run" else _comparison(folder, room)
     except Exception as err:  # whatever a foreign file does to a reader, the others are still listed
-        return Found(folder=folder, kind=kind, reason=_in_short(err))
+        return RunSummary(folder=folder, kind=kind, reason=_in_short(err))
 
 
-def summed(found: list[Found]) -> list[Found]:
+def summed(found: list[RunSummary]) -> list[RunSummary]:
     """The same, with what comparisons say of their runs."""
     return [_summed(f, found) if f.kind == "comparison" else f for f in found]
 
@@ -101,9 +101,9 @@ def run_folders(top: Path) -> Iterator[tuple[Path, str]]:
             waiting += [(path, depth + 1) for path in sorted(inner, reverse=True) if not path.name.startswith(".")]
 
 
-def _run(folder: Path, room: _Room) -> Found:
+def _run(folder: Path, room: _Room) -> RunSummary:
     size, changed = room(folder)
-    found = Found(folder=folder, bytes=size, changed=changed)
+    found = RunSummary(folder=folder, bytes=size, changed=changed)
     try:
         info, config = _mapping(folder / "run.json", parse_json), _mapping(folder / "config.yaml", parse_yaml)
     except (OSError, ValueError) as err:
@@ -137,17 +137,17 @@ def _run(folder: Path, room: _Room) -> Found:
     )
 
 
-def _comparison(folder: Path, room: _Room) -> Found:
+def _comparison(folder: Path, room: _Room) -> RunSummary:
     plan = _mapping(folder / _COMPARISON, parse_json)
     cells = plan.get("cells")
     size, changed = room(folder)
-    return Found(
+    return RunSummary(
         folder=folder, kind="comparison", status="", bytes=size, changed=changed,
         planned=len(cells) if isinstance(cells, list) else None,
     )  # fmt: skip
 
 
-def _summed(comparison: Found, found: list[Found]) -> Found:
+def _summed(comparison: RunSummary, found: list[RunSummary]) -> RunSummary:
     """A comparison with how many of its runs are done; starts are not runs of the plan."""
     if comparison.status == "damaged":
         return comparison

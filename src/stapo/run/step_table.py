@@ -47,7 +47,7 @@ Row = dict[str, Any]
 Column = npt.NDArray[Any]
 
 
-class Found(NamedTuple):
+class SearchHits(NamedTuple):
     """What a search has found.
 
     Attributes:
@@ -175,7 +175,7 @@ class StepTable:
         except (ValueError, AttributeError) as err:
             raise RunDirectoryError(f"'{path}', iteration {iteration}: {err}.") from err
 
-    def search(self, text: str, most: int = 10_000, seconds: float = 5.0) -> Found:
+    def search(self, text: str, most: int = 10_000, seconds: float = 5.0) -> SearchHits:
         """Rows whose observation, action or response holds `text`, whatever its case; reads the transcripts.
 
         Args:
@@ -189,7 +189,7 @@ class StepTable:
         for iteration, places in self._records().items() if wanted else ():
             for span, line in self._lines(transcript_of(self.path, iteration), 0):
                 if time.monotonic() > end:
-                    return Found(rows, cut=True)
+                    return SearchHits(rows, cut=True)
                 row = places.get(span.offset)
                 if row is None or line is None or piece not in line.lower():
                     continue
@@ -198,9 +198,9 @@ class StepTable:
                     said = (str(step.get(name) or "") for name in ("observation", "action", "response"))
                     if row + number < self._rows and any(wanted in text.casefold() for text in said):
                         if len(rows) == most:
-                            return Found(rows, cut=True)
+                            return SearchHits(rows, cut=True)
                         rows.append(row + number)
-        return Found(rows, cut=False)
+        return SearchHits(rows, cut=False)
 
     def _records(self) -> dict[int, dict[int, int]]:
         """The first row of each trajectory by the byte at which its record begins, by iteration."""

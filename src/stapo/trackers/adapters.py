@@ -14,7 +14,7 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-from stapo.errors import ConfigError
+from stapo.extras import need
 from stapo.trackers import Histogram, TrackedRun
 from stapo.trackers.names import table
 
@@ -31,12 +31,7 @@ _QUIET = {
 def _library(module: str, extra: str) -> Any:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    try:
-        return import_module(module)
-    except ImportError as err:
-        raise ConfigError(
-            f"'{module}' cannot be imported ({err}); pip install '.[{extra}]' in a clone of the repository brings it"
-        ) from err
+    return need(module, extra, extra, f"the tracker '{extra}'")
 
 
 class TensorBoard:

@@ -1,8 +1,8 @@
 """Demonstrations: what the environment's own expert does, as prompts and answers.
 
-The demonstrator is the environment's own (`env.demonstrator`). For ALFWorld it looks for what it has not seen and
-otherwise goes the shortest way; imitating the all-knowing expert instead teaches a policy not to look, since whatever
-it wants is always where it arrives.
+The demonstrator is the environment's own (`env.demonstrator`). A good one looks for what it has not seen and otherwise
+goes the shortest way; imitating an all-knowing expert instead teaches a policy not to look, since whatever it wants is
+always where it arrives.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from stapo.agent import (
 )
 from stapo.config.training import SFTConfig
 from stapo.envs import CommandShapes, Observation, StepResult
-from stapo.envs.bench import About, Question
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.offers import is_template
 from stapo.envs.pool import EnvPool, about, insist
 from stapo.envs.protocol import NO_SHAPES
+from stapo.envs.slot import About, Question
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
 from stapo.rollout.faults import Attempts

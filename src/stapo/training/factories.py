@@ -8,8 +8,8 @@ from functools import partial
 from stapo.config.environment import worlds_of
 from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
-from stapo.envs.bench import About
 from stapo.envs.pool import about, insist
+from stapo.envs.slot import About
 from stapo.envs.worker_pool import build_pool
 from stapo.rollout.collect import Collector
 from stapo.rollout.continuous import ContinuousCollector

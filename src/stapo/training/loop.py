@@ -41,7 +41,7 @@ from stapo.training.sampling import Sampled, together
 from stapo.training.transcript_details import BlindNumbers, Details
 from stapo.training.transcripts import is_due, kept_rows, write_raw_transcript, write_transcript
 from stapo.training.update import Updater
-from stapo.training.worlds import build_batches, open_worlds, play_evaluations, shared_out
+from stapo.training.worlds import build_batches, note_failures, open_worlds, play_evaluations, shared_out
 
 _QUIET = 10  # iterations in which a warning is not said again
 
@@ -453,10 +453,9 @@ class Trainer:
     def _note_failures(self, iteration: int, phase: str) -> list[Failure]:
         met: list[Failure] = []
         for world in self.worlds:
-            named = {"env": world.label} if world.label else {}
             failures = world.collector.take_failures()
-            for failure in failures:
-                self.run.append("failures", {"iteration": iteration, "phase": phase, **named, **asdict(failure)})
+            if failures:
+                note_failures(self.run, failures, phase, world.label, iteration)
             met += failures
         return met
 

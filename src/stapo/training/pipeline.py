@@ -37,7 +37,7 @@ from stapo.training.resume import (
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What a run came to.
 
     Attributes:
@@ -61,7 +61,7 @@ def train_run(
     env: RunEnvs | None = None,
     resolved: Resolved | None = None,
     fork: Path | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Do a whole run in the folder `out`, or what is left of the run that is there.
 
     A run that was stopped, killed or has failed resumes from its newest undamaged save, and ends with the numbers that
@@ -117,12 +117,14 @@ def train_run(
         return _train(run, config, command, callbacks, env)
 
 
-def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnvs) -> Outcome:
+def _train(
+    run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnvs
+) -> TrainingOutcome:
     if is_finished(run, config):
         found = finished(run)
         for said in found.remarks:
             callbacks.notice(said)
-        return Outcome(run, found.evaluations, found.seconds, was_finished=True)
+        return TrainingOutcome(run, found.evaluations, found.seconds, was_finished=True)
     changes = check_same_run(run, config)
     restart = find_restart(run, config)
     _tidy(run, config, restart, changes)
@@ -150,7 +152,7 @@ def _train(run: RunDirectory, config: RunConfig, command: list[str], callbacks: 
             callbacks.notice(said)
     run.finish("done", **facts, evaluations=evaluations)
     callbacks.end("done")
-    return Outcome(run, evaluations, trainer.seconds)
+    return TrainingOutcome(run, evaluations, trainer.seconds)
 
 
 def _start_event(run: RunDirectory, config: RunConfig, restart: Restart | None) -> StartEvent:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,7 +20,7 @@ from stapo.errors import ConfigError
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
 from stapo.rollout.encoding import PromptEncoder, told_of_template
 from stapo.rollout.evaluate import EvalProtocol, evaluate, pass_shares, summarize
-from stapo.rollout.faults import Failure, Outcome
+from stapo.rollout.faults import Outcome
 from stapo.run import RunDirectory
 from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
@@ -35,6 +34,7 @@ from stapo.training.randomness import restore_random_state
 from stapo.training.recorded import digest_of_data, read_steps
 from stapo.training.resume import Restart
 from stapo.training.sft import SFT
+from stapo.training.worlds import note_failures
 
 _LOGGED_STEPS = 10
 _PHASE = "demonstrations"
@@ -163,14 +163,6 @@ def _recorded(run: RunDirectory, env: RunEnv) -> list[DemoStep]:
         )
     run.write_info({**info, "sft_data": held})
     return read_steps(env.config, env)
-
-
-def note_failures(
-    run: RunDirectory, failures: Sequence[Failure], phase: str, label: str = "", iteration: int = 0
-) -> None:
-    """Write failures, one row each, with what their environment is called where there are several."""
-    met = {"iteration": iteration, "phase": phase, **({"env": label} if label else {})}
-    run.append_rows("failures", [met | asdict(failure) for failure in failures])
 
 
 class SFTStage:

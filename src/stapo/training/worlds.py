@@ -7,7 +7,7 @@ rests on an environment's scale (fences, entropies, statistics of a batch) is co
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from stapo.rollout.collect import Collector
 from stapo.rollout.evaluate import EvalProtocol, episode_rows, evaluate, passed, summarize, tasks_in
 from stapo.rollout.faults import Failure
 from stapo.rollout.types import Trajectory, drop_failed
+from stapo.run import RunDirectory
 from stapo.training.batch import RowBatch, build_batch, join_batches, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.evaluations import evaluated_tasks, protocols
@@ -258,3 +259,11 @@ def evaluation_row(
         "task_score": None,
         "envs": {label: {"protocol": told[label], **summarize(part)} for label, part in played.items()},
     }
+
+
+def note_failures(
+    run: RunDirectory, failures: Sequence[Failure], phase: str, label: str = "", iteration: int = 0
+) -> None:
+    """Write failures, one row each, with what their environment is called where there are several."""
+    met = {"iteration": iteration, "phase": phase, **({"env": label} if label else {})}
+    run.append_rows("failures", [met | asdict(failure) for failure in failures])

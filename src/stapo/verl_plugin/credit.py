@@ -19,7 +19,7 @@ NO_TRAJECTORY = -1
 
 
 @dataclass(frozen=True)
-class StepCredit:
+class StepShare:
     """What one step of a row gets.
 
     Attributes:
@@ -45,7 +45,7 @@ class Credit:
         batch: the steps in the order of the math, with all that was computed.
     """
 
-    steps: list[list[StepCredit]]
+    steps: list[list[StepShare]]
     traj_b: np.ndarray
     batch: RowBatch
 
@@ -74,13 +74,13 @@ def assign_credit(
     trajectories, places = trajectories_of(rows)
     chains = rows_of(trajectories, merge=merge, whole=True)[1]
     batch = build_batch(trajectories, algorithm, seed=seed, states=states, chains=chains)
-    steps = [[StepCredit(start, end) for start, end in row.spans] for row in rows]
+    steps = [[StepShare(start, end) for start, end in row.spans] for row in rows]
     traj_b = np.full(len(rows), NO_TRAJECTORY, dtype=np.int64)
     for b, (place, part) in enumerate(places):
         flagged = algorithm.selective_on and batch.flag_b[b]
         blind_ids = batch.steps[b].blind_ids if flagged else ()
         start, end = rows[place].spans[part]
-        steps[place][part] = StepCredit(start, end, float(batch.advantages.total_b[b]), blind_ids)
+        steps[place][part] = StepShare(start, end, float(batch.advantages.total_b[b]), blind_ids)
         traj_b[place] = batch.traj_b[b]
     return Credit(steps, traj_b, batch)
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from stapo.errors import RunDirectoryError, did_you_mean
 from stapo.run import RunDirectory
-from stapo.run.folders import Found, is_held, read_folder, run_folders, summed
+from stapo.run.folders import RunSummary, is_held, read_folder, run_folders, summed
 
 T = TypeVar("T")
 
@@ -27,11 +27,11 @@ _READING_S = 1.0
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogEntry:
     """A run or comparison with the name that requests use."""
 
     name: str
-    found: Found
+    found: RunSummary
 
 
 class Catalog:
@@ -46,11 +46,11 @@ class Catalog:
         self._tops = list(tops)
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: dict[str, Entry] = {}
-        self._found: Kept[Found] = Kept(_MOST_RUNS)
+        self._entries: dict[str, CatalogEntry] = {}
+        self._found: Kept[RunSummary] = Kept(_MOST_RUNS)
         self._read_at = -float("inf")
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[CatalogEntry]:
         """All runs and comparisons, in the order of the folders and of their names."""
         with self._lock:
             if self._clock() - self._read_at > _FRESH_S:
@@ -58,7 +58,7 @@ class Catalog:
                 self._read_at = self._clock()
             return list(self._entries.values())
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> CatalogEntry:
         """The run or comparison of this name.
 
         Raises:
@@ -85,15 +85,15 @@ class Catalog:
         found = self.entry(name).found
         return self._read_again(found.folder, found.kind).status
 
-    def _read_again(self, folder: Path, kind: str, until: float = float("inf")) -> Found:
+    def _read_again(self, folder: Path, kind: str, until: float = float("inf")) -> RunSummary:
         files = (folder / name for name in ("run.json", "config.yaml", "compare.json", "metrics.jsonl", "evals.jsonl"))
         state = (*state_of(*files), is_held(folder))
         if not self._found.has(folder, state) and self._clock() > until:
-            return Found(folder=folder, kind=kind, status="reading")
+            return RunSummary(folder=folder, kind=kind, status="reading")
         return self._found.get(folder, state, lambda: read_folder(folder, kind, sized=False))
 
-    def _read(self) -> dict[str, Entry]:
-        entries: dict[str, Entry] = {}
+    def _read(self) -> dict[str, CatalogEntry]:
+        entries: dict[str, CatalogEntry] = {}
         until = self._clock() + _READING_S
         for top in self._tops:
             whole = top.resolve()
@@ -103,7 +103,7 @@ class Catalog:
                 name = whole.name if below == "." else below if len(self._tops) == 1 else f"{whole.name}/{below}"
                 while name in entries and entries[name].found.folder.resolve() != found.folder.resolve():
                     name += "'"
-                entries[name] = Entry(name, found)
+                entries[name] = CatalogEntry(name, found)
         return entries
 
 

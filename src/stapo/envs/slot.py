@@ -86,7 +86,7 @@ def describe(question: Question, argument: Any) -> str:
     return f"{_CALLS[question]} {short(argument)}" if question in _NAMED else _CALLS[question]
 
 
-class Bench:
+class EnvSlot:
     """One environment; it is built when it is first needed."""
 
     def __init__(self, make_env: Callable[[], Env]) -> None:
