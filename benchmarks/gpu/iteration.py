@@ -155,7 +155,7 @@ def head_rows(hidden: int, vocabulary: int, tokens: int) -> list[str]:
 def play(config: RunConfig, policy: Policy) -> tuple[list[Trajectory], float, float, RolloutTimes]:
     """Trajectories of one iteration, seconds, peak bytes, and the parts of the seconds."""
     collector = build_collector(config, policy)
-    tasks = collector.make_env().tasks_of("train")[: config.rollout.groups]
+    tasks = collector.tasks_of("train")[: config.rollout.groups]
     rollout = config.rollout
     played, seconds, memory = measured(
         lambda: collector.collect(tasks, rollout.group_size, rollout.temperature, (0, 1, 1))

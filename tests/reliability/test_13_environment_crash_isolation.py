@@ -19,7 +19,6 @@ import signal
 import threading
 import time
 from dataclasses import asdict, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -79,11 +78,10 @@ def collector(options=None, say=with_boom, player=None, workers=0, deadline=600.
     options = options or {}
     rollout = RolloutConfig(workers=workers, env_deadline=deadline)
     return Collector(
-        make_env=partial(make, name, **options),
         encoder=ENCODER,
         sampler=player or Player(say),
         agent=AGENT,
-        pool=build_pool(name, options, rollout.workers, rollout.env_deadline),
+        envs=build_pool(name, options, rollout.workers, rollout.env_deadline),
         **{"retries": 0, **settings},
     )
 
@@ -515,7 +513,7 @@ def test_settings_of_the_process_are_put_back_and_said_once(caplog):
         return torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled(), np.geterr()
 
     before = now()
-    c = Collector(Meddler, ENCODER, Player(with_boom), AGENT, pool=LocalPool(Meddler, "meddler"))
+    c = Collector(LocalPool(Meddler, "meddler"), ENCODER, Player(with_boom), AGENT)
     assert c.collect(TASKS, 2, 1.0, (0, 1)) == UNDISTURBED
     assert now() == before
     said = [record.getMessage() for record in caplog.records if "environment 'meddler'" in record.getMessage()]

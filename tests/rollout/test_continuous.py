@@ -134,8 +134,8 @@ def test_progress_counts_finished_episodes():
 def test_episodes_are_those_of_turns(workers):
     register_toy()
     pools = [WorkerPool("toy", {}, workers, 60.0) if workers else LocalPool(ToyEnv) for _ in range(2)]
-    turns, _ = played(Collector, of_vllm(), pool=pools[0])
-    apart, _ = played(ContinuousCollector, of_vllm(), pool=pools[1])
+    turns, _ = played(Collector, of_vllm(), env=pools[0])
+    apart, _ = played(ContinuousCollector, of_vllm(), env=pools[1])
     assert [str(t) for t in apart] == [str(t) for t in turns]
     assert len({len(s.response_ids) for t in apart for s in t.steps}) > 1
 
@@ -238,7 +238,7 @@ def test_generation_goes_on_while_workers_step():
             return self.local.step(requests)
 
     pool = Pool()
-    trajectories, _ = played(ContinuousCollector, Watched([[1, 1, 1], [9, 1, 1]]), TASKS[:1], 2, pool=pool)
+    trajectories, _ = played(ContinuousCollector, Watched([[1, 1, 1], [9, 1, 1]]), TASKS[:1], 2, env=pool)
     assert pool.waited == [True]
     assert [len(t.steps) for t in trajectories] == [3, 3]
 

@@ -96,7 +96,7 @@ def test_every_environment_merges(preset, commands):
     env = RunEnv(config)
     try:
         tasks = env.tasks_of("train")[:2]
-        collector = Collector(None, ENCODER, Sampler(), agent, pool=env.pool)
+        collector = Collector(env.pool, ENCODER, Sampler(), agent)
         trajectories = collector.collect(tasks, 2, 1.0, (0, 1))
         demos = demonstrate(env.pool, agent, replace(config.sft, episodes=4), "train", "goal_history", 0)
     finally:
@@ -121,7 +121,7 @@ def test_half_of_the_turns_go_at_once():
     env = RunEnv(config)
     agent = replace(config.agent, prompt="conversation", list_commands="never", max_prompt_tokens=480)
     try:
-        collector = Collector(None, ENCODER, Sampler(), agent, pool=env.pool)
+        collector = Collector(env.pool, ENCODER, Sampler(), agent)
         trajectories = collector.collect(env.tasks_of("train")[:2], 1, 1.0, (0, 1))
     finally:
         env.close()

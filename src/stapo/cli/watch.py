@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -83,6 +83,7 @@ def as_lines(page: str) -> str:
     return "\n".join(page.split(PAGE_SEPARATOR))
 
 
+@dataclass
 class Watched:
     """A policy in an environment, one step after the other.
 
@@ -94,12 +95,11 @@ class Watched:
         console: where text goes.
     """
 
-    def __init__(self, env: Env, collector: Collector, temperature: float, seed: int, console: Console) -> None:
-        self.env = env
-        self.collector = collector
-        self.temperature = temperature
-        self.seed = seed
-        self.console = console
+    env: Env
+    collector: Collector
+    temperature: float
+    seed: int
+    console: Console
 
     def play(self, order: Sequence[str]) -> None:
         """Play the tasks until the person has seen enough; one where nobody is at the terminal."""

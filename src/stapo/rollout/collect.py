@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from stapo.agent import AgentConfig, BlindMask
@@ -35,11 +35,12 @@ class RolloutTimes:
     environment: float = 0.0
 
 
+@dataclass(eq=False, repr=False)
 class Collector:
     """Plays groups of episodes with one sampler.
 
     Args:
-        make_env: builds a fresh environment.
+        envs: a pool of environments, which is kept between calls; or what builds them in this process.
         encoder: prompt text to ids and back.
         sampler: answers prompts.
         agent: prompt style, response format, memory.
@@ -48,7 +49,6 @@ class Collector:
         reward_scale: factor on environment rewards.
         mark_parts: find the tokens of thought and action in every response; costs milliseconds a step.
         masks: further prompts to encode at every step, by what they leave out; for those who measure what it does.
-        pool: the environments that are played, kept between calls; left out, `make_env` builds them in this process.
         retries: how often a failed episode is played again from the start.
         max_failures: this many failed episodes in a row stop the run.
         limits: what ends an episode beside its environment; left out, nothing does.
@@ -57,40 +57,29 @@ class Collector:
         ConfigError: decoding is constrained, and the encoder is that of a model behind a server.
 
     Attributes:
+        pool: the environments that are played.
         times: seconds spent so far.
         attempts: counts failures, and says what is tried again.
     """
 
-    def __init__(
-        self,
-        make_env: Callable[[], Env],
-        encoder: Encoder,
-        sampler: Sampler,
-        agent: AgentConfig,
-        blind_mask: BlindMask = "goal_history",
-        anchor: AnchorKey = "observation",
-        reward_scale: float = 1.0,
-        mark_parts: bool = False,
-        masks: Sequence[BlindMask] = (),
-        pool: EnvPool | None = None,
-        retries: int = 1,
-        max_failures: int = 16,
-        limits: LimitsConfig | None = None,
-    ) -> None:
-        self.make_env = make_env
-        self.encoder = encoder
-        self.sampler = sampler
-        self.agent = agent
-        self.blind_mask = blind_mask
-        self.anchor = anchor
-        self.reward_scale = reward_scale
-        self.mark_parts = mark_parts
-        self.masks = masks
-        self.pool: EnvPool = LocalPool(make_env) if pool is None else pool
+    envs: InitVar[Callable[[], Env] | EnvPool]
+    encoder: Encoder
+    sampler: Sampler
+    agent: AgentConfig
+    blind_mask: BlindMask = "goal_history"
+    anchor: AnchorKey = "observation"
+    reward_scale: float = 1.0
+    mark_parts: bool = False
+    masks: Sequence[BlindMask] = ()
+    retries: InitVar[int] = 1
+    max_failures: InitVar[int] = 16
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self, envs: Callable[[], Env] | EnvPool, retries: int, max_failures: int) -> None:
+        self.pool: EnvPool = LocalPool(envs) if callable(envs) else envs
         self.attempts = Attempts(retries, max_failures)
-        self.limits = limits
         self.times = RolloutTimes()
-        self.grammars = Grammars(encoder, agent) if agent.constrained else None
+        self.grammars = Grammars(self.encoder, self.agent) if self.agent.constrained else None
         self._task_types: dict[str, str] = {}
 
     def collect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -69,6 +70,7 @@ def _at(p_nv: torch.Tensor, uniform_n1: torch.Tensor) -> torch.Tensor:
     return column_n1.clamp_(max=p_nv.shape[-1] - 1)
 
 
+@dataclass(eq=False)
 class Drawer:
     """Draws the next tokens of rows from their last hidden states.
 
@@ -79,17 +81,10 @@ class Drawer:
         limits: which tokens may be drawn.
     """
 
-    def __init__(
-        self,
-        weight_vh: torch.Tensor,
-        bias_v: torch.Tensor | None,
-        temperature: float,
-        limits: SamplingLimits = NO_LIMITS,
-    ) -> None:
-        self.weight_vh = weight_vh
-        self.bias_v = bias_v
-        self.temperature = temperature
-        self.limits = limits
+    weight_vh: torch.Tensor
+    bias_v: torch.Tensor | None
+    temperature: float
+    limits: SamplingLimits = NO_LIMITS
 
     def __call__(
         self, hidden_rh: torch.Tensor, rows: Sequence[int], uniforms: Sequence[float], allowed: Sequence[Allowed | None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 from stapo.agent import (
     AgentConfig,
@@ -39,33 +39,24 @@ from stapo.rollout.types import Step, StopReason, Trajectory
 from stapo.texts import replace_surrogates
 
 
+@dataclass(eq=False, repr=False)
 class Episode:
     """Plays one task: `begin`, then `prompt`, `answer` and `observe` in turn until `done`."""
 
-    def __init__(
-        self,
-        encoder: Encoder,
-        agent: AgentConfig,
-        trajectory: Trajectory,
-        *,
-        blind_mask: BlindMask,
-        anchor: AnchorKey,
-        reward_scale: float,
-        mark_parts: bool = False,
-        masks: Sequence[BlindMask] = (),
-        grammars: Grammars | None = None,
-        limits: LimitsConfig | None = None,
-    ) -> None:
-        self.encoder = encoder
-        self.agent = agent
-        self.trajectory = trajectory
-        self.blind_mask = blind_mask
-        self.anchor = anchor
-        self.reward_scale = reward_scale
-        self.mark_parts = mark_parts
-        self.masks = masks
-        self.grammars = grammars
-        self.limits = limits or LimitsConfig()
+    encoder: Encoder
+    agent: AgentConfig
+    trajectory: Trajectory
+    _: KW_ONLY
+    blind_mask: BlindMask
+    anchor: AnchorKey
+    reward_scale: float
+    mark_parts: bool = False
+    masks: Sequence[BlindMask] = ()
+    grammars: Grammars | None = None
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+
+    def __post_init__(self) -> None:
+        agent = self.agent
         self.grammar: Grammar | None = None
         self.memory = Memory(None if agent.keeps_turns else agent.history_length, agent.command_history)
         self.observation = self.blind_observation = self._whole_observation = ""
@@ -80,7 +71,7 @@ class Episode:
         self._goal_cut = False
         self._forgotten = 0
         self._told = ""
-        self._stop = StopRule(agent.stop, encoder) if agent.stop else None
+        self._stop = StopRule(agent.stop, self.encoder) if agent.stop else None
         self._began = 0.0
 
     def begin(self, first: Observation, shapes: CommandShapes = NO_SHAPES) -> None:

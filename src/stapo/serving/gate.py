@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from stapo.hosts import is_loopback
@@ -94,6 +95,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Receive, Send], Awaitable[None]]
 
 
+@dataclass(eq=False)
 class Gate:
     """An ASGI application around another one: refuses what `check_head` refuses, and answers when the server stops.
 
@@ -103,10 +105,10 @@ class Gate:
         linked: paths of pages that links on pages of other origins may open.
     """
 
-    def __init__(self, app: App, *, local_names_only: bool, linked: Collection[str] = ()) -> None:
-        self.app = app
-        self.local_names_only = local_names_only
-        self.linked = linked
+    app: App
+    _: KW_ONLY
+    local_names_only: bool
+    linked: Collection[str] = ()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""

@@ -134,7 +134,6 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
     """
     continuous = config.rollout.vllm.continuous and isinstance(sampler, ContinuousSampler)
     return (ContinuousCollector if continuous else Collector)(
-        make_env=env_factory(config),
         encoder=encoder,
         sampler=sampler,
         agent=config.agent,
@@ -142,7 +141,7 @@ def collector_of(config: RunConfig, encoder: Encoder, sampler: Sampler) -> Colle
         anchor=config.rollout.anchor,
         reward_scale=config.rollout.reward_scale,
         mark_parts=config.algorithm.outlier.tokens != "response",
-        pool=build_pool(config.env.name, config.env.options, config.rollout.workers, config.rollout.env_deadline),
+        envs=build_pool(config.env.name, config.env.options, config.rollout.workers, config.rollout.env_deadline),
         retries=config.rollout.retries,
         max_failures=config.rollout.max_failures,
         limits=config.rollout.limits,
