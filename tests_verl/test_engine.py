@@ -226,7 +226,7 @@ def test_micro_batches_change_nothing(case):
 
 
 def test_what_travels_is_what_the_estimate_counts(case):
-    """`stapo.estimate.cluster`: a micro-batch gathers the policy twice, and the reference where it has flagged rows.
+    """`benchmarks/cluster.py`: a micro-batch gathers the policy twice, and the reference where it has flagged rows.
 
     A mini-batch reduces its gradients once.
     """

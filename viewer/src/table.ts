@@ -1,4 +1,4 @@
-// All recorded steps of a run as columns; see src/stapo/run/packed_columns.py for the bytes.
+// All recorded steps of a run as columns; see src/stapo/viewer/tables.py for the bytes.
 import { useEffect, useState } from "preact/hooks";
 import { get, getBytes } from "./api";
 
