@@ -140,6 +140,19 @@ def test_where_nothing_can_be_played_half_of_every_limit_is_expected(values, why
     assert not seen.counted
 
 
+@pytest.mark.parametrize("decode", ["free", "constrained"])
+def test_a_run_without_sft_is_expected_to_play_as_demonstrations_do(decode, toy_model):
+    given = {"model": {"path": str(toy_model)}, "agent": {"decode": decode, "max_response_tokens": 50}}
+    taught, untaught = (
+        expect(load_config("tiny", None, given | {"sft": {"episodes": 24, "steps": steps}})) for steps in (10, 0)
+    )
+    assert untaught.basis == taught.basis
+    assert (untaught.steps, untaught.prompt) == (taught.steps, taught.prompt)
+    assert (taught.demonstrated > 0, untaught.demonstrated) == (True, 0)
+    # What a model says that nothing holds is not known.
+    assert untaught.response == (taught.response if decode == "constrained" else 25)
+
+
 def test_a_batch_of_sft_is_one_pass_and_counts_as_memory():
     small = memory(SMALL, WORK)
     large = memory(SMALL, replace(WORK, sft_tokens=480))

@@ -70,16 +70,17 @@ class Episodes:
 
 
 def expect(config: RunConfig) -> Episodes:
-    """What to expect of the episodes of a run: of its demonstrations, or of its limits where it has none."""
+    """What to expect of the episodes of a run: as demonstrations are, or by its limits where none can be played."""
     if config.envs:
         return _mixed([(config.envs[label].weight, expect(own)) for label, own in worlds_of(config).items()])
     path = config.model.path
-    if path is not None and not (config.sft.steps and folder_here(path)):
+    if path is not None and folder_here(path) is None:
         return replace(half_of_limits(config), why=unfetched(path))
     try:
         return _played(config)
     except StapoError as err:
-        return replace(half_of_limits(config), why=str(err))
+        # A run without SFT need not have a demonstrator.
+        return replace(half_of_limits(config), why=str(err) if config.sft.steps else "")
 
 
 def _mixed(parts: list[tuple[float, Episodes]]) -> Episodes:
@@ -224,7 +225,10 @@ def _played(config: RunConfig) -> Episodes:
     )
     # Random commands are played and not imitated.
     steps = len(demos) / few.episodes / max(0.1, 1 - sft.wander)
-    expected, response = (min(steps, limit) + limit) / 2, fmean(played.responses)
+    expected, response, responses = (min(steps, limit) + limit) / 2, fmean(played.responses), tuple(played.responses)
+    if model.path is not None and not sft.steps and config.agent.decode == "free":
+        # A model that may not have seen a demonstration says more than one, where nothing holds it.
+        response, responses = max(response, EXPECTED * config.agent.max_response_tokens), ()
     grows = None if _rewrites(config) else played.grows()
     reading = None if grows is None else read_episode(_growth(config, *grows, response), expected)
     imitated, longest = played.of_batch(sft)
@@ -238,9 +242,9 @@ def _played(config: RunConfig) -> Episodes:
         blind=fmean(played.blind) if reading else 0.0,
         reading=reading,
         step_seconds=spent / (steps * few.episodes),
-        demonstrated=steps * sft.episodes,
+        demonstrated=steps * sft.episodes if sft.steps else 0.0,
         tasks=tasks,
         counted=True,
-        responses=tuple(played.responses),
+        responses=responses,
         demos=tuple(demos),
     )
