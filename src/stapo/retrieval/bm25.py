@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from stapo.checks import check_integer, check_number
 from stapo.errors import ConfigError, IndexFileError
 from stapo.retrieval.analyzer import Analyzer, LuceneAnalyzer
 from stapo.retrieval.index_files import count_of, open_array, read_manifest, written_whole
@@ -55,10 +55,8 @@ class BM25Index:
         Raises:
             ConfigError: k1 or b out of range, or a document that is not text.
         """
-        if not (math.isfinite(k1) and k1 >= 0):
-            raise ConfigError(f"k1 is {k1}, expected a number from 0.")
-        if not 0 <= b <= 1:
-            raise ConfigError(f"b is {b}, expected a number from 0 to 1.")
+        check_number("k1", k1, 0)
+        check_number("b", b, 0, 1)
         analyzer = analyzer or LuceneAnalyzer()
         terms, postings = build_postings(_checked(documents), analyzer, k1, b)
         return cls(terms, postings, k1=k1, b=b, analyzer=analyzer)
@@ -72,8 +70,7 @@ class BM25Index:
         Raises:
             ConfigError: k below 1.
         """
-        if k < 1:
-            raise ConfigError(f"k is {k}, expected at least 1.")
+        check_integer("k", k, 1)
         rows = {self._terms.find(term): times for term, times in Counter(self.analyzer(query)).items()}
         rows.pop(-1, None)
         try:

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from stapo.checks import check_integer
 from stapo.errors import ConfigError, IndexFileError
 from stapo.extras import need
 from stapo.models.cache import folder_of
 from stapo.models.catalog import KNOWN, find
 from stapo.progress import tell
 from stapo.retrieval.analyzer import LuceneAnalyzer
-from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
-from stapo.retrieval.local import CorpusRetriever, check_size
+from stapo.retrieval.local import CorpusRetriever, open_indexed
 from stapo.retrieval.ranking import best
 from stapo.stored import Manifest
 from stapo.texts import escape_control_chars, replace_surrogates
@@ -53,9 +53,7 @@ class HashingEmbedder:
     """
 
     def __init__(self, size: int = 256) -> None:
-        if size < 1:
-            raise ConfigError(f"size is {size}, expected at least 1.")
-        self.size = size
+        self.size = check_integer("size", size, 1)
         self.name = f"hashing-{size}"
         self._analyzer = LuceneAnalyzer()
 
@@ -325,12 +323,11 @@ def open_dense(
         embed = SentenceEmbedder(embed, device=device, query_prefix=query_prefix, passage_prefix=passage_prefix)
     embedder: Embed = embed
     name = name_of(embedder)
-    store = IndexCache(Path(corpus), cache)
-    passages = store.corpus()
     short = re.sub(r"[^\w.-]+", "_", name)[-40:]
-    folder = store.get(
+    return open_indexed(
+        corpus,
+        cache,
         f"dense-{short}-{blake2b(name.encode(), digest_size=6).hexdigest()}",
-        lambda folder: DenseIndex.build(passages.texts(), folder, embedder),
-        lambda folder: check_size(DenseIndex.open(folder, embedder), passages, folder),
+        lambda texts, folder: DenseIndex.build(texts, folder, embedder),
+        lambda folder, verify: DenseIndex.open(folder, embedder, verify=verify),
     )
-    return CorpusRetriever(passages, DenseIndex.open(folder, embedder, verify=False))

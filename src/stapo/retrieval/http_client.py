@@ -10,7 +10,7 @@ from typing import Any, get_args
 from stapo.checks import check_choice, check_integer
 from stapo.errors import RetrieverError
 from stapo.http_client import Caller, CallFailed, CallOptions, checked_key, key_for, read_address
-from stapo.retrieval.protocol import Closing, Passage, check_k
+from stapo.retrieval.protocol import Closing, Passage
 from stapo.retrieval.wire import Shape, read_answer, requests_of
 
 TOKEN_VARIABLE = "STAPO_RETRIEVER_TOKEN"
@@ -85,7 +85,7 @@ class HttpRetriever(Closing):
             ConfigError: k below 1.
             RetrieverError: no answer in time, or none that can be used; its `kind` says which.
         """
-        check_k(k)
+        check_integer("k", k, 1)
         if not queries:
             return []
         bodies = requests_of(queries, k, self.options.shape)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from pathlib import Path
 from typing import Protocol
 
+from stapo.checks import check_integer
 from stapo.errors import IndexFileError
 from stapo.retrieval.bm25 import BM25Index
 from stapo.retrieval.cache import IndexCache, keep_in_memory
 from stapo.retrieval.corpus import Corpus
-from stapo.retrieval.protocol import Closing, Passage, check_k
+from stapo.retrieval.protocol import Closing, Passage
 from stapo.texts import counted, replace_surrogates
 
 # Where queries are searched for one by one, asking for a few costs nothing.
-_PORTION = 8
+PORTION = 8
 
 
 class Engine(Protocol):
@@ -23,6 +24,10 @@ class Engine(Protocol):
     def search_many(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         """For each query at most k rows with their scores, the best first."""
         ...
+
+
+class SizedEngine(Engine, Sized, Protocol):
+    """One that knows how many documents it has."""
 
 
 class CorpusRetriever(Closing):
@@ -48,7 +53,7 @@ class CorpusRetriever(Closing):
             CorpusError: the corpus changed on disk while it was open.
             IndexFileError: the index is damaged.
         """
-        check_k(k)
+        check_integer("k", k, 1)
         found = self.engine.search_many([replace_surrogates(query) for query in queries], k)
         try:
             return [[self.corpus.passage(row, score) for row, score in rows] for rows in found]
@@ -81,21 +86,42 @@ def open_bm25(
     path = Path(corpus)
     if keep_in_memory(path):
         passages = Corpus(path)
-        return CorpusRetriever(passages, BM25Index.build(passages.texts(), k1=k1, b=b), portion=_PORTION)
-    store = IndexCache(path, cache)
-    passages = store.corpus()
-    folder = store.get(
+        return CorpusRetriever(passages, BM25Index.build(passages.texts(), k1=k1, b=b), portion=PORTION)
+    return open_indexed(
+        path,
+        cache,
         f"bm25-k1_{k1:g}-b_{b:g}",
-        build=lambda folder: BM25Index.build(passages.texts(), k1=k1, b=b).save(folder),
-        check=lambda folder: check_size(BM25Index.open(folder), passages, folder),
+        lambda texts, folder: BM25Index.build(texts, k1=k1, b=b).save(folder),
+        lambda folder, verify: BM25Index.open(folder, verify=verify),
+        portion=PORTION,
     )
-    return CorpusRetriever(passages, BM25Index.open(folder, verify=False), portion=_PORTION)
 
 
-def check_size(index: Sized, passages: Corpus, folder: Path) -> None:
-    """Raise IndexFileError unless an index has as many documents as its corpus has passages."""
-    if len(index) != len(passages):
-        raise IndexFileError(
-            f"index {folder} is damaged: it holds {counted(len(index), 'document')}, the corpus "
-            f"{counted(len(passages), 'passage')}."
-        )
+def open_indexed(
+    corpus: Path | str,
+    cache: Path | str | None,
+    name: str,
+    build: Callable[[Iterable[str], Path], None],
+    opened: Callable[[Path, bool | None], SizedEngine],
+    portion: int | None = None,
+) -> CorpusRetriever:
+    """A retriever over the index `name` of a corpus: `build` writes it on first use, and it is kept in the cache.
+
+    `opened` opens the index in a folder; its flag says whether hashes are compared (`index_files.read_manifest`).
+
+    Raises:
+        CorpusError: the corpus cannot be read.
+        IndexFileError: the cache cannot be written.
+    """
+    store = IndexCache(Path(corpus), cache)
+    passages = store.corpus()
+
+    def check(folder: Path) -> None:
+        if (found := len(opened(folder, None))) != len(passages):
+            raise IndexFileError(
+                f"index {folder} is damaged: it holds {counted(found, 'document')}, the corpus "
+                f"{counted(len(passages), 'passage')}."
+            )
+
+    folder = store.get(name, lambda folder: build(passages.texts(), folder), check)
+    return CorpusRetriever(passages, opened(folder, False), portion=portion)

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-from stapo.errors import ConfigError
-
 _ID_KEYS = ("id", "_id", "docid", "doc_id")
 
 
@@ -95,9 +93,3 @@ class Closing:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def check_k(k: int) -> None:
-    """Raise ConfigError unless k is at least 1."""
-    if k < 1:
-        raise ConfigError(f"k is {k}, expected at least 1 passage.")

@@ -14,9 +14,8 @@ from typing import Any
 from stapo.errors import ConfigError, CorpusError, IndexFileError
 from stapo.extras import need
 from stapo.retrieval.analyzer import STOP_WORDS
-from stapo.retrieval.cache import IndexCache
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
-from stapo.retrieval.local import CorpusRetriever, check_size
+from stapo.retrieval.local import PORTION, CorpusRetriever, open_indexed
 from stapo.stored import Manifest
 from stapo.texts import replace_surrogates
 
@@ -160,11 +159,6 @@ def open_tantivy(*, corpus: Path | str, cache: Path | str | None = None) -> Corp
         IndexFileError: the cache cannot be written.
     """
     _tantivy()
-    store = IndexCache(Path(corpus), cache)
-    passages = store.corpus()
-    folder = store.get(
-        KIND,
-        lambda folder: TantivyIndex.build(passages.texts(), folder),
-        lambda folder: check_size(TantivyIndex(folder), passages, folder),
+    return open_indexed(
+        corpus, cache, KIND, TantivyIndex.build, lambda folder, verify: TantivyIndex(folder, verify=verify), PORTION
     )
-    return CorpusRetriever(passages, TantivyIndex(folder, verify=False), portion=8)
