@@ -140,12 +140,7 @@ class RunDirectory:
 
     def info(self) -> dict[str, Any]:
         """Contents of run.json."""
-        try:
-            data = parse_json(_text(self.path / "run.json", _MOST_INFO))
-        except (OSError, ValueError) as err:
-            raise RunDirectoryError(f"'{self.path / 'run.json'}' cannot be read: {reason_of(err)}.") from err
-        if not isinstance(data, dict):
-            raise RunDirectoryError(f"'{self.path / 'run.json'}' holds {type(data).__name__}, expected an object.")
+        data = read_mapping(self.path / "run.json", _MOST_INFO)
         if isinstance(data.get("seconds"), dict):
             data["seconds"] = former_names.with_present_names(data["seconds"])[0]
         return data
@@ -219,13 +214,7 @@ class RunDirectory:
         Raises:
             RunDirectoryError: config.yaml is missing, damaged or holds something else than settings.
         """
-        path = self.path / "config.yaml"
-        try:
-            data = parse_yaml(_text(path, _MOST_CONFIG))
-        except (OSError, ValueError) as err:
-            raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
-        if not isinstance(data, dict):
-            raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected a mapping of settings.")
+        data = read_mapping(self.path / "config.yaml", _MOST_CONFIG, parse_yaml, "a mapping of settings")
         return former_names.with_present_names(data)[0]
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
@@ -417,12 +406,25 @@ def require_plain(path: Path, names: Iterable[str]) -> None:
         )
 
 
-def _text(path: Path, most: int) -> str:
-    with open_to_read(path) as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"it has more than {most:,} bytes")
-    return decoded(data)
+def read_mapping(
+    path: Path, most_bytes: int, parse: Callable[[str], Any] = parse_json, expected: str = "an object"
+) -> dict[str, Any]:
+    """What a small file of JSON, or of another format, holds.
+
+    Raises:
+        RunDirectoryError: it cannot be read, is larger than `most_bytes`, or holds something else than `expected`.
+    """
+    try:
+        with open_to_read(path) as file:
+            text = file.read(most_bytes + 1)
+        if len(text) > most_bytes:
+            raise ValueError(f"it has more than {most_bytes:,} bytes")
+        data = parse(decoded(text))
+    except (OSError, ValueError) as err:
+        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
+    if not isinstance(data, dict):
+        raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected {expected}.")
+    return data
 
 
 def jsonable(value: Any) -> Any:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import oddity, reason_of
-from stapo.documents import parse_json, read_text
+from stapo.atomic_io import oddity
 from stapo.errors import RunDirectoryError
 from stapo.health import closing_checks
 from stapo.report.data import Row, RunLog, read_run, readable_rows
 from stapo.report.summary import comparisons, facts, losses, sentences, success_table, title
 from stapo.run import RunDirectory
+from stapo.run.directory import read_mapping
 from stapo.run.rows import by_iteration
 from stapo.viewer.catalog import Catalog, Kept, state_of
 from stapo.viewer.figures import figures
@@ -175,10 +175,4 @@ def _document(path: Path, who: str) -> dict[str, Any]:
         raise RunDirectoryError(f"'{path}' is a link, pipe or device, expected a file of its own.")
     if not path.is_file():
         raise RunDirectoryError(f"'{path}' is not there yet. {who}")
-    try:
-        data = parse_json(read_text(path, _MOST_BYTES))
-    except (OSError, ValueError) as err:
-        raise RunDirectoryError(f"'{path}' cannot be read: {reason_of(err)}.") from err
-    if not isinstance(data, dict):
-        raise RunDirectoryError(f"'{path}' holds {type(data).__name__}, expected an object.")
-    return data
+    return read_mapping(path, _MOST_BYTES)
