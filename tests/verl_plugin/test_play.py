@@ -87,16 +87,16 @@ def test_a_server_that_answers_with_nothing(policy):
     assert played.failure.boundary is Boundary.MODEL
 
 
-def test_the_shelf_hands_out_each_environment_once():
+def test_the_cache_hands_out_each_environment_once():
     built = []
 
     def build():
         built.append(LocalPool(ToyEnv))
         return built[-1]
 
-    shelf = EnvCache(build)
-    one, two = shelf.take(), shelf.take()
+    cache = EnvCache(build)
+    one, two = cache.take(), cache.take()
     assert one is not two
-    shelf.put_back(one)
-    assert shelf.take() is one
+    cache.put_back(one)
+    assert cache.take() is one
     assert len(built) == 2

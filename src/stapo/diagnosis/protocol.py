@@ -31,7 +31,6 @@ class DiagnosisSpec:
         offered: how many tasks the split holds.
         group_size: trajectories of each task, N.
         seed: of sampling and of the resamples.
-        resamples: of the bootstrap.
         algorithm: what rows are measured with: anchors, step advantage, outlier settings.
         remarks: where this is not what the run trains with, and why.
     """
@@ -42,7 +41,6 @@ class DiagnosisSpec:
     offered: int
     group_size: int
     seed: int
-    resamples: int
     algorithm: AlgorithmConfig
     remarks: list[str] = field(default_factory=list)
 
@@ -68,7 +66,6 @@ def make_spec(
     tasks: int | None = None,
     group_size: int | None = None,
     seed: int = 0,
-    resamples: int = 2000,
 ) -> DiagnosisSpec:
     """The protocol that suits a run.
 
@@ -79,7 +76,6 @@ def make_spec(
         tasks: how many of them to play, evenly thinned; None for `DEFAULT_TASKS`, or all where there are fewer.
         group_size: trajectories of each; None for the run's.
         seed: of sampling and of the resamples.
-        resamples: of the bootstrap.
 
     Raises:
         ConfigError: no task, or a number that cannot be used.
@@ -92,7 +88,7 @@ def make_spec(
         remarks.append(f"The split holds {counted(len(offered), 'task')} only, so {tasks} could not be played.")
     chosen = pick_tasks(offered, min(tasks or DEFAULT_TASKS, len(offered)))
     return DiagnosisSpec(
-        config, split, tuple(chosen), len(offered), group_size or config.rollout.group_size, seed, resamples,
+        config, split, tuple(chosen), len(offered), group_size or config.rollout.group_size, seed,
         algorithm, remarks,
     )  # fmt: skip
 

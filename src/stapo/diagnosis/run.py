@@ -30,6 +30,8 @@ from stapo.training.loop import set_threads
 
 FORMAT = "stapo-diagnosis-1"
 FILES = ("diagnosis.json", "steps.jsonl", "diagnosis.html")
+RESAMPLES = 2000
+"""Of the bootstrap."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def diagnose(
         set_threads(threads_here(subject.run, subject.config))
         policy = load_policy(str(subject.run.check_checkpoint(subject.checkpoint)), subject.config.model)
         measured = measure(policy, subject.config, protocol, stage, subject.run.started)
-        numbers = summarize(measured, protocol.seed, protocol.resamples)
+        numbers = summarize(measured, protocol.seed, RESAMPLES)
         found.append((subject, measured, numbers, _document(subject, protocol, measured, numbers)))
     first = found[0][2]
     for _, _, numbers, document in found[1:]:
@@ -165,7 +167,7 @@ def _document(
             "temperature": protocol.temperature,
             "seed": protocol.seed,
             "engine": config.rollout.engine,
-            "resamples": protocol.resamples,
+            "resamples": RESAMPLES,
             "anchor": config.rollout.anchor,
             "reward_scale": config.rollout.reward_scale,
             "blind_mask": algorithm.selective.blind_mask,

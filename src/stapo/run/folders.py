@@ -58,18 +58,16 @@ class RunSummary:
     bytes: int = 0
 
 
-def find_runs(top: Path, *, sized: bool = True) -> list[RunSummary]:
-    """Every run and comparison at or below `top`, by name; links are not followed.
-
-    Args:
-        top: where to look.
-        sized: sum up the files of each; without it, `bytes` is 0 and `changed` tells of rows and run.json alone.
-    """
-    return summed([read_folder(folder, kind, sized=sized) for folder, kind in run_folders(top)])
+def find_runs(top: Path) -> list[RunSummary]:
+    """Every run and comparison at or below `top`, by name; links are not followed."""
+    return summed([read_folder(folder, kind) for folder, kind in run_folders(top)])
 
 
 def read_folder(folder: Path, kind: str, *, sized: bool = True) -> RunSummary:
-    """A run or comparison that `run_folders` has named; see `find_runs`."""
+    """A run or comparison that `run_folders` has named.
+
+    `sized` sums up its files; without it, `bytes` is 0 and `changed` tells of rows and run.json alone.
+    """
     room = _room if sized else _newest
     try:
         return _run(folder, room) if kind == "run" else _comparison(folder, room)

@@ -44,11 +44,6 @@ class EnvCache:
         """Take a pool back."""
         self._idle.append(pool)
 
-    def close(self) -> None:
-        """Close every environment that is not out."""
-        while self._idle:
-            self._idle.pop().close()
-
 
 async def play_episode(
     make_episode: Callable[[Trajectory], Episode],
