@@ -167,10 +167,6 @@ def _in_one_line(text: str) -> str:
     return re.sub(r"\s*[\r\n]+\s*", lambda m: " " if stripped[max(0, m.start() - 1)] in ".:;,!?" else "; ", stripped)
 
 
-if __name__ == "__main__":
-    raise SystemExit(main())
-
-
 def prepare() -> None:
     """Let every text be printed: what an encoding lacks is spelt out, and what is closed swallows it."""
     for name in ("stdout", "stderr"):
@@ -221,3 +217,7 @@ def _discard() -> None:
         empty = os.open(os.devnull, os.O_WRONLY)
         os.dup2(empty, number)
         os.close(empty)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
