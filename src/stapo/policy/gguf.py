@@ -30,7 +30,6 @@ from stapo.policy.model import finish_policy, quiet
 _PACKAGES = {"gguf": "gguf>=0.19", "accelerate": "accelerate>=1"}
 _PLAIN = ("F32", "F16", "BF16", "F64")
 
-
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of the scalar types of values, by their numbers."""
 _STRING, _ARRAY = 8, 9

@@ -108,8 +108,6 @@ def _patterns(part: Any) -> Iterator[str]:
         if isinstance(part, dict):
             if isinstance(part.get("Regex"), str):
                 yield part["Regex"]
-            if part.get("type") == "ByteLevel" and part.get("use_regex") is not False:
-                pass  # its own, built in
             pending += [value for key, value in part.items() if key not in ("vocab", "merges", "added_tokens")]
         elif isinstance(part, list):
             pending += part

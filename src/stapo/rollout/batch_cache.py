@@ -17,7 +17,6 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]
 
-
 _NAME = "sdpa_shared_heads"
 
 

@@ -26,7 +26,6 @@ MOST_LINE = 1 << 27
 _OURS = re.compile(r"(transcripts/)?[\w-]+\.jsonl")
 _LINE_DIGITS = 8  # of the hash of a line: enough to name it; the hash of the whole file decides
 
-
 FOLDER = "transcripts"
 _NAME = re.compile(r"iteration-(\d{1,9})\.jsonl")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.atomic_io import oddity
+from stapo.documents import package_data
 from stapo.errors import RunDirectoryError
 from stapo.health import closing_checks
 from stapo.report.data import Row, RunLog, read_run, readable_rows
@@ -16,7 +17,6 @@ from stapo.run import RunDirectory
 from stapo.run.directory import read_mapping
 from stapo.run.rows import by_iteration
 from stapo.viewer.catalog import Catalog, Kept, state_of
-from stapo.viewer.figures import figures
 from stapo.viewer.wire import cleaned
 
 _MOST_ROWS = 4_000  # iterations of which a page gets every number
@@ -24,9 +24,15 @@ _MOST_COLUMNS = 2_000  # a row of ours has a few hundred numbers
 _MOST_VALUES = 8  # of a list of numbers: quantiles are drawn, histograms are not
 _LISTED = ("kind", "status", "reason", "preset", "algorithm", "environment", "done", "planned", "success", "changed")
 
-
 _MOST_BYTES = 1 << 26
 _FOLDER = re.compile(r"[\w.-]{1,200}")
+
+_TYPE_COLORS = ("blue", "orange", "green", "red", "purple", "teal", "brown", "grey")
+_SECTIONS = {
+    "Success and behavior": ("success", "types", "behavior", "lengths", "endings", "signal"),
+    "Entropy and outliers": ("entropy", "outliers", "fences", "attribution"),
+    "Update and time": ("gradients", "clipping", "critic", "agreement", "seconds"),
+}
 
 
 class Pages:
@@ -176,3 +182,40 @@ def _document(path: Path, who: str) -> dict[str, Any]:
     if not path.is_file():
         raise RunDirectoryError(f"'{path}' is not there yet. {who}")
     return read_mapping(path, _MOST_BYTES)
+
+
+def figures(log: RunLog, columns: dict[str, list[float | None]]) -> list[dict[str, Any]]:
+    """The figures of a run that have anything to draw.
+
+    Args:
+        log: the run.
+        columns: see `stapo.viewer.pages.columns`.
+    """
+    texts = package_data("stapo.report", "plots.yaml")
+    found = []
+    for section, keys in _SECTIONS.items():
+        for key in keys:
+            entry = texts[key]
+            panels = [_panel(panel, columns) for panel in entry.get("viewer") or entry.get("panels", ())]
+            panels = [panel for panel in panels if panel["lines"]]
+            if panels:
+                words = {"smoothing": "", "split": log.setting("eval.split", "?"), "left_out": ""}
+                said = {part: str(entry[part]).format(**words) for part in ("title", "shows", "look_for", "bad_sign")}
+                found.append({"key": key, "section": section, "panels": panels, **said})
+    return found
+
+
+def _panel(panel: Any, columns: dict[str, list[float | None]]) -> dict[str, Any]:
+    lines = [
+        {"label": label, "path": path, "color": color, "dashed": bool(style)}
+        for label, path, color, *style in panel.get("lines") or _below(panel["below"], columns)
+        if any(value is not None for value in columns.get(path, ()))
+    ]
+    return {"label": panel["label"], "scale": panel.get("scale", ""), "zero": bool(panel.get("zero")), "lines": lines}
+
+
+def _below(prefix: str, columns: dict[str, list[float | None]]) -> list[tuple[str, str, str]]:
+    """A line for each field below one, as many as there are colors."""
+    names = [path for path in columns if path.startswith(f"{prefix}.")]
+    labels = (path.removeprefix(f"{prefix}.").replace("_", " ") for path in names)
+    return list(zip(labels, names, _TYPE_COLORS, strict=False))

@@ -19,7 +19,6 @@ _MOST_TABLES = 3  # of 15 MB for 100,000 steps
 _AT_A_TIME = 40  # transcripts that are read whole before a page hears how far it is
 _LONGEST = 400  # characters of a text of a column
 
-
 _STRIDE = 8
 
 

@@ -21,7 +21,6 @@ _ID = re.compile(
     r"generated-(?P<scenes>[a-z]+)/(?P<split>[a-z]+)/(?P<type>[a-z_]+)/(?P<number>[0-9]{6}|[1-9][0-9]{6,17})"
 )
 
-
 _FACT_OF = {
     "hold": "isReceptacleObject",
     "take": "pickupable",

@@ -13,7 +13,6 @@ from stapo.errors import ConfigError
 
 MOST_PRODUCTS = 36**6
 
-
 Record = dict[str, Any]
 _TAILS, _OPENINGS, _CLOSINGS, _REQUESTS = (SENTENCES[use] for use in ("tails", "openings", "closings", "requests"))
 
