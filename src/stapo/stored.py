@@ -121,11 +121,13 @@ class WholeFolders:
         what: what messages call one.
         error: what is raised.
         again: what to do where one is damaged, as a sentence.
+        room: what to do where one cannot be written, as a sentence behind a blank; "" for nothing.
     """
 
     what: str
     error: type[StapoError]
     again: str
+    room: str = ""
 
     @contextmanager
     def written(self, folder: Path, manifest: Manifest) -> Iterator[Path]:
@@ -137,7 +139,7 @@ class WholeFolders:
         Raises:
             StapoError: the folder could not be written. Nothing of it is left then, an older one stays.
         """
-        with writing(f"{self.what} {folder}", error=self.error):
+        with writing(f"{self.what} {folder}", self.room, self.error):
             folder.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
@@ -157,7 +159,7 @@ class WholeFolders:
             temporary.chmod(0o755)
             _put_in_place(temporary, folder)
         except OSError as err:
-            raise self.error(f"{self.what} {folder} cannot be written: {err.strerror or err}.") from err
+            raise self.error(f"{self.what} {folder} cannot be written: {err.strerror or err}.{self.room}") from err
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -7,7 +7,6 @@ later share the pages.
 
 from __future__ import annotations
 
-import json
 import mmap
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -17,19 +16,27 @@ from typing import Any
 
 import numpy as np
 
-from stapo.envs.webshop.cache import publish
 from stapo.envs.webshop.pages import ItemView, item_view
 from stapo.envs.webshop.product import Product, pack, unpack
 from stapo.envs.webshop.sources import Source
-from stapo.errors import GameFileError, StapoError
+from stapo.errors import ConfigError, GameFileError, StapoError, writing
 from stapo.progress import Listener, tell
 from stapo.retrieval.bm25 import BM25Index
-from stapo.stored import default_cache
+from stapo.stored import CACHE_VARIABLE, Manifest, WholeFolders, default_cache, turn
 
-FORMAT = 3
+KIND = "catalog"
+FORMAT = 4
 """Raised whenever the files below change; a catalog of another number is built anew."""
+CATALOGS = WholeFolders(
+    "catalog",
+    ConfigError,
+    "Remove it; it is built anew.",
+    f" Make room there, or set {CACHE_VARIABLE} to a folder that can be written.",
+)
+LONGEST_WAIT = 3_600.0
+"""Seconds to wait for another process that builds the same catalog."""
 
-_META, _RECORDS, _INDEX = "catalog.json", "records.bin", "index"
+_RECORDS, _INDEX = "records.bin", "index"
 _COLUMNS = ("starts", "asins", "order", "low", "high", "ranged", "asked", "combinations", "requests", "category")
 _LONGEST_KEPT = 1_000
 _PRODUCTS_KEPT, _VIEWS_KEPT, _SEARCHES_KEPT = 4_096, 1_024, 4_096
@@ -46,10 +53,9 @@ class Catalog:
     """
 
     def __init__(self, folder: Path, source: str) -> None:
-        meta = _read_meta(folder)
         self.folder = folder
         self.source = source
-        self.categories: list[str] = meta["categories"]
+        self.categories: list[str] = CATALOGS.read(folder, KIND, FORMAT, verify=False).facts["categories"]
         self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS}
         with (folder / _RECORDS).open("rb") as file:
             self._records = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -121,41 +127,35 @@ def open_catalog(source: Source, progress: Listener = tell) -> Catalog:
     folder = default_cache() / "webshop" / f"{source.key()[:32]}-{FORMAT}"
     found = _OPEN.get(folder)
     if found is None:
-        publish(folder, lambda partial: build(source, partial, progress), is_usable)
+        if not is_usable(folder):
+            with writing(f"catalog {folder}", CATALOGS.room, ConfigError):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                # Should the other process take too long, both build, and the later one replaces the other's.
+                with turn(folder.with_name(f".{folder.name}.lock"), LONGEST_WAIT):
+                    if not is_usable(folder):
+                        _build_whole(source, folder, progress)
         found = _OPEN[folder] = Catalog(folder, source.describe())
     return found
+
+
+def _build_whole(source: Source, folder: Path, progress: Listener) -> None:
+    facts: dict[str, Any] = {}
+    with CATALOGS.written(folder, Manifest(KIND, FORMAT, facts)) as inside:
+        facts["categories"] = build(source, inside, progress)
 
 
 def is_usable(folder: Path) -> bool:
     """Whether a folder holds a whole catalog of this version."""
     try:
-        _read_meta(folder)
+        CATALOGS.read(folder, KIND, FORMAT, verify=False)
         BM25Index.open(folder / _INDEX, verify=False)
     except (StapoError, OSError):
         return False
     return True
 
 
-def _read_meta(folder: Path) -> dict[str, Any]:
-    path = folder / _META
-    try:
-        meta = json.loads(path.read_bytes())
-        number, files = meta["format"], meta["files"]
-        wrong = [name for name, size in files.items() if (folder / name).stat().st_size != size]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise GameFileError(f"'{path}' is missing or damaged ({err}). Remove '{folder}'; it is built anew.") from err
-    if number != FORMAT:
-        raise GameFileError(
-            f"'{folder}' was built by another version (format {number!r}, expected {FORMAT}). Remove it; it is built "
-            "anew."
-        )
-    if wrong:
-        raise GameFileError(f"'{folder / wrong[0]}' is cut short. Remove '{folder}'; it is built anew.")
-    return dict(meta)
-
-
-def build(source: Source, folder: Path, progress: Listener = tell) -> None:
-    """Write a catalog into an empty folder.
+def build(source: Source, folder: Path, progress: Listener = tell) -> list[str]:
+    """Write the files of a catalog into an empty folder; returns the names of its categories.
 
     Raises:
         GameFileError: a file or a product that cannot be used, or no product at all.
@@ -184,9 +184,7 @@ def build(source: Source, folder: Path, progress: Listener = tell) -> None:
     for name, values in columns.items():
         np.save(folder / f"{name}.npy", np.array(values, dtype=types.get(name, "f8")), allow_pickle=False)
     BM25Index.build(_documents(folder, progress)).save(folder / _INDEX)
-    files = {str(p.relative_to(folder)): p.stat().st_size for p in sorted(folder.rglob("*")) if p.is_file()}
-    meta = {"format": FORMAT, "categories": list(categories), "files": files}
-    (folder / _META).write_text(json.dumps(meta) + "\n", encoding="utf-8")
+    return list(categories)
 
 
 def _documents(folder: Path, progress: Listener) -> Iterator[str]:

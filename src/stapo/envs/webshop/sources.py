@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from stapo.checks import user_path
 from stapo.envs import draws
 from stapo.envs.webshop import generator
-from stapo.envs.webshop.cache import file_digest
 from stapo.envs.webshop.product import Product, is_skipped, read_product
 from stapo.envs.webshop.streaming import iter_items, iter_list
-from stapo.errors import ConfigError, GameFileError
+from stapo.errors import ConfigError, GameFileError, reading
+from stapo.stored import default_cache, known_digest
 
 
 class Source(Protocol):
@@ -184,6 +184,16 @@ def _existing(path: str | os.PathLike[str], option: str) -> Path:
             "generated shop."
         )
     return found
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, remembered in the cache; see `stapo.stored.known_digest`.
+
+    Raises:
+        GameFileError: it cannot be read.
+    """
+    with reading(f"'{path}'", GameFileError):
+        return known_digest(path, default_cache())
 
 
 def _digest(parts: list[Any]) -> str:
