@@ -112,7 +112,7 @@ MAY_IMPORT = {
         "checks",
     },
     "run": {"former_names", "errors", "texts", "documents", "atomic_io"},
-    "trackers": {"errors", "extras", "texts", "documents", "atomic_io", "registry", "run"},
+    "trackers": {"errors", "extras", "texts", "documents", "atomic_io", "registry", "run", "stored"},
     "config": {
         "former_names",
         "errors",

@@ -72,7 +72,7 @@ def turn(lock: Path, seconds: float, waiting: Callable[[], None] = lambda: None)
 
     Args:
         lock: the file.
-        seconds: to wait at most.
+        seconds: to wait at most; 0 looks once.
         waiting: called once where another process holds it.
 
     Yields:
@@ -84,11 +84,13 @@ def turn(lock: Path, seconds: float, waiting: Callable[[], None] = lambda: None)
     descriptor = open_plain(lock, os.O_RDWR | os.O_CREAT)
     end, held, told = time.monotonic() + seconds, False, False
     try:
-        while not held and time.monotonic() < end:
+        while not held:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 held = True
             except BlockingIOError:
+                if time.monotonic() >= end:
+                    break
                 if not told:
                     waiting()
                 told = True

@@ -6,7 +6,6 @@ of JSON; the library's own output goes nowhere. What was sent is kept in RUN/tra
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -14,20 +13,21 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_plain, write_durably
+from stapo.atomic_io import write_durably
 from stapo.documents import parse_json, read_text
 from stapo.errors import RunDirectoryError
 from stapo.run import RunDirectory
 from stapo.run.directory import jsonable
 from stapo.run.rows import read_new
+from stapo.stored import turn
 from stapo.texts import escape_control_chars, hide_secrets, remember_secrets_of
 from stapo.trackers import TRACKERS, TrackedRun, Tracker
 from stapo.trackers.names import eval_scalars, metric_histograms, metric_scalars, plain_name, sft_scalars
@@ -217,25 +217,6 @@ def _digest(row: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-@contextmanager
-def _alone(path: Path, seconds: float) -> Iterator[None]:
-    """One process per run and tracker; the system lets go of the lock when it ends."""
-    descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
-    deadline = time.monotonic() + seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > deadline:
-                    raise RunDirectoryError("another process is sending this run to the same tracker.") from None
-                time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def main(name: str, target: str, folder: str, once: bool) -> int:
     """Send a run to a tracker until the process that started this one says that it is over, or is gone.
 
@@ -273,7 +254,10 @@ def main(name: str, target: str, folder: str, once: bool) -> int:
         tracker = TRACKERS.get(name)()
         kept, stem = run.path / "trackers", plain_name(name)  # the name may be a stranger's
         kept.mkdir(exist_ok=True)
-        with _alone(kept / f"{stem}.lock", 0 if once else _LOCK_SECONDS):
+        # One process per run and tracker.
+        with turn(kept / f"{stem}.lock", 0 if once else _LOCK_SECONDS) as held:
+            if not held:
+                raise RunDirectoryError("another process is sending this run to the same tracker.")
             sender = Sender(tracker, run, Sent.read(kept / f"{stem}.json"), lambda i: tell(opened=i))
             while True:
                 last = once or over.is_set()
