@@ -45,12 +45,7 @@ class Curves:
 
 
 def figures(found: Row, curves: Sequence[Curves]) -> list[Plot]:
-    """All figures of the page.
-
-    Args:
-        found: results, see `stapo.comparison.results`.
-        curves: in the order of the variants.
-    """
+    """All figures of the page."""
     modes = list(found["protocols"])
     return [_training(curves), *(_evaluations(curves, mode) for mode in modes), *(_gaps(found, mode) for mode in modes)]
 

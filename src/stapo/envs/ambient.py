@@ -26,11 +26,7 @@ _known: dict[str, list[Setting]] = {}
 
 @contextmanager
 def kept(name: str) -> Iterator[None]:
-    """Put every setting back that changes meanwhile, and warn once of each.
-
-    Args:
-        name: of the environment whose code runs.
-    """
+    """Put every setting back that changes meanwhile, and warn once of each."""
     before = _read()
     try:
         yield

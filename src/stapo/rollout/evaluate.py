@@ -228,12 +228,7 @@ def _round_up(tokens: int) -> int:
 
 
 def episode_rows(played: Sequence[Sequence[Trajectory]], protocol: EvalProtocol) -> Iterator[dict[str, Any]]:
-    """One row per episode, by which two policies can be compared task by task.
-
-    Args:
-        played: trajectories of each seed, from `evaluate`.
-        protocol: what was played.
-    """
+    """One row per episode, by which two policies can be compared task by task."""
     for seed, trajectories in zip(protocol.seeds, played, strict=True):
         for number, t in enumerate(trajectories):
             yield {

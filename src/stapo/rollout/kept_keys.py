@@ -172,12 +172,7 @@ class KeptKeys:
 
 
 def key_bytes(config: Any, itemsize: int) -> int | None:
-    """Bytes of keys and values of one token in all layers; None for a model whose settings do not tell.
-
-    Args:
-        config: of a transformers model.
-        itemsize: bytes of one number.
-    """
+    """Bytes of keys and values of one token in all layers; None for a model whose settings do not tell."""
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     layers, heads = getattr(text, "num_hidden_layers", None), getattr(text, "num_attention_heads", None)
     shared = getattr(text, "num_key_value_heads", None) or heads

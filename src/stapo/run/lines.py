@@ -43,10 +43,6 @@ def require_new(path: Path) -> None:
 def read_lines(path: Path, most_bytes_per_line: int = MOST_BYTES) -> Iterator[tuple[str, dict[str, Any]]]:
     """The objects of a file of JSON lines, each with its place for messages; empty lines are passed over.
 
-    Args:
-        path: the file.
-        most_bytes_per_line: longer lines are refused.
-
     Raises:
         ConfigError: the file cannot be read, a line is too long or holds no object; the line is named.
     """

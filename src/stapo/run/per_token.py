@@ -47,9 +47,6 @@ def encode_per_token(numbers: Mapping[str, npt.ArrayLike | None]) -> dict[str, s
 def decode_per_token(step: Mapping[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """The numbers of a step's tokens, (T,) arrays by name; {} where the transcript holds none.
 
-    Args:
-        step: of a trajectory record.
-
     Raises:
         RunDirectoryError: they are not what a run writes, or not as many as the step has tokens.
     """

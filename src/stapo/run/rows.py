@@ -163,13 +163,7 @@ def read_record(save: Path) -> dict[str, dict[str, Any]]:
 
 
 def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: bool = False) -> list[Damage]:
-    """Files of rows that are not what was written, each with its first damaged line.
-
-    Args:
-        folder: the run directory.
-        record: see `read_record`.
-        whole: nothing may have been added since.
-    """
+    """Files of rows that are not what was written, or with `whole` grew since, each with its first damaged line."""
     return [Damage(name, said) for name, facts in record.items() if (said := _damage(folder / name, facts, whole))]
 
 

@@ -51,10 +51,6 @@ def connections_for(most: int) -> tuple[int, int]:
 def connection_class(deadlines: Deadlines, most: int) -> type:
     """The class that uvicorn makes a connection of; for its setting `http`.
 
-    Args:
-        deadlines: of each stage.
-        most: connections at once.
-
     Raises:
         ConfigError: uvicorn is not installed.
     """

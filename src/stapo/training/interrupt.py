@@ -94,9 +94,6 @@ class Interrupts:
     def at_once(self, what: str) -> Iterator[None]:
         """A context that a stop ends at once, wherever it is: what is done there costs little, or nothing, to do again.
 
-        Args:
-            what: is said then.
-
         Raises:
             RunInterrupted: a stop was asked for, before or meanwhile.
         """
@@ -133,9 +130,6 @@ class Interrupts:
 
     def leave(self, what: str = "stopped at a safe point, with everything saved") -> None:
         """At a safe point, with everything saved: stop if that was asked for.
-
-        Args:
-            what: is said then.
 
         Raises:
             RunInterrupted: it was.

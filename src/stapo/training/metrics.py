@@ -24,12 +24,7 @@ _SIZE_BINS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, None))
 
 
 def world_metrics(batch: RowBatch, played: Mapping[str, Sampled]) -> dict[str, Any]:
-    """Metrics of all rows; where a run has several environments, of each as well, under ``envs``.
-
-    Args:
-        batch: the rows that are trained on.
-        played: what was played in each environment.
-    """
+    """Metrics of all rows; where a run has several environments, of each as well, under ``envs``."""
     whole = rollout_metrics(batch, together(played.values()).played)
     if not batch.parts:
         return whole

@@ -45,10 +45,6 @@ def shapes_of(env: RunEnv, config: RunConfig) -> CommandShapes:
 def read_steps(config: RunConfig, env: RunEnv) -> list[DemoStep]:
     """The steps of `sft.data`, as SFT imitates them.
 
-    Args:
-        config: of the run.
-        env: its environment.
-
     Raises:
         ConfigError: the file cannot be read or used; the line is named. Nothing of it is used then.
     """

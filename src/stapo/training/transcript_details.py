@@ -72,10 +72,6 @@ def token_characters(ids: Sequence[int], decode: Callable[[Sequence[int]], str])
     """How many characters of `decode(ids)` each token adds; None where tokens and text do not fit together.
 
     A token that shows nothing, such as an end token, has none. A character of several tokens belongs to the last.
-
-    Args:
-        ids: the sampled tokens.
-        decode: turns tokens into text.
     """
     text = decode(ids)
     single = [decode([i]) for i in ids]

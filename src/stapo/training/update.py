@@ -154,10 +154,6 @@ class Updater:
     def rescore(self, steps: Sequence[Step], rows: Sequence[RowTokens]) -> dict[str, float]:
         """Give sampled steps the trainer's entropies and old log-probabilities, before the weights move.
 
-        Args:
-            steps: are filled in.
-            rows: their tokens.
-
         Returns:
             measures of the mismatch between sampler and trainer; see `stapo.algo.mismatch`.
         """

@@ -185,12 +185,7 @@ def _document(path: Path, who: str) -> dict[str, Any]:
 
 
 def figures(log: RunLog, columns: dict[str, list[float | None]]) -> list[dict[str, Any]]:
-    """The figures of a run that have anything to draw.
-
-    Args:
-        log: the run.
-        columns: see `stapo.viewer.pages.columns`.
-    """
+    """The figures of a run that have anything to draw."""
     texts = package_data("stapo.report", "plots.yaml")
     found = []
     for section, keys in _SECTIONS.items():
