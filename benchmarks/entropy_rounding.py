@@ -10,12 +10,14 @@ bfloat16, and `outlier.eps` above it in float32. Without MODEL a model of 0.2 M 
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import numpy as np
 import torch
 
 from stapo.algo import get_algorithm, step_entropy
+from stapo.errors import StapoError
 from stapo.policy import ModelConfig, RowTokens, load_policy
 from stapo.policy.model import build_policy
 from stapo.training.scoring import Scorer
@@ -57,12 +59,17 @@ def measure(path: str | None, dtype: str, batches: int) -> tuple[float, float]:
 
 def main() -> None:
     """Print a line for each dtype."""
-    path = sys.argv[1] if len(sys.argv) > 1 else None
-    batches = int(sys.argv[2]) if len(sys.argv) > 2 else 40
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", help="folder of a model; without it a small one is built")
+    parser.add_argument("batches", nargs="?", type=int, default=40)
+    args = parser.parse_args()
     for dtype in ("float32", "bfloat16"):
-        std, most = measure(path, dtype, batches)
+        std, most = measure(args.model, dtype, args.batches)
         print(f"{dtype}: standard deviation up to {std:.2g} nats, distance from the mean up to {most:.2g}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StapoError as err:
+        sys.exit(f"error: {err}")

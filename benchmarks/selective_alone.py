@@ -10,6 +10,7 @@ and the share of invalid actions. The reference is the policy before.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from stapo.algo import AlgorithmConfig, SelectiveConfig, get_algorithm
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
 from stapo.config.training import OptimConfig
+from stapo.errors import StapoError
 from stapo.policy import Policy, load_policy
 from stapo.rollout.evaluate import EvalProtocol, evaluate, pick_tasks, summarize
 from stapo.run import RunDirectory
@@ -40,16 +42,22 @@ READINGS: dict[str, dict[str, Any]] = {
     "Jensen-Shannon": {"bound": "js"},
     "reference's support": {"support": "reference"},
     "k3": {"kl_estimator": "k3"},
+    "k2k1": {"kl_estimator": "k2k1"},
 }
 
 
 def main() -> None:
     """Play, train by each reading, evaluate."""
-    run = RunDirectory.open(Path(sys.argv[1]))
-    checkpoint = sys.argv[2] if len(sys.argv) > 2 else "start"
-    tasks, group, episodes = (int(sys.argv[i]) if len(sys.argv) > i else n for i, n in ((3, 24), (4, 12), (5, 200)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("checkpoint", nargs="?", default="start")
+    parser.add_argument("tasks", nargs="?", type=int, default=24, help="tasks of the training split")
+    parser.add_argument("group", nargs="?", type=int, default=12, help="episodes of each")
+    parser.add_argument("episodes", nargs="?", type=int, default=200, help="held-out episodes for each reading")
+    args = parser.parse_args()
+    run, tasks, group, episodes = RunDirectory.open(args.run), args.tasks, args.group, args.episodes
     config = from_data(RunConfig, run.config())
-    start = load_policy(str(run.checkpoint(checkpoint)), config.model)
+    start = load_policy(str(run.checkpoint(args.checkpoint)), config.model)
     collector = build_collector(config, start, clock=run.started)
     chosen = pick_tasks(collector.tasks_of(config.env.split), tasks)
     batch = build_batch(collector.collect(chosen, group, 1.0, (config.seed, 31)), get_algorithm("stapo"))
@@ -101,4 +109,7 @@ def collector_of(policy: Policy, config: RunConfig, run: RunDirectory) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StapoError as err:
+        sys.exit(f"error: {err}")

@@ -14,6 +14,7 @@ side, and how much more often flagged steps are bad than others, and how much lo
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from stapo.diagnosis.ranking import (
     resamples,
 )
 from stapo.diagnosis.scoring import attribute
+from stapo.errors import StapoError
 from stapo.policy import load_policy
 from stapo.rollout.evaluate import pick_tasks
 from stapo.run import RunDirectory
@@ -60,12 +62,17 @@ CONDITION = 0.6
 
 def main() -> None:
     """Play, judge and print."""
-    run = RunDirectory.open(Path(sys.argv[1]))
-    checkpoint = sys.argv[2] if len(sys.argv) > 2 else "start"
-    tasks, group = (int(sys.argv[i]) if len(sys.argv) > i else default for i, default in ((3, 48), (4, 8)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("checkpoint", nargs="?", default="start")
+    parser.add_argument("tasks", nargs="?", type=int, default=48, help="tasks of the training split")
+    parser.add_argument("group", nargs="?", type=int, default=8, help="episodes of each")
+    parser.add_argument("faults", nargs="?", help="faults that count as bad, with commas; all without it")
+    args = parser.parse_args()
+    run, tasks, group = RunDirectory.open(args.run), args.tasks, args.group
     config = from_data(RunConfig, run.config())
     config = replace(config, algorithm=get_algorithm("stapo"))
-    policy = load_policy(str(run.checkpoint(checkpoint)), config.model)
+    policy = load_policy(str(run.checkpoint(args.checkpoint)), config.model)
     collector = build_collector(config, policy, clock=run.started)
     collector.masks = ("goal", "history")
     chosen = pick_tasks(collector.tasks_of(config.env.split), tasks)
@@ -73,7 +80,7 @@ def main() -> None:
     collector.close()
     batch = build_batch(played, config.algorithm)
     faults = [found for each in judge_steps(env_factory(config), played).faults for found in each]
-    wanted = set(sys.argv[5].split(",")) if len(sys.argv) > 5 else None
+    wanted = None if args.faults is None else set(args.faults.split(","))
     bad = np.array([bool(found if wanted is None else wanted & (found or frozenset())) for found in faults])
     known = np.isfinite(batch.entropy_b) & np.array([found is not None for found in faults])
     kl_b = attribute(policy, batch.steps, config.rollout.temperature, config.optim.micro_tokens).kl_b
@@ -119,4 +126,7 @@ def _with(found: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StapoError as err:
+        sys.exit(f"error: {err}")

@@ -9,6 +9,7 @@ is 1. The working tree is never touched.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -407,7 +408,9 @@ def tests_fail(guard: Guard) -> tuple[bool, str]:
 
 def main() -> int:
     """Check the guards of the numbers given, or all."""
-    wanted = {int(word) for word in sys.argv[1:]}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("number", type=int, nargs="*", help="promise whose guards are checked; none for all")
+    wanted = set(parser.parse_args().number)
     chosen = [g for g in GUARDS if not wanted or g.number in wanted]
     holes = 0
     for guard in chosen:

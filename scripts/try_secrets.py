@@ -10,6 +10,7 @@ the table is one way in; the exit status is 1 where anything leaked or raised.
 
 from __future__ import annotations
 
+import argparse
 import base64
 import contextlib
 import io
@@ -271,8 +272,11 @@ SETTINGS = {
 
 def main(argv: list[str]) -> int:
     """Print the table; returns the exit code."""
-    count, seed = (int(argv[0]) if argv else 200), (int(argv[1]) if len(argv) > 1 else 0)
-    rows, bad = [], 0
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("count", nargs="?", type=int, default=200, help="secrets given to each way in")
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    args = parser.parse_args(argv)
+    count, rows, bad = args.count, [], 0
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as servers:
         folder = Path(place)
         settings = folder.parent / f"{folder.name}.yaml"
@@ -281,7 +285,7 @@ def main(argv: list[str]) -> int:
         urls = {mode: servers.enter_context(echo(mode)) for mode in ("refusal", "inside", "content", "passages")}
         for name, way in Ways(folder, urls, settings).all().items():
             started, leaked, raised = time.perf_counter(), 0, 0
-            for secret in secrets(count, seed):
+            for secret in secrets(count, args.seed):
                 try:
                     said = way(secret)
                 except Exception:
