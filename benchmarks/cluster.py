@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stapo.estimate.costs import FLAGGED, STREAMING, UTILISATION, Workload, forward_flops, kv_bytes_per_token
+from stapo.estimate.costs import FLAGGED, STREAMING, UTILIZATION, Workload, forward_flops, kv_bytes_per_token
 from stapo.estimate.devices import Device
 from stapo.estimate.shapes import ModelShape
 
@@ -61,7 +61,7 @@ def rollout_seconds(shape: ModelShape, w: Workload, cluster: Cluster, longest_st
 
     Meanwhile a server holds as many episodes as are left on average, at least one.
     """
-    speed = cluster.device.flops * UTILISATION
+    speed = cluster.device.flops * UTILIZATION
     prefill = forward_flops(shape, w.prefilled, w.prompt, w.episodes * w.steps) / (cluster.gpus * speed)
     servers = cluster.gpus / cluster.tensor_parallel
     running = max(1.0, w.episodes / servers * w.steps / longest_steps)
@@ -85,7 +85,7 @@ def iteration_seconds(shape: ModelShape, w: Workload, cluster: Cluster, longest_
         parts, each pass as long as the longer of its computing and its communication, which overlap.
     """
     device, gpus = cluster.device, cluster.gpus
-    speed = device.flops * UTILISATION
+    speed = device.flops * UTILIZATION
     rows, length = w.episodes * w.steps, w.prompt + w.response
     gather = cluster.spread(shape.parameters * w.bytes_per_weight)
     reduce = cluster.spread(shape.parameters * GRADIENT_BYTES)

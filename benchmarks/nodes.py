@@ -17,7 +17,7 @@ from cluster import Cluster, iteration_seconds
 from stapo.cli.dry_run import shape_of_run, workload
 from stapo.cli.expected_episodes import half_of_limits
 from stapo.config.presets import load_config
-from stapo.estimate.costs import UTILISATION, Workload, forward_flops
+from stapo.estimate.costs import UTILIZATION, Workload, forward_flops
 from stapo.estimate.devices import Device, find_device
 from stapo.estimate.shapes import ModelShape, known_shapes
 
@@ -50,7 +50,7 @@ def table(nodes: list[int], gpu: str) -> None:
 def published() -> Workload:
     """The workload of verl's figures, for responses as long as the old log-probabilities on 32 GPUs took."""
     shape = known_shapes()["qwen2.5-7b"]
-    limit, episodes, speed = 28_672, 8192, 32 * H20.flops * UTILISATION
+    limit, episodes, speed = 28_672, 8192, 32 * H20.flops * UTILIZATION
     low, high = 1.0, float(limit)
     while high - low > 1:
         mean = (low + high) / 2

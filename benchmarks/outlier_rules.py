@@ -30,7 +30,7 @@ STEPS, STATES, TASKS, ITERATIONS = 11, 30, 32, 12
 MEASURES = ("AUC", "top", "flagged", "precision", "recall", "F1")
 
 
-class World:
+class SimulatedTasks:
     """Tasks whose states have a usual entropy each, and a popularity."""
 
     def __init__(self, rng: np.random.Generator, pool: int) -> None:
@@ -79,7 +79,7 @@ def measure(score: np.ndarray, flagged: np.ndarray, neglect: np.ndarray) -> dict
 
 def simulate(attempts: int, seed: int, share: float, rise: float, pool: int) -> dict[str, dict[str, float]]:
     """Rule -> mean of each measure over the later half of the iterations of one seed."""
-    world = World(np.random.default_rng([seed, attempts]), pool)
+    world = SimulatedTasks(np.random.default_rng([seed, attempts]), pool)
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     states = None
     for iteration in range(ITERATIONS):

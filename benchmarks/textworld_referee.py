@@ -41,7 +41,7 @@ _MALFORMED = (
 _WEIGHTS = {"go": 1, "examine": 2, "look": 8, "inventory": 2, "help": 1, "open": 6, "close": 2}
 
 
-class Seen(NamedTuple):
+class EngineOutput(NamedTuple):
     """What an engine shows after one action."""
 
     observation: str
@@ -97,7 +97,7 @@ class Original:
             for now, before in _TO_PUT:
                 self._rules = self._rules.replace(now, before)
 
-    def start(self, game: Game) -> Seen:
+    def start(self, game: Game) -> EngineOutput:
         """Load and reset a game."""
         task = game.goal.removesuffix(".")
         self._env.load(
@@ -109,14 +109,14 @@ class Original:
         )
         return self._seen(self._env.reset())
 
-    def step(self, action: str) -> Seen:
+    def step(self, action: str) -> EngineOutput:
         """Take one action."""
         state, _, _ = self._env.step(action)
         return self._seen(state)
 
-    def _seen(self, state: Any) -> Seen:
+    def _seen(self, state: Any) -> EngineOutput:
         commands = [c for c in state["admissible_commands"] if c != "nohelp"]
-        return Seen(state.feedback, commands, bool(state["won"]))
+        return EngineOutput(state.feedback, commands, bool(state["won"]))
 
 
 class Native:
@@ -125,19 +125,19 @@ class Native:
     def __init__(self, grammar: str = "move") -> None:
         self._grammar = grammar_named(grammar)
 
-    def start(self, game: Game) -> Seen:
+    def start(self, game: Game) -> EngineOutput:
         """Compile and reset a game."""
         world = compile_world(game)
         self._goal = compile_goal(world)
         self._state = State(world, self._grammar)
         return self._seen(self._state.intro(game.goal))
 
-    def step(self, action: str) -> Seen:
+    def step(self, action: str) -> EngineOutput:
         """Take one action."""
         return self._seen(self._state.step(action)[0])
 
-    def _seen(self, observation: str) -> Seen:
-        return Seen(observation, self._state.admissible(), self._goal.holds(self._state))
+    def _seen(self, observation: str) -> EngineOutput:
+        return EngineOutput(observation, self._state.admissible(), self._goal.holds(self._state))
 
 
 def compare(
@@ -170,8 +170,8 @@ def compare(
     return found
 
 
-def _differences(step: int, action: str, original: Seen, native: Seen) -> Iterator[Mismatch]:
-    for field, theirs, ours in zip(Seen._fields, original, native, strict=True):
+def _differences(step: int, action: str, original: EngineOutput, native: EngineOutput) -> Iterator[Mismatch]:
+    for field, theirs, ours in zip(EngineOutput._fields, original, native, strict=True):
         if theirs != ours:
             yield Mismatch(step, action, field, theirs, ours)
 

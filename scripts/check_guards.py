@@ -129,7 +129,7 @@ GUARDS = [
     Guard(6, "only what is marked complete counts", "run/saves.py",
           " and oddity(marker) is None and marker.is_file()", "",
           "test_06_incomplete_is_invisible.py"),
-    Guard(7, "what environments carry is restored", "training/worlds.py",
+    Guard(7, "what environments carry is restored", "training/environments.py",
           '        self.collector.pool.restore(state["environments"])\n', "",
           "test_07_random_state_travels.py -k everything"),
     Guard(7, "the shared random states are restored", "training/loop.py",

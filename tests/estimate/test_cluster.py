@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stapo.estimate.costs import STREAMING, UTILISATION, Workload
+from stapo.estimate.costs import STREAMING, UTILIZATION, Workload
 from stapo.estimate.devices import Device, find_device
 from stapo.estimate.shapes import ModelShape, known_shapes
 
@@ -28,7 +28,7 @@ WORK = Workload(
     mini_batch=8, micro_tokens=16, batch_tokens=64, bytes_per_weight=2, lora_rank=0, reference="device",
     scored_by_reference=True, checkpointing=False, blind=True, critic=False, vllm_share=0.4,
 )  # fmt: skip
-DEVICE = Device("toy", 1e9, 1000 / UTILISATION, 100 / STREAMING)
+DEVICE = Device("toy", 1e9, 1000 / UTILIZATION, 100 / STREAMING)
 TWO = Cluster(device=DEVICE, nodes=2, gpus_per_node=2, inside=200 / LINKED, between=20 / LINKED)
 LONGEST = 4.0
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from stapo.cli.dry_run import advice, around_of, disk, elsewhere, workload
+from stapo.cli.dry_run import advice, disk, elsewhere, overhead_of, workload
 from stapo.cli.expected_episodes import expect, half_of_limits
 from stapo.cli.main import main
 from stapo.cli.this_machine import measured, this_machine
@@ -14,7 +14,7 @@ from stapo.config.presets import load_config
 from stapo.estimate.costs import RESERVED, Workload, memory, seconds
 from stapo.estimate.devices import DEVICES, Device
 from stapo.estimate.shapes import ModelShape
-from stapo.estimate.whole import WRITING, Around, Speed, disk_bytes, measured_seconds, run_seconds, save_bytes
+from stapo.estimate.whole import WRITING, RunOverhead, Speed, disk_bytes, measured_seconds, run_seconds, save_bytes
 
 SMALL = ModelShape(hidden=4, inner=8, layers=2, heads=2, kv_heads=1, head_dim=2, vocabulary=10, tied=True, bias=True)
 WORK = Workload(
@@ -22,7 +22,7 @@ WORK = Workload(
     mini_batch=40, micro_tokens=48, batch_tokens=40, bytes_per_weight=2, lora_rank=0, reference="device",
     scored_by_reference=True, checkpointing=False, blind=False, critic=False,
 )  # fmt: skip
-AROUND = Around(
+OVERHEAD = RunOverhead(
     sft_steps=10, sft_rows=3, sft_tokens=12, demonstration_seconds=9.0,
     sft_save_seconds=100.0, full_evaluations=8, quick_evaluations=2, saves=7, keep_saves=2,
     checkpoints=3,
@@ -48,7 +48,7 @@ def test_an_iteration_by_hand():
 
 
 def test_a_whole_run_by_hand():
-    found = run_seconds(SMALL, WORK, AROUND, SPEED)
+    found = run_seconds(SMALL, WORK, OVERHEAD, SPEED)
     assert found["demonstrations"] == 9
     assert found["SFT"] == pytest.approx(10 * 3 * 12 * 0.5)
     assert found["iterations"] == pytest.approx(7 * 184)
@@ -58,14 +58,14 @@ def test_a_whole_run_by_hand():
     assert save_bytes(SMALL, WORK) == 364 * 14
     assert found["saves"] == pytest.approx((7 + 1.8) * 364 * 14 / WRITING)
     assert found["all"] == pytest.approx(sum(v for k, v in found.items() if k != "all"))
-    slow = run_seconds(SMALL, replace(WORK, step_seconds=0.3), AROUND, SPEED)
+    slow = run_seconds(SMALL, replace(WORK, step_seconds=0.3), OVERHEAD, SPEED)
     assert slow["evaluations"] - found["evaluations"] == pytest.approx(10 * 5 * 0.3)
-    assert run_seconds(SMALL, WORK, AROUND, DEVICES["h100"])["all"] > 0
-    assert run_seconds(SMALL, WORK, AROUND, replace(SPEED, sft=0.7))["SFT"] == pytest.approx(10 * 0.7)
+    assert run_seconds(SMALL, WORK, OVERHEAD, DEVICES["h100"])["all"] > 0
+    assert run_seconds(SMALL, WORK, OVERHEAD, replace(SPEED, sft=0.7))["SFT"] == pytest.approx(10 * 0.7)
 
 
 def test_disk_by_hand():
-    found = disk_bytes(SMALL, WORK, AROUND)
+    found = disk_bytes(SMALL, WORK, OVERHEAD)
     assert found["kept"] == 3 * 728 + 728 + 2 * 364 * 14
     assert found["most"] == found["kept"] + 364 * 14
     # Adapters: 384 of rank 3, 4 bytes and 8 of moments; the model beneath them is there once.
@@ -75,13 +75,13 @@ def test_disk_by_hand():
 
 def test_what_a_preset_does_beside_its_iterations():
     tiny, webshop = load_config("tiny"), load_config("webshop-tiny")
-    found = around_of(tiny, half_of_limits(tiny))
+    found = overhead_of(tiny, half_of_limits(tiny))
     # Blind prompts take the place of full ones: a batch has as many rows as the setting says.
     assert (found.sft_steps, found.sft_rows) == (3800, 32)
     # 500 episodes, sampled and greedy, before and after; 120 of both after 10, 20 and 30 iterations.
     assert (found.full_evaluations, found.quick_evaluations) == (2000, 3 * 240)
     assert (found.saves, found.keep_saves, found.checkpoints) == (40, 2, 2)
-    stopping = around_of(webshop, half_of_limits(webshop))
+    stopping = overhead_of(webshop, half_of_limits(webshop))
     assert stopping.quick_evaluations == 2 * 240 + 20 * 64
 
 
@@ -162,7 +162,7 @@ def test_a_batch_of_sft_is_one_pass_and_counts_as_memory():
 
 
 def test_every_other_device_has_a_line():
-    lines = elsewhere(SMALL, WORK, AROUND)
+    lines = elsewhere(SMALL, WORK, OVERHEAD)
     assert [line.split(":")[0].strip() for line in lines[1:]] == list(DEVICES)
     assert all("fits" in line for line in lines[1:])
 
@@ -170,8 +170,8 @@ def test_every_other_device_has_a_line():
 def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config("tiny")
-    assert "does NOT fit" not in disk(config, SMALL, WORK, AROUND)[0]
-    assert "It does NOT fit" in disk(config, SMALL, WORK, replace(AROUND, keep_saves=10**15))[0]
+    assert "does NOT fit" not in disk(config, SMALL, WORK, OVERHEAD)[0]
+    assert "It does NOT fit" in disk(config, SMALL, WORK, replace(OVERHEAD, keep_saves=10**15))[0]
 
 
 @pytest.mark.slow

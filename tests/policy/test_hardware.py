@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from stapo.errors import ModelError
 from stapo.policy import hardware
 from stapo.policy.config import ModelConfig
-from stapo.policy.hardware import Speed, Subject, dtype_for, faster, much_slower, subject_of, time_layers
+from stapo.policy.hardware import Speed, TimedModel, dtype_for, faster, much_slower, time_layers, timed_model_of
 from stapo.policy.memory import memory_need, model_size
 from stapo.training.randomness import random_state
 
@@ -102,7 +102,7 @@ def test_what_was_timed_is_a_whole_model_in_tokens_a_second(monkeypatch):
     assert found["float32"].forward == pytest.approx(256 / 3 / 0.5)
     assert found["float32"].training == pytest.approx(256 / 3 / 2.0)
     assert found["bfloat16"] == Speed(2 * found["float32"].forward, 2 * found["float32"].training)
-    assert dtype_for(Subject(10**8, False, lambda threads: found), 1)[0] == "bfloat16"
+    assert dtype_for(TimedModel(10**8, False, lambda threads: found), 1)[0] == "bfloat16"
 
 
 def test_long_passes_are_not_repeated_and_a_slow_dtype_is_not_trained(monkeypatch):
@@ -193,16 +193,16 @@ def test_small_models_and_those_built_here_are_float32_without_being_timed(weigh
     def never(threads):
         raise AssertionError("timed")
 
-    assert dtype_for(Subject(weights, built, never), 1) == ("float32", "")
+    assert dtype_for(TimedModel(weights, built, never), 1) == ("float32", "")
 
 
 def test_the_model_of_the_settings(tmp_path):
-    built = subject_of(ModelConfig())
+    built = timed_model_of(ModelConfig())
     assert built.built_here
     assert built.weights == ModelConfig().weights < hardware.ONE_THREAD
     assert set(built.time(1)) == {"float32", "bfloat16"}
     with pytest.raises(ModelError):
-        subject_of(ModelConfig(path=str(tmp_path / "nothing")))
+        timed_model_of(ModelConfig(path=str(tmp_path / "nothing")))
 
 
 def test_memory_counts_the_dtype(tmp_path):

@@ -170,7 +170,7 @@ def test_streams_and_tasks_go_on_from_round_to_round(toy_model, tmp_path):
     # With two attempts that win half of the time, about half of the groups are equal.
     assert sampling["rounds"] > 1
     assert sampling["kept_groups"] == 4
-    assert trainer.worlds[0].tasks.position == played
+    assert trainer.environments[0].tasks.position == played
     assert len(streams) == len(set(streams)) == played * 2 * 3
     assert {name[3] for name in streams} == set(range(played))
     assert listening.stages == [f"rollout (round {i + 1})" for i in range(sampling["rounds"])] + ["update"]
@@ -180,9 +180,9 @@ def test_streams_and_tasks_go_on_from_round_to_round(toy_model, tmp_path):
     transcript = trainer.run.rows("transcripts/iteration-00001")
     assert len({t["score"] for t in transcript}) == 2
     # The next iteration begins with the next task.
-    expected = TaskStream(trainer.worlds[0].tasks.tasks, 1)
+    expected = TaskStream(trainer.environments[0].tasks.tasks, 1)
     expected.take(played)
-    assert trainer.worlds[0].tasks.take(3) == expected.take(3)
+    assert trainer.environments[0].tasks.take(3) == expected.take(3)
 
 
 def test_a_first_round_without_equal_groups_is_that_of_a_run_without_it(toy_model, tmp_path):

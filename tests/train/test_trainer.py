@@ -199,15 +199,15 @@ def test_training_on_some_tasks_of_the_split(toy_model, tmp_path):
     trainer, run = start(toy_model, tmp_path / "run", rollout__tasks=1)
     trainer.iterate(1)
     trainer.iterate(2)
-    assert len(trainer.worlds[0].tasks.tasks) == 1
+    assert len(trainer.environments[0].tasks.tasks) == 1
     played = {json.loads(line)["task_id"] for path in run.transcripts() for line in path.open()}
-    assert played == set(trainer.worlds[0].tasks.tasks)
+    assert played == set(trainer.environments[0].tasks.tasks)
 
 
 def test_every_iteration_draws_anew(toy_model, tmp_path):
     """The same task in the same place under (all but) the same weights: what is said differs all the same."""
     trainer, run = start(toy_model, tmp_path / "run", optim__learning_rate=1e-12)
-    trainer.worlds[0].tasks = TaskStream(["toy/train/red"], 0)
+    trainer.environments[0].tasks = TaskStream(["toy/train/red"], 0)
     trainer.iterate(1)
     trainer.iterate(2)
     texts = rollout_text(run)

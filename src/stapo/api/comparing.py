@@ -252,10 +252,10 @@ def run_plan(
 
 
 def _watching(callbacks: Callbacks, works: list[Work]) -> AbstractContextManager[Watch]:
-    return nullcontext(_Told(callbacks, works))
+    return nullcontext(_Progress(callbacks, works))
 
 
-class _Told:
+class _Progress:
     """Tells callbacks how many runs are done."""
 
     def __init__(self, callbacks: Callbacks, works: Sequence[Work]) -> None:

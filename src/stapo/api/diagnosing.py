@@ -11,7 +11,7 @@ from typing import Any
 from stapo.api.arguments import checked
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import with_changes, with_engine
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 from stapo.diagnosis import (
     DiagnosisTarget,
     make_spec,
@@ -82,12 +82,12 @@ def diagnose(
     """
     others = [against] if isinstance(against, Run | str | os.PathLike) else [*(against or ())]
     runs = [found if isinstance(found, Run) else Run(found) for found in (run, *others)]
-    worlds = [world_of(found.config, environment) for found in runs]
-    configs = [with_engine(with_changes(worlds[0], env), engine), *worlds[1:]]
+    settings = [environment_of(found.config, environment) for found in runs]
+    configs = [with_engine(with_changes(settings[0], env), engine), *settings[1:]]
     first, names = configs[0], tuple(dict.fromkeys(checkpoints))
     if not names:
         raise ConfigError("checkpoints is empty, expected at least one, such as 'final'.")
-    for found, config in zip(runs[1:], worlds[1:], strict=True):
+    for found, config in zip(runs[1:], settings[1:], strict=True):
         require_same_world(first, config, found.path)
     for found in runs:
         for name in names:
@@ -101,9 +101,9 @@ def diagnose(
     for target in targets:
         require_writable(target.folder)
     split = split or first.eval.split
-    world = env_factory(first)()
-    offered = list(world.tasks_of(split))
-    world.close()
+    probe = env_factory(first)()
+    offered = list(probe.tasks_of(split))
+    probe.close()
     spec = make_spec(first, offered, split, tasks=tasks, group_size=group_size, seed=seed)
     with left_as_found():
         documents = measure_all(targets, spec, Callbacks(callbacks).stage)

@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from stapo.api.arguments import checked, fitting
 from stapo.api.runs import Run, left_as_found
 from stapo.api.settings import Source, settings_of, with_changes, with_engine
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.diagnosis import require_checkpoint
@@ -245,7 +245,7 @@ def evaluate(
             failed.
     """
     before, build = _target_of(target, config, checkpoint)
-    before = world_of(before, environment)
+    before = environment_of(before, environment)
     changed = with_engine(with_changes(before, env, agent), require_own_engine(engine, isinstance(target, Endpoint)))
     found = labeled(build(changed), before)
     if save and found.run is None:

@@ -58,8 +58,8 @@ def _loaded(
     given = nested(overrides)
     flat, chosen = flattened(given), dict[str, Any]()
     if isinstance(source, str) and flat.get("model.path"):
-        world = {"env": {"name": flat["env.name"]}} if "env.name" in flat else {}
-        chosen = pretrained_settings(source, presets.load_config(source, algorithm, world), flat)
+        chosen_env = {"env": {"name": flat["env.name"]}} if "env.name" in flat else {}
+        chosen = pretrained_settings(source, presets.load_config(source, algorithm, chosen_env), flat)
     if chosen:
         warnings.warn(said(chosen, flat), stacklevel=3)
     config = presets.load_config(source, algorithm, given, chosen)

@@ -33,8 +33,8 @@ def resolve(
         ConfigError, UnknownNameError: a setting or name that cannot be used; or a learning rate of models from scratch
             that would train a pretrained model.
     """
-    world = value_of(args, "--env.name")
-    named = {"name": world} if world else {}
+    environment = value_of(args, "--env.name")
+    named = {"name": environment} if environment else {}
     config = load_config(source, algorithm, {"env": named})
     if config.envs and any(flag.startswith(ENV_PREFIX) for flag, _, _ in segments(args)):
         raise ConfigError(

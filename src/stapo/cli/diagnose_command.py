@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg
 from stapo.cli.words import foreign, say
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 
 if TYPE_CHECKING:
     from stapo.api.diagnosing import Diagnosis
@@ -79,7 +79,7 @@ Each policy gets a folder in RUN/diagnosis: diagnosis.html (figures, worst steps
         from stapo.cli.progress import ProgressDisplay
 
         run = Run(self.run_folder)
-        options, _ = own_env_options(settings, world_of(run.config, self.environment).env.name, "diagnose")
+        options, _ = own_env_options(settings, environment_of(run.config, self.environment).env.name, "diagnose")
         with ProgressDisplay() as display:
             found = diagnose(
                 run,

@@ -14,7 +14,7 @@ from rich.table import Table
 from stapo.cli.expected_episodes import Episodes, expect
 from stapo.cli.progress import ProgressDisplay
 from stapo.cli.words import foreign, say
-from stapo.config.environment import longest_tokens, worlds_of
+from stapo.config.environment import environments_of, longest_tokens
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
 from stapo.errors import ModelError, StapoError
@@ -22,7 +22,7 @@ from stapo.estimate.costs import Workload, activations, memory, seconds, within_
 from stapo.estimate.devices import DEVICES, GIB, Device, find_device
 from stapo.estimate.sequences import Reading, longest_of
 from stapo.estimate.shapes import ModelShape, find_shape
-from stapo.estimate.whole import Around, Speed, disk_bytes, measured_seconds, run_seconds
+from stapo.estimate.whole import RunOverhead, Speed, disk_bytes, measured_seconds, run_seconds
 from stapo.policy.config import UNTIMED, DType
 from stapo.policy.sources import folder_here
 from stapo.texts import counted, duration
@@ -52,7 +52,7 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
         say(console, f"no estimate: {err}")
         return
     seen = expect(config)
-    work, around = within_budget(shape, workload(config, seen)), around_of(config, seen)
+    work, overhead = within_budget(shape, workload(config, seen)), overhead_of(config, seen)
     console.print(_summary(config, shape, seen))
     if seen.why:
         say(console, foreign(f"no demonstration was played: {seen.why}"))
@@ -60,17 +60,17 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
         say(console, foreign(told))
     if named is not None:
         console.print(_costs(shape, work, named, seconds(shape, work, named), seen))
-        _say_whole(console, config, seen, run_seconds(shape, work, around, named))
+        _say_whole(console, config, seen, run_seconds(shape, work, overhead, named))
         lines = advice(shape, work, named)
         if gpu is None:
             say(console, "speed: assumed, from a data sheet; without --no-probe it is measured here.")
-            lines += elsewhere(shape, work, around)
+            lines += elsewhere(shape, work, overhead)
     else:
-        device, speed, work, around = _here(console, config, shape, seen, work, around)
+        device, speed, work, overhead = _here(console, config, shape, seen, work, overhead)
         console.print(_costs(shape, work, device, measured_seconds(work, speed), seen))
-        _say_whole(console, config, seen, run_seconds(shape, work, around, speed))
-        lines = [*advice(shape, work, device), *elsewhere(shape, work, around)]
-    for line in [*lines, *disk(config, shape, work, around)]:
+        _say_whole(console, config, seen, run_seconds(shape, work, overhead, speed))
+        lines = [*advice(shape, work, device), *elsewhere(shape, work, overhead)]
+    for line in [*lines, *disk(config, shape, work, overhead)]:
         say(console, line)
 
 
@@ -84,7 +84,7 @@ def _of_template(config: RunConfig) -> list[str]:
 
     try:
         encoder = PromptEncoder(load_tokenizer(path, config.model))
-        told = [text for own in worlds_of(config).values() for text in told_of_template(own.agent, encoder)]
+        told = [text for own in environments_of(config).values() for text in told_of_template(own.agent, encoder)]
         return list(dict.fromkeys(told))
     except ModelError as err:
         return [str(err)]
@@ -96,12 +96,12 @@ def _settled(
     """The settings without `auto`: as the run in `out` has them, by a measurement here, or as another machine would."""
     if named is None:
         from stapo.cli.this_machine import config_of
-        from stapo.policy.hardware import Subject, time_layers
+        from stapo.policy.hardware import TimedModel, time_layers
         from stapo.training.choices import resolve_auto
 
         timed = partial(time_layers, config_of(shape, shape.layers), config.model.device)
-        subject = Subject(shape.parameters, config.model.path is None, timed)
-        return resolve_auto(config, out, partial(say, console), subject).config
+        model = TimedModel(shape.parameters, config.model.path is None, timed)
+        return resolve_auto(config, out, partial(say, console), model).config
     if config.model.dtype != "auto":
         return config
     large = config.model.path is not None and shape.parameters >= UNTIMED
@@ -123,7 +123,7 @@ def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> N
         StapoError: as training would.
     """
     if elsewhere:
-        for own in worlds_of(config).values():
+        for own in environments_of(config).values():
             check_options(own.env.name, own.env.options)
         return
     from stapo.training.preflight import open_world
@@ -136,47 +136,47 @@ def check_settings(config: RunConfig, out: Path | None, *, elsewhere: bool) -> N
         open_world(config, out is not None and is_run(out), progress).close()
 
 
-def around_of(config: RunConfig, seen: Episodes) -> Around:
+def overhead_of(config: RunConfig, seen: Episodes) -> RunOverhead:
     """What a run does beside its iterations."""
     sft, plan, log, n = config.sft, config.eval, config.log, config.optim.iterations
-    worlds = list(worlds_of(config).values())
-    each = -(-seen.tasks // len(worlds))
-    full = sum(own.eval.played(each, final=True) for own in worlds) * (1 + plan.at_start)
+    environments = list(environments_of(config).values())
+    each = -(-seen.tasks // len(environments))
+    full = sum(own.eval.played(each, final=True) for own in environments) * (1 + plan.at_start)
     between = (n - 1) // plan.every if plan.every and n else 0
     # Measurements for `stop_at` and `keep` play episodes.
     measured = sft.steps // sft.probe_every if sft.stop_at < 1 or sft.keep == "best" else 0
-    probes = measured * sft.probe_episodes * sft.probe_k * len(worlds) if sft.steps else 0
-    return Around(
+    probes = measured * sft.probe_episodes * sft.probe_k * len(environments) if sft.steps else 0
+    return RunOverhead(
         sft_steps=sft.steps,
         sft_rows=sft.batch_size,
         sft_tokens=seen.imitated,
         demonstration_seconds=seen.demonstrated * seen.step_seconds,
         sft_save_seconds=log.save_seconds,
         full_evaluations=full,
-        quick_evaluations=between * sum(own.eval.played(each, final=False) for own in worlds) + probes,
+        quick_evaluations=between * sum(own.eval.played(each, final=False) for own in environments) + probes,
         saves=-(-n // log.save_every),
         keep_saves=log.keep_saves,
         checkpoints=2 + bool(plan.keep_best) + (n // log.checkpoint_every if log.checkpoint_every else 0),
     )
 
 
-def elsewhere(shape: ModelShape, work: Workload, around: Around) -> list[str]:
+def elsewhere(shape: ModelShape, work: Workload, overhead: RunOverhead) -> list[str]:
     """A line for every device of the table: whether the run has room there, and how long it would take."""
     lines = ["on other devices, by their data sheets:"]
     for device in DEVICES.values():
         room = memory(shape, work)["peak"] <= device.memory * (1 - work.vllm_share)
-        hours = run_seconds(shape, work, around, device)["all"]
+        hours = run_seconds(shape, work, overhead, device)["all"]
         lines.append(f"  {device.name}: {'fits' if room else 'does NOT fit'}, about {duration(hours)}")
     return lines
 
 
-def disk(config: RunConfig, shape: ModelShape, work: Workload, around: Around) -> list[str]:
+def disk(config: RunConfig, shape: ModelShape, work: Workload, overhead: RunOverhead) -> list[str]:
     """What the run folder takes, against what is free where runs are written."""
-    found = disk_bytes(shape, work, around)
+    found = disk_bytes(shape, work, overhead)
     free = shutil.disk_usage(Path.cwd()).free
     line = (
         f"disk: about {found['kept'] / 1e9:.2f} GB at the end, {found['most'] / 1e9:.2f} GB at most: "
-        f"{counted(around.checkpoints, 'checkpoint')}, {counted(around.keep_saves, 'save')} of "
+        f"{counted(overhead.checkpoints, 'checkpoint')}, {counted(overhead.keep_saves, 'save')} of "
         f"{found['one save'] / 1e9:.2f} GB (log.keep_saves), "
         f"one every {_iterations(config.log.save_every)}; {free / 1e9:.0f} GB are free here."
     )
@@ -188,8 +188,8 @@ def _iterations(count: int) -> str:
 
 
 def _here(
-    console: Console, config: RunConfig, shape: ModelShape, seen: Episodes, work: Workload, around: Around
-) -> tuple[Device, Speed, Workload, Around]:
+    console: Console, config: RunConfig, shape: ModelShape, seen: Episodes, work: Workload, overhead: RunOverhead
+) -> tuple[Device, Speed, Workload, RunOverhead]:
     """This machine, its speed with the model, and what a run asks of it, beside the model as well."""
     from stapo.cli.probe import LARGEST, probe
     from stapo.cli.this_machine import gpu_of, measured, this_machine
@@ -215,12 +215,12 @@ def _here(
         else:
             say(console, f"speed: measured here with the model, in {duration(time.monotonic() - began)}.")
             work = replace(work, step_seconds=found.step_seconds or work.step_seconds)
-            before_sft = around.demonstration_seconds + found.encode_seconds * seen.demonstrated
-            return device, found.speed, work, replace(around, demonstration_seconds=before_sft)
+            before_sft = overhead.demonstration_seconds + found.encode_seconds * seen.demonstrated
+            return device, found.speed, work, replace(overhead, demonstration_seconds=before_sft)
     say(console, foreign(f"speed: measured here with a layer of the model's shape, not with the model: {why}."))
     threads = 0 if config.log.threads == "auto" else config.log.threads
     speed = measured(shape, work.bytes_per_weight == 2, threads, int(work.together), int(work.prompt), gpu)
-    return device, speed, work, around
+    return device, speed, work, overhead
 
 
 def _say_whole(console: Console, config: RunConfig, seen: Episodes, stages: dict[str, float]) -> None:
@@ -256,7 +256,7 @@ def shape_of_run(config: RunConfig) -> ModelShape:
 def workload(config: RunConfig, seen: Episodes) -> Workload:
     """What a run asks of its model, where its episodes are as expected."""
     algorithm, model, lengths = config.algorithm, config.model, longest_tokens(config)
-    grows = any(own.agent.grows for own in worlds_of(config).values())
+    grows = any(own.agent.grows for own in environments_of(config).values())
     vllm, reading = config.rollout.engine == "vllm", seen.reading
     merged = reading if config.optim.merge else None
     work = Workload(
@@ -343,12 +343,12 @@ def _summary(config: RunConfig, shape: ModelShape | None, seen: Episodes | None)
     table = Table(title="the run", show_header=False, title_justify="left")
     model, optim, rollout = config.model, config.optim, config.rollout
     size = "" if shape is None else f", {shape.parameters:,} weights"
-    worlds = worlds_of(config)
+    environments = environments_of(config)
     weights = {label: f" ({entry.weight:g})" for label, entry in config.envs.items()}
     rows = {
         "environment": "; ".join(
             f"{label}{weights.get(label, '')}, split {own.env.split}; evaluated on {own.eval.split}"
-            for label, own in worlds.items()
+            for label, own in environments.items()
         ),
         "model": f"{model.path or 'a small ' + model.architecture}, {model.dtype}{size}",
         "algorithm": f"{config.algorithm.name} ({config.algorithm.paper})",
@@ -356,7 +356,7 @@ def _summary(config: RunConfig, shape: ModelShape | None, seen: Episodes | None)
         f"{counted(optim.iterations, 'iteration')}",
         "steps": "; ".join(
             f"at most {own.env.options.get('max_steps', 'as the environment has it')} per episode"
-            for own in worlds.values()
+            for own in environments.values()
         ),
         "tokens": "prompt {}, response {} at most".format(*longest_tokens(config)),
         "optimizer": f"AdamW, learning rate {optim.learning_rate:g} ({optim.schedule}), mini-batch {optim.mini_batch} "

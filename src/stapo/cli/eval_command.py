@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from stapo.cli.command import Command, arg, require_different
 from stapo.cli.words import foreign, is_set, say, write_line
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 from stapo.config.presets import load_config, preset_names
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.errors import ConfigError, FailureLimitError
@@ -171,7 +171,7 @@ for other tasks of the same kind (docs/evaluate.md).
         from stapo.cli.arguments import own_env_options, parse_settings
 
         before, run = self._settings()
-        before = world_of(before, self.environment)
+        before = environment_of(before, self.environment)
         options, of_agent = own_env_options(settings, before.env.name, "eval")
         config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
         if of_agent:
@@ -205,10 +205,10 @@ for other tasks of the same kind (docs/evaluate.md).
 def _show(result: dict[str, Any], title: str) -> None:
     console = Console()
     options = {k: v for k, v in result["environment"].items() if k != "name"}
-    world = result["environment"]["name"] + "".join(f", {k} {v}" for k, v in options.items())
-    world += "".join(f", agent.{k} {v}" for k, v in result.get("agent", {}).items())
+    environment = result["environment"]["name"] + "".join(f", {k} {v}" for k, v in options.items())
+    environment += "".join(f", agent.{k} {v}" for k, v in result.get("agent", {}).items())
     say(console, foreign(title), "bold")
-    say(console, foreign(f"protocol: {result['protocol']}; {world}"))
+    say(console, foreign(f"protocol: {result['protocol']}; {environment}"))
     table = Table("task type")
     judged = result["task_score"] is not None
     for heading in ("episodes", "success", "± over seeds", *(("score",) if judged else ())):

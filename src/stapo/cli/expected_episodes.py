@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from stapo.config.environment import worlds_of
+from stapo.config.environment import environments_of
 from stapo.config.run_config import RunConfig
 from stapo.config.training import SFTConfig
 from stapo.documents import shown
@@ -72,7 +72,7 @@ class Episodes:
 def expect(config: RunConfig) -> Episodes:
     """What to expect of the episodes of a run: as demonstrations are, or by its limits where none can be played."""
     if config.envs:
-        return _mixed([(config.envs[label].weight, expect(own)) for label, own in worlds_of(config).items()])
+        return _mixed([(config.envs[label].weight, expect(own)) for label, own in environments_of(config).items()])
     path = config.model.path
     if path is not None and folder_here(path) is None:
         return replace(half_of_limits(config), why=unfetched(path))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 from stapo.config.run_config import read_run_config
 from stapo.envs.protocol import Env
 from stapo.envs.registry import make
@@ -72,7 +72,7 @@ def recorded(run_folder: str, place: str | None) -> Recorded:
 def _environment(run: RunDirectory, record: Mapping[str, Any]) -> Env:
     config = read_run_config(run)
     if config.envs:
-        config = world_of(config, str(record.get("env") or "") or None)
+        config = environment_of(config, str(record.get("env") or "") or None)
     return make(config.env.name, **config.env.options)
 
 

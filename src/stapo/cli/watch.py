@@ -15,7 +15,7 @@ from stapo.agent.parsing import part_spans
 from stapo.cli.arguments import own_env_options
 from stapo.cli.env_calls import begin, take
 from stapo.cli.words import foreign, say
-from stapo.config.environment import world_of
+from stapo.config.environment import environment_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure
@@ -53,7 +53,7 @@ def target_of(agent: str, env: str | None, given: list[str], source: str | None)
 
     def changed(config: RunConfig) -> RunConfig:
         if config.envs:
-            config = world_of(config, env)
+            config = environment_of(config, env)
         elif env is not None and env != config.env.name:
             raise ConfigError(
                 f"{agent} plays '{config.env.name}', not '{env}'. Leave {env} out, or name another agent."

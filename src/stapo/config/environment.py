@@ -108,7 +108,7 @@ class HasEnvs(Protocol):
 C = TypeVar("C", bound=HasEnvs)
 
 
-def worlds_of(config: C) -> dict[str, C]:
+def environments_of(config: C) -> dict[str, C]:
     """The settings of each environment of a run, as if it were the only one, by what it is called in the run.
 
     Raises:
@@ -116,31 +116,31 @@ def worlds_of(config: C) -> dict[str, C]:
     """
     if not config.envs:
         return {config.env.name: config}
-    return {label: _world(config, label, entry) for label, entry in config.envs.items()}
+    return {label: _environment(config, label, entry) for label, entry in config.envs.items()}
 
 
-def world_of(config: C, label: str | None) -> C:
+def environment_of(config: C, label: str | None) -> C:
     """The settings of one environment of a run; `label` may be left out where there is one.
 
     Raises:
         ConfigError: there are several, and none is named; or no such one.
     """
-    worlds = worlds_of(config)
-    if label is None and len(worlds) == 1:
-        return next(iter(worlds.values()))
-    if label not in worlds:
+    environments = environments_of(config)
+    if label is None and len(environments) == 1:
+        return next(iter(environments.values()))
+    if label not in environments:
         wrong = (
             "say which with environment."
             if label is None
-            else f"'{label}' is not one of them.{did_you_mean(label, worlds)}"
+            else f"'{label}' is not one of them.{did_you_mean(label, environments)}"
         )
-        raise ConfigError(f"the environments of this run are {', '.join(worlds)}; {wrong}")
-    return worlds[label]
+        raise ConfigError(f"the environments of this run are {', '.join(environments)}; {wrong}")
+    return environments[label]
 
 
 def longest_tokens(config: HasEnvs) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest response that a run may have, in whichever environment."""
-    agents = [world.agent for world in worlds_of(config).values()]
+    agents = [env.agent for env in environments_of(config).values()]
     return max(agent.max_prompt_tokens for agent in agents), max(agent.max_response_tokens for agent in agents)
 
 
@@ -164,9 +164,9 @@ def check_envs(config: HasEnvs) -> EnvConfig:
             raise ConfigError(f"envs.{label}.weight is {entry.weight}, expected a number of 0 or more.")
     if not sum(entry.weight for entry in config.envs.values()):
         raise ConfigError("the weights of envs sum to 0, so there is nothing to train on; give one a weight above 0.")
-    worlds = worlds_of(config)
+    environments = environments_of(config)
     for name in ("max_response_tokens", "stop") if config.rollout.engine == "vllm" else ():
-        values = {label: getattr(world.agent, name) for label, world in worlds.items()}
+        values = {label: getattr(env.agent, name) for label, env in environments.items()}
         if len(set(values.values())) > 1:
             found = ", ".join(f"{label}: {shown(value)}" for label, value in values.items())
             raise ConfigError(
@@ -176,7 +176,7 @@ def check_envs(config: HasEnvs) -> EnvConfig:
     return together
 
 
-def _world(config: C, label: str, entry: MixedEnvConfig) -> C:
+def _environment(config: C, label: str, entry: MixedEnvConfig) -> C:
     given: dict[str, dict[str, Any]] = {group: dict(getattr(entry, group)) for group in _OWN}
     share = entry.weight / sum(other.weight for other in config.envs.values())
     given["sft"].setdefault("episodes", max(1, round(config.sft.episodes * share)))

@@ -12,7 +12,7 @@ from stapo.errors import ConfigError, did_you_mean
 from stapo.rollout.config import SamplingLimits
 
 Schedule = Literal["constant", "linear", "cosine"]
-Kept = Literal["last", "best"]
+KeptPolicy = Literal["last", "best"]
 TaskSampler = Literal["uniform", "informative"]
 _SET_NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 _METRIC = re.compile(r"success|task_score|pass@[1-9][0-9]{0,3}")
@@ -258,7 +258,7 @@ class SFTConfig:
     data: str = ""
     stop_at: float = 1.0
     anneal_steps: int = 300
-    keep: Kept = "last"
+    keep: KeptPolicy = "last"
     probe_every: int = 200
     probe_episodes: int = 128
     probe_k: int = 1
@@ -279,6 +279,6 @@ class SFTConfig:
         check_numbers(self, "sft", *shares, low=0, high=1)
         check_least(self, "sft", steps=0, anneal_steps=0, warmup_steps=0, micro_tokens=0)
         check_least(self, "sft", probe_every=1, probe_episodes=1, probe_k=1, episodes=1, batch_size=1)
-        check_choices(self, "sft", keep=Kept)
+        check_choices(self, "sft", keep=KeptPolicy)
         check_numbers(self, "sft", "learning_rate", low=0, high=1, open_low=True)
         check_numbers(self, "sft", "weight_decay", low=0)

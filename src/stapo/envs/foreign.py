@@ -19,7 +19,7 @@ _NOTHING_SEEN = "(nothing to see)"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ForeignObservation:
     """What another library's environment returned, as texts and numbers.
 
     Attributes:
@@ -98,11 +98,11 @@ class ForeignEnv(HasSeededTasks):
         blind = self._without_goal(seen.text)
         return StepResult(seen.text, _commands(seen.admissible), seen.reward, self._done, won, info, blind)
 
-    def _begin(self, seed: int) -> Seen:
+    def _begin(self, seed: int) -> ForeignObservation:
         """Begin the episode of a seed."""
         raise NotImplementedError
 
-    def _act(self, action: str) -> Seen:
+    def _act(self, action: str) -> ForeignObservation:
         """Take one action."""
         raise NotImplementedError
 

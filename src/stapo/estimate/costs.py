@@ -15,7 +15,7 @@ CHUNK_LOGITS = 10_000_000
 """Logits that it computes at once, where the vocabulary is so small that these are more."""
 RESERVED = 1.5e9
 """Bytes that the driver, its kernels and fragmentation take."""
-UTILISATION = 0.35
+UTILIZATION = 0.35
 """Share of the peak arithmetic that forward and backward reach."""
 STREAMING = 0.6
 """Share of the peak bandwidth that generation reaches."""
@@ -256,7 +256,7 @@ def forward_flops(shape: ModelShape, tokens: float, context: float, scored: floa
 def seconds(shape: ModelShape, w: Workload, device: Device) -> dict[str, float]:
     """Seconds of an iteration by part, evaluation left out; "iteration" and "run" are sums."""
     rows, length = w.episodes * w.steps, w.prompt + w.response
-    speed = device.flops * UTILISATION
+    speed = device.flops * UTILIZATION
     forward = forward_flops(shape, w.read, w.context, rows * w.response) / speed
     blind = forward_flops(shape, w.read_blind, length, FLAGGED * rows * w.response) / speed
     prefill = forward_flops(shape, w.prefilled, w.prompt, rows) / speed

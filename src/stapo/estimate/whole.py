@@ -13,7 +13,7 @@ WRITING = 150e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Around:
+class RunOverhead:
     """What a run does beside its iterations.
 
     Attributes:
@@ -91,26 +91,27 @@ def measured_seconds(w: Workload, speed: Speed) -> dict[str, float]:
     return parts
 
 
-def run_seconds(shape: ModelShape, w: Workload, around: Around, how: Device | Speed) -> dict[str, float]:
+def run_seconds(shape: ModelShape, w: Workload, overhead: RunOverhead, how: Device | Speed) -> dict[str, float]:
     """Seconds of a whole run by stage; "all" is their sum."""
     parts = measured_seconds(w, how) if isinstance(how, Speed) else seconds(shape, w, how)
-    batched = replace(w, episodes=max(1, min(128, around.full_evaluations)))
+    batched = replace(w, episodes=max(1, min(128, overhead.full_evaluations)))
     evaluated = measured_seconds(batched, how) if isinstance(how, Speed) else seconds(shape, batched, how)
     per_episode = (evaluated["generation"] + evaluated["environment"]) / batched.episodes
-    tokens = around.sft_rows * around.sft_tokens
+    tokens = overhead.sft_rows * overhead.sft_tokens
     if isinstance(how, Speed):
         step = how.sft or tokens * how.train
     else:
-        step = 3 * forward_flops(shape, tokens, around.sft_tokens, around.sft_rows * w.response) / (0.35 * how.flops)
-    sft = around.sft_steps * step
+        flops = 3 * forward_flops(shape, tokens, overhead.sft_tokens, overhead.sft_rows * w.response)
+        step = flops / (0.35 * how.flops)
+    sft = overhead.sft_steps * step
     size = save_bytes(shape, w)
-    saves = around.saves + (sft / around.sft_save_seconds if around.sft_save_seconds else around.sft_steps)
+    saves = overhead.saves + (sft / overhead.sft_save_seconds if overhead.sft_save_seconds else overhead.sft_steps)
     stages = {
-        "demonstrations": around.demonstration_seconds,
+        "demonstrations": overhead.demonstration_seconds,
         "SFT": sft,
         "iterations": parts["run"],
-        "evaluations": per_episode * (around.full_evaluations + around.quick_evaluations),
-        "saves": (saves * size if around.sft_steps or w.iterations else 0.0) / WRITING,
+        "evaluations": per_episode * (overhead.full_evaluations + overhead.quick_evaluations),
+        "saves": (saves * size if overhead.sft_steps or w.iterations else 0.0) / WRITING,
     }
     stages["all"] = sum(stages.values())
     return stages
@@ -124,10 +125,10 @@ def save_bytes(shape: ModelShape, w: Workload) -> float:
     return (policy + state) * (2 if w.critic else 1)
 
 
-def disk_bytes(shape: ModelShape, w: Workload, around: Around) -> dict[str, float]:
+def disk_bytes(shape: ModelShape, w: Workload, overhead: RunOverhead) -> dict[str, float]:
     """Bytes of the run folder at the end, and while a save is written, when one more is there."""
     model = float(shape.parameters * w.bytes_per_weight)
     one = save_bytes(shape, w)
     reference = model if w.reference != "none" or w.lora_rank else 0.0
-    kept = around.checkpoints * model + reference + around.keep_saves * one
-    return {"checkpoints": around.checkpoints * model, "one save": one, "kept": kept, "most": kept + one}
+    kept = overhead.checkpoints * model + reference + overhead.keep_saves * one
+    return {"checkpoints": overhead.checkpoints * model, "one save": one, "kept": kept, "most": kept + one}

@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
     "#3b7dd8", "#d9822b", "#2e9e6b", "#d6485a", "#8a63d2", "#1c9bab", "#a0703c", "#8a929c",
 )  # fmt: skip
 """Mid tones that read on light and on dark paper."""
-NAMED_COLORS = dict(zip(("blue", "orange", "green", "red", "purple", "teal", "brown", "grey"), COLORS, strict=True))
+NAMED_COLORS = dict(zip(("blue", "orange", "green", "red", "purple", "teal", "brown", "gray"), COLORS, strict=True))
 
 # Stand-ins that are exchanged for CSS in the finished SVG, so that text and grid follow the color scheme of the page.
 _INK, _GRID = "#010203", "#040506"

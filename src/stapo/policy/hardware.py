@@ -86,7 +86,7 @@ def much_slower(dtype: str, speeds: Speeds) -> bool:
 
 
 @dataclass(frozen=True)
-class Subject:
+class TimedModel:
     """A model that may be timed.
 
     Attributes:
@@ -100,7 +100,7 @@ class Subject:
     time: Callable[[int], Speeds]
 
 
-def subject_of(config: ModelConfig) -> Subject:
+def timed_model_of(config: ModelConfig) -> TimedModel:
     """The model of a run, on the device that it will have.
 
     Raises:
@@ -108,10 +108,10 @@ def subject_of(config: ModelConfig) -> Subject:
     """
     path, place = config.path, config.device
     if path is None:
-        return Subject(config.weights, True, partial(time_layers, config_from_sizes(config), place))
+        return TimedModel(config.weights, True, partial(time_layers, config_from_sizes(config), place))
     check_model(path)
     weights = model_size(path, config.lora).all
-    return Subject(weights, False, partial(time_layers, AutoConfig.from_pretrained(source_of(path)), place))
+    return TimedModel(weights, False, partial(time_layers, AutoConfig.from_pretrained(source_of(path)), place))
 
 
 def time_layers(config: Any, device: str, threads: int, clock: Clock = time.perf_counter) -> Speeds:
@@ -263,10 +263,10 @@ def _text(path: Path) -> str:
         return ""
 
 
-def dtype_for(subject: Subject, threads: int) -> tuple[Timed, str]:
+def dtype_for(timed_model: TimedModel, threads: int) -> tuple[Timed, str]:
     """The dtype that suits a model, and why; "" where it was not timed."""
-    if subject.built_here or subject.weights < UNTIMED:
+    if timed_model.built_here or timed_model.weights < UNTIMED:
         return "float32", ""
-    speeds = subject.time(threads)
+    speeds = timed_model.time(threads)
     best = faster(speeds)
     return best, f"{best} ({in_words(speeds) or 'the model cannot be timed'})"

@@ -62,7 +62,7 @@ class KeepsKeys(Protocol):
 
 
 @dataclass
-class _Kept:
+class _EpisodeCache:
     """Prompt and response of an episode's last turn, and keys and values (heads, tokens, size) of its beginning."""
 
     ids: list[int]
@@ -87,7 +87,7 @@ class KeptKeys:
         self.budget = budget
         self.counts = PromptCounts()
         self._declared = self._growing = growing
-        self._kept: dict[Name, _Kept] = {}
+        self._kept: dict[Name, _EpisodeCache] = {}
         self._left_out: set[Name] = set()
         self._weights = 0
 
@@ -142,7 +142,7 @@ class KeptKeys:
     def note(self, stream: Name, ids: list[int]) -> None:
         """Remember what an episode has said so far, to see whether its next prompt extends that."""
         if self.budget:
-            self._kept[stream[:-1]] = _Kept(ids)
+            self._kept[stream[:-1]] = _EpisodeCache(ids)
 
     def keep(self, stream: Name, ids: list[int], size: int, layers: Callable[[], Layers]) -> None:
         """Keep what has been read of an episode, where the budget allows it.
@@ -156,7 +156,7 @@ class KeptKeys:
         name = stream[:-1]
         self._kept.pop(name, None)
         if self.nbytes + size <= self.budget:
-            self._kept[name] = _Kept(ids, layers(), size)
+            self._kept[name] = _EpisodeCache(ids, layers(), size)
         elif name not in self._left_out:
             self._left_out.add(name)
             self.counts.not_kept += 1

@@ -152,10 +152,10 @@ def _summed(comparison: RunSummary, found: list[RunSummary]) -> RunSummary:
     runs = [f for f in found if (comparison.folder / "runs") in f.folder.parents]
     done = sum(f.status == "done" for f in runs)
     names = dict.fromkeys(f.algorithm for f in runs if f.algorithm)
-    worlds = dict.fromkeys(f.environment for f in runs if f.environment)
+    environments = dict.fromkeys(f.environment for f in runs if f.environment)
     status = "done" if done == comparison.planned else "running" if any(f.status == "running" for f in runs) else "open"
     return replace(
-        comparison, status=status, algorithm=", ".join(names), environment=", ".join(worlds), reason="",
+        comparison, status=status, algorithm=", ".join(names), environment=", ".join(environments), reason="",
         preset=f"comparison: {done} of {counted(comparison.planned or 0, 'run')} done", done=None, planned=None,
     )  # fmt: skip
 

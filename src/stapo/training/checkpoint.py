@@ -70,7 +70,7 @@ class RunState:
         environments: what environments carry from one episode to the next, one entry each.
         states: entropies by state, where the algorithm keeps them (`stapo.algo.StateEntropies`).
         worlds: where a run has several environments, these of each: tasks, failures, entropies by state, what it
-            carries, and the task groups that it was given.
+            carries, and the task groups that it was given. The name is that of the key in `state.json`.
         rows: bytes of each file of rows.
         seconds: wall time of each stage so far.
         random: global random states of Python and NumPy.

@@ -14,7 +14,7 @@ from stapo.config.schema import from_data
 from stapo.errors import ModelError
 from stapo.policy import hardware
 from stapo.policy.config import DType
-from stapo.policy.hardware import Subject
+from stapo.policy.hardware import TimedModel
 from stapo.run import RunDirectory
 from stapo.training.resume import is_finished, is_run, is_same
 
@@ -39,7 +39,7 @@ class Resolved:
 
 
 def resolve_auto(
-    config: RunConfig, out: Path | None, notice: Callable[[str], None], subject: Subject | None = None
+    config: RunConfig, out: Path | None, notice: Callable[[str], None], timed_model: TimedModel | None = None
 ) -> Resolved:
     """Decide what `auto` stands for, or look it up in the run that is in `out`; warn of a dtype that is slow here.
 
@@ -47,7 +47,7 @@ def resolve_auto(
         config: what was asked for.
         out: folder of the run; None where there is none.
         notice: told what was chosen, and of a dtype that is `hardware.SLOW` times slower here than the other.
-        subject: the model; left out, that of the settings.
+        timed_model: the model; left out, that of the settings.
 
     Raises:
         ModelError: the model cannot be one.
@@ -63,20 +63,20 @@ def resolve_auto(
             notice(f"log.threads {config.log.threads} was chosen where the run began; this machine has {threads}")
         if not is_finished(run, config) and (config.model.dtype == "bfloat16" or "model.dtype" in chosen):
             with suppress(ModelError):  # the run has the model in its saves; where it came from may be gone
-                subject = subject or hardware.subject_of(config.model)
-                _warn_of_slow(config, subject, threads, notice, "The run keeps it: another dtype is another run.")
+                timed_model = timed_model or hardware.timed_model_of(config.model)
+                _warn_of_slow(config, timed_model, threads, notice, "The run keeps it: another dtype is another run.")
         return Resolved(config, chosen, threads)
-    subject = subject or hardware.subject_of(config.model)
+    timed_model = timed_model or hardware.timed_model_of(config.model)
     dtype, threads, chosen = config.model.dtype, config.log.threads, dict[str, str]()
     if threads == "auto":
-        threads = hardware.threads_for(subject.weights)
+        threads = hardware.threads_for(timed_model.weights)
         if threads > 1:
             chosen["log.threads"] = f"{threads} (one for each core)"
     if dtype == "auto":
-        dtype, why = hardware.dtype_for(subject, threads)
+        dtype, why = hardware.dtype_for(timed_model, threads)
         chosen |= {"model.dtype": why} if why else {}
     elif dtype == "bfloat16":
-        _warn_of_slow(config, subject, threads, notice, "Set model.dtype to float32, or to auto.")
+        _warn_of_slow(config, timed_model, threads, notice, "Set model.dtype to float32, or to auto.")
     if chosen:
         notice("chosen for this machine: " + ", ".join(f"{name} {why}" for name, why in chosen.items()))
     return Resolved(_with(config, dtype, threads), chosen, threads)
@@ -95,12 +95,12 @@ def _with(config: RunConfig, dtype: DType, threads: Threads) -> RunConfig:
 
 
 def _warn_of_slow(
-    config: RunConfig, subject: Subject, threads: Threads, notice: Callable[[str], None], then: str
+    config: RunConfig, timed_model: TimedModel, threads: Threads, notice: Callable[[str], None], then: str
 ) -> None:
     on_gpu = config.model.device != "cpu" and torch.cuda.is_available()
     if config.model.dtype == "bfloat16" and on_gpu and torch.cuda.is_bf16_supported():
         return  # such a GPU is not slower in it
-    speeds = subject.time(0 if threads == "auto" else threads)
+    speeds = timed_model.time(0 if threads == "auto" else threads)
     if hardware.much_slower(config.model.dtype, speeds):
         notice(
             f"warning: model.dtype {config.model.dtype} is slow on this machine ({hardware.in_words(speeds)}). {then}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from stapo.config.environment import worlds_of
+from stapo.config.environment import environments_of
 from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
 from stapo.envs.pool import about, insist
@@ -93,7 +93,7 @@ class RunEnvs:
     """
 
     def __init__(self, config: RunConfig) -> None:
-        self.envs = {label: RunEnv(own) for label, own in worlds_of(config).items()}
+        self.envs = {label: RunEnv(own) for label, own in environments_of(config).items()}
         self._several = bool(config.envs)
 
     def scores(self) -> bool:

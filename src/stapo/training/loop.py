@@ -32,6 +32,7 @@ from stapo.training.batch import RowBatch, rows_of
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
 from stapo.training.critic import CriticLearner
+from stapo.training.environments import build_batches, note_failures, open_environments, play_evaluations, shared_out
 from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.factories import collector_of
 from stapo.training.metrics import correction_of, world_metrics
@@ -41,7 +42,6 @@ from stapo.training.sampling import Sampled, together
 from stapo.training.transcript_details import BlindNumbers, Details
 from stapo.training.transcripts import is_due, kept_rows, write_raw_transcript, write_transcript
 from stapo.training.update import Updater
-from stapo.training.worlds import build_batches, note_failures, open_worlds, play_evaluations, shared_out
 
 _QUIET = 10  # iterations in which a warning is not said again
 
@@ -102,7 +102,7 @@ class Trainer:
         iteration: iterations done.
         evaluated: the evaluation due after that iteration is done as well.
         seconds: wall time of each stage, earlier parts of an interrupted run included.
-        worlds: the environments that are played.
+        environments: those that are played.
     """
 
     config: RunConfig
@@ -116,7 +116,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.worlds = open_worlds(
+        self.environments = open_environments(
             config, lambda own: build_collector(own, self.policy, config.rollout.engine, self.run.started)
         )
         if self.policy.adapter is None:
@@ -159,12 +159,12 @@ class Trainer:
     @property
     def collector(self) -> Collector:
         """Of the first environment."""
-        return self.worlds[0].collector
+        return self.environments[0].collector
 
     def close(self) -> None:
         """Close all environments, and the samplers."""
-        for world in self.worlds:
-            world.collector.close()
+        for env in self.environments:
+            env.collector.close()
 
     def _train(self) -> None:
         config, total = self.config, self.config.optim.iterations
@@ -248,7 +248,7 @@ class Trainer:
         now = time.perf_counter()
         self.seconds["rl"] += now - self._clock
         self._clock = now
-        worlds = {world.label: world.state() | {"given": world.given} for world in self.worlds if world.label}
+        environments = {env.label: env.state() | {"given": env.given} for env in self.environments if env.label}
         state = RunState(
             stage="rl",
             iteration=self.iteration,
@@ -257,8 +257,8 @@ class Trainer:
             refreshed=self.refreshed,
             non_finite_in_a_row=self.updater.non_finite_in_a_row,
             seconds=dict(self.seconds),
-            worlds=worlds,
-            **({} if worlds else self.worlds[0].state()),
+            worlds=environments,
+            **({} if environments else self.environments[0].state()),
         )
         rests_on_start = self.reference is not None or self.policy.adapter is not None
         reference: Path | Policy | None = reference_folder(self.run) if rests_on_start else None
@@ -289,11 +289,11 @@ class Trainer:
         self.iteration, self.evaluated = state.iteration, state.evaluated
         self.updater.non_finite_in_a_row = state.non_finite_in_a_row
         # A fork onto other tasks begins with their first ones.
-        for world in self.worlds if state.tasks else ():
+        for env in self.environments if state.tasks else ():
             try:
-                world.restore(state.worlds[world.label] if world.label else asdict(state))
+                env.restore(state.worlds[env.label] if env.label else asdict(state))
             except (KeyError, TypeError, ValueError, AttributeError) as err:
-                raise SaveError(f"'{folder}' does not say where environment '{world.config.env.name}' stands.") from err
+                raise SaveError(f"'{folder}' does not say where environment '{env.config.env.name}' stands.") from err
         self.refreshed = self._saved_refresh = state.refreshed
         self.seconds |= state.seconds
         self._recent = self.run.rows("metrics")[-WINDOW:]
@@ -302,18 +302,18 @@ class Trainer:
 
     def _digest(self) -> str:
         return tasks_digest(
-            *(tasks for world in self.worlds for tasks in (world.tasks.tasks, *world.eval_tasks.values()))
+            *(tasks for env in self.environments for tasks in (env.tasks.tasks, *env.eval_tasks.values()))
         )
 
     def _times(self) -> tuple[float, float]:
-        times = [world.collector.times for world in self.worlds]
+        times = [env.collector.times for env in self.environments]
         return sum(t.generation for t in times), sum(t.environment for t in times)
 
     def iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration: rollout, advantages and flags, update, metrics row."""
         started, before = time.perf_counter(), self._times()
         # Each sampler once: environments may share one.
-        samplers = {id(world.collector.sampler): world.collector.sampler for world in self.worlds}.values()
+        samplers = {id(env.collector.sampler): env.collector.sampler for env in self.environments}.values()
         counts = [sampler.counts for sampler in samplers if isinstance(sampler, KeepsKeys)] or [PromptCounts()]
         counted = [replace(count) for count in counts]
         try:
@@ -386,7 +386,7 @@ class Trainer:
         valued = time.perf_counter()
         seed = (config.seed, 3, iteration)
         try:
-            batch = build_batches(self.worlds, played, self.algorithm, values, chains, seed)
+            batch = build_batches(self.environments, played, self.algorithm, values, chains, seed)
         except NonFiniteError as err:
             path = write_raw_transcript(self.run, trajectories, iteration)
             raise NonFiniteError(f"{err} The rows are in '{path}'.") from err
@@ -424,9 +424,11 @@ class Trainer:
         """Play the groups of an iteration; returns what was played in each environment, and the failures on the way."""
         found: dict[str, Sampled] = {}
         try:
-            for world, groups in zip(self.worlds, shared_out(self.worlds, self.config.rollout.groups), strict=True):
+            for env, groups in zip(
+                self.environments, shared_out(self.environments, self.config.rollout.groups), strict=True
+            ):
                 first = sum(part.groups for part in found.values())
-                found[world.label] = world.play(groups, first, iteration, self.callbacks)
+                found[env.label] = env.play(groups, first, iteration, self.callbacks)
         finally:
             failures = self._note_failures(iteration, "training")
         sampled = together(found.values())
@@ -436,7 +438,7 @@ class Trainer:
                 f"iteration {iteration}: every episode failed, the last one in its {last.boundary} (task "
                 f"'{last.task_id}'): {last.error}. See failures.jsonl."
             )
-        unpaid = {name for world in self.worlds for name in world.rewards.unpaid(found[world.label].played)}
+        unpaid = {name for env in self.environments for name in env.rewards.unpaid(found[env.label].played)}
         if unpaid and not self._told_unpaid:
             self._told_unpaid = True
             self.callbacks.notice(
@@ -452,17 +454,17 @@ class Trainer:
 
     def _note_failures(self, iteration: int, phase: str) -> list[Failure]:
         met: list[Failure] = []
-        for world in self.worlds:
-            failures = world.collector.take_failures()
+        for env in self.environments:
+            failures = env.collector.take_failures()
             if failures:
-                note_failures(self.run, failures, phase, world.label, iteration)
+                note_failures(self.run, failures, phase, env.label, iteration)
             met += failures
         return met
 
     def evaluate(self, iteration: int, *, final: bool) -> list[dict[str, Any]]:
         """Play what `eval` asks for; returns the rows."""
         try:
-            rows, episodes = play_evaluations(self.config, self.worlds, iteration, self.callbacks, final=final)
+            rows, episodes = play_evaluations(self.config, self.environments, iteration, self.callbacks, final=final)
         finally:
             self._note_failures(iteration, "evaluation")
         plan = self.config.eval

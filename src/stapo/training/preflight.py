@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stapo.config.environment import worlds_of
+from stapo.config.environment import environments_of
 from stapo.config.run_config import RunConfig
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.envs.pool import EnvPool
@@ -54,7 +54,7 @@ def preflight(config: RunConfig, out: Path, progress: Callable[[int, int], None]
     if config.rollout.engine == "vllm":
         require_vllm()
         require_settings(config.rollout.vllm)
-    for own in worlds_of(config).values():
+    for own in environments_of(config).values():
         reward_functions(own.rewards)
     if config.model.path is not None and not there:
         check_fit(config.model.path, config)
@@ -109,7 +109,7 @@ def check_prompted(path: str, config: RunConfig) -> None:
     """
     check_model(path)
     model = config.model
-    for_chat_models = any(own.agent.for_chat_models for own in worlds_of(config).values())
+    for_chat_models = any(own.agent.for_chat_models for own in environments_of(config).values())
     if model.chat_template != "none" and (for_chat_models or model.chat_template != "auto"):
         check_chat_template(path, model)
 

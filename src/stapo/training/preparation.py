@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stapo.agent import AgentConfig
-from stapo.config.environment import longest_tokens, world_of, worlds_of
+from stapo.config.environment import environment_of, environments_of, longest_tokens
 from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError
 from stapo.policy import Policy, RowTokens, build_policy, load_policy
@@ -26,6 +26,7 @@ from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
 from stapo.training.checkpoint import RunState, read_tensors, save_state
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
+from stapo.training.environments import note_failures
 from stapo.training.factories import RunEnv, RunEnvs
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
@@ -34,7 +35,6 @@ from stapo.training.randomness import restore_random_state
 from stapo.training.recorded import digest_of_data, read_steps
 from stapo.training.resume import Restart
 from stapo.training.sft import SFT
-from stapo.training.worlds import note_failures
 
 _LOGGED_STEPS = 10
 _PHASE = "demonstrations"
@@ -105,7 +105,7 @@ def _ready(
 
 
 def _agents(config: RunConfig) -> list[AgentConfig]:
-    return [own.agent for own in worlds_of(config).values()]
+    return [own.agent for own in environments_of(config).values()]
 
 
 def _demonstrations(
@@ -224,7 +224,7 @@ class SFTStage:
         """Say what of the demonstrations, so many of each environment, is longer than a policy may read or write."""
         left = iter(every)
         for label, count in counts.items():
-            self._check_limits_of(world_of(self.config, label).agent, list(islice(left, count)))
+            self._check_limits_of(environment_of(self.config, label).agent, list(islice(left, count)))
 
     def _check_limits_of(self, agent: AgentConfig, rows: list[RowTokens]) -> None:
         for what, lengths, setting, limit in (
@@ -320,7 +320,7 @@ class SFTStage:
 
     def _probe_of(self, label: str, tasks: Sequence[str]) -> tuple[float, float]:
         """Success in one environment, and the share of its tasks that one of the attempts won."""
-        config = world_of(self.config, label)
+        config = environment_of(self.config, label)
         sft, seeds = config.sft, (config.seed,)
         protocol = EvalProtocol(config.env.split, sft.probe_episodes, config.rollout.temperature, seeds, sft.probe_k)
         collector = build_collector(config, self.policy, clock=self.run_directory.started)

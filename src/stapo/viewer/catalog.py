@@ -47,7 +47,7 @@ class Catalog:
         self._clock = clock
         self._lock = threading.Lock()
         self._entries: dict[str, CatalogEntry] = {}
-        self._found: Kept[RunSummary] = Kept(_MOST_RUNS)
+        self._found: ReadCache[RunSummary] = ReadCache(_MOST_RUNS)
         self._read_at = -float("inf")
 
     def entries(self) -> list[CatalogEntry]:
@@ -107,7 +107,7 @@ class Catalog:
         return entries
 
 
-class Kept(Generic[T]):
+class ReadCache(Generic[T]):
     """The newest few results of reading files, each as long as its file stays the same.
 
     Args:

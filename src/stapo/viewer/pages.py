@@ -16,7 +16,7 @@ from stapo.report.summary import comparisons, facts, losses, sentences, success_
 from stapo.run import RunDirectory
 from stapo.run.directory import read_mapping
 from stapo.run.rows import by_iteration
-from stapo.viewer.catalog import Catalog, Kept, state_of
+from stapo.viewer.catalog import Catalog, ReadCache, state_of
 from stapo.viewer.wire import cleaned
 
 _MOST_ROWS = 4_000  # iterations of which a page gets every number
@@ -44,7 +44,7 @@ class Pages:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._runs: Kept[dict[str, Any]] = Kept(4)
+        self._runs: ReadCache[dict[str, Any]] = ReadCache(4)
 
     def runs(self) -> dict[str, Any]:
         """The list of runs and comparisons."""

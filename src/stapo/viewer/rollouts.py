@@ -20,7 +20,7 @@ from stapo.run.per_token import decode_per_token
 from stapo.run.rows import by_iteration
 from stapo.run.scored_prompts import scored_prompts
 from stapo.texts import counted, hide_secrets
-from stapo.viewer.catalog import Catalog, Kept, state_of
+from stapo.viewer.catalog import Catalog, ReadCache, state_of
 from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
 
 _MOST_TOKENS = 4_000  # of a response that are told one by one
@@ -49,7 +49,7 @@ class Rollouts:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._read: Kept[_Read] = Kept(4)
+        self._read: ReadCache[_Read] = ReadCache(4)
 
     def iteration(self, name: str, iteration: int) -> bytes:
         """The rollouts of an iteration without prompts, as JSON."""

@@ -22,7 +22,7 @@ _LONGEST = 400  # characters of a text of a column
 _STRIDE = 8
 
 
-class _Held:
+class _OpenTable:
     """A table that one request at a time may use."""
 
     def __init__(self, table: StepTable) -> None:
@@ -39,7 +39,7 @@ class Tables:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._held: OrderedDict[str, _OpenTable] = OrderedDict()
         self._lock = threading.Lock()
 
     def state(self, name: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Tables:
         with self._lock:
             held = self._held.get(name)
             if held is None or held.table.path != path:
-                held = self._held[name] = _Held(StepTable(path))
+                held = self._held[name] = _OpenTable(StepTable(path))
             self._held.move_to_end(name)
             while len(self._held) > _MOST_TABLES:
                 self._held.popitem(last=False)

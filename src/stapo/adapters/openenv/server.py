@@ -95,7 +95,7 @@ class EnvServerOptions:
         )
 
 
-class _Held:
+class _OpenSession:
     """A session with what the server knows of it."""
 
     def __init__(self, session: Session) -> None:
@@ -115,7 +115,7 @@ class _Service:
         self.calls = Calls(options.threads, 2 * options.max_sessions, options.call_s, noun)
         self.bodies = Bodies(options.max_message, options.write_s)
         self.rng = random.Random(options.seed)
-        self.sessions: dict[str, _Held] = {}
+        self.sessions: dict[str, _OpenSession] = {}
 
     async def open(self) -> str:
         """Begin a session.
@@ -130,7 +130,7 @@ class _Service:
                 "--max-sessions.",
             )
         name = secrets.token_urlsafe(16)
-        held = self.sessions[name] = _Held(Session(self.build, self.options.split, self.rng))
+        held = self.sessions[name] = _OpenSession(Session(self.build, self.options.split, self.rng))
         try:
             await self.call(name, held.session.open)
         except BaseException:
@@ -155,7 +155,7 @@ class _Service:
                 held.lost = True
                 raise ProtocolError(Code.SESSION_ERROR, f"{refusal.reason}; the session has ended.") from None
 
-    def held(self, name: str) -> _Held:
+    def held(self, name: str) -> _OpenSession:
         """A session by its name.
 
         Raises:

@@ -19,7 +19,7 @@ from stapo.envs.alfworld.text import (
     facing,
     listing,
 )
-from stapo.envs.alfworld.world import NOWHERE, TOOLS, World
+from stapo.envs.alfworld.world import NOWHERE, TOOLS, CompiledGame
 
 
 class State:
@@ -54,7 +54,7 @@ class State:
         "world",
     )
 
-    def __init__(self, world: World, grammar: Grammar) -> None:
+    def __init__(self, world: CompiledGame, grammar: Grammar) -> None:
         start = world.start
         self.world = world
         self.grammar = grammar

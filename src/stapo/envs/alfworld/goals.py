@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.pddl import Formula
-from stapo.envs.alfworld.world import NOWHERE, World
+from stapo.envs.alfworld.world import NOWHERE, CompiledGame
 from stapo.errors import GameFileError
 from stapo.texts import counted
 
@@ -85,7 +85,7 @@ def literal_holds(literal: Literal, state: State) -> bool:
     return bool(mask >> first & 1)
 
 
-def compile_goal(world: World) -> Goal:
+def compile_goal(world: CompiledGame) -> Goal:
     """Ground and simplify the goal of a world.
 
     Raises:
@@ -104,7 +104,7 @@ def compile_goal(world: World) -> Goal:
 class _Grounder:
     """Turns a formula into its conjunctions, binding by binding."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: CompiledGame) -> None:
         self.world = world
         self.domains: dict[str, range] = {
             "object": range(len(world.objects)),
@@ -261,12 +261,12 @@ def _variables(tokens: list[Formula]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _feasible(way: Conjunction, world: World) -> bool:
+def _feasible(way: Conjunction, world: CompiledGame) -> bool:
     """Whether each fact of a way can become true: finds unsolvable games at load."""
     return all(_possible(literal, world) for literal in way)
 
 
-def _possible(literal: Literal, world: World) -> bool:
+def _possible(literal: Literal, world: CompiledGame) -> bool:
     fact, o, r = literal
     start = world.start
     if fact == "at":
@@ -288,7 +288,7 @@ def _possible(literal: Literal, world: World) -> bool:
     return usable and bool(world.treatable[verb] >> o & 1)
 
 
-def _why_impossible(world: World) -> str:
+def _why_impossible(world: CompiledGame) -> str:
     """The most telling reason: a type that the goal names and the world lacks."""
     text = _flatten(world.goal)
     kinds = {"objecttype": world.object_types, "receptacletype": world.receptacle_types}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from stapo.envs.alfworld.goals import Goal, compile_goal
 from stapo.envs.alfworld.sources import TaskSource
-from stapo.envs.alfworld.world import World, compile_world
+from stapo.envs.alfworld.world import CompiledGame, compile_world
 from stapo.errors import GameFileError
 
 CACHE_SIZE = 512
@@ -19,7 +19,7 @@ CACHE_SIZE = 512
 class Playable(NamedTuple):
     """A compiled game."""
 
-    world: World
+    world: CompiledGame
     goal: Goal
     goal_text: str
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stapo.envs.alfworld.world import World
+from stapo.envs.alfworld.world import CompiledGame
 from stapo.errors import ConfigError, did_you_mean
 
 WELCOME = "-= Welcome to TextWorld, ALFRED! =-"
@@ -62,7 +62,7 @@ class Grammar:
         """What the engine answers to it ("You move the mug 1 to the desk 1.")."""
         return f"You {self.verb} the {obj}{self.joint}the {receptacle}."
 
-    def arrival(self, world: World, receptacle: int) -> str:
+    def arrival(self, world: CompiledGame, receptacle: int) -> str:
         """The sentence on arriving at a receptacle."""
         where = world.locations[world.rec_loc[receptacle]] if self.says_location else world.receptacles[receptacle]
         return f"You arrive at {where}. "

@@ -42,7 +42,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class World:
+class CompiledGame:
     """Everything about a game that no action changes.
 
     Attributes:
@@ -80,7 +80,7 @@ class World:
     start: Start = field(repr=False)
 
 
-def compile_world(game: Game) -> World:
+def compile_world(game: Game) -> CompiledGame:
     """Parse a game's PDDL and index it.
 
     Raises:
@@ -118,7 +118,7 @@ def _pairs(problem: Problem, predicate: str) -> list[tuple[str, str]]:
     return [(fact[0], fact[1]) for fact in facts]
 
 
-def _compile(problem: Problem) -> World:
+def _compile(problem: Problem) -> CompiledGame:
     names = display_names(e for facts in problem.facts.values() for fact in facts for e in fact)
     object_types = _single(problem, "objecttype", "type")
     receptacle_types = _single(problem, "receptacletype", "type")
@@ -167,7 +167,7 @@ def _compile(problem: Problem) -> World:
     goings = sorted((f"go to {rec_names[r]}", at) for r, at in enumerate(rec_loc) if at != NOWHERE)
     (agent_at,) = agents.values()
     in_hand = [objects[o] for _, o in _pairs(problem, "holds") if o in objects]
-    return World(
+    return CompiledGame(
         objects=obj_names,
         object_types=tuple(object_types[o] for o in oids),
         object_index={name: i for i, name in enumerate(obj_names)},

@@ -12,7 +12,7 @@ from typing import Any
 
 from stapo.checks import check_choice, check_text
 from stapo.documents import shown
-from stapo.envs.foreign import ForeignEnv, Seen, texts_of
+from stapo.envs.foreign import ForeignEnv, ForeignObservation, texts_of
 from stapo.errors import ConfigError, EnvError
 from stapo.extras import need
 from stapo.texts import counted
@@ -66,11 +66,11 @@ class GymnasiumEnv(ForeignEnv):
         self._env, self._renders = _made(id, dict(kwargs or {}), text_field)
         self._names = _names_of(self._env, actions)
 
-    def _begin(self, seed: int) -> Seen:
+    def _begin(self, seed: int) -> ForeignObservation:
         observation, info = self._parts("reset", self._env.reset(seed=seed), ("observation", "info"))
         return self._seen(observation, info)
 
-    def _act(self, action: str) -> Seen:
+    def _act(self, action: str) -> ForeignObservation:
         space = self._env.action_space
         if self._names:
             number = self._names.get(action.strip().casefold())
@@ -78,7 +78,7 @@ class GymnasiumEnv(ForeignEnv):
         else:
             played = action if space.contains(action) else None
         if played is None:
-            return Seen(self._last, self._offered, effect=False)
+            return ForeignObservation(self._last, self._offered, effect=False)
         parts = self._parts("step", self._env.step(played), _OF_A_STEP)
         observation, reward, terminated, truncated, info = parts
         return self._seen(observation, info, float(reward), bool(terminated), bool(truncated))
@@ -95,7 +95,7 @@ class GymnasiumEnv(ForeignEnv):
 
     def _seen(
         self, observation: Any, info: Any, reward: float = 0.0, terminated: bool = False, truncated: bool = False
-    ) -> Seen:
+    ) -> ForeignObservation:
         found = self._env.render() if self._renders else observation
         if self._text_field is not None:
             found = observation.get(self._text_field) if isinstance(observation, Mapping) else observation
@@ -107,7 +107,7 @@ class GymnasiumEnv(ForeignEnv):
         offered = texts_of(facts.get("admissible_commands"))
         self._offered = list(self._names) if offered is None and self._names else offered
         won, goal = facts.get("won"), facts.get("goal")
-        return Seen(
+        return ForeignObservation(
             self._last,
             self._offered,
             goal if isinstance(goal, str) and goal.strip() else None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from stapo.checks import DAY_S, check_integer, check_number, check_text
 from stapo.documents import number, shown
-from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, Seen, texts_of
+from stapo.envs.foreign import FIRST_HELDOUT_SEED, ForeignEnv, ForeignObservation, texts_of
 from stapo.envs.openenv.session import ServerSession
 from stapo.errors import ConfigError, EnvServerError
 from stapo.progress import note
@@ -101,14 +101,14 @@ class OpenEnvEnv(ForeignEnv):
         self._session.close()
         self._goal = None
 
-    def _begin(self, seed: int) -> Seen:
+    def _begin(self, seed: int) -> ForeignObservation:
         more = self._heldout if seed >= FIRST_HELDOUT_SEED else self._train
         return self._seen(self._session.ask("reset", {"seed": seed, **more}))
 
-    def _act(self, action: str) -> Seen:
+    def _act(self, action: str) -> ForeignObservation:
         return self._seen(self._session.ask("step", {self._action_field: action}))
 
-    def _seen(self, data: Mapping[str, Any]) -> Seen:
+    def _seen(self, data: Mapping[str, Any]) -> ForeignObservation:
         observation: Mapping[str, Any] = data["observation"]
         given, done = data.get("reward"), data.get("done", False)
         reward = 0.0 if given is None else number(given)
@@ -120,7 +120,7 @@ class OpenEnvEnv(ForeignEnv):
         facts = facts if isinstance(facts, dict) else {}
         effect, score = facts.get("effect"), number(facts.get("task_score"))
         goal, won = observation.get(self._goal_field), observation.get(self._won_field)
-        return Seen(
+        return ForeignObservation(
             text=self._text(observation),
             admissible=texts_of(observation.get(self._admissible_field)),
             goal=goal if isinstance(goal, str) and goal.strip() else None,

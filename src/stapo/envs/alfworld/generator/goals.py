@@ -10,7 +10,7 @@ from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
 from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
-from stapo.envs.alfworld.generator.sizes import Size, size_named
+from stapo.envs.alfworld.generator.sizes import SceneSize, size_named
 from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 
@@ -93,7 +93,7 @@ def draw_goal(size_name: str, split: str, task_type: TaskType, draws: Draws) -> 
     return draws.choice(where), goal
 
 
-def _goals(size: Size, family: Family, task_type: TaskType) -> list[GoalTemplate]:
+def _goals(size: SceneSize, family: Family, task_type: TaskType) -> list[GoalTemplate]:
     kinds = [KINDS[name] for name in size.rooms[family.room].objects]
     carried = [k for k in kinds if "take" in k.can]
     types = sorted(family.types)

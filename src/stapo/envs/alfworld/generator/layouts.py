@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stapo.envs.alfworld.generator.household import OPENABLE
-from stapo.envs.alfworld.generator.sizes import Room, Size, size_named
+from stapo.envs.alfworld.generator.sizes import Room, SceneSize, size_named
 from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 
@@ -75,7 +75,7 @@ def families(size_name: str) -> tuple[Family, ...]:
     return tuple(f for room in sorted(size.rooms) for f in _families_of(size_name, size, room))
 
 
-def _families_of(size_name: str, size: Size, room: str) -> list[Family]:
+def _families_of(size_name: str, size: SceneSize, room: str) -> list[Family]:
     draws = Draws(f"families {size_name} {room}")
     wanted = dict(zip(SPLITS, size.families, strict=True))
     found: dict[str, list[Family]] = {split: [] for split in SPLITS}
@@ -92,7 +92,7 @@ def _families_of(size_name: str, size: Size, room: str) -> list[Family]:
     return [family for split in SPLITS for family in found[split]]
 
 
-def _draw_layout(size: Size, room: Room, draws: Draws) -> tuple[Receptacle, ...]:
+def _draw_layout(size: SceneSize, room: Room, draws: Draws) -> tuple[Receptacle, ...]:
     low, high = size.receptacles
     fewest, most = (sum(bound) for bound in zip(*room.furniture.values(), strict=True))
     if most < low or fewest > high:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stapo.envs.alfworld.generator.goals import GoalTemplate
 from stapo.envs.alfworld.generator.household import KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
-from stapo.envs.alfworld.generator.sizes import Size
+from stapo.envs.alfworld.generator.sizes import SceneSize
 from stapo.envs.draws import Draws
 
 
@@ -21,7 +21,7 @@ class Thing:
     at: Receptacle
 
 
-def furnish(size: Size, family: Family, goal: GoalTemplate, draws: Draws) -> list[Thing]:
+def furnish(size: SceneSize, family: Family, goal: GoalTemplate, draws: Draws) -> list[Thing]:
     """Put objects into a family: those that the goal needs, then others that live in the room."""
     room = size.rooms[family.room]
     wanted = KINDS[goal.object]
@@ -64,7 +64,7 @@ def _numbered(placed: list[tuple[ObjectKind, Receptacle]]) -> list[Thing]:
 
 
 def _place(
-    size: Size, kind: ObjectKind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True
+    size: SceneSize, kind: ObjectKind, family: Family, draws: Draws, avoid: str = "", *, closed: bool = True
 ) -> Receptacle:
     """Draw where an object lies.
 
@@ -79,7 +79,7 @@ def _place(
     return draws.choice((usual or other) if expected else (other or usual))
 
 
-def _two_places(size: Size, family: Family, goal: GoalTemplate, draws: Draws) -> list[Receptacle]:
+def _two_places(size: SceneSize, family: Family, goal: GoalTemplate, draws: Draws) -> list[Receptacle]:
     kind = KINDS[goal.object]
     doors = size.doors_of_two - all(r.opens for r in family.receptacles if r.type == goal.target)
     places: list[Receptacle] = []

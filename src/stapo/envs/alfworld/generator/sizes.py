@@ -28,7 +28,7 @@ class Room:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class SceneSize:
     """One scene size.
 
     Attributes:
@@ -69,14 +69,14 @@ def _room(objects: str, furniture: dict[str, int | tuple[int, int]]) -> Room:
     return Room(counts, tuple(objects.split()))
 
 
-def _size(rooms: dict[str, Any], **others: Any) -> Size:
-    return Size(rooms={name: _room(**room) for name, room in rooms.items()}, **others)
+def _size(rooms: dict[str, Any], **others: Any) -> SceneSize:
+    return SceneSize(rooms={name: _room(**room) for name, room in rooms.items()}, **others)
 
 
 SIZES = {name: _size(**given) for name, given in package_data(__package__, "sizes.yaml").items()}
 
 
-def size_named(name: str) -> Size:
+def size_named(name: str) -> SceneSize:
     """The size called `name`.
 
     Raises:

@@ -45,7 +45,7 @@ CHAINS: tuple[tuple[str, ...], ...] = _WORLD["chains"]
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class CorpusSize:
     """How much there is in a world.
 
     Attributes:
@@ -72,10 +72,10 @@ class Size:
     heldout: float
 
 
-SIZES = {name: Size(**numbers) for name, numbers in _WORLD["sizes"].items()}
+SIZES = {name: CorpusSize(**numbers) for name, numbers in _WORLD["sizes"].items()}
 
 
-def size_named(name: str) -> Size:
+def size_named(name: str) -> CorpusSize:
     """The size called `name`. Raises ConfigError for one that does not exist."""
     return SIZES[check_choice("size", name, SIZES)]
 
@@ -95,7 +95,7 @@ class Facts:
         return way
 
 
-def draw_facts(size: Size, rng: random.Random) -> Facts:
+def draw_facts(size: CorpusSize, rng: random.Random) -> Facts:
     """Draw a world."""
     taken: set[str] = set()
     first = words("first", size.first_names, rng, taken)
@@ -144,7 +144,7 @@ def _endless(kind: str, rng: random.Random) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class World:
+class QuestionCorpus:
     """A corpus with questions that it answers.
 
     Attributes:
@@ -157,7 +157,7 @@ class World:
 
 
 @lru_cache(maxsize=4)
-def generate_world(size: str = "tiny", seed: int = 0) -> World:
+def generate_world(size: str = "tiny", seed: int = 0) -> QuestionCorpus:
     """Generate a world.
 
     Args:
@@ -170,7 +170,7 @@ def generate_world(size: str = "tiny", seed: int = 0) -> World:
     sizes = size_named(size)
     rng = random.Random(f"stapo search world {size} {seed}")
     facts = draw_facts(sizes, rng)
-    return World(_passages(facts, sizes, rng), _questions(facts, sizes, rng))
+    return QuestionCorpus(_passages(facts, sizes, rng), _questions(facts, sizes, rng))
 
 
 def passage_id(entity: str) -> str:
@@ -178,7 +178,7 @@ def passage_id(entity: str) -> str:
     return entity.lower().replace(" ", "-")
 
 
-def _passages(facts: Facts, size: Size, rng: random.Random) -> tuple[tuple[str, str, str], ...]:
+def _passages(facts: Facts, size: CorpusSize, rng: random.Random) -> tuple[tuple[str, str, str], ...]:
     found = []
     for kind, entities in facts.entities.items():
         relations = [relation for relation in RELATIONS.values() if relation.subject == kind]
@@ -209,7 +209,7 @@ def _aside(person: str, facts: Facts, rng: random.Random) -> str:
     return f"Not to be mixed up with {told}"
 
 
-def _questions(facts: Facts, size: Size, rng: random.Random) -> tuple[Question, ...]:
+def _questions(facts: Facts, size: CorpusSize, rng: random.Random) -> tuple[Question, ...]:
     found: list[Question] = []
     for chain in CHAINS:
         if len(chain) > size.hops:
@@ -223,7 +223,9 @@ def _questions(facts: Facts, size: Size, rng: random.Random) -> tuple[Question, 
     return tuple(found)
 
 
-def _question(facts: Facts, chain: tuple[str, ...], start: str, split: str, size: Size, rng: random.Random) -> Question:
+def _question(
+    facts: Facts, chain: tuple[str, ...], start: str, split: str, size: CorpusSize, rng: random.Random
+) -> Question:
     way = facts.follow(start, chain)
     asked = start
     for relation in chain[:-1]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from stapo.envs.draws import Draws
 from stapo.envs.webshop.generator.families import ProductFacts, families
-from stapo.envs.webshop.generator.sizes import SENTENCES, Size, size_named
+from stapo.envs.webshop.generator.sizes import SENTENCES, ShopSize, size_named
 from stapo.errors import ConfigError
 
 MOST_PRODUCTS = 36**6
@@ -80,7 +80,7 @@ def iter_products(products: int | None = None, seed: int = 0, size: str = "stand
         yield Article(product(facts, asin, chosen, draws), synthetic(facts, chosen), human(facts, asin, draws), facts)
 
 
-def _asin(number: int, count: int, seed: int, size: Size) -> str:
+def _asin(number: int, count: int, seed: int, size: ShopSize) -> str:
     """An id that no other product of the shop has: numbers are mapped one to one onto a range, out of order."""
     offset = Draws(f"webshop ids {seed}").below(MOST_PRODUCTS)
     if size.short_ids:
@@ -110,13 +110,13 @@ def _short_id(number: int, count: int, offset: int) -> str:
     return parts
 
 
-def title(facts: ProductFacts, size: Size) -> str:
+def title(facts: ProductFacts, size: ShopSize) -> str:
     """The product's name as pages show it."""
     named = " ".join(attribute.title() for attribute in facts.attributes[: size.in_title])
     return f"{facts.brand} {named} {facts.kind.noun}"
 
 
-def product(facts: ProductFacts, asin: str, size: Size, draws: Draws) -> Record:
+def product(facts: ProductFacts, asin: str, size: ShopSize, draws: Draws) -> Record:
     """The product's record in a file such as items_shuffle.json."""
     pictures = f"https://pictures.invalid/{asin.lower()}"
     return {
@@ -137,7 +137,7 @@ def product(facts: ProductFacts, asin: str, size: Size, draws: Draws) -> Record:
     }
 
 
-def synthetic(facts: ProductFacts, size: Size) -> Record:
+def synthetic(facts: ProductFacts, size: ShopSize) -> Record:
     """The product's entry in a file such as items_ins_v2.json."""
     entry: Record = {"attributes": list(facts.attributes)}
     if facts.asked:
@@ -172,25 +172,25 @@ def human(facts: ProductFacts, asin: str, draws: Draws) -> list[Record]:
     ]
 
 
-def _pricing(facts: ProductFacts, size: Size) -> str:
+def _pricing(facts: ProductFacts, size: ShopSize) -> str:
     if facts.cents is None:
         return ""
     low, high = (_dollars(cents, size) for cents in facts.cents)
     return low if low == high else f"{low} to {high}"
 
 
-def _dollars(cents: int, size: Size) -> str:
+def _dollars(cents: int, size: ShopSize) -> str:
     return f"${cents / 100:,.2f}" if size.cents else f"${cents // 100}"
 
 
-def _bullets(facts: ProductFacts, size: Size, draws: Draws) -> list[str]:
+def _bullets(facts: ProductFacts, size: ShopSize, draws: Draws) -> list[str]:
     if not size.texts:
         return [" ".join((*facts.attributes, facts.kind.noun.lower()))]
     # The first bullet alone is searched: the title's attributes stay findable, the others take reading.
     return [f"{attribute.capitalize()}: {draws.choice(_TAILS)}" for attribute in facts.attributes]
 
 
-def _description(facts: ProductFacts, size: Size, draws: Draws) -> str:
+def _description(facts: ProductFacts, size: ShopSize, draws: Draws) -> str:
     told = facts.attributes[: size.in_title + 1]
     names = {"noun": facts.kind.noun.lower(), "brand": facts.brand}
     middle = f"It is {', '.join(told[:-1])} and {told[-1]}." if len(told) > 1 else ""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from stapo.envs.draws import Draws
-from stapo.envs.webshop.generator.sizes import ProductKind, Size
+from stapo.envs.webshop.generator.sizes import ProductKind, ShopSize
 
 # Goals cap the price at one of the first four multiples of ten above it; a dearer distractor is beyond all of them.
 _BEYOND_EVERY_CAP = 6_000
@@ -41,7 +41,7 @@ class ProductFacts:
     lacks: str = ""
 
 
-def families(size: Size, seed: int) -> Iterator[list[ProductFacts]]:
+def families(size: ShopSize, seed: int) -> Iterator[list[ProductFacts]]:
     """All families of a shop, one after the other, without end."""
     number = 0
     while True:
@@ -49,7 +49,7 @@ def families(size: Size, seed: int) -> Iterator[list[ProductFacts]]:
         number += 1
 
 
-def family(size: Size, seed: int, number: int) -> list[ProductFacts]:
+def family(size: ShopSize, seed: int, number: int) -> list[ProductFacts]:
     """The family of this number, in the order in which the shop lists it."""
     draws = Draws(f"webshop family {seed} {number}")
     kinds = size.templates.kinds
@@ -79,7 +79,7 @@ def family(size: Size, seed: int, number: int) -> list[ProductFacts]:
     return draws.shuffled(products)
 
 
-def brand(draws: Draws, size: Size) -> str:
+def brand(draws: Draws, size: ShopSize) -> str:
     """A made-up name."""
     if size.brands is not None:
         return draws.choice(size.brands)
@@ -90,13 +90,13 @@ def brand(draws: Draws, size: Size) -> str:
     return draws.choice(starts) + draws.choice(middles) + draws.choice(ends)
 
 
-def _values(values: tuple[str, ...], size: Size, draws: Draws) -> tuple[str, ...]:
+def _values(values: tuple[str, ...], size: ShopSize, draws: Draws) -> tuple[str, ...]:
     count = min(len(values), draws.between(*size.values))
     kept = set(draws.shuffled(values)[:count])
     return tuple(value for value in values if value in kept)
 
 
-def _price(kind: ProductKind, size: Size, draws: Draws) -> tuple[int, int] | None:
+def _price(kind: ProductKind, size: ShopSize, draws: Draws) -> tuple[int, int] | None:
     if draws.chance(size.no_price):
         return None
     low = draws.between(*kind.prices) * 100
@@ -105,7 +105,7 @@ def _price(kind: ProductKind, size: Size, draws: Draws) -> tuple[int, int] | Non
     return low, high
 
 
-def _distractor(first: ProductFacts, way: str, size: Size, draws: Draws) -> ProductFacts | None:
+def _distractor(first: ProductFacts, way: str, size: ShopSize, draws: Draws) -> ProductFacts | None:
     """Like `first`, but without one thing; None where this way is not open."""
     other = replace(first, brand=brand(draws, size), cents=_price(first.kind, size, draws), lacks=way)
     other = replace(other, asked=draws.chance(size.asked))

@@ -47,7 +47,7 @@ class ProductTemplates:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class ShopSize:
     """One size of shop.
 
     Products come in families: one product and its distractors, each of which shares its words and lacks one thing.
@@ -109,18 +109,18 @@ def _kinds(category: str, of: dict[str, Any]) -> list[ProductKind]:
     return kinds
 
 
-def _size(departments: dict[str, Any], **numbers: Any) -> Size:
+def _size(departments: dict[str, Any], **numbers: Any) -> ShopSize:
     templates = ProductTemplates(
         tuple(kind for name, department in departments.items() for kind in _kinds(name, department)),
         {name: _words(department["attributes"]) for name, department in departments.items()},
     )
-    return Size(templates=templates, **numbers)
+    return ShopSize(templates=templates, **numbers)
 
 
-SIZES: dict[str, Size] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
+SIZES: dict[str, ShopSize] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
 
 
-def size_named(name: str) -> Size:
+def size_named(name: str) -> ShopSize:
     """The size called `name`.
 
     Raises:

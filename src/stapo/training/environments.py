@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from stapo.algo import AlgorithmConfig
-from stapo.config.environment import worlds_of
+from stapo.config.environment import environments_of
 from stapo.config.run_config import RunConfig
 from stapo.errors import NonFiniteError
 from stapo.policy.sequences import Chains
@@ -31,7 +31,7 @@ from stapo.training.tasks import TaskStream, training_stream
 
 
 @dataclass
-class World:
+class RunEnvironment:
     """One environment of a run.
 
     Attributes:
@@ -114,7 +114,7 @@ class World:
         self.given = state.get("given", 0)
 
 
-def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> list[World]:
+def open_environments(config: RunConfig, build: Callable[[RunConfig], Collector]) -> list[RunEnvironment]:
     """The environments of a run, ready to be played.
 
     Args:
@@ -125,9 +125,9 @@ def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> l
         ConfigError: a split holds no task, or fewer than are asked for.
         StapoError: an environment cannot be built or asked.
     """
-    own = worlds_of(config)
+    own = environments_of(config)
     collectors: dict[str, Collector] = {}
-    worlds: list[World] = []
+    environments: list[RunEnvironment] = []
     try:
         # vLLM is started once, for the longest prompts; a model of this process serves any number of collectors.
         for label in sorted(own, key=lambda label: -own[label].agent.max_prompt_tokens):
@@ -136,17 +136,17 @@ def open_worlds(config: RunConfig, build: Callable[[RunConfig], Collector]) -> l
             collectors[label] = (
                 collector_of(own[label], first.encoder, first.sampler) if first and shared else build(own[label])
             )
-        worlds += [_world(config, label, settings, collectors[label]) for label, settings in own.items()]
+        environments += [_environment(config, label, settings, collectors[label]) for label, settings in own.items()]
     except BaseException:
         for collector in collectors.values():
             collector.close()
         raise
-    return worlds
+    return environments
 
 
-def _world(config: RunConfig, label: str, settings: RunConfig, collector: Collector) -> World:
+def _environment(config: RunConfig, label: str, settings: RunConfig, collector: Collector) -> RunEnvironment:
     entry = config.envs.get(label)
-    return World(
+    return RunEnvironment(
         "" if entry is None else label,
         settings,
         1.0 if entry is None else entry.weight,
@@ -157,22 +157,22 @@ def _world(config: RunConfig, label: str, settings: RunConfig, collector: Collec
     )
 
 
-def shared_out(worlds: Sequence[World], count: int) -> list[int]:
+def shared_out(environments: Sequence[RunEnvironment], count: int) -> list[int]:
     """How many of the next `count` task groups each environment plays.
 
     Each group goes to the one that is furthest behind its weight, so that over a run all have their shares exactly,
     whatever the number of groups in an iteration.
     """
-    total, given = sum(world.weight for world in worlds), [world.given for world in worlds]
+    total, given = sum(env.weight for env in environments), [env.given for env in environments]
     before = list(given)
     for _ in range(count):
-        behind = [world.weight / total * (sum(given) + 1) - had for world, had in zip(worlds, given, strict=True)]
+        behind = [env.weight / total * (sum(given) + 1) - had for env, had in zip(environments, given, strict=True)]
         given[behind.index(max(behind))] += 1
     return [now - then for now, then in zip(given, before, strict=True)]
 
 
 def build_batches(
-    worlds: Sequence[World],
+    environments: Sequence[RunEnvironment],
     sampled: Mapping[str, Sampled],
     algorithm: AlgorithmConfig,
     values: Any,
@@ -182,7 +182,7 @@ def build_batches(
     """Rows of all environments, each with advantages, fences and entropies of its own.
 
     Args:
-        worlds: the environments; what an algorithm keeps of their states is renewed.
+        environments: the environments; what an algorithm keeps of their states is renewed.
         sampled: what was played in each of them.
         algorithm: which math.
         values: (B,) a critic's values of all rows, or None.
@@ -194,27 +194,27 @@ def build_batches(
     """
     parts: dict[str, RowBatch] = {}
     first = 0
-    for number, world in enumerate(worlds):
-        own = sampled[world.label]
+    for number, env in enumerate(environments):
+        own = sampled[env.label]
         end = first + sum(len(t.steps) for t in own.kept)
         if end > first:
-            parts[world.label] = part = build_batch(
+            parts[env.label] = part = build_batch(
                 own.kept,
                 algorithm,
                 seed=[*seed, number] if number else seed,
-                states=world.states,
+                states=env.states,
                 value_b=None if values is None else values[first:end],
-                chains=rows_of(own.kept, merge=world.config.optim.merge)[1] if world.label else chains,
-                rewards=world.config.rewards,
-                at_limit=world.config.rollout.limits.reward,
+                chains=rows_of(own.kept, merge=env.config.optim.merge)[1] if env.label else chains,
+                rewards=env.config.rewards,
+                at_limit=env.config.rollout.limits.reward,
             )
-            world.states = part.outliers.states or {}
+            env.states = part.outliers.states or {}
         first = end
-    return join_batches(parts, chains) if worlds[0].label else next(iter(parts.values()))
+    return join_batches(parts, chains) if environments[0].label else next(iter(parts.values()))
 
 
 def play_evaluations(
-    config: RunConfig, worlds: Sequence[World], iteration: int, callbacks: Callbacks, *, final: bool
+    config: RunConfig, environments: Sequence[RunEnvironment], iteration: int, callbacks: Callbacks, *, final: bool
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Play every protocol in every environment; returns rows for evals.jsonl and rows of the episodes.
 
@@ -223,16 +223,16 @@ def play_evaluations(
     """
     rows, episodes = list[dict[str, Any]](), list[dict[str, Any]]()
     for mode in protocols(config, final=final):
-        own = [protocols(world.config, final=final)[mode] for world in worlds]
+        own = [protocols(env.config, final=final)[mode] for env in environments]
         played: dict[str, list[list[Trajectory]]] = {}
-        for world, protocol in zip(worlds, own, strict=True):
-            stage = f"evaluation ({', '.join([mode] + [world.label] * bool(world.label))})"
+        for env, protocol in zip(environments, own, strict=True):
+            stage = f"evaluation ({', '.join([mode] + [env.label] * bool(env.label))})"
             try:
-                played[world.label] = world.evaluate(protocol, partial(callbacks.stage, stage))
+                played[env.label] = env.evaluate(protocol, partial(callbacks.stage, stage))
             except NonFiniteError as err:
                 raise NonFiniteError(f"evaluation after {iteration} iterations: {err}") from err
         every = pooled(played)
-        said = {"final": final, **evaluation_row(worlds, played, own)}
+        said = {"final": final, **evaluation_row(environments, played, own)}
         if found := passed(every, own[0].temperature):
             said |= {"tasks": tasks_in(every), **found}
         rows.append({"iteration": iteration, "mode": mode, **said})
@@ -246,11 +246,13 @@ def pooled(played: Mapping[str, list[list[Trajectory]]]) -> list[list[Trajectory
 
 
 def evaluation_row(
-    worlds: Sequence[World], played: Mapping[str, list[list[Trajectory]]], protocols: Sequence[EvalProtocol]
+    environments: Sequence[RunEnvironment],
+    played: Mapping[str, list[list[Trajectory]]],
+    protocols: Sequence[EvalProtocol],
 ) -> dict[str, Any]:
     """What an evaluation found: over all episodes, and of each environment where there are several."""
-    told = {w.label: p.describe(len(w.eval_tasks[p.split])) for w, p in zip(worlds, protocols, strict=True)}
-    if not worlds[0].label:
+    told = {w.label: p.describe(len(w.eval_tasks[p.split])) for w, p in zip(environments, protocols, strict=True)}
+    if not environments[0].label:
         return {"protocol": told[""], **summarize(played[""])}
     # A score of one environment says nothing beside another's that has none.
     return {

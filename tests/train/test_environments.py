@@ -19,7 +19,7 @@ import torch
 
 import stapo
 from stapo.algo import get_algorithm
-from stapo.config.environment import world_of, worlds_of
+from stapo.config.environment import environment_of, environments_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
@@ -30,11 +30,11 @@ from stapo.run import RunDirectory
 from stapo.training.batch import build_batch, rows_of
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.checkpoint import read_state
+from stapo.training.environments import build_batches, shared_out
 from stapo.training.loop import Trainer
 from stapo.training.pipeline import train_run
 from stapo.training.preparation import prepare_policy
 from stapo.training.sampling import Sampled
-from stapo.training.worlds import build_batches, shared_out
 from stapo.verl_plugin.overrides import Machines, verl_overrides
 from toy_world import small_policy, toy_settings
 
@@ -62,14 +62,14 @@ def toy_model(tmp_path_factory):
 
 def test_an_environment_has_what_it_gives_for_itself_and_the_rest_of_the_run(toy_model):
     config = from_data(RunConfig, settings(toy_model, BOTH, sft__episodes=30))
-    warm, cool = worlds_of(config).values()
+    warm, cool = environments_of(config).values()
     assert (warm.env.name, warm.env.options) == ("toy", {"reward": 3.0})
     assert (warm.agent.max_response_tokens, cool.agent.max_response_tokens) == (6, 3)
     assert warm.agent.prompt == cool.agent.prompt == "compact"
     assert (warm.eval.episodes, cool.eval.episodes) == (6, 2)
     assert (warm.sft.episodes, cool.sft.episodes) == (20, 10)
     assert from_data(RunConfig, to_data(config)) == config
-    assert world_of(config, "cool") == cool
+    assert environment_of(config, "cool") == cool
 
 
 @pytest.mark.parametrize(
@@ -119,21 +119,21 @@ def test_one_and_several_at_once_are_refused_and_the_later_file_decides(toy_mode
 def test_an_environment_that_is_not_there_is_named(toy_model):
     config = from_data(RunConfig, settings(toy_model, BOTH))
     with pytest.raises(ConfigError, match="warm, cool; say which with environment"):
-        world_of(config, None)
+        environment_of(config, None)
     with pytest.raises(ConfigError, match="Did you mean 'cool'"):
-        world_of(config, "coal")
+        environment_of(config, "coal")
 
 
 # -- 2 -----------------------------------------------------------------------------------------------------------------
 
 
 def test_groups_are_shared_out_by_weight_over_iterations():
-    worlds = [SimpleNamespace(weight=w, given=0) for w in (5, 2, 0)]
+    environments = [SimpleNamespace(weight=w, given=0) for w in (5, 2, 0)]
     found = []
     for _ in range(7):
-        found.append(shared_out(worlds, 3))
-        for world, more in zip(worlds, found[-1], strict=True):
-            world.given += more
+        found.append(shared_out(environments, 3))
+        for env, more in zip(environments, found[-1], strict=True):
+            env.given += more
     assert [sum(part) for part in zip(*found, strict=True)] == [15, 6, 0]
     assert {sum(part) for part in found} == {3}
     # No environment has to wait: after each iteration all are within one group of their share.
@@ -194,7 +194,7 @@ def test_two_environments_train_and_say_how_each_does(toy_model, tmp_path):
     assert {record["task_type"].partition("/")[0] for record in told} == {"warm", "cool"}
     # A group is of one environment, and numbers go on from one to the next.
     assert {record["group"] for record in told if record["task_type"].startswith("cool/")} == {2}
-    assert trainer.worlds[0].tasks.position == 6
+    assert trainer.environments[0].tasks.position == 6
 
 
 @pytest.mark.parametrize("sampler", ["uniform", "informative"])
@@ -276,17 +276,17 @@ def rows(group, entropies, rewards=(0.0, 1.0)):
     return found
 
 
-def worlds_with(algorithm, *played):
+def environments_with(algorithm, *played):
     """Worlds, and what they played, as `build_batches` takes them."""
     config = RunConfig()
-    worlds = [SimpleNamespace(label=f"w{i}", config=config, states={}) for i in range(len(played))]
-    return worlds, {w.label: Sampled(p, p, [], 1, 1, 1) for w, p in zip(worlds, played, strict=True)}
+    environments = [SimpleNamespace(label=f"w{i}", config=config, states={}) for i in range(len(played))]
+    return environments, {w.label: Sampled(p, p, [], 1, 1, 1) for w, p in zip(environments, played, strict=True)}
 
 
 def joined(algorithm, *played):
-    worlds, sampled = worlds_with(algorithm, *played)
+    environments, sampled = environments_with(algorithm, *played)
     chains = rows_of([t for part in played for t in part])[1]
-    return build_batches(worlds, sampled, algorithm, None, chains, (0,))
+    return build_batches(environments, sampled, algorithm, None, chains, (0,))
 
 
 def test_one_worlds_scale_would_flag_the_others_steps():
@@ -341,11 +341,11 @@ def test_demonstrations_of_all_environments_are_imitated(tmp_path):
     run = RunDirectory.create(tmp_path / "run", to_data(config), ["test"])
     seen = []
 
-    class Told(Callback):
+    class Recorder(Callback):
         def on_stage(self, event):
             seen.append(event.name)
 
-    prepare_policy(config, run, Callbacks([Told()]))
+    prepare_policy(config, run, Callbacks([Recorder()]))
     assert {name for name in seen if name[:5] == "demon"} == {"demonstrations (alfworld)", "demonstrations (webshop)"}
     probes = [row for row in run.rows("sft") if "train_success" in row]
     assert [sorted(row["envs"]) for row in probes] == [["alfworld", "webshop"]] * len(probes)
