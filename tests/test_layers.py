@@ -4,7 +4,8 @@
 2. No module needs itself, be it for types only, inside a function, or by a name in a registry.
 3. Every package is on the map.
 4. What must start fast does not import torch.
-5. What belongs to one environment is in its folder; environments know no prompts but their own.
+5. What belongs to one environment is in its folder, or declared by its registration; environments know no prompts but
+   their own.
 """
 
 from __future__ import annotations
@@ -13,10 +14,15 @@ import ast
 import re
 import subprocess
 import sys
+from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from stapo.agent.config import AgentConfig
+from stapo.config.describe import meanings
 
 SOURCE = Path(__file__).resolve().parent.parent / "src"
 PACKAGE = SOURCE / "stapo"
@@ -120,6 +126,7 @@ MAY_IMPORT = {
         "documents",
         "algo",
         "agent",
+        "envs",
         "policy",
         "rollout",
         "run",
@@ -230,7 +237,14 @@ MAY_IMPORT = {
 MAY_IMPORT["__main__"] = {"cli"}
 """Room -> rooms below it. Everything may read `stapo.__version__`."""
 
-OF_ONE_ENVIRONMENT = re.compile(r"alfworld|webshop|search-r1|go to |click\[|search\[|verl-agent", re.IGNORECASE)
+OF_ONE_ENVIRONMENT = re.compile(
+    r"alfworld|webshop|sokoban|search-(r1|tiny|stepwise)|go to |click\[|search\[|\[sep\]|verl-agent", re.IGNORECASE
+)
+FREE_OF_ENVIRONMENTS = ("agent", "algo", "api", "cli", "config", "policy", "rollout", "run", "training")
+MAY_NAME_ENVIRONMENTS = {
+    "stapo.config.environment": ({"alfworld"}, "the environment of settings that name none"),
+}
+"""Module -> the texts that it may hold, and why. Examples in the help of commands are free."""
 
 
 def module_name(path: Path) -> str:
@@ -334,23 +348,51 @@ def test_starts_without_torch(statement):
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-def spoken(tree: ast.Module) -> list[str]:
-    """Names and texts in a module, without its docstrings."""
+def spoken(tree: ast.Module, kinds: Any = ast.Constant | ast.Name | ast.Attribute) -> list[str]:
+    """Names and texts in a module, without its docstrings and the examples in its help."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     prose = {id(body.value) for node in ast.walk(tree) if isinstance(node, documented)
              for body in node.body if isinstance(body, ast.Expr)}  # fmt: skip
+    prose |= {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in ("EXAMPLES", "NOTES", "_HELP")
+    }
     return [
         str(node.value if isinstance(node, ast.Constant) else node.id if isinstance(node, ast.Name) else node.attr)
         for node in ast.walk(tree)
-        if isinstance(node, ast.Constant | ast.Name | ast.Attribute) and id(node) not in prose
+        if isinstance(node, kinds) and id(node) not in prose
     ]
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if room(m) in ("agent", "algo", "policy", "training")])
+def own_names(group: str) -> dict[str, str]:
+    """Name -> target of what this package registers in a group."""
+    parser = ConfigParser(delimiters=("=",))
+    parser.read(PACKAGE / "entry_points.txt")
+    return dict(parser[group])
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if room(m) in FREE_OF_ENVIRONMENTS])
 def test_what_belongs_to_one_environment_is_not_here(module):
     """Neither its name nor the shape of its commands: both are in its folder."""
-    said = [text for text in spoken(ast.parse(MODULES[module].read_text())) if OF_ONE_ENVIRONMENT.search(text)]
-    assert not said, f"{module} says {said}"
+    tree = ast.parse(MODULES[module].read_text())
+    texts = {text for text in spoken(tree) if OF_ONE_ENVIRONMENT.search(text)}
+    texts |= set(spoken(tree, ast.Constant)) & set(own_names("stapo.environments"))
+    allowed, _ = MAY_NAME_ENVIRONMENTS.get(module, (set(), ""))
+    assert texts == allowed, f"{module} says {sorted(texts - allowed)}, and no longer {sorted(allowed - texts)}"
+
+
+def test_the_help_of_the_agent_names_no_style_of_one_environment():
+    """Each style's sentence is with the style; `stapo plugins` shows it."""
+    said = meanings(AgentConfig)
+    for setting, group in (("prompt", "stapo.prompt_styles"), ("response", "stapo.response_formats")):
+        own = own_names(group)
+        elsewhere = {name for name, target in own.items() if target.startswith("stapo.envs.")}
+        assert elsewhere, "the environments register some"
+        named = set(re.findall(r"`([\w-]+)`", said[setting])) & set(own)
+        assert named == set(own) - elsewhere, f"agent.{setting} explains {sorted(named)}"
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if room(m) == "envs" and not m.endswith(".prompts")])

@@ -184,6 +184,14 @@ def test_every_name_of_this_package_can_be_imported():
             assert registry.get(name) is not None
 
 
+def test_every_prompt_style_and_response_format_says_what_it_is(capsys):
+    assert main(["plugins", "--json"]) == 0
+    rows = [row for row in json.loads(capsys.readouterr().out) if row["package"] == "stapo"]
+    for row in rows:
+        explained = row["kind"] in ("prompt style", "response format")
+        assert bool(row["about"].endswith(".") if explained else row["about"]) == explained, row
+
+
 def test_every_group_that_is_listed_has_a_registry():
     from stapo import registry
     from stapo.cli.plugins_command import REGISTRIES

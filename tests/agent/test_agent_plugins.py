@@ -176,7 +176,9 @@ def test_shapes_of_another_type_cost_the_episode():
     assert "command_shapes ('go to ',), expected CommandShapes" in failed.error
 
 
-@pytest.mark.parametrize("odd", [{"grouped": "go to "}, {"link": ("click[",)}, {"query": (1, 2)}, {"separator": ""}])
+@pytest.mark.parametrize(
+    "odd", [{"grouped": "go to "}, {"link": ("click[",)}, {"query": (1, 2)}, {"separator": ""}, {"choice_hint": None}]
+)
 def test_shapes_are_texts(odd):
-    with pytest.raises(ValueError, match="is not a tuple of texts"):
+    with pytest.raises(ValueError, match=r"is not a tuple of texts|a hint that is not a text"):
         CommandShapes(**odd)

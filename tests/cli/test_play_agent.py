@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from stapo.cli import watch
 from stapo.cli.main import main
+from stapo.config import load_config
+from stapo.envs.registry import ENVIRONMENTS, default_preset
+from stapo.errors import ConfigError, UnknownNameError
 
 
 def shown(capsys, *argv):
@@ -65,8 +67,24 @@ def test_a_run_of_another_environment_is_refused(toy_run, capsys):
     assert "not 'webshop'. Leave webshop out" in err
 
 
-@pytest.mark.parametrize("env", sorted(watch.FOR_MODELS))
-def test_every_environment_has_settings_for_a_model(env):
-    from stapo.config import load_config
+@pytest.mark.parametrize("env", ["alfworld", "search", "sokoban", "webshop"])
+@pytest.mark.parametrize("model", ["scratch", "pretrained"])
+def test_the_presets_that_an_environment_names_play_it(env, model):
+    assert load_config(default_preset(env, model)).env.name == env
 
-    assert load_config(watch.FOR_MODELS[env]).env.name == env
+
+def test_an_environment_of_another_package_names_a_preset(monkeypatch, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: tiny\nenv: {name: mine}\n")
+    known = {"mine": {"scratch": str(file)}, "odd": ["tiny"], "wrong": {"scratch": 3}, "none": {}}
+    objects = {name: type(name, (), {"default_presets": presets}) for name, presets in known.items()}
+    monkeypatch.setattr(ENVIRONMENTS, "_objects", {**objects, "bare": type("bare", (), {})})
+    assert load_config("mine").env.name == "mine"
+    assert load_config("mine").optim == load_config("tiny").optim
+    for name in ("odd", "wrong"):
+        with pytest.raises(ConfigError, match=f"environment '{name}' has the default_presets .*, expected a mapping"):
+            load_config(name)
+    for name in ("none", "bare", "nobody"):
+        assert default_preset(name, "scratch") is None
+        with pytest.raises(UnknownNameError, match="preset or file"):
+            load_config(name)

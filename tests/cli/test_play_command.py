@@ -11,7 +11,7 @@ import pytest
 
 from stapo.cli.main import main
 from stapo.cli.play_command import task_order
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
@@ -181,6 +181,7 @@ class Kiosk(Corridor):
     """Buttons and a search bar; played right by its short forms."""
 
     name = "kiosk"
+    command_shapes = CommandShapes(separator=" [SEP] ")
 
     def step(self, action):
         self.steps += 1

@@ -101,13 +101,16 @@ def test_every_offered_command_has_one_number_and_links_have_theirs_in_the_order
 
 
 @pytest.mark.parametrize(
-    "name, options, found",
-    [("webshop", {**SHOP, "offered_queries": False}, "no complete command"), ("search", {}, "no list of commands")],
+    "name, options, found, hint",
+    [
+        ("webshop", {**SHOP, "offered_queries": False}, "no complete command", " Or: --env.offered-queries true"),
+        ("search", {}, "no list of commands", "$"),
+    ],
 )
-def test_nothing_to_choose_from_is_said_at_once(name, options, found):
+def test_nothing_to_choose_from_is_said_at_once(name, options, found, hint):
     env, agent = make(name, **options), replace(AGENT, hidden_commands=("click[search]",))
     collector = Collector(lambda: make(name, **options), PromptEncoder(TOKENIZER), Says("1"), agent)
-    with pytest.raises(ConfigError, match=f"the environment offers {found}"):
+    with pytest.raises(ConfigError, match=rf"the environment offers {found}.*Use another response format\.{hint}"):
         collector.collect(env.tasks_of("train")[:1], 1, 1.0, (0, 1))
     with pytest.raises(ConfigError, match="the environment offers"):
         demonstrate(LocalPool(lambda: env), agent, SFTConfig(steps=1, episodes=6), "train", "goal_history", 0)

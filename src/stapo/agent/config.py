@@ -21,13 +21,11 @@ class AgentConfig:
 
     Attributes:
         prompt: wording of prompts. `standard` explains task and rules in sentences (instruction-tuned models);
-            `compact` is a few short lines with the goal last (tiny models that are trained from scratch); `webshop`
-            tells a shopping agent what the published WebShop protocol tells it, and `sokoban` does the same
-            for Sokoban. For questions with a search engine: `search-r1` is one growing transcript, `search-stepwise` a
-            fresh prompt at every step, `search-compact` the same for tiny models. `conversation` writes an episode as
-            one conversation, for both kinds of models: the first message holds role, goal and rules, each turn adds an
-            observation and takes a response, and the steps of an episode are read as one sequence (`optim.merge`).
-            `stapo plugins` lists those of other packages.
+            `compact` is a few short lines with the goal last (tiny models that are trained from scratch);
+            `conversation` writes an episode as one conversation, for both kinds of models: the first message holds
+            role, goal and rules, each turn adds an observation and takes a response, and the steps of an episode are
+            read as one sequence (`optim.merge`). Environments and other packages bring styles of their own, such as
+            those of published protocols; `stapo plugins` lists them all, with a sentence on each.
         system_prompt: text of the system message, before what the style says there; null for none. Prompts for models
             that follow no instructions begin with it.
         role: sentence that tells an agent its role, in place of the style's; "" leaves it out, null keeps the style's.
@@ -48,10 +46,8 @@ class AgentConfig:
             own form, or of one tool that takes a command where there are none; what cannot be read is an invalid step,
             and the next observation begins with the error. `choice` numbers the offered commands in the prompt and
             expects the number of one: no command has to be spelled out, and none that takes a text of the agent's own
-            can be given. Compact prompts put the number of a link in front of it in the page. `search_answer` passes on
-            the text up to the first ``</search>`` (without one, the first ``</answer>``), and is valid with a search or
-            an answer in it; `search_answer_single` is valid with exactly one of them. `stapo plugins` lists those of
-            other packages.
+            can be given. Compact prompts put the number of a link in front of it in the page. Environments and other
+            packages bring formats of their own; `stapo plugins` lists them all, with a sentence on each.
         decode: which tokens a response may take. `free`: all of the vocabulary. `constrained`: those that lead to an
             offered command, so that no response is invalid; probabilities, entropies and divergences are those among
             these tokens, in training as in sampling. For the formats `action` and `choice`, environments that offer a
@@ -75,7 +71,7 @@ class AgentConfig:
             offered with a placeholder, such as ``search[<your query>]``, offers every text in its place. The published
             protocols check the format only.
         mask_own_queries: in blind prompts that hide the goal and show the history, hide the agent's own queries, which
-            repeat the goal: only ``search[…]`` remains of them, and of a response in a search format only its tags.
+            repeat the goal: only beginning and end remain of them, such as ``search[…]``, or what the style leaves.
         max_observation_characters: characters of an observation or goal that prompts show; 1 or more. Longer text is
             cut, with a mark that says so; the list of offered commands is cut at the same total. Counted in the metrics
             as `cut_texts`.

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 from stapo.agent.marking import MARK, covers, first_mention
 from stapo.agent.tools import Tool
 
-PAGE_SEPARATOR = " [SEP] "
-"""Between the parts of a page, where an environment names nothing else."""
-
 
 @dataclass(frozen=True)
 class CommandShapes:
@@ -28,15 +25,18 @@ class CommandShapes:
         separator: what stands between the parts of a page.
         place: where an agent acts, for the sentence that tells it its role: "in a text world"; "" says nothing of it.
         tools: what the response format `tool_call` offers; without any, one tool takes a command as text.
+        choice_hint: what to set where no complete command is offered and a response is the number of one: a sentence
+            for the error; "" for none.
     """
 
     grouped: tuple[str, ...] = ()
     distant: tuple[str, ...] = ()
     link: tuple[str, str] = ("", "")
     query: tuple[str, str] = ("", "")
-    separator: str = PAGE_SEPARATOR
+    separator: str = "\n"
     place: str = ""
     tools: tuple[Tool, ...] = ()
+    choice_hint: str = ""
 
     def __post_init__(self) -> None:
         lists = (self.grouped, self.distant, self.link, self.query)
@@ -46,9 +46,9 @@ class CommandShapes:
                 f"{self} has a part that is not a tuple of texts, or no beginning and end, or no separator."
             )
         names = [tool.name for tool in self.tools if isinstance(tool, Tool)]
-        if not isinstance(self.place, str) or len(set(names)) < len(self.tools):
+        if not (isinstance(self.place, str) and isinstance(self.choice_hint, str)) or len(set(names)) < len(self.tools):
             raise ValueError(
-                f"{self} has a place that is not a text, or tools that are not `Tool`s with different names."
+                f"{self} has a place or a hint that is not a text, or tools that are not `Tool`s with different names."
             )
 
     def link_of(self, command: str) -> str | None:

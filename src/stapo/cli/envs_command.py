@@ -7,7 +7,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -18,10 +18,12 @@ from stapo.cli.command import Command, arg
 from stapo.cli.env_calls import asked, begin
 from stapo.cli.words import foreign, say
 from stapo.envs.protocol import HasNotes
-from stapo.envs.registry import ENVIRONMENTS, make, takes_mapping
+from stapo.envs.registry import ENVIRONMENTS, ModelKind, default_preset, make, takes_mapping
 from stapo.errors import StapoError
 from stapo.progress import listen_to_notes
 from stapo.texts import counted
+
+_MODELS = {"scratch": "that is trained from scratch", "pretrained": "that is pretrained, to play"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def _entry(name: str) -> dict[str, Any]:
 
 
 def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
-    facts: dict[str, Any] = {**_entry(name), "options": option_facts(name)}
+    facts: dict[str, Any] = {**_entry(name), "options": option_facts(name), "presets": _presets(name)}
     error: StapoError | None = None
     try:
         facts |= asked(lambda: task_facts(name, options), "listing its tasks")
@@ -104,9 +106,16 @@ def _explain(name: str, options: dict[str, Any], as_json: bool) -> int:
     for text in facts["notes"]:
         say(console, foreign(f"note: {text}"))
     say(console, f"episodes end after {counted(facts['max_steps'], 'step')}")
+    for model, preset in facts["presets"].items():
+        say(console, foreign(f"preset for a model {_MODELS[model]}: {preset}"))
     if facts["example"]:
         say(console, foreign(f"example: {facts['example']['goal']}  ({facts['example']['task_id']})"))
     return 0
+
+
+def _presets(name: str) -> dict[str, str]:
+    found = {model: default_preset(name, model) for model in get_args(ModelKind)}
+    return {model: preset for model, preset in found.items() if preset}
 
 
 def summary(cls: type) -> str:

@@ -20,9 +20,10 @@ from stapo.cli.env_calls import asked, begin, take
 from stapo.cli.play_from import Recorded, recorded
 from stapo.cli.watch import Watched, as_lines, introduce, target_of
 from stapo.cli.words import foreign, say
+from stapo.config.environment import EnvConfig
 from stapo.envs.guard import EnvFailure, attempt, start
 from stapo.envs.offers import is_template, offers
-from stapo.envs.protocol import Env, Expert, StepResult
+from stapo.envs.protocol import CommandShapes, Env, Expert, StepResult
 from stapo.envs.registry import make
 from stapo.errors import ConfigError, unknown_name
 from stapo.texts import counted
@@ -54,6 +55,7 @@ class Game:
         self.steps = 0
         self.reward = 0.0
         self.done = False
+        self.shapes = CommandShapes()
 
     def play(self) -> None:
         """Play until the player leaves or the input ends."""
@@ -70,7 +72,8 @@ class Game:
         begun = begin(self.env, task)
         first = begun.observation
         self.admissible, self.steps, self.reward, self.done = first.admissible, 0, 0.0, False
-        introduce(self.console, self.env.name, begun.task_type, task, first)
+        self.shapes = begun.shapes
+        introduce(self.console, self.env.name, task, begun)
         say(self.console, "? lists commands, then: " + ", ".join(_OWN_WORDS[1:]), "dim")
 
     def _repeat(self, begun: Recorded) -> None:
@@ -125,7 +128,7 @@ class Game:
         self.steps += 1
         self.reward += result.reward
         self.admissible, self.done = result.admissible, result.done
-        say(self.console, foreign(as_lines(result.text)))
+        say(self.console, foreign(as_lines(result.text, self.shapes)))
         if self.done:
             self._finish(result)
         return result.text
@@ -294,7 +297,7 @@ A word that the environment itself understands goes to it; '/hint' and so on alw
                 raise ConfigError(f"--{name} is for --agent WHO, which is not given.")
         if self.from_ is not None or self.at is not None:
             return self._from(self.from_)
-        name = self.env or "alfworld"
+        name = self.env or EnvConfig().name
         env = make(name, **own_env_options(settings, name, "play")[0])
         try:
             order = asked(lambda: task_order(env, self.task, self.split, self.seed), "listing its tasks")

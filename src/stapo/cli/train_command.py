@@ -40,8 +40,8 @@ class Train(Command):
     numbers. With --model.path, settings for small models are replaced, and the changes are printed (docs/models.md).
 
     Attributes:
-        source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny; alfworld,
-            search, sokoban and webshop stand for tiny, search-tiny, sokoban-tiny and webshop-tiny.
+        source: shipped preset ('stapo presets' lists them) or your own YAML file. The default is tiny. The name of an
+            environment stands for the preset that it names for small models; 'stapo envs NAME' says which.
         from_: run folder to begin from, with its optimizer; flags change its settings.
         out: run folder (default: runs/PRESET-ALGORITHM-DATE). Without it, the newest such folder with an unfinished
             run with the same settings is resumed.

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.agent.parsing import part_spans
 from stapo.cli.arguments import own_env_options
 from stapo.cli.env_calls import begin, take
 from stapo.cli.words import foreign, say
-from stapo.config.environment import environment_of
+from stapo.config.environment import EnvConfig, environment_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
-from stapo.envs.guard import EnvFailure
-from stapo.envs.protocol import Env, Observation
+from stapo.envs.guard import EnvFailure, Started
+from stapo.envs.protocol import CommandShapes, Env
+from stapo.envs.registry import default_preset
 from stapo.errors import ConfigError
 from stapo.texts import counted
 
@@ -28,23 +28,15 @@ if TYPE_CHECKING:
     from stapo.rollout.collect import Collector
     from stapo.rollout.types import Step, Trajectory
 
-FOR_MODELS = {
-    "alfworld": "smollm2/alfworld-tiny",
-    "webshop": "smollm2/webshop",
-    "search": "smollm2/search",
-    "sokoban": "smollm2/sokoban",
-}
-"""Whose settings a model plays with that brings none."""
-
 
 def target_of(agent: str, env: str | None, given: list[str], source: str | None) -> EvalTarget:
     """Who plays: a run, one of its checkpoints, or a pretrained model by its name or folder.
 
     Args:
         agent: as the user named it.
-        env: name of the environment to play; None for that of the run, and ALFWorld for a model.
+        env: name of the environment to play; None for that of the run, and for a model that of the default settings.
         given: `--env.OPTION VALUE`, as the user gave it.
-        source: preset or file whose settings a model plays with; None for those of `FOR_MODELS`.
+        source: preset or file whose settings a model plays with; None for what the environment names.
 
     Raises:
         StapoError: there is no such thing, or it cannot play here.
@@ -65,22 +57,24 @@ def target_of(agent: str, env: str | None, given: list[str], source: str | None)
     if own is not None:
         run, checkpoint = own
         return saved_policy(run.directory, changed(run.config), checkpoint or "final")
-    settings = source or FOR_MODELS.get(env or "alfworld") or env or "alfworld"
+    name = env or EnvConfig().name
+    settings = source or default_preset(name, "pretrained") or name
     return frozen_model(settings, changed(load_config(settings)), agent)
 
 
-def introduce(console: Console, env: str, task_type: str, task: str, first: Observation) -> None:
+def introduce(console: Console, env: str, task: str, begun: Started) -> None:
     """Show how an episode begins."""
-    console.rule(foreign(f"{env}: {task_type}"))
+    first = begun.observation
+    console.rule(foreign(f"{env}: {begun.task_type}"))
     say(console, foreign(f"task {task}"), "dim")
-    say(console, foreign(as_lines(first.text)))
+    say(console, foreign(as_lines(first.text, begun.shapes)))
     if first.goal not in first.text:
         say(console, foreign(first.goal), "bold")
 
 
-def as_lines(page: str) -> str:
+def as_lines(page: str, shapes: CommandShapes) -> str:
     """A page of parts with one part a line."""
-    return "\n".join(page.split(PAGE_SEPARATOR))
+    return "\n".join(page.split(shapes.separator))
 
 
 @dataclass
@@ -117,7 +111,7 @@ class Watched:
         trajectory = Trajectory(task, begun.task_type, "", 0, number)
         episode = self.collector.episode(trajectory)
         episode.begin(begun.observation, begun.shapes)
-        introduce(self.console, self.env.name, begun.task_type, task, begun.observation)
+        introduce(self.console, self.env.name, task, begun)
         while not episode.done:
             if not self._next("next step"):
                 return False
@@ -129,7 +123,7 @@ class Watched:
             action = answer if isinstance(answer, EnvFailure) else episode.answer(answer)
             out = take(self.env, action)
             episode.observe(out)
-            self._show(trajectory.steps[-1], out.text)
+            self._show(trajectory.steps[-1], as_lines(out.text, begun.shapes))
         self._end(trajectory)
         return True
 
@@ -140,7 +134,7 @@ class Watched:
         how = f"  ({math.exp(sum(step.logprobs)):.0%} sure)" if step.logprobs else ""
         wrong = "" if step.valid else f"  [{step.problem.replace('_', ' ')}]"
         say(self.console, foreign(f"> {step.action}{how}{wrong}"), "bold cyan" if step.valid else "bold yellow")
-        say(self.console, foreign(as_lines(seen)))
+        say(self.console, foreign(seen))
 
     def _end(self, trajectory: Trajectory) -> None:
         steps = counted(len(trajectory.steps), "step")

@@ -17,11 +17,9 @@ from stapo.algo import algorithm_names, get_algorithm
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, read_yaml, to_data
 from stapo.documents import parse_yaml, shown
+from stapo.envs.registry import default_preset
 from stapo.errors import ConfigError, unknown_name
 from stapo.former_names import SETTINGS, FormerNameWarning, with_present_names
-
-SMALL = {"alfworld": "tiny", "search": "search-tiny", "sokoban": "sokoban-tiny", "webshop": "webshop-tiny"}
-"""What the name of an environment stands for: the preset that learns in it on a CPU in minutes."""
 
 _MOST_EXTENDED = 8
 _YAML = (".yaml", ".yml")
@@ -63,7 +61,7 @@ def load_config(
     """Build the configuration of a preset name, a YAML file, or a mapping as such a file holds it.
 
     Args:
-        source: preset name, an environment of this package for its smallest preset, path of a YAML file, or a mapping.
+        source: preset name, an environment for the preset that it names, path of a YAML file, or a mapping.
         algorithm: preset that replaces the configured algorithm. Settings of the file that differ from its own
             preset stay; those that only repeat it go, so that a written-out configuration can change its algorithm.
         base: nested keys laid over the file. Options of its environment go where another environment is named.
@@ -171,7 +169,8 @@ def layers_of(source: str | Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read(source: str, folder: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
-    source = SMALL.get(source, source)
+    if source not in preset_names():
+        source = default_preset(source, "scratch") or source
     path = folder / Path(source).expanduser()
     if source in preset_names():
         key, data, inside = f"preset '{source}'", parse_yaml(_preset_text(source)), Path()

@@ -13,8 +13,9 @@ training before the weights move.
 An environment may have further parts; each is a protocol below, and `isinstance` tells which of them it has:
 `HasDemonstrator` for SFT (a demonstrator that `Thinks` says why), `Expert` for hints and for finding tasks that cannot
 be won, `HasJudge` for `stapo diagnose`, `HasState` for what it carries from one episode to the next, `HasCommandShapes`
-for prompts that shorten lists of commands and number links, `HasChatSettings` for pretrained models, `HasTaskScore` for
-partial credit, `HasNotes` for what is odd about its data.
+for prompts that shorten lists of commands and number links, `HasChatSettings` for pretrained models,
+`HasDefaultPresets` for the presets that its name stands for, `HasTaskScore` for partial credit, `HasNotes` for what is
+odd about its data.
 """
 
 from __future__ import annotations
@@ -205,6 +206,17 @@ class HasChatSettings(Protocol):
     """An environment whose class says which settings of the agent suit an instruction-tuned model (`--model.path`)."""
 
     chat_settings: Mapping[str, Any]
+
+
+@runtime_checkable
+class HasDefaultPresets(Protocol):
+    """An environment whose class says what its name stands for where a preset is expected.
+
+    Keys: `scratch`, for a small model that is trained from scratch, and `pretrained`, for a pretrained model that
+    plays; either may be missing. Values: a shipped preset, or the path of a YAML file.
+    """
+
+    default_presets: Mapping[str, str]
 
 
 @runtime_checkable

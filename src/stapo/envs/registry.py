@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 from stapo.documents import shown
-from stapo.envs.protocol import Env
+from stapo.envs.protocol import Env, HasDefaultPresets
 from stapo.errors import ConfigError, EnvError, StapoError, did_you_mean
 from stapo.registry import Registry
 from stapo.type_hints import expected, fitting, takes
+
+ModelKind = Literal["scratch", "pretrained"]
 
 _EXPECTED = ("name", "max_steps", "tasks", "splits", "tasks_of", "task_type", "reset", "step", "close")
 
@@ -85,6 +87,23 @@ def _has(env: object, part: str) -> bool:
         return hasattr(env, part)
     except Exception:  # it is there, and whoever needs it will see it fail
         return True
+
+
+def default_preset(name: str, model: ModelKind) -> str | None:
+    """The preset that the name of an environment stands for; None where it is no such name, or stands for none.
+
+    Raises:
+        ConfigError: a class of another package that cannot be imported, or whose presets are no mapping of names.
+    """
+    cls: object = ENVIRONMENTS.get(name) if name in ENVIRONMENTS.names() else None
+    presets: object = cls.default_presets if isinstance(cls, HasDefaultPresets) else {}
+    preset = presets.get(model) if isinstance(presets, Mapping) else presets
+    if preset is not None and not isinstance(preset, str):
+        raise ConfigError(
+            f"environment '{name}' has the default_presets {shown(presets)}, expected a mapping of scratch or "
+            "pretrained to a preset or the path of a YAML file. Correct the package that brings it."
+        )
+    return preset
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -281,7 +281,8 @@ def listed_commands(
         raise ConfigError(
             f"agent.response is '{agent.response}', but the environment offers "
             + ("no list of commands" if shown is None else "no complete command to choose")
-            + ". Use another response format; for webshop, --env.offered-queries true offers searches to choose from."
+            + ". Use another response format."
+            + (f" Or: {shapes.choice_hint}" if shapes.choice_hint else "")
         )
     return in_page_order(cut_commands(complete, agent.max_commands, agent.max_observation_characters), page, shapes)
 

@@ -46,6 +46,7 @@ class AlfworldEnv:
     """
 
     name = "alfworld"
+    default_presets: Mapping[str, str] = {"scratch": "tiny", "pretrained": "smollm2/alfworld-tiny"}
     chat_settings: Mapping[str, Any] = {
         "prompt": "standard", "response": "think_action", "fallback_characters": 30,
         "max_prompt_tokens": 2048, "max_response_tokens": 512,

@@ -66,6 +66,7 @@ class SearchEnv:
     """
 
     name = "search"
+    default_presets: Mapping[str, str] = {"scratch": "search-tiny", "pretrained": "smollm2/search"}
     chat_settings: Mapping[str, Any] = {
         "prompt": "search-stepwise", "response": "search_answer",
         "max_prompt_tokens": 4096, "max_response_tokens": 512,

@@ -44,7 +44,7 @@ def _without_query(action: str) -> str:
 
 @traits(marks=False, hide_query=_without_query)
 def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> Prompt:
-    """Search-R1's prompt: rules, question, and the transcript so far."""
+    """Search-R1's prompt: rules, question, and one transcript that grows."""
     text = " ".join([*role_of(config, ""), *rules_of(config, _R1_RULES)])
     if not hide_goal:
         text += f" Question: {f.goal}\n"
@@ -62,7 +62,7 @@ def growing(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history:
 
 @traits(marks=False, hide_query=_without_query)
 def stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
-    """A fresh prompt with the last queries and their results."""
+    """For a search engine, a fresh prompt at every step, with the last queries and their results."""
     lines = role_of(config, _STEPWISE_RULES[0])
     if not hide_goal:
         lines.append(f"Question: {f.goal}")
@@ -77,7 +77,7 @@ def stepwise(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history
 
 @traits(marks=False, hide_query=_without_query, for_chat_models=False)
 def compact(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
-    """Queries and results, then the question."""
+    """For a search engine and tiny models: queries and results, then the question."""
     lines = []
     if f.step and not hide_history:
         for action, result in _exchanges(f):
@@ -101,13 +101,13 @@ def _block(action: str) -> str:
 
 @traits(keeps_thought=True, rules=_STEPWISE_RULES[1])
 def search_answer(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
-    """Search-R1's rules: the text up to the first ``</search>``, or else ``</answer>``, thought included."""
+    """The text up to the first ``</search>`` or else ``</answer>``, thought included; valid with either."""
     return _read(text, single=False)
 
 
 @traits(keeps_thought=True, rules=_STEPWISE_RULES[1])
 def search_answer_single(text: str, listed: Sequence[str], fallback_characters: int) -> ParsedResponse:
-    """verl-agent's rules: the same, and valid with exactly one search or answer."""
+    """Reads as `search_answer` does, and is valid with exactly one search or answer."""
     return _read(text, single=True)
 
 

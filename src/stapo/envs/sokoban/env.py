@@ -42,6 +42,7 @@ class SokobanEnv(HasSeededTasks):
     """
 
     name = "sokoban"
+    default_presets: Mapping[str, str] = {"scratch": "sokoban-tiny", "pretrained": "smollm2/sokoban"}
     chat_settings: Mapping[str, Any] = {
         "prompt": "sokoban", "response": "think_action", "history_length": 2,
         "max_prompt_tokens": 1024, "max_response_tokens": 512,

@@ -20,7 +20,7 @@ _THINK_ACTION = (
 
 
 def sokoban(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
-    """Legend, goal and rules, the last rooms with what was done in them, the room now."""
+    """The published Sokoban protocol: legend, goal and rules, the last rooms and what was done there, the room now."""
     lines = [*role_of(config, "You play Sokoban, one move at a time."), _LEGEND]
     if not hide_goal:
         lines.append(f"Your goal: {f.goal}")

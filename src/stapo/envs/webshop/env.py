@@ -7,7 +7,6 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.checks import check_choice, check_flag, check_integer, check_number
 from stapo.envs.protocol import CommandShapes, Observation, StepResult
 from stapo.envs.webshop.catalog import Catalog, open_catalog
@@ -16,6 +15,7 @@ from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import GoalBook, GoalKind, ShoppingGoal, goal_book
 from stapo.envs.webshop.judge import ShopJudge
 from stapo.envs.webshop.nouns import noun_extractor as extractor
+from stapo.envs.webshop.pages import PAGE_SEPARATOR
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
@@ -65,6 +65,7 @@ class WebShopEnv:
     """
 
     name = "webshop"
+    default_presets: Mapping[str, str] = {"scratch": "webshop-tiny", "pretrained": "smollm2/webshop"}
     has_task_score = True
     chat_settings: Mapping[str, Any] = {
         "prompt": "webshop", "response": "think_action", "fallback_characters": 20, "max_prompt_characters": 13000,
@@ -76,6 +77,7 @@ class WebShopEnv:
         query=("search[", "]"),
         separator=PAGE_SEPARATOR,
         place="in the text version of an online store",
+        choice_hint="--env.offered-queries true offers searches to choose from.",
     )
 
     def __init__(

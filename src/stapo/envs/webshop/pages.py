@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.envs.webshop.product import Product
+
+PAGE_SEPARATOR = " [SEP] "
+"""Between the parts of a page, as in the original."""
 
 TEXT, BUTTON, LABEL, LINK = range(4)
 

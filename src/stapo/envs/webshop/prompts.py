@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stapo.agent.config import AgentConfig
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.agent.prompts import PromptFields, list_commands, role_of, rules_of
 from stapo.agent.registries import RESPONSE_FORMATS
+from stapo.envs.webshop.pages import PAGE_SEPARATOR
 from stapo.registry import trait
 
 _ANY_ACTION = "Answer with the action of your choice for this step and nothing else."
@@ -17,7 +17,10 @@ _ASKS = {
 
 
 def webshop(f: PromptFields, config: AgentConfig, hide_goal: bool, hide_history: bool) -> str:
-    """What the published WebShop prompt tells, in our words; pages are shown without the instruction they repeat."""
+    """What the published WebShop prompt tells, in our words.
+
+    Pages are shown without the instruction they repeat.
+    """
     lines = role_of(config, "You are a shopper who uses the text version of an online store.")
     if not hide_goal:
         lines.append(f"Your task: {f.goal}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from stapo.agent.pages import PAGE_SEPARATOR
 from stapo.envs.webshop.catalog import Catalog
 from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.pages import (
@@ -17,6 +16,7 @@ from stapo.envs.webshop.pages import (
     BUY,
     LINK,
     NEXT,
+    PAGE_SEPARATOR,
     PREVIOUS,
     SEARCH,
     ItemView,
