@@ -221,9 +221,9 @@ def test_what_was_recalled_does_not_change_later():
     [
         ({"prompt": "compat"}, "Did you mean 'compact'"),
         ({"response": "actions"}, "Did you mean 'action'"),
-        ({"history_length": -1}, "at least 0"),
-        ({"max_prompt_tokens": 7}, "at least 8"),
-        ({"max_response_tokens": 0}, "at least 1"),
+        ({"history_length": -1}, "of 0 or more"),
+        ({"max_prompt_tokens": 7}, "of 8 or more"),
+        ({"max_response_tokens": 0}, "of 1 or more"),
     ],
 )
 def test_settings_are_checked(settings, said):
