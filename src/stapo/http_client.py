@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from stapo.checks import check_integer, check_number
 from stapo.errors import ConfigError
 from stapo.server_errors import pause_asked, reason_in
 from stapo.texts import (
@@ -90,14 +91,11 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         for name in ("connect_s", "read_s", "total_s"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of seconds above 0.")
+            check_number(name, getattr(self, name), 0, open_low=True)
         for name in ("backoff_s", "backoff_max_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected a number of seconds from 0.")
+            check_number(name, getattr(self, name), 0)
         for name in ("attempts", "connections"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}, expected at least 1.")
+            check_integer(name, getattr(self, name), 1)
 
 
 def read_address(url: str, what: str) -> httpx2.URL:

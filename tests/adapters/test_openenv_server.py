@@ -487,9 +487,9 @@ def test_what_the_command_refuses(argv, said, capsys):
 
 
 def test_limits_are_checked():
-    with pytest.raises(ConfigError, match="idle_s is 0, expected more than 0"):
+    with pytest.raises(ConfigError, match="idle_s is 0, expected a number above 0"):
         EnvServerOptions(idle_s=0)
-    with pytest.raises(ConfigError, match="call_s is nan, expected more than 0"):
+    with pytest.raises(ConfigError, match="call_s is nan, expected a number above 0"):
         EnvServerOptions(call_s=float("nan"))
     with pytest.raises(ConfigError, match="the token is blank"):
         EnvServerOptions(token=" ")

@@ -310,7 +310,7 @@ def test_environments_that_cannot_go_to_a_worker_are_refused():
         WorkerPool("unrly", {}, 1, 1.0)
     with pytest.raises(ConfigError, match="cannot be handed to a worker"):
         WorkerPool("unruly", {"marks": object()}, 1, 1.0)
-    with pytest.raises(ConfigError, match="found 0 workers"):
+    with pytest.raises(ConfigError, match="workers for environment 'unruly' is 0, expected a whole number of 1"):
         WorkerPool("unruly", {}, 0, 1.0)
     with closing(WorkerPool("unruly", {"marks": Path("x")}, 1, 1.0)) as pool:
         assert pool._workers[0].setup["options"] == {"marks": "x"}

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from stapo import errors
+from stapo.checks import check_integer
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started, short
 from stapo.envs.pool import EnvPool, LocalPool, state_error
 from stapo.envs.protocol import StepResult
@@ -69,8 +70,7 @@ class WorkerPool:
     ) -> None:
         if os.name != "posix":
             raise ConfigError("environments run in worker processes on Linux and macOS only; set rollout.workers to 0.")
-        if workers < 1:
-            raise ConfigError(f"found {workers} workers for environment '{name}', expected at least 1.")
+        check_integer(f"the number of workers for environment '{name}'", workers, 1)
         self.name = name
         check_options(name, options)
         setup = {"target": target_of(name, ENVIRONMENTS.get(name)), "options": options_for(name, options)}

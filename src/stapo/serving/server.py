@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from types import FrameType
 from typing import Any
 
+from stapo.checks import check_number
 from stapo.errors import ConfigError
 from stapo.extras import need
 from stapo.hosts import is_loopback
@@ -61,8 +62,7 @@ def check_options(options: Any, free: Collection[str] = ()) -> None:
         ConfigError: a number that is NaN, infinite, or not above 0; a token that no client could send.
     """
     for name in (one.name for one in fields(options) if one.name not in ("token", *free)):
-        if not 0 < getattr(options, name) < math.inf:
-            raise ConfigError(f"{name} is {getattr(options, name)}, expected more than 0.")
+        check_number(name, getattr(options, name), 0, open_low=True)
     token = options.token
     if token is not None and (not token.isascii() or not token.strip()):
         raise ConfigError("the token is blank or has characters outside ASCII, which no client could send.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stapo.checks import user_path
+from stapo.checks import check_integer, user_path
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.documents import package_data
@@ -40,8 +40,7 @@ class Machines:
             ("--gpus-per-node", self.gpus_per_node),
             ("--tensor-parallel", self.tensor_parallel),
         ):
-            if value < 1:
-                raise ConfigError(f"{flag} is {value}, expected at least 1.")
+            check_integer(flag, value, 1)
         if self.gpus_per_node % self.tensor_parallel:
             raise ConfigError(
                 f"--tensor-parallel is {self.tensor_parallel}, which does not divide the {self.gpus_per_node} GPUs of "
