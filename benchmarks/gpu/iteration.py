@@ -1,4 +1,4 @@
-"""One iteration of a real-size model on one GPU: seconds, memory, tokens a second and utilisation by part.
+"""One iteration of a real-size model on one GPU: seconds, memory, tokens a second and utilization by part.
 
 Builds a model of the shape of Qwen2.5-1.5B with random weights and a small tokenizer (ids above it decode to nothing),
 so that nothing is downloaded. It plays generated ALFWorld games once; then GiGPO and STAPO update a copy of the model
@@ -207,7 +207,7 @@ def main() -> None:
         print(f"{len(rows)} rows, prompts of {prompt / len(rows):.0f} tokens, responses of {response / len(rows):.0f}")
         print(
             f"rollout: {spent:.2f} s (generation {times.generation:.2f}, environment and prompts "
-            f"{times.environment:.2f}), {response / times.generation:,.0f} new tokens/s, utilisation "
+            f"{times.environment:.2f}), {response / times.generation:,.0f} new tokens/s, utilization "
             f"{flops / times.generation / peak:.2%}, peak {memory / 2**30:.1f} GiB"
         )
         del policy
