@@ -25,10 +25,11 @@ from pathlib import Path
 import pytest
 
 from slow import slow_except
-from stapo.envs import ENVIRONMENTS, make
+from stapo.envs import ENVIRONMENTS
 from stapo.envs.guard import EnvFailure, EpisodeLost, Started
 from stapo.envs.pool import LocalPool
 from stapo.envs.protocol import StepResult
+from stapo.envs.registry import build
 from stapo.envs.wire import dump, load
 from stapo.envs.worker_pool import WorkerPool
 from stapo.errors import ConfigError, EnvError, GameFileError, UnknownNameError
@@ -36,7 +37,7 @@ from unruly_world import HANGS, TASKS, UnrulyEnv, running
 
 
 def pool_of(workers, name="unruly", deadline=600.0, slots=6, **options):
-    pool = WorkerPool(name, options, workers, deadline) if workers else LocalPool(partial(make, name, **options))
+    pool = WorkerPool(name, options, workers, deadline) if workers else LocalPool(partial(build, name, options))
     pool.grow(slots)
     return closing(pool)
 
