@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stapo
-from stapo.cli.dry_run import around_of, shape_of_run, workload
+from stapo.cli.dry_run import overhead_of, shape_of_run, workload
 from stapo.cli.expected_episodes import Episodes, expect, half_of_limits
 from stapo.cli.main import main
 from stapo.cli.probe import Probed, probe
@@ -89,7 +89,7 @@ def test_runs_take_as_long_as_was_said(preset, tmp_path, monkeypatch):
     shape = shape_of_run(config)
     work = replace(within_budget(shape, workload(config, seen)), step_seconds=found.step_seconds)
     said = measured_seconds(work, found.speed)
-    stages = run_seconds(shape, work, around_of(config, seen), found.speed)
+    stages = run_seconds(shape, work, overhead_of(config, seen), found.speed)
     monkeypatch.setattr(time, "perf_counter", time.thread_time)
     run = stapo.train(config, tmp_path / "run")
     # The first iteration builds its environments; of the others, the one that other processes have disturbed least.

@@ -22,7 +22,7 @@ from stapo.config.schema import from_data, to_data
 from stapo.errors import NonFiniteError
 from stapo.policy import load_policy
 from stapo.run import RunDirectory
-from stapo.training import worlds
+from stapo.training import environments
 from stapo.training.loop import Trainer
 from toy_world import toy_settings
 
@@ -94,7 +94,7 @@ def test_in_a_reward_through_the_command(toy_model, tmp_path, bad, algorithm):
 
 
 def poison_advantage(made, bad):
-    build = worlds.build_batch
+    build = environments.build_batch
 
     def poisoned(trajectories, algorithm, **given):
         batch = build(trajectories, algorithm, **given)
@@ -107,7 +107,7 @@ def poison_advantage(made, bad):
 @pytest.mark.parametrize("bad", BAD)
 def test_in_an_advantage(toy_model, tmp_path, monkeypatch, bad):
     made = trainer(toy_model, tmp_path / "run")
-    monkeypatch.setattr(worlds, *poison_advantage(made, bad))
+    monkeypatch.setattr(environments, *poison_advantage(made, bad))
     before = weights(made)
     with pytest.raises(NonFiniteError, match=r"iteration 1: the loss at optimizer step \d is \S+ on rows \[") as error:
         made.iterate(1)
@@ -175,14 +175,14 @@ def test_in_the_weights_of_a_critic(toy_model, tmp_path, bad):
 @pytest.mark.parametrize("bad", BAD)
 def test_in_the_loss_of_a_critic(toy_model, tmp_path, monkeypatch, bad):
     made, before, critic = ppo(toy_model, tmp_path / "run")
-    build = worlds.build_batch
+    build = environments.build_batch
 
     def poisoned(trajectories, algorithm, **given):
         batch = build(trajectories, algorithm, **given)
         batch.advantages.value_target_b[5] = bad
         return batch
 
-    monkeypatch.setattr(worlds, "build_batch", poisoned)
+    monkeypatch.setattr(environments, "build_batch", poisoned)
     with pytest.raises(NonFiniteError, match=r"iteration 2: the value loss at optimizer step 1 is (nan|inf)"):
         made.iterate(2)
     assert same(weights(made), before)
