@@ -160,8 +160,15 @@ def test_answers_of_another_kind(answer, said):
 def test_observations_with_other_fields():
     seen = {"screen": "a room", "task": "find it", "moves": ["b", "a", "a"], "score": 3}
     answer = json.dumps({"type": "observation", "data": {"observation": seen, "reward": True, "done": True}})
-    asked = []
-    with scripted(lambda message: asked.append(message) or answer) as port:
+    asked, closed = [], threading.Event()
+
+    def answered(message):
+        asked.append(message)
+        if message["type"] == "close":
+            closed.set()
+        return answer
+
+    with scripted(answered) as port:
         url = f"ws://127.0.0.1:{port}"
         names = {"text_field": "screen", "goal_field": "task", "admissible_field": "moves", "action_field": "move"}
         env = OpenEnvEnv(url, **names, reset={"level": 2}, heldout_reset={"level": 9})
@@ -171,6 +178,7 @@ def test_observations_with_other_fields():
         assert (out.reward, out.done, out.won) == (1.0, True, True)
         env.reset("heldout/000001")
         env.close()
+        assert closed.wait(60)
         assert asked == [
             {"type": "reset", "data": {"seed": 4, "level": 2}},
             {"type": "step", "data": {"move": "go"}},

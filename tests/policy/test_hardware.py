@@ -158,7 +158,9 @@ def test_nothing_else_is_touched(monkeypatch, kind):
     plain, tensors = random_state()
     before, threads = config.to_dict(), torch.get_num_threads()
     found = time_layers(config, CPU, threads + 1)
-    assert found["float32"].forward > 0 < found["bfloat16"].training
+    # On a busy machine one of them may seem so slow that its training is not timed.
+    assert min(found["float32"].forward, found["bfloat16"].forward) > 0
+    assert any(speed.training for speed in found.values())
     assert random_state()[0] == plain
     assert all(torch.equal(now, tensors[name]) for name, now in random_state()[1].items())
     assert torch.get_num_threads() == threads

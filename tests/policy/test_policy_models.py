@@ -153,7 +153,7 @@ def test_a_good_folder_passes_the_check(tmp_path):
         ({"dtype": "float16"}, "model.dtype is 'float16'"),
         ({"hidden_size": 66, "heads": 4}, "expected a multiple of 8"),
         ({"layers": 0}, "model.layers is 0"),
-        ({"vocab_size": 299}, "at least 300"),
+        ({"vocab_size": 299}, "of 300 or more"),
         ({"rope_theta": float("inf")}, "model.rope_theta is inf"),
         ({"initializer_range": 0.0}, "model.initializer_range is 0.0"),
     ],
