@@ -78,6 +78,7 @@ def test_a_body_that_drips(start):  # noqa: F811
             assert answer_on(other).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.slow
 def test_a_body_that_nobody_reads_ends_as_well(start):  # noqa: F811
     """The answer is out, its body goes on."""
     server = start(body_s=4.0)
@@ -212,6 +213,7 @@ class Hanging(Echo):
         return super().search(queries, k)
 
 
+@pytest.mark.slow
 def test_searches_that_hang_are_given_up_and_hold_nothing(start):  # noqa: F811
     hanging = Hanging()
     server = start(retriever=hanging, threads=1, search_s=2.0)
@@ -288,6 +290,7 @@ def test_a_client_that_leaves_is_not_searched_for(start):  # noqa: F811
     assert hanging.asked == ["hang", "a"]
 
 
+@pytest.mark.slow
 def test_the_server_stops_beside_a_search_that_hangs(start):  # noqa: F811
     hanging = Hanging()
     server = start(retriever=hanging, stop_s=4.0, search_s=60.0)

@@ -19,6 +19,7 @@ import json
 import pytest
 import yaml
 
+from slow import slow_except
 from stapo.algo import ALGORITHM_FAMILIES, ALGORITHMS, get_algorithm
 from stapo.cli.main import main
 from stapo.config.presets import load_config, preset_names
@@ -98,7 +99,7 @@ def test_every_line_of_the_table(preset, algorithm):
     assert (loss.clip_low, loss.clip_high) == (own.loss.clip_low, own.loss.clip_high)
 
 
-@pytest.mark.parametrize("preset", MODELS)
+@pytest.mark.parametrize("preset", slow_except(list(MODELS), next(iter(MODELS))))
 def test_sums_have_the_flags_and_terms_of_the_one_and_the_credit_of_the_other(preset):
     families = ALGORITHM_FAMILIES["STAPO"] + ALGORITHM_FAMILIES["ablations and controls"]
     for flags in (preset.name for preset in families):
@@ -109,6 +110,7 @@ def test_sums_have_the_flags_and_terms_of_the_one_and_the_credit_of_the_other(pr
             assert both.advantage == load_config(preset, credit).algorithm.advantage
 
 
+@pytest.mark.slow
 def test_what_an_algorithm_is_stays_what_it_is():
     """Nothing else of an algorithm is touched: laying the table's own settings back gives the algorithm itself."""
     from dataclasses import replace
