@@ -169,16 +169,17 @@ def layers_of(source: str | Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read(source: str, folder: Path, above: tuple[str, ...]) -> list[dict[str, Any]]:
-    if source not in preset_names():
+    shipped = preset_names()
+    if source not in shipped:
         source = default_preset(source, "scratch") or source
     path = folder / Path(source).expanduser()
-    if source in preset_names():
+    if source in shipped:
         key, data, inside = f"preset '{source}'", parse_yaml(_preset_text(source)), Path()
     # Not Path.exists, which raises for a name that is too long.
     elif path.suffix in _YAML or (source and not above and os.path.exists(path)):
         key, data, inside = f"'{os.path.realpath(path)}'", read_yaml(path), path.parent
     else:
-        raise unknown_name("preset or file", source, preset_names())
+        raise unknown_name("preset or file", source, shipped)
     return _extended(data, source, key, inside, above)
 
 
