@@ -23,8 +23,14 @@ from stapo.serving.gate import Refusal, check_head
 HEAD = b"POST /retrieve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
-def connect(server):
-    return socket.create_connection(("127.0.0.1", server.port), timeout=300)
+def connect(server, holds=None):
+    """A connection; `holds` bounds the bytes that the system takes in for it while nobody reads."""
+    raw = socket.socket()
+    raw.settimeout(300)
+    if holds:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, holds)
+    raw.connect(("127.0.0.1", server.port))
+    return raw
 
 
 def answer_on(raw):
@@ -108,13 +114,29 @@ class Large(Echo):
 
 
 def test_an_answer_that_nobody_takes(start):  # noqa: F811
-    server = start(retriever=Large(), search_s=1.5, write_s=0.2, idle_s=60.0)
-    with connect(server) as raw:
+    server = start(retriever=Large(), search_s=1.5, write_s=0.2, idle_s=600.0)
+    with connect(server, holds=65_536) as raw:
         raw.sendall(request({"query": "a", "topk": 20}))
+        assert raw.recv(1024).startswith(b"HTTP/1.1 200 ")
         deadline = time.monotonic() + 300
         while server.server.server_state.connections and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not server.server.server_state.connections
+
+
+@pytest.mark.parametrize("headers", [b"", b"Connection: close\r\n"])
+def test_an_answer_that_is_taken_late_is_whole(start, monkeypatch, headers):  # noqa: F811
+    """Neither the time for an idle connection nor that for closing one runs meanwhile."""
+    monkeypatch.setattr(connections, "_CLOSING_S", 0.1)
+    server = start(retriever=Large(), write_s=300.0, idle_s=0.2)
+    with connect(server, holds=65_536) as raw:
+        raw.sendall(request({"query": "a", "topk": 20}, headers))
+        data = raw.recv(1024)
+        time.sleep(1.5)
+        data += answer_on(raw)
+    assert data.startswith(b"HTTP/1.1 200 ")
+    assert data.count(b"x" * 1_000_000) == 20
+    assert data.endswith(b"]]}")
 
 
 # Numbers of connections.

@@ -4,7 +4,7 @@
 2. A prompt that several rows have is read once.
 3. Tokens that a grammar leaves no choice about take no pass of their own, and those that end a response take none.
 4. Only the rows of the head that may be taken are computed; the numbers are those of the masked vocabulary.
-5. Rows whose response is complete leave; four go on at least, so that no product is rounded in another way.
+5. Rows whose response is complete leave, and the rest go on as they would have; four at least go on.
 6. Query heads that share keys attend to them where they are; the model is left as it was.
 7. Models with other caches, and with none, answer as `generate` does.
 """
@@ -25,7 +25,8 @@ from stapo.rollout.trie import Grammar
 
 @pytest.fixture(scope="module")
 def model():
-    return model_of()
+    """In double precision: how single precision rounds products of other shapes depends on the processor."""
+    return model_of().double()
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_parts_and_rows_together_do_not_matter(model, passes, batch_tokens, deco
     passes.clear()
     found, others = sampled(HFSampler(model, [], 0, 5, batch_tokens, decode_tokens=decode_tokens), asked)
     assert found == wanted
-    assert others == pytest.approx(numbers, abs=1e-5)
+    assert others == pytest.approx(numbers, abs=1e-9)
     assert sum(tokens == 1 for _, tokens in passes) == 1 + 4 * decoded  # one sees whether keys can be kept
     read = [rows * tokens for rows, tokens in passes if tokens > 1]
     assert max(read) <= max(batch_tokens, 29)
@@ -136,7 +137,7 @@ def test_rows_at_different_places_read_together(model, kept):
         for i in range(5):
             (one,) = alone.sample([asked[i]], [named[i]], 1.0, constraints=[bound[i]])
             assert found[i].ids == one.ids
-            assert found[i].logprobs == pytest.approx(one.logprobs, abs=2e-5)
+            assert found[i].logprobs == pytest.approx(one.logprobs, abs=1e-9)
         asked = [[*p, *s.ids, 50 + i] for i, (p, s) in enumerate(zip(asked, found, strict=True))]
     assert (together.counts.reused > 200) == (kept > 0)
 
@@ -173,18 +174,16 @@ def test_the_rest_of_the_head_is_not_read():
 # -- 5 -----------------------------------------------------------------------------------------------------------------
 
 
-def test_complete_rows_leave_and_change_no_bit(model, passes):
+def test_complete_rows_leave_and_change_nothing(model, passes):
     asked = [prompts(9)[3]] * 24
     whole = HFSampler(model, [], 0, 40).sample(asked, streams(24), 1.0)
     passes.clear()
     samples = HFSampler(model, [11, 12, 13, 14], 0, 40).sample(asked, streams(24), 1.0)
     for short, long in zip(samples, whole, strict=True):
         end = len(short.ids)
-        assert (short.ids, short.logprobs, short.entropies) == (
-            long.ids[:end],
-            long.logprobs[:end],
-            long.entropies[:end],
-        )
+        assert short.ids == long.ids[:end]
+        assert short.logprobs == pytest.approx(long.logprobs[:end], abs=1e-9)
+        assert short.entropies == pytest.approx(long.entropies[:end], abs=1e-9)
     rows = [rows for rows, tokens in passes[2:]]
     assert rows[0] == 24
     assert 1 < len({len(s.ids) for s in samples}) < 40

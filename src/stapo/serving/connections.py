@@ -81,6 +81,8 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
                 self.loop.call_later(_CLOSING_S, transport.abort)
                 return
             super().connection_made(transport)
+            # Writing pauses while anything is left to send, so that its end is noticed.
+            transport.set_write_buffer_limits(0)
             self.enter(("head", 0))
 
         def make_room(self) -> bool:
@@ -103,10 +105,15 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
             self.upgraded = True
             if self.timer is not None:
                 self.timer.cancel()
+            self.transport.set_write_buffer_limits()
             super().handle_websocket_upgrade(event)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
+            self.watch()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
             self.watch()
 
         def connection_lost(self, exc: Exception | None) -> None:
@@ -132,6 +139,8 @@ def connection_class(deadlines: Deadlines, most: int) -> type:
             """See what is being waited for now; the time for it begins when it is something else than before."""
             if self.upgraded:
                 return
+            if self.stage[0] == "answer" and self.transport.get_write_buffer_size():
+                return  # for uvicorn an answer is complete once it is written to the buffer
             theirs, ours = self.conn.their_state, self.conn.our_state
             if self.transport.is_closing() or theirs is h11.ERROR or ours in (h11.MUST_CLOSE, h11.CLOSED, h11.ERROR):
                 name = "closing"
