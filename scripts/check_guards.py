@@ -290,7 +290,7 @@ GUARDS = [
     Guard(18, "padding is not attended to", "rollout/decoding.py",
           "            self._mask_rc[r, width - row.length :] = 1\n", "            self._mask_rc[r] = 1\n",
           "test_18_token_truth.py -k 'plain or nor_do'"),
-    Guard(18, "a token is predicted from the position before it", "policy/scoring.py",
+    Guard(18, "a token is predicted from the position before it", "policy/model.py",
           "        first = len(row.prompt_ids) - 1\n", "        first = len(row.prompt_ids) - 2\n",
           "test_18_token_truth.py -k update_are_those_of_sampling"),
     Guard(18, "the ratio is taken to the policy that sampled", "training/update.py",

@@ -16,7 +16,7 @@ from stapo.policy import hardware
 from stapo.policy.config import ModelConfig
 from stapo.policy.hardware import Speed, TimedModel, dtype_for, faster, much_slower, time_layers, timed_model_of
 from stapo.policy.memory import memory_need, model_size
-from stapo.training.randomness import random_state
+from stapo.training.checkpoint import random_state
 
 CPU = "cpu"
 SIZES = {

@@ -19,7 +19,7 @@ from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import SaveError
 from stapo.run import RunDirectory
 from stapo.run.saves import MANIFEST, MARKER, _seal
-from stapo.training.randomness import random_state, restore_random_state, seed_all
+from stapo.training.checkpoint import random_state, restore_random_state, seed_all
 from toy_world import ToyEnv, toy_settings
 
 

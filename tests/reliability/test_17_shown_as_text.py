@@ -26,8 +26,8 @@ from stapo.algo import get_algorithm
 from stapo.html.pages import readable
 from stapo.report import write_report
 from stapo.rollout import Trajectory
-from stapo.rollout.control import MarkerCounts
 from stapo.rollout.episode import Episode
+from stapo.rollout.foreign_text import MarkerCounts
 from stapo.rollout.sampler import Sample
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch

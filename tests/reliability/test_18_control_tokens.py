@@ -16,9 +16,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast
 
 from stapo.agent import AgentConfig, Prompt, PromptFields, Turn, parse_response, render_prompt
-from stapo.rollout.control import ControlTokens
 from stapo.rollout.encoding import PromptEncoder
 from stapo.rollout.episode import token_parts
+from stapo.rollout.foreign_text import ControlTokens
 from stapo.rollout.text_codec import TextCodec, prompt_of
 from toy_world import small_policy
 

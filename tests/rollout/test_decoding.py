@@ -16,7 +16,7 @@ import pytest
 import torch
 from small_models import VOCABULARY, model_of
 
-from stapo.policy.allowed import Allowed, FreeTokens
+from stapo.policy.sequences import Allowed, FreeTokens
 from stapo.rollout.batch_cache import shared_heads
 from stapo.rollout.drawing import Drawer, draw
 from stapo.rollout.sampler import HFSampler

@@ -11,7 +11,7 @@ import random
 
 import pytest
 
-from stapo.policy.allowed import Allowed, FreeTokens
+from stapo.policy.sequences import Allowed, FreeTokens
 from stapo.rollout.trie import LONGEST_TEXT, Grammar, Template
 
 END = 0

@@ -25,7 +25,7 @@ from stapo.config.training import OptimConfig
 from stapo.diagnosis.scoring import BOTH, SINGLE, attribute
 from stapo.errors import ConfigError
 from stapo.policy import RowTokens
-from stapo.policy.allowed import Allowed
+from stapo.policy.sequences import Allowed
 from stapo.rollout import Step, Trajectory
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder

@@ -21,7 +21,7 @@ from stapo.config.schema import from_data
 from stapo.config.training import OptimConfig
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import LoraConfig, load_policy
-from stapo.policy.scoring import head_of
+from stapo.policy.model import head_of
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch
 from stapo.training.callbacks import Callback, Callbacks, StopTraining

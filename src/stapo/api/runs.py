@@ -23,12 +23,12 @@ from stapo.run import RunDirectory, require_free
 from stapo.run.lock import is_locked
 from stapo.texts import counted
 from stapo.training.callbacks import Callback, Callbacks
+from stapo.training.checkpoint import random_state, restore_random_state
 from stapo.training.choices import resolve_auto
 from stapo.training.fork import plan_fork
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.pipeline import TrainingOutcome, train_run
 from stapo.training.preflight import preflight
-from stapo.training.randomness import random_state, restore_random_state
 from stapo.training.resume import check_place, unfinished_twin
 
 RUNS = Path("runs")

@@ -1,9 +1,10 @@
-"""Static pages: their templates, the filters in them, and how a finished page replaces an old one."""
+"""Pages: templates of static ones, their filters, how a finished page replaces an old one; JSON for the viewer."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -20,6 +21,8 @@ from stapo.texts import counted, escape_control_chars, hide_secrets
 
 LONGEST_TEXT = 20_000
 """Characters of one text that a page shows."""
+LONGEST_PROMPT = 200_000
+"""Characters of one text where a single step is shown."""
 
 
 @cache
@@ -83,3 +86,21 @@ def _num(value: Any) -> str:
 def _signed(value: Any) -> str:
     x = number(value)
     return (f"{x:+.2f}" if x else "0") if math.isfinite(x) else "–"
+
+
+def cleaned(value: Any, longest: int = LONGEST_TEXT) -> Any:
+    """A value of JSON with every text in it fit to be shown, and null for numbers that are not finite."""
+    if isinstance(value, str):
+        return readable(hide_secrets(value), longest)
+    if isinstance(value, Mapping):
+        return {readable(hide_secrets(str(key)), longest): cleaned(item, longest) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [cleaned(item, longest) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def encoded(value: Any) -> bytes:
+    """JSON in UTF-8; lone surrogates, which `cleaned` spells out, cannot be in it."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from stapo.policy.adapter import require_peft
     from stapo.policy.loading import check_chat_template, check_model, load_policy, load_tokenizer
     from stapo.policy.memory import require_memory
-    from stapo.policy.model import Policy, build_policy, copy_of
-    from stapo.policy.scoring import head_of, hidden_states
+    from stapo.policy.model import Policy, build_policy, copy_of, head_of, hidden_states
     from stapo.policy.sequences import RowTokens, find_chains, micro_batches, row_batches
     from stapo.policy.sources import base_of, fetch_model, source_of
 
@@ -44,8 +43,7 @@ _HOMES = {
     "adapter": ("require_peft",),
     "loading": ("check_chat_template", "check_model", "load_policy", "load_tokenizer"),
     "memory": ("require_memory",),
-    "model": ("Policy", "build_policy", "copy_of"),
-    "scoring": ("head_of", "hidden_states"),
+    "model": ("Policy", "build_policy", "copy_of", "head_of", "hidden_states"),
     "sequences": ("RowTokens", "find_chains", "micro_batches", "row_batches"),
     "sources": ("base_of", "fetch_model", "source_of"),
 }

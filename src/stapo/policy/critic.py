@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from stapo.policy.model import Policy
-from stapo.policy.scoring import head_of, hidden_states
+from stapo.policy.model import Policy, head_of, hidden_states
 from stapo.policy.sequences import RowTokens
 
 

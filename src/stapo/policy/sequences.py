@@ -5,16 +5,56 @@ last response of its episode, token for token, a causal model that reads the lon
 rows form a chain: one forward pass over its last row gives the hidden states of all of them. The last token of a
 response is predicted and never read, so a prompt need not repeat it: an end token, mostly. Everything that is computed
 of rows stays that of rows.
+
+A row also says which tokens its response might have taken, where these are not all of the vocabulary.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from stapo.policy.allowed import Allowed
+import numpy as np
+
 from stapo.texts import counted
+
+
+class FreeTokens:
+    """Tokens that a text of the agent's own may take; one object stands for all positions that may take them.
+
+    Args:
+        characters: token id -> characters of its text.
+
+    Attributes:
+        ids: (M,) the ids, ascending.
+    """
+
+    def __init__(self, characters: Mapping[int, int]) -> None:
+        self.characters = dict(sorted(characters.items()))
+        self.ids = np.fromiter(self.characters, dtype=np.int64, count=len(self.characters))
+
+
+class Allowed(NamedTuple):
+    """Tokens that one position may take.
+
+    Attributes:
+        ids: single ones, ascending.
+        free: further ones, where the position is in a text of the agent's own.
+    """
+
+    ids: tuple[int, ...]
+    free: FreeTokens | None = None
+
+    @property
+    def choice(self) -> bool:
+        """Whether there is more than one."""
+        return self.free is not None or len(self.ids) > 1
+
+    def has(self, token: int) -> bool:
+        """Whether `token` is among them."""
+        return token in self.ids or (self.free is not None and token in self.free.characters)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from stapo.agent import AgentConfig, write_response
 from stapo.documents import shown
 from stapo.envs.offers import cut_template, is_template, offers
 from stapo.errors import ConfigError
-from stapo.policy.allowed import FreeTokens
+from stapo.policy.sequences import FreeTokens
 from stapo.rollout.encoding import Encoder, PromptEncoder
 from stapo.rollout.trie import Grammar, Template
 from stapo.texts import counted

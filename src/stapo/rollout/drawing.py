@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from stapo.policy.allowed import Allowed
+from stapo.policy.sequences import Allowed
 from stapo.rollout.config import NO_LIMITS, SamplingLimits
 
 FEWEST_ROWS = 4

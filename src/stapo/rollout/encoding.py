@@ -13,8 +13,16 @@ from typing import Any, Protocol
 from stapo.agent import AgentConfig, ParsedResponse, Piece, Prompt
 from stapo.agent.thoughts import held_thought, opening_of, read_response, without_held
 from stapo.agent.tools import Tool
-from stapo.rollout.control import ControlTokens, MarkerCounts
-from stapo.rollout.foreign_text import Markers, TextTokenizer, broken_up, fenced, released, torn
+from stapo.rollout.foreign_text import (
+    ControlTokens,
+    MarkerCounts,
+    Markers,
+    TextTokenizer,
+    broken_up,
+    fenced,
+    released,
+    torn,
+)
 from stapo.rollout.native_calls import native_calls, with_tools_told
 from stapo.rollout.templates import Clock, Frame, TemplateParts, conversation_ids, date_for, plain_frame, utc_now
 from stapo.texts import replace_surrogates

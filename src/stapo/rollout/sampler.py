@@ -16,7 +16,7 @@ import torch
 
 from stapo.envs.guard import EnvFailure
 from stapo.policy import micro_batches
-from stapo.policy.scoring import head_of
+from stapo.policy.model import head_of
 from stapo.rollout.batch_cache import Layers, shared_heads
 from stapo.rollout.config import NO_LIMITS, SamplingLimits
 from stapo.rollout.decoding import Decoder, Row, cache_kinds, has_plain_cache

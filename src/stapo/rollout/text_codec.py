@@ -13,9 +13,8 @@ from typing import Any
 from stapo.agent import AgentConfig, Exchange, ParsedResponse, Prompt
 from stapo.agent.thoughts import opening_of, parse_spoken, read_response
 from stapo.agent.tools import Tool
-from stapo.rollout.control import MarkerCounts, known_markers
 from stapo.rollout.encoding import PromptEncoder
-from stapo.rollout.foreign_text import broken_up
+from stapo.rollout.foreign_text import MarkerCounts, broken_up, known_markers
 
 END = 0x110000
 """Stands for the end token of a response: the first number that is not a character."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from stapo.policy.allowed import Allowed, FreeTokens
+from stapo.policy.sequences import Allowed, FreeTokens
 
 LONGEST_TEXT = 500
 """Characters after which a text of the agent's own has to end."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 from statistics import fmean
 from typing import Literal, get_args
 
-from stapo.policy.allowed import Allowed
+from stapo.policy.sequences import Allowed
 from stapo.rollout.faults import Failure
 
 OnFailure = Literal["shrink", "drop"]

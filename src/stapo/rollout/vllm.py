@@ -27,8 +27,8 @@ from stapo.errors import ConfigError, EngineError, NonFiniteError
 from stapo.policy import Policy
 from stapo.progress import note
 from stapo.rollout.config import MAX_TEMPERATURE, NO_LIMITS, SamplingLimits, VllmConfig
-from stapo.rollout.control import ControlTokens
 from stapo.rollout.faults import Boundary
+from stapo.rollout.foreign_text import ControlTokens
 from stapo.rollout.kept_keys import PromptCounts
 from stapo.rollout.sampler import Sample
 from stapo.rollout.stopping import StopRule

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -39,7 +41,6 @@ from stapo.run.rows import FILE_NAME as RECORD
 from stapo.run.saves import unchanged_files
 from stapo.training.callbacks import Callbacks
 from stapo.training.optimizer import optimizer_tensors
-from stapo.training.randomness import random_state
 
 FORMAT = 2
 REFRESHED = "refreshed.safetensors"
@@ -111,60 +112,15 @@ class Savable(Protocol):
         ...
 
 
-def write_state(
-    folder: Path,
-    state: RunState,
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    reference: Path | Policy | None,
-    critic: Savable | None = None,
-    best: Mapping[str, torch.Tensor] | None = None,
-) -> None:
-    """Fill `folder` with a state.
-
-    Args:
-        folder: empty.
-        state: position and counters.
-        policy: what training moves of it is written.
-        optimizer: of the policy's weights.
-        reference: folder of the frozen policy, or that policy where no folder holds it yet, or None where there is
-            none.
-        critic: weights and optimizer of its own, or None where there is none.
-        best: weights that SFT may end with, by name.
+def write_position(folder: Path, state: RunState, record: bytes) -> None:
+    """Write `state.json` and `rows.json`.
 
     Raises:
-        OSError: the files cannot be written.
-        SaveError: the reference's files were changed since they were written.
-    """
-    policy.save_trained(folder / "policy")
-    save_file(optimizer_tensors(optimizer, policy.model), folder / "optimizer.safetensors")
-    _, torch_states = random_state()
-    save_file(torch_states, folder / "random.safetensors")
-    if best:
-        save_file(dict(best), folder / "best.safetensors")
-    if critic is not None:
-        critic.write(folder / "critic")
-    if policy.adapter is not None and policy.adapter.reference_tensors:
-        kept = {name: t.cpu().contiguous() for name, t in policy.adapter.reference_tensors.items()}
-        save_file(kept, folder / REFRESHED)
-    if isinstance(reference, Policy):
-        reference.save(folder / "reference")
-    elif reference is not None:
-        (folder / "reference").mkdir()
-        # A link to a file that was damaged since would be hashed anew and pass for good.
-        for file in unchanged_files(reference):
-            link_or_copy(file, folder / "reference" / file.name)
-    write_position(folder, state)
-
-
-def write_position(folder: Path, state: RunState) -> None:
-    """Write `state.json`.
-
-    Raises:
-        OSError: it cannot be written.
+        OSError: they cannot be written.
     """
     text = json.dumps(asdict(state), indent=1, allow_nan=True)
     (folder / "state.json").write_text(text + "\n", encoding="utf-8")
+    (folder / RECORD).write_bytes(record)
 
 
 def read_state(folder: Path) -> RunState:
@@ -263,9 +219,10 @@ def save_state(
         run: the run.
         config: its configuration.
         state: position and counters.
-        policy: the policy.
+        policy: what training moves of it is written.
         optimizer: of its weights.
-        reference: as for `write_state`.
+        reference: folder of the frozen policy, or that policy where no folder holds it yet, or None where there is
+            none.
         callbacks: told of the save, or that it failed and the run goes on.
         critic: weights and optimizer of its own, where the algorithm has one.
         best: weights that SFT may end with, by name.
@@ -274,9 +231,10 @@ def save_state(
         the save's folder; None where it could not be written and `log.on_save_error` is `continue`.
 
     Raises:
-        SaveError: it could not be written, and `log.on_save_error` is `stop`.
+        SaveError: it could not be written, or the reference's files were changed since they were written, and
+            `log.on_save_error` is `stop`.
     """
-    plain, _ = random_state()
+    plain, torch_states = random_state()
     try:
         # Rows first reach the disk, then the save that counts on them.
         rows, record = run.row_positions(), run.row_record()
@@ -285,8 +243,24 @@ def save_state(
     whole = replace(state, rows=rows, random=plain, config=to_data(config), versions=versions())
 
     def fill(folder: Path) -> None:
-        write_state(folder, whole, policy, optimizer, reference, critic, best)
-        (folder / RECORD).write_bytes(record)
+        policy.save_trained(folder / "policy")
+        save_file(optimizer_tensors(optimizer, policy.model), folder / "optimizer.safetensors")
+        save_file(torch_states, folder / "random.safetensors")
+        if best:
+            save_file(dict(best), folder / "best.safetensors")
+        if critic is not None:
+            critic.write(folder / "critic")
+        if policy.adapter is not None and policy.adapter.reference_tensors:
+            kept = {name: t.cpu().contiguous() for name, t in policy.adapter.reference_tensors.items()}
+            save_file(kept, folder / REFRESHED)
+        if isinstance(reference, Policy):
+            reference.save(folder / "reference")
+        elif reference is not None:
+            (folder / "reference").mkdir()
+            # A link to a file that was damaged since would be hashed anew and pass for good.
+            for file in unchanged_files(reference):
+                link_or_copy(file, folder / "reference" / file.name)
+        write_position(folder, whole, record)
 
     try:
         folder = run.saves.write(fill, config.log.keep_saves)
@@ -297,3 +271,46 @@ def save_state(
         return None
     callbacks.save(state.iteration, state.stage, folder)
     return folder
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators that are shared by the whole process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (the legacy generator is the one that others share)
+    torch.manual_seed(seed)
+
+
+def random_state() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The states as plain data, and those of torch as tensors."""
+    version, internal, gauss = random.getstate()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
+    plain = {
+        "python": [version, list(internal), gauss],
+        "numpy": [name, np.asarray(keys).tolist(), position, has_gauss, cached],
+    }
+    tensors = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        tensors |= {f"cuda:{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return plain, tensors
+
+
+def restore_random_state(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Put the states back.
+
+    Raises:
+        SaveError: one is missing or cannot be read; resuming with other random numbers would be another run.
+    """
+    try:
+        version, internal, gauss = plain["python"]
+        random.setstate((version, tuple(internal), gauss))
+        name, keys, position, has_gauss, cached = plain["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+        torch.set_rng_state(tensors["cpu"])
+        if torch.cuda.is_available():
+            for i in range(torch.cuda.device_count()):
+                torch.cuda.set_rng_state(tensors[f"cuda:{i}"], i)
+    except (KeyError, TypeError, ValueError, RuntimeError) as err:
+        raise SaveError(
+            f"the save's random states are missing or damaged ({type(err).__name__}: {err}). The run cannot be "
+            "continued as the same run from it."
+        ) from err

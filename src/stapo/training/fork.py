@@ -12,7 +12,6 @@ from stapo.config.schema import differing, from_data, to_data
 from stapo.errors import ConfigError, SaveError
 from stapo.run import RunDirectory
 from stapo.run.directory import versions
-from stapo.run.rows import FILE_NAME as RECORD
 from stapo.training.checkpoint import REFRESHED, RunState, read_state, write_position
 
 KEY = "forked"
@@ -77,8 +76,7 @@ class Fork:
                     target = folder / file.relative_to(self.folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     link_or_copy(file, target)
-            write_position(folder, state)
-            (folder / RECORD).write_bytes(record)
+            write_position(folder, state, record)
 
         run.saves.write(fill, self.config.log.keep_saves)
 

@@ -30,14 +30,20 @@ from stapo.run import RunDirectory
 from stapo.run.directory import BEST, jsonable
 from stapo.training.batch import RowBatch, rows_of
 from stapo.training.callbacks import Callbacks
-from stapo.training.checkpoint import RunState, read_tensors, reference_folder, save_state, tasks_digest
+from stapo.training.checkpoint import (
+    RunState,
+    read_tensors,
+    reference_folder,
+    restore_random_state,
+    save_state,
+    tasks_digest,
+)
 from stapo.training.critic import CriticLearner
 from stapo.training.environments import build_batches, note_failures, open_environments, play_evaluations, shared_out
 from stapo.training.evaluations import Choice, choose, early_end
 from stapo.training.factories import collector_of
 from stapo.training.metrics import correction_of, world_metrics
 from stapo.training.optimizer import learning_rate_factor, restore_optimizer
-from stapo.training.randomness import restore_random_state
 from stapo.training.sampling import Sampled, together
 from stapo.training.transcript_details import BlindNumbers, Details
 from stapo.training.transcripts import is_due, kept_rows, write_raw_transcript, write_transcript

@@ -16,14 +16,13 @@ from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
 from stapo.training.callbacks import Callbacks, StartEvent, TrackerCallback
-from stapo.training.checkpoint import REFRESHED, read_tensors
+from stapo.training.checkpoint import REFRESHED, read_tensors, seed_all
 from stapo.training.choices import KEPT, Resolved, resolve_auto
 from stapo.training.evaluations import evaluated_tasks
 from stapo.training.factories import RunEnvs
 from stapo.training.fork import plan_fork, require_begun
 from stapo.training.loop import Trainer, set_threads
 from stapo.training.preparation import prepare_policy, seconds_of
-from stapo.training.randomness import seed_all
 from stapo.training.resume import (
     Restart,
     check_place,

@@ -24,14 +24,13 @@ from stapo.rollout.faults import Outcome
 from stapo.run import RunDirectory
 from stapo.texts import counted
 from stapo.training.callbacks import Callbacks
-from stapo.training.checkpoint import RunState, read_tensors, save_state
+from stapo.training.checkpoint import RunState, read_tensors, restore_random_state, save_state
 from stapo.training.demonstrations import DemoStep, demonstrate, tokenizer_texts
 from stapo.training.environments import note_failures
 from stapo.training.factories import RunEnv, RunEnvs
 from stapo.training.interrupt import RunInterrupted
 from stapo.training.loop import build_collector
 from stapo.training.optimizer import restore_optimizer
-from stapo.training.randomness import restore_random_state
 from stapo.training.recorded import digest_of_data, read_steps
 from stapo.training.resume import Restart
 from stapo.training.sft import SFT

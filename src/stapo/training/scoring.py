@@ -21,7 +21,7 @@ from stapo.algo import (
     unflatten_tokens,
 )
 from stapo.policy import Policy, RowTokens, head_of, hidden_states, micro_batches, row_batches
-from stapo.policy.allowed import FreeTokens
+from stapo.policy.sequences import FreeTokens
 from stapo.rollout import Step
 from stapo.training.batch import RowBatch
 from stapo.training.transcript_details import BlindNumbers

@@ -13,13 +13,13 @@ from typing import Any
 
 from stapo.atomic_io import reason_of
 from stapo.errors import ConfigError, StapoError
+from stapo.html.pages import cleaned, encoded
 from stapo.serving.gate import Gate
 from stapo.serving.server import is_authorized, need_starlette
 from stapo.viewer.catalog import Catalog
 from stapo.viewer.pages import Pages, Results
 from stapo.viewer.rollouts import Rollouts
 from stapo.viewer.tables import Tables
-from stapo.viewer.wire import cleaned, encoded
 
 _LOG = logging.getLogger("stapo.viewer")
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}

@@ -11,13 +11,13 @@ from stapo.atomic_io import oddity
 from stapo.documents import package_data
 from stapo.errors import RunDirectoryError
 from stapo.health import closing_checks
+from stapo.html.pages import cleaned
 from stapo.report.data import Row, RunLog, read_run, readable_rows
 from stapo.report.summary import comparisons, facts, losses, sentences, success_table, title
 from stapo.run import RunDirectory
 from stapo.run.directory import read_mapping
 from stapo.run.rows import by_iteration
 from stapo.viewer.catalog import Catalog, ReadCache, state_of
-from stapo.viewer.wire import cleaned
 
 _MOST_ROWS = 4_000  # iterations of which a page gets every number
 _MOST_COLUMNS = 2_000  # a row of ours has a few hundred numbers

@@ -14,6 +14,7 @@ from typing import Any
 from stapo.atomic_io import open_to_read
 from stapo.documents import decoded, parse_json
 from stapo.errors import RunDirectoryError, reading
+from stapo.html.pages import LONGEST_PROMPT, cleaned, encoded
 from stapo.report.data import Row
 from stapo.report.trajectories import read_trajectories, shaped
 from stapo.run.per_token import decode_per_token
@@ -21,7 +22,6 @@ from stapo.run.rows import by_iteration
 from stapo.run.scored_prompts import scored_prompts
 from stapo.texts import counted, hide_secrets
 from stapo.viewer.catalog import Catalog, ReadCache, state_of
-from stapo.viewer.wire import LONGEST_PROMPT, cleaned, encoded
 
 _MOST_TOKENS = 4_000  # of a response that are told one by one
 _SHORT = 1_000  # characters of a text where many steps are shown

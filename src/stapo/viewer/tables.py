@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from stapo.html.pages import cleaned
 from stapo.run.step_table import StepTable
 from stapo.viewer.catalog import Catalog
-from stapo.viewer.wire import cleaned
 
 _MOST_TABLES = 3  # of 15 MB for 100,000 steps
 _AT_A_TIME = 40  # transcripts that are read whole before a page hears how far it is
