@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 from stapo.atomic_io import digest_of, open_plain, sync, write_durably
 from stapo.documents import parse_json
 from stapo.errors import StapoError, writing
-from stapo.texts import escape_control_chars
+from stapo.texts import duration, escape_control_chars
 
 CACHE_VARIABLE = "STAPO_CACHE"
 MANIFEST = "manifest.json"
@@ -100,21 +100,6 @@ def turn(lock: Path, seconds: float, waiting: Callable[[], None] = lambda: None)
         os.close(descriptor)
 
 
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an index folder says of itself.
-
-    Attributes:
-        kind: which sort of index it is, e.g. "bm25".
-        version: version of the format of that kind.
-        facts: settings and counts, as the kind defines them.
-    """
-
-    kind: str
-    version: int
-    facts: Mapping[str, Any]
-
-
 @dataclass(frozen=True)
 class WholeFolders:
     """Folders of one sort.
@@ -132,11 +117,53 @@ class WholeFolders:
     room: str = ""
 
     @contextmanager
-    def written(self, folder: Path, manifest: Manifest) -> Iterator[Path]:
+    def lacking(
+        self,
+        folder: Path,
+        whole: Callable[[], bool],
+        seconds: float,
+        *,
+        waiting: Callable[[], None] = lambda: None,
+        insist: bool = False,
+    ) -> Iterator[bool]:
+        """Yield whether `folder` has to be made; of several processes that ask for it one is told so, the others wait.
+
+        Args:
+            folder: what is to be in the cache.
+            whole: whether it is there and can be used.
+            seconds: to wait for another process at most.
+            waiting: called once where another process makes it.
+            insist: make it as well then, whoever comes last replacing the other's, instead of failing.
+
+        Raises:
+            StapoError: the cache cannot be written, or another process has been at it for too long.
+        """
+        if whole():
+            yield False
+            return
+        with ExitStack() as stack:
+            with writing(f"cache {folder.parent}", self.room, self.error):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                held = stack.enter_context(turn(folder.with_name(f".{folder.name}.lock"), seconds, waiting))
+            if not held and not insist:
+                raise self.error(
+                    f"another process has been making '{folder}' for {duration(seconds)}. Stop it, or name another "
+                    f"cache with {CACHE_VARIABLE}."
+                )
+            yield not whole()
+
+    @contextmanager
+    def written(self, folder: Path, kind: str, version: int, facts: Mapping[str, Any]) -> Iterator[Path]:
         """Yield an empty folder to write files into; on leaving it gets its manifest and becomes `folder` in one step.
 
         An existing `folder` is replaced. Two processes that write the same folder do not mix: each fills its own, and
         the last one stays.
+
+        Args:
+            folder: to write.
+            kind: which sort of folder it is, e.g. "bm25".
+            version: version of the format of that kind.
+            facts: settings and counts, as the kind defines them; read when the folder is filled.
 
         Raises:
             StapoError: the folder could not be written. Nothing of it is left then, an older one stays.
@@ -148,9 +175,9 @@ class WholeFolders:
             yield temporary
             files = sorted(p for p in temporary.rglob("*") if p.is_file())
             record = {
-                "kind": manifest.kind,
-                "version": manifest.version,
-                "facts": dict(manifest.facts),
+                "kind": kind,
+                "version": version,
+                "facts": dict(facts),
                 "files": {
                     str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": digest_of(p)} for p in files
                 },
@@ -165,8 +192,8 @@ class WholeFolders:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def read(self, folder: Path, kind: str, version: int, *, verify: bool | None = None) -> Manifest:
-        """Read what a folder says of itself, and check that it is whole.
+    def read(self, folder: Path, kind: str, version: int, *, verify: bool | None = None) -> dict[str, Any]:
+        """Read the facts of a folder, and check that it is whole.
 
         Args:
             folder: to read.
@@ -184,7 +211,7 @@ class WholeFolders:
                 raise ValueError(f"more than {_MOST_MANIFEST_BYTES:,} bytes")
             record = parse_json(path.read_bytes())
             files = {str(name): (int(f["bytes"]), str(f["sha256"])) for name, f in record["files"].items()}
-            found = Manifest(_word(record["kind"]), int(record["version"]), dict(record["facts"]))
+            found, number, facts = _word(record["kind"]), int(record["version"]), dict(record["facts"])
             if outside := next((name for name in files if Path(name).is_absolute() or ".." in Path(name).parts), None):
                 raise ValueError(f"it names {_word(outside)}, which is not in its folder")
         except FileNotFoundError:
@@ -196,12 +223,11 @@ class WholeFolders:
             raise self.error(
                 f"{self.what} {folder} is damaged: {MANIFEST} is not a manifest ({said}). {self.again}"
             ) from err
-        if found.kind != kind:
-            raise self.error(f"{self.what} {folder} is of kind '{found.kind}', expected '{kind}'.")
-        if found.version != version:
+        if found != kind:
+            raise self.error(f"{self.what} {folder} is of kind '{found}', expected '{kind}'.")
+        if number != version:
             raise self.error(
-                f"{self.what} {folder} has format version {found.version}, this version of stapo reads {version}. "
-                f"{self.again}"
+                f"{self.what} {folder} has format version {number}, this version of stapo reads {version}. {self.again}"
             )
         if verify is None:
             verify = sum(size for size, _ in files.values()) <= VERIFIED_BYTES
@@ -216,7 +242,7 @@ class WholeFolders:
                 )
             if verify and digest_of(file) != digest:
                 raise self.error(f"{self.what} {folder} is damaged: {shown} does not match its hash. {self.again}")
-        return found
+        return facts
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

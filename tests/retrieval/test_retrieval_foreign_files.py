@@ -17,12 +17,10 @@ from test_retrieval_server import quiet, start  # noqa: F401
 
 from stapo.envs.search.env import SearchEnv
 from stapo.errors import ConfigError, CorpusError, IndexFileError
-from stapo.retrieval import BM25Index, Corpus, Passage, open_retriever
-from stapo.retrieval import cache as cache_module
+from stapo.retrieval import BM25Index, Corpus, Passage, local, open_retriever
 from stapo.retrieval import corpus as corpus_module
 from stapo.retrieval.analyzer import words
 from stapo.retrieval.index_files import open_array, read_manifest, written_whole
-from stapo.stored import Manifest
 
 # Rows as they are found.
 
@@ -93,7 +91,7 @@ def test_files_of_other_systems(tmp_path, monkeypatch):
     path = tmp_path / "c.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(["", *rows, ""]).encode())
     for limit in (1 << 20, 0):
-        monkeypatch.setattr(cache_module, "IN_MEMORY_BYTES", limit)
+        monkeypatch.setattr(local, "IN_MEMORY_BYTES", limit)
         with open_retriever("bm25", corpus=path, cache=tmp_path / "cache") as retriever:
             assert retriever.search(["text 2"], 3)[0][0].id == "2"
             assert len(retriever.corpus) == 3
@@ -103,7 +101,7 @@ def test_files_of_other_systems(tmp_path, monkeypatch):
 
 
 def test_half_characters_are_replaced_everywhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(local, "IN_MEMORY_BYTES", 0)
     path = tmp_path / "c.jsonl"
     path.write_text('{"id": "\\udc00", "contents": "\\"King \\ud800\\"\\nrules \\udfff lands"}\n')
     for name, options in (("bm25", {}), ("tantivy", {}), ("dense", {"embed": "hashing"})):
@@ -266,7 +264,7 @@ def test_arrays_that_do_not_belong_together(tmp_path, name, array):
     """With a manifest that vouches for them."""
     BM25Index.build(["red shoes", "blue shoes", "a sock"]).save(tmp_path / "index")
     record = json.loads((tmp_path / "index" / "manifest.json").read_text())
-    with written_whole(tmp_path / "lies", Manifest("bm25", 1, record["facts"])) as inside:
+    with written_whole(tmp_path / "lies", "bm25", 1, record["facts"]) as inside:
         for file in record["files"]:
             (inside / file).write_bytes((tmp_path / "index" / file).read_bytes())
         np.save(inside / f"{name}.npy", array)
@@ -298,13 +296,13 @@ def test_headers_of_arrays_that_lie(tmp_path, header, more):
 
 def test_an_index_of_another_corpus_is_built_anew(tmp_path, monkeypatch, capsys):
     """Its files are whole, and the passages that they number are not there."""
-    monkeypatch.setattr(cache_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(local, "IN_MEMORY_BYTES", 0)
     corpus = write_corpus(tmp_path / "c.jsonl")
     open_retriever("bm25", corpus=corpus, cache=tmp_path / "cache").close()
     (index,) = (tmp_path / "cache").glob("*/bm25-*")
     BM25Index.build([f"otter {i}" for i in range(9)]).save(index)
     (places,) = (tmp_path / "cache").glob("*/passages")
-    with written_whole(places, Manifest("passages", 1, {"passages": 5})) as inside:
+    with written_whole(places, "passages", 1, {"passages": 5}) as inside:
         np.save(inside / "starts.npy", np.array([0, 1 << 50, 1 << 51, 1 << 52, 1 << 53, 1 << 54], np.int64))
     with open_retriever("bm25", corpus=corpus, cache=tmp_path / "cache") as retriever:
         assert retriever.search(["otter"], 1)[0][0] == Passage(*PASSAGES[3], retriever.search(["otter"], 1)[0][0].score)

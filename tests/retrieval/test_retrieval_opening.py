@@ -14,8 +14,8 @@ from small_corpus import PASSAGES, write_corpus
 
 from stapo.errors import ConfigError, CorpusError, IndexFileError, UnknownNameError
 from stapo.retrieval import RETRIEVERS, Passage, Retriever, open_retriever
-from stapo.retrieval import cache as cache_module
 from stapo.retrieval import dense as dense_module
+from stapo.retrieval import local as local_module
 from stapo.stored import default_cache
 
 LOCAL = {"bm25": {}, "tantivy": {}, "dense": {"embed": "hashing"}}
@@ -33,7 +33,7 @@ def local(request):
 @pytest.fixture
 def on_disk(monkeypatch):
     """Even the smallest corpus gets an index on disk."""
-    monkeypatch.setattr(cache_module, "IN_MEMORY_BYTES", 0)
+    monkeypatch.setattr(local_module, "IN_MEMORY_BYTES", 0)
 
 
 def test_finds(local, tmp_path):
@@ -84,7 +84,7 @@ def test_several_processes_open_one_corpus_at_once(local, tmp_path):
     name, options = local
     corpus = write_corpus(tmp_path / "c.jsonl")
     code = (
-        "from stapo.retrieval import cache, open_retriever; cache.IN_MEMORY_BYTES = 0\n"
+        "from stapo.retrieval import local, open_retriever; local.IN_MEMORY_BYTES = 0\n"
         f"r = open_retriever({name!r}, corpus={str(corpus)!r}, cache={str(tmp_path / 'cache')!r}, **{options!r})\n"
         "print(r.search(['otter'], 1)[0][0].id)"
     )

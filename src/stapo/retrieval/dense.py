@@ -28,7 +28,6 @@ from stapo.retrieval.analyzer import LuceneAnalyzer
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import CorpusRetriever, open_indexed
 from stapo.retrieval.ranking import best
-from stapo.stored import Manifest
 from stapo.texts import escape_control_chars, replace_surrogates
 
 KIND = "dense"
@@ -142,7 +141,7 @@ class DenseIndex:
             IndexFileError: the index could not be written.
         """
         facts: dict[str, Any] = {"embedder": name_of(embed), "documents": 0, "faiss": False}
-        with written_whole(Path(folder), Manifest(KIND, VERSION, facts)) as inside:
+        with written_whole(Path(folder), KIND, VERSION, facts) as inside:
             size = 0
             raw = inside / "vectors.f32"
             with raw.open("wb") as file:
@@ -170,7 +169,7 @@ class DenseIndex:
             IndexFileError: no index, a damaged one, one of another version, or one of another embedder.
         """
         folder = Path(folder)
-        facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
+        facts = read_manifest(folder, KIND, VERSION, verify=verify)
         if facts.get("embedder") != name_of(embed):
             built = escape_control_chars(str(facts.get("embedder"))[:120])
             raise IndexFileError(f"index {folder} was built with the embedder '{built}', asked for '{name_of(embed)}'.")

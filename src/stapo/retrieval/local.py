@@ -1,18 +1,35 @@
-"""Retrievers over a corpus of this machine: an engine that ranks rows, and the passages of those rows."""
+"""Retrievers over a corpus of this machine: an engine that ranks rows, and the passages of those rows.
+
+Indexes are built once and found again by the content of their corpus, in
+``<cache>/<SHA-256 of the corpus>/<kind and settings>/``: a corpus that changes gets another folder, a renamed or copied
+one finds its own again. Of several processes that need the same index one builds it, the others wait.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence, Sized
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+
 from stapo.checks import check_integer
-from stapo.errors import IndexFileError
+from stapo.errors import CorpusError, IndexFileError, reading, writing
 from stapo.retrieval.bm25 import BM25Index
-from stapo.retrieval.cache import IndexCache, keep_in_memory
-from stapo.retrieval.corpus import Corpus
+from stapo.retrieval.corpus import Corpus, scan
+from stapo.retrieval.index_files import INDEXES, open_array, read_manifest, written_whole
 from stapo.retrieval.protocol import Closing, Passage
+from stapo.stored import CACHE_VARIABLE, VERIFIED_BYTES, default_cache, known_digest
 from stapo.texts import counted, replace_surrogates
+
+IN_MEMORY_BYTES = 1 << 20
+"""A corpus of at most this size is indexed in memory at each start (in under a second), and nothing is written."""
+
+_VERSION = 1
+_PATIENCE = 6 * 3600.0  # an index of 21 million passages takes long; more than this is a process that hangs
+_KEPT = replace(INDEXES, room=f" Name another with {CACHE_VARIABLE}.")
 
 # Where queries are searched for one by one, asking for a few costs nothing.
 PORTION = 8
@@ -84,7 +101,9 @@ def open_bm25(
         ConfigError: k1 or b out of range.
     """
     path = Path(corpus)
-    if keep_in_memory(path):
+    with reading(f"corpus {path}", CorpusError):
+        small = path.stat().st_size <= IN_MEMORY_BYTES
+    if small:
         passages = Corpus(path)
         return CorpusRetriever(passages, BM25Index.build(passages.texts(), k1=k1, b=b), portion=PORTION)
     return open_indexed(
@@ -113,15 +132,59 @@ def open_indexed(
         CorpusError: the corpus cannot be read.
         IndexFileError: the cache cannot be written.
     """
-    store = IndexCache(Path(corpus), cache)
-    passages = store.corpus()
+    path, folder = Path(corpus), Path(cache) if cache is not None else default_cache()
+    with writing(f"cache {folder}", _KEPT.room, error=IndexFileError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        raise CorpusError(f"corpus {path} is not a file.")
+    with reading(f"corpus {path}", CorpusError):
+        folder /= known_digest(path, folder)
+    passages = _passages(path, folder / "passages")
 
-    def check(folder: Path) -> None:
-        if (found := len(opened(folder, None))) != len(passages):
+    def check(index: Path) -> None:
+        if (found := len(opened(index, None))) != len(passages):
             raise IndexFileError(
-                f"index {folder} is damaged: it holds {counted(found, 'document')}, the corpus "
+                f"index {index} is damaged: it holds {counted(found, 'document')}, the corpus "
                 f"{counted(len(passages), 'passage')}."
             )
 
-    folder = store.get(name, lambda folder: build(passages.texts(), folder), check)
-    return CorpusRetriever(passages, opened(folder, False), portion=portion)
+    _kept(folder / name, check, lambda index: build(passages.texts(), index))
+    return CorpusRetriever(passages, opened(folder / name, False), portion=portion)
+
+
+def _passages(path: Path, folder: Path) -> Corpus:
+    """A corpus, with the places of its passages from the cache."""
+
+    def check(places: Path) -> None:
+        read_manifest(places, "passages", _VERSION)
+        starts = open_array(places / "starts.npy", np.int64)
+        falling = starts.nbytes <= VERIFIED_BYTES and (np.diff(starts) <= 0).any()
+        if len(starts) < 2 or starts[0] < 0 or starts[-1] != path.stat().st_size or falling:
+            raise IndexFileError(f"index {places} is damaged: its places are not in the corpus.")
+
+    def build(places: Path) -> None:
+        starts = scan(path)
+        with written_whole(places, "passages", _VERSION, {"passages": len(starts) - 1}) as inside:
+            np.save(inside / "starts.npy", starts, allow_pickle=False)
+
+    _kept(folder, check, build)
+    return Corpus(path, open_array(folder / "starts.npy", np.int64))
+
+
+def _kept(folder: Path, check: Callable[[Path], None], build: Callable[[Path], None]) -> None:
+    """Let `build` write an index where `check` finds none there that can be used."""
+    wrong: list[IndexFileError] = []
+
+    def whole() -> bool:
+        try:
+            check(folder)
+        except IndexFileError as err:
+            wrong.append(err)
+            return False
+        return True
+
+    with _KEPT.lacking(folder, whole, _PATIENCE) as lacks:
+        if lacks:
+            if folder.exists():
+                print(f"note: {wrong[-1]} Building it anew.", file=sys.stderr)
+            build(folder)

@@ -16,7 +16,6 @@ from stapo.extras import need
 from stapo.retrieval.analyzer import STOP_WORDS
 from stapo.retrieval.index_files import count_of, read_manifest, written_whole
 from stapo.retrieval.local import PORTION, CorpusRetriever, open_indexed
-from stapo.stored import Manifest
 from stapo.texts import replace_surrogates
 
 KIND = "tantivy"
@@ -49,7 +48,7 @@ class TantivyIndex:
         """
         tantivy = _tantivy()
         folder = Path(folder)
-        facts = read_manifest(folder, KIND, VERSION, verify=verify).facts
+        facts = read_manifest(folder, KIND, VERSION, verify=verify)
         self.documents = count_of(facts, "documents", folder)
         self._tantivy = tantivy
         try:
@@ -78,7 +77,7 @@ class TantivyIndex:
         builder.add_unsigned_field("row", indexed=False, stored=False, fast=True)
         builder.add_text_field("text", stored=False, tokenizer_name=_WORDS, index_option="freq")
         facts: dict[str, Any] = {"documents": 0, "tantivy": tantivy.__version__}
-        with written_whole(Path(folder), Manifest(KIND, VERSION, facts)) as inside:
+        with written_whole(Path(folder), KIND, VERSION, facts) as inside:
             (inside / "index").mkdir()
             try:
                 index = tantivy.Index(builder.build(), path=str(inside / "index"))

@@ -312,7 +312,7 @@ def test_a_lost_race_uses_what_the_winner_built(tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STAPO_CACHE", str(tmp_path / "file"))
-    with pytest.raises(ConfigError, match=r"catalog .* cannot be written: .* set STAPO_CACHE"):
+    with pytest.raises(ConfigError, match=r"cache .* cannot be written: .* set STAPO_CACHE"):
         WebShopEnv(products=write(tmp_path / "shop"))
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import mmap
 import weakref
-from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ import numpy as np
 from stapo.envs.webshop.pages import ItemView, item_view
 from stapo.envs.webshop.product import Product, pack, unpack
 from stapo.envs.webshop.sources import Source
-from stapo.errors import ConfigError, GameFileError, StapoError, writing
+from stapo.errors import ConfigError, GameFileError, StapoError
 from stapo.progress import Listener, tell
 from stapo.retrieval.bm25 import BM25Index
-from stapo.stored import CACHE_VARIABLE, Manifest, WholeFolders, default_cache, turn
+from stapo.stored import CACHE_VARIABLE, WholeFolders, default_cache
 
 KIND = "catalog"
 FORMAT = 4
@@ -42,6 +44,7 @@ _LONGEST_KEPT = 1_000
 _PRODUCTS_KEPT, _VIEWS_KEPT, _SEARCHES_KEPT = 4_096, 1_024, 4_096
 
 _REPORTED = 1_000
+_MOST_COUNTED = 1 << 40  # combinations of options; a column of numbers holds no more than 2^63
 
 
 class Catalog:
@@ -55,7 +58,7 @@ class Catalog:
     def __init__(self, folder: Path, source: str) -> None:
         self.folder = folder
         self.source = source
-        self.categories: list[str] = CATALOGS.read(folder, KIND, FORMAT, verify=False).facts["categories"]
+        self.categories: list[str] = CATALOGS.read(folder, KIND, FORMAT, verify=False)["categories"]
         self._columns = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _COLUMNS}
         with (folder / _RECORDS).open("rb") as file:
             self._records = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -86,14 +89,8 @@ class Catalog:
     def find(self, asin: str) -> int | None:
         """Number of the product with an id, or None."""
         asins, order = self._columns["asins"], self._columns["order"]
-        low, high = 0, len(order)
-        while low < high:
-            middle = (low + high) // 2
-            if f"{asins[order[middle]]}/" < f"{asin}/":
-                low = middle + 1
-            else:
-                high = middle
-        return int(order[low]) if low < len(order) and asins[order[low]] == asin else None
+        place = bisect_left(order, f"{asin}/", key=lambda number: f"{asins[number]}/")
+        return int(order[place]) if place < len(order) and asins[order[place]] == asin else None
 
     def category_of(self, number: int) -> str:
         """Category of a product."""
@@ -127,20 +124,16 @@ def open_catalog(source: Source, progress: Listener = tell) -> Catalog:
     folder = default_cache() / "webshop" / f"{source.key()[:32]}-{FORMAT}"
     found = _OPEN.get(folder)
     if found is None:
-        if not is_usable(folder):
-            with writing(f"catalog {folder}", CATALOGS.room, ConfigError):
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                # Should the other process take too long, both build, and the later one replaces the other's.
-                with turn(folder.with_name(f".{folder.name}.lock"), LONGEST_WAIT):
-                    if not is_usable(folder):
-                        _build_whole(source, folder, progress)
+        with CATALOGS.lacking(folder, partial(is_usable, folder), LONGEST_WAIT, insist=True) as lacks:
+            if lacks:
+                _build_whole(source, folder, progress)
         found = _OPEN[folder] = Catalog(folder, source.describe())
     return found
 
 
 def _build_whole(source: Source, folder: Path, progress: Listener) -> None:
     facts: dict[str, Any] = {}
-    with CATALOGS.written(folder, Manifest(KIND, FORMAT, facts)) as inside:
+    with CATALOGS.written(folder, KIND, FORMAT, facts) as inside:
         facts["categories"] = build(source, inside, progress)
 
 
@@ -205,14 +198,7 @@ def _add(columns: dict[str, list[Any]], categories: dict[str, int], product: Pro
     columns["high"].append(product.prices[-1])
     columns["ranged"].append(len(product.prices) > 1)
     asked = product.instruction is not None
-    columns["combinations"].append(_product_of(map(len, product.options.values())) if asked else 0)
+    columns["combinations"].append(min(prod(map(len, product.options.values())), _MOST_COUNTED) if asked else 0)
     columns["asked"].append(asked)
     columns["requests"].append(len(product.requests))
     columns["category"].append(categories.setdefault(product.category, len(categories)))
-
-
-def _product_of(counts: Iterable[int]) -> int:
-    found = 1
-    for count in counts:
-        found *= count
-    return min(found, 1 << 40)
