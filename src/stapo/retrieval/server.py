@@ -23,8 +23,7 @@ from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.wire import answer_of
 from stapo.serving.calls import Calls
-from stapo.serving.gate import Gate, Receive, Refusal
-from stapo.serving.requests import Bodies, check_token, error_headers, leaves_rest
+from stapo.serving.gate import Bodies, Gate, Receive, Refusal, check_token, error_headers, leaves_rest
 from stapo.serving.server import Limits, check_options, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from stapo.extras import need
@@ -19,23 +19,6 @@ _CLOSING_S = 2.0
 _LEAST_CONNECTIONS = 8
 # What the process itself has open: the corpus, files of an index, the listening socket, standard streams.
 _OWN_DESCRIPTORS = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlines:
-    """Seconds for each stage of a connection.
-
-    Attributes:
-        head: from the first byte of a request to the end of its headers.
-        body: from there to the end of its body.
-        answer: from there until the client has taken the answer.
-        idle: between two requests.
-    """
-
-    head: float
-    body: float
-    answer: float
-    idle: float
 
 
 def connections_for(most: int) -> tuple[int, int]:
@@ -48,21 +31,21 @@ def connections_for(most: int) -> tuple[int, int]:
     return max(_LEAST_CONNECTIONS, min(most, soft - 4 * at_once - _OWN_DESCRIPTORS)), at_once
 
 
-def connection_class(deadlines: Deadlines, most: int) -> type:
+def connection_class(deadlines: Mapping[str, float], most: int) -> type:
     """The class that uvicorn makes a connection of; for its setting `http`.
+
+    Args:
+        deadlines: seconds for each stage: "head", from the first byte of a request to the end of its headers; "body",
+            from there to the end of its body; "answer", from there until the client has taken the answer; "idle",
+            between two requests.
+        most: connections at once.
 
     Raises:
         ConfigError: uvicorn is not installed.
     """
     base: Any = need("uvicorn.protocols.http.h11_impl", "uvicorn", "server", "a server").H11Protocol
     h11 = need("h11", "h11", "server", "a server")
-    seconds = {
-        "head": deadlines.head,
-        "body": deadlines.body,
-        "answer": deadlines.answer,
-        "idle": deadlines.idle,
-        "closing": _CLOSING_S,
-    }
+    seconds = {**deadlines, "closing": _CLOSING_S}
 
     class Connection(base):  # type: ignore[misc]
         """One connection."""

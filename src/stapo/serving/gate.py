@@ -1,13 +1,16 @@
-"""Whom a server of ours listens to: programs of this machine, or clients with its token, and no web pages of others.
+"""Whom a server of ours listens to; how it reads the body of a request, and how it refuses one.
 
-A page that somebody has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the
-content type of JSON without asking first, and reaches a local server under a name of its own at best; all three are
-looked at before a request is read.
+It listens to programs of this machine, or to clients with its token, and to no web pages of others. A page that somebody
+has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the content type of JSON
+without asking first, and reaches a local server under a name of its own at best; all three are looked at before a
+request is read.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hmac
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -17,6 +20,8 @@ from stapo.hosts import is_loopback
 
 _CLOSE = (b"connection", b"close")
 _MOST_DRAINED, _DRAINING_S = 8 << 20, 5.0
+# Bodies that are being received, all together.
+_HELD_BYTES = 64 << 20
 
 
 class Refusal(Exception):
@@ -144,24 +149,21 @@ class Gate:
                 await send_refusal(send, Refusal(503, "the server stops"), close=True)
 
 
-async def send_refusal(send: Send, refusal: Refusal, *, close: bool) -> None:
+async def send_refusal(send: Send, refusal: Refusal, *, close: bool, kind: str = "http") -> None:
     """Answer with a status and one line."""
     body = json.dumps({"error": refusal.reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [_CLOSE] if close else []
-    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": f"{kind}.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": f"{kind}.response.body", "body": body})
 
 
 async def refuse_socket(scope: Any, send: Send, refusal: Refusal) -> None:
     """Answer the request for a WebSocket with a status and one line instead of opening it."""
-    if "websocket.http.response" not in (scope.get("extensions") or {}):
+    if "websocket.http.response" in (scope.get("extensions") or {}):
+        await send_refusal(send, refusal, close=False, kind="websocket.http")
+    else:
         await send({"type": "websocket.close", "code": 1008})
-        return
-    body = json.dumps({"error": refusal.reason}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "websocket.http.response.start", "status": refusal.status, "headers": headers})
-    await send({"type": "websocket.http.response.body", "body": body})
 
 
 async def drained(headers: list[tuple[bytes, bytes]], receive: Receive) -> bool:
@@ -189,3 +191,90 @@ async def drained(headers: list[tuple[bytes, bytes]], receive: Receive) -> bool:
     except TimeoutError:
         pass
     return False
+
+
+def is_authorized(header: str, token: str) -> bool:
+    """Whether an Authorization header has the token, compared in a time that tells nothing of it.
+
+    As a bearer token, or as the password of any user: an address can hold one (http://user:TOKEN@HOST), and some
+    clients take nothing but an address.
+    """
+    kind, _, sent = header.partition(" ")
+    if kind.lower() == "basic":
+        try:
+            sent = base64.b64decode(sent, validate=True).decode().partition(":")[2]
+        except ValueError:
+            return False
+        return hmac.compare_digest(sent.encode(), token.encode())
+    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
+
+
+class Bodies:
+    """Reads the bodies of requests, within limits; one per application.
+
+    Args:
+        most: bytes of a body.
+        seconds: that a client may take to send one.
+    """
+
+    def __init__(self, most: int, seconds: float) -> None:
+        self._most = most
+        self._seconds = seconds
+        self._held = 0
+
+    async def read(self, request: Any) -> bytes:
+        """The body of a request.
+
+        Raises:
+            Refusal: it is too large, too slow, or one of too many at once.
+        """
+        data = bytearray()
+        try:
+            async with asyncio.timeout(self._seconds):
+                more = True
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise Refusal(400, "the client has left")
+                    more = message.get("more_body", False)
+                    block = message.get("body", b"")
+                    self._held += len(block)
+                    data += block
+                    if len(data) > self._most:
+                        raise Refusal(413, f"the body has more than {self._most} bytes", unread=more)
+                    if self._held > max(_HELD_BYTES, 2 * self._most):
+                        raise Refusal(503, "too many large requests at once; try again", unread=more)
+        except TimeoutError:
+            raise Refusal(408, f"the body did not come within {self._seconds:g} s", unread=True) from None
+        finally:
+            self._held -= len(data)
+        return bytes(data)
+
+
+def check_token(header: str, token: str | None, *, unread: bool = True) -> None:
+    """Check an Authorization header.
+
+    Args:
+        header: what it says; "" where there is none.
+        token: of this server; None lets everybody in.
+        unread: the request has a body that nobody has read.
+
+    Raises:
+        Refusal: it is another one, or none.
+    """
+    if token is not None and not is_authorized(header, token):
+        raise Refusal(
+            401, "expected the header 'Authorization: Bearer TOKEN' with the token of this server", unread=unread
+        )
+
+
+def error_headers(status: int, *, close: bool) -> dict[str, str]:
+    """Headers of a response that says what is wrong."""
+    headers = {503: {"Retry-After": "1"}, 401: {"WWW-Authenticate": "Bearer"}}.get(status, {})
+    return {**headers, "Connection": "close"} if close else headers
+
+
+async def leaves_rest(refusal: Refusal, request: Any) -> bool:
+    """Read what is left of the body of a refused request, so that the client gets to hear why; True if some remains."""
+    late = refusal.status == 408
+    return refusal.unread and (late or not await drained(request.scope["headers"], request.receive))

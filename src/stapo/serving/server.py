@@ -6,8 +6,6 @@ What it answers is an ASGI application of its caller; whom it listens to is deci
 from __future__ import annotations
 
 import asyncio
-import base64
-import hmac
 import math
 import os
 import signal
@@ -21,7 +19,7 @@ from stapo.checks import check_number
 from stapo.errors import ConfigError
 from stapo.extras import need
 from stapo.hosts import is_loopback
-from stapo.serving.connections import Deadlines, connection_class, connections_for
+from stapo.serving.connections import connection_class, connections_for
 
 # Connections that the system keeps until they are accepted.
 _QUEUE = 1024
@@ -73,22 +71,6 @@ def need_starlette(module: str) -> Any:
     return need(f"starlette.{module}", "starlette", "server", _PURPOSE)
 
 
-def is_authorized(header: str, token: str) -> bool:
-    """Whether an Authorization header has the token, compared in a time that tells nothing of it.
-
-    As a bearer token, or as the password of any user: an address can hold one (http://user:TOKEN@HOST), and some
-    clients take nothing but an address.
-    """
-    kind, _, sent = header.partition(" ")
-    if kind.lower() == "basic":
-        try:
-            sent = base64.b64decode(sent, validate=True).decode().partition(":")[2]
-        except ValueError:
-            return False
-        return hmac.compare_digest(sent.encode(), token.encode())
-    return hmac.compare_digest(header.encode(), f"Bearer {token}".encode())
-
-
 def listen(host: str, port: int, *, token: str | None) -> socket.socket:
     """A listening socket.
 
@@ -131,7 +113,7 @@ def server_of(app: Any, limits: Limits) -> Any:
         need("websockets", "websockets", "server", _PURPOSE)
     uvicorn = need("uvicorn", "uvicorn", "server", _PURPOSE)
     most, at_once = connections_for(limits.connections)
-    deadlines = Deadlines(head=limits.head_s, body=limits.body_s, answer=limits.answer_s, idle=limits.idle_s)
+    deadlines = {"head": limits.head_s, "body": limits.body_s, "answer": limits.answer_s, "idle": limits.idle_s}
 
     base: Any = uvicorn.Server
 

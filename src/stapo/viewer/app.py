@@ -14,8 +14,8 @@ from typing import Any
 from stapo.atomic_io import reason_of
 from stapo.errors import ConfigError, StapoError
 from stapo.html.pages import cleaned, encoded
-from stapo.serving.gate import Gate
-from stapo.serving.server import is_authorized, need_starlette
+from stapo.serving.gate import Gate, is_authorized
+from stapo.serving.server import need_starlette
 from stapo.viewer.catalog import Catalog
 from stapo.viewer.pages import Pages, Results
 from stapo.viewer.rollouts import Rollouts

@@ -34,8 +34,7 @@ from stapo.adapters.openenv.messages import (
 from stapo.adapters.openenv.sessions import Session
 from stapo.envs.protocol import Env
 from stapo.serving.calls import Calls
-from stapo.serving.gate import Gate, Refusal, refuse_socket
-from stapo.serving.requests import Bodies, check_token, error_headers, leaves_rest
+from stapo.serving.gate import Bodies, Gate, Refusal, check_token, error_headers, leaves_rest, refuse_socket
 from stapo.serving.server import Limits, check_options, need_starlette
 
 T = TypeVar("T")
