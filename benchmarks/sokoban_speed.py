@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 
 from stapo.envs.sokoban.board import DIRECTIONS
 from stapo.envs.sokoban.env import SokobanEnv
-from stapo.envs.sokoban.expert import distances
 from stapo.envs.sokoban.generator import Level
-from stapo.envs.sokoban.levels import Sizes, level_of, tasks_with
+from stapo.envs.sokoban.levels import Sizes, distances, level_of, tasks_with
 
 Trace = list[tuple[float, bool, str]]
 _CODES = "#_O√XPS"

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stapo.checks import check_integer, check_text
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import Observation, StepResult, going_on
 from stapo.envs.seeded import HasSeededTasks, SeededTasks
-from stapo.errors import EnvError
 
 FIRST_HELDOUT_SEED = 1_000_000_000
 """Seeds of the split heldout begin here, so that more tasks of train leave them alone."""
@@ -85,10 +84,7 @@ class ForeignEnv(HasSeededTasks):
 
     def step(self, action: str) -> StepResult:
         """Take one action."""
-        if self._goal is None:
-            raise EnvError("step was called before reset; call reset(task_id) first.")
-        if self._done:
-            raise EnvError("step was called after the episode ended; call reset(task_id) to start another.")
+        going_on(self._goal, self._done)
         seen = self._act(action if isinstance(action, str) else "")
         self._steps += 1
         won = seen.done and not seen.truncated and (seen.reward > 0 if seen.won is None else seen.won)

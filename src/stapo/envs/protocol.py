@@ -24,13 +24,16 @@ import random
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from stapo.agent.pages import NO_SHAPES as NO_SHAPES
 from stapo.agent.pages import CommandShapes as CommandShapes
 from stapo.agent.tools import Tool as Tool
 from stapo.agent.tools import read_call as read_call
 from stapo.agent.tools import write_call as write_call
+from stapo.errors import EnvError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,22 @@ class Env(Protocol):
 def tasks_in(env: Env, split: str | None) -> Sequence[str]:
     """Sorted task ids of a split; None for the first one. Raises UnknownNameError for a split that does not exist."""
     return env.tasks_of(env.splits[0] if split is None else split)
+
+
+def begun(episode: T | None, what: str) -> T:
+    """A part of the episode that `reset` sets. Raises EnvError before that; `what` names the part."""
+    if episode is None:
+        raise EnvError(f"there is no {what} before reset; call reset(task_id) first.")
+    return episode
+
+
+def going_on(episode: T | None, over: bool) -> T:
+    """The episode in which a step is taken. Raises EnvError before reset, and where it is over."""
+    if episode is None:
+        raise EnvError("step was called before reset; call reset(task_id) first.")
+    if over:
+        raise EnvError("step was called after the episode ended; call reset(task_id) to start another.")
+    return episode
 
 
 @runtime_checkable

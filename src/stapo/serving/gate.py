@@ -1,9 +1,9 @@
 """Whom a server of ours listens to; how it reads the body of a request, and how it refuses one.
 
-It listens to programs of this machine, or to clients with its token, and to no web pages of others. A page that somebody
-has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the content type of JSON
-without asking first, and reaches a local server under a name of its own at best; all three are looked at before a
-request is read.
+It listens to programs of this machine, or to clients with its token, and to no web pages of others. A page that
+somebody has open in a browser can send requests to this machine. It cannot hide its origin, cannot set the content type
+of JSON without asking first, and reaches a local server under a name of its own at best; all three are looked at before
+a request is read.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tiny_games import kitchen, record, write_jsonl
 from stapo.envs.alfworld.env import AlfworldEnv
 from stapo.envs.alfworld.game import TASK_TYPES
 from stapo.envs.alfworld.release import ReleaseTree
-from stapo.envs.alfworld.sources import TaskSource, TypedSource, open_source, ordered_splits
+from stapo.envs.alfworld.sources import TaskSource, open_source, ordered_splits
 from stapo.errors import ConfigError, GameFileError, UnknownNameError
 
 SPLITS = ("train", "valid_seen", "valid_unseen")
@@ -67,7 +67,6 @@ def test_the_released_tree_keeps_and_skips_what_the_original_loader_does(release
     assert not [task for task in tasks if "movable" in task or "Sliced" in task]
     assert {source.task_type(task) for task in tasks} == set(TASK_TYPES)
     assert isinstance(source, TaskSource)
-    assert isinstance(source, TypedSource)
 
 
 def test_the_release_can_be_named_by_either_folder_or_by_its_variable(released, monkeypatch):

@@ -20,9 +20,8 @@ from stapo.envs.seeded import SeededTasks
 from stapo.envs.sokoban import env as module
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.env import SokobanEnv
-from stapo.envs.sokoban.expert import distances, shortest_plan
 from stapo.envs.sokoban.generator import Level
-from stapo.envs.sokoban.levels import Sizes, level_of, looks, tasks_with
+from stapo.envs.sokoban.levels import Sizes, distances, level_of, looks, shortest_plan, tasks_with
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
 USUAL = Sizes(6, 1, 30, 10_000)

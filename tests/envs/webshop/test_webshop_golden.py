@@ -9,8 +9,7 @@ import json
 import pytest
 
 from stapo.envs.webshop.goals import NO_LIMIT, GoalBook, ShoppingGoal
-from stapo.envs.webshop.nouns import builtin_nouns
-from stapo.envs.webshop.reward import score
+from stapo.envs.webshop.reward import builtin_nouns, score
 
 # Words that begin with these switch the original's search off for its developers; here they are words.
 DEBUG_QUERIES = "special_keywords"

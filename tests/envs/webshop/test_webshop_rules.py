@@ -13,8 +13,7 @@ from small_shop import ODD, PRODUCTS, product, values, write
 import stapo
 from stapo.envs.webshop.env import WebShopEnv
 from stapo.envs.webshop.goals import ShoppingGoal
-from stapo.envs.webshop.nouns import builtin_nouns, noun_extractor
-from stapo.envs.webshop.reward import score
+from stapo.envs.webshop.reward import builtin_nouns, noun_extractor, score
 from stapo.envs.webshop.shop import parsed
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 

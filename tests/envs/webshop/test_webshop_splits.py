@@ -10,8 +10,7 @@ from stapo import progress
 from stapo.envs.overlap import plain_text
 from stapo.envs.webshop import splits, substitutes
 from stapo.envs.webshop.env import WebShopEnv
-from stapo.envs.webshop.nouns import builtin_nouns
-from stapo.envs.webshop.reward import score
+from stapo.envs.webshop.reward import builtin_nouns, score
 
 
 def purchases(env, tasks):

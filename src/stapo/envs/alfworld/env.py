@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from stapo.checks import check_integer, check_number
@@ -13,11 +14,18 @@ from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.goals import Goal
 from stapo.envs.alfworld.judge import PlanJudge
-from stapo.envs.alfworld.playable import Playable, playable
-from stapo.envs.alfworld.sources import TypedSource, chosen_types, notes_on, open_source, ordered_splits, types_named
+from stapo.envs.alfworld.sources import (
+    Playable,
+    chosen_types,
+    notes_on,
+    open_source,
+    ordered_splits,
+    playable,
+    types_named,
+)
 from stapo.envs.alfworld.text import NOTHING_HAPPENS, grammar_named
-from stapo.envs.protocol import CommandShapes, Observation, StepResult
-from stapo.errors import ConfigError, EnvError, GameFileError, unknown_name
+from stapo.envs.protocol import CommandShapes, Observation, StepResult, begun, going_on
+from stapo.errors import ConfigError, GameFileError, unknown_name
 from stapo.progress import note
 
 
@@ -80,7 +88,6 @@ class AlfworldEnv:
         self._splits = ordered_splits(self._source.splits())
         for text in self.notes:
             note(text)
-        self._tasks: list[str] | None = None
         self._game: Playable | None = None
         self._state: State | None = None
         self._remaining: dict[str, int | None] = {}
@@ -88,12 +95,10 @@ class AlfworldEnv:
         self._done = False
         self._won = False
 
-    @property
+    @cached_property
     def tasks(self) -> Sequence[str]:
         """All task ids, sorted."""
-        if self._tasks is None:
-            self._tasks = sorted(i for split in self._splits for i in self._source.ids(split))
-        return self._tasks
+        return sorted(i for split in self._splits for i in self._source.ids(split))
 
     @property
     def splits(self) -> Sequence[str]:
@@ -113,9 +118,7 @@ class AlfworldEnv:
 
     def task_type(self, task_id: str) -> str:
         """The family of a task, one of six."""
-        if isinstance(self._source, TypedSource):
-            return self._source.task_type(task_id)
-        return self._source.load(task_id).task_type
+        return self._source.task_type(task_id)
 
     def reset(self, task_id: str) -> Observation:
         """Start the episode of a task.
@@ -139,7 +142,7 @@ class AlfworldEnv:
 
     def step(self, action: str) -> StepResult:
         """Take one action; text that fits no command is answered with "Nothing happens."."""
-        state, game = self._playing("step")
+        game, state = going_on(self._game, self._done), self.state
         text, effect = state.step(action) if isinstance(action, str) else (NOTHING_HAPPENS, False)
         if effect:
             self._won = game.goal.holds(state)
@@ -164,16 +167,12 @@ class AlfworldEnv:
     @property
     def state(self) -> State:
         """The symbolic state of the current episode, live. Raises EnvError before reset."""
-        if self._state is None:
-            raise EnvError("there is no state before reset; call reset(task_id) first.")
-        return self._state
+        return begun(self._state, "state")
 
     @property
     def goal(self) -> Goal:
         """The compiled goal of the current episode. Raises EnvError before reset."""
-        if self._game is None:
-            raise EnvError("there is no goal before reset; call reset(task_id) first.")
-        return self._game.goal
+        return begun(self._game, "goal").goal
 
     def state_key(self) -> str:
         """A digest of the symbolic state, equal exactly for equal states of one game."""
@@ -243,10 +242,3 @@ class AlfworldEnv:
             if shortest_plan(State(game.world, self._grammar), game.goal) is None:
                 problems[task] = "no sequence of actions reaches the goal"
         return problems
-
-    def _playing(self, what: str) -> tuple[State, Playable]:
-        if self._state is None or self._game is None:
-            raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
-        if self._done:
-            raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
-        return self._state, self._game

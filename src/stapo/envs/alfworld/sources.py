@@ -1,16 +1,19 @@
-"""Where games come from: what every source offers, and how `games=` is turned into one."""
+"""Where games come from: what every source offers, how `games=` is turned into one, and its games ready to play."""
 
 from __future__ import annotations
 
-import importlib
 import os
+import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
-from stapo.checks import check_integer, user_path
-from stapo.envs.alfworld.game import MOST_GAMES, SPLIT_ORDER, TASK_TYPES, Game, TaskType
+from stapo.checks import user_path
+from stapo.envs.alfworld.game import SPLIT_ORDER, TASK_TYPES, Game, TaskType
+from stapo.envs.alfworld.goals import Goal, compile_goal
+from stapo.envs.alfworld.world import CompiledGame, compile_world
 from stapo.envs.overlap import in_common
 from stapo.errors import ConfigError, GameFileError, did_you_mean
 from stapo.texts import counted
@@ -35,13 +38,8 @@ class TaskSource(Protocol):
         """The game of an id. Raises UnknownNameError for an id that does not exist."""
         ...
 
-
-@runtime_checkable
-class TypedSource(TaskSource, Protocol):
-    """A source that knows the family of a game without loading it."""
-
     def task_type(self, task_id: str) -> TaskType:
-        """The family of one game."""
+        """The family of one game, without loading it."""
         ...
 
 
@@ -53,11 +51,8 @@ class ChosenTypes:
     """
 
     def __init__(self, source: TaskSource, types: Collection[TaskType]) -> None:
-        self.whole = self._source = source
-        self._types = frozenset(types)
-        # Asked once: whether an object keeps a protocol takes longer than all that is done with it.
-        self._typed = source if isinstance(source, TypedSource) else None
-        kept = {split: [i for i in source.ids(split) if self.task_type(i) in self._types] for split in source.splits()}
+        self.whole = source
+        kept = {split: [i for i in source.ids(split) if source.task_type(i) in types] for split in source.splits()}
         self._ids = {split: ids for split, ids in kept.items() if ids}
 
     def splits(self) -> list[str]:
@@ -70,11 +65,11 @@ class ChosenTypes:
 
     def load(self, task_id: str) -> Game:
         """The game of an id, of whatever family."""
-        return self._source.load(task_id)
+        return self.whole.load(task_id)
 
     def task_type(self, task_id: str) -> TaskType:
         """The family of one game."""
-        return self.load(task_id).task_type if self._typed is None else self._typed.task_type(task_id)
+        return self.whole.task_type(task_id)
 
 
 _CHOSEN: weakref.WeakKeyDictionary[TaskSource, weakref.WeakValueDictionary[frozenset[TaskType], ChosenTypes]]
@@ -215,8 +210,49 @@ def _open_path(path: Path) -> TaskSource:
 
 
 def _generated(scenes: str, games_per_type: int) -> TaskSource:
-    check_integer("games_per_type", games_per_type, 1, MOST_GAMES)
     # Imported on demand: users of recorded games never pay for the generator.
-    module = importlib.import_module("stapo.envs.alfworld.generator")
-    source: TaskSource = module.GeneratedGames(scenes=scenes, games_per_type=games_per_type)
-    return source
+    from stapo.envs.alfworld.generator import GeneratedGames
+
+    return GeneratedGames(scenes=scenes, games_per_type=games_per_type)
+
+
+CACHE_SIZE = 512
+"""Compiled games kept per source; one takes about 60 kB."""
+
+
+class Playable(NamedTuple):
+    """A compiled game."""
+
+    world: CompiledGame
+    goal: Goal
+    goal_text: str
+
+
+_LOCK = threading.Lock()
+_CACHES: weakref.WeakKeyDictionary[TaskSource, OrderedDict[str, Playable]] = weakref.WeakKeyDictionary()
+
+
+def playable(source: TaskSource, task_id: str) -> Playable:
+    """The compiled game of an id, from the cache of its source or freshly compiled.
+
+    Raises:
+        UnknownNameError: no such task.
+        GameFileError: the game cannot be played; the message names it.
+    """
+    with _LOCK:
+        cache = _CACHES.setdefault(source, OrderedDict())
+        known = cache.get(task_id) if isinstance(task_id, str) else None
+        if known is not None:
+            cache.move_to_end(task_id)
+            return known
+    game = source.load(task_id)
+    world = compile_world(game)
+    try:
+        ready = Playable(world, compile_goal(world), game.goal)
+    except GameFileError as err:
+        raise GameFileError(f"game '{task_id}': {err}") from err
+    with _LOCK:
+        cache[task_id] = ready
+        if len(cache) > CACHE_SIZE:
+            cache.popitem(last=False)
+    return ready

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.checks import DAY_S, check_choice, check_integer, check_number
-from stapo.envs.protocol import Observation, StepResult
+from stapo.envs.protocol import Observation, StepResult, begun, going_on
 from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
 from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
 from stapo.envs.search.questions import Question
 from stapo.envs.search.sources import open_questions, open_search
-from stapo.errors import EnvError, RetrieverError
+from stapo.errors import RetrieverError
 from stapo.progress import note
 from stapo.retrieval.wire import Shape
 
@@ -165,7 +165,7 @@ class SearchEnv:
         protocol), "retriever_error" (what the search engine failed with), "evidence" (how many of the passages on the
         way to the answer the result holds, where the way is known); at the end "answer", "em" and "sub_em".
         """
-        question = self._playing("step")
+        question = going_on(self._question, self._done)
         text = action if isinstance(action, str) else ""
         act = self._protocol.read(text)
         self._responses.append(self._protocol.written(text))
@@ -192,9 +192,7 @@ class SearchEnv:
     @property
     def question(self) -> Question:
         """The question of the current episode. Raises EnvError before reset."""
-        if self._question is None:
-            raise EnvError("there is no question before reset; call reset(task_id) first.")
-        return self._question
+        return begun(self._question, "question")
 
     def answers_like(self, key: str) -> tuple[str, ...]:
         """Every name that is an answer where `key` is asked last, sorted; for a guess of the right kind."""
@@ -276,10 +274,3 @@ class SearchEnv:
             found=found,
             **self._scores,
         )
-
-    def _playing(self, what: str) -> Question:
-        if self._question is None:
-            raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
-        if self._done:
-            raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
-        return self._question

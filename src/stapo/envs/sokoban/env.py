@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from stapo.checks import check_flag, check_integer, check_number
-from stapo.envs.protocol import CommandShapes, Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult, begun, going_on
 from stapo.envs.seeded import HasSeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.demonstrator import Demonstrator
-from stapo.envs.sokoban.expert import shortest_plan
 from stapo.envs.sokoban.generator import Level
 from stapo.envs.sokoban.judge import MoveJudge
-from stapo.envs.sokoban.levels import Sizes, distances_of, level_of, tasks_with
-from stapo.errors import EnvError
+from stapo.envs.sokoban.levels import Sizes, distances_of, level_of, shortest_plan, tasks_with
 
 GOAL = "Push every box onto a target."
 STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
@@ -94,7 +92,7 @@ class SokobanEnv(HasSeededTasks):
 
         A step gives -0.1, a box onto a target 1, one off a target -1, and the last box on its target 10 more.
         """
-        board, before = self._playing("step")
+        board, before = going_on(self._level, self._done).board, self._state
         direction = direction_in(action)
         after = before if direction is None else board.move(before, direction)
         won = board.won(after)
@@ -119,12 +117,12 @@ class SokobanEnv(HasSeededTasks):
     @property
     def board(self) -> Board:
         """Walls and targets of the current episode. Raises EnvError before reset."""
-        return self._reset_level("board").board
+        return begun(self._level, "board").board
 
     @property
     def state(self) -> State:
         """Player and boxes of the current episode. Raises EnvError before reset."""
-        self._reset_level("state")
+        begun(self._level, "state")
         return self._state
 
     def expert_plan(self) -> list[str] | None:
@@ -157,18 +155,4 @@ class SokobanEnv(HasSeededTasks):
         return Demonstrator(self, rng, self._slips)
 
     def _distances(self) -> dict[State, int]:
-        if self._task is None:
-            raise EnvError("there is no level before reset; call reset(task_id) first.")
-        return distances_of(self._sizes, self._task)
-
-    def _reset_level(self, what: str) -> Level:
-        if self._level is None:
-            raise EnvError(f"there is no {what} before reset; call reset(task_id) first.")
-        return self._level
-
-    def _playing(self, what: str) -> tuple[Board, State]:
-        if self._level is None:
-            raise EnvError(f"{what} was called before reset; call reset(task_id) first.")
-        if self._done:
-            raise EnvError(f"{what} was called after the episode ended; call reset(task_id) to start another.")
-        return self._level.board, self._state
+        return distances_of(self._sizes, begun(self._task, "level"))

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from stapo.checks import check_choice, check_flag, check_integer, check_number
-from stapo.envs.protocol import CommandShapes, Observation, StepResult
+from stapo.envs.protocol import CommandShapes, Observation, StepResult, begun, going_on
 from stapo.envs.webshop.catalog import Catalog, open_catalog
 from stapo.envs.webshop.demonstrator import Demonstrator, ready_queries
 from stapo.envs.webshop.expert import best_plan
 from stapo.envs.webshop.goals import GoalBook, GoalKind, ShoppingGoal, goal_book
 from stapo.envs.webshop.judge import ShopJudge
-from stapo.envs.webshop.nouns import noun_extractor as extractor
 from stapo.envs.webshop.pages import PAGE_SEPARATOR
+from stapo.envs.webshop.reward import noun_extractor as extractor
 from stapo.envs.webshop.shop import Visit
 from stapo.envs.webshop.sources import GeneratedSource, Source, file_source
 from stapo.envs.webshop.splits import SPLIT_RULES, SplitRule, notes_on, splits_of
-from stapo.errors import ConfigError, EnvError, unknown_name
+from stapo.errors import ConfigError, unknown_name
 from stapo.progress import note
 
 OBSERVATIONS = ("text", "text_rich", "verl-agent")
@@ -185,7 +185,7 @@ class WebShopEnv:
 
     def step(self, action: str) -> StepResult:
         """Take one action; what the page does not offer leaves it as it is."""
-        visit = self._playing()
+        visit = going_on(self._visit, self._done)
         effect = visit.act(action) if isinstance(action, str) else False
         self._steps += 1
         bought = visit.score
@@ -228,9 +228,7 @@ class WebShopEnv:
     @property
     def visit(self) -> Visit:
         """The current episode, live. Raises EnvError before reset."""
-        if self._visit is None:
-            raise EnvError("there is no visit before reset; call reset(task_id) first.")
-        return self._visit
+        return begun(self._visit, "visit")
 
     @property
     def goal(self) -> ShoppingGoal:
@@ -287,13 +285,6 @@ class WebShopEnv:
             shown = text.split(PAGE_SEPARATOR)
             text = PAGE_SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
         return text, text
-
-    def _playing(self) -> Visit:
-        if self._visit is None:
-            raise EnvError("step was called before reset; call reset(task_id) first.")
-        if self._done:
-            raise EnvError("step was called after the episode ended; call reset(task_id) to start another.")
-        return self._visit
 
 
 def commands(visit: Visit) -> list[str]:

@@ -3,19 +3,29 @@
 score = r_type x (matched attributes + matched options + [price within the limit]) / (attributes + options + 1).
 Matching is lenient, as in the original: synthetic goals' options are compared as (name, value) pairs, in which a chosen
 "large" also matches a wanted "x-large".
+
+The nouns of titles tell how alike two products are. The original asks a spaCy model for them, which has to be installed
+by hand; the built-in rule takes every word that is not among a few. The choice moves partial scores of other products
+only: the product that a goal was made from always is its kind.
 """
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rapidfuzz.fuzz import token_set_ratio
 from rapidfuzz.utils import default_process
 
+from stapo.checks import check_choice
 from stapo.envs.webshop.goals import ShoppingGoal
 from stapo.envs.webshop.product import Product
+from stapo.errors import ConfigError
+from stapo.retrieval.analyzer import SMALL_WORDS
 
 Nouns = Callable[[str], Sequence[str]]
 """Gives the nouns of a title, lower-case, repeats included."""
@@ -156,3 +166,48 @@ COLORS = tuple(_WORDS.split())
 def normalized(value: str) -> str:
     """The first color word that is contained in `value`, or `value` itself."""
     return next((color for color in COLORS if color in value), value)
+
+
+_TITLE_WORD = re.compile(r"[A-Za-z0-9]+")
+_OF_TITLES = "from at as its your you our we s t x"
+_NO_NOUNS = SMALL_WORDS | frozenset(_OF_TITLES.split())
+SPACY_MODEL = "en_core_web_sm"
+
+
+@lru_cache(maxsize=65_536)
+def builtin_nouns(title: str) -> tuple[str, ...]:
+    """Lower-case words of two or more characters, with a letter, without common small words."""
+    words = (word.lower() for word in _TITLE_WORD.findall(title))
+    return tuple(w for w in words if len(w) > 1 and not w.isdigit() and w not in _NO_NOUNS)
+
+
+def _spacy_nouns() -> Nouns:
+    try:
+        pipeline: Any = importlib.import_module("spacy").load(SPACY_MODEL)
+    except (ImportError, OSError) as err:
+        raise ConfigError(
+            f"noun_extractor=spacy needs spaCy and its model {SPACY_MODEL}, found neither or one alone ({err}). "
+            f"Install both (python -m spacy download {SPACY_MODEL}), or choose noun_extractor=builtin."
+        ) from err
+
+    @lru_cache(maxsize=65_536)
+    def nouns(title: str) -> tuple[str, ...]:
+        return tuple(token.text.lower() for token in pipeline(title) if token.pos_ in ("NOUN", "PROPN"))
+
+    return nouns
+
+
+EXTRACTORS: dict[str, Callable[[], Nouns]] = {
+    "builtin": lambda: builtin_nouns,
+    "spacy": _spacy_nouns,
+}
+
+
+@lru_cache(maxsize=4)
+def noun_extractor(name: str) -> Nouns:
+    """The noun extractor called `name`.
+
+    Raises:
+        ConfigError: there is none, or it is not installed.
+    """
+    return EXTRACTORS[check_choice("noun_extractor", name, EXTRACTORS)]()

@@ -18,9 +18,8 @@ from rapidfuzz.process import cdist
 
 from stapo.envs.overlap import plain_text
 from stapo.envs.webshop.goals import GoalBook, ShoppingGoal, highest_limit
-from stapo.envs.webshop.nouns import builtin_nouns
 from stapo.envs.webshop.product import Product
-from stapo.envs.webshop.reward import CLOSE, comparable, option_matches, score
+from stapo.envs.webshop.reward import CLOSE, builtin_nouns, comparable, option_matches, score
 from stapo.progress import tell
 
 MOST_WORK = 20_000_000_000
