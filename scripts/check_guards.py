@@ -200,7 +200,7 @@ GUARDS = [
           "    except ZeroDivisionError as err:\n        return raised(err, name())\n",
           "test_13_environment_crash_isolation.py -k a_step_that_fails"),
     Guard(13, "what an environment returns is checked", "envs/guard.py",
-          "    if wrong := _wrong_result(out):\n", "    if False:\n",
+          "    if wrong := _wrong(out, StepResult):\n", "    if False:\n",
           "test_13_environment_crash_isolation.py -k a_step_that_fails"),
     Guard(13, "a demonstration that fails is left out", "training/demonstrations.py",
           "            except _Failed as err:\n", "            except ZeroDivisionError as err:\n",

@@ -68,7 +68,22 @@ class IndexFileError(StapoError, OSError):
     """A search index or passage store that is missing, damaged, of another version, or could not be written."""
 
 
-class RetrieverError(StapoError, ConnectionError):
+class ServerError(StapoError, ConnectionError):
+    """A server that cannot be reached, or does not do what was asked of it.
+
+    Attributes:
+        kind: what went wrong, in one word.
+    """
+
+    def __init__(self, message: str, kind: str = "failed") -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str]]:
+        return type(self), (str(self), self.kind)
+
+
+class RetrieverError(ServerError):
     """A retriever that could not be reached or answered with something else than passages.
 
     Attributes:
@@ -76,15 +91,8 @@ class RetrieverError(StapoError, ConnectionError):
             "failed" where nothing is known.
     """
 
-    def __init__(self, message: str, kind: str = "failed") -> None:
-        super().__init__(message)
-        self.kind = kind
 
-    def __reduce__(self) -> tuple[type[RetrieverError], tuple[str, str]]:
-        return type(self), (str(self), self.kind)
-
-
-class EnvServerError(StapoError, ConnectionError):
+class EnvServerError(ServerError):
     """A server that plays an environment could not be reached, or answered with something else than the protocol says.
 
     Attributes:
@@ -92,27 +100,13 @@ class EnvServerError(StapoError, ConnectionError):
             "too_large", or a code of the server's in lower case, such as "capacity_reached".
     """
 
-    def __init__(self, message: str, kind: str = "failed") -> None:
-        super().__init__(message)
-        self.kind = kind
 
-    def __reduce__(self) -> tuple[type[EnvServerError], tuple[str, str]]:
-        return type(self), (str(self), self.kind)
-
-
-class EndpointError(StapoError, ConnectionError):
+class EndpointError(ServerError):
     """A model's server that cannot be reached or lets nobody in.
 
     Attributes:
         kind: what went wrong, in one word: "refused", "timeout", "http_401" and the like, or "closed".
     """
-
-    def __init__(self, message: str, kind: str = "failed") -> None:
-        super().__init__(message)
-        self.kind = kind
-
-    def __reduce__(self) -> tuple[type[EndpointError], tuple[str, str]]:
-        return type(self), (str(self), self.kind)
 
 
 class DeadlineError(StapoError, TimeoutError):

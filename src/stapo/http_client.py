@@ -334,12 +334,7 @@ class Caller:
             raise
 
     async def _gather(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes]:
-        tasks = [asyncio.ensure_future(self._one(url, body)) for body in bodies]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await _together([self._one(url, body) for body in bodies])
 
     async def _separately(self, url: str, bodies: Sequence[Mapping[str, Any]]) -> list[bytes | CallFailed]:
         turns = self._loop().turns
@@ -352,12 +347,7 @@ class Caller:
                 except CallFailed as err:
                     return err
 
-        tasks = [asyncio.ensure_future(one(body)) for body in bodies]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        return await _together([one(body) for body in bodies])
 
     async def _once(self, url: str) -> bytes:
         try:
@@ -437,6 +427,16 @@ class Caller:
         """The reason that a refusal gives, in the forms in use; "" for none."""
         reason = reason_in((await _read(response, _SAID_BYTES))[:_SAID_BYTES])
         return f" It says: {reason}" if reason else ""
+
+
+async def _together(work: list[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all; where one fails, or waiting is given up, the others are ended."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def encoded(body: Mapping[str, Any]) -> bytes:

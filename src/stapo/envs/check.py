@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any
 
 from stapo.documents import shown
+from stapo.envs.guard import short, wrong_parts
 from stapo.envs.protocol import Env, HasJudge, HasTaskScore, Observation, StepResult
 from stapo.errors import EnvError, UnknownNameError
 from stapo.texts import counted
@@ -162,16 +163,12 @@ def _observations(env: Any) -> Problems:
         if not isinstance(seen, Observation):
             yield f"found {type(seen).__name__} from reset(); expected Observation. Return one."
             continue
-        for what in ("text", "goal"):
+        yield from _types(seen, f"reset('{task}')")
+        for what in ("text", "goal", "blind_text"):
             value = getattr(seen, what)
-            if not isinstance(value, str) or not value.strip():
+            if isinstance(value, str) and not value.strip():
                 yield f"found {what} {value!r:.60} of '{task}'; expected a text. Fill it in."
-        yield from _commands(seen.admissible, f"reset('{task}')")
-        if seen.blind_text is None:
-            continue
-        if not isinstance(seen.blind_text, str) or not seen.blind_text.strip():
-            yield f"found blind_text {seen.blind_text!r:.60}; expected a text or None. Fill it in."
-        elif _shows(seen.blind_text, seen.goal):
+        if isinstance(seen.blind_text, str) and _shows(seen.blind_text, seen.goal):
             yield (f"found the goal inside blind_text of '{task}'; expected no trace of it. Cut the task sentence out.")
 
 
@@ -234,13 +231,15 @@ def _offered(story: list[Any]) -> list[list[str]]:
     return [[command for command in commands if isinstance(command, str)] for commands in lists if commands]
 
 
-def _commands(admissible: object, where: str) -> Problems:
-    if admissible is None:
-        return
-    if not _texts(admissible) or not isinstance(admissible, list):
-        yield f"found admissible {admissible!r:.60} after {where}; expected a list or None."
-    elif admissible != sorted(set(admissible)):
-        yield f"found admissible unsorted or repeated after {where}; expected sorted. Sort them."
+def _types(seen: Any, where: str) -> Problems:
+    """Parts of another type, and commands that are empty or out of order."""
+    for what, value, expected in wrong_parts(seen):
+        yield f"found {what} {short(value)}; expected {expected}. Return one from {where}."
+    if isinstance(seen.admissible, list) and all(isinstance(command, str) for command in seen.admissible):
+        if "" in seen.admissible:
+            yield f"found an empty command in admissible after {where}; expected texts. Leave it out."
+        elif seen.admissible != sorted(set(seen.admissible)):
+            yield f"found admissible unsorted or repeated after {where}; expected sorted. Sort them."
 
 
 def _results(env: Any) -> Problems:
@@ -260,32 +259,18 @@ def _results(env: Any) -> Problems:
 
 
 def _still_blind(seen: Any, goal: str, task: str) -> Problems:
-    if seen.blind_text is None:
-        return
-    if not isinstance(seen.blind_text, str):
-        yield f"found blind_text {seen.blind_text!r:.60} from step(); expected a text or None. Fill it in."
-    elif _shows(seen.blind_text, goal):
+    if isinstance(seen.blind_text, str) and _shows(seen.blind_text, goal):
         yield f"found the goal inside blind_text of a later step of '{task}'; expected no trace of it. Cut it out."
 
 
 def _result(seen: Any) -> Problems:
-    if not isinstance(seen.text, str):
-        yield f"found text {seen.text!r:.60} from step(); expected a text."
-    yield from _commands(seen.admissible, "step()")
-    number = isinstance(seen.reward, int | float) and math.isfinite(seen.reward)
-    if not number:
+    yield from _types(seen, "step()")
+    if not (isinstance(seen.reward, int | float) and math.isfinite(seen.reward)):
         yield f"found reward {seen.reward!r}; expected a finite number. Return 0.0 for none."
-    for what in ("done", "won"):
-        if not isinstance(getattr(seen, what), bool):
-            yield f"found {what} {getattr(seen, what)!r}; expected True or False. Convert it."
     if seen.won and not seen.done:
         yield "found won without done; expected a won episode to be over. Set done as well."
     if not isinstance(seen.info, dict):
-        yield f"found info {seen.info!r:.60}; expected a dict. Return an empty one for nothing."
         return
-    for key in ("truncated", "effect"):
-        if not isinstance(seen.info.get(key, False), bool):
-            yield f"found info['{key}'] {seen.info[key]!r}; expected True or False. Convert it."
     named = seen.info.get("rewards", {})
     if not isinstance(named, dict) or not all(isinstance(paid, int | float) for paid in named.values()):
         yield f"found info['rewards'] {named!r:.60}; expected a dict of names and numbers."

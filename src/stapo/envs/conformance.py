@@ -23,6 +23,7 @@ Status = Literal["pass", "fail", "skip", "error"]
 
 _MOST_STEPS = 200  # of an episode at random; the oracle plays to the end
 _RETURN_MARGIN = 1e-9
+_NO_ORACLE = "no expert and no demonstrator"
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def report(build: Callable[[], Env], tasks: int = 5) -> list[CheckRow]:
     for name, check in _CHECKS.items():
         try:
             with _closing(build) as made:
-                rows.append(check(name, made, sample))
+                measured, said, advice = check(made, sample)
+            status: Status = "fail" if advice else "skip" if said else "pass"
+            rows.append(CheckRow(name, status, measured, said, advice))
         except KeyboardInterrupt:
             raise
         except BaseException as err:  # an environment that exits as well
@@ -180,17 +183,24 @@ def _by_the_oracle(env: Env, task: str) -> Played | None:
     return _episode(env, first, choose, env.max_steps)
 
 
-def _reward_well_formed(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+_Found = tuple[dict[str, Any], str, str]
+"""What was measured; what was seen, where the check fails or cannot be made; and what to do, where it fails."""
+
+
+def _told(wrong: Sequence[object], said: str, advice: str) -> tuple[str, str]:
+    """What is said of the first that is wrong, and what to do; nothing where none is."""
+    return (said.format(wrong[0]), advice) if wrong else ("", "")
+
+
+def _reward_well_formed(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     env = build()
     rewards = [reward for task in sample for reward in _at_random(env, task).rewards]
     wrong = [reward for reward in rewards if not math.isfinite(reward)]
-    measured = {"steps": len(rewards), "least": min(rewards, default=0.0), "most": max(rewards, default=0.0)}
-    if wrong:
-        return CheckRow(name, "fail", {"steps": len(rewards)}, f"the reward {wrong[0]}", "Return a finite number.")
-    return CheckRow(name, "pass", measured)
+    bounds = {} if wrong else {"least": min(rewards, default=0.0), "most": max(rewards, default=0.0)}
+    return {"steps": len(rewards), **bounds}, *_told(wrong, "the reward {}", "Return a finite number.")
 
 
-def _seed_control(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _seed_control(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     """Different tasks begin differently, and the same task always begins alike."""
     env = build()
     starts = {task: env.reset(task) for task in sample}
@@ -198,27 +208,22 @@ def _seed_control(name: str, build: Callable[[], Env], sample: Sequence[str]) ->
     changed = [task for task in sample if starts[task] != again[task]]
     different = len({(start.text, start.goal) for start in starts.values()})
     measured = {"tasks": len(starts), "different_starts": different}
-    if changed:
-        said = f"'{changed[0]}' began in two ways"
-        return CheckRow(name, "fail", measured, said, "Derive all chance from the task id.")
-    if len(starts) > 1 and different == 1:
-        return CheckRow(name, "fail", measured, "all tasks begin alike", "Let the task id choose the episode.")
-    return CheckRow(name, "pass", measured)
+    if not changed and len(starts) > 1 and different == 1:
+        return measured, "all tasks begin alike", "Let the task id choose the episode."
+    return measured, *_told(changed, "'{}' began in two ways", "Derive all chance from the task id.")
 
 
-def _episode_determinism(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _episode_determinism(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     """The same actions in two fresh environments."""
     one, other = build(), build()
     stories = [(_at_random(one, task).seen, _at_random(other, task).seen) for task in sample]
     differ = [task for task, (a, b) in zip(sample, stories, strict=True) if a != b]
     measured = {"episodes": len(sample), "steps": sum(len(a) - 1 for a, _ in stories)}
-    if differ:
-        said = f"'{differ[0]}' went differently in a second environment for the same actions"
-        return CheckRow(name, "fail", measured, said, "Derive all chance from the task id, not from time or process.")
-    return CheckRow(name, "pass", measured)
+    said = "'{}' went differently in a second environment for the same actions"
+    return measured, *_told(differ, said, "Derive all chance from the task id, not from time or process.")
 
 
-def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _episode_isolation(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     """Environments that play in turn see what each sees alone."""
     alone = build()
     expected = {task: _at_random(alone, task).seen for task in sample}
@@ -231,48 +236,42 @@ def _episode_isolation(name: str, build: Callable[[], Env], sample: Sequence[str
             if len(seen[task]) == step + 1 and step + 1 < len(expected[task]) and not getattr(last, "done", False):
                 seen[task].append(env.step(_random_action(rngs[task], last)))
     differ = [task for task in sample if seen[task] != expected[task]]
-    measured = {"environments": len(envs)}
-    if differ:
-        said = f"'{differ[0]}' went differently while other environments played"
-        return CheckRow(name, "fail", measured, said, "Keep what an episode changes in its own instance.")
-    return CheckRow(name, "pass", measured)
+    said = "'{}' went differently while other environments played"
+    return {"environments": len(envs)}, *_told(differ, said, "Keep what an episode changes in its own instance.")
 
 
-def _oracle_max(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _oracle_max(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     env = build()
     played = {task: _by_the_oracle(env, task) for task in sample}
     known = {task: episode for task, episode in played.items() if episode is not None}
     if not known:
-        return CheckRow(name, "skip", {}, "no expert and no demonstrator")
+        return {}, _NO_ORACLE, ""
     lost = [task for task, episode in known.items() if not episode.won]
     mean_return = sum(episode.total for episode in known.values()) / len(known)
     measured = {"tasks": len(known), "won": len(known) - len(lost), "mean_return": mean_return}
-    if lost:
-        said = f"the oracle did not win '{lost[0]}'"
-        return CheckRow(name, "fail", measured, said, "See whether it can be won at all.")
-    return CheckRow(name, "pass", measured)
+    return measured, *_told(lost, "the oracle did not win '{}'", "See whether it can be won at all.")
 
 
-def _floor_gap(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _floor_gap(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     """Random actions earn less than the oracle."""
     env = build()
     pairs = [(_at_random(env, task), _by_the_oracle(env, task)) for task in sample]
     known = [(floor.total, best.total) for floor, best in pairs if best is not None]
     if not known:
-        return CheckRow(name, "skip", {}, "no expert and no demonstrator")
+        return {}, _NO_ORACLE, ""
     floor, best = (sum(pair[side] for pair in known) / len(known) for side in (0, 1))
     measured = {"tasks": len(known), "random_return": floor, "oracle_return": best}
     if best <= floor + _RETURN_MARGIN:
         said = "random actions earn as much as the oracle"
-        return CheckRow(name, "fail", measured, said, "Let the reward tell a solved task from an unsolved one.")
-    return CheckRow(name, "pass", measured)
+        return measured, said, "Let the reward tell a solved task from an unsolved one."
+    return measured, "", ""
 
 
-def _no_solution_leakage(name: str, build: Callable[[], Env], sample: Sequence[str]) -> CheckRow:
+def _no_solution_leakage(build: Callable[[], Env], sample: Sequence[str]) -> _Found:
     """The commands of the expert's plan, in its order, stand in the text that is seen first."""
     env = build()
     if not isinstance(env, Expert):
-        return CheckRow(name, "skip", {}, "no expert")
+        return {}, "no expert", ""
     looked, told = 0, []
     for task in sample:
         first = env.reset(task)
@@ -281,12 +280,10 @@ def _no_solution_leakage(name: str, build: Callable[[], Env], sample: Sequence[s
         if len(plan) > 2:
             looked += 1
             told += [task] if _in_order(plan, first.text) else []
-    if told:
-        said = f"the first observation of '{told[0]}' has the whole plan"
-        return CheckRow(name, "fail", {"tasks": looked}, said, "Take the solution out of the text.")
     if not looked:
-        return CheckRow(name, "skip", {"tasks": 0}, "plans of one or two commands")
-    return CheckRow(name, "pass", {"tasks": looked})
+        return {"tasks": 0}, "plans of one or two commands", ""
+    said = "the first observation of '{}' has the whole plan"
+    return {"tasks": looked}, *_told(told, said, "Take the solution out of the text.")
 
 
 def _in_order(commands: Sequence[str], text: str) -> bool:
@@ -299,7 +296,7 @@ def _in_order(commands: Sequence[str], text: str) -> bool:
     return True
 
 
-_CHECKS: dict[str, Callable[[str, Callable[[], Env], Sequence[str]], CheckRow]] = {
+_CHECKS: dict[str, Callable[[Callable[[], Env], Sequence[str]], _Found]] = {
     "runtime.reward_well_formed": _reward_well_formed,
     "runtime.seed_control": _seed_control,
     "runtime.episode_determinism": _episode_determinism,

@@ -8,7 +8,7 @@ a user stops a run. Values are checked where they enter the package, so that not
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -29,6 +29,13 @@ _FLAG = (bool, type(None))
 _SCALARS = (*_FLAGS, "task_score")
 _TEXTS = frozenset({str})
 _TEXT_OR_NONE = (str, type(None))
+_TYPES: dict[str, tuple[Any, str]] = {
+    "text": (str, "a text"),
+    "goal": (str, "a text"),
+    "done": (bool, "True or False"),
+    "won": (bool, "True or False"),
+    "blind_text": (_TEXT_OR_NONE, "a text or None"),
+}
 _DETAIL = 2_000
 _SHORT = 80
 
@@ -95,11 +102,11 @@ def start(env: Env, task_id: str, passing: tuple[type[BaseException], ...] = ())
     def begin() -> Started | EnvFailure:
         task_type, seen = env.task_type(task_id), env.reset(task_id)
         shapes = env.command_shapes if isinstance(env, HasCommandShapes) else NO_SHAPES
-        wrong = (
-            _wrong_observation(seen)
-            or _unless(isinstance(task_type, str), "task_type", task_type, "a text")
-            or _unless(isinstance(shapes, CommandShapes), "command_shapes", shapes, "CommandShapes")
-        )
+        wrong = _wrong(seen, Observation)
+        if not wrong and not isinstance(task_type, str):
+            wrong = f"task_type {short(task_type)}, expected a text"
+        if not wrong and not isinstance(shapes, CommandShapes):
+            wrong = f"command_shapes {short(shapes)}, expected CommandShapes"
         return EnvFailure("environment", f"{call} returned {wrong}") if wrong else Started(seen, task_type, shapes)
 
     return attempt(begin, lambda: call, passing)
@@ -115,7 +122,7 @@ def _advanced(env: Env, action: str) -> StepResult | EnvFailure:
     if _is_plain(out):
         return out
     out = _with_plain_numbers(out)
-    if wrong := _wrong_result(out):
+    if wrong := _wrong(out, StepResult):
         return EnvFailure("environment", f"step({short(action)}) returned {wrong}")
     if unpaid := wrong_reward(out.reward) or _wrong_rewards(out.info.get("rewards")):
         return EnvFailure("reward", f"step({short(action)}) returned {unpaid}")
@@ -185,47 +192,37 @@ def _with_plain_numbers(out: Any) -> Any:
     return replace(out, reward=plain(out.reward), done=plain(out.done), won=plain(out.won), info=info)
 
 
-def _unless(fine: bool, what: str, value: object, expected: str) -> str:
-    return "" if fine else f"{what} {short(value)}, expected {expected}"
+def wrong_parts(seen: Any) -> Iterator[tuple[str, object, str]]:
+    """Each part of an `Observation` or `StepResult` that is of another type: its name, its value, what is expected.
+
+    Numbers are not looked at.
+    """
+    info = seen.info if isinstance(seen, StepResult) else {}
+    if isinstance(info, dict):
+        for key in _FLAGS:
+            if not isinstance(info.get(key), bool | None):
+                yield f"info['{key}']", info[key], "True or False"
+    else:
+        yield "info", info, "a dict"
+    for what, (kinds, expected) in _TYPES.items():
+        value = getattr(seen, what, None)
+        if hasattr(seen, what) and not isinstance(value, kinds):
+            yield what, value, expected
+    commands = seen.admissible
+    if commands is not None and not (isinstance(commands, list) and all(isinstance(one, str) for one in commands)):
+        yield "admissible", commands, "a list of texts or None"
 
 
-def _wrong_observation(seen: Any) -> str:
-    if not isinstance(seen, Observation):
-        return f"{short(seen)}, expected an Observation"
-    return (
-        _unless(isinstance(seen.text, str), "text", seen.text, "a text")
-        or _unless(isinstance(seen.goal, str), "goal", seen.goal, "a text")
-        or _unless(seen.blind_text is None or isinstance(seen.blind_text, str), "blind_text", seen.blind_text, "a text")
-        or _wrong_commands(seen.admissible)
-    )
-
-
-def _wrong_result(out: Any) -> str:
-    if not isinstance(out, StepResult):
-        return f"{short(out)}, expected a StepResult"
-    info: Any = out.info
-    if not isinstance(info, dict):
-        return f"info {short(info)}, expected a dict"
-    for key in _FLAGS:
-        if type(info.get(key)) not in _FLAG:
-            return f"info['{key}'] {short(info[key])}, expected True or False"
-    score = info.get("task_score")
+def _wrong(seen: Any, kind: type[Observation] | type[StepResult]) -> str:
+    """What is wrong with what an environment returned, its rewards aside; "" for nothing."""
+    if not isinstance(seen, kind):
+        return f"{short(seen)}, expected {'an' if kind is Observation else 'a'} {kind.__name__}"
+    for what, value, expected in wrong_parts(seen):
+        return f"{what} {short(value)}, expected {expected}"
+    score = seen.info.get("task_score") if isinstance(seen, StepResult) else None
     if score is not None and not (isinstance(score, int | float) and 0 <= score <= 1):
         return f"info['task_score'] {short(score)}, expected a number from 0 to 1"
-    return (
-        _unless(isinstance(out.text, str), "text", out.text, "a text")
-        or _unless(isinstance(out.done, bool), "done", out.done, "True or False")
-        or _unless(isinstance(out.won, bool), "won", out.won, "True or False")
-        or _unless(type(out.blind_text) in _TEXT_OR_NONE, "blind_text", out.blind_text, "a text or None")
-        or _wrong_commands(out.admissible)
-    )
-
-
-def _wrong_commands(commands: object) -> str:
-    if commands is None:
-        return ""
-    fine = isinstance(commands, list) and all(isinstance(command, str) for command in commands)
-    return _unless(fine, "admissible", commands, "a list of texts or None")
+    return ""
 
 
 def _wrong_rewards(rewards: object) -> str:
@@ -243,7 +240,7 @@ def wrong_reward(reward: object) -> str:
     NaN and infinity pass: training stops on them, and names the row, before the weights move.
     """
     if not isinstance(reward, int | float):
-        return _unless(False, "reward", reward, "a number")
+        return f"reward {short(reward)}, expected a number"
     try:
         float(reward)
     except OverflowError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,19 +42,13 @@ class Terms:
 
     def find(self, term: str) -> int:
         """Row of a term, -1 if there is none."""
+        # The order of UTF-8 bytes is that of code points, in which the terms were sorted.
         wanted = term.encode("utf-8", "surrogatepass")
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            # The order of UTF-8 bytes is that of code points, in which the terms were sorted.
-            found = self.text_n[self.starts_t[middle] : self.starts_t[middle + 1]].tobytes()
-            if found == wanted:
-                return middle
-            if found < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        return -1
+        row = bisect_left(range(len(self)), wanted, key=self._encoded)
+        return row if row < len(self) and self._encoded(row) == wanted else -1
+
+    def _encoded(self, row: int) -> bytes:
+        return self.text_n[self.starts_t[row] : self.starts_t[row + 1]].tobytes()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,7 @@ from collections import Counter
 
 import pytest
 
-from stapo.envs.search.world import generate_world
-from stapo.envs.search.world.generate import CHAINS, SIZES
+from stapo.envs.search.world import CHAINS, SIZES, generate_world
 from stapo.errors import ConfigError
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from stapo.envs.alfworld.engine import State
@@ -67,7 +68,6 @@ class Subproblem:
             tuple(within[o] for o in self.objects),
             tuple(sum(flag for mask, flag in masks if mask >> o & 1) for o in self.objects),
         )
-        self._useful: dict[int, list[int]] | None = None
 
     def reached(self, node: Node) -> bool:
         """Whether the conjunction holds."""
@@ -80,14 +80,9 @@ class Subproblem:
 
     # -- moves -----------------------------------------------------------------------------------
 
-    @property
+    @cached_property
     def useful(self) -> dict[int, list[int]]:
         """Location -> receptacles there that a shortest plan may touch."""
-        if self._useful is None:
-            self._useful = self._collect()
-        return self._useful
-
-    def _collect(self) -> dict[int, list[int]]:
         world, root = self.world, self.root
         needed = 0
         for i, at in enumerate(root.within):

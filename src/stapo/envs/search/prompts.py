@@ -14,12 +14,12 @@ mask.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from stapo.agent.config import AgentConfig
 from stapo.agent.parsing import ParsedResponse, part_spans
 from stapo.agent.prompts import Piece, Prompt, PromptFields, role_of, rules_of
+from stapo.envs.search.protocols import cut_response, is_single
 from stapo.registry import traits
 from stapo.texts import first_block
 
@@ -112,18 +112,11 @@ def search_answer_single(text: str, listed: Sequence[str], fallback_characters: 
 
 
 def _read(text: str, single: bool) -> ParsedResponse:
-    action = text
-    for tag in ("</search>", "</answer>"):
-        head, found, _ = text.partition(tag)
-        if found:
-            action = head + found
-            break
+    action = cut_response(text)
     think = part_spans(text).get("think")
     thought = text[slice(*think)].strip() if think else ""
     if first_block(action, ("search", "answer"), ignore_case=single) is None:
         return ParsedResponse(action, thought, False, "no_search_or_answer")
-    if single:
-        searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
-        if searches > 1 or answers > 1 or (searches and answers):
-            return ParsedResponse(action, thought, False, "more_than_one_action")
+    if single and not is_single(text):
+        return ParsedResponse(action, thought, False, "more_than_one_action")
     return ParsedResponse(action, thought, True)

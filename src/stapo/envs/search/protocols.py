@@ -19,6 +19,7 @@ from stapo.texts import first_block
 ActionKind = Literal["search", "answer", "invalid"]
 
 _TOKEN = re.compile(r"\w+|[^\w\s]")
+_OPENING = re.compile("<(?:search|answer)>", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,11 @@ def cut_response(text: str) -> str:
     return text
 
 
+def is_single(text: str) -> bool:
+    """Whether a text has at most one opening tag of a search or an answer, whatever its case."""
+    return len(_OPENING.findall(text)) <= 1
+
+
 def read_search_r1(text: str) -> Act:
     """The first search or answer block of the cut response decides; without one the turn is wasted."""
     block = first_block(cut_response(text), ("search", "answer"))
@@ -85,13 +91,11 @@ def read_stepwise(text: str) -> Act:
 
     What is invalid in this way still counts as the search or answer it holds.
     """
-    searches, answers = (len(re.findall(tag, text, re.IGNORECASE)) for tag in ("<search>", "<answer>"))
-    single = searches <= 1 and answers <= 1 and not (searches and answers)
     cut = cut_response(text)
     # A search anywhere goes before an answer.
     block = first_block(cut, ("search",), ignore_case=True) or first_block(cut, ("answer",), ignore_case=True)
     if block is not None:
-        return Act("search" if block.kind == "search" else "answer", block.text.strip(), single)
+        return Act("search" if block.kind == "search" else "answer", block.text.strip(), is_single(text))
     return Act("invalid", "", False)
 
 

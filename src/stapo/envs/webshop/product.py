@@ -154,23 +154,11 @@ def read_prices(pricing: Any, where: str) -> list[float]:
 
 def pack(product: Product) -> bytes:
     """The record of a product."""
-    fields = [
-        product.asin,
-        product.title,
-        product.description,
-        product.bullets,
-        product.prices,
-        product.category,
-        product.query,
-        product.product_category,
-        list(product.options.items()),
-        product.attributes,
-        product.instruction,
-        product.instruction_attributes,
-        [[r.instruction, r.attributes, r.options] for r in product.requests],
-    ]
+    fields = {name: getattr(product, name) for name in Product.__slots__}
+    fields["options"] = list(product.options.items())
+    fields["requests"] = [[r.instruction, r.attributes, r.options] for r in product.requests]
     # Half characters do occur in scraped text.
-    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    return json.dumps(list(fields.values()), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
 
 
 def unpack(record: bytes) -> Product:

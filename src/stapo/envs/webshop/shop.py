@@ -64,6 +64,10 @@ class Visit:
         nouns: the noun extractor of the score.
         page_size: products on a page of results; the original shows 10.
         show_attrs: item pages have a button `Attributes`.
+
+    Attributes:
+        page: kind of the page: "start", "search_results", "item_page", "item_sub_page" or "done".
+        product: number of the product whose page is open, or None.
     """
 
     def __init__(
@@ -81,13 +85,13 @@ class Visit:
         self.goal = goal
         self.page_size = page_size
         self.score: Score | None = None
-        self._page = self._sub = ""
+        self.page = self._sub = ""
         self._nodes: list[Node] | None = None
         self._words: list[str] = []
         self._number = self._total = 0
         self._shown: list[int] = []
         self._links: dict[str, int] = {}
-        self._product: int | None = None
+        self.product: int | None = None
         self._options: dict[str, str] = {}
         self._visited: set[str] = set()
         self._price_of = price_of
@@ -97,16 +101,6 @@ class Visit:
     # -- what the page shows ----------------------------------------------------------------------
 
     @property
-    def page(self) -> str:
-        """Kind of the page: "start", "search_results", "item_page", "item_sub_page" or "done"."""
-        return self._page
-
-    @property
-    def product(self) -> int | None:
-        """Number of the product whose page is open, or None."""
-        return self._product
-
-    @property
     def options(self) -> dict[str, str]:
         """Options chosen so far, in the order they were first chosen."""
         return dict(self._options)
@@ -114,38 +108,38 @@ class Visit:
     @property
     def can_search(self) -> bool:
         """Whether the page has a search bar; searching also works without one."""
-        return self._page == "start"
+        return self.page == "start"
 
     @property
     def targets(self) -> dict[str, Target]:
         """Lower-case texts that can be clicked, in the order of the original, and what they meet."""
-        if self._page == "item_page":
+        if self.page == "item_page":
             return self._view().targets
         return targets_of(self._body())
 
     @property
     def key(self) -> tuple[object, ...]:
         """Equal for equal positions: what the page shows, and what a purchase would be worth."""
-        where = (self._page, self._sub, self._product, tuple(self._options.items()))
+        where = (self.page, self._sub, self.product, tuple(self._options.items()))
         return (*where, tuple(self._words), self._number)
 
     def text(self, *, blind: bool = False) -> str:
         """The page as text nodes joined by " [SEP] "; `blind` leaves the instruction out."""
-        if self._page == "start":
+        if self.page == "start":
             return as_text(start_nodes(None if blind else self.goal.instruction))
-        if self._page == "item_page":
+        if self.page == "item_page":
             body = self._view().text
         else:
             body = as_text(self._body())
-        if blind or self._page == "done":
+        if blind or self.page == "done":
             return body
         return PAGE_SEPARATOR.join(part for part in (as_text(instruction_nodes(self.goal.instruction)), body) if part)
 
     def rich_text(self, *, blind: bool = False) -> str:
         """The page with marked buttons; `blind` leaves the instruction out."""
-        if self._page == "start":
+        if self.page == "start":
             nodes = start_nodes(None if blind else self.goal.instruction)
-        elif blind or self._page == "done":
+        elif blind or self.page == "done":
             nodes = self._body()
         else:
             nodes = [*instruction_nodes(self.goal.instruction), *self._body()]
@@ -180,25 +174,25 @@ class Visit:
         elif text == PREVIOUS.lower() and where == "item_page":
             self._search(self._words, self._number)
         elif text in _SUB_PAGES:
-            self._page, self._sub = "item_sub_page", text
+            self.page, self._sub = "item_sub_page", text
         else:
-            self._page, self._sub = "item_page", ""
+            self.page, self._sub = "item_page", ""
             if isinstance(target, Option):
                 self._options[target.name] = target.value
             elif isinstance(target, Node) and target.kind == LINK:
-                self._product = self._links[text]
+                self.product = self._links[text]
                 self._visited.add(target.text)
 
     def _start(self) -> None:
-        self._page, self._sub = "start", ""
+        self.page, self._sub = "start", ""
         self._words, self._number, self._total = [], 0, 0
         self._shown, self._links = [], {}
-        self._product, self._options, self._visited = None, {}, set()
+        self.product, self._options, self._visited = None, {}, set()
 
     def _search(self, words: list[str], number: int) -> None:
-        self._page, self._sub = "search_results", ""
+        self.page, self._sub = "search_results", ""
         self._words, self._number = words, number
-        self._product, self._options = None, {}
+        self.product, self._options = None, {}
         hits = self.catalog.search(" ".join(words), RESULTS)
         self._total = len(hits)
         # Numbers below 1 can be reached and slice from the end, as in the original.
@@ -209,14 +203,14 @@ class Visit:
         bought = self.catalog.product(self._opened)
         price = self._price_of(self._opened)
         self.score = score(bought, price, list(self._options.values()), self.goal, self._nouns)
-        self._page, self._sub = "done", ""
+        self.page, self._sub = "done", ""
 
     # -- below the page ---------------------------------------------------------------------------
 
     @property
     def _opened(self) -> int:
-        assert self._product is not None
-        return self._product
+        assert self.product is not None
+        return self.product
 
     def _view(self) -> ItemView:
         return self.catalog.view(self._opened, self._show_attrs)
@@ -228,15 +222,15 @@ class Visit:
         return self._nodes
 
     def _page_nodes(self) -> list[Node]:
-        if self._page == "start":
+        if self.page == "start":
             return start_nodes(None)
-        if self._page == "search_results":
+        if self.page == "search_results":
             return results_nodes(map(self.catalog.product, self._shown), self._number, self._total)
-        if self._page == "done":
+        if self.page == "done":
             assert self.score is not None
             return done_nodes(self.catalog.product(self._opened).asin, self._options, self.score.total)
         view = self._view()
-        return view.nodes if self._page == "item_page" else view.subs[self._sub]
+        return view.nodes if self.page == "item_page" else view.subs[self._sub]
 
     def _where(self) -> str:
         """The kind of page as the original guesses it from the address: the first name that stands anywhere in it."""
@@ -245,11 +239,11 @@ class Visit:
 
     def _address(self) -> str:
         words = "+".join(self._words)
-        asin = "" if self._product is None else self.catalog.product(self._product).asin
-        if self._page == "search_results":
+        asin = "" if self.product is None else self.catalog.product(self.product).asin
+        if self.page == "search_results":
             return f"/search_results/{words}/{self._number}"
-        if self._page == "item_page":
+        if self.page == "item_page":
             return f"/item_page/{asin}/{words}/{self._number}/{json.dumps(self._options)}"
-        if self._page == "item_sub_page":
+        if self.page == "item_sub_page":
             return f"/item_sub_page/{asin}/{words}/{self._number}/{self._sub.capitalize()}/{self._options}"
-        return "/done" if self._page == "done" else "/"
+        return "/done" if self.page == "done" else "/"

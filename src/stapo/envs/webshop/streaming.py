@@ -7,11 +7,11 @@ by the standard library as soon as it is complete, and the one that is broken is
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from stapo.errors import GameFileError
+from stapo.errors import GameFileError, reading
 
 _PIECE = 1 << 20
 _LONGEST_ELEMENT = 1 << 26
@@ -99,14 +99,36 @@ class _Text:
             return value
 
 
-def _opened(path: Path, what: str, read: Callable[[_Text], Iterator[Any]]) -> Iterator[Any]:
+def _parts(path: Path, what: str, wanted: str, other: tuple[str, str], keyed: bool) -> Iterator[tuple[str, Any]]:
+    """Keys and values of a file's one object, or empty keys and the elements of its one list.
+
+    Args:
+        path: the file.
+        what: an element, in messages.
+        wanted: what the file should hold, in messages.
+        other: the bracket that the file may begin with instead, and what it then holds.
+        keyed: it should be an object.
+    """
+    opening, closing = "{}" if keyed else "[]"
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from read(_Text(path, file, what))
+        with reading(f"'{path}'", GameFileError), path.open(encoding="utf-8-sig") as file:
+            text = _Text(path, file, what)
+            if text.peek() == other[0]:
+                raise text.wrong(other[1], wanted)
+            text.take(opening)
+            more = text.peek() != closing or text.take(closing) != closing
+            while more:
+                key = text.value() if keyed else ""
+                if not isinstance(key, str):
+                    raise text.wrong(f"{key!r:.20}", "a product id in quotes")
+                if keyed:
+                    text.take(":")
+                yield key, text.value()
+                text.count += 1
+                more = text.take(f",{closing}") == ","
+            text.end()
     except UnicodeDecodeError as err:
         raise GameFileError(f"'{path}' is not text in UTF-8 ({err}); expected a JSON file. Get it again.") from err
-    except OSError as err:
-        raise GameFileError(f"'{path}' cannot be read: {err.strerror or err}.") from err
 
 
 def iter_list(path: Path, what: str) -> Iterator[Any]:
@@ -115,19 +137,8 @@ def iter_list(path: Path, what: str) -> Iterator[Any]:
     Raises:
         GameFileError: missing, cut short, not JSON or not a list; the element is named by its number.
     """
-
-    def read(text: _Text) -> Iterator[Any]:
-        if text.peek() == "{":
-            raise text.wrong("an object with keys", f"a list of {what}s")
-        text.take("[")
-        more = text.peek() != "]" or text.take("]") != "]"
-        while more:
-            yield text.value()
-            text.count += 1
-            more = text.take(",]") == ","
-        text.end()
-
-    return _opened(path, what, read)
+    for _, value in _parts(path, what, f"a list of {what}s", ("{", "an object with keys"), keyed=False):
+        yield value
 
 
 def iter_items(path: Path, what: str) -> Iterator[tuple[str, Any]]:
@@ -136,20 +147,4 @@ def iter_items(path: Path, what: str) -> Iterator[tuple[str, Any]]:
     Raises:
         GameFileError: missing, cut short, not JSON or not an object; the entry is named by its number.
     """
-
-    def read(text: _Text) -> Iterator[tuple[str, Any]]:
-        if text.peek() == "[":
-            raise text.wrong("a list", f"an object with one {what} per product id")
-        text.take("{")
-        more = text.peek() != "}" or text.take("}") != "}"
-        while more:
-            key = text.value()
-            if not isinstance(key, str):
-                raise text.wrong(f"{key!r:.20}", "a product id in quotes")
-            text.take(":")
-            yield key, text.value()
-            text.count += 1
-            more = text.take(",}") == ","
-        text.end()
-
-    return _opened(path, what, read)
+    return _parts(path, what, f"an object with one {what} per product id", ("[", "a list"), keyed=True)
