@@ -100,8 +100,9 @@ def start(env: Env, task_id: str, passing: tuple[type[BaseException], ...] = ())
     call = f"reset({short(task_id)})"
 
     def begin() -> Started | EnvFailure:
-        task_type, seen = env.task_type(task_id), env.reset(task_id)
-        shapes = env.command_shapes if isinstance(env, HasCommandShapes) else NO_SHAPES
+        task_type: Any = env.task_type(task_id)
+        seen = env.reset(task_id)
+        shapes: Any = env.command_shapes if isinstance(env, HasCommandShapes) else NO_SHAPES
         wrong = _wrong(seen, Observation)
         if not wrong and not isinstance(task_type, str):
             wrong = f"task_type {short(task_type)}, expected a text"
@@ -197,7 +198,7 @@ def wrong_parts(seen: Any) -> Iterator[tuple[str, object, str]]:
 
     Numbers are not looked at.
     """
-    info = seen.info if isinstance(seen, StepResult) else {}
+    info: Any = getattr(seen, "info", {})
     if isinstance(info, dict):
         for key in _FLAGS:
             if not isinstance(info.get(key), bool | None):
