@@ -317,13 +317,13 @@ def test_every_offered_command_is_understood_and_no_other_is():
             ("slice", " with "),
             ("clean", " with "),
         )
-        for a in state.world.objects
-        for b in (*state.world.receptacles, *state.world.objects)
+        for a in state.game.objects
+        for b in (*state.game.receptacles, *state.game.objects)
     }
     everything |= {
         f"{verb} {name}"
         for verb in ("go to", "open", "close", "examine", "use")
-        for name in (*state.world.receptacles, *state.world.objects)
+        for name in (*state.game.receptacles, *state.game.objects)
     }
     for command in rng_free_walk:
         offered = set(state.admissible())

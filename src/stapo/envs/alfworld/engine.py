@@ -23,10 +23,10 @@ from stapo.envs.alfworld.world import NOWHERE, TOOLS, CompiledGame
 
 
 class State:
-    """One mutable position in a world; `fork` copies it in a microsecond.
+    """One mutable position in a game; `fork` copies it in a microsecond.
 
     Attributes:
-        world: the compiled game, shared between states.
+        game: the compiled game, shared between states.
         grammar: the wording in use.
         loc: location of the agent.
         held: object in hand, or NOWHERE.
@@ -42,6 +42,7 @@ class State:
         "clean",
         "contents",
         "cool",
+        "game",
         "grammar",
         "held",
         "hot",
@@ -51,12 +52,11 @@ class State:
         "sliced",
         "spots",
         "toggled",
-        "world",
     )
 
-    def __init__(self, world: CompiledGame, grammar: Grammar) -> None:
-        start = world.start
-        self.world = world
+    def __init__(self, game: CompiledGame, grammar: Grammar) -> None:
+        start = game.start
+        self.game = game
         self.grammar = grammar
         self.loc = start.loc
         self.held = start.held
@@ -71,9 +71,9 @@ class State:
         self.removed: frozenset[tuple[int, int]] = frozenset()
 
     def fork(self) -> State:
-        """An independent copy that shares the world."""
+        """An independent copy that shares the game."""
         twin = State.__new__(State)
-        twin.world = self.world
+        twin.game = self.game
         twin.grammar = self.grammar
         twin.loc = self.loc
         twin.held = self.held
@@ -113,48 +113,48 @@ class State:
     def accessible(self, receptacle: int) -> bool:
         """Whether things can be put in and taken out: no door, or an open one."""
         bit = 1 << receptacle
-        return bool(self.opened & bit) or not self.world.openable & bit
+        return bool(self.opened & bit) or not self.game.openable & bit
 
     def admissible(self) -> list[str]:
         """The sorted commands that do something now."""
-        world, held = self.world, self.held
-        names, objects, contents = world.receptacles, world.objects, self.contents
+        game, held = self.game, self.held
+        names, objects, contents = game.receptacles, game.objects, self.contents
         commands = ["inventory", "look"]
         if self.grammar.has_help:
             commands.append("help")
         add = commands.append
-        for r in world.loc_recs[self.loc]:
+        for r in game.loc_recs[self.loc]:
             name, bit = names[r], 1 << r
             add("examine " + name)
             opened = self.opened & bit
-            if world.openable & bit:
+            if game.openable & bit:
                 add(("close " if opened else "open ") + name)
-            if opened or not world.openable & bit:
+            if opened or not game.openable & bit:
                 if held == NOWHERE:
                     for o in contents[r]:
-                        if world.pickupable >> o & 1:
+                        if game.pickupable >> o & 1:
                             add(f"take {objects[o]} from {name}")
-                elif world.accepts[held] & bit:
+                elif game.accepts[held] & bit:
                     add(self.grammar.put_command(objects[held], name))
-            if world.toggleable:
+            if game.toggleable:
                 for o in contents[r]:
-                    if world.toggleable >> o & 1:
+                    if game.toggleable >> o & 1:
                         add("use " + objects[o])
             if held != NOWHERE:
-                for verb, tools in world.tools.items():
-                    if tools & bit and world.treatable[verb] >> held & 1:
+                for verb, tools in game.tools.items():
+                    if tools & bit and game.treatable[verb] >> held & 1:
                         add(f"{verb} {objects[held]} with {name}")
         if held != NOWHERE:
             add("examine " + objects[held])
-            if world.knives >> held & 1:
+            if game.knives >> held & 1:
                 spots, here = self.spots, 1 << self.loc
                 for o in range(len(objects)):
-                    if spots[o] & here and world.sliceable >> o & 1:
+                    if spots[o] & here and game.sliceable >> o & 1:
                         add(f"slice {objects[o]} with {objects[held]}")
-        commands.extend(world.go_to[self.loc])
+        commands.extend(game.go_to[self.loc])
         commands.sort()
         # A lamp standing in two receptacles at this location is offered once.
-        return list(dict.fromkeys(commands)) if world.toggleable else commands
+        return list(dict.fromkeys(commands)) if game.toggleable else commands
 
     # -- what is said ----------------------------------------------------------------------------
 
@@ -164,39 +164,37 @@ class State:
 
     def blind_intro(self) -> str:
         """The first observation without the task."""
-        world = self.world
-        if world.loc_recs[self.loc]:
+        game = self.game
+        if game.loc_recs[self.loc]:
             return f"{WELCOME}\n\n{self.look()}"
-        present = [n for n, at in zip(world.receptacles, world.rec_loc, strict=True) if at != NOWHERE]
+        present = [n for n, at in zip(game.receptacles, game.rec_loc, strict=True) if at != NOWHERE]
         return f"{WELCOME}\n\n{ROOM.format(listing(present))}"
 
     def look(self) -> str:
         """Answer to ``look``."""
-        world = self.world
-        here = world.loc_recs[self.loc]
+        game = self.game
+        here = game.loc_recs[self.loc]
         if not here:
             return ROOM.format(listing(()))
         bit = 1 << self.loc
-        near = [world.objects[o] for o, r in sorted(self.removed) if r in here and self.spots[o] & bit]
-        return (
-            f"You are facing the {facing([world.receptacles[r] for r in here])}. Next to it, you see {listing(near)}."
-        )
+        near = [game.objects[o] for o, r in sorted(self.removed) if r in here and self.spots[o] & bit]
+        return f"You are facing the {facing([game.receptacles[r] for r in here])}. Next to it, you see {listing(near)}."
 
     def content(self, receptacle: int) -> str:
         """What is seen in or on a receptacle."""
-        world = self.world
-        name, bit = world.receptacles[receptacle], 1 << receptacle
-        if world.openable & bit and not self.opened & bit:
+        game = self.game
+        name, bit = game.receptacles[receptacle], 1 << receptacle
+        if game.openable & bit and not self.opened & bit:
             return f"The {name} is closed."
-        seen = listing([world.objects[o] for o in self.contents[receptacle]])
-        if world.openable & bit:
+        seen = listing([game.objects[o] for o in self.contents[receptacle]])
+        if game.openable & bit:
             return f"The {name} is open. In it, you see {seen}."
         return f"On the {name}, you see {seen}."
 
     def description(self, obj: int) -> str:
         """Answer to ``examine`` of an object."""
-        name, bit = self.world.objects[obj], 1 << obj
-        inside = self.world.inside[obj]
+        name, bit = self.game.objects[obj], 1 << obj
+        inside = self.game.inside[obj]
         if inside is not None:
             return f"This is a normal {name}. In it, you see {listing(inside)}."
         clean, sliced = self.clean & bit, self.sliced & bit
@@ -233,8 +231,8 @@ class State:
 
     def _here(self, name: str) -> int:
         """The receptacle of this name if it is at the agent's location, else NOWHERE."""
-        r = self.world.receptacle_index.get(name, NOWHERE)
-        return r if r != NOWHERE and self.world.rec_loc[r] == self.loc else NOWHERE
+        r = self.game.receptacle_index.get(name, NOWHERE)
+        return r if r != NOWHERE and self.game.rec_loc[r] == self.loc else NOWHERE
 
     def _look(self, rest: str) -> tuple[str, bool] | None:
         return None if rest else (self.look(), False)
@@ -244,7 +242,7 @@ class State:
             return None
         if self.held == NOWHERE:
             return "You are not carrying anything.", False
-        return f"You are carrying: a {self.world.objects[self.held]}.", False
+        return f"You are carrying: a {self.game.objects[self.held]}.", False
 
     def _help(self, rest: str) -> tuple[str, bool] | None:
         return (HELP, False) if self.grammar.has_help and not rest else None
@@ -252,11 +250,11 @@ class State:
     def _go(self, rest: str) -> tuple[str, bool] | None:
         if not rest.startswith("to "):
             return None
-        r = self.world.receptacle_index.get(rest[3:], NOWHERE)
-        if r == NOWHERE or self.world.rec_loc[r] in (NOWHERE, self.loc):
+        r = self.game.receptacle_index.get(rest[3:], NOWHERE)
+        if r == NOWHERE or self.game.rec_loc[r] in (NOWHERE, self.loc):
             return None
-        self.loc = self.world.rec_loc[r]
-        return self.grammar.arrival(self.world, r) + self.content(r), True
+        self.loc = self.game.rec_loc[r]
+        return self.grammar.arrival(self.game, r) + self.content(r), True
 
     def _open(self, rest: str) -> tuple[str, bool] | None:
         r = self._here(rest)
@@ -267,7 +265,7 @@ class State:
 
     def _close(self, rest: str) -> tuple[str, bool] | None:
         r = self._here(rest)
-        if r == NOWHERE or not self.world.openable & self.opened & 1 << r:
+        if r == NOWHERE or not self.game.openable & self.opened & 1 << r:
             return None
         self.opened &= ~(1 << r)
         return f"You close the {rest}.", True
@@ -276,16 +274,16 @@ class State:
         r = self._here(rest)
         if r != NOWHERE:
             return self.content(r), False
-        if self.held != NOWHERE and rest == self.world.objects[self.held]:
+        if self.held != NOWHERE and rest == self.game.objects[self.held]:
             return self.description(self.held), False
         return None
 
     def _take(self, rest: str) -> tuple[str, bool] | None:
         thing, _, source = rest.partition(" from ")
-        r, o = self._here(source), self.world.object_index.get(thing, NOWHERE)
+        r, o = self._here(source), self.game.object_index.get(thing, NOWHERE)
         if r == NOWHERE or o == NOWHERE or self.held != NOWHERE or not self.accessible(r):
             return None
-        if o not in self.contents[r] or not self.world.pickupable >> o & 1:
+        if o not in self.contents[r] or not self.game.pickupable >> o & 1:
             return None
         self.contents[r] = tuple(i for i in self.contents[r] if i != o)
         self.removed |= {(o, r)}
@@ -296,9 +294,9 @@ class State:
     def _put(self, rest: str) -> tuple[str, bool] | None:
         thing, _, target = rest.partition(self.grammar.joint)
         r, o = self._here(target), self.held
-        if r == NOWHERE or o == NOWHERE or thing != self.world.objects[o]:
+        if r == NOWHERE or o == NOWHERE or thing != self.game.objects[o]:
             return None
-        if not self.accessible(r) or not self.world.accepts[o] >> r & 1:
+        if not self.accessible(r) or not self.game.accepts[o] >> r & 1:
             return None
         self.contents[r] = tuple(sorted({*self.contents[r], o}))
         self.removed -= {(o, r)}
@@ -309,9 +307,9 @@ class State:
     def _treat(self, verb: str, rest: str) -> tuple[str, bool] | None:
         thing, _, tool = rest.partition(" with ")
         r, o = self._here(tool), self.held
-        if r == NOWHERE or o == NOWHERE or thing != self.world.objects[o]:
+        if r == NOWHERE or o == NOWHERE or thing != self.game.objects[o]:
             return None
-        if not self.world.tools[verb] >> r & 1 or not self.world.treatable[verb] >> o & 1:
+        if not self.game.tools[verb] >> r & 1 or not self.game.treatable[verb] >> o & 1:
             return None
         bit = 1 << o
         before = (self.clean, self.hot, self.cool)
@@ -325,10 +323,10 @@ class State:
         return said, before != (self.clean, self.hot, self.cool)
 
     def _use(self, rest: str) -> tuple[str, bool] | None:
-        o = self.world.object_index.get(rest, NOWHERE)
-        if o == NOWHERE or not self.world.toggleable >> o & 1:
+        o = self.game.object_index.get(rest, NOWHERE)
+        if o == NOWHERE or not self.game.toggleable >> o & 1:
             return None
-        if not any(o in self.contents[r] for r in self.world.loc_recs[self.loc]):
+        if not any(o in self.contents[r] for r in self.game.loc_recs[self.loc]):
             return None
         before = self.toggled
         self.toggled |= 1 << o
@@ -336,10 +334,10 @@ class State:
 
     def _slice(self, rest: str) -> tuple[str, bool] | None:
         thing, _, knife = rest.partition(" with ")
-        world, o, k = self.world, self.world.object_index.get(thing, NOWHERE), self.held
-        if o == NOWHERE or k == NOWHERE or knife != world.objects[k]:
+        game, o, k = self.game, self.game.object_index.get(thing, NOWHERE), self.held
+        if o == NOWHERE or k == NOWHERE or knife != game.objects[k]:
             return None
-        if not world.knives >> k & 1 or not world.sliceable >> o & 1 or not self.spots[o] >> self.loc & 1:
+        if not game.knives >> k & 1 or not game.sliceable >> o & 1 or not self.spots[o] >> self.loc & 1:
             return None
         before = self.sliced
         self.sliced |= 1 << o

@@ -131,7 +131,7 @@ class AlfworldEnv:
         if game is not self._game:
             self._remaining = {}
         self._game = game
-        self._state = state = State(game.world, self._grammar)
+        self._state = state = State(game.compiled, self._grammar)
         self._steps, self._done, self._won = 0, False, False
         return Observation(
             text=state.intro(game.goal_text),
@@ -239,6 +239,6 @@ class AlfworldEnv:
             except GameFileError as err:
                 problems[task] = str(err)
                 continue
-            if shortest_plan(State(game.world, self._grammar), game.goal) is None:
+            if shortest_plan(State(game.compiled, self._grammar), game.goal) is None:
                 problems[task] = "no sequence of actions reaches the goal"
         return problems

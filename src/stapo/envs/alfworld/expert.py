@@ -48,7 +48,7 @@ def shortest_plan(state: State, goal: Goal) -> list[str] | None:
 
 def _subproblems(state: State, goal: Goal) -> list[Subproblem]:
     """One subproblem per way, without those that only exchange alike objects."""
-    within = [0] * len(state.world.objects)
+    within = [0] * len(state.game.objects)
     for r, held in enumerate(state.contents):
         for o in held:
             within[o] |= 1 << r
@@ -63,7 +63,7 @@ def _subproblems(state: State, goal: Goal) -> list[Subproblem]:
 
 
 def _likeness(way: Conjunction, state: State, within: list[int]) -> frozenset[tuple[object, ...]]:
-    world = state.world
+    game = state.game
     wants: dict[int, list[tuple[object, ...]]] = {}
     places: set[tuple[object, ...]] = set()
     for fact, first, second in way:
@@ -78,10 +78,10 @@ def _likeness(way: Conjunction, state: State, within: list[int]) -> frozenset[tu
         look = (
             within[o],
             state.held == o,
-            world.accepts[o],
-            world.pickupable >> o & 1,
-            world.toggleable >> o & 1,
-            *(mask >> o & 1 for mask in world.treatable.values()),
+            game.accepts[o],
+            game.pickupable >> o & 1,
+            game.toggleable >> o & 1,
+            *(mask >> o & 1 for mask in game.treatable.values()),
             *(mask >> o & 1 for mask in (state.clean, state.hot, state.cool, state.toggled)),
             tuple(sorted(facts, key=repr)),
         )
@@ -116,9 +116,9 @@ def _search(sub: Subproblem, bound: int | None) -> list[Move] | None:
 
 
 def _command(state: State, move: Move) -> str:
-    world = state.world
-    receptacle = world.receptacles[move.receptacle] if move.receptacle != NOWHERE else ""
-    obj = world.objects[move.obj] if move.obj != NOWHERE else ""
+    game = state.game
+    receptacle = game.receptacles[move.receptacle] if move.receptacle != NOWHERE else ""
+    obj = game.objects[move.obj] if move.obj != NOWHERE else ""
     match move.verb:
         case "go to" | "open":
             return f"{move.verb} {receptacle}"

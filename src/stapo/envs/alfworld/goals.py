@@ -85,7 +85,7 @@ def literal_holds(literal: Literal, state: State) -> bool:
     return bool(mask >> first & 1)
 
 
-def compile_goal(world: CompiledGame) -> Goal:
+def compile_goal(game: CompiledGame) -> Goal:
     """Ground and simplify the goal of a world.
 
     Raises:
@@ -93,10 +93,10 @@ def compile_goal(world: CompiledGame) -> Goal:
             reach it exists in this world (a type without instances, a place that cannot hold the
             object, a missing tool).
     """
-    ways = [way for way in _Grounder(world).ways(world.goal, {}) if _feasible(way, world)]
+    ways = [way for way in _Grounder(game).ways(game.goal, {}) if _feasible(way, game)]
     unique = sorted(set(ways), key=lambda way: (len(way), sorted(way)))
     if not unique or frozenset() in unique:
-        trivial = "holds whatever is done" if unique else _why_impossible(world)
+        trivial = "holds whatever is done" if unique else _why_impossible(game)
         raise GameFileError(f"the goal cannot be played: {trivial}.")
     return Goal(unique)
 
@@ -104,22 +104,22 @@ def compile_goal(world: CompiledGame) -> Goal:
 class _Grounder:
     """Turns a formula into its conjunctions, binding by binding."""
 
-    def __init__(self, world: CompiledGame) -> None:
-        self.world = world
+    def __init__(self, game: CompiledGame) -> None:
+        self.game = game
         self.domains: dict[str, range] = {
-            "object": range(len(world.objects)),
-            "receptacle": range(len(world.receptacles)),
-            "location": range(len(world.locations)),
+            "object": range(len(game.objects)),
+            "receptacle": range(len(game.receptacles)),
+            "location": range(len(game.locations)),
             "agent": range(1),
         }
-        able = {"toggleable": world.toggleable, "sliceable": world.sliceable}
-        able |= {"pickupable": world.pickupable}
-        able |= {treatment + "able": mask for treatment, mask in world.treatable.items()}
+        able = {"toggleable": game.toggleable, "sliceable": game.sliceable}
+        able |= {"pickupable": game.pickupable}
+        able |= {treatment + "able": mask for treatment, mask in game.treatable.items()}
         self.static: dict[str, Callable[..., bool]] = {
-            "objecttype": lambda o, t: world.object_types[o] == t,
-            "receptacletype": lambda r, t: world.receptacle_types[r] == t,
-            "receptacleatlocation": lambda r, at: world.rec_loc[r] == at,
-            "openable": lambda r: bool(world.openable >> r & 1),
+            "objecttype": lambda o, t: game.object_types[o] == t,
+            "receptacletype": lambda r, t: game.receptacle_types[r] == t,
+            "receptacleatlocation": lambda r, at: game.rec_loc[r] == at,
+            "openable": lambda r: bool(game.openable >> r & 1),
             "=": lambda a, b: a == b,
         }
         for name, mask in able.items():
@@ -261,37 +261,37 @@ def _variables(tokens: list[Formula]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _feasible(way: Conjunction, world: CompiledGame) -> bool:
+def _feasible(way: Conjunction, game: CompiledGame) -> bool:
     """Whether each fact of a way can become true: finds unsolvable games at load."""
-    return all(_possible(literal, world) for literal in way)
+    return all(_possible(literal, game) for literal in way)
 
 
-def _possible(literal: Literal, world: CompiledGame) -> bool:
+def _possible(literal: Literal, game: CompiledGame) -> bool:
     fact, o, r = literal
-    start = world.start
+    start = game.start
     if fact == "at":
-        return bool(world.loc_recs[o]) or start.loc == o
+        return bool(game.loc_recs[o]) or start.loc == o
     if fact == "in" and o in start.contents[r]:
         return True
-    if fact == "in" and not (world.accepts[o] >> r & 1 and world.rec_loc[r] != NOWHERE):
+    if fact == "in" and not (game.accepts[o] >> r & 1 and game.rec_loc[r] != NOWHERE):
         return False
-    reachable = any(o in held and world.rec_loc[i] != NOWHERE for i, held in enumerate(start.contents))
+    reachable = any(o in held and game.rec_loc[i] != NOWHERE for i, held in enumerate(start.contents))
     if fact in ("in", "holds"):
-        return start.held == o or (bool(world.pickupable >> o & 1) and reachable)
+        return start.held == o or (bool(game.pickupable >> o & 1) and reachable)
     mask: int = getattr(start, fact)
     if mask >> o & 1:
         return True
     if fact == "toggled":
-        return bool(world.toggleable >> o & 1) and (reachable or start.held == o)
+        return bool(game.toggleable >> o & 1) and (reachable or start.held == o)
     verb = {"clean": "clean", "hot": "heat", "cool": "cool"}[fact]
-    usable = any(world.tools[verb] >> i & 1 and at != NOWHERE for i, at in enumerate(world.rec_loc))
-    return usable and bool(world.treatable[verb] >> o & 1)
+    usable = any(game.tools[verb] >> i & 1 and at != NOWHERE for i, at in enumerate(game.rec_loc))
+    return usable and bool(game.treatable[verb] >> o & 1)
 
 
-def _why_impossible(world: CompiledGame) -> str:
+def _why_impossible(game: CompiledGame) -> str:
     """The most telling reason: a type that the goal names and the world lacks."""
-    text = _flatten(world.goal)
-    kinds = {"objecttype": world.object_types, "receptacletype": world.receptacle_types}
+    text = _flatten(game.goal)
+    kinds = {"objecttype": game.object_types, "receptacletype": game.receptacle_types}
     for head, wanted in zip(text, text[2:], strict=False):
         if head in kinds and wanted not in kinds[head]:
             return f"it needs a '{wanted}' and this world has none"

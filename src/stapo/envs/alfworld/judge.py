@@ -62,7 +62,7 @@ class PlanJudge:
     def _note_search(self) -> None:
         """A place is searched once its contents were shown: on arrival where no door hides them, else on opening."""
         state, place = self.env.state, self._arrived()
-        if place is not None and state.accessible(state.world.receptacle_index[place]):
+        if place is not None and state.accessible(state.game.receptacle_index[place]):
             self._searched.add(place)
         elif self._command.startswith("open "):
             self._searched.add(self._command[5:])

@@ -223,7 +223,7 @@ CACHE_SIZE = 512
 class Playable(NamedTuple):
     """A compiled game."""
 
-    world: CompiledGame
+    compiled: CompiledGame
     goal: Goal
     goal_text: str
 
@@ -246,9 +246,9 @@ def playable(source: TaskSource, task_id: str) -> Playable:
             cache.move_to_end(task_id)
             return known
     game = source.load(task_id)
-    world = compile_world(game)
+    compiled = compile_world(game)
     try:
-        ready = Playable(world, compile_goal(world), game.goal)
+        ready = Playable(compiled, compile_goal(compiled), game.goal)
     except GameFileError as err:
         raise GameFileError(f"game '{task_id}': {err}") from err
     with _LOCK:

@@ -41,7 +41,7 @@ class Subproblem:
     """
 
     def __init__(self, state: State, way: Conjunction, within: list[int]) -> None:
-        self.world = state.world
+        self.game = state.game
         self.objects = tuple(sorted({o for fact, o, _ in way if fact != "at"}))
         index = {o: i for i, o in enumerate(self.objects)}
         self.targets = [0] * len(self.objects)
@@ -83,17 +83,17 @@ class Subproblem:
     @cached_property
     def useful(self) -> dict[int, list[int]]:
         """Location -> receptacles there that a shortest plan may touch."""
-        world, root = self.world, self.root
+        game, root = self.game, self.root
         needed = 0
         for i, at in enumerate(root.within):
             needed |= at | self.targets[i]
             for flag, treatment in _TREATMENT.items():
                 if self.wanted[i] & ~root.marks[i] & flag:
-                    needed |= world.tools[treatment]
+                    needed |= game.tools[treatment]
         useful: dict[int, list[int]] = {root.loc: []}
         for place in self.places:
-            useful.setdefault(place, list(world.loc_recs[place][:1]))
-        for r, loc in enumerate(world.rec_loc):
+            useful.setdefault(place, list(game.loc_recs[place][:1]))
+        for r, loc in enumerate(game.rec_loc):
             if needed >> r & 1 and loc != NOWHERE:
                 useful.setdefault(loc, [])
                 if r not in useful[loc]:
@@ -104,17 +104,17 @@ class Subproblem:
 
     def _add_dumps(self, useful: dict[int, list[int]]) -> None:
         """Add places to drop what is in hand: one per useful location, the cheapest elsewhere."""
-        world, root = self.world, self.root
-        fits = [r for r, loc in enumerate(world.rec_loc) if loc != NOWHERE and world.accepts[root.held] >> r & 1]
+        game, root = self.game, self.root
+        fits = [r for r, loc in enumerate(game.rec_loc) if loc != NOWHERE and game.accepts[root.held] >> r & 1]
         fits.sort(key=lambda r: not self._accessible(root.opened, r))
         for loc, here in useful.items():
-            here += [r for r in fits if world.rec_loc[r] == loc and r not in here][:1]
-        elsewhere = next((r for r in fits if world.rec_loc[r] not in useful), None)
+            here += [r for r in fits if game.rec_loc[r] == loc and r not in here][:1]
+        elsewhere = next((r for r in fits if game.rec_loc[r] not in useful), None)
         if elsewhere is not None:
-            useful[world.rec_loc[elsewhere]] = [elsewhere]
+            useful[game.rec_loc[elsewhere]] = [elsewhere]
 
     def _accessible(self, opened: int, receptacle: int) -> bool:
-        return bool((opened | ~self.world.openable) >> receptacle & 1)
+        return bool((opened | ~self.game.openable) >> receptacle & 1)
 
     def successors(self, node: Node) -> Iterator[tuple[Move, Node]]:
         """The positions one useful action away."""
@@ -127,13 +127,13 @@ class Subproblem:
                 yield Move("open", NOWHERE, r), node._replace(opened=node.opened | 1 << r)
             elif node.held == NOWHERE:
                 yield from self._takes(node, r)
-            elif self.world.accepts[node.held] >> r & 1:
+            elif self.game.accepts[node.held] >> r & 1:
                 yield Move("put", node.held, r), self._put(node, r)
         yield from self._changes(node, here)
 
     def _takes(self, node: Node, r: int) -> Iterator[tuple[Move, Node]]:
         for i, o in enumerate(self.objects):
-            if node.within[i] >> r & 1 and self.world.pickupable >> o & 1:
+            if node.within[i] >> r & 1 and self.game.pickupable >> o & 1:
                 within = _with(node.within, i, node.within[i] & ~(1 << r))
                 yield Move("take", o, r), node._replace(held=o, within=within)
 
@@ -149,16 +149,16 @@ class Subproblem:
             missing = self.wanted[i] & ~node.marks[i]
             if not missing:
                 continue
-            lit = missing & TOGGLED and self.world.toggleable >> o & 1
+            lit = missing & TOGGLED and self.game.toggleable >> o & 1
             if lit and any(node.within[i] >> r & 1 for r in here):
                 marks = _with(node.marks, i, node.marks[i] | TOGGLED)
                 yield Move("use", o, NOWHERE), node._replace(marks=marks)
             if node.held != o:
                 continue
             for flag, treatment in _TREATMENT.items():
-                if missing & flag and self.world.treatable[treatment] >> o & 1:
+                if missing & flag and self.game.treatable[treatment] >> o & 1:
                     for r in here:
-                        if self.world.tools[treatment] >> r & 1:
+                        if self.game.tools[treatment] >> r & 1:
                             after = (node.marks[i] | flag) & ~({HOT: COOL, COOL: HOT}.get(flag, 0))
                             yield (
                                 Move(treatment, o, r),
@@ -169,8 +169,8 @@ class Subproblem:
 
     def estimate(self, node: Node) -> int:
         """A lower bound on the actions still needed: manipulations, doors and arrivals."""
-        world = self.world
-        rec_loc, here = world.rec_loc, node.loc
+        game = self.game
+        rec_loc, here = game.rec_loc, node.loc
         actions = 0
         doors = 0
         arrivals: dict[int, int] = {}
@@ -209,7 +209,7 @@ class Subproblem:
             for flag, treatment in _TREATMENT.items():
                 if treatments & flag:
                     actions += 1
-                    tools = {rec_loc[r] for r in _bits(world.tools[treatment])}
+                    tools = {rec_loc[r] for r in _bits(game.tools[treatment])}
                     if len(tools) == 1:
                         tool = next(iter(tools))
                         if tool != here or not from_here:
@@ -240,9 +240,9 @@ class Subproblem:
         number = 0
         for i in range(upto + 1):
             o, at, target = self.objects[i], node.within[i], self.targets[i]
-            if not target & ~at or self.world.rec_loc[target.bit_length() - 1] != loc:
+            if not target & ~at or self.game.rec_loc[target.bit_length() - 1] != loc:
                 continue
-            elsewhere = loc not in {self.world.rec_loc[r] for r in _bits(at)}
+            elsewhere = loc not in {self.game.rec_loc[r] for r in _bits(at)}
             if elsewhere and not (node.held == o and node.loc == loc):
                 number += 1
         return max(number, 1)

@@ -62,9 +62,9 @@ class Grammar:
         """What the engine answers to it ("You move the mug 1 to the desk 1.")."""
         return f"You {self.verb} the {obj}{self.joint}the {receptacle}."
 
-    def arrival(self, world: CompiledGame, receptacle: int) -> str:
+    def arrival(self, game: CompiledGame, receptacle: int) -> str:
         """The sentence on arriving at a receptacle."""
-        where = world.locations[world.rec_loc[receptacle]] if self.says_location else world.receptacles[receptacle]
+        where = game.locations[game.rec_loc[receptacle]] if self.says_location else game.receptacles[receptacle]
         return f"You arrive at {where}. "
 
 
