@@ -10,7 +10,6 @@ from small_corpus import PASSAGES, write_corpus
 from stapo import progress
 from stapo.errors import CorpusError
 from stapo.retrieval import Corpus, Passage
-from stapo.retrieval.protocol import split_contents
 
 
 def test_passages_by_number(tmp_path):
@@ -41,7 +40,8 @@ def test_blank_lines_numbers_as_ids_and_a_missing_last_line_feed(tmp_path):
     ],
 )
 def test_titles(contents, title, text):
-    assert split_contents(contents) == (title, text)
+    found = Passage.of_contents("7", contents)
+    assert (found.title, found.text, found.contents) == (title, text, contents)
 
 
 @pytest.mark.parametrize(

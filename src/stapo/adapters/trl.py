@@ -7,7 +7,6 @@ user message, offers every other public method as a tool, and asks `get_reward` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,34 +18,20 @@ from stapo.errors import ConfigError, EnvError, unknown_name
 _MOST_LISTED = 100
 
 
-@dataclass(frozen=True)
-class _Played:
-    """Which environment is played.
+class TextEnvironment:
+    """One environment, in the form that TRL expects; `environment` makes a factory of it.
 
-    Attributes:
+    Args:
         name: of the environment.
         split: split that seeds count in; None for its first.
         list_commands: whether what is seen ends with the commands that work now.
         options: of the environment.
     """
 
-    name: str
-    split: str | None
-    list_commands: bool
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-class TextEnvironment:
-    """One environment, in the form that TRL expects; `environment` makes a factory of it.
-
-    Args:
-        played: which environment.
-    """
-
-    def __init__(self, played: _Played) -> None:
-        self._played = played
-        self._env: Env = make(played.name, **played.options)
-        self._tasks = tasks_in(self._env, played.split)
+    def __init__(self, name: str, split: str | None, list_commands: bool, options: dict[str, Any]) -> None:
+        self._env: Env = make(name, **options)
+        self._tasks = tasks_in(self._env, split)
+        self._lists_commands = list_commands
         self._return = 0.0
         self._over = True
 
@@ -100,7 +85,7 @@ class TextEnvironment:
         return self._return
 
     def _shown(self, seen: Observation | StepResult) -> str:
-        if not self._played.list_commands or not seen.admissible:
+        if not self._lists_commands or not seen.admissible:
             return seen.text
         listed = "\n".join(seen.admissible[:_MOST_LISTED])
         return f"{seen.text}\n\nCommands that work now:\n{listed}"
@@ -127,7 +112,7 @@ def environment(
             raise unknown_name("split", split, env.splits)
     finally:
         env.close()
-    return partial(TextEnvironment, _Played(name, split, list_commands, options))
+    return partial(TextEnvironment, name, split, list_commands, options)
 
 
 def rows(name: str, *, split: str | None = None, number: int | None = None, **options: Any) -> list[dict[str, Any]]:

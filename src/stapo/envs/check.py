@@ -246,8 +246,8 @@ def _results(env: Any) -> Problems:
     for task in _sample(env):
         first: Observation = env.reset(task)
         seen: Observation | StepResult = first
-        for action in _actions(_STEPS):
-            seen = env.step(action(seen))
+        for turn in range(_STEPS):
+            seen = env.step(_action(seen, turn))
             if not isinstance(seen, StepResult):
                 yield f"found {type(seen).__name__} from step(); expected StepResult. Return one."
                 break
@@ -287,24 +287,18 @@ def _score(env: Any, seen: StepResult) -> Problems:
         yield "found an end without info['task_score']; expected one, since has_task_score is True. Give 0.0 for none."
 
 
-def _actions(steps: int) -> Iterator[Callable[[Observation | StepResult], str]]:
+def _action(seen: Observation | StepResult, turn: int) -> str:
     """A fixed way of playing that depends only on what is offered."""
-    for turn in range(steps):
-
-        def choose(seen: Observation | StepResult, turn: int = turn) -> str:
-            offered = seen.admissible
-            return offered[turn * 7 % len(offered)] if offered else f"look {turn}"
-
-        yield choose
+    return seen.admissible[turn * 7 % len(seen.admissible)] if seen.admissible else f"look {turn}"
 
 
 def _play(env: Any, task: str) -> list[object]:
     seen: Observation | StepResult = env.reset(task)
     story: list[object] = [seen]
-    for action in _actions(_STEPS):
+    for turn in range(_STEPS):
         if isinstance(seen, StepResult) and seen.done:
             break
-        seen = env.step(action(seen))
+        seen = env.step(_action(seen, turn))
         story.append(seen)
     return story
 
@@ -377,10 +371,10 @@ def _judged(env: Any, task: str) -> tuple[list[str], list[object]]:
     if not isinstance(names, Mapping) or not all(isinstance(t, str) and t for pair in names.items() for t in pair):
         problems.append(f"found faults {names!r:.60} of judge(); expected names with sentences. Return a mapping.")
         names = {}
-    for action in _actions(_STEPS):
+    for turn in range(_STEPS):
         if isinstance(seen, StepResult) and seen.done:
             break
-        command = action(seen)
+        command = _action(seen, turn)
         judge.before(command)
         seen = env.step(command)
         story.append(seen)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from stapo.documents import plain
-from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, HasState, Observation, StepResult
+from stapo.envs.protocol import NO_SHAPES, CommandShapes, Env, HasCommandShapes, Observation, StepResult
 from stapo.errors import ConfigError, EnvServerError, GameFileError, RetrieverError, UnknownNameError
 
 T = TypeVar("T")
@@ -133,11 +133,6 @@ def _advanced(env: Env, action: str) -> StepResult | EnvFailure:
 def close_quietly(env: Env) -> None:
     """Close an environment that nobody asks anything any more; what it raises then is of no use to anybody."""
     attempt(env.close, str)
-
-
-def state_of(env: Env) -> Any:
-    """What an environment carries from one episode to the next, or None where it has no `state_dict`."""
-    return env.state_dict() if isinstance(env, HasState) else None
 
 
 def raised(err: BaseException, call: str) -> EnvFailure:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 from stapo.envs.guard import (
@@ -20,9 +19,8 @@ from stapo.envs.guard import (
     close_quietly,
     short,
     start,
-    state_of,
 )
-from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, HasTaskScore, StepResult, Thinks
+from stapo.envs.protocol import Env, Expert, HasDemonstrator, HasJudge, HasState, HasTaskScore, StepResult, Thinks
 from stapo.errors import GameFileError
 
 Question = Literal[
@@ -134,7 +132,8 @@ class EnvSlot:
 
     def state(self) -> Any | EnvFailure:
         """What the environment carries from one episode to the next; None where there is none."""
-        return None if self.env is None else attempt(partial(state_of, self.env), lambda: "state_dict()")
+        env = self.env
+        return attempt(env.state_dict, lambda: "state_dict()") if isinstance(env, HasState) else None
 
     def restore(self, state: Any) -> EnvFailure | None:
         """Give the environment back what it carried."""

@@ -12,8 +12,9 @@ import os
 import threading
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -35,24 +36,8 @@ _BOM = b"\xef\xbb\xbf"
 _UNPACK = {".gz": "gzip -d", ".xz": "xz -d", ".bz2": "bzip2 -d", ".zst": "zstd -d"}
 
 
-class Line(NamedTuple):
-    """What one line of a corpus says.
-
-    Attributes:
-        id: its id.
-        contents: title and text in one.
-        title: of a line that names it apart from its text, else None.
-        text: of such a line, else "".
-    """
-
-    id: str
-    contents: str
-    title: str | None = None
-    text: str = ""
-
-
-def parse_line(raw: bytes, name: str, number: int) -> Line:
-    """Read one line.
+def parse_line(raw: bytes, name: str, number: int) -> Passage:
+    """The passage of one line, whose contents are title and text in one.
 
     Raises:
         CorpusError: not JSON, no contents, or no id; with the number of the line.
@@ -63,10 +48,10 @@ def parse_line(raw: bytes, name: str, number: int) -> Line:
         raise CorpusError(f"corpus {name}, line {number}: no JSON ({err}); {_EXPECTED}.") from None
     if not isinstance(record, dict):
         raise CorpusError(f"corpus {name}, line {number}: a {type(record).__name__}; {_EXPECTED}.")
-    contents, title, text = record.get("contents"), None, ""
+    contents, identity = record.get("contents"), replace_surrogates(id_of(record) or "")
     if contents is None and record.get("text") is not None:
         title, text = _title_of(record, name, number), _text_of(record, "text", name, number)
-        contents = f'"{title}"\n{text}' if title else text
+        found = Passage(identity, title, text)
         if not title and not text.strip():
             raise CorpusError(f"corpus {name}, line {number}: neither title nor text; {_EXPECTED}.")
     elif contents is None:
@@ -75,10 +60,10 @@ def parse_line(raw: bytes, name: str, number: int) -> Line:
         contents = _text_of(record, "contents", name, number)
         if not contents.strip():
             raise CorpusError(f"corpus {name}, line {number}: 'contents' is {contents[:40]!r}; {_EXPECTED}.")
-    identity = id_of(record)
-    if identity is None:
+        found = Passage.of_contents(identity, contents)
+    if id_of(record) is None:
         raise CorpusError(f"corpus {name}, line {number}: no 'id'; {_EXPECTED}.")
-    return Line(replace_surrogates(identity), contents, title, text)
+    return found
 
 
 def _text_of(record: dict[str, Any], key: str, name: str, number: int) -> str:
@@ -97,28 +82,27 @@ def _title_of(record: dict[str, Any], name: str, number: int) -> str:
     return "" if found is None else bare_title(_text_of({"title": found}, "title", name, number))
 
 
-def _passages(path: Path) -> Iterator[tuple[int, bytes, Line | None]]:
+def _passages(path: Path) -> Iterator[tuple[int, bytes, Passage | None]]:
     """Number, bytes and passage of every line, None for a blank one.
 
     Raises:
         CorpusError: the file cannot be read, or a line is not a passage.
     """
     try:
-        compressed = compression_of(path)
-        if compressed:
-            raise CorpusError(
-                f"corpus {path} is compressed, and passages are looked up by their place in the file; unpack it first: "
-                f"{_UNPACK[compressed]} {path}"
-            )
-        for number, raw in read_lines(path, MOST_LINE_BYTES):
-            blank = not (raw.removeprefix(_BOM) if number == 1 else raw).strip()
-            yield number, raw, None if blank else parse_line(raw, str(path), number)
+        with reading(f"corpus {path}", CorpusError):
+            compressed = compression_of(path)
+            if compressed:
+                raise CorpusError(
+                    f"corpus {path} is compressed, and passages are looked up by their place in the file; unpack it "
+                    f"first: {_UNPACK[compressed]} {path}"
+                )
+            for number, raw in read_lines(path, MOST_LINE_BYTES):
+                blank = not (raw.removeprefix(_BOM) if number == 1 else raw).strip()
+                yield number, raw, None if blank else parse_line(raw, str(path), number)
     except CorpusError:
         raise
     except ValueError as err:
         raise CorpusError(f"corpus {path}, {err}; {_EXPECTED}.") from None
-    except OSError as err:
-        raise CorpusError(f"corpus {path} cannot be read: {err.strerror or err}.") from err
 
 
 def scan(path: Path) -> np.ndarray:
@@ -170,8 +154,8 @@ class Corpus:
     def __len__(self) -> int:
         return len(self._starts) - 1
 
-    def line(self, i: int) -> Line:
-        """Id and contents of passage i.
+    def passage(self, i: int, score: float = 0.0) -> Passage:
+        """Passage i, with a score.
 
         Raises:
             CorpusError: the file has changed since it was scanned, or the corpus is closed.
@@ -186,16 +170,9 @@ class Corpus:
         size = max(0, min(end - start, MOST_LINE_BYTES)) if start >= 0 else 0
         try:
             raw = os.pread(self._descriptor, size, start) if size else b""
-            return parse_line(raw.partition(b"\n")[0], str(self.path), i + 1)
+            return replace(parse_line(raw.partition(b"\n")[0], str(self.path), i + 1), score=score)
         except (CorpusError, OSError, OverflowError) as err:
             raise CorpusError(f"{err} The file may have changed since its index was built; open it anew.") from err
-
-    def passage(self, i: int, score: float = 0.0) -> Passage:
-        """Passage i, with a score; raises as `line` does."""
-        found = self.line(i)
-        if found.title is not None:
-            return Passage(found.id, found.title, found.text, score)
-        return Passage.of_contents(found.id, found.contents, score)
 
     def texts(self) -> Iterator[str]:
         """Title and text of every passage in order, reading the file from start to end."""

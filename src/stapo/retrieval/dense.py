@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from stapo.checks import check_integer
 from stapo.errors import ConfigError, IndexFileError
 from stapo.extras import need
 from stapo.models.cache import folder_of
@@ -45,15 +44,12 @@ _LOOK_AT = 16
 
 
 class HashingEmbedder:
-    """Words thrown into a fixed number of buckets with a sign: no model, no meaning, good for tests and wiring.
+    """Words thrown into a fixed number of buckets with a sign: no model, no meaning, good for tests and wiring."""
 
-    Args:
-        size: length of the vectors.
-    """
+    size = 256
+    name = "hashing-256"
 
-    def __init__(self, size: int = 256) -> None:
-        self.size = check_integer("size", size, 1)
-        self.name = f"hashing-{size}"
+    def __init__(self) -> None:
         self._analyzer = LuceneAnalyzer()
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:

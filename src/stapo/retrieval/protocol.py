@@ -29,9 +29,12 @@ class Passage:
 
     @classmethod
     def of_contents(cls, identity: str, contents: str, score: float = 0.0) -> Passage:
-        """The passage with these contents, which it gives back exactly as they stand."""
-        first, line_feed, _ = contents.partition("\n")
-        return cls(identity, *split_contents(contents), score, first if line_feed else None)
+        """The passage with these contents, which it gives back exactly as they stand.
+
+        The first line is the title, quotes around it go; one line alone is text.
+        """
+        first, line_feed, text = contents.partition("\n")
+        return cls(identity, bare_title(first), text, score, first) if line_feed else cls(identity, "", contents, score)
 
     @property
     def contents(self) -> str:
@@ -39,14 +42,6 @@ class Passage:
         if self.heading is not None:
             return f"{self.heading}\n{self.text}"
         return f'"{self.title}"\n{self.text}' if self.title else self.text
-
-
-def split_contents(contents: str) -> tuple[str, str]:
-    """Title and text of a passage: the first line is the title, quotes around it go. One line alone is text."""
-    first, line_feed, rest = contents.partition("\n")
-    if not line_feed:
-        return "", contents
-    return bare_title(first), rest
 
 
 def bare_title(title: str) -> str:

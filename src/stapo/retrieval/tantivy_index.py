@@ -30,6 +30,7 @@ QUERY_STOP_WORDS = STOP_WORDS | frozenset(_OF_QUESTIONS.split())
 
 _WORDS = "stapo_words"
 _LONGEST_WORD = 255
+_HEAP_BYTES = 128_000_000  # filled before a piece of the index is written
 
 
 class TantivyIndex:
@@ -60,13 +61,12 @@ class TantivyIndex:
         self._searcher = self._index.searcher()
 
     @staticmethod
-    def build(documents: Iterable[str], folder: Path | str, *, heap_bytes: int = 128_000_000) -> None:
+    def build(documents: Iterable[str], folder: Path | str) -> None:
         """Index documents into a folder; the id of a document is its place, from 0.
 
         Args:
             documents: texts, read once and not kept.
             folder: the index, written whole or not at all.
-            heap_bytes: memory that tantivy fills before it writes a piece of the index.
 
         Raises:
             ConfigError: tantivy is not installed.
@@ -83,7 +83,7 @@ class TantivyIndex:
                 index = tantivy.Index(builder.build(), path=str(inside / "index"))
                 _register(tantivy, index)
                 # One thread: the same documents give the same index.
-                writer = index.writer(heap_size=heap_bytes, num_threads=1)
+                writer = index.writer(heap_size=_HEAP_BYTES, num_threads=1)
                 for row, text in enumerate(documents):
                     document = tantivy.Document()
                     document.add_unsigned("row", row)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from stapo.documents import parse_json, read_lines
 from stapo.envs.alfworld.game import TASK_TYPES, Game, RecordedGames, TaskType
-from stapo.errors import GameFileError, did_you_mean
+from stapo.errors import GameFileError, did_you_mean, reading
 
 _BOM = b"\xef\xbb\xbf"
 SUFFIXES = (".jsonl", ".jsonl.xz")
@@ -74,12 +74,11 @@ def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
     if not file.name.endswith(SUFFIXES):
         raise GameFileError(f"{file}: unknown kind of file; expected a name ending in {' or '.join(SUFFIXES)}.")
     try:
-        for number, raw in read_lines(file):
-            line = raw.removeprefix(_BOM) if number == 1 else raw
-            if line.strip():
-                yield number, line
-    except OSError as err:
-        raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
+        with reading(str(file), GameFileError):
+            for number, raw in read_lines(file):
+                line = raw.removeprefix(_BOM) if number == 1 else raw
+                if line.strip():
+                    yield number, line
     except GameFileError:
         raise
     except ValueError as err:
@@ -106,9 +105,8 @@ def _read(file: Path, number: int, line: bytes) -> tuple[str, _Record]:
     task_type = data["task_type"]
     if task_type not in TASK_TYPES:
         raise GameFileError(
-            f"{file}, line {number}: unknown task_type "
-            f"'{task_type}'.{did_you_mean(task_type, TASK_TYPES)} "
-            f"Expected one of {', '.join(TASK_TYPES)}."
+            f"{file}, line {number}: unknown task_type '{task_type}'.{did_you_mean(task_type, TASK_TYPES)} Expected "
+            f"one of {', '.join(TASK_TYPES)}."
         )
     problem = data["pddl_problem"].encode("utf-8", "surrogatepass")
     return data["id"], _Record(data["split"], task_type, data["goal"], zlib.compress(problem, 1), digest(problem))

@@ -138,9 +138,8 @@ class _Grounder:
         elif head == "not":
             if len(parts) != 1 or self._truth(parts[0], bound) is None:
                 raise GameFileError(
-                    f"goal (not {parts}) negates something that actions change; only comparisons "
-                    "and fixed "
-                    "facts can be negated."
+                    f"goal (not {parts}) negates something that actions change; only comparisons and fixed facts can "
+                    "be negated."
                 )
             if not self._truth(parts[0], bound):
                 yield frozenset()
@@ -238,8 +237,7 @@ class _Grounder:
             case _, [obj] if head in _MARKS:
                 return Literal(_MARKS[head], obj)
         raise GameFileError(
-            f"the goal uses ({head} …) with {counted(len(values), 'argument')}; supported are inReceptacle, "
-            "holds, "
+            f"the goal uses ({head} …) with {counted(len(values), 'argument')}; supported are inReceptacle, holds, "
             f"atLocation, {', '.join(sorted(_MARKS))} and the fixed facts."
         )
 

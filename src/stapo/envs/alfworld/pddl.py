@@ -16,24 +16,13 @@ from stapo.texts import counted
 Formula: TypeAlias = "str | list[Formula]"
 """An s-expression: a token or a list of them."""
 
-_STRUCTURE = (
-    (
-        "atlocation",
-        "receptacleatlocation",
-        "objectatlocation",
-        "inreceptacle",
-        "inreceptacleobject",
-    ),
-    ("receptacletype", "objecttype", "cancontain", "isreceptacleobject", "openable", "pickupable"),
-    ("cleanable", "heatable", "coolable", "toggleable", "sliceable", "moveable"),
-)
-_MARKS = ("opened", "holds", "holdsany", "isclean", "ishot", "iscool", "istoggled", "issliced")
+_PLACES = "atlocation receptacleatlocation objectatlocation inreceptacle inreceptacleobject"
+_KINDS = "receptacletype objecttype cancontain isreceptacleobject openable pickupable"
+_ABILITIES = "cleanable heatable coolable toggleable sliceable moveable"
+_MARKS = "opened holds holdsany isclean ishot iscool istoggled issliced"
 # Part of the domain, but nothing that a player can see depends on them.
-_UNUSED = (
-    ("ison", "checked", "examined", "full", "wasinreceptacle"),
-    ("isreceptacleobjectfull", "holdsanyreceptacleobject"),
-)
-PREDICATES = frozenset(name for group in (*_STRUCTURE, _MARKS, *_UNUSED) for name in group)
+_UNUSED = "ison checked examined full wasinreceptacle isreceptacleobjectfull holdsanyreceptacleobject"
+PREDICATES = frozenset(" ".join((_PLACES, _KINDS, _ABILITIES, _MARKS, _UNUSED)).split())
 # Travel costs: some problem files state them, no rule reads them.
 _COSTS = frozenset({"distance", "total-cost", "="})
 
@@ -71,9 +60,8 @@ def parse_problem(text: str) -> Problem:
     for section, at in ((":init", init_at), (":goal", goal_at)):
         if at < 0:
             raise GameFileError(
-                f"the PDDL problem has no ({section} …) section; expected a problem of the "
-                "ALFWorld "
-                "release with (:init …) before (:goal …). Was the file cut short?"
+                f"the PDDL problem has no ({section} …) section; expected a problem of the ALFWorld release "
+                "with (:init …) before (:goal …). Was the file cut short?"
             )
     if goal_at < init_at:
         raise GameFileError("the PDDL problem has (:goal …) before (:init …); expected the facts first.")
@@ -90,9 +78,8 @@ def _facts(section: str) -> dict[str, list[tuple[str, ...]]]:
                 continue
             if name not in PREDICATES:
                 raise GameFileError(
-                    f"unknown predicate '{name}' in the initial "
-                    f"facts.{did_you_mean(name, PREDICATES)} "
-                    "Expected the predicates of the ALFWorld domain."
+                    f"unknown predicate '{name}' in the initial facts.{did_you_mean(name, PREDICATES)} Expected the "
+                    "predicates of the ALFWorld domain."
                 )
             known = facts[name] = []
         known.append(tuple(arguments))

@@ -99,16 +99,15 @@ class ReleaseTree(RecordedGames[_Entry]):
         for split in sorted(seen):
             if split in _SPLITS and split not in self.by_split:
                 raise GameFileError(
-                    f"split '{split}' in '{root}' holds no playable game; expected folders with "
-                    "traj_data.json and "
-                    "a solvable game.tw-pddl. Remove the empty folder or download the split again."
+                    f"split '{split}' in '{root}' holds no playable game; expected folders with traj_data.json and a "
+                    "solvable game.tw-pddl. Remove the empty folder or download the split again."
                 )
         for split, games in sorted(skipped.items()):
             if split not in self.by_split:
                 shown = ", ".join(sorted(games)[:3]) + (", …" if len(games) > 3 else "")
                 self.notes.append(
-                    f"'{root / split}' holds {counted(len(games), 'game')} and none that can be played, it "
-                    f"is left out: {shown}."
+                    f"'{root / split}' holds {counted(len(games), 'game')} and none that can be played, it is left "
+                    f"out: {shown}."
                 )
         if not entries:
             raise GameFileError(
@@ -174,11 +173,10 @@ def _tail_value(file: Path, pattern: re.Pattern[bytes], key: str) -> Any:
 
 def _json_object(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > _MOST_GAME_BYTES:
-            raise GameFileError(f"{file} has more than {_MOST_GAME_BYTES >> 20} MiB, which is not a game.")
-        data = parse_json(file.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as err:
-        raise GameFileError(f"{file} cannot be read: {err.strerror or err}.") from err
+        with reading(str(file), GameFileError):
+            if file.stat().st_size > _MOST_GAME_BYTES:
+                raise GameFileError(f"{file} has more than {_MOST_GAME_BYTES >> 20} MiB, which is not a game.")
+            data = parse_json(file.read_bytes())
     except GameFileError:
         raise
     except ValueError as err:

@@ -170,8 +170,7 @@ def open_source(
         path = user_path(games)
         if not path.exists():
             raise GameFileError(
-                f"games path '{path}' does not exist; expected a .jsonl(.xz) file, a folder of "
-                "them, or an "
+                f"games path '{path}' does not exist; expected a .jsonl(.xz) file, a folder of them, or an "
                 "$ALFWORLD_DATA folder. Leave games out to use the built-in generator."
             )
         key = ("path", str(path.resolve()), *_signature(path))
@@ -203,9 +202,8 @@ def _open_path(path: Path) -> TaskSource:
     if root is not None:
         return ReleaseTree(root)
     raise GameFileError(
-        f"no games in folder '{path}'; expected games_*.jsonl(.xz) files, or train/, valid_seen/ "
-        "or "
-        "valid_unseen/ of the ALFWorld release (json_2.1.1)."
+        f"no games in folder '{path}'; expected games_*.jsonl(.xz) files, or train/, valid_seen/ or valid_unseen/ of "
+        "the ALFWorld release (json_2.1.1)."
     )
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import or_
 
 from stapo.envs.alfworld.game import Game
 from stapo.envs.alfworld.pddl import Formula, Problem, parse_problem
@@ -93,10 +95,7 @@ def compile_world(game: Game) -> CompiledGame:
 
 
 def _mask(indices: Iterable[int]) -> int:
-    mask = 0
-    for index in indices:
-        mask |= 1 << index
-    return mask
+    return reduce(or_, (1 << index for index in indices), 0)
 
 
 def _single(problem: Problem, predicate: str, what: str) -> dict[str, str]:
@@ -147,8 +146,8 @@ def _compile(problem: Problem) -> CompiledGame:
     for o, r in within:
         if o not in objects or r not in recs:
             raise GameFileError(
-                f"fact (inReceptacle {o} {r}) names an id without a type; expected objectType and "
-                "receptacleType facts for both."
+                f"fact (inReceptacle {o} {r}) names an id without a type; expected objectType and receptacleType facts "
+                "for both."
             )
         contents[recs[r]].add(objects[o])
     spots = [0] * len(oids)

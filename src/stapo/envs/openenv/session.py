@@ -42,7 +42,8 @@ class ServerSession:
     """
 
     def __init__(self, url: str, seconds: float, most: int) -> None:
-        address = read_address(_as_http(url), "environment's server")
+        as_http = "http" + url.removeprefix("ws") if url.startswith(("ws://", "wss://")) else url
+        address = read_address(as_http, "environment's server")
         self.name = str(address).rstrip("/").removesuffix("/ws")
         self._where = "ws" + self.name.removeprefix("http") + "/ws"
         self._direct = is_loopback(address.host)
@@ -156,10 +157,3 @@ class ServerSession:
 
     def _failed(self, what: str, kind: str) -> EnvServerError:
         return EnvServerError(f"the environment's server {self.name} {what}.", kind)
-
-
-def _as_http(url: str) -> str:
-    for scheme, other in (("ws://", "http://"), ("wss://", "https://")):
-        if url.startswith(scheme):
-            return other + url.removeprefix(scheme)
-    return url

@@ -68,11 +68,7 @@ def counts_as(product: Product, goal: ShoppingGoal, option: tuple[str, str] | st
     """Whether one of the chosen values satisfies an asked option, by the rules of the score."""
     options: Any = [option]
     alone = replace(goal, options=options)
-    return bool(chosen) and score(product, 0.0, chosen, alone, _no_nouns).r_option == 1.0
-
-
-def _no_nouns(title: str) -> tuple[str, ...]:
-    return ()
+    return bool(chosen) and score(product, 0.0, chosen, alone, lambda title: ()).r_option == 1.0
 
 
 def _options_to_click(product: Product, goal: ShoppingGoal, chosen: list[str]) -> list[str] | None:

@@ -194,7 +194,10 @@ def _options(raw: Any, where: str) -> dict[str, list[str]]:
         return {}
     try:
         return {
-            name.lower(): [_value_of(entry).strip().replace("/", " | ").lower() for entry in entries]
+            name.lower(): [
+                (entry if isinstance(entry, str) else entry["value"]).strip().replace("/", " | ").lower()
+                for entry in entries
+            ]
             for name, entries in raw.items()
             if entries is not None
         }
@@ -203,11 +206,6 @@ def _options(raw: Any, where: str) -> dict[str, list[str]]:
             f"{where} has the customization_options {raw!r:.60}, expected option names with lists of "
             '{"value": text}. Repair them or take the product out.'
         ) from err
-
-
-def _value_of(entry: Any) -> str:
-    value: str = entry if isinstance(entry, str) else entry["value"]
-    return value
 
 
 def _asked(extra: Any, where: str) -> dict[str, Any]:

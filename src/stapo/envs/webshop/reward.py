@@ -93,7 +93,7 @@ def score(bought: Product, price: float, chosen: Sequence[str], goal: ShoppingGo
     if title_score == 0:
         r_type = 0.0
     attributes = sum(_has(bought, attribute) for attribute in goal.attributes)
-    options = _matched_options(chosen, goal.options)
+    options = sum(any(option_matches(value, option) for value in chosen) for option in goal.options)
     r_price = price <= goal.price_upper
     count, asked = len(goal.attributes), len(goal.options)
     return Score(
@@ -115,17 +115,8 @@ def _parts(product_category: str) -> set[str]:
 
 
 def _has(product: Product, attribute: str) -> bool:
-    if any(_close(own, attribute) for own in product.attributes):
-        return True
-    return (
-        attribute in product.title.lower()
-        or attribute in " ".join(product.bullets).lower()
-        or attribute in product.description.lower()
-    )
-
-
-def _matched_options(chosen: Sequence[str], wanted: Sequence[tuple[str, str]] | Sequence[str]) -> int:
-    return sum(any(option_matches(value, option) for value in chosen) for option in wanted)
+    texts = (product.title, " ".join(product.bullets), product.description)
+    return any(_close(own, attribute) for own in product.attributes) or any(attribute in t.lower() for t in texts)
 
 
 def option_matches(chosen: str, wanted: tuple[str, str] | str) -> bool:
