@@ -181,24 +181,20 @@ class WorkerPool:
 
     def _turn(self, waiting: list[WorkerProcess], results: dict[int, Any]) -> None:
         """Wait until something happens, and take it in."""
-        with selectors.DefaultSelector() as selector:
-            for worker in waiting:
-                worker.register(selector)
-            # Now and then it is looked whether one died: a process that it left behind can keep its pipes open.
-            until_due = min(worker.due for worker in waiting) - time.monotonic()
-            events = selector.select(timeout=min(max(0.0, until_due), _LOOK_SECONDS))
-            # Answers that came while others were taken in are not late.
-            now = time.monotonic()
-            heard = set()
-            for key, _ in events:
-                worker, what = key.data
-                if what == "receive":
-                    heard.add(id(worker))
-                    self._take(worker, results)
-                elif what == "listen":
-                    worker.listen()
-                else:
-                    worker.send()
+        # Now and then it is looked whether one died: a process that it left behind can keep its pipes open.
+        until_due = min(worker.due for worker in waiting) - time.monotonic()
+        events = _ready(waiting, min(max(0.0, until_due), _LOOK_SECONDS))
+        # Answers that came while others were taken in are not late.
+        now = time.monotonic()
+        heard = set()
+        for worker, what in events:
+            if what == "receive":
+                heard.add(id(worker))
+                self._take(worker, results)
+            elif what == "listen":
+                worker.listen()
+            else:
+                worker.send()
         for worker in waiting:
             if worker.pending and id(worker) not in heard:
                 if now >= worker.due:
@@ -263,15 +259,11 @@ class WorkerPool:
             remaining = until - time.monotonic()
             if remaining <= 0:
                 return
-            with selectors.DefaultSelector() as selector:
-                for worker in left:
-                    worker.register(selector)
-                for key, _ in selector.select(timeout=min(remaining, 0.05)):
-                    worker, what = key.data
-                    if what == "receive":
-                        worker.drain()
-                    else:
-                        worker.listen()
+            for worker, what in _ready(left, min(remaining, 0.05)):
+                if what == "receive":
+                    worker.drain()
+                else:
+                    worker.listen()
 
     @staticmethod
     def _traveled(slot: int, out: Any) -> Any:
@@ -282,6 +274,14 @@ class WorkerPool:
                 f"the state of the environment in slot {slot} is gone: {out.reason}. Resume from the last save."
             )
         return out[0]
+
+
+def _ready(workers: list[WorkerProcess], seconds: float) -> list[tuple[WorkerProcess, str]]:
+    """Workers with a pipe that is ready, or is so within some seconds, and what to do with it."""
+    with selectors.DefaultSelector() as selector:
+        for worker in workers:
+            worker.register(selector)
+        return [key.data for key, _ in selector.select(seconds)]
 
 
 def _too_late(worker: WorkerProcess) -> str:

@@ -35,16 +35,12 @@ _KEPT = replace(INDEXES, room=f" Name another with {CACHE_VARIABLE}.")
 PORTION = 8
 
 
-class Engine(Protocol):
-    """Ranks the rows of a corpus."""
+class Engine(Sized, Protocol):
+    """Ranks the rows of a corpus, as many as its length."""
 
     def search_many(self, queries: Sequence[str], k: int) -> list[list[tuple[int, float]]]:
         """For each query at most k rows with their scores, the best first."""
         ...
-
-
-class SizedEngine(Engine, Sized, Protocol):
-    """One that knows how many documents it has."""
 
 
 class CorpusRetriever(Closing):
@@ -121,7 +117,7 @@ def open_indexed(
     cache: Path | str | None,
     name: str,
     build: Callable[[Iterable[str], Path], None],
-    opened: Callable[[Path, bool | None], SizedEngine],
+    opened: Callable[[Path, bool | None], Engine],
     portion: int | None = None,
 ) -> CorpusRetriever:
     """A retriever over the index `name` of a corpus: `build` writes it on first use, and it is kept in the cache.

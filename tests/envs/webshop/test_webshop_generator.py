@@ -17,7 +17,7 @@ from rapidfuzz import fuzz
 from stapo.envs.webshop.generator import SIZES, generate_catalog, iter_products
 from stapo.errors import ConfigError
 
-TINY, STANDARD = SIZES["tiny"].templates, SIZES["standard"].templates
+TINY, STANDARD = SIZES["tiny"], SIZES["standard"]
 
 BUTTONS = {
     "back to search",
@@ -131,15 +131,15 @@ class TestFormats:
 
 
 class TestWords:
-    @pytest.mark.parametrize("templates", [TINY, STANDARD])
-    def test_an_attribute_is_taken_for_no_other(self, templates):
-        for pool in templates.attributes.values():
+    @pytest.mark.parametrize("size", [TINY, STANDARD])
+    def test_an_attribute_is_taken_for_no_other(self, size):
+        for pool in size.pools.values():
             for one, two in combinations(pool, 2):
                 assert fuzz.token_set_ratio(one, two) <= 85, (one, two)
 
-    @pytest.mark.parametrize("templates", [TINY, STANDARD])
-    def test_an_option_value_means_one_thing(self, templates):
-        for kind in templates.kinds:
+    @pytest.mark.parametrize("size", [TINY, STANDARD])
+    def test_an_option_value_means_one_thing(self, size):
+        for kind in size.kinds:
             values = [v.lower() for options in kind.options.values() for v in options]
             assert len(values) == len(set(values))
             assert not BUTTONS & set(values)
@@ -147,7 +147,7 @@ class TestWords:
 
     def test_what_a_product_lacks_its_pages_do_not_say(self, articles):
         pools = {"tiny": TINY, "standard": STANDARD}
-        pool = pools["tiny" if len(articles) == SIZES["tiny"].products else "standard"].attributes
+        pool = pools["tiny" if len(articles) == SIZES["tiny"].products else "standard"].pools
         for article in articles:
             record = article.product
             text = " ".join((record["name"], *record["small_description"], record["full_description"])).lower()

@@ -41,13 +41,21 @@ class Session:
         self.done = False
         self._goal = ""
 
-    def open(self) -> None:
-        """Build the environment, so that a client hears at once when there is none.
+    def open(self) -> Env:
+        """The environment, built when a session begins, so that a client hears at once when there is none.
 
         Raises:
             ProtocolError: it cannot be built.
         """
-        self._environment()
+        if self._env is None:
+            try:
+                self._env = self._build()
+            except Exception as err:
+                _LOG.error("the environment could not be built", exc_info=err)
+                raise ProtocolError(
+                    Code.FACTORY_ERROR, "the environment could not be built; the server's log says why."
+                ) from None
+        return self._env
 
     def reset(self, asked: ResetRequest) -> Result:
         """Begin an episode.
@@ -55,7 +63,7 @@ class Session:
         Raises:
             ProtocolError: there is no such task, or the environment failed.
         """
-        env = self._environment()
+        env = self.open()
         self._clear()
         task = self._task(env, asked)
         begun = start(env, task)
@@ -106,17 +114,6 @@ class Session:
     def _clear(self) -> None:
         self.episode_id = self.task_id = None
         self.steps, self.done, self._goal = 0, False, ""
-
-    def _environment(self) -> Env:
-        if self._env is None:
-            try:
-                self._env = self._build()
-            except Exception as err:
-                _LOG.error("the environment could not be built", exc_info=err)
-                raise ProtocolError(
-                    Code.FACTORY_ERROR, "the environment could not be built; the server's log says why."
-                ) from None
-        return self._env
 
     def _task(self, env: Env, asked: ResetRequest) -> str:
         splits = list(env.splits)

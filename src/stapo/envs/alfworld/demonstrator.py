@@ -8,9 +8,10 @@ thing that the plan needs next has not been seen in this episode, it looks into 
 from __future__ import annotations
 
 import random
-from typing import Protocol
 
 from stapo.envs.alfworld.engine import State
+from stapo.envs.alfworld.expert import shortest_plan
+from stapo.envs.alfworld.goals import Goal
 
 _ENOUGH_TO_FORGET = 3
 """Places that one has to have looked into to forget which they were; fewer are one way back, and no doubt."""
@@ -19,32 +20,12 @@ _MOST_IN_DOUBT = 3
 """Places that one who has forgotten hesitates between."""
 
 
-class PlayedGame(Protocol):
-    """What those who look on know of a game in progress."""
-
-    @property
-    def state(self) -> State:
-        """The state, live."""
-        ...
-
-    def state_key(self) -> str:
-        """Equal in equal states."""
-        ...
-
-    def expert_plan(self) -> list[str] | None:
-        """A shortest list of commands from here to the goal."""
-        ...
-
-    def remaining(self) -> int | None:
-        """Its length."""
-        ...
-
-
 class Demonstrator:
     """Plays one episode at a time; give it every command that is played.
 
     Args:
-        env: the environment, just reset; never stepped here.
+        state: of the episode, live; never changed here.
+        goal: of the episode.
         rng: decides where to look first.
         memory: how many places it remembers to have looked into; None for all. A forgetful one looks into places
             again, and teaches a policy to search without using its history.
@@ -58,13 +39,15 @@ class Demonstrator:
 
     def __init__(
         self,
-        env: PlayedGame,
+        state: State,
+        goal: Goal,
         rng: random.Random,
         memory: int | None = None,
         habit: float = 0.0,
         forgets: float = 0.0,
     ) -> None:
-        self.env = env
+        self.state = state
+        self.goal = goal
         self.rng = rng
         self.memory = memory
         self.habit = habit
@@ -83,7 +66,7 @@ class Demonstrator:
 
     def action(self) -> str | None:
         """The next command, or None when the goal is reached or out of reach."""
-        plan = self.env.expert_plan()
+        plan = shortest_plan(self.state, self.goal)
         if not plan:
             return None
         where, wanted = self._need(plan)
@@ -91,7 +74,7 @@ class Demonstrator:
             self.why = _known(plan[0], wanted, where)
             return plan[0]
         self.why = f"I need the {wanted}. {self._remembered()}"
-        offered = self.env.state.admissible()
+        offered = self.state.admissible()
         if self.here is not None and f"open {self.here}" in offered and self.here not in self.seen:
             return f"open {self.here}"
         unseen = [c for c in offered if c.startswith("go to ") and c[6:] not in self.seen]
@@ -124,7 +107,7 @@ class Demonstrator:
             return
         if command.startswith("go to "):
             self.here = command[6:]
-            if f"open {self.here}" not in self.env.state.admissible():
+            if f"open {self.here}" not in self.state.admissible():
                 self._look(self.here)
         elif command.startswith("open "):
             self._look(command[5:])

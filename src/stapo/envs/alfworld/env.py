@@ -214,11 +214,11 @@ class AlfworldEnv:
 
     def judge(self) -> PlanJudge:
         """A judge of the episode just reset; see `stapo.envs.alfworld.judge`."""
-        return PlanJudge(self)
+        return PlanJudge(self.state, self.remaining)
 
     def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the episode just reset that looks for what it has not seen, then goes the shortest way."""
-        return Demonstrator(self, rng, *self._demonstrator)
+        return Demonstrator(self.state, self.goal, rng, *self._demonstrator)
 
     def validate(self, split: str | None = None) -> dict[str, str]:
         """Try every game: compile it and look for a plan; about 2 ms each.

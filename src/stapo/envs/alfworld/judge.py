@@ -6,7 +6,9 @@ has to look for things. A step that repeats what did nothing, or goes back to a 
 
 from __future__ import annotations
 
-from stapo.envs.alfworld.demonstrator import PlayedGame
+from collections.abc import Callable
+
+from stapo.envs.alfworld.engine import State
 from stapo.envs.alfworld.text import NOTHING_HAPPENS
 from stapo.envs.protocol import StepResult
 
@@ -15,7 +17,8 @@ class PlanJudge:
     """Judges one episode; see `stapo.envs.protocol.Judge`.
 
     Args:
-        env: the environment, just reset; never stepped here.
+        state: of the episode just begun, live; never changed here.
+        remaining: how many commands a shortest way from the state to the goal takes; None from a dead end.
     """
 
     faults = {  # noqa: RUF012
@@ -25,21 +28,22 @@ class PlanJudge:
         "detour": "the shortest plan to the goal is longer than before the step",
     }
 
-    def __init__(self, env: PlayedGame) -> None:
-        self.env = env
+    def __init__(self, state: State, remaining: Callable[[], int | None]) -> None:
+        self.state = state
+        self.remaining = remaining
         self._tried: set[tuple[str, str]] = set()
         self._searched: set[str] = set()
-        self._command = self._state = ""
+        self._command = self._before = ""
         self._left: int | None = None
 
     def before(self, action: str) -> None:
         """Note a command that is about to be taken, and how far the goal is."""
-        self._command, self._state, self._left = action.strip(), self.env.state_key(), self.env.remaining()
+        self._command, self._before, self._left = action.strip(), self.state.key(), self.remaining()
 
     def after(self, result: StepResult) -> frozenset[str]:
         """Return the faults of the command that was just taken."""
         found = set()
-        left, tried = self.env.remaining(), (self._state, self._command)
+        left, tried = self.remaining(), (self._before, self._command)
         effect = bool(result.info["effect"])
         if not effect:
             if result.text == NOTHING_HAPPENS:
@@ -61,7 +65,7 @@ class PlanJudge:
 
     def _note_search(self) -> None:
         """A place is searched once its contents were shown: on arrival where no door hides them, else on opening."""
-        state, place = self.env.state, self._arrived()
+        state, place = self.state, self._arrived()
         if place is not None and state.accessible(state.game.receptacle_index[place]):
             self._searched.add(place)
         elif self._command.startswith("open "):

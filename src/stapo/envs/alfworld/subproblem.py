@@ -55,12 +55,7 @@ class Subproblem:
                 self.hold = first
             elif fact != "at":
                 self.wanted[index[first]] |= _MARK[fact]
-        masks = (
-            (state.clean, CLEAN),
-            (state.hot, HOT),
-            (state.cool, COOL),
-            (state.toggled, TOGGLED),
-        )
+        masks = [(getattr(state, name), flag) for name, flag in _MARK.items()]
         self.root = Node(
             state.loc,
             state.held,
@@ -160,10 +155,7 @@ class Subproblem:
                     for r in here:
                         if self.game.tools[treatment] >> r & 1:
                             after = (node.marks[i] | flag) & ~({HOT: COOL, COOL: HOT}.get(flag, 0))
-                            yield (
-                                Move(treatment, o, r),
-                                node._replace(marks=_with(node.marks, i, after)),
-                            )
+                            yield Move(treatment, o, r), node._replace(marks=_with(node.marks, i, after))
 
     # -- lower bound -----------------------------------------------------------------------------
 

@@ -203,11 +203,6 @@ class SearchEnv:
         """What the last action has shown; "" before the first."""
         return self._transcript[-1] if self._transcript else ""
 
-    @property
-    def protocol(self) -> str:
-        """Name of the protocol."""
-        return self._protocol.name
-
     def demonstrator(self, rng: random.Random) -> Demonstrator:
         """A player for the question just reset that looks up one name after the other.
 

@@ -42,7 +42,6 @@ class SearchProtocol:
     """One published setting.
 
     Attributes:
-        name: as in the option `protocol`.
         max_steps: turns of an episode.
         read: an action's text to what it asks for.
         results: a page of passages to the text that the agent sees.
@@ -53,7 +52,6 @@ class SearchProtocol:
         result_tokens: words and marks of a result that are shown at most, or None.
     """
 
-    name: str
     max_steps: int
     read: Callable[[str], Act]
     results: Callable[[str], str]
@@ -145,7 +143,6 @@ def shorten(page: str, tokens: int | None, characters: int | None) -> str:
 
 PROTOCOLS = {
     "search-r1": SearchProtocol(
-        name="search-r1",
         max_steps=5,
         read=read_search_r1,
         results=frame_search_r1,
@@ -159,7 +156,6 @@ PROTOCOLS = {
         result_tokens=500,
     ),
     "stepwise": SearchProtocol(
-        name="stepwise",
         max_steps=4,
         read=read_stepwise,
         results=frame_stepwise,

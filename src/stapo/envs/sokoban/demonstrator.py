@@ -50,7 +50,7 @@ class Demonstrator:
         if not plan:
             return None
         if self.slips and self.rng.random() < self.slips:
-            return self.rng.choice([move for move in DIRECTIONS if self.env.remaining_after(move) is not None])
+            return self.rng.choice([move for move in DIRECTIONS if self.env.remaining(move) is not None])
         return plan[0]
 
 

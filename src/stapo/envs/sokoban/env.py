@@ -133,18 +133,17 @@ class SokobanEnv(HasSeededTasks):
         """
         return shortest_plan(self.board, self._state, self._distances())
 
-    def remaining(self) -> int | None:
+    def remaining(self, after: str | None = None) -> int | None:
         """How many moves a shortest plan from here has; None where the level cannot be solved any more.
+
+        Args:
+            after: a move that would come before; it is not made.
 
         Raises:
             EnvError: before reset.
         """
-        return self.remaining_after(None)
-
-    def remaining_after(self, direction: str | None) -> int | None:
-        """The same for the state that a move would lead to; nothing is moved."""
         board, state = self.board, self._state
-        return self._distances().get(state if direction is None else board.move(state, direction))
+        return self._distances().get(state if after is None else board.move(state, after))
 
     def judge(self) -> MoveJudge:
         """A judge of the episode just reset; see `stapo.envs.sokoban.judge`."""

@@ -29,12 +29,8 @@ class PlayedLevel(Protocol):
         """A shortest list of moves from here."""
         ...
 
-    def remaining(self) -> int | None:
-        """Its length."""
-        ...
-
-    def remaining_after(self, direction: str | None) -> int | None:
-        """The same after a move."""
+    def remaining(self, after: str | None = None) -> int | None:
+        """Its length, or that after a move."""
         ...
 
 

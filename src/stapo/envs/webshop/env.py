@@ -259,9 +259,11 @@ class WebShopEnv:
         return Demonstrator(self.visit, rng, self.max_steps, self._haste, ready=self._offers_queries)
 
     def _commands(self, visit: Visit) -> list[str]:
+        """The commands that a page offers, sorted."""
         if self._offers_queries and visit.can_search:
             return [f"search[{query}]" for query in ready_queries(visit)]
-        return commands(visit)
+        found = [f"click[{text}]" for text in visit.targets]
+        return sorted([*found, SEARCH_COMMAND] if visit.can_search else found)
 
     def _parts(self) -> dict[str, Sequence[str]]:
         if self._played is None:
@@ -285,12 +287,6 @@ class WebShopEnv:
             shown = text.split(PAGE_SEPARATOR)
             text = PAGE_SEPARATOR.join(f"'{part}'" for part in (shown[1:] if visit.page == "start" else shown))
         return text, text
-
-
-def commands(visit: Visit) -> list[str]:
-    """The commands that a page offers, sorted."""
-    found = [f"click[{text}]" for text in visit.targets]
-    return sorted([*found, SEARCH_COMMAND] if visit.can_search else found)
 
 
 def _capped(task_ids: Sequence[str], most: int) -> list[str]:

@@ -48,14 +48,12 @@ class ItemView:
     """All that an item's pages show, instruction aside.
 
     Attributes:
-        product: the product.
         nodes: nodes of the item page after the instruction.
         text: the same in `text` mode.
         targets: text to click -> what it meets, in order.
         subs: name of a sub page -> its nodes after the instruction.
     """
 
-    product: Product
     nodes: list[Node]
     text: str
     targets: dict[str, Target]
@@ -108,7 +106,7 @@ def item_view(product: Product, *, show_attrs: bool = False) -> ItemView:
             *(Node(text) for text in (product.category, product.query, product.product_category)),
         ],
     }
-    return ItemView(product, nodes, as_text(nodes), targets, subs)
+    return ItemView(nodes, as_text(nodes), targets, subs)
 
 
 def done_nodes(asin: str, options: dict[str, str], score: float) -> list[Node]:

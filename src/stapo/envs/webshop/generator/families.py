@@ -52,10 +52,10 @@ def families(size: ShopSize, seed: int) -> Iterator[list[ProductFacts]]:
 def family(size: ShopSize, seed: int, number: int) -> list[ProductFacts]:
     """The family of this number, in the order in which the shop lists it."""
     draws = Draws(f"webshop family {seed} {number}")
-    kinds = size.templates.kinds
+    kinds = size.kinds
     # Kinds take turns, from another start in every shop, so that small shops have all of them.
     kind = kinds[(number + Draws(f"webshop start {seed}").below(len(kinds))) % len(kinds)]
-    pool = size.templates.attributes[kind.category]
+    pool = size.pools[kind.category]
     attributes = draws.shuffled(pool)[: draws.between(*size.attributes)]
     first = ProductFacts(
         kind=kind,
@@ -110,7 +110,7 @@ def _distractor(first: ProductFacts, way: str, size: ShopSize, draws: Draws) -> 
     other = replace(first, brand=brand(draws, size), cents=_price(first.kind, size, draws), lacks=way)
     other = replace(other, asked=draws.chance(size.asked))
     if way == "attribute":
-        pool = size.templates.attributes[first.kind.category]
+        pool = size.pools[first.kind.category]
         lost = draws.choice(first.wanted)
         new = draws.choice([a for a in pool if a not in first.attributes])
 
@@ -131,7 +131,7 @@ def _distractor(first: ProductFacts, way: str, size: ShopSize, draws: Draws) -> 
             return None
         low = first.cents[1] + _BEYOND_EVERY_CAP
         return replace(other, cents=(low, low))
-    alike = [k for k in size.templates.kinds if k.category == first.kind.category and k.query != first.kind.query]
+    alike = [k for k in size.kinds if k.category == first.kind.category and k.query != first.kind.query]
     kind = draws.choice(alike)
     return replace(
         other,

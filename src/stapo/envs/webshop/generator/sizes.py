@@ -38,14 +38,6 @@ class ProductKind:
     prices: tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
-class ProductTemplates:
-    """Everything one shop draws from: kinds of products, and the attributes of each department."""
-
-    kinds: tuple[ProductKind, ...]
-    attributes: dict[str, tuple[str, ...]]
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShopSize:
     """One size of shop.
@@ -53,7 +45,8 @@ class ShopSize:
     Products come in families: one product and its distractors, each of which shares its words and lacks one thing.
 
     Attributes:
-        templates: what products are made from.
+        kinds: kinds of products.
+        pools: attributes of each department.
         products: how many there are unless a number is asked for.
         family: fewest and most products of a family.
         lacks: what distractors lack, one each, in turn: `attribute`, `option`, `price` (all is there, but dearer than
@@ -71,7 +64,8 @@ class ShopSize:
         short_ids: ids are three letters and digits in turn, not ten characters.
     """
 
-    templates: ProductTemplates
+    kinds: tuple[ProductKind, ...]
+    pools: dict[str, tuple[str, ...]]
     products: int
     family: tuple[int, int]
     lacks: tuple[str, ...]
@@ -110,11 +104,11 @@ def _kinds(category: str, of: dict[str, Any]) -> list[ProductKind]:
 
 
 def _size(departments: dict[str, Any], **numbers: Any) -> ShopSize:
-    templates = ProductTemplates(
-        tuple(kind for name, department in departments.items() for kind in _kinds(name, department)),
-        {name: _words(department["attributes"]) for name, department in departments.items()},
+    return ShopSize(
+        kinds=tuple(kind for name, department in departments.items() for kind in _kinds(name, department)),
+        pools={name: _words(department["attributes"]) for name, department in departments.items()},
+        **numbers,
     )
-    return ShopSize(templates=templates, **numbers)
 
 
 SIZES: dict[str, ShopSize] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
