@@ -170,13 +170,10 @@ def render_prompt(fields: PromptFields, config: AgentConfig, mask: BlindMask = "
     """
     hide_goal = mask in ("goal_history", "goal")
     hide_history = mask in ("goal_history", "history")
-    limit, bounded = (
-        config.max_prompt_characters or 0,
-        config.max_prompt_characters is not None and not config.keeps_turns,
-    )
+    limit = None if config.keeps_turns else config.max_prompt_characters
     name = config.prompt if mask == "none" or config.blind_prompt is None else config.blind_prompt
     with PROMPT_STYLES.calling(name) as style:
-        if bounded and len(_prompt(style(fields, config, False, False), config).shown) > limit:
+        if limit is not None and len(_prompt(style(fields, config, False, False), config).shown) > limit:
             # Decided by the full prompt under every mask: both prompts of a row know the same history.
             fields = replace(fields, history=(), earlier=())
         if config.mark_goal_words and not hide_goal:

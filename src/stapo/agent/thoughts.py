@@ -87,9 +87,7 @@ def read_response(
 
 def with_opening_tag(text: str) -> str:
     """The text with the tag that a chat template has opened put back before it."""
-    length = thought_length(text)
-    opened = _THINK_TAG.match(text.lstrip())
-    return f"<think>{text}" if length and not (opened and not opened[1]) else text
+    return f"<think>{text}" if thought_length(text) and not begins_thought(text) else text
 
 
 def parse_spoken(

@@ -23,8 +23,8 @@ from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.wire import answer_of
 from stapo.serving.calls import Calls
-from stapo.serving.gate import Bodies, Gate, Receive, Refusal, check_token, error_headers, leaves_rest
-from stapo.serving.server import Limits, check_options, need_starlette
+from stapo.serving.gate import Bodies, Receive, Refusal, check_token, error_headers, leaves_rest
+from stapo.serving.server import Limits, application, check_options, need_starlette
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
@@ -198,37 +198,22 @@ def create_app(retriever: Retriever, options: ServerOptions | None = None) -> An
     Raises:
         ConfigError: starlette is not installed.
     """
-    starlette = need_starlette("applications")
     responses, routing = need_starlette("responses"), need_starlette("routing")
-    middleware = need_starlette("middleware")
     options = options or ServerOptions()
     service = _Service(retriever, options)
-
-    def refused(status: int, reason: str, *, close: bool = False) -> Any:
-        return responses.JSONResponse({"error": reason}, status, headers=error_headers(status, close=close))
 
     async def retrieve(request: Any) -> Any:
         try:
             return responses.Response(await service.retrieve(request), media_type="application/json")
         except Refusal as refusal:
-            return refused(refusal.status, refusal.reason, close=await leaves_rest(refusal, request))
+            headers = error_headers(refusal.status, close=await leaves_rest(refusal, request))
+            return responses.JSONResponse({"error": refusal.reason}, refusal.status, headers=headers)
 
     async def health(request: Any) -> Any:
         return responses.JSONResponse({"status": "ok"})
 
-    async def missing(request: Any, err: Any) -> Any:
-        return refused(err.status_code, f"{err.detail}: this server knows POST /retrieve and GET /health")
-
-    async def failed(request: Any, err: Exception) -> Any:
-        return refused(500, "the request failed; the server's log says why")
-
-    return starlette.Starlette(
-        routes=[
-            routing.Route("/retrieve", retrieve, methods=["POST"]),
-            routing.Route("/health", health, methods=["GET"]),
-        ],
-        # A web page that has its own name point here must not read passages: without a token only local names are
-        # served. A page does not know the token.
-        middleware=[middleware.Middleware(Gate, local_names_only=options.token is None)],
-        exception_handlers={404: missing, 405: missing, Exception: failed},
-    )
+    routes = [
+        routing.Route("/retrieve", retrieve, methods=["POST"]),
+        routing.Route("/health", health, methods=["GET"]),
+    ]
+    return application(routes, options.token, "POST /retrieve and GET /health")

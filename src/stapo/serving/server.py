@@ -20,6 +20,7 @@ from stapo.errors import ConfigError
 from stapo.extras import need
 from stapo.hosts import is_loopback
 from stapo.serving.connections import connection_class, connections_for
+from stapo.serving.gate import Gate
 
 # Connections that the system keeps until they are accepted.
 _QUEUE = 1024
@@ -69,6 +70,30 @@ def check_options(options: Any, free: Collection[str] = ()) -> None:
 def need_starlette(module: str) -> Any:
     """A module of starlette."""
     return need(f"starlette.{module}", "starlette", "server", _PURPOSE)
+
+
+def application(routes: list[Any], token: str | None, known: str) -> Any:
+    """The ASGI application of some routes, behind the gate; errors are one line of JSON, never a trace.
+
+    Args:
+        routes: of starlette.
+        token: of this server. Without one, only local names are served: a web page that has its own name point here
+            must not read anything, and does not know the token.
+        known: what there is, for whoever asks for something else.
+    """
+    responses, middleware = need_starlette("responses"), need_starlette("middleware")
+
+    async def missing(request: Any, err: Any) -> Any:
+        return responses.JSONResponse({"error": f"{err.detail}: this server knows {known}"}, err.status_code)
+
+    async def failed(request: Any, err: Exception) -> Any:
+        return responses.JSONResponse({"error": "the request failed; the server's log says why"}, 500)
+
+    return need_starlette("applications").Starlette(
+        routes=routes,
+        middleware=[middleware.Middleware(Gate, local_names_only=token is None)],
+        exception_handlers={404: missing, 405: missing, Exception: failed},
+    )
 
 
 def listen(host: str, port: int, *, token: str | None) -> socket.socket:

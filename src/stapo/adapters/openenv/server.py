@@ -34,8 +34,8 @@ from stapo.adapters.openenv.messages import (
 from stapo.adapters.openenv.sessions import Session
 from stapo.envs.protocol import Env
 from stapo.serving.calls import Calls
-from stapo.serving.gate import Bodies, Gate, Refusal, check_token, error_headers, leaves_rest, refuse_socket
-from stapo.serving.server import Limits, check_options, need_starlette
+from stapo.serving.gate import Bodies, Refusal, check_token, error_headers, leaves_rest, refuse_socket
+from stapo.serving.server import Limits, application, check_options, need_starlette
 
 T = TypeVar("T")
 
@@ -274,7 +274,6 @@ def create_app(build: Callable[[], Env], name: str, about: str, options: EnvServ
     Raises:
         ConfigError: starlette is not installed.
     """
-    starlette, middleware = need_starlette("applications"), need_starlette("middleware")
     responses, routing = need_starlette("responses"), need_starlette("routing")
     left = need_starlette("websockets").WebSocketDisconnect
     options = options or EnvServerOptions()
@@ -346,26 +345,17 @@ def create_app(build: Callable[[], Env], name: str, about: str, options: EnvServ
                 await socket.accept()
             await service.play(socket)
 
-    async def missing(request: Any, err: Any) -> Any:
-        known = "GET /schema, /metadata, /health, /state, POST /reset, /step, and sessions over /ws"
-        return reply({"error": f"{err.detail}: this server knows {known}"}, err.status_code)
-
-    async def failed(request: Any, err: Exception) -> Any:
-        return reply({"error": "the request failed; the server's log says why"}, 500)
-
-    return starlette.Starlette(
-        routes=[
-            routing.WebSocketRoute("/ws", play),
-            routing.Route("/reset", endpoint(reset), methods=["POST"]),
-            routing.Route("/step", endpoint(step), methods=["POST"]),
-            routing.Route("/state", endpoint(state), methods=["GET"]),
-            routing.Route("/schema", endpoint(lambda _: said(schema)), methods=["GET"]),
-            routing.Route("/metadata", endpoint(lambda _: said(about_it)), methods=["GET"]),
-            routing.Route("/health", endpoint(lambda _: said({"status": "healthy"}), free=True), methods=["GET"]),
-        ],
-        middleware=[middleware.Middleware(Gate, local_names_only=options.token is None)],
-        exception_handlers={404: missing, 405: missing, Exception: failed},
-    )
+    routes = [
+        routing.WebSocketRoute("/ws", play),
+        routing.Route("/reset", endpoint(reset), methods=["POST"]),
+        routing.Route("/step", endpoint(step), methods=["POST"]),
+        routing.Route("/state", endpoint(state), methods=["GET"]),
+        routing.Route("/schema", endpoint(lambda _: said(schema)), methods=["GET"]),
+        routing.Route("/metadata", endpoint(lambda _: said(about_it)), methods=["GET"]),
+        routing.Route("/health", endpoint(lambda _: said({"status": "healthy"}), free=True), methods=["GET"]),
+    ]
+    known = "GET /schema, /metadata, /health, /state, POST /reset, /step, and sessions over /ws"
+    return application(routes, options.token, known)
 
 
 def _session_in(data: dict[str, Any]) -> str:

@@ -93,7 +93,8 @@ def compile_goal(game: CompiledGame) -> Goal:
             reach it exists in this world (a type without instances, a place that cannot hold the
             object, a missing tool).
     """
-    ways = [way for way in _Grounder(game).ways(game.goal, {}) if _feasible(way, game)]
+    # What can never become true is left out: unsolvable games are found at load.
+    ways = [way for way in _Grounder(game).ways(game.goal, {}) if all(_possible(fact, game) for fact in way)]
     unique = sorted(set(ways), key=lambda way: (len(way), sorted(way)))
     if not unique or frozenset() in unique:
         trivial = "holds whatever is done" if unique else _why_impossible(game)
@@ -257,11 +258,6 @@ def _variables(tokens: list[Formula]) -> list[tuple[str, str]]:
     if waiting:
         raise GameFileError(f"variables {' '.join(waiting)} of the goal have no kind.")
     return pairs
-
-
-def _feasible(way: Conjunction, game: CompiledGame) -> bool:
-    """Whether each fact of a way can become true: finds unsolvable games at load."""
-    return all(_possible(literal, game) for literal in way)
 
 
 def _possible(literal: Literal, game: CompiledGame) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,45 +65,36 @@ class FileSource:
         Raises:
             GameFileError: a file or a product that cannot be used.
         """
-        with _Entries(self.attributes, scratch) as entries:
+        with _entries_in(self.attributes, scratch) as entry_of:
             human = dict(iter_items(self.human, "list of instructions")) if self.human else {}
             for number, raw in enumerate(iter_list(self.items, "product")):
                 if is_skipped(raw):
                     continue
                 asin = str(raw.get("asin")) if isinstance(raw, dict) else ""
                 where = f"number {number} in '{self.items}'"
-                yield read_product(raw, entries.get(asin), human.get(asin), where)
+                yield read_product(raw, entry_of(asin), human.get(asin), where)
 
 
-class _Entries:
-    """The entries of a large attributes file, on disk; only their places are held in memory."""
-
-    def __init__(self, path: Path, scratch: Path) -> None:
-        self._places: dict[str, int] = {}
-        self._file = (scratch / "entries").open("w+b")
-        at = 0
+@contextmanager
+def _entries_in(path: Path, scratch: Path) -> Iterator[Callable[[str], Any]]:
+    """Gives what finds the entries of a large attributes file, on disk; only their places are held in memory."""
+    places: dict[str, int] = {}
+    copy = scratch / "entries"
+    with copy.open("w+b") as file:
         try:
             for asin, entry in iter_items(path, "entry"):
-                line = json.dumps(entry).encode() + b"\n"
-                self._places[asin] = at
-                at += self._file.write(line)
-        except BaseException:
-            self.__exit__()
-            raise
+                places[asin] = file.tell()
+                file.write(json.dumps(entry).encode() + b"\n")
 
-    def get(self, asin: str) -> Any:
-        place = self._places.get(asin)
-        if place is None:
-            return None
-        self._file.seek(place)
-        return json.loads(self._file.readline())
+            def find(asin: str) -> Any:
+                if asin not in places:
+                    return None
+                file.seek(places[asin])
+                return json.loads(file.readline())
 
-    def __enter__(self) -> _Entries:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        os.unlink(self._file.name)
+            yield find
+        finally:
+            copy.unlink()
 
 
 @dataclass(frozen=True, slots=True)
