@@ -68,8 +68,8 @@ class IndexFileError(StapoError, OSError):
     """A search index or passage store that is missing, damaged, of another version, or could not be written."""
 
 
-class ServerError(StapoError, ConnectionError):
-    """A server that cannot be reached, or does not do what was asked of it.
+class _Counted(Exception):
+    """A failure of a server; failures are counted by kind.
 
     Attributes:
         kind: what went wrong, in one word.
@@ -79,11 +79,11 @@ class ServerError(StapoError, ConnectionError):
         super().__init__(message)
         self.kind = kind
 
-    def __reduce__(self) -> tuple[type[ServerError], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type[_Counted], tuple[str, str]]:
         return type(self), (str(self), self.kind)
 
 
-class RetrieverError(ServerError):
+class RetrieverError(_Counted, StapoError, ConnectionError):
     """A retriever that could not be reached or answered with something else than passages.
 
     Attributes:
@@ -92,7 +92,7 @@ class RetrieverError(ServerError):
     """
 
 
-class EnvServerError(ServerError):
+class EnvServerError(_Counted, StapoError, ConnectionError):
     """A server that plays an environment could not be reached, or answered with something else than the protocol says.
 
     Attributes:
@@ -101,7 +101,7 @@ class EnvServerError(ServerError):
     """
 
 
-class EndpointError(ServerError):
+class EndpointError(_Counted, StapoError, ConnectionError):
     """A model's server that cannot be reached or lets nobody in.
 
     Attributes:
