@@ -13,7 +13,7 @@ from stapo.envs.alfworld.game import TASK_TYPES
 from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.envs.alfworld.generator.goals import is_held_out, offers
 from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, OPENABLE
-from stapo.envs.alfworld.generator.layouts import families, split_of
+from stapo.envs.alfworld.generator.layouts import families, layout_of, split_of
 from stapo.envs.alfworld.generator.sizes import SIZES, Room
 from stapo.envs.alfworld.goals import compile_goal
 from stapo.envs.alfworld.text import grammar_named
@@ -168,8 +168,8 @@ def test_the_wanted_object_never_starts_where_it_must_end(scenes):
 def test_layouts_of_train_never_occur_in_heldout(scenes):
     by_split = {"train": set(), "heldout": set()}
     for family in families(scenes):
-        assert split_of(family.layout) == family.split
-        by_split[family.split].add(family.layout)
+        assert split_of(layout_of(family.receptacles)) == family.split
+        by_split[family.split].add(layout_of(family.receptacles))
     assert not by_split["train"] & by_split["heldout"]
     count = Counter((f.room, f.split) for f in families(scenes))
     for room in SIZES[scenes].rooms:

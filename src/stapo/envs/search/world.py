@@ -75,11 +75,6 @@ class CorpusSize:
 SIZES = {name: CorpusSize(**numbers) for name, numbers in _WORLD["sizes"].items()}
 
 
-def size_named(name: str) -> CorpusSize:
-    """The size called `name`. Raises ConfigError for one that does not exist."""
-    return SIZES[check_choice("size", name, SIZES)]
-
-
 @dataclass
 class Facts:
     """Entities by kind, and the object of each (entity, relation)."""
@@ -167,7 +162,7 @@ def generate_world(size: str = "tiny", seed: int = 0) -> QuestionCorpus:
     Raises:
         ConfigError: there is no such size.
     """
-    sizes = size_named(size)
+    sizes = SIZES[check_choice("size", size, SIZES)]
     rng = random.Random(f"stapo search world {size} {seed}")
     facts = draw_facts(sizes, rng)
     return QuestionCorpus(_passages(facts, sizes, rng), _questions(facts, sizes, rng))

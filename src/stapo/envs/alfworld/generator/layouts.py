@@ -53,11 +53,6 @@ class Family:
     receptacles: tuple[Receptacle, ...]
 
     @property
-    def layout(self) -> str:
-        """What tells layouts apart: types, doors and shared spots, as one line of text."""
-        return _as_text(self.receptacles)
-
-    @property
     def types(self) -> frozenset[str]:
         """The receptacle types that occur."""
         return frozenset(r.type for r in self.receptacles)
@@ -84,7 +79,7 @@ def _families_of(size_name: str, size: SceneSize, room: str) -> list[Family]:
         if all(len(found[split]) == wanted[split] for split in SPLITS):
             break
         receptacles = _draw_layout(size, size.rooms[room], draws)
-        layout = _as_text(receptacles)
+        layout = layout_of(receptacles)
         split = split_of(layout)
         if layout not in seen and len(found[split]) < wanted[split]:
             seen.add(layout)
@@ -116,6 +111,7 @@ def _draw_layout(size: SceneSize, room: Room, draws: Draws) -> tuple[Receptacle,
     return tuple(receptacles)
 
 
-def _as_text(receptacles: tuple[Receptacle, ...]) -> str:
+def layout_of(receptacles: tuple[Receptacle, ...]) -> str:
+    """What tells layouts apart: types, doors and shared spots, as one line of text."""
     at = Counter(r.spot for r in receptacles)
     return " ".join(r.type + ("+" if r.opens else "") + (f"@{r.spot}" if at[r.spot] > 1 else "") for r in receptacles)

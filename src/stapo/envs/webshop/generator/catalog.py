@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from stapo.checks import check_choice
 from stapo.envs.draws import Draws
 from stapo.envs.webshop.generator.families import ProductFacts, families
-from stapo.envs.webshop.generator.sizes import SENTENCES, ShopSize, size_named
+from stapo.envs.webshop.generator.sizes import SENTENCES, SIZES, ShopSize
 from stapo.errors import ConfigError
 
 MOST_PRODUCTS = 36**6
@@ -65,7 +66,7 @@ def iter_products(products: int | None = None, seed: int = 0, size: str = "stand
     Raises:
         ConfigError: an argument that cannot be used; raised at the first product.
     """
-    chosen = size_named(size)
+    chosen = SIZES[check_choice("size", size, SIZES)]
     count = chosen.products if products is None else products
     for name, value, least in (("products", count, 1), ("seed", seed, 0)):
         if type(value) is not int or not least <= value <= MOST_PRODUCTS:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stapo.checks import check_choice
 from stapo.documents import package_data
 
 Options = dict[str, tuple[str, ...]]
@@ -112,12 +111,3 @@ def _size(departments: dict[str, Any], **numbers: Any) -> ShopSize:
 
 
 SIZES: dict[str, ShopSize] = {name: _size(**_SHOPS[name]) for name in ("tiny", "standard")}
-
-
-def size_named(name: str) -> ShopSize:
-    """The size called `name`.
-
-    Raises:
-        ConfigError: there is no such size.
-    """
-    return SIZES[check_choice("size", name, SIZES)]
