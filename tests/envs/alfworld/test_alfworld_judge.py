@@ -97,6 +97,7 @@ def test_plans_are_found_once_per_state(tmp_path, monkeypatch):
 def test_it_follows_the_protocol_and_needs_an_episode():
     env = make("alfworld")
     with pytest.raises(EnvError, match="before reset"):
-        env.judge().before("look")
+        env.judge()
+    env.reset(env.tasks[0])
     assert isinstance(env.judge(), Judge)
     assert "judging" in check_env(make("alfworld"))

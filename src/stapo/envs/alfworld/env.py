@@ -213,7 +213,7 @@ class AlfworldEnv:
         return self._remaining[key]
 
     def judge(self) -> PlanJudge:
-        """A judge of the episode just reset; see `stapo.envs.alfworld.judge`."""
+        """A judge of the episode just reset; see `stapo.envs.alfworld.judge`. Raises EnvError before reset."""
         return PlanJudge(self.state, self.remaining)
 
     def demonstrator(self, rng: random.Random) -> Demonstrator:
