@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.api.arguments import checked
 from stapo.api.runs import Run, left_as_found
-from stapo.api.settings import with_changes, with_engine
+from stapo.api.settings import checked, with_changes, with_engine
 from stapo.config.environment import environment_of
 from stapo.diagnosis import (
     DiagnosisTarget,
@@ -22,7 +21,7 @@ from stapo.diagnosis import (
 from stapo.diagnosis import diagnose as measure_all
 from stapo.errors import ConfigError
 from stapo.training.callbacks import Callback, Callbacks
-from stapo.training.factories import env_factory
+from stapo.training.factories import tasks_of_split
 
 AnyRun = Run | str | os.PathLike[str]
 
@@ -101,10 +100,7 @@ def diagnose(
     for target in targets:
         require_writable(target.folder)
     split = split or first.eval.split
-    probe = env_factory(first)()
-    offered = list(probe.tasks_of(split))
-    probe.close()
-    spec = make_spec(first, offered, split, tasks=tasks, group_size=group_size, seed=seed)
+    spec = make_spec(first, tasks_of_split(first, split), split, tasks=tasks, group_size=group_size, seed=seed)
     with left_as_found():
         documents = measure_all(targets, spec, Callbacks(callbacks).stage)
     return [

@@ -16,6 +16,7 @@ from stapo.diagnosis.scoring import BOTH, SINGLE, Attribution, attribute
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.policy import Policy
 from stapo.rollout import Trajectory, drop_failed
+from stapo.rollout.evaluate import play_in_parts
 from stapo.rollout.templates import Clock, utc_now
 from stapo.texts import counted
 from stapo.training.batch import RowBatch, build_batch, rows_of
@@ -142,19 +143,11 @@ def _play(policy: Policy, config: RunConfig, protocol: DiagnosisSpec, tell: Stag
     collector = build_collector(config, policy, config.rollout.engine, clock)
     assert collector.blind_mask == BOTH
     collector.masks = SINGLE
-    at_once = max(1, config.eval.batch // protocol.group_size)
-    total, played = len(protocol.tasks) * protocol.group_size, list[Trajectory]()
+    each, total = protocol.group_size, len(protocol.tasks) * protocol.group_size
     try:
-        for first in range(0, len(protocol.tasks), at_once):
-            before = len(played)
-            played += collector.collect(
-                protocol.tasks[first : first + at_once],
-                protocol.group_size,
-                protocol.temperature,
-                (protocol.seed, STREAM),
-                lambda done, _all, before=before: tell("rollout", before + done, total),  # type: ignore[misc]
-                first_group=first,
-            )
+        return play_in_parts(
+            collector, protocol.tasks, each, protocol.temperature, (protocol.seed, STREAM),
+            max(1, config.eval.batch // each), lambda done: tell("rollout", done, total),
+        )  # fmt: skip
     finally:
         collector.close()
-    return played

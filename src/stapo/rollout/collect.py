@@ -35,8 +35,40 @@ class RolloutTimes:
     environment: float = 0.0
 
 
+class AsksPool:
+    """Asks the environments of a pool what they are, in its first slot.
+
+    Attributes:
+        pool: the environments.
+        attempts: counts failures, and says what is tried again.
+    """
+
+    pool: EnvPool
+    attempts: Attempts
+
+    def tasks_of(self, split: str) -> list[str]:
+        """Sorted task ids of a split.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            EnvError: the environment failed at it every time.
+            ConfigError: or another settings error, if the environment cannot be built.
+        """
+        self.pool.grow(1)
+        return list(insist(self.pool, 0, "tasks", split, self.attempts.retries))
+
+    def about(self) -> About:
+        """What the environment is.
+
+        Raises:
+            EnvError: it failed at the question every time.
+        """
+        self.pool.grow(1)
+        return about(self.pool, 0, self.attempts.retries)
+
+
 @dataclass(eq=False, repr=False)
-class Collector:
+class Collector(AsksPool):
     """Plays groups of episodes with one sampler.
 
     Args:
@@ -76,7 +108,7 @@ class Collector:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
 
     def __post_init__(self, envs: Callable[[], Env] | EnvPool, retries: int, max_failures: int) -> None:
-        self.pool: EnvPool = LocalPool(envs) if callable(envs) else envs
+        self.pool = LocalPool(envs) if callable(envs) else envs
         self.attempts = Attempts(retries, max_failures)
         self.times = RolloutTimes()
         self.grammars = Grammars(self.encoder, self.agent) if self.agent.constrained else None
@@ -119,7 +151,7 @@ class Collector:
         ]
         self.pool.grow(len(episodes))
         self._forget()
-        self._play(episodes, temperature, stream, progress or _silent, limits)
+        self._play(episodes, temperature, stream, progress or (lambda finished, total: None), limits)
         self._forget()
         trajectories = [e.trajectory for e in episodes]
         for t in trajectories:
@@ -138,7 +170,7 @@ class Collector:
         starting, active = list(range(len(episodes))), list[int]()
         while starting or active:
             started = time.perf_counter()
-            again = self._start(episodes, starting)
+            again = self._started(episodes, starting, self.pool.reset(tasks_of(episodes, starting)) if starting else [])
             waiting = set(again)
             active = sorted(active + [slot for slot in starting if slot not in waiting and not episodes[slot].done])
             prompted = self._prompts(episodes, active)
@@ -153,32 +185,12 @@ class Collector:
                 answered = time.perf_counter()
                 answers = [(slot, sample) for (slot, _), sample in zip(prompted, samples, strict=True)]
                 actions, failed = self._actions(episodes, answers)
-                again += failed + self._step(episodes, actions)
+                again += failed + self._stepped(episodes, actions, self.pool.step(actions))
             starting, waiting = sorted(again), set(again)
             active = [slot for slot in active if slot not in waiting and not episodes[slot].done]
             self.times.generation += answered - asked
             self.times.environment += (asked - started) + (time.perf_counter() - answered)
             progress(len(episodes) - len(active) - len(starting), len(episodes))
-
-    def tasks_of(self, split: str) -> list[str]:
-        """Sorted task ids of a split, from an environment of the pool.
-
-        Raises:
-            UnknownNameError: there is no such split.
-            EnvError: the environment failed at it every time.
-            ConfigError: or another settings error, if the environment cannot be built.
-        """
-        self.pool.grow(1)
-        return list(insist(self.pool, 0, "tasks", split, self.attempts.retries))
-
-    def about(self) -> About:
-        """What the environment is.
-
-        Raises:
-            EnvError: it failed at the question every time.
-        """
-        self.pool.grow(1)
-        return about(self.pool, 0, self.attempts.retries)
 
     def take_failures(self) -> list[Failure]:
         """Every failure since this was last called, those cured by a retry included, in the order they were seen."""
@@ -250,12 +262,6 @@ class Collector:
                 again.append(slot)
         return actions, again
 
-    def _start(self, episodes: list[Episode], slots: list[int]) -> list[int]:
-        """Begin the episodes of these slots; returns the slots that have to be begun again."""
-        if not slots:
-            return []
-        return self._started(episodes, slots, self.pool.reset(tasks_of(episodes, slots)))
-
     def _started(
         self, episodes: list[Episode], slots: Sequence[int], outs: Sequence[Started | EnvFailure | EpisodeLost]
     ) -> list[int]:
@@ -269,10 +275,6 @@ class Collector:
             elif self._play_again(episodes, slot, out):
                 again.append(slot)
         return again
-
-    def _step(self, episodes: list[Episode], actions: list[tuple[int, str]]) -> list[int]:
-        """Take the actions; returns the slots that have to be begun again."""
-        return self._stepped(episodes, actions, self.pool.step(actions))
 
     def _stepped(
         self,
@@ -323,7 +325,3 @@ def stream_of(stream: tuple[int, ...], episode: Episode) -> tuple[int, ...]:
 def tasks_of(episodes: list[Episode], slots: Sequence[int]) -> list[tuple[int, str]]:
     """Slots with the tasks that their episodes play."""
     return [(slot, episodes[slot].trajectory.task_id) for slot in slots]
-
-
-def _silent(finished: int, total: int) -> None:
-    """No progress is shown."""

@@ -84,22 +84,49 @@ def evaluate(
     """
     chosen = pick_tasks(pick_tasks(tasks, min(protocol.tasks, len(tasks))), protocol.episodes)
     each, results = protocol.attempts, []
-    total, at_once = len(chosen) * each * len(protocol.seeds), max(1, _together(collector, batch) // each)
+    of_a_seed, at_once = len(chosen) * each, max(1, _together(collector, batch) // each)
+    total = of_a_seed * len(protocol.seeds)
     for number, seed in enumerate(protocol.seeds):
-        played: list[Trajectory] = []
-        for start in range(0, len(chosen), at_once):
-            base = (number * len(chosen) + start) * each
-            played += collector.collect(
-                chosen[start : start + at_once],
-                each,
-                protocol.temperature,
-                (seed, 7),
-                None if progress is None else lambda done, _all, base=base: progress(base + done, total),  # type: ignore[misc]
-                first_group=start,
-                **({"limits": protocol.limits} if protocol.limits else {}),
-            )
-        results.append(played)
+        tell = None if progress is None else lambda done, before=number * of_a_seed: progress(before + done, total)
+        stream, limits = (seed, 7), protocol.limits
+        results.append(play_in_parts(collector, chosen, each, protocol.temperature, stream, at_once, tell, limits))
     return results
+
+
+def play_in_parts(
+    collector: Collector,
+    tasks: Sequence[str],
+    each: int,
+    temperature: float,
+    stream: tuple[int, ...],
+    at_once: int,
+    tell: Callable[[int], None] | None = None,
+    limits: SamplingLimits = NO_LIMITS,
+) -> list[Trajectory]:
+    """Play `each` episodes of every task, those of `at_once` tasks together.
+
+    Args:
+        collector: environments and policy.
+        tasks: task ids, one per group.
+        each: episodes per task.
+        temperature: of the sampling.
+        stream: name of the random stream; see `Collector.collect`.
+        at_once: tasks that are played together.
+        tell: called with the finished episodes.
+        limits: which tokens may be drawn.
+    """
+    played: list[Trajectory] = []
+    for start in range(0, len(tasks), at_once):
+        played += collector.collect(
+            tasks[start : start + at_once],
+            each,
+            temperature,
+            stream,
+            None if tell is None else lambda done, _all, before=start * each: tell(before + done),  # type: ignore[misc]
+            first_group=start,
+            **({"limits": limits} if limits else {}),
+        )
+    return played
 
 
 def _together(collector: Collector, batch: int) -> int:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import count
+from typing import TypeVar
 
 from stapo.envs.guard import EnvFailure, EpisodeLost
 from stapo.errors import FailureLimitError
 from stapo.texts import counted
 
+T = TypeVar("T")
 _LONGEST_ERROR = 500
 
 
@@ -76,15 +80,18 @@ def first_line(error: str) -> str:
     return lines[0][:_LONGEST_ERROR] if lines else "(no message)"
 
 
-def too_many(count: int, limit: int, failure: Failure, caused_by: EnvFailure) -> FailureLimitError:
-    """The error for `count` failures in a row, of which this is the last."""
-    detail = f"\n{caused_by.detail.strip()}" if caused_by.detail else ""
-    return FailureLimitError(
-        f"{counted(count, 'episode')} in a row failed for reasons that are not the policy's; expected fewer "
-        f"than {limit}. The last one: task '{failure.task_id}', group {failure.group}, member "
-        f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
-        f"{caused_by.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
-    )
+class TaskFailed(Exception):
+    """Something that an environment was asked to do could not be done.
+
+    Attributes:
+        out: why.
+        step: steps that were played.
+    """
+
+    def __init__(self, out: EnvFailure | EpisodeLost, step: int = 0) -> None:
+        super().__init__()
+        self.out = out
+        self.step = step
 
 
 @dataclass
@@ -126,19 +133,33 @@ class Attempts:
         """
         self.in_a_row += 1
         if self.in_a_row >= self.limit:
-            raise too_many(self.in_a_row, self.limit, failure, environment_failure(out))
+            cause = environment_failure(out)
+            detail = f"\n{cause.detail.strip()}" if cause.detail else ""
+            raise FailureLimitError(
+                f"{counted(self.in_a_row, 'episode')} in a row failed for reasons that are not the policy's; expected "
+                f"fewer than {self.limit}. The last one: task '{failure.task_id}', group {failure.group}, member "
+                f"{failure.member}, step {failure.step}, attempt {failure.attempt}, boundary {failure.boundary.value}: "
+                f"{cause.error}. Repair what failed and resume, or raise rollout.max_failures.{detail}"
+            )
 
-    def failed(self, out: EnvFailure | EpisodeLost, task_id: str, number: int, step: int, attempt: int) -> bool:
-        """Note a failure, and count it where it is for good; returns whether there is another attempt.
+    def until_done(self, once: Callable[[], T], task_id: str, number: int) -> T | None:
+        """What `once` returns; called again where it raises `TaskFailed`, and None where all attempts are used up.
 
         Raises:
-            FailureLimitError: there is none, and it is one too many.
+            FailureLimitError: they are, and it is one too many.
         """
-        failure = self.note(out, task_id, number, 0, step, attempt)
-        if failure.outcome is Outcome.RETRIED:
-            return True
-        self.give_up(failure, out)
-        return False
+        for attempt in count(1):
+            try:
+                found = once()
+            except TaskFailed as err:
+                failure = self.note(err.out, task_id, number, 0, err.step, attempt)
+                if failure.outcome is not Outcome.RETRIED:
+                    self.give_up(failure, err.out)
+                    return None
+            else:
+                self.went_well()
+                return found
+        return None
 
 
 def environment_failure(out: EnvFailure | EpisodeLost) -> EnvFailure:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from stapo.envs.protocol import NO_SHAPES
 from stapo.envs.slot import About, Question
 from stapo.errors import ConfigError, FailureLimitError
 from stapo.rollout.episode import listed_commands
-from stapo.rollout.faults import Attempts
+from stapo.rollout.faults import Attempts, TaskFailed
 from stapo.rollout.record import RecordedEpisode, RecordedStep
 from stapo.texts import counted
 
@@ -59,20 +60,6 @@ class DemoStep:
     action: str
     command: str = ""
     ended: bool = True
-
-
-class _Failed(Exception):
-    """A demonstration that could not be played to its end.
-
-    Attributes:
-        out: why.
-        step: steps that were played.
-    """
-
-    def __init__(self, out: EnvFailure | EpisodeLost, step: int) -> None:
-        super().__init__()
-        self.out = out
-        self.step = step
 
 
 def demonstrate(
@@ -148,21 +135,21 @@ def demonstrated(
     rng = np.random.default_rng([seed, 11])
     tasks = _pick_tasks(pool, slot, config, split, rng, tries.retries)
     played, shapes = list[RecordedEpisode](), NO_SHAPES
-    for number, task in enumerate(tasks):
+
+    def play(task: str) -> tuple[RecordedEpisode, CommandShapes]:
         before = rng.bit_generator.state
-        attempt, again = 1, number not in left_out
-        while again:
-            try:
-                episode, shapes = _play(pool, slot, agent, config, task, rng)
-            except _Failed as err:
-                rng.bit_generator.state = before
-                pool.discard(slot)
-                again = tries.failed(err.out, task, number, err.step, attempt)
-                attempt += 1
-            else:
-                tries.went_well()
-                played.append(episode)
-                again = False
+        try:
+            return _play(pool, slot, agent, config, task, rng)
+        except TaskFailed:
+            rng.bit_generator.state = before
+            pool.discard(slot)
+            raise
+
+    for number, task in enumerate(tasks):
+        found = None if number in left_out else tries.until_done(partial(play, task), task, number)
+        if found is not None:
+            played.append(found[0])
+            shapes = found[1]
         if progress is not None:
             progress(number + 1, len(tasks))
     if not played and tries.failures:
@@ -217,12 +204,12 @@ def _play(
     def ask(question: Question, argument: Any, step: int) -> Any:
         out = pool.ask(slot, question, argument)
         if isinstance(out, EnvFailure | EpisodeLost):
-            raise _Failed(out, step)
+            raise TaskFailed(out, step)
         return out
 
     (begun,) = pool.reset([(slot, task)])
     if not isinstance(begun, Started):
-        raise _Failed(begun, 0)
+        raise TaskFailed(begun, 0)
     seen: Observation | StepResult = begun.observation
     limit, shapes, won, steps = agent.max_observation_characters, begun.shapes, False, list[RecordedStep]()
     ask("expert", int(rng.integers(2**63)), 0)
@@ -244,7 +231,7 @@ def _play(
         steps.append(RecordedStep(cut_text(seen.text, limit), blind, offered, action, said, imitate=imitate))
         (out,) = pool.step([(slot, action)])
         if not isinstance(out, StepResult):
-            raise _Failed(out, step)
+            raise TaskFailed(out, step)
         ask("played", [action, bool(out.info.get("effect", True))], step + 1)
         seen, won = out, out.won
         if out.done:

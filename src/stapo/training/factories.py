@@ -8,10 +8,8 @@ from functools import partial
 from stapo.config.environment import environments_of
 from stapo.config.run_config import RunConfig
 from stapo.envs import Env, make
-from stapo.envs.pool import about, insist
-from stapo.envs.slot import About
 from stapo.envs.worker_pool import build_pool
-from stapo.rollout.collect import Collector
+from stapo.rollout.collect import AsksPool, Collector
 from stapo.rollout.continuous import ContinuousCollector
 from stapo.rollout.encoding import Encoder
 from stapo.rollout.faults import Attempts
@@ -23,7 +21,16 @@ def env_factory(config: RunConfig) -> Callable[[], Env]:
     return partial(make, config.env.name, **config.env.options)
 
 
-class RunEnv:
+def tasks_of_split(config: RunConfig, split: str) -> list[str]:
+    """Task ids of a split of the configured environment, which is built for the question and closed."""
+    env = env_factory(config)()
+    try:
+        return list(env.tasks_of(split))
+    finally:
+        env.close()
+
+
+class RunEnv(AsksPool):
     """The environment of a run, asked about its tasks and for demonstrations: in a worker where rollouts have workers.
 
     Args:
@@ -48,26 +55,6 @@ class RunEnv:
         self.in_worker = workers > 0
         self.pool = build_pool(config.env.name, config.env.options, workers, rollout.env_deadline)
         self.attempts = Attempts(rollout.retries, rollout.max_failures)
-        self._retries = rollout.retries
-
-    def tasks_of(self, split: str) -> list[str]:
-        """Sorted task ids of a split.
-
-        Raises:
-            UnknownNameError: there is no such split.
-            EnvError: the environment failed at it every time.
-        """
-        self.pool.grow(1)
-        return list(insist(self.pool, 0, "tasks", split, self._retries))
-
-    def about(self) -> About:
-        """What the environment is.
-
-        Raises:
-            EnvError: it failed at the question every time.
-        """
-        self.pool.grow(1)
-        return about(self.pool, 0, self._retries)
 
     def rest(self) -> None:
         """End a worker that is not needed for now; in this process the environment stays, for the games it has read."""

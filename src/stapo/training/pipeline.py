@@ -6,12 +6,12 @@ import copy
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
+from stapo.errors import writing
 from stapo.policy import Policy, load_policy
 from stapo.run import RunDirectory
 from stapo.trackers.process import check_names
@@ -30,7 +30,6 @@ from stapo.training.resume import (
     find_restart,
     finished,
     is_finished,
-    make_folder,
     open_or_begin,
 )
 
@@ -102,7 +101,8 @@ def train_run(
         stack.enter_context(callbacks.interrupts)
         check_place(out, config)
         start = None if fork is None else plan_fork(fork, config)
-        make_folder(out)
+        with writing(f"run directory '{out}'"):
+            out.mkdir(parents=True, exist_ok=True)
         stack.enter_context(RunDirectory(out).lock())
         run = open_or_begin(out, config, command)
         if start is None:
@@ -120,16 +120,20 @@ def _train(
     run: RunDirectory, config: RunConfig, command: list[str], callbacks: Callbacks, env: RunEnvs
 ) -> TrainingOutcome:
     if is_finished(run, config):
-        found = finished(run)
-        for said in found.remarks:
+        evaluations, seconds = finished(run)
+        for said in run.remarks():
             callbacks.notice(said)
-        return TrainingOutcome(run, found.evaluations, found.seconds, was_finished=True)
+        return TrainingOutcome(run, evaluations, seconds, was_finished=True)
     changes = check_same_run(run, config)
     restart = find_restart(run, config)
     _tidy(run, config, restart, changes)
     _announce(run, command, restart, changes, callbacks)
     try:
-        callbacks.tell("on_start", partial(_start_event, run, config, restart))
+        iteration, save = (0, "") if restart is None else (restart.state.iteration, restart.folder.name)
+        callbacks.tell(
+            "on_start",
+            lambda: StartEvent(path=run.path, config=copy.deepcopy(config), iteration=iteration, save=save),
+        )
         seed_all(config.seed)
         trainer = _prepare(run, config, restart, callbacks, env)
         evaluations = trainer.train()
@@ -152,13 +156,6 @@ def _train(
     run.finish("done", **facts, evaluations=evaluations)
     callbacks.end("done")
     return TrainingOutcome(run, evaluations, trainer.seconds)
-
-
-def _start_event(run: RunDirectory, config: RunConfig, restart: Restart | None) -> StartEvent:
-    own = copy.deepcopy(config)
-    if restart is None:
-        return StartEvent(path=run.path, config=own)
-    return StartEvent(path=run.path, config=own, iteration=restart.state.iteration, save=restart.folder.name)
 
 
 def _tidy(run: RunDirectory, config: RunConfig, restart: Restart | None, changes: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from stapo.envs.pool import EnvPool
 from stapo.errors import ConfigError, GameFileError
 from stapo.policy import check_chat_template, check_model, require_memory, require_peft
 from stapo.rollout.evaluate import pick_tasks
-from stapo.rollout.faults import Attempts
+from stapo.rollout.faults import Attempts, TaskFailed
 from stapo.rollout.vllm_engine import require_settings, require_vllm
 from stapo.texts import counted
 from stapo.training.demonstrations import require_demonstrator
@@ -178,18 +179,17 @@ def require_playable(
     problems: list[str] = []
     tried = Attempts(0, 1) if attempts is None else attempts
     pool.grow(1)
+
+    def problem_of(task: str) -> str:
+        said = pool.ask(0, "playable", task)
+        if isinstance(said, EnvFailure | EpisodeLost):
+            pool.discard(0)
+            raise TaskFailed(said)
+        return str(said or "")
+
     for number, task in enumerate(tasks):
-        attempt, again = 1, True
-        while again:
-            said = pool.ask(0, "playable", task)
-            if isinstance(said, EnvFailure | EpisodeLost):
-                pool.discard(0)
-                again = tried.failed(said, task, number, 0, attempt)
-                attempt += 1
-            else:
-                tried.went_well()
-                problems += [said] if said else []
-                again = False
+        said = tried.until_done(partial(problem_of, task), task, number)
+        problems += [said] if said else []
         if progress is not None:
             progress(number + 1, len(tasks))
     if problems:

@@ -83,21 +83,6 @@ class Restart:
     remarks: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """What a run that is done has come to.
-
-    Attributes:
-        evaluations: evaluation rows of start and end.
-        seconds: wall time of each stage.
-        remarks: what the user has to be told besides, as sentences.
-    """
-
-    evaluations: list[dict[str, Any]]
-    seconds: dict[str, float]
-    remarks: list[str]
-
-
 def is_run(path: Path) -> bool:
     """Whether there is a run in `path`."""
     return (path / "run.json").is_file() and (path / "config.yaml").is_file()
@@ -112,8 +97,8 @@ def is_finished(run: RunDirectory, config: RunConfig) -> bool:
     return not info.get("ended_early") or bool(early_end(choose(run.rows("evals"), config.eval), config.eval))
 
 
-def finished(run: RunDirectory) -> Finished:
-    """What run.json says of a run that is done.
+def finished(run: RunDirectory) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """What run.json says of a run that is done: evaluation rows of start and end, wall time of each stage.
 
     Raises:
         RunDirectoryError: it lacks the evaluations that every run ends with, or they are something else.
@@ -125,7 +110,7 @@ def finished(run: RunDirectory) -> Finished:
     elif not isinstance(seconds, dict) or not all(_is_number(seconds.get(name)) for name in ("sft", "rl")):
         wrong = "seconds"
     else:
-        return Finished(evaluations, seconds, run.remarks())
+        return evaluations, seconds
     raise RunDirectoryError(
         f"'{run.path / 'run.json'}' says that the run is done, but its {wrong} are missing or not what a run leaves. "
         "Put the file back as it was; 'stapo report' and 'stapo eval' work without."
@@ -153,6 +138,11 @@ def _changes(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any
     return list(differing(to_data(from_data(RunConfig, dict(saved))), to_data(config), decided=True))
 
 
+def _forbidden(saved: Mapping[str, Any], config: RunConfig) -> list[tuple[str, Any, Any]]:
+    """Changes that would make it another run."""
+    return [change for change in _changes(saved, config) if change[0] not in MAY_CHANGE]
+
+
 def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
     """Compare the settings of a run with those that it is to be resumed with.
 
@@ -162,16 +152,14 @@ def check_same_run(run: RunDirectory, config: RunConfig) -> list[str]:
     Raises:
         ConfigError: a change that would make it another run; all differences are listed.
     """
-    changes = _changes(run.config(), config)
-    forbidden = [c for c in changes if c[0] not in MAY_CHANGE]
-    if forbidden:
+    if forbidden := _forbidden(run.config(), config):
         lines = "".join(f"\n  {path}: {old!r} in the run, {new!r} now" for path, old, new in forbidden)
         raise ConfigError(
             f"the run in '{run.path}' was made with other settings, so it cannot be resumed:{lines}\n"
             f"Give the settings of the run ('stapo resume {run.path}' does), or choose another folder with --out. "
             f"These may change: {', '.join(MAY_CHANGE)}."
         )
-    return [f"{path}: {old} -> {new}" for path, old, new in changes]
+    return [f"{path}: {old} -> {new}" for path, old, new in _changes(run.config(), config)]
 
 
 def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
@@ -185,7 +173,10 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
 
     def check(folder: Path) -> None:
         states[folder] = state = read_state(folder)
-        _require_same(folder, state.config, config)
+        # A save that somebody has put there from another run would otherwise be continued as this one.
+        if wrong := _forbidden(state.config, config):
+            path, old, new = wrong[0]
+            raise SaveError(f"'{folder}' belongs to another run: its {path} is {old!r}, this run's is {new!r}.")
         lost = run.holds(state.rows)
         if lost:
             raise SaveError(f"{lost}; '{folder}' cannot be used without it.")
@@ -195,7 +186,7 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
 
     folder, reasons = run.saves.newest_good(check)
     if folder is None:
-        if _has_rows(run):
+        if _holds_rows(run.path / "metrics.jsonl"):
             raise SaveError(
                 f"the run in '{run.path}' has iterations but no saves: an earlier version made it, or its folder "
                 "saves/ was removed. It can be evaluated and reported, not resumed. Nothing was touched; choose "
@@ -212,14 +203,12 @@ def find_restart(run: RunDirectory, config: RunConfig) -> Restart | None:
         run.rows("metrics")  # saves of earlier versions have no hashes; the warnings of what follows rest on these rows
     except RunDirectoryError as err:
         raise SaveError(f"{err} The run cannot be resumed; put the file back as it was.") from err
-    return Restart(folder, state, reasons, [*_other_versions(state), *_only_read(run, folder)])
-
-
-def _has_rows(run: RunDirectory) -> bool:
-    try:
-        return (run.path / "metrics.jsonl").stat().st_size > 0
-    except OSError:
-        return False
+    # Damage of what nothing depends on is not a reason to lose a run.
+    unread = [
+        f"{said}. The run goes on; nothing in it depends on this file."
+        for said in run.row_damage(folder, training=False)
+    ]
+    return Restart(folder, state, reasons, [*_other_versions(state), *unread])
 
 
 def _other_versions(state: RunState) -> list[str]:
@@ -231,22 +220,6 @@ def _other_versions(state: RunState) -> list[str]:
         f"versions have changed since the save: {', '.join(other)}. Numbers may differ from those of an undisturbed "
         "run; run.json notes it."
     ]
-
-
-def _only_read(run: RunDirectory, folder: Path) -> list[str]:
-    """Damage of what nothing depends on, which is not a reason to lose a run."""
-    return [
-        f"{said}. The run goes on; nothing in it depends on this file."
-        for said in run.row_damage(folder, training=False)
-    ]
-
-
-def _require_same(folder: Path, saved: Mapping[str, Any], config: RunConfig) -> None:
-    """A save that somebody has put there from another run would otherwise be continued as this one."""
-    wrong = [c for c in _changes(saved, config) if c[0] not in MAY_CHANGE]
-    if wrong:
-        path, old, new = wrong[0]
-        raise SaveError(f"'{folder}' belongs to another run: its {path} is {old!r}, this run's is {new!r}.")
 
 
 def trained_nothing(run: RunDirectory) -> bool:
@@ -297,7 +270,7 @@ def open_or_begin(path: Path, config: RunConfig, command: list[str]) -> RunDirec
 def is_same(run: RunDirectory, config: RunConfig) -> bool:
     """Whether a run was made with these settings, those that may change aside."""
     try:
-        return not [c for c in _changes(run.config(), config) if c[0] not in MAY_CHANGE]
+        return not _forbidden(run.config(), config)
     except StapoError:
         return False
 
@@ -316,18 +289,6 @@ def check_place(path: Path, config: RunConfig) -> None:
     # Another process that has just begun has trained nothing either.
     if is_locked(path) or not trained_nothing(run):
         check_same_run(run, config)
-
-
-def make_folder(path: Path) -> None:
-    """Make the folder of a run, so that it can be locked.
-
-    Raises:
-        RunDirectoryError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise RunDirectoryError(f"run directory '{path}' cannot be written: {err.strerror or err}.") from err
 
 
 def unfinished_twin(folder: Path, prefix: str, config: RunConfig) -> Path | None:

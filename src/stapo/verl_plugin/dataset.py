@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from stapo.config.run_config import RunConfig
 from stapo.errors import ConfigError
 from stapo.rollout.evaluate import pick_tasks
-from stapo.training.factories import env_factory
+from stapo.training.factories import tasks_of_split
 from stapo.training.tasks import training_stream
 from stapo.verl_plugin.settings import AGENT, EVALUATION, TRAIN, run_config_of
 
@@ -66,10 +66,7 @@ def training_tasks(run: RunConfig) -> list[str]:
     Raises:
         ConfigError: the split holds no task.
     """
-    env = env_factory(run)()
-    tasks = list(env.tasks_of(run.env.split))
-    env.close()
-    return training_stream(tasks, run).take(run.optim.iterations * run.rollout.groups)
+    return training_stream(tasks_of_split(run, run.env.split), run).take(run.optim.iterations * run.rollout.groups)
 
 
 def evaluation_tasks(run: RunConfig) -> list[str]:
@@ -78,9 +75,7 @@ def evaluation_tasks(run: RunConfig) -> list[str]:
     Raises:
         ConfigError: the split holds no task.
     """
-    env = env_factory(run)()
-    tasks = sorted(env.tasks_of(run.eval.split))
-    env.close()
+    tasks = sorted(tasks_of_split(run, run.eval.split))
     if not tasks:
         raise ConfigError(f"evaluation split '{run.eval.split}' holds no task; choose another with eval.split.")
     return pick_tasks(tasks, run.eval.episodes)
