@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stapo.estimate.costs import FLAGGED, STREAMING, UTILIZATION, Workload, forward_flops, kv_bytes_per_token
-from stapo.estimate.devices import Device
+from stapo.estimate.costs import FLAGGED, STREAMING, UTILIZATION, Device, Workload, forward_flops, kv_bytes_per_token
 from stapo.estimate.shapes import ModelShape
 
 LINKED = 0.7

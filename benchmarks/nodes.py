@@ -17,8 +17,7 @@ from cluster import Cluster, iteration_seconds
 from stapo.cli.dry_run import shape_of_run, workload
 from stapo.cli.expected_episodes import half_of_limits
 from stapo.config.presets import load_config
-from stapo.estimate.costs import UTILIZATION, Workload, forward_flops
-from stapo.estimate.devices import Device, find_device
+from stapo.estimate.costs import UTILIZATION, Device, Workload, find_device, forward_flops
 from stapo.estimate.shapes import ModelShape, known_shapes
 
 H20 = Device("h20", 96e9, 148e12, 4.0e12)

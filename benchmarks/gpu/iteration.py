@@ -35,8 +35,7 @@ from stapo.config.run_config import EnvConfig, RunConfig
 from stapo.config.training import OptimConfig, SFTConfig
 from stapo.envs.pool import LocalPool
 from stapo.errors import ConfigError
-from stapo.estimate.costs import forward_flops
-from stapo.estimate.devices import DEVICES
+from stapo.estimate.costs import DEVICES, forward_flops
 from stapo.estimate.shapes import known_shapes
 from stapo.policy import LoraConfig, ModelConfig, Policy, copy_of, load_policy
 from stapo.policy.tokenizer import train_tokenizer

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import stapo
-from stapo.api.arguments import checked
+from stapo.api.settings import checked
 from stapo.cli.main import main
 
 

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from stapo.estimate.costs import STREAMING, UTILIZATION, Workload
-from stapo.estimate.devices import Device, find_device
+from stapo.estimate.costs import STREAMING, UTILIZATION, Device, Workload, find_device
 from stapo.estimate.shapes import ModelShape, known_shapes
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))

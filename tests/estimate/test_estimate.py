@@ -13,7 +13,9 @@ from stapo.cli.main import main
 from stapo.config.presets import load_config
 from stapo.errors import ModelError
 from stapo.estimate.costs import (
+    DEVICES,
     RESERVED,
+    Device,
     Workload,
     activations,
     chunked_head,
@@ -24,7 +26,6 @@ from stapo.estimate.costs import (
     seconds,
     tokens_of_pass,
 )
-from stapo.estimate.devices import DEVICES, Device
 from stapo.estimate.shapes import ModelShape, find_shape, known_shapes
 from stapo.policy import LoraConfig, ModelConfig
 from stapo.policy.memory import memory_need, model_size

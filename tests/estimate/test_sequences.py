@@ -19,8 +19,7 @@ from stapo.cli.dry_run import workload
 from stapo.cli.expected_episodes import expect
 from stapo.cli.main import main
 from stapo.config.presets import load_config
-from stapo.estimate.costs import Workload, chunked_head, memory, seconds, within_budget
-from stapo.estimate.devices import Device
+from stapo.estimate.costs import Device, Workload, chunked_head, memory, seconds, within_budget
 from stapo.estimate.sequences import Growth, longest_of, read_episode
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import Speed, measured_seconds

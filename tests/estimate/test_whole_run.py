@@ -11,8 +11,7 @@ from stapo.cli.expected_episodes import expect, half_of_limits
 from stapo.cli.main import main
 from stapo.cli.this_machine import measured, this_machine
 from stapo.config.presets import load_config
-from stapo.estimate.costs import RESERVED, Workload, memory, seconds
-from stapo.estimate.devices import DEVICES, Device
+from stapo.estimate.costs import DEVICES, RESERVED, Device, Workload, memory, seconds
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import WRITING, RunOverhead, Speed, disk_bytes, measured_seconds, run_seconds, save_bytes
 
@@ -170,8 +169,8 @@ def test_every_other_device_has_a_line():
 def test_a_disk_that_is_too_small_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config("tiny")
-    assert "does NOT fit" not in disk(config, SMALL, WORK, OVERHEAD)[0]
-    assert "It does NOT fit" in disk(config, SMALL, WORK, replace(OVERHEAD, keep_saves=10**15))[0]
+    assert "does NOT fit" not in disk(config, SMALL, WORK, OVERHEAD)
+    assert "It does NOT fit" in disk(config, SMALL, WORK, replace(OVERHEAD, keep_saves=10**15))
 
 
 @pytest.mark.slow

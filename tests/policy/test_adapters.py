@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from stapo.errors import ConfigError, ModelError
 from stapo.policy import LoraConfig, ModelConfig, load_policy
 from stapo.policy.adapter import Adapter
-from stapo.policy.critic import Critic
+from stapo.training.critic import Critic
 from toy_world import TEXTS, small_policy
 
 LORA = LoraConfig(rank=4)

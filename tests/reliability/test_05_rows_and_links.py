@@ -150,7 +150,7 @@ def test_hashes_grow_with_the_files_and_are_those_of_all_bytes(tmp_path):
     path.write_bytes(digit(path.read_bytes(), 1))
     hashes.catch_up(["metrics.jsonl"])
     facts = json.loads(hashes.record())["files"]["metrics.jsonl"]
-    assert "line 2" in damages(tmp_path, {"metrics.jsonl": facts})[0].said
+    assert "line 2" in damages(tmp_path, {"metrics.jsonl": facts})[0]
 
 
 def test_the_record_is_sealed_with_its_save(run):

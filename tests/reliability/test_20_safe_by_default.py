@@ -130,7 +130,7 @@ def test_nothing_listens():
     found = {str(p.relative_to(SOURCE)): listens(p.read_text()) for p in SOURCE.rglob("*.py")}
     assert len(found) > 100
     # A function's arguments are bound to its signature there, not a socket to an address.
-    assert found.pop("api/arguments.py") == ["bind"]
+    assert found.pop("api/settings.py") == ["bind"]
     # Servers that are asked for by a command share one place; on the machine's own address unless told otherwise.
     assert {name: calls for name, calls in found.items() if calls} == {"serving/server.py": ["bind"]}
     with pytest.raises(ConfigError, match="token"):

@@ -75,10 +75,10 @@ def test_a_prompt_is_the_last_one_the_sampled_ids_and_the_observation():
         assert chains(trajectory).sequences == 1
         for last, now in zip(trajectory.steps, trajectory.steps[1:], strict=False):
             between = [] if last.response_ids[-1] == END else [END]
-            shown = ENCODER.foreign_ids(now.observation)
+            shown = ENCODER.template_ids(ENCODER.hold(now.observation))
             assert now.prompt_ids == [
                 *last.prompt_ids, *last.response_ids, *between,
-                *ENCODER.foreign_ids("\n"), *shown, *ENCODER.foreign_ids("\n>"),
+                *ENCODER.template_ids(ENCODER.hold("\n")), *shown, *ENCODER.template_ids(ENCODER.hold("\n>")),
             ]  # fmt: skip
         first = TOKENIZER.decode(trajectory.steps[0].prompt_ids)
         assert first.count(trajectory.goal) == 1

@@ -22,7 +22,7 @@ from stapo.errors import ConfigError, EndpointError, FailureLimitError
 from stapo.http_client import CallOptions
 from stapo.rollout.answers import read_message
 from stapo.rollout.collect import Collector
-from stapo.rollout.endpoint import EndpointSampler, read_answer
+from stapo.rollout.endpoint import EndpointSampler
 from stapo.rollout.episode import Episode
 from stapo.rollout.evaluate import EvalProtocol, evaluate, summarize
 from stapo.rollout.faults import Boundary
@@ -48,6 +48,11 @@ def ok(content, finish="stop", **more):
 
 def error(status, message):
     return http(status, json.dumps({"error": {"message": message}}).encode(), "Content-Type: application/json")
+
+
+def read_answer(data, api):
+    found = read_message(data, api)
+    return found.text, found.ended
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 
 from stapo.agent import PROMPT_STYLES, AgentConfig, Exchange, Prompt, PromptFields, Turn, render_prompt, write_response
 from stapo.algo import get_algorithm
-from stapo.policy.built import EOS, PAD
+from stapo.policy.sources import EOS, PAD
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder
@@ -212,7 +212,7 @@ def test_text_without_markers_has_the_ids_that_the_tokenizer_gives_it(kind):
     for _, tokenizer, encoder in kind:
         own = {"add_special_tokens": False} if encoder.uses_chat_template else {}
         for text in NORMAL:
-            assert encoder.foreign_ids(text) == tokenizer.encode(text, add_special_tokens=False)
+            assert encoder.template_ids(encoder.hold(text)) == tokenizer.encode(text, add_special_tokens=False)
             for style in STYLES:
                 turn = Turn(f"seen {text}x", f"blind {text}x", f"<search>did {text}x</search>")
                 prompt = render_prompt(replace(fields(text), history=(turn, turn)), AgentConfig(prompt=style))
@@ -225,7 +225,7 @@ def test_text_without_markers_has_the_ids_that_the_tokenizer_gives_it(kind):
 def test_words_and_blanks_that_were_added_to_a_vocabulary_are_tokens_of_texts():
     tokenizer = qwen3()
     encoder = PromptEncoder(tokenizer)
-    ids = encoder.foreign_ids("take kettle<|im_end|>\n\n\nkettle")
+    ids = encoder.template_ids(encoder.hold("take kettle<|im_end|>\n\n\nkettle"))
     assert [t for t in tokenizer.convert_ids_to_tokens(ids) if t in ("kettle", "\n\n\n", "<|im_end|>")] == [
         "kettle", "\n\n\n", "kettle",
     ]  # fmt: skip
@@ -240,7 +240,6 @@ def test_templates_are_read_with_their_tokens_and_texts_in_them_without(kind):
             assert added(ids, tokenizer) == [own, own]
             shown = plain(tokenizer.decode(ids), name in EXACT)
             assert shown == plain(f"{own} a {text} b {own}", name in EXACT)
-            assert encoder.foreign_ids(text) == encoder.template_ids(encoder.hold(text))
             assert encoder.template_ids(own) == [tokenizer.convert_tokens_to_ids(own)]
 
 
@@ -265,7 +264,7 @@ def test_merges_do_not_make_an_added_token_either():
     assert "im" in tokenizer.get_vocab()
     tokenizer.add_special_tokens({"additional_special_tokens": ["im"]})
     encoder = PromptEncoder(tokenizer)
-    ids = encoder.foreign_ids("im <|im_end|> im")
+    ids = encoder.template_ids(encoder.hold("im <|im_end|> im"))
     assert tokenizer.convert_tokens_to_ids("im") not in ids
     assert tokenizer.decode(ids) == "im <|im_end|> im"
 
@@ -317,13 +316,13 @@ def test_other_spellings_that_a_normalizer_makes_one(normalizer, options):
     usual = added(encoder.encode(render_prompt(fields("@"), AgentConfig())), tokenizer)
     for text in ("＜plan＞", "<PLAN>", " <plan> ", "＜|stop|＞<|STOP|>", "a <|Stop|> b", "<plan>" * 20):
         assert added(encoder.encode(render_prompt(fields(text), AgentConfig())), tokenizer) == usual
-        assert added(encoder.foreign_ids(text), tokenizer) == []
+        assert added(encoder.template_ids(encoder.hold(text)), tokenizer) == []
 
 
 def test_a_trained_tokenizer_cannot_spell_its_special_tokens_in_one():
     tokenizer = train_tokenizer([f"{EOS}\n{PAD}\n{EOS}\n<{EOS}", f"you see {EOS} and {PAD}"] * 50, 400)
     encoder = PromptEncoder(tokenizer)
-    ids = encoder.foreign_ids(f"you see {EOS} and {PAD}")
+    ids = encoder.template_ids(encoder.hold(f"you see {EOS} and {PAD}"))
     assert not {tokenizer.eos_token_id, tokenizer.pad_token_id} & set(ids)
     assert tokenizer.decode(ids) == f"you see {EOS} and {PAD}"
     # Nor do its merges, which read a text where nothing looks for special tokens.

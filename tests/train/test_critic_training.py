@@ -23,10 +23,9 @@ from stapo.config.schema import from_data, to_data
 from stapo.config.training import OptimConfig
 from stapo.errors import SaveError
 from stapo.policy import RowTokens, load_policy
-from stapo.policy.critic import Critic, prompts_of
 from stapo.run import RunDirectory
 from stapo.training.batch import build_batch, rows_of
-from stapo.training.critic import CriticLearner
+from stapo.training.critic import Critic, CriticLearner, prompts_of
 from stapo.training.loop import Trainer
 from toy_world import small_policy, toy_settings
 

@@ -183,7 +183,9 @@ def test_the_order_is_a_function_of_seed_and_position():
     parts = TaskStream(list("abcde"), 3)
     assert [task for n in (1, 4, 0, 7, 11) for task in parts.take(n)] == whole
     for position in (0, 4, 5, 13):
-        assert TaskStream(list("abcde"), 3, position).take(5) == whole[position : position + 5]
+        stream = TaskStream(list("abcde"), 3)
+        stream.restore({"task_position": position})
+        assert stream.take(5) == whole[position : position + 5]
     assert TaskStream(list("abcde"), 4).take(23) != whole
 
 

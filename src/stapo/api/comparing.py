@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from stapo.api.arguments import checked
 from stapo.api.runs import RUNS
-from stapo.api.settings import Source, load_config
+from stapo.api.settings import Source, checked, load_config
 from stapo.comparison.cells import Work, in_one_dtype, run_all, work_of, write_settings
 from stapo.comparison.jobs import Ended, Job, Jobs
 from stapo.comparison.page import write_page
@@ -130,8 +128,8 @@ def compare(
     folder = default_folder(base.env.name, plan) if out is None else Path(out)
     plan, baseline = with_what_is_there(plan, folder, baseline)
     require_ready(plan, baseline)
-    watch = partial(_watching, Callbacks(callbacks))
-    return run_plan(plan, folder, jobs or idle_cores(), baseline, watch)
+    told = Callbacks(callbacks)
+    return run_plan(plan, folder, jobs or idle_cores(), baseline, lambda works: nullcontext(_Progress(told, works)))
 
 
 def variants_of(configs: Sequence[RunConfig], base: RunConfig) -> list[Variant]:
@@ -249,10 +247,6 @@ def run_plan(
         found = write_results(plan, folder, ended, baseline)
         write_page(plan, folder, found)
     return Comparison(folder, found)
-
-
-def _watching(callbacks: Callbacks, works: list[Work]) -> AbstractContextManager[Watch]:
-    return nullcontext(_Progress(callbacks, works))
 
 
 class _Progress:

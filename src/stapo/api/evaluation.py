@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from stapo.api.arguments import checked, fitting
 from stapo.api.runs import Run, left_as_found
-from stapo.api.settings import Source, settings_of, with_changes, with_engine
+from stapo.api.settings import Source, checked, fitting, settings_of, with_changes, with_engine
 from stapo.config.environment import environment_of
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
@@ -35,7 +34,7 @@ from stapo.run.directory import jsonable
 from stapo.run.lines import require_new, write_lines
 from stapo.training.callbacks import Callback, Callbacks
 from stapo.training.choices import resolve_auto, threads_here
-from stapo.training.factories import collector_of, env_factory
+from stapo.training.factories import collector_of, tasks_of_split
 from stapo.training.loop import build_collector, set_threads
 from stapo.training.preflight import check_prompted
 
@@ -186,8 +185,8 @@ class Recorder:
     path: Path
     won: bool = False
 
-    def write(self, config: RunConfig, trajectories: Sequence[Trajectory]) -> int:
-        """Write episodes that the policy has ended; returns how many.
+    def write(self, config: RunConfig, trajectories: Sequence[Trajectory]) -> None:
+        """Write episodes that the policy has ended.
 
         Raises:
             StapoError: the file cannot be written.
@@ -195,7 +194,6 @@ class Recorder:
         kept = [t for t in trajectories if t.stop_reason not in NOT_THE_POLICYS and (t.won or not self.won)]
         mark = fingerprint(config.agent, config.env.name, config.env.options)
         write_lines(self.path, record_lines(map(episode_of, kept), mark))
-        return len(kept)
 
 
 @checked(episodes=0, k=1, seeds=0, temperature=0)
@@ -340,9 +338,7 @@ def play(
     target.check()
     split = split or config.eval.split
     # The tasks come before the model: a typo costs no loading time.
-    env = env_factory(config)()
-    tasks = list(env.tasks_of(split))
-    env.close()
+    tasks = tasks_of_split(config, split)
     if not tasks:
         raise ConfigError(f"split '{split}' holds no task; choose another with --split.")
     # Without random numbers all seeds play the same episodes; a standard deviation of 0 over them would say nothing.

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from stapo.api.arguments import checked
 from stapo.api.runs import Run, left_as_found
-from stapo.api.settings import Source, settings_of
+from stapo.api.settings import Source, checked, settings_of
 from stapo.documents import shown
 from stapo.envs.protocol import NO_SHAPES
 from stapo.errors import ConfigError
-from stapo.rollout.record import RecordedEpisode, episode_of_transcript, fingerprint, record_lines
+from stapo.rollout.record import episode_of_transcript, fingerprint, record_lines
 from stapo.run.lines import read_lines, require_new, write_lines
 from stapo.texts import counted
 from stapo.training.demonstrations import demonstrated
@@ -70,7 +69,9 @@ def export(
                     env.pool, config.agent, config.sft, config.env.split, config.seed, slot=env.PLAYED
                 )
             else:
-                episodes, shapes = _played(run), shapes_of(env, config) if chat else NO_SHAPES
+                rows = (line for transcript in run.directory.transcripts() for line in read_lines(transcript))
+                episodes = [episode_of_transcript(row, where) for where, row in rows]
+                shapes = shapes_of(env, config) if chat else NO_SHAPES
         finally:
             env.close()
     kept = [episode for episode in episodes if episode.won or not won]
@@ -85,11 +86,3 @@ def export(
     else:
         write_lines(path, record_lines(kept, fingerprint(config.agent, config.env.name, config.env.options)))
     return len(kept)
-
-
-def _played(run: Run) -> list[RecordedEpisode]:
-    return [
-        episode_of_transcript(row, where)
-        for transcript in run.directory.transcripts()
-        for where, row in read_lines(transcript)
-    ]

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from stapo.api.arguments import checked
 from stapo.api.pretrained import warning
-from stapo.api.settings import Source, settings_of
+from stapo.api.settings import Source, checked, settings_of
 from stapo.config.run_config import RunConfig, read_run_config
 from stapo.diagnosis import require_checkpoint
 from stapo.policy import Policy, load_policy

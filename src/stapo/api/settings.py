@@ -1,19 +1,22 @@
-"""Settings from Python: `stapo.load_config`."""
+"""Settings and arguments from Python: `stapo.load_config`, and how functions check what a program gives them."""
 
 from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 
+from stapo import type_hints
 from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
 from stapo.config import presets
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import to_data
 from stapo.documents import shown
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, files_named
 from stapo.rollout.config import Engine
 from stapo.rollout.vllm_engine import require_vllm
 
@@ -123,3 +126,55 @@ def with_changes(config: RunConfig, env: Mapping[str, Any] | None, agent: Mappin
     if not env and not agent:
         return config
     return _loaded(config, None, {"env": {"options": dict(env or {})}, "agent": dict(agent or {})}, trains=False)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def checked(**least: float) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let a function check its arguments by their annotations before it begins.
+
+    Numbers of NumPy become Python's, and lists tuples. An error of the system about a file becomes one of ours.
+
+    Args:
+        least: the smallest number that an argument, or an item of it, may be.
+
+    Raises:
+        ConfigError: by the function, where an argument is of another type or too small.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        form = signature(function)
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                bound = form.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # whose own message names the function
+            hints = get_type_hints(function)
+            for name, value in bound.arguments.items():
+                # `Callbacks` checks those, and settings have a schema.
+                if name in hints and name != "callbacks" and form.parameters[name].kind != Parameter.VAR_KEYWORD:
+                    bound.arguments[name] = fitting(name, value, hints[name], least.get(name))
+            with files_named():
+                return function(*bound.args, **bound.kwargs)
+
+        return call
+
+    return decorate
+
+
+def fitting(name: str, value: object, hint: Any, least: float | None = None) -> Any:
+    """The value, as its annotation has it.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    try:
+        return type_hints.fitting(value, hint, least)
+    except (TypeError, OverflowError):
+        bound = "" if least is None else f" of {least:g} or more"
+        expected = type_hints.expected(hint)
+        raise ConfigError(f"{name} is {shown(value)}, expected {expected}{bound}.") from None

@@ -1,13 +1,59 @@
-"""Memory and time of a run from its shapes. Every formula is in docs/scaling.md; all are estimates."""
+"""Memory and time of a run from its shapes, on a device. Every formula is in docs/scaling.md; all are estimates."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
 
-from stapo.estimate.devices import Device
+from stapo.errors import unknown_name
 from stapo.estimate.shapes import ModelShape
 from stapo.memory_model import ModelSize, kv_bytes, lasting_need
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One device.
+
+    Attributes:
+        name: as it is asked for.
+        memory: bytes.
+        flops: dense bf16 operations a second at its peak (of a CPU: fp32, two cores).
+        bandwidth: bytes a second from its memory.
+    """
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+DEVICES = {
+    d.name: d
+    for d in (
+        Device("h200", 141e9, 989e12, 4.8e12),
+        Device("h100", 80e9, 989e12, 3.35e12),
+        Device("a100-80", 80e9, 312e12, 2.0e12),
+        Device("a100-40", 40e9, 312e12, 1.555e12),
+        Device("l40s", 48e9, 362e12, 0.864e12),
+        Device("rtx4090", 24e9, 165e12, 1.008e12),
+        Device("cpu", 16e9, 0.1e12, 0.02e12),
+    )
+}
+"""Peak numbers of the data sheets; "cpu" is a laptop with 16 GB."""
+
+
+def find_device(name: str) -> Device:
+    """The device of this name.
+
+    Raises:
+        UnknownNameError: no such device.
+    """
+    if name.lower() not in DEVICES:
+        raise unknown_name("GPU", name, DEVICES)
+    return DEVICES[name.lower()]
+
 
 CHUNK = 64
 """Tokens that the chunked head scores at once, at least."""

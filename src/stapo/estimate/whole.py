@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from stapo.estimate.costs import Workload, forward_flops, seconds
-from stapo.estimate.devices import Device
+from stapo.estimate.costs import UTILIZATION, Device, Workload, forward_flops, seconds
 from stapo.estimate.shapes import ModelShape
 
 WRITING = 150e6
@@ -102,7 +101,7 @@ def run_seconds(shape: ModelShape, w: Workload, overhead: RunOverhead, how: Devi
         step = how.sft or tokens * how.train
     else:
         flops = 3 * forward_flops(shape, tokens, overhead.sft_tokens, overhead.sft_rows * w.response)
-        step = flops / (0.35 * how.flops)
+        step = flops / (UTILIZATION * how.flops)
     sft = overhead.sft_steps * step
     size = save_bytes(shape, w)
     saves = overhead.saves + (sft / overhead.sft_save_seconds if overhead.sft_save_seconds else overhead.sft_steps)
