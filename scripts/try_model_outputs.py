@@ -188,7 +188,7 @@ def _read_differently(text: str, encoder: PromptEncoder) -> list[str]:
         if first != parse_response(text, agent.response, listed=listed) or first.valid != (first.problem == ""):
             found.append("read twice")
         plain = replace_surrogates(text)
-        ids = encoder.foreign_ids(plain)
+        ids = encoder.template_ids(encoder.hold(plain))
         whole = parse_response(plain, agent.response, agent.fallback_characters, listed)
         if encoder.parse(ids, agent, listed) != whole:
             found.append("read in tokens")

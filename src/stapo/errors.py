@@ -146,6 +146,12 @@ def reading(what: str, error: type[StapoError]) -> Iterator[None]:
         raise error(f"{what} cannot be read: {err.strerror or err}.") from err
 
 
+def first_line(err: BaseException, most: int | None = None) -> str:
+    """The first line of what an error of others says, without its full stop; its type where it says nothing."""
+    lines = str(err).strip().splitlines()
+    return lines[0][:most].rstrip(".") if lines else type(err).__name__
+
+
 @contextmanager
 def writing(what: str, remark: str = "", error: type[StapoError] = RunDirectoryError) -> Iterator[None]:
     """A block that writes `what`; where it cannot, `error` says so, why, and the remark."""

@@ -19,7 +19,7 @@ from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
 from stapo.algo.config import TaGrad
-from stapo.errors import ConfigError
+from stapo.errors import ConfigError, first_line
 
 HeadKernel = Literal["eager", "compiled"]
 """How a chunk is computed: operation by operation, or fused by `torch.compile`."""
@@ -432,7 +432,7 @@ def _compiled(run: Callable[..., list[Tensor]]) -> Callable[..., list[Tensor]]:
         try:
             return compiled(*args)
         except (TorchDynamoException, InductorError) as err:
-            reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+            reason = first_line(err)
             raise ConfigError(
                 f"model.head_kernel is 'compiled', and torch cannot compile the head here: {reason}. It needs a C++ "
                 "compiler on a CPU, and Triton on a GPU. Set model.head_kernel to 'eager'."

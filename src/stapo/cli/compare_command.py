@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 from tyro.conf import Positional
 
 from stapo.algo import get_algorithm
@@ -113,7 +114,7 @@ stapo compare tiny --algorithms grpo stapo --optim.iterations 20 --jobs 2
             print(json.dumps(found.document, indent=1))
         else:
             show(found.document, sys.stdout)
-            _print_places(out)
+            say(Console(), foreign(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}"))
         return 0 if found.complete else 1
 
 
@@ -134,12 +135,6 @@ def _print_plan(plan: Plan, out: Path, jobs: int) -> None:
     write_line("commands:")
     for work in works:
         write_line(f"  {shlex.join(work.command)}" + ("  # done" if work.finished else ""))
-
-
-def _print_places(out: Path) -> None:
-    from rich.console import Console
-
-    say(Console(), foreign(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}"))
 
 
 COMMAND = Compare
@@ -185,15 +180,15 @@ def plan_from(
     if chosen:
         write_line(chosen, sys.stderr)
     variants = [
-        _variant(name, _changes(varied, values), to_data(resolve(source, name, settings, "compare", elsewhere)[0]))
+        _variant(
+            name,
+            {path: value for paths, value in zip(varied, values, strict=True) for path in paths},
+            to_data(resolve(source, name, settings, "compare", elsewhere)[0]),
+        )
         for name in algorithms
         for values in itertools.product(*varied.values())
     ]
     return plan_of(to_data(base), variants, seeds or SEEDS, starts, command)
-
-
-def _changes(vary: Iterable[tuple[str, ...]], values: Iterable[Any]) -> dict[str, Any]:
-    return {path: value for paths, value in zip(vary, values, strict=True) for path in paths}
 
 
 def _variant(algorithm: str, changes: dict[str, Any], settings: dict[str, Any]) -> Variant:

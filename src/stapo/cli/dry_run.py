@@ -18,8 +18,17 @@ from stapo.config.environment import environments_of, longest_tokens
 from stapo.config.run_config import RunConfig
 from stapo.envs.registry import check_options
 from stapo.errors import ModelError, StapoError
-from stapo.estimate.costs import Workload, activations, memory, seconds, within_budget
-from stapo.estimate.devices import DEVICES, GIB, Device, find_device
+from stapo.estimate.costs import (
+    DEVICES,
+    GIB,
+    Device,
+    Workload,
+    activations,
+    find_device,
+    memory,
+    seconds,
+    within_budget,
+)
 from stapo.estimate.sequences import Reading, longest_of
 from stapo.estimate.shapes import ModelShape, find_shape
 from stapo.estimate.whole import RunOverhead, Speed, disk_bytes, measured_seconds, run_seconds
@@ -70,7 +79,7 @@ def show_estimate(config: RunConfig, gpu: str | None, out: Path | None = None, *
         console.print(_costs(shape, work, device, measured_seconds(work, speed), seen))
         _say_whole(console, config, seen, run_seconds(shape, work, overhead, speed))
         lines = [*advice(shape, work, device), *elsewhere(shape, work, overhead)]
-    for line in [*lines, *disk(config, shape, work, overhead)]:
+    for line in (*lines, disk(config, shape, work, overhead)):
         say(console, line)
 
 
@@ -170,21 +179,17 @@ def elsewhere(shape: ModelShape, work: Workload, overhead: RunOverhead) -> list[
     return lines
 
 
-def disk(config: RunConfig, shape: ModelShape, work: Workload, overhead: RunOverhead) -> list[str]:
+def disk(config: RunConfig, shape: ModelShape, work: Workload, overhead: RunOverhead) -> str:
     """What the run folder takes, against what is free where runs are written."""
     found = disk_bytes(shape, work, overhead)
-    free = shutil.disk_usage(Path.cwd()).free
+    free, every = shutil.disk_usage(Path.cwd()).free, config.log.save_every
     line = (
         f"disk: about {found['kept'] / 1e9:.2f} GB at the end, {found['most'] / 1e9:.2f} GB at most: "
         f"{counted(overhead.checkpoints, 'checkpoint')}, {counted(overhead.keep_saves, 'save')} of "
         f"{found['one save'] / 1e9:.2f} GB (log.keep_saves), "
-        f"one every {_iterations(config.log.save_every)}; {free / 1e9:.0f} GB are free here."
+        f"one every {counted(every, 'iteration').removeprefix('1 ')}; {free / 1e9:.0f} GB are free here."
     )
-    return [line if found["most"] < free else f"{line} It does NOT fit."]
-
-
-def _iterations(count: int) -> str:
-    return "iteration" if count == 1 else counted(count, "iteration")
+    return line if found["most"] < free else f"{line} It does NOT fit."
 
 
 def _here(

@@ -54,7 +54,8 @@ def recorded(run_folder: str, place: str | None) -> Recorded:
     run = RunDirectory.open(Path(run_folder))
     path = transcript_of(run.path, iteration)
     if not path.is_file():
-        raise ConfigError(f"'{run_folder}' has no transcript of iteration {iteration}. Take one of: {_written(run)}.")
+        written = ", ".join(map(str, list(by_iteration(run.transcripts()))[:10])) or "none"
+        raise ConfigError(f"'{run_folder}' has no transcript of iteration {iteration}. Take one of: {written}.")
     record = next((r for r in read_jsonl(path) if (r.get("group"), r.get("member")) == (group, member)), None)
     steps = record.get("steps") if record is not None else None
     if record is None or not isinstance(steps, list) or not step < len(steps):
@@ -74,7 +75,3 @@ def _environment(run: RunDirectory, record: Mapping[str, Any]) -> Env:
     if config.envs:
         config = environment_of(config, str(record.get("env") or "") or None)
     return make(config.env.name, **config.env.options)
-
-
-def _written(run: RunDirectory) -> str:
-    return ", ".join(map(str, list(by_iteration(run.transcripts()))[:10])) or "none"

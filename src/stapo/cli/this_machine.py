@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stapo.estimate.costs import kv_bytes_per_token
-from stapo.estimate.devices import Device
+from stapo.estimate.costs import Device, kv_bytes_per_token
 from stapo.estimate.shapes import ModelShape
 from stapo.estimate.whole import Speed
 from stapo.policy.hardware import using_threads
@@ -60,7 +59,7 @@ def _measured(shape: ModelShape, dtype: torch.dtype, rows: int, prompt: int, gpu
         return _by_products(shape, dtype, rows, prompt, place)
     found = []
     for layers in (1, 2):
-        model = _model(shape, layers).to(device=place, dtype=dtype).eval()
+        model: Any = AutoModelForCausalLM.from_config(config_of(shape, layers)).to(device=place, dtype=dtype).eval()
         found.append([_seconds(once, place) for once in _pieces(model, rows, prompt, place)])
         del model
     rest = shape.layers - 1
@@ -72,10 +71,6 @@ def _measured(shape: ModelShape, dtype: torch.dtype, rows: int, prompt: int, gpu
     answered = max(0.0, (many - few) / max(1, min(rows, _TOGETHER) - 1))
     scored = _seconds(_head(shape, dtype, place, 1), place) * max(0.0, more - 1)
     return Speed(read / _TOKENS, (train + 0.1 * 3 * head) / _TOKENS, few + scored, answered + head / _TOKENS)
-
-
-def _model(shape: ModelShape, layers: int) -> Any:
-    return AutoModelForCausalLM.from_config(config_of(shape, layers))
 
 
 def config_of(shape: ModelShape, layers: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,10 +96,9 @@ def _evaluations(curves: Sequence[Curves], mode: str) -> Plot:
         ax, nudge = axes[0], 0.012 * max(1.0, *ends)
         for n, part in enumerate(points):
             shift = nudge * (n - (len(points) - 1) / 2)
-            order = sorted({at for at, _ in part})
-            ax.plot(
-                [at + shift for at in order], [part[_full(part, at)][0] for at in order], color=_color(n), linewidth=1.1
-            )
+            # Of a full evaluation and another one at the same place, the full one.
+            best = {at: mean for (at, _), (mean, _) in sorted(part.items())}
+            ax.plot([at + shift for at in best], list(best.values()), color=_color(n), linewidth=1.1)
             for (at, final), (mean, sd) in part.items():
                 ax.errorbar(
                     at + shift, mean, np.nan_to_num(sd), fmt=_MARKERS[n % len(_MARKERS)], color=_color(n),
@@ -125,10 +124,6 @@ def _points(c: Curves, mode: str) -> dict[tuple[float, bool], tuple[float, float
         mean, sd = band([np.array([value]) for value in values[key]])
         found[key] = (float(mean[0]), float(sd[0]))
     return found
-
-
-def _full(points: Mapping[tuple[float, bool], Any], at: float) -> tuple[float, bool]:
-    return (at, True) if (at, True) in points else (at, False)
 
 
 def _gaps(found: Row, mode: str) -> Plot:

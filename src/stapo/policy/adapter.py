@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from stapo.errors import ConfigError, ModelError
+from stapo.errors import ConfigError, ModelError, first_line
 from stapo.policy.config import LoraConfig
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -68,7 +68,7 @@ class Adapter:
             with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
                 self._peft = peft.get_peft_model(model, settings)
         except ValueError as err:
-            reason = (str(err).strip().splitlines() or ["?"])[0].rstrip(".")
+            reason = first_line(err)
             raise ModelError(
                 f"the adapters cannot be put into {type(model).__name__}: {reason}. Expected names of linear layers in "
                 "model.lora.target_modules, such as q_proj; empty is all of them."

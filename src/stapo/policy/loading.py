@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils.hub import cached_file
 
 from stapo.documents import shown
-from stapo.errors import ConfigError, ModelError, did_you_mean
+from stapo.errors import ConfigError, ModelError, did_you_mean, first_line
 from stapo.models.catalog import names_of
 from stapo.policy.chat import give_template
 from stapo.policy.config import ModelConfig
@@ -48,7 +48,7 @@ def check_model(path: str) -> None:
             ) from err
         where = "" if folder.exists() else f"there is no folder '{path}' here, and as a hub name: "
         meant = "" if where == "" or "/" in path else did_you_mean(path, names_of("language model"))
-        raise ModelError(f"model '{path}' cannot be loaded: {where}{_first_line(err)}.{meant}") from err
+        raise ModelError(f"model '{path}' cannot be loaded: {where}{first_line(err, 300)}.{meant}") from err
 
 
 def _check_folder(path: str, folder: Path) -> None:
@@ -121,8 +121,8 @@ def load_policy(path: str, config: ModelConfig) -> Policy:
             )
     except Exception as err:
         raise ModelError(
-            f"model '{path}' cannot be loaded: {_first_line(err)}. Expected a local folder or a hub name of a causal "
-            "language model with safetensors weights and a fast tokenizer."
+            f"model '{path}' cannot be loaded: {first_line(err, 300)}. Expected a local folder or a hub name of a "
+            "causal language model with safetensors weights and a fast tokenizer."
         ) from err
     model, found = loaded
     _require_all_weights(path, found)
@@ -150,7 +150,7 @@ def load_tokenizer(path: str, config: ModelConfig | None = None) -> Any:
         raise
     except BaseException as err:  # no common base: transformers raises what it likes, and Rust code panics
         raise ModelError(
-            f"the tokenizer of model '{path}' cannot be loaded: {_first_line(err)}. Expected a folder with "
+            f"the tokenizer of model '{path}' cannot be loaded: {first_line(err, 300)}. Expected a folder with "
             "tokenizer.json and tokenizer_config.json, or a hub name."
         ) from err
 
@@ -169,7 +169,7 @@ def require_template(path: str, tokenizer: Any) -> None:
         )
     except Exception as err:  # a template can fail in any way
         raise ModelError(
-            f"the chat template of model '{path}' cannot be used: {_first_line(err)}. Repair it, or set "
+            f"the chat template of model '{path}' cannot be used: {first_line(err, 300)}. Repair it, or set "
             "model.chat_template to 'none' to train on bare prompts."
         ) from err
     if not isinstance(text, str) or not all(line in text for line in MESSAGE.splitlines()):
@@ -190,11 +190,6 @@ def _require_all_weights(path: str, found: dict[str, Any]) -> None:
                 f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}); they would be random. It does not belong "
                 "to the config.json beside it, or the model has no language-model head."
             )
-
-
-def _first_line(err: BaseException) -> str:
-    lines = str(err).strip().splitlines()
-    return lines[0][:300].rstrip(".") if lines else type(err).__name__
 
 
 def _is_path(path: str) -> bool:

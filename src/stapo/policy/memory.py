@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from stapo.errors import ModelError
+from stapo.errors import ModelError, first_line
 from stapo.memory_model import MemoryNeed, ModelSize, lasting_need
 from stapo.policy.config import LoraConfig, ModelConfig
 from stapo.policy.sources import source_of
@@ -40,7 +40,7 @@ def model_size(path: str, lora: LoraConfig) -> ModelSize:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as err:  # transformers raises what it likes
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+        reason = first_line(err)
         raise ModelError(f"model '{path}' cannot be built from its config.json: {reason}.") from err
     head, adapters = model.get_output_embeddings(), 0
     for name, layer in model.named_modules():
@@ -127,11 +127,8 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def _meminfo() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None
+    kilobytes = _entry(Path("/proc/meminfo"), "MemAvailable:")
+    return None if kilobytes is None else kilobytes * 1024
 
 
 def _container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
@@ -139,16 +136,17 @@ def _container(group: Path = Path("/sys/fs/cgroup")) -> int | None:
         limit, used = (int((group / name).read_text(encoding="ascii")) for name in ("memory.max", "memory.current"))
     except (OSError, ValueError):  # no such files, or "max"
         return None
-    return max(0, limit - used + _reclaimable(group))
+    # Files that were read or written can be dropped: a model just copied here counts as used memory.
+    return max(0, limit - used + (_entry(group / "memory.stat", "inactive_file ") or 0))
 
 
-def _reclaimable(group: Path) -> int:
-    """Bytes of files that were read or written and can be dropped: a model just copied here counts as used memory."""
+def _entry(file: Path, name: str) -> int | None:
+    """The number behind a name in a file of the kernel; None where there is none."""
     try:
-        lines = (group / "memory.stat").read_text(encoding="ascii").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        lines = file.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name))
     except (OSError, ValueError, IndexError, StopIteration):
-        return 0
+        return None
 
 
 def in_gb(size: int) -> str:

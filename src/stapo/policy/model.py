@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as transformers_logging
 
-from stapo.errors import ConfigError, ModelError
+from stapo.errors import ConfigError, ModelError, first_line
 from stapo.policy.adapter import Adapter
 from stapo.policy.config import HeadKernel, LoraConfig, ModelConfig
 from stapo.policy.sequences import RowTokens
@@ -237,7 +237,7 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     try:
         model.to(device=device, dtype=dtype_of(config))
     except (RuntimeError, AssertionError) as err:
-        reason = (str(err).strip().splitlines() or [type(err).__name__])[0].rstrip(".")
+        reason = first_line(err)
         raise ModelError(f"the model cannot be moved to model.device '{device}': {reason}.") from err
     _require_plain_head(model)
     if config.gradient_checkpointing:

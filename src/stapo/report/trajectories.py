@@ -87,7 +87,7 @@ def select_trajectories(log: RunLog, remarks: list[str], budget: int = PAGE_BYTE
     groups = [g for path in files for g in read_groups(path, remarks)]
     for prompts in ("all", "flagged", "none"):
         shown = [Group(g.iteration, g.group, g.members, prompts) for g in groups]
-        if sum(map(_size, shown)) <= budget:
+        if sum(_member_size(group, member) for group in shown for member in group.members) <= budget:
             break
     else:
         shown = _within(shown, budget)
@@ -166,10 +166,6 @@ def shaped(record: Row) -> bool:
 def _is_placed(record: Row) -> bool:
     record |= {key: record.get(key) or 0 for key in ("iteration", "group", "member")}
     return all(is_counted(record[key]) for key in ("iteration", "group", "member"))
-
-
-def _size(group: Group) -> int:
-    return sum(_member_size(group, member) for member in group.members)
 
 
 def _member_size(group: Group, member: Row) -> int:

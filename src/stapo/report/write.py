@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from stapo.errors import writing
 from stapo.health import closing_checks
-from stapo.html.drawing import Plot
 from stapo.html.pages import inline_script, page_environment, replace_page
 from stapo.report.data import RunLog, read_run
 from stapo.report.plots import outcome_plots, outlier_plots, update_plots
@@ -16,14 +14,6 @@ from stapo.report.trajectories import place, select_trajectories
 from stapo.run import RunDirectory
 
 FILE_NAME = "report.html"
-
-
-@dataclass(frozen=True)
-class _Section:
-    key: str
-    title: str
-    plots: list[Plot]
-    note: str = ""
 
 
 def write(run: RunDirectory) -> Path:
@@ -50,9 +40,9 @@ def render_report(log: RunLog) -> str:
         table=success_table(compared),
         protocols=protocols(log),
         sections=[
-            _Section("outcome", "Success and behavior", outcome_plots(log)),
-            _Section("outliers", "Entropy and outliers", outlier_plots(log)),
-            _Section("update", "Update and time", update_plots(log), reading(log)),
+            {"key": "outcome", "title": "Success and behavior", "plots": outcome_plots(log)},
+            {"key": "outliers", "title": "Entropy and outliers", "plots": outlier_plots(log)},
+            {"key": "update", "title": "Update and time", "plots": update_plots(log), "note": reading(log)},
         ],
         selection=selection,
         facts=facts(log),

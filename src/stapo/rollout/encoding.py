@@ -134,10 +134,6 @@ class PromptEncoder:
         """
         return list(self._read(replace_surrogates(text), whole=False)[0])
 
-    def foreign_ids(self, text: str) -> list[int]:
-        """The ids of a text of others, without any control token; see `template_ids` about its borders."""
-        return self.template_ids(self.hold(text))
-
     @cached_property
     def held(self) -> str:
         """What the chat template's generation prompt holds of each response: see `held_thought`."""

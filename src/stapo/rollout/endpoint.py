@@ -288,18 +288,6 @@ def _sample(answer: Answer) -> Sample:
     return Sample(ids, absent, list(absent), answer.ended)
 
 
-def read_answer(data: bytes, api: Api) -> tuple[str, bool]:
-    """Text of a response, and whether the model ended it by itself.
-
-    Thoughts that a server has taken out of the text go back to where the model wrote them: before it, in think tags.
-
-    Raises:
-        ValueError: anything but such an answer; the message goes on after "answered with".
-    """
-    found = read_message(data, api)
-    return found.text, found.ended
-
-
 def _seed(stream: tuple[int, ...]) -> int:
     """A number of 31 bits that belongs to this stream."""
     import numpy as np

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from stapo.agent import Prompt
 from stapo.documents import shown
-from stapo.errors import ModelError
+from stapo.errors import ModelError, first_line
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class _Template:
         try:
             return self._apply(messages)
         except Exception as err:  # a template can fail in any way
-            reason = (str(err).strip().splitlines() or [type(err).__name__])[0][:300].rstrip(".")
+            reason = first_line(err, 300)
             roles = ", ".join(message["role"] for message in messages)
             raise ModelError(f"the chat template fails at a conversation of {roles}: {reason}. {_HELP}") from err
 

@@ -52,7 +52,7 @@ from stapo.errors import RunDirectoryError, SaveError, writing
 from stapo.run.lock import FILE_NAME as LOCK_NAME
 from stapo.run.lock import RunLock
 from stapo.run.rows import RowHashes, damages, read_jsonl, read_record
-from stapo.run.saves import MANIFEST, MARKER, SaveStore, check_sealed, write_sealed
+from stapo.run.saves import MANIFEST, MARKER, SaveStore, check_sealed, is_left_over, write_sealed
 from stapo.texts import hide_known_secrets
 
 FORMAT_VERSION = 1
@@ -268,7 +268,7 @@ class RunDirectory:
         record = read_record(save)
         of_training = {self.row_file(name).name for name in TRAINING_ROWS if name not in _DERIVED}
         own = {name: facts for name, facts in record.items() if (name in of_training) == training}
-        return [found.said for found in damages(self.path, own)]
+        return damages(self.path, own)
 
     def remarks(self) -> list[str]:
         """What a reader of the run has to be told of its files of rows: those that are not what was written."""
@@ -286,7 +286,7 @@ class RunDirectory:
             *damages(self.path, {k: v for k, v in ours.items() if k != "extra-evals.jsonl"}, whole=done),
             *damages(self.path, {k: v for k, v in ours.items() if k == "extra-evals.jsonl"}),
         ]
-        return [f"{damage.said}." for damage in found]
+        return [f"{said}." for said in found]
 
     def holds(self, positions: Mapping[str, int]) -> str | None:
         """None where every file of rows is at least as long as `positions` say, else the first that is not."""
@@ -311,7 +311,7 @@ class RunDirectory:
                 path.unlink()
         folder = self.path / "checkpoints"
         for path in list(folder.iterdir()) if folder.is_dir() else []:
-            if path.name.startswith((".partial-", ".removed-")) or _number(path.name) > iteration:
+            if is_left_over(path) or _number(path.name) > iteration:
                 remove_folder(path)
 
     def rows(self, name: str) -> list[dict[str, Any]]:

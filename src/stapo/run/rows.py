@@ -40,19 +40,6 @@ class _Written:
     lines: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Damage:
-    """A file that is not what was written.
-
-    Attributes:
-        name: its path in the run directory.
-        said: what is wrong, file and line named, without a full stop.
-    """
-
-    name: str
-    said: str
-
-
 class RowHashes:
     """Running hashes of the files of rows of one run."""
 
@@ -162,9 +149,12 @@ def read_record(save: Path) -> dict[str, dict[str, Any]]:
         raise SaveError(f"'{path}' is not a record of ours: {err}.") from err
 
 
-def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: bool = False) -> list[Damage]:
-    """Files of rows that are not what was written, or with `whole` grew since, each with its first damaged line."""
-    return [Damage(name, said) for name, facts in record.items() if (said := _damage(folder / name, facts, whole))]
+def damages(folder: Path, record: Mapping[str, Mapping[str, Any]], *, whole: bool = False) -> list[str]:
+    """What is wrong with files of rows that are not what was written, or with `whole` grew since, without full stops.
+
+    File and first damaged line are named.
+    """
+    return [said for name, facts in record.items() if (said := _damage(folder / name, facts, whole))]
 
 
 def _damage(path: Path, facts: Mapping[str, Any], whole: bool) -> str:

@@ -73,6 +73,11 @@ def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if (oddity(p) or not p.is_dir()) and p != folder / MARKER)
 
 
+def is_left_over(path: Path) -> bool:
+    """Whether a folder is what an unfinished write or removal has left behind."""
+    return path.name.startswith((_PARTIAL, ".removed-"))
+
+
 def is_sealed(folder: Path) -> bool:
     """Whether the folder was finished; says nothing about its contents."""
     marker = folder / MARKER
@@ -240,5 +245,5 @@ class SaveStore:
         """Remove what unfinished writes and removals have left behind."""
         if self.folder.is_dir():
             for path in self.folder.iterdir():
-                if path.is_dir() and path.name.startswith((".partial-", ".removed-")):
+                if path.is_dir() and is_left_over(path):
                     remove_folder(path)

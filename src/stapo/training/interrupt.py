@@ -79,16 +79,13 @@ class Interrupts:
         if self._at_once:
             raise RunInterrupted(signum, self._at_once)
         # For what never comes to a checkpoint of its own accord: one long operation, an environment that hangs.
-        signal.signal(signal.SIGALRM, self._on_deadline)
+        signal.signal(signal.SIGALRM, lambda *_: self.check())
         signal.setitimer(signal.ITIMER_REAL, max(1e-3, self.grace))
         if self.announce is not None:
             self.announce(
                 f"{signal.Signals(signum).name}: stopping after what is in progress, in {self.grace:g} s at the "
                 "latest. A second signal stops at once."
             )
-
-    def _on_deadline(self, signum: int, frame: FrameType | None) -> None:
-        self.check()
 
     @contextmanager
     def at_once(self, what: str) -> Iterator[None]:

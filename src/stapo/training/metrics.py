@@ -55,7 +55,8 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
     return {
         "success": fmean(t.won for t in played),
         "success_by_type": {k: fmean(v) for k, v in sorted(by_type.items())},
-        **_passed(played),
+        # Without the intervals.
+        **{name: {k: share[0] for k, share in of_k.items()} for name, of_k in passed([played], 1.0).items()},
         "score": fmean(t.score for t in played),
         "task_score": mean_task_score(played),
         "episodes": len(trajectories),
@@ -103,11 +104,6 @@ def rollout_metrics(batch: RowBatch, played: Sequence[Trajectory] | None = None)
         "anchor": _anchor_metrics(batch),
         "outlier": outlier_metrics(batch),
     }
-
-
-def _passed(played: Sequence[Trajectory]) -> dict[str, Any]:
-    """pass@k of the tasks of the iteration, without intervals."""
-    return {name: {k: share[0] for k, share in of_k.items()} for name, of_k in passed([played], 1.0).items()}
 
 
 def _reward_metrics(batch: RowBatch) -> dict[str, Any]:
@@ -170,9 +166,9 @@ def _equal_reward_share(trajectories: Sequence[Trajectory]) -> float:
     return fmean(len(s) == 1 for s in scores.values())
 
 
-def _histogram(values: np.ndarray, low: float, high: float, bins: int = 40) -> dict[str, Any]:
-    """Counts in `bins` equal bins of [low, high]; values outside fall into the first and last bin."""
-    counts, _ = np.histogram(np.clip(values, low, high), bins=bins, range=(low, high))
+def _histogram(values: np.ndarray, low: float, high: float) -> dict[str, Any]:
+    """Counts in 40 equal bins of [low, high]; values outside fall into the first and last bin."""
+    counts, _ = np.histogram(np.clip(values, low, high), bins=40, range=(low, high))
     return {"low": low, "high": high, "counts": counts.tolist()}
 
 

@@ -223,18 +223,16 @@ class SFTStage:
         """Say what of the demonstrations, so many of each environment, is longer than a policy may read or write."""
         left = iter(every)
         for label, count in counts.items():
-            self._check_limits_of(environment_of(self.config, label).agent, list(islice(left, count)))
-
-    def _check_limits_of(self, agent: AgentConfig, rows: list[RowTokens]) -> None:
-        for what, lengths, setting, limit in (
-            ("prompt", [len(row.prompt_ids) for row in rows], "max_prompt_tokens", agent.max_prompt_tokens),
-            ("response", [len(row.response_ids) for row in rows], "max_response_tokens", agent.max_response_tokens),
-        ):
-            if longer := sum(length > limit for length in lengths):
-                self.callbacks.notice(
-                    f"of {counted(len(rows), f'demonstrated {what}')} {longer:,} take more than agent.{setting} "
-                    f"({limit}), the longest {max(lengths):,}: SFT teaches what no episode can have. Raise the limit."
-                )
+            agent, rows = environment_of(self.config, label).agent, list(islice(left, count))
+            for what in ("prompt", "response"):
+                lengths = [len(getattr(row, f"{what}_ids")) for row in rows]
+                setting, limit = f"max_{what}_tokens", getattr(agent, f"max_{what}_tokens")
+                if longer := sum(length > limit for length in lengths):
+                    self.callbacks.notice(
+                        f"of {counted(len(rows), f'demonstrated {what}')} {longer:,} take more than agent.{setting} "
+                        f"({limit}), the longest {max(lengths):,}: SFT teaches what no episode can have. Raise the "
+                        "limit."
+                    )
 
     def _restore(self, restart: Restart) -> None:
         training, state = self.training, restart.state

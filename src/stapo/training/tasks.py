@@ -49,12 +49,12 @@ class TaskStream:
     The order is a function of seed and position alone, so a position is all that has to be remembered.
     """
 
-    def __init__(self, tasks: Sequence[str], seed: int, position: int = 0) -> None:
+    def __init__(self, tasks: Sequence[str], seed: int) -> None:
         if not tasks:
             raise ConfigError("the training split holds no task; choose another with env.split.")
         self.tasks = list(tasks)
         self.seed = seed
-        self.position = position
+        self.position = 0
         self._pass = -1
         self._order: list[int] = []
 

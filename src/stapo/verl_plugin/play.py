@@ -73,9 +73,7 @@ async def play_episode(
     # verl plays episodes side by side, so none fails "in a row".
     attempts, attempt = Attempts(retries, sys.maxsize), 1
     while True:
-        trajectory = Trajectory(
-            start.task_id, start.task_type, "", start.group, start.member, attempts=attempt
-        )  # fmt: skip
+        trajectory = Trajectory(start.task_id, start.task_type, "", start.group, start.member, attempts=attempt)
         out = await _attempt(make_episode(trajectory), pool, generate)
         if out is None:
             return trajectory

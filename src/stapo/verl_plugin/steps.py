@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stapo.training.scoring import length_mask
 from stapo.verl_plugin.fields import BLIND_IDS, BLIND_LENGTHS, STEP, lengths, whole_numbers
 
 Span = tuple[int, int, int]
@@ -168,5 +169,4 @@ class Micro:
     @property
     def mask_kl(self) -> Tensor:
         """(K, L) true on the response tokens of flagged steps."""
-        size_k = torch.tensor(self.blind.sizes, device=self.rows[0].device)
-        return torch.arange(int(size_k.max()), device=size_k.device)[None, :] < size_k[:, None]
+        return length_mask(self.blind.sizes, self.rows[0].device)
