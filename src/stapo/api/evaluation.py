@@ -244,7 +244,7 @@ def evaluate(
     """
     before, build = _target_of(target, config, checkpoint)
     before = environment_of(before, environment)
-    changed = with_engine(with_changes(before, env, agent), require_own_engine(engine, isinstance(target, Endpoint)))
+    changed = with_engine(with_changes(before, env, agent), engine, served=isinstance(target, Endpoint))
     found = labeled(build(changed), before)
     if save and found.run is None:
         raise ConfigError("save is for a run's own policy; keep the result of a model yourself.")
@@ -290,17 +290,6 @@ def run_of(target: str | os.PathLike[str]) -> tuple[Run, str | None] | None:
     if path.parent.name == "checkpoints" and (path.parents[1] / "run.json").is_file():
         return Run(path.parents[1]), path.name
     return (Run(path), None) if (path / "run.json").exists() else None
-
-
-def require_own_engine(engine: str, served: bool) -> str:
-    """The engine, where there is one to choose.
-
-    Raises:
-        ConfigError: a server's model is played, and it generates by itself.
-    """
-    if served and engine != "transformers":
-        raise ConfigError(f"the engine is '{engine}', but the model is behind a server, which generates. Leave it out.")
-    return engine
 
 
 def _engine(config: RunConfig) -> dict[str, str]:

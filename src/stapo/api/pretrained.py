@@ -15,7 +15,7 @@ from typing import Any
 
 from stapo.config.presets import layers_of, preset_names
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import to_data
+from stapo.config.schema import setting_paths, to_data
 from stapo.documents import lookup
 from stapo.envs.protocol import HasChatSettings
 from stapo.envs.registry import ENVIRONMENTS
@@ -76,17 +76,8 @@ def pretrained_settings(source: str, preset: RunConfig, given: Mapping[str, Any]
 
 def said(chosen: Mapping[str, Any], given: Collection[str]) -> str:
     """What was chosen, without the settings that the user gave, in a line."""
-    shown = ", ".join(f"{name} {value}" for name, value in flattened(chosen).items() if name not in given)
+    shown = ", ".join(f"{name} {value}" for name, value in setting_paths(chosen).items() if name not in given)
     return f"settings chosen for a pretrained model: {shown}. Each can be set, e.g. sft.steps to 0."
-
-
-def flattened(settings: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested settings by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = flattened(value, f"{above}{name}.") if isinstance(value, Mapping) else {f"{above}{name}": value}
-        found |= inner
-    return found
 
 
 def weights_of(path: str) -> int | None:
@@ -145,7 +136,7 @@ def require_own_rates(source: str | Mapping[str, Any], given: Mapping[str, Any],
     rates = _scratch_rates(config)
     if not rates:
         return
-    layers = [*map(flattened, layers_of(source)), given]
+    layers = [*map(setting_paths, layers_of(source)), given]
     first = max((i for i, layer in enumerate(layers) if layer.get("model.path")), default=0)
     own = [name for layer in layers[first:] for name in layer]
     for name, rate in rates.items():

@@ -11,10 +11,10 @@ from inspect import Parameter, signature
 from typing import Any, ParamSpec, TypeVar, cast, get_type_hints
 
 from stapo import type_hints
-from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
+from stapo.api.pretrained import pretrained_settings, require_own_rates, said
 from stapo.config import presets
 from stapo.config.run_config import RunConfig
-from stapo.config.schema import to_data
+from stapo.config.schema import setting_paths, to_data
 from stapo.documents import shown
 from stapo.errors import ConfigError, files_named
 from stapo.rollout.config import Engine
@@ -59,7 +59,7 @@ def _loaded(
             raise ConfigError(f"source is {shown(source)}, expected a preset, a YAML file, a mapping or settings.")
         source = os.fspath(source)
     given = nested(overrides)
-    flat, chosen = flattened(given), dict[str, Any]()
+    flat, chosen = setting_paths(given), dict[str, Any]()
     if isinstance(source, str) and flat.get("model.path"):
         chosen_env = {"env": {"name": flat["env.name"]}} if "env.name" in flat else {}
         chosen = pretrained_settings(source, presets.load_config(source, algorithm, chosen_env), flat)
@@ -67,16 +67,19 @@ def _loaded(
         warnings.warn(said(chosen, flat), stacklevel=3)
     config = presets.load_config(source, algorithm, given, chosen)
     if trains:
-        require_own_rates(source, {**flattened(chosen), **flat}, config)
+        require_own_rates(source, {**setting_paths(chosen), **flat}, config)
     return config
 
 
-def with_engine(config: RunConfig, engine: str) -> RunConfig:
+def with_engine(config: RunConfig, engine: str, *, served: bool = False) -> RunConfig:
     """The settings with what generates replaced, for playing without training.
 
     Raises:
-        ConfigError: no such engine, it cannot decode as the settings ask, or its package is missing.
+        ConfigError: no such engine, it cannot decode as the settings ask, or its package is missing; or the model is
+            `served`, by a server that generates by itself.
     """
+    if served and engine != "transformers":
+        raise ConfigError(f"the engine is '{engine}', but the model is behind a server, which generates. Leave it out.")
     if engine == "vllm" and config.agent.constrained:
         raise ConfigError(
             "the engine is 'vllm', and agent.decode is 'constrained': vLLM cannot be told at each token which ones are "

@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Collection
 from typing import Any
 
-from stapo.api.pretrained import flattened, pretrained_settings, require_own_rates, said
+from stapo.api.pretrained import pretrained_settings, require_own_rates, said
 from stapo.cli.command import SET_FLAG, by_tyro, named_setting, require_settings, segments, value_of
 from stapo.config.presets import load_config
 from stapo.config.run_config import RunConfig
+from stapo.config.schema import setting_paths
 from stapo.documents import parse_yaml
 from stapo.envs.registry import option_parameters, takes_mapping
 from stapo.errors import ConfigError, did_you_mean
@@ -53,7 +54,7 @@ def resolve(
         base |= {"eval": {"sets": sets}} if sets else {}
         config = load_config(source, algorithm, base, chosen)
     config = parse_settings(config, args, name)
-    require_own_rates(source, {**flattened(chosen), **dict.fromkeys(varied), **given}, config)
+    require_own_rates(source, {**setting_paths(chosen), **dict.fromkeys(varied), **given}, config)
     return config, said(chosen, given) if chosen else ""
 
 

@@ -163,7 +163,6 @@ for other tasks of the same kind (docs/evaluate.md).
             Endpoint,
             frozen_model,
             labeled,
-            require_own_engine,
             saved_policy,
             served_model,
         )
@@ -176,7 +175,7 @@ for other tasks of the same kind (docs/evaluate.md).
         config = replace(before, env=replace(before.env, options={**before.env.options, **options}))
         if of_agent:
             config = parse_settings(config, of_agent, "eval")
-        config = with_engine(config, require_own_engine(self.engine, self.endpoint is not None))
+        config = with_engine(config, self.engine, served=self.endpoint is not None)
         if self.endpoint is not None and self.model is not None:
             given = {n: getattr(self, n) for n in _SERVED if getattr(self, n) is not None}
             endpoint = Endpoint(url=self.endpoint, model=self.model, send_seeds=self.send_seeds, **given)

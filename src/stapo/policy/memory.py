@@ -40,8 +40,7 @@ def model_size(path: str, lora: LoraConfig) -> ModelSize:
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except Exception as err:  # transformers raises what it likes
-        reason = first_line(err)
-        raise ModelError(f"model '{path}' cannot be built from its config.json: {reason}.") from err
+        raise ModelError(f"model '{path}' cannot be built from its config.json: {first_line(err)}.") from err
     head, adapters = model.get_output_embeddings(), 0
     for name, layer in model.named_modules():
         wanted = not lora.target_modules or any(name == t or name.endswith(f".{t}") for t in lora.target_modules)

@@ -237,8 +237,7 @@ def finish_policy(model: Any, tokenizer: Any, config: ModelConfig) -> Policy:
     try:
         model.to(device=device, dtype=dtype_of(config))
     except (RuntimeError, AssertionError) as err:
-        reason = first_line(err)
-        raise ModelError(f"the model cannot be moved to model.device '{device}': {reason}.") from err
+        raise ModelError(f"the model cannot be moved to model.device '{device}': {first_line(err)}.") from err
     _require_plain_head(model)
     if config.gradient_checkpointing:
         checkpoint_layers(model)
