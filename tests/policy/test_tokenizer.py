@@ -9,7 +9,7 @@ from tokenizers import Regex, pre_tokenizers
 from transformers import AutoTokenizer
 
 from stapo.policy import ModelConfig, load_policy
-from stapo.policy.sources import EOS, PAD
+from stapo.policy.config import EOS, PAD
 from stapo.policy.tokenizer import PHRASE, train_tokenizer
 from toy_world import small_policy
 

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 
 from stapo.agent import PROMPT_STYLES, AgentConfig, Exchange, Prompt, PromptFields, Turn, render_prompt, write_response
 from stapo.algo import get_algorithm
-from stapo.policy.sources import EOS, PAD
+from stapo.policy.config import EOS, PAD
 from stapo.policy.tokenizer import train_tokenizer
 from stapo.rollout.collect import Collector
 from stapo.rollout.encoding import PromptEncoder

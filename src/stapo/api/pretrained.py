@@ -21,7 +21,8 @@ from stapo.envs.protocol import HasChatSettings
 from stapo.envs.registry import ENVIRONMENTS
 from stapo.errors import ConfigError, ModelError
 from stapo.estimate.shapes import find_shape
-from stapo.policy.sources import folder_here, is_built_here
+from stapo.policy.config import is_built_here
+from stapo.policy.sources import folder_here
 
 SMALL = 1_000_000_000
 """Weights below which a model needs demonstrations first, and answers with the command alone.

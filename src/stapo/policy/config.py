@@ -1,13 +1,14 @@
-"""Settings of the model."""
+"""Settings of the model, and what tells one that was built here from a pretrained one."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from stapo.checks import check_choices, check_integer, check_least, check_number, check_numbers
-from stapo.documents import shown
+from stapo.documents import lookup, parse_json, shown
 from stapo.errors import ConfigError
 
 DType = Literal["auto", "float32", "bfloat16"]
@@ -20,6 +21,11 @@ UNTIMED = 5_000_000
 """Weights below which a model is float32 without being timed."""
 MOST_WEIGHTS = 4_000_000_000
 """Weights of a model that is built from sizes; larger ones are loaded."""
+
+# The names that Qwen2 tokenizers use: `AutoTokenizer` would add them to a Qwen2 model's vocabulary otherwise.
+EOS, PAD = "<|im_end|>", "<|endoftext|>"
+SPECIAL = (PAD, EOS)
+"""Special tokens of a tokenizer that is trained here, in the order of their ids, and no others."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _TAKEN = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception", "bos_token",
@@ -156,3 +162,12 @@ class ModelConfig:
         """Weights of the small model that the sizes make."""
         layer = self.hidden_size * (4 * self.hidden_size + 3 * self.intermediate_size)
         return self.layers * layer + self.vocab_size * self.hidden_size
+
+
+def is_built_here(path: str) -> bool:
+    """Whether a folder holds a small model that was built here, and not a pretrained one."""
+    try:
+        tokens = lookup(parse_json((Path(path).expanduser() / "tokenizer.json").read_bytes()), "added_tokens")
+        return {token["id"]: token["content"] for token in tokens} == dict(enumerate(SPECIAL))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -1,4 +1,4 @@
-"""What `model.path` and the like name, as a folder, and whether it was built here. Only a conversion loads torch."""
+"""What `model.path` and the like name, as a folder. Torch is loaded for a conversion only."""
 
 from __future__ import annotations
 
@@ -6,28 +6,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stapo.documents import lookup, parse_json
 from stapo.errors import ModelError, StapoError
 from stapo.models.cache import fetch, folder_of, keep, models_folder, unfetched
 from stapo.models.catalog import KNOWN, find
 from stapo.progress import tell
 from stapo.stored import default_cache, known_digest
 
-# The names that Qwen2 tokenizers use: `AutoTokenizer` would add them to a Qwen2 model's vocabulary otherwise.
-EOS, PAD = "<|im_end|>", "<|endoftext|>"
-SPECIAL = (PAD, EOS)
-"""Special tokens of a tokenizer that is trained here, in the order of their ids, and no others."""
 _ROOM = 12
 """Bytes on the disk for each byte of a GGUF file: four of a weight for as little as a third of one."""
-
-
-def is_built_here(path: str) -> bool:
-    """Whether a folder holds a small model that was built here, and not a pretrained one."""
-    try:
-        tokens = lookup(parse_json((Path(path).expanduser() / "tokenizer.json").read_bytes()), "added_tokens")
-        return {token["id"]: token["content"] for token in tokens} == dict(enumerate(SPECIAL))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def source_of(path: str) -> str:

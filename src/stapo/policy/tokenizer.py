@@ -21,7 +21,7 @@ from typing import Literal
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from stapo.policy.sources import EOS, PAD, SPECIAL
+from stapo.policy.config import EOS, PAD, SPECIAL
 
 Cut = Literal["phrases", "words", "names"]
 
