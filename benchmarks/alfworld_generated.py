@@ -19,9 +19,8 @@ from stapo.envs.alfworld.env import AlfworldEnv
 from stapo.envs.alfworld.game import TASK_TYPES
 from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.envs.alfworld.generator.goals import is_held_out, offers
-from stapo.envs.alfworld.generator.household import KINDS
 from stapo.envs.alfworld.generator.layouts import HELDOUT, SPLITS, families
-from stapo.envs.alfworld.generator.sizes import SIZES
+from stapo.envs.alfworld.generator.sizes import KINDS, SIZES
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments" / "alfworld-generated.md"
 SAMPLE = "generated-small/heldout/pick_clean_then_place_in_recep/000004"

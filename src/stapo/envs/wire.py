@@ -41,26 +41,11 @@ def pack(value: Started | StepResult | EnvFailure) -> list[Any]:
     """A value that a pool answers with, in JSON's types; the values are checked already."""
     if isinstance(value, Started):
         seen = value.observation
-        return [
-            "started",
-            seen.text,
-            seen.goal,
-            seen.admissible,
-            seen.blind_text,
-            value.task_type,
-            asdict(value.shapes),
-        ]
+        texts = [seen.text, seen.goal, seen.admissible, seen.blind_text]
+        return ["started", *texts, value.task_type, asdict(value.shapes)]
     if isinstance(value, StepResult):
-        return [
-            "result",
-            value.text,
-            value.admissible,
-            value.reward,
-            value.done,
-            value.won,
-            jsonable(value.info),
-            value.blind_text,
-        ]
+        told = [value.text, value.admissible, value.reward, value.done, value.won]
+        return ["result", *told, jsonable(value.info), value.blind_text]
     return ["failure", value.boundary, value.error, value.detail]
 
 

@@ -12,9 +12,8 @@ from stapo.envs.alfworld.expert import shortest_plan
 from stapo.envs.alfworld.game import TASK_TYPES
 from stapo.envs.alfworld.generator import GeneratedGames
 from stapo.envs.alfworld.generator.goals import is_held_out, offers
-from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, OPENABLE
 from stapo.envs.alfworld.generator.layouts import families, layout_of, split_of
-from stapo.envs.alfworld.generator.sizes import SIZES, Room
+from stapo.envs.alfworld.generator.sizes import APPLIANCE, KINDS, OPENABLE, SIZES, Room
 from stapo.envs.alfworld.goals import compile_goal
 from stapo.envs.alfworld.text import grammar_named
 from stapo.envs.alfworld.world import compile_world

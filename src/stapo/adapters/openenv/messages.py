@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from importlib.resources import files
 from typing import Any
 
 from stapo.agent.formats import tagged
@@ -207,48 +208,6 @@ def _plain(value: Any, depth: int) -> Any:
 
 def schemas(name: str) -> dict[str, Any]:
     """JSON schemas of actions, observations and states of an environment."""
-    text, flag = {"type": "string"}, {"type": "boolean"}
-    extra = {"type": "object", "additionalProperties": True}
-    return {
-        "action": {
-            "title": "CommandAction",
-            "description": f"One command to the environment '{name}'.",
-            "type": "object",
-            "properties": {
-                "command": {**text, "description": "the command; a thought before it is left out"},
-                "metadata": {**extra, "default": {}},
-            },
-            "required": ["command"],
-            "additionalProperties": False,
-        },
-        "observation": {
-            "title": "TextObservation",
-            "type": "object",
-            "properties": {
-                "text": {**text, "description": "what is seen"},
-                "goal": {**text, "description": "the task sentence"},
-                "admissible": {
-                    "anyOf": [{"type": "array", "items": text}, {"type": "null"}],
-                    "description": "commands that work now; null where actions are free text",
-                },
-                "won": {**flag, "description": "the task is solved"},
-                "truncated": {**flag, "description": "the episode was ended by the step limit alone"},
-                "task_id": text,
-                "info": {**extra, "description": "further facts of the environment"},
-                "session": {**text, "description": "for further plain requests; only in the response to POST /reset"},
-            },
-            "required": ["text", "goal", "admissible", "won", "truncated", "task_id", "info"],
-        },
-        "state": {
-            "title": "EpisodeState",
-            "type": "object",
-            "properties": {
-                "episode_id": {"anyOf": [text, {"type": "null"}]},
-                "step_count": {"type": "integer", "minimum": 0},
-                "task_id": {"anyOf": [text, {"type": "null"}]},
-                "environment": text,
-                "done": flag,
-            },
-            "required": ["episode_id", "step_count"],
-        },
-    }
+    found: dict[str, Any] = parse_json((files(__package__) / "schemas.json").read_text(encoding="utf-8"))
+    found["action"]["description"] = f"One command to the environment '{name}'."
+    return found

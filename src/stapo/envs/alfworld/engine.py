@@ -21,9 +21,12 @@ from stapo.envs.alfworld.text import (
 )
 from stapo.envs.alfworld.world import NOWHERE, TOOLS, CompiledGame
 
+_COPIED = ("loc", "held", "opened", "clean", "hot", "cool", "toggled", "sliced")
+"""What of a state is a number; `Start` has the same."""
+
 
 class State:
-    """One mutable position in a game; `fork` copies it in a microsecond.
+    """One mutable position in a game; `fork` copies it in microseconds.
 
     Attributes:
         game: the compiled game, shared between states.
@@ -38,71 +41,39 @@ class State:
         removed: (object, receptacle) pairs taken apart and not rejoined; ``look`` lists by these.
     """
 
-    __slots__ = (
-        "clean",
-        "contents",
-        "cool",
-        "game",
-        "grammar",
-        "held",
-        "hot",
-        "loc",
-        "opened",
-        "removed",
-        "sliced",
-        "spots",
-        "toggled",
-    )
+    __slots__ = (*_COPIED, "contents", "game", "grammar", "removed", "spots")
+
+    loc: int
+    held: int
+    opened: int
+    clean: int
+    hot: int
+    cool: int
+    toggled: int
+    sliced: int
 
     def __init__(self, game: CompiledGame, grammar: Grammar) -> None:
-        start = game.start
         self.game = game
         self.grammar = grammar
-        self.loc = start.loc
-        self.held = start.held
-        self.opened = start.opened
-        self.clean = start.clean
-        self.hot = start.hot
-        self.cool = start.cool
-        self.toggled = start.toggled
-        self.sliced = start.sliced
-        self.contents = list(start.contents)
-        self.spots = list(start.spots)
+        for name in _COPIED:
+            setattr(self, name, getattr(game.start, name))
+        self.contents = list(game.start.contents)
+        self.spots = list(game.start.spots)
         self.removed: frozenset[tuple[int, int]] = frozenset()
 
     def fork(self) -> State:
         """An independent copy that shares the game."""
         twin = State.__new__(State)
-        twin.game = self.game
-        twin.grammar = self.grammar
-        twin.loc = self.loc
-        twin.held = self.held
-        twin.opened = self.opened
-        twin.clean = self.clean
-        twin.hot = self.hot
-        twin.cool = self.cool
-        twin.toggled = self.toggled
-        twin.sliced = self.sliced
+        for name in (*_COPIED, "game", "grammar", "removed"):
+            setattr(twin, name, getattr(self, name))
         twin.contents = self.contents.copy()
         twin.spots = self.spots.copy()
-        twin.removed = self.removed
         return twin
 
     def facts(self) -> tuple[object, ...]:
         """Everything that can change, as one comparable and hashable value."""
-        return (
-            self.loc,
-            self.held,
-            self.opened,
-            self.clean,
-            self.hot,
-            self.cool,
-            self.toggled,
-            self.sliced,
-            tuple(self.contents),
-            tuple(self.spots),
-            tuple(sorted(self.removed)),
-        )
+        numbers = (getattr(self, name) for name in _COPIED)
+        return (*numbers, tuple(self.contents), tuple(self.spots), tuple(sorted(self.removed)))
 
     def key(self) -> str:
         """A digest of `facts`, the same in every process; worlds may share one."""

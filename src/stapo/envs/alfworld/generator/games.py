@@ -9,10 +9,9 @@ from textwrap import indent
 from stapo.checks import check_integer
 from stapo.envs.alfworld.game import MOST_GAMES, TASK_TYPES, Game, TaskType
 from stapo.envs.alfworld.generator.goals import TREATMENT, GoalTemplate, draw_goal
-from stapo.envs.alfworld.generator.household import BASIN_OF
 from stapo.envs.alfworld.generator.layouts import SPLITS, Family, Receptacle
 from stapo.envs.alfworld.generator.scenes import Thing, furnish
-from stapo.envs.alfworld.generator.sizes import size_named
+from stapo.envs.alfworld.generator.sizes import BASIN_OF, size_named
 from stapo.envs.draws import Draws
 from stapo.errors import unknown_name
 

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from stapo.documents import package_data
 from stapo.envs.alfworld.game import TaskType
-from stapo.envs.alfworld.generator.household import APPLIANCE, KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import TRAIN, Family, families
-from stapo.envs.alfworld.generator.sizes import SceneSize, size_named
+from stapo.envs.alfworld.generator.sizes import APPLIANCE, KINDS, ObjectKind, SceneSize, size_named
 from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 

@@ -11,8 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from stapo.envs.alfworld.generator.household import OPENABLE
-from stapo.envs.alfworld.generator.sizes import Room, SceneSize, size_named
+from stapo.envs.alfworld.generator.sizes import OPENABLE, Room, SceneSize, size_named
 from stapo.envs.draws import Draws, digest
 from stapo.errors import ConfigError
 

@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from stapo.envs.alfworld.generator.goals import GoalTemplate
-from stapo.envs.alfworld.generator.household import KINDS, ObjectKind
 from stapo.envs.alfworld.generator.layouts import Family, Receptacle
-from stapo.envs.alfworld.generator.sizes import SceneSize
+from stapo.envs.alfworld.generator.sizes import KINDS, ObjectKind, SceneSize
 from stapo.envs.draws import Draws
 
 
