@@ -8,7 +8,7 @@ from typing import Any
 
 from stapo.checks import check_integer, check_text
 from stapo.envs.protocol import Observation, StepResult, going_on
-from stapo.envs.seeded import HasSeededTasks, SeededTasks
+from stapo.envs.tasks import HasTasks, SeededTasks
 
 FIRST_HELDOUT_SEED = 1_000_000_000
 """Seeds of the split heldout begin here, so that more tasks of train leave them alone."""
@@ -44,7 +44,7 @@ class ForeignObservation:
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
-class ForeignEnv(HasSeededTasks):
+class ForeignEnv(HasTasks):
     """An environment of ours around one of another library. Subclasses define `_begin`, `_act` and `close`.
 
     Args:
@@ -63,7 +63,7 @@ class ForeignEnv(HasSeededTasks):
             check_integer(option, value, least, _MOST_TASKS)
         self.max_steps = check_integer("max_steps", max_steps, 1)
         self._source, self._said_goal = source, check_text("goal", goal, "the task in a sentence")
-        self._tasks = SeededTasks({"train": tasks, "heldout": heldout})
+        self._tasks: SeededTasks = SeededTasks({"train": tasks, "heldout": heldout})
         self._goal: str | None = None
         self._steps = 0
         self._done = False

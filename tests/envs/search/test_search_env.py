@@ -266,7 +266,7 @@ def test_held_out_questions_are_in_training_under_no_other_spelling(tmp_path):
     path = tmp_path / "own.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     env = SearchEnv(questions=str(path), retriever="http://127.0.0.1:9", heldout=0.4)
-    sides = {split: {env._questions.question(i).text.split()[0] for i in env.tasks_of(split)} for split in env.splits}
+    sides = {split: {env._tasks.question(i).text.split()[0] for i in env.tasks_of(split)} for split in env.splits}
     assert set(sides) == {"train", "heldout"}
     assert not sides["train"] & sides["heldout"]
     assert env.notes == []
@@ -369,7 +369,7 @@ def test_a_hasty_demonstrator_guesses_an_answer_of_the_right_kind():
     ):
         env.reset(task)
         key = env.question.hops[-1].key
-        kind = {q.hops[-1].found for q in map(env._questions.question, env.tasks) if q.hops[-1].key == key}
+        kind = {q.hops[-1].found for q in map(env._tasks.question, env.tasks) if q.hops[-1].key == key}
         assert len(kind) > 1
         said = {env.demonstrator(random.Random(seed)).action() for seed in range(20)}
         assert len(said) > 1

@@ -23,7 +23,7 @@ def write(path, *rows):
 
 
 def only(questions):
-    (found,) = [questions.question(i) for i in questions.ids]
+    (found,) = [questions.question(i) for i in questions.tasks]
     return found
 
 
@@ -36,13 +36,13 @@ def test_flashrag_and_plain_lines(tmp_path):
     )
     write(tmp_path / "mine.jsonl", {"question": "where?", "golden_answers": "here", "split": "validation"})
     questions = read_questions([tmp_path])
-    assert questions.splits == ["valid", "test"]
-    assert {questions.question(i).source for i in questions.of_split("test")} == {"nq"}
-    by_text = {q.text: q for q in map(questions.question, questions.ids)}
+    assert questions.splits == ("valid", "test")
+    assert {questions.question(i).source for i in questions.tasks_of("test")} == {"nq"}
+    by_text = {q.text: q for q in map(questions.question, questions.tasks)}
     assert by_text["who?"].golds == ("Ann", "b")
     assert by_text["how many?"].golds == ("7",)
     assert (by_text["where?"].source, by_text["where?"].golds) == ("mine", ("here",))
-    assert questions.ids == sorted(questions.ids)
+    assert questions.tasks == sorted(questions.tasks)
 
 
 def test_rows_of_search_r1_and_verl_agent(tmp_path):
@@ -80,7 +80,7 @@ def test_parquet(tmp_path):
     ]
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
     questions = read_questions([tmp_path / "x.parquet"])
-    assert sorted(questions.question(i).golds for i in questions.of_split("train")) == [("ann",), ("ann", "b")]
+    assert sorted(questions.question(i).golds for i in questions.tasks_of("train")) == [("ann",), ("ann", "b")]
 
     parquet.write_table(pyarrow.Table.from_pylist([{"q": 1}]), tmp_path / "y.parquet")
     with pytest.raises(GameFileError, match=r"y.parquet', row 0, column 'question': found nothing.*columns here: q\."):
@@ -147,15 +147,15 @@ def test_missing_places(tmp_path):
 def test_ids_depend_on_the_content_alone(tmp_path):
     one = {"question": "q1", "golden_answers": ["ann", "b"], "data_source": "nq"}
     two = {"question": "q2", "golden_answers": ["ann"], "data_source": "nq"}
-    first = read_questions([write(tmp_path / "a.jsonl", one, two)]).ids
+    first = read_questions([write(tmp_path / "a.jsonl", one, two)]).tasks
     again = {**one, "golden_answers": ["b", "ann"], "id": "other", "metadata": {"x": 1}}
-    assert read_questions([write(tmp_path / "b.jsonl", two, again)]).ids == first
+    assert read_questions([write(tmp_path / "b.jsonl", two, again)]).tasks == first
     assert len(first) == 2
-    twice = read_questions([write(tmp_path / "d.jsonl", two, again, two)]).ids
+    twice = read_questions([write(tmp_path / "d.jsonl", two, again, two)]).tasks
     assert sorted(set(twice) - set(first)) == [f"{i}-2" for i in twice if f"{i}-2" in twice]
     assert len(twice) == 3
     changed = {**one, "golden_answers": ["ann"]}
-    assert len(set(read_questions([write(tmp_path / "c.jsonl", changed, two)]).ids) & set(first)) == 1
+    assert len(set(read_questions([write(tmp_path / "c.jsonl", changed, two)]).tasks) & set(first)) == 1
 
 
 def test_splits_by_file_name(tmp_path):
@@ -163,8 +163,8 @@ def test_splits_by_file_name(tmp_path):
     write(tmp_path / "b-train-1.jsonl", GOOD)
     write(tmp_path / "contest.jsonl", {**GOOD, "question": "r"})
     questions = read_questions([tmp_path])
-    assert questions.splits == ["train", "test"]
-    assert [len(questions.of_split(s)) for s in questions.splits] == [2, 1]
+    assert questions.splits == ("train", "test")
+    assert [len(questions.tasks_of(s)) for s in questions.splits] == [2, 1]
 
 
 def test_names_of_the_seven_sets():
@@ -179,7 +179,7 @@ def test_unknown_names():
     with pytest.raises(UnknownNameError, match=r"'a/2'.*Did you mean 'a/1'"):
         questions.question("a/2")
     with pytest.raises(UnknownNameError, match="unknown split 'tran'"):
-        questions.of_split("tran")
+        questions.tasks_of("tran")
 
 
 def test_recorded_questions(shared):
@@ -188,12 +188,12 @@ def test_recorded_questions(shared):
         pytest.skip(f"no questions in {folder}")
     covered = read_questions([folder / "covered_questions.jsonl"])
     counts = {}
-    for i in covered.ids:
+    for i in covered.tasks:
         counts[covered.question(i).source] = counts.get(covered.question(i).source, 0) + 1
     assert counts == {"triviaqa": 736, "nq": 652, "popqa": 467, "2wiki": 800, "hotpotqa": 73, "bamboogle": 35}
     everything = read_questions([folder / "questions"])
     assert {"train", "dev", "test"} <= set(everything.splits)
-    assert {everything.question(i).source for i in everything.ids} == set(EVALUATION_SETS)
+    assert {everything.question(i).source for i in everything.tasks} == set(EVALUATION_SETS)
 
 
 VERL = {
@@ -284,13 +284,13 @@ def test_folders_of_flashrag(tmp_path):
     write(tmp_path / "nq" / "dataset_info.json", {"description": "no question"})
     write(tmp_path / "nq" / ".hidden.jsonl", "broken")
     questions = read_questions([tmp_path])
-    found = {tuple(i.split("/")[:2]) for i in questions.ids}
+    found = {tuple(i.split("/")[:2]) for i in questions.tasks}
     assert found == {("nq", "test"), ("nq", "train"), ("my_set", "test"), ("hotpotqa", "dev")}
     one = read_questions([tmp_path / "nq" / "test.jsonl"])
     assert only(one).source == "nq"
     # Both are called test: the folders tell them apart.
     two = read_questions([tmp_path / "nq" / "test.jsonl", tmp_path / "my_set" / "test.jsonl"])
-    assert {two.question(i).source for i in two.ids} == {"nq", "my_set"}
+    assert {two.question(i).source for i in two.tasks} == {"nq", "my_set"}
 
 
 def test_a_split_of_a_folder_below_the_one_that_was_given(tmp_path):
@@ -312,8 +312,10 @@ def test_lists_and_compressed_lines(tmp_path):
         ("packed_dev.jsonl.gz", "packed_dev"),
     ):
         questions = read_questions([tmp_path / name])
-        assert sorted(questions.question(i).text for i in questions.ids) == ["where?", "who?"]
-        assert {(questions.question(i).source, questions.question(i).split) for i in questions.ids} == {(source, "dev")}
+        assert sorted(questions.question(i).text for i in questions.tasks) == ["where?", "who?"]
+        assert {(questions.question(i).source, questions.question(i).split) for i in questions.tasks} == {
+            (source, "dev")
+        }
 
 
 @pytest.mark.parametrize("gold", ["A", "The", "?!", " an ", "the - a"])
@@ -324,7 +326,7 @@ def test_answers_that_an_empty_one_would_match_are_taken_out_and_counted(tmp_pat
         {"question": "fine?", "golden_answers": ["Ann"]},
     ]
     questions = read_questions([write(tmp_path / "x.jsonl", *rows)])
-    assert {questions.question(i).text: questions.question(i).golds for i in questions.ids} == {
+    assert {questions.question(i).text: questions.question(i).golds for i in questions.tasks} == {
         "half?": ("The Band",),
         "fine?": ("Ann",),
     }

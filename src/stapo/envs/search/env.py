@@ -13,8 +13,9 @@ from stapo.envs.search import scoring
 from stapo.envs.search.demonstrator import Demonstrator, plan
 from stapo.envs.search.judge import SearchJudge
 from stapo.envs.search.protocols import PROTOCOLS, Act, cut_response, shorten
-from stapo.envs.search.questions import Question
+from stapo.envs.search.questions import Question, QuestionSet
 from stapo.envs.search.sources import open_questions, open_search
+from stapo.envs.tasks import HasTasks
 from stapo.errors import RetrieverError
 from stapo.progress import note
 from stapo.retrieval.wire import Shape
@@ -28,7 +29,7 @@ _EMPTY = "No result."
 _RESULT = "<information></information>"
 
 
-class SearchEnv:
+class SearchEnv(HasTasks):
     """Questions that are answered with a search engine, one episode at a time.
 
     Args:
@@ -107,7 +108,7 @@ class SearchEnv:
         self._scores_transcript = check_choice("format_scored", format_scored, FORMAT_SCORED) == "transcript"
         scores = {"structure": structure_score, "final": final_score, "retrieval": retrieval_score}
         self._scores = {part: check_number(f"{part}_score", score, 0, 1) for part, score in scores.items()}
-        self._questions = open_questions(questions, heldout=heldout, size=size, seed=seed)
+        self._tasks: QuestionSet = open_questions(questions, heldout=heldout, size=size, seed=seed)
         for text in self.notes:
             note(text)
         if request is not None:
@@ -129,31 +130,17 @@ class SearchEnv:
         self._done = False
 
     @property
-    def tasks(self) -> Sequence[str]:
-        """All task ids, sorted."""
-        return self._questions.ids
-
-    @property
-    def splits(self) -> Sequence[str]:
-        """Names of the splits that hold at least one question, train first."""
-        return tuple(self._questions.splits)
-
-    def tasks_of(self, split: str) -> Sequence[str]:
-        """Sorted task ids of one split."""
-        return self._questions.of_split(split)
-
-    @property
     def notes(self) -> list[str]:
         """What is odd about the questions: those that several splits ask, and right answers that cannot be scored."""
-        return list(self._questions.notes)
+        return list(self._tasks.notes)
 
     def task_type(self, task_id: str) -> str:
         """The data set that a question belongs to."""
-        return self._questions.question(task_id).source
+        return self._tasks.question(task_id).source
 
     def reset(self, task_id: str) -> Observation:
         """Start the episode of a question. Raises UnknownNameError for an id that does not exist."""
-        self._question = question = self._questions.question(task_id)
+        self._question = question = self._tasks.question(task_id)
         self._transcript, self._responses, self._done = [], [], False
         self._form, self._results = [], []
         return Observation(text=f"Question: {question.text}", goal=question.text, blind_text=_WAITING)
@@ -196,7 +183,7 @@ class SearchEnv:
 
     def answers_like(self, key: str) -> tuple[str, ...]:
         """Every name that is an answer where `key` is asked last, sorted; for a guess of the right kind."""
-        return self._questions.answers_to(key)
+        return self._tasks.answers_to(key)
 
     @property
     def shown(self) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from stapo.envs.tasks import SplitTasks
 from stapo.errors import unknown_name
 from stapo.texts import replace_surrogates
 
@@ -56,7 +57,7 @@ def digest_of(text: str, golds: Sequence[str]) -> str:
     return hashlib.sha256(replace_surrogates("\0".join([text, *sorted(golds)])).encode()).hexdigest()[:12]
 
 
-class QuestionSet:
+class QuestionSet(SplitTasks):
     """Questions by id and by split; ids are source/split/digest, and so the same for the same content.
 
     Args:
@@ -65,8 +66,6 @@ class QuestionSet:
         notes: what is odd about them, a sentence each.
 
     Attributes:
-        ids: all task ids, sorted.
-        splits: names of the splits, train first.
         notes: as given.
     """
 
@@ -81,11 +80,10 @@ class QuestionSet:
             name = question.task_id if number == 1 else f"{question.task_id}-{number}"
             self._by_id[name] = question if number == 1 else replace(question, task_id=name)
         self._answers: dict[str, tuple[str, ...]] = {}
-        self.ids = sorted(self._by_id)
-        self._by_split: dict[str, list[str]] = {}
-        for i in self.ids:
-            self._by_split.setdefault(self._by_id[i].split, []).append(i)
-        self.splits = sorted(self._by_split, key=lambda name: (rank.get(name, len(rank)), name))
+        by_split: dict[str, list[str]] = {}
+        for i in sorted(self._by_id):
+            by_split.setdefault(self._by_id[i].split, []).append(i)
+        super().__init__(dict(sorted(by_split.items(), key=lambda part: (rank.get(part[0], len(rank)), part[0]))))
 
     def answers_to(self, key: str) -> tuple[str, ...]:
         """Answers of the questions whose last look-up has this key, sorted."""
@@ -94,14 +92,8 @@ class QuestionSet:
             self._answers[key] = tuple(sorted({hop.found for hop in last if hop.key == key}))
         return self._answers[key]
 
-    def of_split(self, split: str) -> list[str]:
-        """Sorted ids of one split. Raises UnknownNameError."""
-        if not isinstance(split, str) or split not in self._by_split:
-            raise unknown_name("split", split, self.splits)
-        return self._by_split[split]
-
     def question(self, wanted: str) -> Question:
         """The question of an id. Raises UnknownNameError."""
         if not isinstance(wanted, str) or wanted not in self._by_id:
-            raise unknown_name("task", wanted, self.ids)
+            raise unknown_name("task", wanted, self.tasks)
         return self._by_id[wanted]

@@ -113,7 +113,7 @@ def _read(paths: tuple[str, ...], stamps: tuple[object, ...], heldout: float) ->
     found = read_questions(paths)
     if not heldout:
         return found
-    every = [found.question(i) for i in found.ids]
+    every = [found.question(i) for i in found.tasks]
     # A text that is another's but for case, blanks and final marks goes where the first of them goes.
     spelled: dict[str, str] = {}
     for question in every:

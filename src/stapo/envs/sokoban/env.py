@@ -8,12 +8,12 @@ from typing import Any
 
 from stapo.checks import check_flag, check_integer, check_number
 from stapo.envs.protocol import CommandShapes, Observation, StepResult, begun, going_on
-from stapo.envs.seeded import HasSeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.demonstrator import Demonstrator
 from stapo.envs.sokoban.generator import Level
 from stapo.envs.sokoban.judge import MoveJudge
 from stapo.envs.sokoban.levels import Sizes, distances_of, level_of, shortest_plan, tasks_with
+from stapo.envs.tasks import HasTasks, SeededTasks
 
 GOAL = "Push every box onto a target."
 STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
@@ -21,7 +21,7 @@ STEP_REWARD, BOX_REWARD, WIN_REWARD = -0.1, 1.0, 10.0
 _LARGEST, _MOST_BOXES, _MOST_LEVELS = 10, 3, 1_000_000
 
 
-class SokobanEnv(HasSeededTasks):
+class SokobanEnv(HasTasks):
     """Boxes that are pushed onto targets, in generated rooms, one episode at a time.
 
     Args:
@@ -68,7 +68,7 @@ class SokobanEnv(HasSeededTasks):
         self._slips = check_number("demonstrator_slips", demonstrator_slips, 0, 1)
         self._positions = check_flag("positions", positions)
         self._sizes = Sizes(size, boxes, search_depth, levels)
-        self._tasks = tasks_with(self._sizes)
+        self._tasks: SeededTasks = tasks_with(self._sizes)
         self._task: str | None = None
         self._level: Level | None = None
         self._state = State(0, ())

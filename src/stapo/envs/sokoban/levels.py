@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stapo.envs.draws import digest
-from stapo.envs.seeded import SeededTasks
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State
 from stapo.envs.sokoban.generator import Level, draw_level
+from stapo.envs.tasks import SeededTasks
 from stapo.errors import ConfigError
 
 HELDOUT_SHARE = 10

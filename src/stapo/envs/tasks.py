@@ -1,4 +1,4 @@
-"""Tasks that are numbers: ids by split and number, for environments whose episodes come from a seed."""
+"""Which tasks there are: ids by split, and those of environments whose episodes come from a seed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,39 @@ from stapo.documents import shown
 from stapo.errors import UnknownNameError, unknown_name
 
 
+class SplitTasks:
+    """Task ids by split.
+
+    Args:
+        by_split: split -> its sorted ids, train first; a split without any is left out.
+
+    Attributes:
+        by_split: as given.
+        splits: names of the splits.
+    """
+
+    def __init__(self, by_split: Mapping[str, Sequence[str]]) -> None:
+        self.by_split = {split: ids for split, ids in by_split.items() if ids}
+        self.splits = tuple(self.by_split)
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """All ids, sorted."""
+        return sorted(task for ids in self.by_split.values() for task in ids)
+
+    def tasks_of(self, split: str) -> Sequence[str]:
+        """Sorted ids of one split. Raises UnknownNameError for a split that does not exist."""
+        if not isinstance(split, str) or split not in self.by_split:
+            raise unknown_name("split", split, self.by_split)
+        return self.by_split[split]
+
+
 @lru_cache(maxsize=32)
 def _ids(split: str, number: int) -> tuple[str, ...]:
     return tuple(f"{split}/{index:06d}" for index in range(number))
 
 
-class SeededTasks:
+class SeededTasks(SplitTasks):
     """Ids such as ``train/000017``.
 
     Args:
@@ -22,38 +49,22 @@ class SeededTasks:
     """
 
     def __init__(self, numbers: Mapping[str, int]) -> None:
-        self._numbers = {split: number for split, number in numbers.items() if number}
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
-        return tuple(self._numbers)
-
-    @cached_property
-    def tasks(self) -> list[str]:
-        """All ids, sorted."""
-        return sorted(task for split in self._numbers for task in self.tasks_of(split))
-
-    def tasks_of(self, split: str) -> Sequence[str]:
-        """Sorted ids of one split. Raises UnknownNameError for a split that does not exist."""
-        if not isinstance(split, str) or split not in self._numbers:
-            raise unknown_name("split", split, self._numbers)
-        return _ids(split, self._numbers[split])
+        super().__init__({split: _ids(split, number) for split, number in numbers.items()})
 
     def place_of(self, task_id: str) -> tuple[str, int]:
         """Split and number of a task. Raises UnknownNameError for an id that does not exist."""
         split, _, digits = task_id.partition("/") if isinstance(task_id, str) else ("", "", "")
         number = int(digits) if len(digits) == 6 and digits.isascii() and digits.isdigit() else -1
-        if not 0 <= number < self._numbers.get(split, 0):
-            known = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in map(self.tasks_of, self._numbers) if ids)
+        if not 0 <= number < len(self.by_split.get(split, ())):
+            known = ", ".join(f"{ids[0]} to {ids[-1]}" for ids in self.by_split.values())
             raise UnknownNameError(f"unknown task {shown(task_id)}. Known: {known}.")
         return split, number
 
 
-class HasSeededTasks:
+class HasTasks:
     """The part of an environment that says which tasks there are."""
 
-    _tasks: SeededTasks
+    _tasks: SplitTasks
 
     @property
     def tasks(self) -> Sequence[str]:
@@ -62,7 +73,7 @@ class HasSeededTasks:
 
     @property
     def splits(self) -> Sequence[str]:
-        """Names of the splits, train first."""
+        """Names of the splits that hold at least one task, train first."""
         return self._tasks.splits
 
     def tasks_of(self, split: str) -> Sequence[str]:
