@@ -295,12 +295,12 @@ def test_a_lost_race_uses_what_the_winner_built(tmp_path, monkeypatch):
     source = file_source(write(tmp_path / "shop"))
     real = catalog.build
 
-    def slow(source, folder, progress):
+    def slow(source, folder):
         monkeypatch.setattr(catalog, "build", real)
         # As if the wait for the other process had timed out, and it was done first.
-        categories = real(source, folder, progress)
+        categories = real(source, folder)
         target = folder.with_name(folder.name.split(".")[1])
-        catalog._build_whole(source, target, progress)
+        catalog._build_whole(source, target)
         return categories
 
     monkeypatch.setattr(catalog, "build", slow)
@@ -350,7 +350,8 @@ def test_a_finished_catalog_is_read_without_writing(tmp_path, monkeypatch):
 def test_progress_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(catalog, "_REPORTED", 10)
     told = []
-    open_catalog(file_source(write(tmp_path / "shop")), lambda *news: told.append(news))
+    monkeypatch.setattr(catalog, "tell", lambda *news: told.append(news))
+    open_catalog(file_source(write(tmp_path / "shop")))
     assert ("reading products", 20) in [news[:2] for news in told]
     assert ("indexing products", 20) in [news[:2] for news in told]
 

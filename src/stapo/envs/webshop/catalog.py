@@ -22,7 +22,7 @@ from stapo.envs.webshop.pages import ItemView, item_view
 from stapo.envs.webshop.product import Product, pack, unpack
 from stapo.envs.webshop.sources import Source
 from stapo.errors import ConfigError, GameFileError, StapoError
-from stapo.progress import Listener, tell
+from stapo.progress import tell
 from stapo.retrieval.bm25 import BM25Index
 from stapo.stored import CACHE_VARIABLE, WholeFolders, default_cache
 
@@ -113,7 +113,7 @@ class Catalog:
 _OPEN: weakref.WeakValueDictionary[Path, Catalog] = weakref.WeakValueDictionary()
 
 
-def open_catalog(source: Source, progress: Listener = tell) -> Catalog:
+def open_catalog(source: Source) -> Catalog:
     """Open a catalog, building it where the cache does not have it. Environments of one process share it.
 
     Raises:
@@ -126,15 +126,15 @@ def open_catalog(source: Source, progress: Listener = tell) -> Catalog:
     if found is None:
         with CATALOGS.lacking(folder, partial(is_usable, folder), LONGEST_WAIT, insist=True) as lacks:
             if lacks:
-                _build_whole(source, folder, progress)
+                _build_whole(source, folder)
         found = _OPEN[folder] = Catalog(folder, source.describe())
     return found
 
 
-def _build_whole(source: Source, folder: Path, progress: Listener) -> None:
+def _build_whole(source: Source, folder: Path) -> None:
     facts: dict[str, Any] = {}
     with CATALOGS.written(folder, KIND, FORMAT, facts) as inside:
-        facts["categories"] = build(source, inside, progress)
+        facts["categories"] = build(source, inside)
 
 
 def is_usable(folder: Path) -> bool:
@@ -147,7 +147,7 @@ def is_usable(folder: Path) -> bool:
     return True
 
 
-def build(source: Source, folder: Path, progress: Listener = tell) -> list[str]:
+def build(source: Source, folder: Path) -> list[str]:
     """Write the files of a catalog into an empty folder; returns the names of its categories.
 
     Raises:
@@ -166,7 +166,7 @@ def build(source: Source, folder: Path, progress: Listener = tell) -> list[str]:
             at += records.write(pack(product))
             _add(columns, categories, product)
             if len(seen) % _REPORTED == 0:
-                progress("reading products", len(seen), 0)
+                tell("reading products", len(seen))
     if not seen:
         raise GameFileError(f"{source.describe()} holds no product; expected at least one.")
     columns["starts"].append(at)
@@ -176,11 +176,11 @@ def build(source: Source, folder: Path, progress: Listener = tell) -> list[str]:
     types |= {"combinations": "i8", "requests": "i4", "category": "i4"}
     for name, values in columns.items():
         np.save(folder / f"{name}.npy", np.array(values, dtype=types.get(name, "f8")), allow_pickle=False)
-    BM25Index.build(_documents(folder, progress)).save(folder / _INDEX)
+    BM25Index.build(_documents(folder)).save(folder / _INDEX)
     return list(categories)
 
 
-def _documents(folder: Path, progress: Listener) -> Iterator[str]:
+def _documents(folder: Path) -> Iterator[str]:
     """What the search reads, ordered by product id: equal scores are told apart by it."""
     starts = np.load(folder / "starts.npy", mmap_mode="r", allow_pickle=False)
     order = np.load(folder / "order.npy", mmap_mode="r", allow_pickle=False)
@@ -189,7 +189,7 @@ def _documents(folder: Path, progress: Listener) -> Iterator[str]:
             file.seek(starts[number])
             yield unpack(file.read(int(starts[number + 1] - starts[number]))).document()
             if done % _REPORTED == 0:
-                progress("indexing products", done, len(order))
+                tell("indexing products", done, len(order))
 
 
 def _add(columns: dict[str, list[Any]], categories: dict[str, int], product: Product) -> None:
