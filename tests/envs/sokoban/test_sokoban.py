@@ -16,12 +16,12 @@ from stapo.agent import AgentConfig
 from stapo.agent.memory import Turn
 from stapo.agent.prompts import PromptFields, render_prompt
 from stapo.envs.protocol import Demonstrator, Expert, HasDemonstrator, HasJudge, Thinks
-from stapo.envs.seeded import SeededTasks
 from stapo.envs.sokoban import env as module
 from stapo.envs.sokoban.board import DIRECTIONS, Board, State, direction_in
 from stapo.envs.sokoban.env import SokobanEnv
 from stapo.envs.sokoban.generator import Level
 from stapo.envs.sokoban.levels import Sizes, distances, level_of, looks, shortest_plan, tasks_with
+from stapo.envs.tasks import SeededTasks
 from stapo.errors import ConfigError, EnvError, UnknownNameError
 
 USUAL = Sizes(6, 1, 30, 10_000)

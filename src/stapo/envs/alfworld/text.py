@@ -41,14 +41,12 @@ class Grammar:
     """What differs between the releases.
 
     Attributes:
-        name: "move" or "put".
         verb: first word of the command that puts an object down.
         joint: what stands between the object and the receptacle in that command.
         says_location: arriving names the location ("loc 15") instead of the receptacle.
         has_help: the ``help`` command exists and is always offered.
     """
 
-    name: str
     verb: str
     joint: str
     says_location: bool
@@ -69,8 +67,8 @@ class Grammar:
 
 
 GRAMMARS = {
-    "move": Grammar("move", "move", " to ", says_location=False, has_help=True),
-    "put": Grammar("put", "put", " in/on ", says_location=True, has_help=False),
+    "move": Grammar("move", " to ", says_location=False, has_help=True),
+    "put": Grammar("put", " in/on ", says_location=True, has_help=False),
 }
 
 

@@ -2,7 +2,7 @@
 
 A layout says which receptacles a room has, which of them open and which stand at the same spot. Its
 own content decides its split (a hash of it), so no layout can occur in both, not even by way of two
-rooms that are furnished alike. A family is a numbered layout of a room.
+rooms that are furnished alike. A family is a layout of a room.
 """
 
 from __future__ import annotations
@@ -37,18 +37,16 @@ class Receptacle:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A numbered layout of a room.
+    """A layout of a room.
 
     Attributes:
         split: train or heldout.
         room: name of the room kind.
-        number: counts the families of this room and split from 0.
         receptacles: the furniture, sorted by type and number.
     """
 
     split: str
     room: str
-    number: int
     receptacles: tuple[Receptacle, ...]
 
     @property
@@ -82,7 +80,7 @@ def _families_of(size_name: str, size: SceneSize, room: str) -> list[Family]:
         split = split_of(layout)
         if layout not in seen and len(found[split]) < wanted[split]:
             seen.add(layout)
-            found[split].append(Family(split, room, len(found[split]), receptacles))
+            found[split].append(Family(split, room, receptacles))
     return [family for split in SPLITS for family in found[split]]
 
 
