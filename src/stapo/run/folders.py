@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stapo.documents import parse_json, parse_yaml, read_text
+from stapo.run.lock import is_held
 from stapo.texts import counted
 
 _DEEPEST = 6
@@ -20,7 +20,6 @@ _TAIL = 1 << 16
 _LARGEST = 1 << 22
 """Bytes of a run.json or config.yaml that is still read; ours have a few thousand."""
 _COMPARISON = "compare.json"
-_LOCKS = Path("/proc/locks")
 _Room = Callable[[Path], tuple[int, float | None]]
 _STATUSES = ("done", "running", "stopped", "failed")
 
@@ -190,33 +189,6 @@ def _last_row(path: Path) -> Mapping[str, Any]:
         if isinstance(row, Mapping):
             return row
     return {}
-
-
-def is_held(folder: Path) -> bool:
-    """Whether a process is writing the run; asked without writing anything.
-
-    Where the system lists its locks they are read there: even a shared lock of a moment could be in the way of a
-    trainer that starts at that moment.
-    """
-    try:
-        inode = os.stat(folder / ".lock", follow_symlinks=False).st_ino
-        locks = [line.split() for line in _LOCKS.read_text().splitlines()]
-    except OSError:
-        pass
-    else:
-        # number: FLOCK ADVISORY WRITE pid major:minor:inode start end
-        return any(lock[1] == "FLOCK" and lock[-3].rpartition(":")[2] == str(inode) for lock in locks)
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _newest(folder: Path) -> tuple[int, float | None]:

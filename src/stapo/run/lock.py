@@ -1,4 +1,4 @@
-"""One writer per run directory."""
+"""One writer per run directory, and whether there is one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from stapo.atomic_io import open_plain, reason_of
 from stapo.errors import RunDirectoryError
 
 FILE_NAME = ".lock"
+_LOCKS = Path("/proc/locks")
 
 
 class RunLock:
@@ -56,9 +57,36 @@ class RunLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process is writing the run in `folder`."""
+    """Whether another process, on whatever machine, is writing the run in `folder`; for those who would write it."""
     try:
         with RunLock(folder):
             return False
     except RunDirectoryError:
         return True
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine is writing the run in `folder`; asked without writing anything.
+
+    For readers, which must be in nobody's way. Where the system lists its locks they are read there: even a shared lock
+    of a moment could be in the way of a trainer that starts at that moment.
+    """
+    try:
+        inode = os.stat(folder / FILE_NAME, follow_symlinks=False).st_ino
+        locks = [line.split() for line in _LOCKS.read_text().splitlines()]
+    except OSError:
+        pass
+    else:
+        # number: FLOCK ADVISORY WRITE pid major:minor:inode start end
+        return any(lock[1] == "FLOCK" and lock[-3].rpartition(":")[2] == str(inode) for lock in locks)
+    try:
+        descriptor = os.open(folder / FILE_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -98,6 +98,17 @@ def read_new(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
     return [row for row, _ in found], found[-1][1] if found else start
 
 
+def line_at(path: Path, offset: int, most: int = MOST_LINE) -> bytes:
+    """The line that begins at the byte `offset`, or the first `most` bytes of it.
+
+    Raises:
+        RunDirectoryError: the file cannot be read.
+    """
+    with reading(f"'{path}'", RunDirectoryError), open_to_read(path) as file:
+        file.seek(offset)
+        return file.readline(min(most, MOST_LINE))
+
+
 def rows_behind(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows behind the byte `start`, each with the byte behind it; lines are counted from there.
 

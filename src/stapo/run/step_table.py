@@ -19,9 +19,9 @@ import numpy.typing as npt
 
 from stapo.atomic_io import oddity, open_to_read
 from stapo.documents import decoded, parse_json
-from stapo.errors import RunDirectoryError, reading
+from stapo.errors import RunDirectoryError
 from stapo.run.directory import NAMES, require_plain
-from stapo.run.rows import FOLDER, MOST_LINE, by_iteration, read_new, transcript_of
+from stapo.run.rows import FOLDER, MOST_LINE, by_iteration, line_at, read_new, transcript_of
 from stapo.run.step_columns import (
     STEP,
     TRAJECTORY,
@@ -148,7 +148,7 @@ class StepTable:
             raise RunDirectoryError(f"there is no step {row}; the table has {self._rows:,}.")
         at = {name: self.columns[name][row] for name in ("iteration", "offset", "bytes", "group", "member")}
         path = transcript_of(self.path, int(at["iteration"]))
-        record = _parsed(self._line_at(path, int(at["offset"]), int(at["bytes"])))
+        record = _parsed(line_at(path, int(at["offset"]), int(at["bytes"])))
         same = isinstance(record, dict) and all(
             record.get(name) == int(at[name]) for name in ("iteration", "group", "member")
         )
@@ -169,7 +169,7 @@ class StepTable:
         if iteration not in self._places:
             return {}
         path = self.path / "steps.jsonl"
-        row = _parsed(self._line_at(path, self._places[iteration], MOST_LINE))
+        row = _parsed(line_at(path, self._places[iteration]))
         try:
             return batches_of(row if isinstance(row, dict) else {})
         except (ValueError, AttributeError) as err:
@@ -211,11 +211,6 @@ class StepTable:
             found.setdefault(iteration, {})[int(offset)] = row
         return found
 
-    def _line_at(self, path: Path, offset: int, most: int) -> bytes:
-        with reading(f"'{path}'", RunDirectoryError), open_to_read(path) as file:
-            file.seek(offset)
-            return file.readline(min(most, MOST_LINE))
-
     def _lines(self, path: Path, start: int) -> Iterator[tuple[Span, bytes | None]]:
         """Complete lines behind the byte `start`; None in place of one that is too long. Unreadable files have none."""
         try:
@@ -244,7 +239,7 @@ class StepTable:
         """Whether rows that were read are no longer what the files hold."""
         if self._last:
             try:
-                if self._line_at(self.path / "steps.jsonl", self._last_start, MOST_LINE) != self._last:
+                if line_at(self.path / "steps.jsonl", self._last_start) != self._last:
                     return True
             except RunDirectoryError:
                 return True

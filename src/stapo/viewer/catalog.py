@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar
 
 from stapo.errors import RunDirectoryError, did_you_mean
 from stapo.run import RunDirectory
-from stapo.run.folders import RunSummary, is_held, read_folder, run_folders, summed
+from stapo.run.folders import RunSummary, read_folder, run_folders, summed
+from stapo.run.lock import is_held
 
 T = TypeVar("T")
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stapo.atomic_io import open_to_read
 from stapo.documents import decoded, parse_json
-from stapo.errors import RunDirectoryError, reading
+from stapo.errors import RunDirectoryError
 from stapo.html.pages import LONGEST_PROMPT, cleaned, encoded
 from stapo.report.data import Row
 from stapo.report.trajectories import read_trajectories, shaped
 from stapo.run.per_token import decode_per_token
-from stapo.run.rows import by_iteration
+from stapo.run.rows import by_iteration, line_at
 from stapo.run.scored_prompts import scored_prompts
 from stapo.texts import counted, hide_secrets
 from stapo.viewer.catalog import Catalog, ReadCache, state_of
@@ -88,9 +87,7 @@ class Rollouts:
         place = read.places.get((group, member))
         if place is None:
             raise RunDirectoryError(f"iteration {iteration} has no trajectory of group {group}, member {member}.")
-        with reading(f"'{path}'", RunDirectoryError), open_to_read(path) as file:
-            file.seek(place)
-            return _parsed(file.readline())
+        return _parsed(line_at(path, place))
 
     def _transcript(self, name: str, iteration: int) -> tuple[Path, _Read]:
         path = by_iteration(self._catalog.run(name).transcripts()).get(iteration)
