@@ -72,6 +72,7 @@ def test_it_trains_from_its_file(files, tmp_path, capsys):
     assert {arguments["path"] for name, arguments in calls if name == "read"} & set(files.NAMES)
 
 
+@pytest.mark.slow
 def test_it_trains_from_python(files, tmp_path):
     run = stapo.train(stapo.load_config(PACKAGE / "train.yaml", **{**FAST, "sft.steps": 2}), tmp_path / "run")
     assert (run.status, len(run.metrics)) == ("done", 1)

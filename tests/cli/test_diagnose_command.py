@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 import stapo
+from slow import slow_except
 from stapo.algo import ALGORITHMS, OutlierConfig, get_algorithm
 from stapo.cli.main import main
 from stapo.config.run_config import read_run_config
@@ -252,7 +253,7 @@ def test_options(runs, tmp_path, capsys, argv, expected):
 # -- 4 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", slow_except(ALGORITHMS, "stapo", "gigpo", "grpo", "ppo"))
 def test_every_algorithm(runs, name):
     run = RunDirectory.open(runs["judged"])
     config = replace(read_run_config(run), algorithm=get_algorithm(name))

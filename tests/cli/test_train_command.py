@@ -66,7 +66,7 @@ def test_another_algorithm_is_another_algorithm(capsys, tmp_path, flags, written
     assert found == {**expected, "loss": {**gigpo["loss"], "beta": 0.5}}
 
 
-def test_single_knobs(capsys):
+def test_single_settings(capsys):
     found = resolved(capsys, "tiny", "--algorithm", "grpo", "--algorithm.loss.beta", 0.5, "--model.path", "x")
     assert (found["algorithm"]["name"], found["algorithm"]["loss"]["beta"], found["model"]["path"]) == (
         "grpo",
@@ -147,7 +147,7 @@ ANSWER = "<think>I do the next step of my plan.</think><action>go to desk 1</act
 
 
 @pytest.mark.parametrize("architecture", slow_except(["llama", "qwen2", "qwen3"], "qwen3"))
-@pytest.mark.parametrize("tokens", ["action", "think"])
+@pytest.mark.parametrize("tokens", slow_except(["action", "think"], "think"))
 def test_thinking_chat_models(tmp_path, capsys, architecture, tokens):
     """A pretrained model with a chat template answers in <think> and <action>; entropies of one of them count.
 

@@ -14,6 +14,7 @@ import time
 import pytest
 from reliable import SOAK, assert_same, cases, contents, kill, settings, start, train, wait, write_settings
 
+from slow import slow_except
 from stapo.run import RunDirectory
 
 KILLS = 50 if SOAK else 8
@@ -50,7 +51,7 @@ def dies_behind_a_row(rows, iteration):
     RunDirectory.append = append_then_die
 
 
-@pytest.mark.parametrize("rows", ["metrics", "steps"])
+@pytest.mark.parametrize("rows", slow_except(["metrics", "steps"], "steps"))
 def test_killed_between_a_row_and_its_save(tmp_path, rows):
     data = settings(optim__iterations=3, sft__steps=8)
     expected = contents(train(tmp_path, data, name="undisturbed"))

@@ -76,9 +76,9 @@ def test_everything_travels(tmp_path, moody):
     "lost, said",
     [
         (("random", "python"), "random states are missing or damaged"),
-        (("random", "numpy"), "random states are missing or damaged"),
+        pytest.param(("random", "numpy"), "random states are missing or damaged", marks=pytest.mark.slow),
         (("environments",), "state.json' lacks environments"),
-        (("task_position",), "state.json' lacks task_position"),
+        pytest.param(("task_position",), "state.json' lacks task_position", marks=pytest.mark.slow),
     ],
 )
 def test_without_one_nothing_is_continued(tmp_path, moody, lost, said):

@@ -565,7 +565,7 @@ def test_rewards_that_are_not_finite_reach_the_trainer(workers, fault, test):
 # -- 6 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("workers", slow_except([0, 1, 2, 3], 0, 2))
 def test_neither_workers_nor_the_order_of_answers_matter(workers):
     for _ in range(2):
         assert play({"delay": 0.02}, workers=workers) == (UNDISTURBED, [])

@@ -89,7 +89,7 @@ SPECIAL = {
 }
 
 
-@pytest.mark.parametrize("name", SPECIAL)
+@pytest.mark.parametrize("name", slow_except(SPECIAL, "stapo-dynamic"))
 def test_seed_and_workers_with_a_critic_and_with_rounds(toy_model, tmp_path, name):
     made = [
         train(

@@ -190,6 +190,7 @@ def _with_text(text: str) -> dict:
     return trajectory(1, task_id=text, task_type=text, goal=text, stop_reason=text, steps=[foreign])
 
 
+@pytest.mark.slow
 def test_hostile_names_of_types_modes_and_settings(make_run, config):
     types = dict.fromkeys([*HOSTILE, "_hidden", "a$b$c"], 0.5)
     config["env"]["name"] = config["algorithm"]["name"] = "".join(HOSTILE).replace("\ud800", "").replace("\udfff", "")
@@ -256,7 +257,7 @@ def test_the_words_carry_the_key_numbers(make_run):
 
 
 @pytest.mark.usefixtures("unsaved")
-@pytest.mark.parametrize("key", slow_except(sorted(metrics_row(1)), *sorted(metrics_row(1))[::3]))
+@pytest.mark.parametrize("key", slow_except(sorted(metrics_row(1)), *sorted(metrics_row(1))[::9]))
 def test_no_part_of_a_metrics_row_is_needed(make_run, key):
     rows = [metrics_row(i) for i in (1, 2, 3)]
     del rows[0][key]
@@ -368,6 +369,7 @@ def test_an_unwritable_page_is_an_error_of_ours(make_run):
 
 
 @pytest.mark.usefixtures("unsaved")
+@pytest.mark.slow
 def test_thousands_of_iterations_are_thinned(make_run):
     page = page_of(make_run(metrics=[metrics_row(i) for i in range(1, 3002)], transcripts={}))
     assert "Plots show every 4th iteration." in page.words()

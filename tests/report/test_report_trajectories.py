@@ -7,6 +7,7 @@ import re
 import pytest
 from report_rows import step, trajectory
 
+from slow import slow_except
 from stapo.html.pages import prompt_lines, readable
 from stapo.report import write_report
 from stapo.report.data import read_run
@@ -66,7 +67,7 @@ def test_many_files_are_thinned_to_both_ends_and_some_between(make_run):
 
 
 @pytest.mark.usefixtures("no_plots")
-@pytest.mark.parametrize("prompt", [100, 3_000, 40_000])
+@pytest.mark.parametrize("prompt", slow_except([100, 3_000, 40_000], 3_000))
 def test_the_page_stays_under_five_megabytes(make_run, prompt):
     records = [long_trajectory(i, m, steps=40, prompt=prompt) for i in (1,) for m in range(32)]
     page = write_report(make_run(transcripts={i: [r | {"iteration": i} for r in records] for i in range(1, 8)}))

@@ -14,6 +14,7 @@ from email.utils import formatdate
 import pytest
 
 from sick_server import SickServer, free_port, http
+from slow import slow_except
 from stapo.agent import AgentConfig, Prompt
 from stapo.envs import Observation, StepResult
 from stapo.envs.guard import EnvFailure
@@ -491,7 +492,7 @@ def episode_of(served, agent):
         ("search_answer_single", "<answer>it</answer>", "<answer>it</answer>"),
     ],
 )
-@pytest.mark.parametrize("form", ["field", "parts", "block", "opened"])
+@pytest.mark.parametrize("form", slow_except(["field", "parts", "block", "opened"], "field", "block"))
 def test_a_thought_is_kept_and_never_read_as_a_command(serve, thought, response, text, action, form):
     answers = {
         "field": chat(text, reasoning_content=thought),

@@ -26,6 +26,7 @@ import torch
 import yaml
 
 import fake_vllm
+from slow import slow_except
 from stapo.cli.main import main
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
@@ -364,7 +365,7 @@ def test_settings_are_checked():
 # -- 6, 7 --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, 4], ids=["full", "lora"])
+@pytest.mark.parametrize("rank", slow_except([0, 4], 4))
 def test_a_training_end_to_end(tmp_path, toy_model, capsys, fake, rank):
     settings = toy_settings(toy_model, **SETTINGS)
     settings["algorithm"] |= {"outlier": {"select": "all"}}

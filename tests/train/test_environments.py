@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import stapo
+from slow import slow_except
 from stapo.algo import get_algorithm
 from stapo.config.environment import environment_of, environments_of
 from stapo.config.presets import load_config
@@ -197,7 +198,7 @@ def test_two_environments_train_and_say_how_each_does(toy_model, tmp_path):
     assert trainer.environments[0].tasks.position == 6
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "informative"])
+@pytest.mark.parametrize("sampler", slow_except(["uniform", "informative"], "informative"))
 def test_a_resumed_run_has_the_same_numbers(toy_model, tmp_path, sampler):
     given = settings(
         toy_model, BOTH, rollout__groups=3, optim__iterations=3, tasks__sampler=sampler,

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import stapo
+from slow import slow_except
 from stapo.cli.main import main
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data, to_data
@@ -52,7 +53,7 @@ def save_of(path, number=0):
 # -- 1 -----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", slow_except([0, 2], 2))
 def test_an_iteration_of_a_fork_is_the_next_iteration(toy_model, tmp_path, rank):
     """With nothing changed but the length, weights and moments go on: the same gradient gives the same step.
 

@@ -53,7 +53,7 @@ TABLE = {  # environment: column of the table
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", slow_except(ALGORITHMS, "stapo", "gigpo", "grpo", "ppo"))
 @pytest.mark.parametrize("preset", MODELS)
 def test_every_line_of_the_table(preset, algorithm):
     config, own = load_config(preset, algorithm), get_algorithm(algorithm)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from test_update import trajectories_of
 
+from slow import slow_except
 from stapo.algo import LossDenominators, PolicyLossConfig, base_loss, get_algorithm, reference_kl, two_context_kl
 from stapo.config.run_config import RunConfig
 from stapo.config.schema import from_data
@@ -194,7 +195,7 @@ class StopAt(Callback):
             raise StopTraining("enough")
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", slow_except([0, 2], 2))
 def test_a_resumed_run_has_the_same_refreshed_reference(toy_model, tmp_path, rank):
     """Refreshed after iterations 2 and 4; stopped after 3. The divergence of an update is small after a refresh."""
     loss = {"reference_every": 2, "beta": 0.1}

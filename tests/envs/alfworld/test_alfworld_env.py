@@ -227,6 +227,7 @@ def test_it_can_be_pickled_for_worker_processes(env):
     assert twin.step("look") == env.step("look")
 
 
+@pytest.mark.slow
 def test_opening_all_unseen_games_stays_small(shared):
     import tracemalloc
 

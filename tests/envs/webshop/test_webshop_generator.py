@@ -98,6 +98,7 @@ class TestFormats:
         assert len({a.product["asin"] for a in articles}) == len(articles)
         assert len({a.product["asin"] for a in iter_products(7000, 0, "tiny")}) == 7000
 
+    @pytest.mark.slow
     def test_ids_stay_unique_in_large_shops(self):
         from stapo.envs.webshop.generator.catalog import _asin
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from small_shop import product, values
 
+from slow import slow_except
 from stapo import progress
 from stapo.envs.overlap import plain_text
 from stapo.envs.webshop import splits, substitutes
@@ -36,13 +37,17 @@ def won_by(env, bought, tasks):
 
 @pytest.mark.parametrize(
     "options",
-    [
+    slow_except(
+        [
+            {"size": "tiny"},
+            {"size": "tiny", "catalog_products": 100, "catalog_seed": 3},
+            {"catalog_products": 240, "goals_per_product": 2},
+            {"catalog_products": 240, "catalog_seed": 1, "goals": "human"},
+            {"catalog_products": 160, "price_seed": 7, "goals_per_product": 3},
+        ],
         {"size": "tiny"},
-        {"size": "tiny", "catalog_products": 100, "catalog_seed": 3},
-        {"catalog_products": 240, "goals_per_product": 2},
-        {"catalog_products": 240, "catalog_seed": 1, "goals": "human"},
         {"catalog_products": 160, "price_seed": 7, "goals_per_product": 3},
-    ],
+    ),
 )
 def test_what_training_buys_wins_nothing_that_is_held_out(options):
     env = WebShopEnv(**options)
