@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 import stapo
+from slow import slow_except
 from stapo import load_config as public_load_config
 from stapo.api import pretrained
 from stapo.cli.main import main
@@ -83,7 +84,10 @@ def test_what_the_user_gives_wins_and_is_not_said(models, capsys):
         assert name not in said
 
 
-@pytest.mark.parametrize("preset", ["tiny", "alfworld-tiny", "memory", "webshop-tiny", "search-tiny", "sokoban-tiny"])
+PRESETS = ["tiny", "alfworld-tiny", "memory", "webshop-tiny", "search-tiny", "sokoban-tiny"]
+
+
+@pytest.mark.parametrize("preset", slow_except(PRESETS, "tiny", "search-tiny"))
 def test_without_a_model_presets_are_what_they_were(capsys, preset):
     found, said = resolved(capsys, preset)
     assert found == to_data(load_config(preset))

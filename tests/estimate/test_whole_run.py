@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from slow import slow_except
 from stapo.cli.dry_run import advice, disk, elsewhere, overhead_of, workload
 from stapo.cli.expected_episodes import expect, half_of_limits
 from stapo.cli.main import main
@@ -139,7 +140,7 @@ def test_where_nothing_can_be_played_half_of_every_limit_is_expected(values, why
     assert not seen.counted
 
 
-@pytest.mark.parametrize("decode", ["free", "constrained"])
+@pytest.mark.parametrize("decode", slow_except(["free", "constrained"], "constrained"))
 def test_a_run_without_sft_is_expected_to_play_as_demonstrations_do(decode, toy_model):
     given = {"model": {"path": str(toy_model)}, "agent": {"decode": decode, "max_response_tokens": 50}}
     taught, untaught = (

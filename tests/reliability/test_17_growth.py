@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 
 import stapo
+from slow import slow_except
 from stapo.agent import AgentConfig, PromptFields, Turn, parse_response, part_spans, render_prompt
 from stapo.agent.marking import mark_shared
 from stapo.agent.thoughts import quieted, thought_length, with_opening_tag
@@ -113,7 +114,7 @@ def test_prompts(style):
 TEXTS = ["You arrive at cabinet 1. <think>a</think> click[b12] search[mug] [SEP] Warm Mug $21.0"] * 20
 
 
-@pytest.mark.parametrize("cut", ["phrases", "words", "names"])
+@pytest.mark.parametrize("cut", slow_except(["phrases", "words", "names"], "words"))
 def test_built_in_tokenizers(cut):
     encoder = PromptEncoder(train_tokenizer(TEXTS, 330, cut))
     for name in ("letters", "cut tags", "digits", "random", "blanks"):
@@ -128,7 +129,7 @@ def test_the_parts_of_a_long_response():
         assert_linear(lambda text: token_parts(encoder.encode(text), encoder.decode), pattern)
 
 
-@pytest.mark.parametrize("name", ["alfworld", "webshop", "search"])
+@pytest.mark.parametrize("name", slow_except(["alfworld", "webshop", "search"], "alfworld"))
 def test_environments(name):
     env = stapo.make(name, **({"scenes": "tiny", "games_per_type": 1} if name == "alfworld" else {"size": "tiny"}))
     task = env.tasks[0]

@@ -328,6 +328,7 @@ def test_environments_and_named_rewards_are_drawn_where_there_are_any(make_run, 
     )
 
 
+@pytest.mark.slow
 def test_one_iteration_is_enough_for_every_plot(make_run):
     page = page_of(make_run(metrics=[metrics_row(1)]))
     assert page.tags["svg"] == page.tags["figure"] == 18
