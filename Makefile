@@ -44,6 +44,9 @@ setup: $(READY) ## Create .venv and install everything (the other targets do it 
 quickstart: $(READY) ## Train a small agent with STAPO on generated household tasks; writes a report
 	@STAPO=$(BIN)/stapo sh scripts/quickstart.sh "$(RUN)" $(ARGS)
 
+# The suite starts some hundred processes. Where the user's environment forbids compiled files, each would compile everything.
+test test-all: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(READY) ## Run the tests but the slow ones: every promise once, in just under six minutes on two free cores
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 

@@ -132,7 +132,7 @@ GOOD = b'{"id": "1", "contents": "fine"}\n'
         (b"\0" * 10_000_000, "line 1: longer than"),
         ('{"id": "1", "contents": "x"}\n'.encode("utf-16"), "line 1: no JSON"),
         (gzip.compress(GOOD, mtime=0), "is compressed.*gzip -d"),
-        (lzma.compress(b"x" * 50_000_000), "is compressed.*xz -d"),
+        (lzma.compress(GOOD), "is compressed.*xz -d"),
     ],
 )
 def test_corpora_that_are_none(tmp_path, data, message):

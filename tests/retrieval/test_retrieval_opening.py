@@ -192,7 +192,7 @@ def test_inner_products_by_hand(tmp_path, monkeypatch, flat):
 
 def test_blocks_do_not_matter(tmp_path, monkeypatch):
     texts = [f"w{i % 7} w{i % 11} w{i}" for i in range(50)]
-    embed = dense_module.HashingEmbedder(32)
+    embed = dense_module.HashingEmbedder()
     dense_module.DenseIndex.build(texts, tmp_path / "index", embed)
     index = dense_module.DenseIndex.open(tmp_path / "index", embed)
     whole = index.search_many(texts[:10], 12)
