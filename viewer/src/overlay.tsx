@@ -60,7 +60,7 @@ function Overlaid({ pages }: { pages: RunPage[] }) {
             ? [
                 {
                   label: page.name,
-                  color: COLORS[i] ?? "grey",
+                  color: COLORS[i] ?? "gray",
                   dashed: false,
                   x: (page.columns.iteration ?? []).map((value) => value ?? 0),
                   y: weight ? smoothed(y, weight) : y,

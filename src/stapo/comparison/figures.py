@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from stapo.documents import package_data
 from stapo.html.drawing import (
     COLORS,
-    GREY,
+    GRAY,
     Floats,
     Plot,
     iteration_axis,
@@ -135,7 +135,7 @@ def _gaps(found: Row, mode: str) -> Plot:
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
-        ax.axvline(0, color=GREY, linewidth=1.2)
+        ax.axvline(0, color=GRAY, linewidth=1.2)
         for place, (n, _, gap) in enumerate(rows):
             ends = np.array([[gap["mean"] - gap["low"]], [gap["high"] - gap["mean"]]]).clip(0)
             ax.errorbar([gap["mean"]], [place], xerr=ends, fmt=_MARKERS[n % len(_MARKERS)], color=_color(n), capsize=4)

@@ -14,7 +14,7 @@ from stapo.diagnosis.numbers import ANY
 from stapo.diagnosis.ranking import roc_curve
 from stapo.diagnosis.scoring import MASKS, WORDS
 from stapo.documents import package_data
-from stapo.html.drawing import BLUE, COLORS, GREEN, GREY, ORANGE, RED, Plot, legend, percent_axis, plain  # fmt: skip
+from stapo.html.drawing import BLUE, COLORS, GRAY, GREEN, ORANGE, RED, Plot, legend, percent_axis, plain  # fmt: skip
 
 _FIGURES = package_data(__package__, "plots.yaml")
 
@@ -46,7 +46,7 @@ def entropies(measured: Measured, *, normalized: bool) -> Plot:
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
         low, high = (-4.0, 4.0) if normalized else (0.0, max(0.1, float(values[usable].max())))
-        for rows, color, label in ((usable & ~bad, GREY, "good"), (usable & bad, RED, "bad")):
+        for rows, color, label in ((usable & ~bad, GRAY, "good"), (usable & bad, RED, "bad")):
             if not rows.any():
                 continue
             counts, edges = np.histogram(np.clip(values[rows], low, high), bins=40, range=(low, high))
@@ -94,7 +94,7 @@ def roc(measured: Measured, document: dict[str, Any]) -> Plot:
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax = axes[0]
-        ax.plot([0, 1], [0, 1], color=GREY, ls=":", linewidth=1)
+        ax.plot([0, 1], [0, 1], color=GRAY, ls=":", linewidth=1)
         for (name, score), color in zip(measured.score_b.items(), _colors(len(measured.score_b)), strict=True):
             ax.plot(*roc_curve(score[usable], bad), color=color, label=f"{plain(name)} {table['auc'][name].value:.3f}")
         percent_axis(ax, "bad steps found", whole=True)
@@ -120,7 +120,7 @@ def areas(document: dict[str, Any]) -> Plot:
             # Quantiles of resamples need not enclose the value; a bar cannot have a negative length.
             spans = np.nan_to_num(np.abs(found[:, 1:] - found[:, :1]).T)
             ax.errorbar(found[:, 0], y, xerr=spans, fmt="o", ms=3.5, lw=1.3, color=color, label=plain(score))
-        ax.axvline(0.5, color=GREY, ls=":", linewidth=1)
+        ax.axvline(0.5, color=GRAY, ls=":", linewidth=1)
         ax.set_yticks(np.arange(len(faults)), [plain(name) for name in faults])
         ax.invert_yaxis()
         ax.set_xlim(-0.02, 1.02)
@@ -133,7 +133,7 @@ def areas(document: dict[str, Any]) -> Plot:
 def kl_of_bad(measured: Measured) -> Plot:
     """Divergence of the full from the blind answer, at good steps and at each fault."""
     kl_b, good_b = measured.attribution.kl_b, measured.judged_b & ~measured.has_fault()
-    parts = [("good", kl_b[good_b], GREY)]
+    parts = [("good", kl_b[good_b], GRAY)]
     parts += [(name, kl_b[measured.has_fault(name)], RED) for name in measured.judgment.names]
     plot = Plot.of(_FIGURES, "kl")
     return _boxes(plot, parts, "nats per token")
@@ -145,7 +145,7 @@ def attributions(measured: Measured) -> Plot:
     parts = []
     for mask in MASKS:
         drop_b = measured.attribution.drop_b[mask]
-        parts.append((f"{WORDS[mask]}, inliers", drop_b[~flag_b], GREY))
+        parts.append((f"{WORDS[mask]}, inliers", drop_b[~flag_b], GRAY))
         parts.append((f"{WORDS[mask]}, outliers", drop_b[flag_b], ORANGE))
     plot = Plot.of(_FIGURES, "attribution")
     return _boxes(plot, parts, "nats per token")
@@ -155,7 +155,7 @@ def advantages(measured: Measured) -> Plot:
     """Step advantage of outliers and inliers."""
     o, step_b = measured.batch.outliers, measured.batch.advantages.step_b.astype(np.float64)
     shared = o.anchor_size_b > 1
-    parts = [("inliers", step_b[shared & ~o.mask_b], GREY), ("outliers", step_b[shared & o.mask_b], ORANGE)]
+    parts = [("inliers", step_b[shared & ~o.mask_b], GRAY), ("outliers", step_b[shared & o.mask_b], ORANGE)]
     plot = Plot.of(_FIGURES, "advantage")
     return _boxes(plot, parts, "step advantage")
 
@@ -180,8 +180,8 @@ def _boxes(plot: Plot, parts: Sequence[tuple[str, np.ndarray, str]], label: str)
             meanprops={"markersize": 5, "markerfacecolor": GREEN, "markeredgecolor": GREEN},
             medianprops={"color": BLUE, "linewidth": 1.6},
             boxprops={"linewidth": 0},
-            whiskerprops={"color": GREY},
-            capprops={"color": GREY},
+            whiskerprops={"color": GRAY},
+            capprops={"color": GRAY},
         )
         for box, (_, _, color) in zip(boxes["boxes"], known, strict=True):
             box.set_facecolor(color)

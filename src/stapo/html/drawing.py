@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 
 Floats = npt.NDArray[np.float64]
 
-BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GREY = COLORS = (
+BLUE, ORANGE, GREEN, RED, PURPLE, TEAL, BROWN, GRAY = COLORS = (
     "#3b7dd8", "#d9822b", "#2e9e6b", "#d6485a", "#8a63d2", "#1c9bab", "#a0703c", "#8a929c",
 )  # fmt: skip
 """Mid tones that read on light and on dark paper."""

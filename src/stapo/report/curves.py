@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from stapo.documents import lookup, mapping_at, number, package_data
 from stapo.html.drawing import (
     COLORS,
-    GREY,
+    GRAY,
     NAMED_COLORS,
     Floats,
     Plot,
@@ -102,7 +102,7 @@ def _values(log: RunLog, path: str, panel: dict[str, Any]) -> Floats:
 def _finish(ax: Axes, panel: dict[str, Any]) -> None:
     scale = panel.get("scale")
     if panel.get("zero"):
-        ax.axhline(0, color=GREY, linewidth=0.8)
+        ax.axhline(0, color=GRAY, linewidth=0.8)
     if scale in ("percent", "whole"):
         percent_axis(ax, panel["label"], whole=scale == "whole")
     else:

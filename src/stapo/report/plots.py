@@ -12,8 +12,8 @@ from stapo.documents import lookup, mapping_at, number
 from stapo.html.drawing import (
     BLUE,
     COLORS,
+    GRAY,
     GREEN,
-    GREY,
     ORANGE,
     PURPLE,
     RED,
@@ -129,7 +129,7 @@ def endings(log: RunLog) -> Plot:
     if not counts.size or not np.nansum(counts):
         return plot
     shares = np.nan_to_num(counts) / np.maximum(np.nansum(counts, axis=0), 1)
-    colors = {"won": GREEN, "failed": RED, "step_limit": GREY, "prompt_too_long": ORANGE}
+    colors = {"won": GREEN, "failed": RED, "step_limit": GRAY, "prompt_too_long": ORANGE}
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         seen = [i for i in range(len(names)) if shares[i].any()]
@@ -203,7 +203,7 @@ def anchor_sizes(log: RunLog) -> Plot:
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax, x = axes[0], np.arange(len(bins))
-        ax.bar(x - 0.2, rows_k / rows_k.sum(), 0.38, color=GREY, label=f"all {rows_k.sum():,.0f} steps")
+        ax.bar(x - 0.2, rows_k / rows_k.sum(), 0.38, color=GRAY, label=f"all {rows_k.sum():,.0f} steps")
         flags = flags_k.sum()
         ax.bar(x + 0.2, flags_k / max(flags, 1), 0.38, color=ORANGE, label=f"the {flags:,.0f} flagged steps")
         ax.set_xticks(x, [plain(b) for b in bins])
@@ -225,7 +225,7 @@ def histogram(log: RunLog, key: str) -> Plot:
 
     def draw(figure: Figure, axes: list[Axes]) -> None:
         ax, least = axes[0], 1.0
-        for row, color in zip(rows, (GREY, RED if normalized else GREEN), strict=False):
+        for row, color in zip(rows, (GRAY, RED if normalized else GREEN), strict=False):
             share, edges = _histogram(lookup(row, f"{key}.histogram"))
             least = min(least, float(share[share > 0].min(initial=1.0)))
             ax.stairs(share, edges, fill=True, color=color, alpha=0.3)
@@ -256,7 +256,7 @@ def gradients(log: RunLog) -> Plot:
     def draw(figure: Figure, axes: list[Axes]) -> None:
         line(axes[0], log.iterations, norm, "norm", color=BLUE)
         if np.isfinite(clip) and clip < 3 * np.nanmax(norm, initial=0.0):
-            axes[0].axhline(clip, color=GREY, ls="--", linewidth=1.2, label=f"clipped at {clip:g}")
+            axes[0].axhline(clip, color=GRAY, ls="--", linewidth=1.2, label=f"clipped at {clip:g}")
         axes[0].set_ylabel("gradient norm")
         axes[0].set_ylim(bottom=0)
         if not line(axes[-1], log.iterations, ratio, "selective ÷ base", color=ORANGE):
@@ -286,7 +286,7 @@ def seconds(log: RunLog) -> Plot:
     def draw(figure: Figure, axes: list[Axes]) -> None:
         bottom, width = np.zeros(len(log.metrics)), bar_width(log.iterations)
         for n, (name, layer) in enumerate(parts):
-            color = GREY if name == "other" else COLORS[n % len(COLORS)]
+            color = GRAY if name == "other" else COLORS[n % len(COLORS)]
             axes[0].bar(log.iterations, layer, width=width, bottom=bottom, color=color, label=plain(name))
             bottom = bottom + layer
         axes[0].set_ylabel("seconds")

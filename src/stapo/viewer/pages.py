@@ -27,7 +27,7 @@ _LISTED = ("kind", "status", "reason", "preset", "algorithm", "environment", "do
 _MOST_BYTES = 1 << 26
 _FOLDER = re.compile(r"[\w.-]{1,200}")
 
-_TYPE_COLORS = ("blue", "orange", "green", "red", "purple", "teal", "brown", "grey")
+_TYPE_COLORS = ("blue", "orange", "green", "red", "purple", "teal", "brown", "gray")
 _SECTIONS = {
     "Success and behavior": ("success", "types", "behavior", "lengths", "endings", "signal"),
     "Entropy and outliers": ("entropy", "outliers", "fences", "attribution"),
