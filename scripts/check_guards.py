@@ -252,7 +252,7 @@ GUARDS = [
     Guard(15, "half-open connections make room", "serving/connections.py",
           "len(self.connections) >= most and not self.make_room()", "len(self.connections) >= most",
           "../retrieval/test_retrieval_server_edges.py -k half_open"),
-    Guard(15, "a search that hangs is given up", "serving/calls.py",
+    Guard(15, "a search that hangs is given up", "serving/threads.py",
           "timeout=self._seconds + 0.25", "timeout=None",
           "../retrieval/test_retrieval_server_edges.py -k hang_are_given_up"),
     Guard(15, "what failed is tried again", "http_client.py",

@@ -63,8 +63,8 @@ def with_present_flags(args: list[str]) -> tuple[list[str], dict[str, str]]:
 
     def present(arg: str) -> str:
         for old, new in FLAGS.items():
-            for spelled in {old, old.replace("-", "_"), old.replace("_", "-")}:
-                flag = f"--{spelled}"
+            for written in {old, old.replace("-", "_"), old.replace("_", "-")}:
+                flag = f"--{written}"
                 if arg == flag or arg.startswith((f"{flag}.", f"{flag}=")):
                     used[flag] = f"--{new}"
                     return f"--{new}{arg[len(flag) :]}"

@@ -64,8 +64,8 @@ ALLOWED = {
     ("verl_plugin/trainer.py", "OmegaConf.select"): "a value of a configuration; it never waits",
     ("envs/openenv/session.py", "self._socket.recv"): "of a WebSocket, which takes the seconds as its argument",
     ("rollout/continuous.py", "self._outs.result"): "calls of a pool of environments, each of which has its deadline",
-    ("serving/calls.py", "answer.result"): "a future of asyncio that is done; it never waits",
-    ("serving/calls.py", "self._inbox.get"): "a daemon thread without work; it keeps nothing from ending",
+    ("serving/threads.py", "answer.result"): "a future of asyncio that is done; it never waits",
+    ("serving/threads.py", "self._inbox.get"): "a daemon thread without work; it keeps nothing from ending",
 }
 
 

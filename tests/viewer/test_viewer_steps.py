@@ -224,7 +224,7 @@ def test_flags_for_other_settings_agree_with_the_library(view, runs, page, table
     for lam, sides, floor in ((0.5, "both", 0.0), (0.25, "high", 0.0), (0.25, "low", half)):
         page.get_by_label("lambda").fill(str(lam))
         page.get_by_label("side").select_option(sides)
-        page.get_by_label("minimum spread").fill(str(floor))
+        page.get_by_label("minimum standard deviation").fill(str(floor))
         config = OutlierConfig(lam=lam, sides=sides, min_std=floor, n_min=own.n_min, singleton=own.singleton)
         entropy = [float(value) if here else 0.0 for value, here in zip(batch.entropy_b, known, strict=True)]
         found = select_outliers(entropy, batch.anchor_b, known, config)

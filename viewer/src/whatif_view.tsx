@@ -1,4 +1,4 @@
-// What if: the flags of an iteration for another lambda, side or minimum spread.
+// What if: the flags of an iteration for another lambda, side or minimum standard deviation.
 import { useMemo, useState } from "preact/hooks";
 import { useGet } from "./api";
 import { num, percent, signed } from "./format";
@@ -135,7 +135,7 @@ function Panel({ label, batch, own }: { label: string; batch: Batch; own: Outlie
           </select>
         </label>
         <label>
-          minimum spread{" "}
+          minimum standard deviation{" "}
           <input
             class="short"
             type="number"
@@ -185,8 +185,8 @@ function Panel({ label, batch, own }: { label: string; batch: Batch; own: Outlie
         {isNormalized
           ? gap < 1e-4
             ? `H_n computed here agrees with the saved one to ${num(gap, 1)}.`
-            : `H_n computed here differs from the saved one by up to ${num(gap)}, so read the effect of the minimum spread with care.`
-          : `The minimum spread applies to the metric 'normalized'; this run has '${own.metric}', whose saved scores are used.`}
+            : `H_n computed here differs from the saved one by up to ${num(gap)}, so read the effect of the minimum standard deviation with care.`
+          : `The minimum standard deviation applies to the metric 'normalized'; this run has '${own.metric}', whose saved scores are used.`}
         {own.max_fraction !== null && ` outlier.max_fraction (${own.max_fraction}) is not applied here.`}
       </p>
     </section>

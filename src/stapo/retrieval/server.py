@@ -3,7 +3,7 @@
 Nothing is believed: who asks, the size of a body, the number of queries, their words and the passages are bounded, and
 so is the time for each stage of a request. An answer holds passages or one line of error, never a trace. Decided
 elsewhere: whom it listens to (`serving.gate`), how long a connection may take (`serving.connections`), how searches run
-(`serving.calls`).
+(`serving.threads`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from stapo.errors import StapoError
 from stapo.retrieval.analyzer import words
 from stapo.retrieval.protocol import Passage, Retriever
 from stapo.retrieval.wire import answer_of
-from stapo.serving.calls import Calls
 from stapo.serving.gate import Bodies, Receive, Refusal, check_token, error_headers, leaves_rest
 from stapo.serving.server import Limits, application, check_options, need_starlette
+from stapo.serving.threads import ThreadCalls
 from stapo.texts import counted, escape_control_chars, replace_surrogates
 
 _LOG = logging.getLogger("stapo.retrieval.server")
@@ -144,7 +144,7 @@ class _Service:
     def __init__(self, retriever: Retriever, options: ServerOptions) -> None:
         self.retriever = retriever
         self.options = options
-        self.searches = Calls(options.threads, options.waiting, options.search_s, ("search", "searches"))
+        self.searches = ThreadCalls(options.threads, options.waiting, options.search_s, ("search", "searches"))
         self.bodies = Bodies(options.max_body, options.body_s)
 
     async def retrieve(self, request: Any) -> bytes:

@@ -33,9 +33,9 @@ from stapo.adapters.openenv.messages import (
 )
 from stapo.adapters.openenv.sessions import Session
 from stapo.envs.protocol import Env
-from stapo.serving.calls import Calls
 from stapo.serving.gate import Bodies, Refusal, check_token, error_headers, leaves_rest, refuse_socket
 from stapo.serving.server import Limits, application, check_options, need_starlette
+from stapo.serving.threads import ThreadCalls
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class _Service:
         self.build = build
         self.options = options
         noun = ("call of the environment", "calls of the environment")
-        self.calls = Calls(options.threads, 2 * options.max_sessions, options.call_s, noun)
+        self.calls = ThreadCalls(options.threads, 2 * options.max_sessions, options.call_s, noun)
         self.bodies = Bodies(options.max_message, options.write_s)
         self.rng = random.Random(options.seed)
         self.sessions: dict[str, _OpenSession] = {}

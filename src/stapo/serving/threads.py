@@ -25,7 +25,7 @@ GiveUp = Callable[[], bool]
 _HANGING_PER_THREAD = 4
 
 
-class Calls:
+class ThreadCalls:
     """Threads that work; used from one event loop.
 
     Args:
