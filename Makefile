@@ -47,7 +47,7 @@ quickstart: $(READY) ## Train a small agent with STAPO on generated household ta
 # The suite starts some hundred processes. Where the user's environment forbids compiled files, each would compile everything.
 test test-all: export PYTHONDONTWRITEBYTECODE :=
 
-test: $(READY) ## Run the tests but the slow ones: every promise once, in just under six minutes on two free cores
+test: $(READY) ## Run the tests but the slow ones: every promise once, in five to seven minutes on two free cores
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(READY) ## Run all tests, as CI does

@@ -89,6 +89,7 @@ def test_damage_is_named(tmp_path, suffix, harm):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_unpacks_to_gigabytes_takes_little_memory_and_time(tmp_path):
     """In a process of its own with 400 MB of address space; on one line, in blank lines, in lines alike."""
     for name, unit in (("one", b"x"), ("blank", b"\n"), ("rows", b'{"id": 1}\n')):

@@ -59,7 +59,7 @@ def test_an_example_trains(name, tmp_path, capsys):
     assert found == wanted
 
 
-@pytest.mark.parametrize("name", ["rejection_sampling", "expert_iteration"])
+@pytest.mark.parametrize("name", slow_except(["rejection_sampling", "expert_iteration"], "expert_iteration"))
 def test_an_example_learns_from_what_was_won(name, toy_model, tmp_path, capsys):
     """In the toy world, where a policy with random weights wins about half of its episodes."""
     changes = {

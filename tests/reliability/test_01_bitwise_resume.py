@@ -29,7 +29,8 @@ def test_every_save_leads_to_the_same_end(tmp_path, environment, algorithm):
     cut_off_and_gone_on_with(tmp_path, settings(environment, algorithm), every=1 if algorithm == "stapo" else 5)
 
 
-@pytest.mark.parametrize("algorithm, kind", slow_except(weight_cases(), ("stapo", "adapters")))
+@pytest.mark.slow  # tests/train/test_reference.py resumes a run with adapters.
+@pytest.mark.parametrize("algorithm, kind", weight_cases())
 def test_whatever_weights_are_trained(tmp_path, algorithm, kind):
     cut_off_and_gone_on_with(tmp_path, settings("alfworld", algorithm, **WEIGHTS[kind]), every=5)
 

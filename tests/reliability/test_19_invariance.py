@@ -41,6 +41,7 @@ def test_workers_change_nothing(usual, tmp_path, workers):
     assert_same(usual[1], contents(train(tmp_path, usual[0], "--rollout.workers", str(workers))))
 
 
+@pytest.mark.slow  # The pool has a fast one of its own, in test 13.
 def test_the_order_of_answers_changes_nothing(toy_model, tmp_path):
     found = []
     for name, workers in (("here", 0), ("two", 2), ("three", 3)):

@@ -326,6 +326,7 @@ def test_rows_of_all_worlds_are_numbered_on():
 # -- 5 -----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_demonstrations_of_all_environments_are_imitated(tmp_path):
     """Each in its own prompts, in shares by weight; one that has no weight is evaluated and not imitated."""
     config = load_config(

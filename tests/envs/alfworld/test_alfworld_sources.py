@@ -52,6 +52,7 @@ def test_one_file_gives_one_split(shared):
     assert len(env.tasks) == 140
 
 
+@pytest.mark.slow
 def test_environments_of_a_process_share_their_games(shared):
     folder = shared / "data" / "alfworld"
     assert open_source(folder) is open_source(str(folder))
