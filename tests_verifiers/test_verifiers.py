@@ -94,7 +94,7 @@ def test_one_that_wanders_loses_at_the_step_limit(tmp_path):
 @pytest.mark.parametrize("wrong, said", [
     ({"environment": "sokobann"}, "Did you mean 'sokoban'?"),
     ({"options": {"boxs": 2}}, "Did you mean 'boxes'?"),
-    ({"options": {"boxes": 9}}, "boxes must be a whole number from 1 to 3"),
+    ({"options": {"boxes": 9}}, "boxes is 9, expected a whole number from 1 to 3"),
     ({"split": "test"}, "unknown split 'test'"),
     ({"sead": 1}, "sead"),
 ])  # fmt: skip
