@@ -196,13 +196,12 @@ def wrong_parts(seen: Any) -> Iterator[tuple[str, object, str]]:
     info: Any = getattr(seen, "info", {})
     if isinstance(info, dict):
         for key in _FLAGS:
-            if not isinstance(info.get(key), bool | None):
+            if not isinstance(info.get(key), _FLAG):
                 yield f"info['{key}']", info[key], "True or False"
     else:
         yield "info", info, "a dict"
     for what, (kinds, expected) in _TYPES.items():
-        value = getattr(seen, what, None)
-        if hasattr(seen, what) and not isinstance(value, kinds):
+        if hasattr(seen, what) and not isinstance(value := getattr(seen, what), kinds):
             yield what, value, expected
     commands = seen.admissible
     if commands is not None and not (isinstance(commands, list) and all(isinstance(one, str) for one in commands)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import count
 from typing import TypeVar
 
 from stapo.envs.guard import EnvFailure, EpisodeLost
@@ -148,7 +147,9 @@ class Attempts:
         Raises:
             FailureLimitError: they are, and it is one too many.
         """
-        for attempt in count(1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 found = once()
             except TaskFailed as err:
@@ -159,7 +160,6 @@ class Attempts:
             else:
                 self.went_well()
                 return found
-        return None
 
 
 def environment_failure(out: EnvFailure | EpisodeLost) -> EnvFailure:
